@@ -1,0 +1,194 @@
+//! The configuration as it is meant: valid by construction.
+//!
+//! Only [`super::check`] makes these values, so whoever holds a [`Model`] need
+//! not ask again whether a link's ends exist or an address is bound twice.
+
+use crate::link::handover::Protocol;
+use nix::sys::signal::Signal;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A whole configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Model {
+    /// Where it was read from; `None` for the built-in one.
+    pub file: Option<PathBuf>,
+    /// The daemon's own part.
+    pub daemon: Daemon,
+    /// Every instance of every child, in the order of the file.
+    pub children: Vec<Child>,
+    /// Every link between instances, in the order of the file.
+    pub links: Vec<Link>,
+}
+
+/// `[daemon]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Daemon {
+    /// The operator socket; absolute.
+    pub control: PathBuf,
+    /// Where the log goes.
+    pub log: LogTarget,
+    /// What is logged.
+    pub log_level: log::LevelFilter,
+    /// Bound on a drain.
+    pub stop_timeout: Duration,
+}
+
+/// `daemon.log`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogTarget {
+    /// syslog where it daemonized, else stderr.
+    Auto,
+    /// Standard error, a line an entry.
+    Stderr,
+    /// The system's log, through /dev/log.
+    Syslog,
+}
+
+/// One instance of a child.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Child {
+    /// `echo`; `echo.0` where `instances` is above 1.
+    pub name: String,
+    /// The line of its table in the file, from 1; 0 for the built-in configuration.
+    pub line: usize,
+    /// What runs.
+    pub program: Program,
+    /// Sockets that the supervisor binds and keeps; instances share them.
+    pub listen: Vec<Address>,
+    /// When it is started again.
+    pub restart: Restart,
+    /// How long after.
+    pub backoff: Backoff,
+    /// How often at most.
+    pub start_limit: StartLimit,
+    /// How it says that it is ready.
+    pub ready: Ready,
+    /// How long that may take.
+    pub ready_timeout: Duration,
+    /// What asks it to stop.
+    pub stop_signal: Signal,
+    /// How long that may take before SIGKILL.
+    pub stop_timeout: Duration,
+    /// Instances (by name) that are ready before this one starts.
+    pub after: Vec<String>,
+    /// Who it runs as; `None`: as the supervisor.
+    pub user: Option<Identity>,
+    /// Its working directory; `None`: the supervisor's.
+    pub directory: Option<PathBuf>,
+    /// Its file mode creation mask.
+    pub umask: u32,
+    /// Its whole environment but for what the supervisor adds at start (section 7 of the manual).
+    pub environment: Vec<(String, String)>,
+    /// Names passed on from the supervisor's own environment.
+    pub pass_environment: Vec<String>,
+    /// Resource limits: setrlimit(2) resource by lower-case name without RLIMIT_, and its soft and hard value.
+    pub limits: Vec<(Resource, u64)>,
+    /// Given to the plugin as JSON; checked by the plugin's own rules.
+    pub settings: serde_json::Value,
+}
+
+/// What a child runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Program {
+    /// A built-in plugin, by the name in the table of plugins.
+    Plugin(&'static str),
+    /// Any program and its arguments; the first is an absolute path.
+    Command(Vec<String>),
+}
+
+/// A listening socket's address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Address {
+    /// tcp://HOST:PORT
+    Tcp(SocketAddr),
+    /// udp://HOST:PORT
+    Udp(SocketAddr),
+    /// unix:PATH, absolute here; a stream socket.
+    Unix(PathBuf),
+}
+
+/// `restart`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    /// However it ended.
+    Always,
+    /// After an exit status other than 0, or a signal.
+    OnFailure,
+    /// Not at all.
+    Never,
+}
+
+/// `backoff`: how long to wait before the n-th start in a row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Backoff {
+    /// Before the first; zero: at once, and 100 ms before the second.
+    pub first: Duration,
+    /// By what each is longer than the one before; at least 1.
+    pub factor: f64,
+    /// No longer than this.
+    pub max: Duration,
+    /// Up for this long: the row is over.
+    pub reset_after: Duration,
+}
+
+/// `start_limit`: more than `burst` starts `within` that time, and the child is failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StartLimit {
+    /// How many starts; at least 1.
+    pub burst: u32,
+    /// In what time.
+    pub within: Duration,
+}
+
+/// `ready`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ready {
+    /// When exec succeeded.
+    Exec,
+    /// READY=1 to $NOTIFY_SOCKET (sd_notify(3)).
+    Notify,
+    /// A newline on $PLUMBD_READY_FD.
+    Fd,
+}
+
+/// Who a child runs as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// User's name, for initgroups(3) and $USER.
+    pub user: String,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// The user's home, for $HOME.
+    pub home: PathBuf,
+    /// The user's shell, for $SHELL.
+    pub shell: PathBuf,
+}
+
+/// A resource of setrlimit(2).
+pub type Resource = nix::sys::resource::Resource;
+
+/// A link between two instances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The source's name.
+    pub from: String,
+    /// The sink's name.
+    pub to: String,
+    /// The line of its table in the file, from 1; 0 for the built-in configuration.
+    pub line: usize,
+    /// Bytes that the queue shall hold.
+    pub capacity: usize,
+    /// How messages stand in the queue.
+    pub protocol: Protocol,
+}
+
+impl Model {
+    /// The child of that name.
+    pub fn child(&self, name: &str) -> Option<&Child> {
+        self.children.iter().find(|c| c.name == name)
+    }
+}

@@ -1,0 +1,15 @@
+//! plumbd: a supervisor for programs linked by pipes.
+//!
+//! An echoed message is a saved message: kill any process at any instant, and
+//! nothing echoed is lost, nothing is saved twice, order holds. ARCHITECTURE.md
+//! tells how.
+//!
+//! - [`config`]: from a file's bytes to a model that is valid by construction;
+//! - [`link`]: what flows from a source to a sink, and how it survives both;
+//! - [`plugin`]: the built-in programs, echo and logger;
+//! - [`sys`]: the edge to the kernel, and all `unsafe`.
+
+pub mod config;
+pub mod link;
+pub mod plugin;
+pub mod sys;

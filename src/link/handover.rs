@@ -1,0 +1,59 @@
+//! Which descriptors of its links a child is given, and how it is told.
+//!
+//! The supervisor sets `PLUMBD_LINKS` to [`Links`] as JSON; the plugin reads
+//! it back into the same type, so the two can't disagree. A child whose links
+//! are plain lines on stdin and stdout has no such variable.
+
+use serde::{Deserialize, Serialize};
+
+/// The environment variable.
+pub const VARIABLE: &str = "PLUMBD_LINKS";
+
+/// How messages stand in a link's queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// A line each, as any program writes and reads them.
+    Lines,
+    /// Records, see [`super::record`].
+    Records,
+}
+
+/// All links of one child, as descriptor numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Links {
+    /// Links of which this child is the sink.
+    #[serde(rename = "in", default)]
+    pub inbound: Vec<Inbound>,
+    /// The link of which this child is the source. Its queue is stdout.
+    #[serde(rename = "out", default)]
+    pub outbound: Option<Outbound>,
+}
+
+/// A link at its sink.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inbound {
+    /// The source's name (`echo`, or `echo.0` where it has instances).
+    pub from: String,
+    /// How messages stand in the queue.
+    pub protocol: Protocol,
+    /// Read end of the queue. It is shared: never set O_NONBLOCK on it.
+    pub queue: i32,
+    /// Read and write end of the staging pipe, which only the sink uses.
+    pub staging: [i32; 2],
+    /// The ledger: a memory file of one page.
+    pub ledger: i32,
+    /// Write end of the replies pipe, O_NONBLOCK; `None` for lines.
+    pub replies: Option<i32>,
+}
+
+/// A link at its source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outbound {
+    /// The sink's name.
+    pub to: String,
+    /// How messages stand in the queue. With records, stdout is O_NONBLOCK.
+    pub protocol: Protocol,
+    /// Read end of the replies pipe, O_NONBLOCK; `None` for lines.
+    pub replies: Option<i32>,
+}

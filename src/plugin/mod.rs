@@ -1,0 +1,57 @@
+//! The built-in plugins: one table, one way to open.
+//!
+//! Each is this same executable, run as `plumbd plugin NAME`, and gets nothing
+//! that another program could not get.
+
+pub mod echo;
+pub mod logger;
+pub mod start;
+
+use start::Start;
+
+/// A row of the table.
+#[derive(Debug)]
+pub struct Plugin {
+    /// `plugin = "NAME"`, `plumbd plugin NAME`.
+    pub name: &'static str,
+    /// What it is, in a line.
+    pub about: &'static str,
+    /// Whether it can be the source of a link.
+    pub source: bool,
+    /// Whether it can be the sink of a link: it has an intake, so its links
+    /// have staging and a ledger.
+    pub sink: bool,
+    /// Whether `instances` may be above 1.
+    pub instances: bool,
+    /// What its metrics page counts, slot by slot.
+    pub metrics: &'static [&'static str],
+    /// Runs it until it is told to stop or its input ends.
+    pub run: fn(Start) -> Result<(), String>,
+}
+
+/// The table.
+pub static PLUGINS: [Plugin; 2] = [
+    Plugin {
+        name: "echo",
+        about: "a network echo server: sends back each message once it is saved",
+        source: true,
+        sink: false,
+        instances: true,
+        metrics: echo::METRICS,
+        run: echo::run,
+    },
+    Plugin {
+        name: "logger",
+        about: "saves every message, in order, to a file",
+        source: false,
+        sink: true,
+        instances: false,
+        metrics: logger::METRICS,
+        run: logger::run,
+    },
+];
+
+/// The plugin of that name.
+pub fn find(name: &str) -> Option<&'static Plugin> {
+    PLUGINS.iter().find(|p| p.name == name)
+}

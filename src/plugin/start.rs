@@ -1,0 +1,149 @@
+//! How each plugin opens: descriptors, signals, settings, links, in this order.
+//!
+//! What a plugin is given is in the environment; the shapes are those of
+//! sd_listen_fds(3) and sd_notify(3) where they exist.
+
+use crate::link::handover::{self, Links};
+use crate::sys;
+use crate::sys::map::SharedMap;
+use crate::sys::signals::Signals;
+use nix::libc::{SIGTERM, SIGUSR1};
+use std::io::{Read, Seek};
+use std::os::fd::{OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What a plugin starts with.
+#[derive(Debug)]
+pub struct Start {
+    /// The child's name.
+    pub child: String,
+    /// Its settings, as JSON text, right by the plugin's own rules.
+    pub settings: String,
+    /// Its listening sockets, non-blocking.
+    pub listeners: Vec<OwnedFd>,
+    /// Its links, by descriptor number; [`take`] makes them owned.
+    pub links: Links,
+    /// Where it counts.
+    pub metrics: Metrics,
+    /// SIGTERM (stop) and SIGUSR1 (reopen).
+    pub signals: Signals,
+    /// The process that started it; another one later means that the
+    /// supervisor is dead.
+    pub supervisor: nix::unistd::Pid,
+}
+
+impl Start {
+    /// Takes everything from the environment.
+    ///
+    /// # Errors
+    /// What is missing or wrong, for a person who ran `plumbd plugin` by hand
+    /// or wrote a supervisor of his own.
+    pub fn from_environment() -> Result<Start, String> {
+        let supervisor = nix::unistd::getppid();
+        let signals = Signals::catch(&[SIGTERM, SIGUSR1]).map_err(|e| format!("cannot catch signals: {e}"))?;
+        let child = std::env::var("PLUMBD_CHILD")
+            .map_err(|_| "cannot start: PLUMBD_CHILD is not set; plugins are started by `plumbd run`".to_owned())?;
+        let settings = match descriptor("PLUMBD_SETTINGS")? {
+            Some(fd) => read_all(take(fd)).map_err(|e| format!("cannot read PLUMBD_SETTINGS: {e}"))?,
+            None => "{}".to_owned(),
+        };
+        let links = match std::env::var(handover::VARIABLE) {
+            Ok(json) => serde_json::from_str(&json).map_err(|e| format!("cannot read {}: {e}", handover::VARIABLE))?,
+            Err(_) => Links::default(),
+        };
+        let metrics = match descriptor("PLUMBD_METRICS")? {
+            Some(fd) => Metrics::shared(take(fd)).map_err(|e| format!("cannot map PLUMBD_METRICS: {e}"))?,
+            None => Metrics::private(),
+        };
+        Ok(Start { child, settings, listeners: listeners()?, links, metrics, signals, supervisor })
+    }
+
+    /// Whether the supervisor that started this process is dead.
+    pub fn orphaned(&self) -> bool {
+        nix::unistd::getppid() != self.supervisor
+    }
+}
+
+/// Owns a descriptor that the environment named. Each is named once.
+pub fn take(fd: RawFd) -> OwnedFd {
+    sys::inherited(fd)
+}
+
+fn descriptor(variable: &str) -> Result<Option<RawFd>, String> {
+    match std::env::var(variable) {
+        Err(_) => Ok(None),
+        Ok(text) => match text.parse() {
+            Ok(fd) if fd > 2 => Ok(Some(fd)),
+            _ => Err(format!("cannot use {variable}={text}: it is no descriptor number above 2")),
+        },
+    }
+}
+
+/// sd_listen_fds(3): `LISTEN_FDS` sockets from descriptor 3, meant for `LISTEN_PID`.
+fn listeners() -> Result<Vec<OwnedFd>, String> {
+    let fds = sd_notify::listen_fds().map_err(|e| format!("cannot take LISTEN_FDS: {e}"))?;
+    Ok(fds.map(take).collect())
+}
+
+fn read_all(fd: OwnedFd) -> std::io::Result<String> {
+    let mut file = std::fs::File::from(fd);
+    file.rewind()?;
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Says something to the supervisor (sd_notify(3)): READY=1, STATUS=...,
+/// EXTEND_TIMEOUT_USEC=..., and `X_PLUMBD_PROBLEM=...` for what `plumbd
+/// status` shows as the child's problem (empty: none any more).
+pub fn notify(lines: &str) {
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Custom(lines)]) {
+        log::warn!("cannot notify the supervisor: {error}");
+    }
+}
+
+/// Counters that `plumbd status` shows: a page of 8-byte words in a memory
+/// file that the supervisor holds, one word a name in the plugin's row.
+#[derive(Debug)]
+pub struct Metrics {
+    page: Option<SharedMap>,
+    own: Vec<AtomicU64>,
+}
+
+/// How many counters a page has.
+pub const SLOTS: usize = sys::map::PAGE / 8;
+
+impl Metrics {
+    /// Counts in the supervisor's page, from zero.
+    ///
+    /// # Errors
+    /// From mmap(2).
+    pub fn shared(fd: OwnedFd) -> std::io::Result<Metrics> {
+        let page = SharedMap::new(fd, sys::map::PAGE)?;
+        for word in page.words(SLOTS) {
+            word.store(0, Ordering::Relaxed);
+        }
+        Ok(Metrics { page: Some(page), own: Vec::new() })
+    }
+
+    /// Counts where nobody looks.
+    pub fn private() -> Metrics {
+        Metrics { page: None, own: (0..SLOTS).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    /// Adds to a counter.
+    pub fn add(&self, slot: usize, n: u64) {
+        let word = &self.words()[slot];
+        // One writer: this process, one thread.
+        word.store(word.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Sets a gauge.
+    pub fn set(&self, slot: usize, value: u64) {
+        self.words()[slot].store(value, Ordering::Relaxed);
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        self.page.as_ref().map_or(&self.own, |page| page.words(SLOTS))
+    }
+}

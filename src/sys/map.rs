@@ -1,0 +1,122 @@
+//! Memory shared through a file: pages that outlive the process that wrote
+//! them, for as long as somebody holds the file.
+//!
+//! A store to a shared mapping is in the page cache at once; SIGKILL of the
+//! process that made it takes nothing back (mmap(2), MAP_SHARED).
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use std::ffi::{CStr, c_void};
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+
+/// The size of a shared page, in bytes, whatever the machine's page size.
+pub const PAGE: usize = 4096;
+
+/// Makes a memory file of `len` zero bytes (memfd_create(2)), close-on-exec.
+///
+/// # Errors
+/// EMFILE, ENFILE, ENOMEM.
+pub fn memory_file(name: &CStr, len: usize) -> io::Result<OwnedFd> {
+    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC)?;
+    nix::unistd::ftruncate(&fd, i64::try_from(len).map_err(io::Error::other)?)?;
+    Ok(fd)
+}
+
+/// A shared mapping of a file's first `len` bytes.
+#[derive(Debug)]
+pub struct SharedMap {
+    at: NonNull<c_void>,
+    len: usize,
+}
+
+#[allow(unsafe_code)]
+// SAFETY: the mapping is plain memory that this value owns; nothing about it
+// belongs to the thread that made it.
+unsafe impl Send for SharedMap {}
+
+impl SharedMap {
+    /// Maps the first `len` bytes of `file`, which must be that long: beyond
+    /// its end a touch is SIGBUS.
+    ///
+    /// # Errors
+    /// EINVAL for a length of zero or a file that is too short; ENOMEM, EACCES
+    /// from mmap(2).
+    pub fn new(file: impl AsFd, len: usize) -> io::Result<SharedMap> {
+        let size = nix::sys::stat::fstat(file.as_fd())?.st_size;
+        if usize::try_from(size).unwrap_or(0) < len {
+            return Err(io::Error::from_raw_os_error(nix::libc::EINVAL));
+        }
+        let length = NonZeroUsize::new(len).ok_or(io::Error::from_raw_os_error(nix::libc::EINVAL))?;
+        #[allow(unsafe_code)]
+        // SAFETY: a fresh mapping at an address of the kernel's choice; it
+        // overlays nothing that exists.
+        let at =
+            unsafe { mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, file, 0) }?;
+        Ok(SharedMap { at, len })
+    }
+
+    /// The first `count` 8-byte words, as atomics: other processes may look at
+    /// them at any instant.
+    ///
+    /// # Panics
+    /// Where the mapping is shorter.
+    pub fn words(&self, count: usize) -> &[AtomicU64] {
+        assert!(count * 8 <= self.len, "the mapping has fewer words");
+        #[allow(unsafe_code)]
+        // SAFETY: a mapping is page-aligned, longer than `count` words, lives
+        // as long as `self`, and atomics allow shared changes.
+        unsafe {
+            std::slice::from_raw_parts(self.at.as_ptr().cast::<AtomicU64>(), count)
+        }
+    }
+
+    /// The bytes from `from` to the end, to be changed by this process alone
+    /// (whoever maps them elsewhere is dead or waits for a lock).
+    ///
+    /// # Panics
+    /// Where the mapping is shorter than `from`.
+    pub fn bytes_mut(&mut self, from: usize) -> &mut [u8] {
+        assert!(from <= self.len, "the mapping ends before that");
+        #[allow(unsafe_code)]
+        // SAFETY: inside the mapping, which lives as long as `self`, and
+        // `&mut self` keeps every other reference of this process away.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.at.as_ptr().cast::<u8>().add(from), self.len - from)
+        }
+    }
+
+    /// The bytes from `from` to the end.
+    ///
+    /// # Panics
+    /// Where the mapping is shorter than `from`.
+    pub fn bytes(&self, from: usize) -> &[u8] {
+        assert!(from <= self.len, "the mapping ends before that");
+        #[allow(unsafe_code)]
+        // SAFETY: inside the mapping, which lives as long as `self`.
+        unsafe {
+            std::slice::from_raw_parts(self.at.as_ptr().cast::<u8>().add(from), self.len - from)
+        }
+    }
+
+    /// How many bytes are mapped.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never: an empty mapping can't be made.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl Drop for SharedMap {
+    fn drop(&mut self) {
+        #[allow(unsafe_code)]
+        // SAFETY: exactly what `new` mapped, and no reference outlives `self`.
+        let _unmapped = unsafe { munmap(self.at, self.len) };
+    }
+}

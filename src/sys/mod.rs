@@ -1,0 +1,30 @@
+//! The edge to the kernel: pipes, shared memory, signals, processes.
+//!
+//! This is the only module that may hold `unsafe`; each block says what it
+//! relies on. Everything above it is safe Rust.
+
+pub mod map;
+pub mod pipe;
+pub mod signals;
+
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+/// Owns a descriptor that this process was started with.
+///
+/// # Panics
+/// Where it is not open: whoever named it was wrong.
+pub fn inherited(fd: RawFd) -> OwnedFd {
+    #[allow(unsafe_code)]
+    // SAFETY: borrowed for one fcntl, which checks that it is open.
+    let open = nix::fcntl::fcntl(
+        unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) },
+        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
+    );
+    assert!(open.is_ok(), "descriptor {fd} is not open");
+    #[allow(unsafe_code)]
+    // SAFETY: it is open, came by inheritance, and is named to this process
+    // once, so nothing else here owns it.
+    unsafe {
+        OwnedFd::from_raw_fd(fd)
+    }
+}

@@ -1,0 +1,137 @@
+//! Pipes, and moving bytes between them without taking them out.
+//!
+//! `splice` and `tee` work on whole pipe buffers inside the kernel
+//! (splice(2), tee(2)): at any instant a byte is in exactly one of the two
+//! pipes, whatever is killed.
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+/// The two ends of one pipe, as pipe(2) gives them.
+#[derive(Debug)]
+pub struct Pipe {
+    /// The end that bytes come out of.
+    pub read: OwnedFd,
+    /// The end that bytes go into.
+    pub write: OwnedFd,
+}
+
+impl Pipe {
+    /// A pipe of at least `capacity` bytes where the kernel grants it; both
+    /// ends close-on-exec and blocking.
+    ///
+    /// The kernel refuses sizes above `/proc/sys/fs/pipe-max-size` without
+    /// CAP_SYS_RESOURCE, and enlarging past `pipe-user-pages-soft` (pipe(7)).
+    /// That is no error here: [`capacity`] tells what there really is.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE, ENOMEM from pipe2(2).
+    pub fn new(capacity: usize) -> io::Result<Pipe> {
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        let pipe = Pipe { read, write };
+        // Refused is answered by `capacity`.
+        let _refused = set_capacity(&pipe.write, capacity);
+        Ok(pipe)
+    }
+}
+
+/// Asks for a capacity in bytes (F_SETPIPE_SZ); the kernel rounds it up to a
+/// power of two of pages. Returns what it granted.
+///
+/// # Errors
+/// EPERM above the limits of pipe(7), EBUSY when it holds more than that now.
+pub fn set_capacity(end: impl AsFd, bytes: usize) -> io::Result<usize> {
+    let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
+    let granted = fcntl(end, FcntlArg::F_SETPIPE_SZ(bytes))?;
+    Ok(usize::try_from(granted).unwrap_or(0))
+}
+
+/// How many bytes the pipe can hold (F_GETPIPE_SZ).
+///
+/// # Errors
+/// EBADF where `end` is no pipe.
+pub fn capacity(end: impl AsFd) -> io::Result<usize> {
+    let bytes = fcntl(end, FcntlArg::F_GETPIPE_SZ)?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// How many bytes the pipe holds now (FIONREAD, pipe(7)).
+///
+/// # Errors
+/// ENOTTY where `end` is no pipe.
+pub fn bytes_in(end: impl AsFd) -> io::Result<usize> {
+    nix::ioctl_read_bad!(fionread, nix::libc::FIONREAD, nix::libc::c_int);
+    let mut bytes: nix::libc::c_int = 0;
+    #[allow(unsafe_code)]
+    // SAFETY: FIONREAD stores one int through the pointer, which outlives the call.
+    unsafe { fionread(end.as_fd().as_raw_fd(), &raw mut bytes) }?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// What moving bytes came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moved {
+    /// So many bytes, at least one.
+    Bytes(usize),
+    /// Nothing there now, or no room: try again when poll(2) says so.
+    NotNow,
+    /// Nothing there, and nobody holds a write end: the end of the file.
+    End,
+}
+
+fn moved(result: nix::Result<usize>) -> io::Result<Moved> {
+    match result {
+        Ok(0) => Ok(Moved::End),
+        Ok(n) => Ok(Moved::Bytes(n)),
+        Err(Errno::EAGAIN) => Ok(Moved::NotNow),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Moves up to `len` bytes from one pipe to another (splice(2)) without
+/// waiting.
+///
+/// O_NONBLOCK belongs to the open file description, which a child's
+/// incarnations share; SPLICE_F_NONBLOCK belongs to this call alone.
+///
+/// # Errors
+/// EINTR is retried; others from splice(2).
+pub fn splice(from: impl AsFd, to: impl AsFd, len: usize) -> io::Result<Moved> {
+    loop {
+        match nix::fcntl::splice(from.as_fd(), None, to.as_fd(), None, len, SpliceFFlags::SPLICE_F_NONBLOCK) {
+            Err(Errno::EINTR) => {}
+            other => return moved(other),
+        }
+    }
+}
+
+/// Doubles up to `len` bytes from the head of one pipe into another (tee(2))
+/// without consuming them and without waiting. A `len` that is too short cuts
+/// the last buffer, so give the capacity.
+///
+/// # Errors
+/// EINTR is retried; others from tee(2).
+pub fn tee(from: impl AsFd, to: impl AsFd, len: usize) -> io::Result<Moved> {
+    loop {
+        match nix::fcntl::tee(from.as_fd(), to.as_fd(), len, SpliceFFlags::SPLICE_F_NONBLOCK) {
+            Err(Errno::EINTR) => {}
+            other => return moved(other),
+        }
+    }
+}
+
+/// Sets or clears O_NONBLOCK on the open file description, for everyone who
+/// shares it.
+///
+/// # Errors
+/// EBADF.
+pub fn set_nonblocking(end: impl AsFd, on: bool) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(end.as_fd(), FcntlArg::F_GETFL)?);
+    let wanted = if on { flags | OFlag::O_NONBLOCK } else { flags - OFlag::O_NONBLOCK };
+    if wanted != flags {
+        fcntl(end.as_fd(), FcntlArg::F_SETFL(wanted))?;
+    }
+    Ok(())
+}
