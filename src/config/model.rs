@@ -208,3 +208,14 @@ impl Model {
         self.children.iter().find(|c| c.name == name)
     }
 }
+
+impl Address {
+    /// `tcp`, `udp` or `unix`: the socket's name in $LISTEN_FDNAMES, which can't hold a colon.
+    pub const fn scheme(&self) -> &'static str {
+        match self {
+            Address::Tcp(_) => "tcp",
+            Address::Udp(_) => "udp",
+            Address::Unix(_) => "unix",
+        }
+    }
+}

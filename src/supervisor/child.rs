@@ -47,8 +47,8 @@ pub enum State {
     Stopping {
         /// Its process and process group.
         pid: Pid,
-        /// When it is killed; `None`: it was.
-        kill_at: Option<Instant>,
+        /// How far that has come.
+        ladder: Ladder,
         /// It goes because it was not ready in time.
         late: bool,
     },
@@ -61,6 +61,23 @@ pub enum State {
     Failed,
 }
 
+/// How a stop goes: each rung has a time at which the next is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ladder {
+    /// Its input has ended; it is let finish what it has read.
+    Draining {
+        /// Then it is asked.
+        ask_at: Instant,
+    },
+    /// It was sent its stop signal.
+    Asked {
+        /// Then it is killed.
+        kill_at: Instant,
+    },
+    /// It was sent SIGKILL.
+    Killed,
+}
+
 /// What happened to a child, or what somebody says.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -68,6 +85,8 @@ pub enum Event {
     Start,
     /// It shall be down.
     Stop,
+    /// It shall be down; its input has ended, so it is let finish by itself until then.
+    Drain(Instant),
     /// It shall be another process than now, and up.
     Restart,
     /// It shall be dead at once, and stay so.
@@ -187,9 +206,9 @@ impl Machine {
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Starting { deadline, .. } => Some(deadline),
-            State::Stopping { kill_at, .. } => kill_at,
+            State::Stopping { ladder: Ladder::Draining { ask_at: at } | Ladder::Asked { kill_at: at }, .. } => Some(at),
             State::Backoff { until } => Some(until),
-            State::Down | State::Up { .. } | State::Failed => None,
+            State::Stopping { ladder: Ladder::Killed, .. } | State::Down | State::Up { .. } | State::Failed => None,
         }
     }
 
@@ -201,6 +220,17 @@ impl Machine {
             Event::Stop => {
                 self.want = Want::Down;
                 self.stop(now, &mut actions);
+            }
+            Event::Drain(until) => {
+                self.want = Want::Down;
+                match self.state {
+                    State::Starting { pid, .. } | State::Up { pid, .. } => {
+                        self.state =
+                            State::Stopping { pid, ladder: Ladder::Draining { ask_at: until }, late: false };
+                    }
+                    State::Stopping { ref mut late, .. } => *late = false,
+                    State::Down | State::Backoff { .. } | State::Failed => self.state = State::Down,
+                }
             }
             Event::Restart => {
                 self.want = Want::Up;
@@ -261,18 +291,23 @@ impl Machine {
 
     fn stop(&mut self, now: Instant, actions: &mut Vec<Action>) {
         match self.state {
-            State::Starting { pid, .. } | State::Up { pid, .. } => {
-                actions.push(Action::Ask(pid, self.policy.stop_signal));
-                self.state = State::Stopping { pid, kill_at: Some(now + self.policy.stop_timeout), late: false };
-            }
+            State::Starting { pid, .. }
+            | State::Up { pid, .. }
+            | State::Stopping { pid, ladder: Ladder::Draining { .. }, .. } => self.ask(pid, now, actions),
             State::Stopping { ref mut late, .. } => *late = false,
             State::Down | State::Backoff { .. } | State::Failed => self.state = State::Down,
         }
     }
 
+    fn ask(&mut self, pid: Pid, now: Instant, actions: &mut Vec<Action>) {
+        actions.push(Action::Ask(pid, self.policy.stop_signal));
+        let ladder = Ladder::Asked { kill_at: now + self.policy.stop_timeout };
+        self.state = State::Stopping { pid, ladder, late: false };
+    }
+
     fn force(&mut self, pid: Pid, late: bool, actions: &mut Vec<Action>) {
         actions.push(Action::Force(pid));
-        self.state = State::Stopping { pid, kill_at: None, late };
+        self.state = State::Stopping { pid, ladder: Ladder::Killed, late };
     }
 
     fn spawned(&mut self, pid: Pid, now: Instant) {
@@ -364,6 +399,10 @@ impl Machine {
                 actions.push(Action::Say(log::Level::Error, format!("{why}; killed")));
                 self.problem = Some(why);
                 self.force(pid, true, actions);
+            }
+            State::Stopping { pid, ladder: Ladder::Draining { .. }, .. } => {
+                actions.push(Action::Say(log::Level::Warn, "did not end with its input; asked to stop".to_owned()));
+                self.ask(pid, now, actions);
             }
             State::Stopping { pid, late, .. } => {
                 let after = self.policy.stop_timeout.as_secs_f64();

@@ -1,7 +1,7 @@
 //! The links as the supervisor holds them: every pipe with both its ends, so
 //! that what is in it outlives both processes.
 
-use crate::config::model::{Child, Link as Config, Model, Program};
+use crate::config::model::{Link as Config, Model, Program};
 use crate::link::handover::Protocol;
 use crate::plugin;
 use crate::sys::map::{PAGE, SharedMap, memory_file};
@@ -67,10 +67,26 @@ pub struct Links {
 
 /// Whether that child tells apart what comes from whom: then each link into it
 /// has a queue of its own, staging and a ledger.
-fn has_intake(sink: &Child, link: &Config) -> bool {
-    match &sink.program {
-        Program::Plugin(name) => plugin::find(name).is_some_and(|p| p.sink),
-        Program::Command(_) => link.protocol == Protocol::Records,
+fn has_intake(model: &Model, link: &Config) -> bool {
+    match model.child(&link.to).map(|sink| &sink.program) {
+        Some(Program::Plugin(name)) => plugin::find(name).is_some_and(|p| p.sink),
+        Some(Program::Command(_)) | None => link.protocol == Protocol::Records,
+    }
+}
+
+impl Held {
+    /// Whether this is that link of `model`, whatever its capacity.
+    fn is(&self, link: &Config, model: &Model) -> bool {
+        let held = &self.config;
+        held.from == link.from
+            && held.to == link.to
+            && held.protocol == link.protocol
+            && self.intake.is_some() == has_intake(model, link)
+    }
+
+    /// What `model` says of this link, if it has it.
+    fn in_model<'a>(&self, model: &'a Model) -> Option<&'a Config> {
+        model.links.iter().find(|link| self.is(link, model))
     }
 }
 
@@ -106,11 +122,10 @@ impl Links {
     pub fn make_new(&self, model: &Model) -> Result<Links, String> {
         let mut new = Links::default();
         for link in &model.links {
-            if self.held.iter().any(|held| same(&held.config, link)) {
+            if self.held.iter().any(|held| held.is(link, model)) {
                 continue;
             }
-            let sink = model.child(&link.to).ok_or("a link ends nowhere")?;
-            self.make(link, has_intake(sink, link), &mut new)
+            self.make(link, has_intake(model, link), &mut new)
                 .map_err(|e| format!("cannot make the link {} -> {}: {e}", link.from, link.to))?;
         }
         Ok(new)
@@ -151,17 +166,17 @@ impl Links {
     pub fn keep(&mut self, new: Links, model: &Model) {
         self.held.extend(new.held);
         self.queues.extend(new.queues);
-        let place = |held: &Held| model.links.iter().position(|link| same(&held.config, link));
+        let place = |held: &Held| model.links.iter().position(|link| held.is(link, model));
         self.held.sort_by_key(place);
     }
 
     /// Lets go of the links that `model` doesn't have, and takes over what it
     /// says of the others (their capacity).
     pub fn retain(&mut self, model: &Model) {
-        self.held.retain(|held| model.links.iter().any(|link| same(&held.config, link)));
+        self.held.retain(|held| held.in_model(model).is_some());
         self.queues.retain(|queue| self.held.iter().any(|held| held.queue == queue.id));
         for held in &mut self.held {
-            let Some(config) = model.links.iter().find(|link| same(&held.config, link)) else { continue };
+            let Some(config) = held.in_model(model) else { continue };
             if config.capacity != held.config.capacity {
                 if let Some(queue) = self.queues.iter().find(|q| q.id == held.queue) {
                     resize(held, &queue.read, config.capacity);
@@ -180,11 +195,8 @@ impl Links {
 
     /// Ends the input that flows by links that `model` doesn't have.
     pub fn end_removed_input(&mut self, sink: &str, model: &Model) {
-        let stays = |queue: &QueueId| {
-            self.held
-                .iter()
-                .any(|held| held.queue == *queue && model.links.iter().any(|link| same(&held.config, link)))
-        };
+        let stays =
+            |queue: &QueueId| self.held.iter().any(|held| held.queue == *queue && held.in_model(model).is_some());
         let ids: Vec<QueueId> = self.into(sink).map(|held| held.queue.clone()).filter(|id| !stays(id)).collect();
         self.end(&ids);
     }
@@ -203,7 +215,7 @@ impl Links {
     /// Bytes that wait for that child in links that `model` doesn't have; in
     /// all of them where `model` is `None`.
     pub fn waiting_for(&self, sink: &str, but: Option<&Model>) -> usize {
-        let counts = |held: &&Held| but.is_none_or(|m| !m.links.iter().any(|link| same(&held.config, link)));
+        let counts = |held: &&Held| but.is_none_or(|model| held.in_model(model).is_none());
         self.into(sink).filter(counts).map(|held| self.queued(held)).sum()
     }
 
@@ -231,11 +243,6 @@ impl Links {
         }
         answers
     }
-}
-
-/// One link, whatever its capacity.
-fn same(a: &Config, b: &Config) -> bool {
-    a.from == b.from && a.to == b.to && a.protocol == b.protocol
 }
 
 fn replies() -> io::Result<Pipe> {
