@@ -1,7 +1,97 @@
 //! Links: what flows from a source to a sink, and how it survives both.
 //!
+//! - [`Link`]: the kernel objects, as the supervisor makes and holds them;
 //! - [`handover`]: which descriptors of a link a child is given, and how it is told;
-//! - [`record`]: the record protocol between a source and a sink that acknowledges.
+//! - [`record`]: the record protocol between a source and a sink that acknowledges;
+//! - [`ledger`]: what a sink was doing, in memory that outlives it;
 
 pub mod handover;
+pub mod ledger;
 pub mod record;
+
+use crate::sys::pipe::{self, Pipe};
+use handover::Protocol;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// The kernel objects of one link. Whoever holds them keeps what flows there,
+/// though source and sink both die.
+#[derive(Debug)]
+pub struct Link {
+    /// The source writes (its stdout), the sink reads. Several sources into
+    /// one ordinary sink share one.
+    pub queue: Arc<Pipe>,
+    /// What a sink with an intake works with; `None` for an ordinary program.
+    pub intake: Option<Intake>,
+    /// Acknowledgements, from sink to source; with records alone. Both ends
+    /// are O_NONBLOCK.
+    pub replies: Option<Pipe>,
+}
+
+/// What only the sink touches, each of its incarnations in turn.
+#[derive(Debug)]
+pub struct Intake {
+    /// A pipe of the queue's capacity; the sink has both ends.
+    pub staging: Pipe,
+    /// A memory file, see [`ledger`].
+    pub ledger: OwnedFd,
+}
+
+impl Link {
+    /// A link from any source to a sink with an intake. The queue holds
+    /// `capacity` bytes where the kernel grants that ([`Link::capacity`]).
+    ///
+    /// With records the queue's write end is O_NONBLOCK and there are replies;
+    /// a source of lines may be any program, so its stdout blocks.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE, ENOMEM.
+    pub fn to_intake(capacity: usize, protocol: Protocol) -> io::Result<Link> {
+        let queue = Pipe::new(capacity)?;
+        let staging = Pipe::new(pipe::capacity(&queue.write)?)?;
+        let replies = match protocol {
+            Protocol::Lines => None,
+            Protocol::Records => {
+                pipe::set_nonblocking(&queue.write, true)?;
+                let replies = Pipe::new(pipe::capacity(&queue.write)?.min(1 << 16))?;
+                pipe::set_nonblocking(&replies.read, true)?;
+                pipe::set_nonblocking(&replies.write, true)?;
+                Some(replies)
+            }
+        };
+        let intake = Intake { staging, ledger: ledger::create()? };
+        Ok(Link { queue: Arc::new(queue), intake: Some(intake), replies })
+    }
+
+    /// A link to an ordinary program, which reads the queue as its stdin.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE, ENOMEM.
+    pub fn to_stdin(capacity: usize) -> io::Result<Link> {
+        Ok(Link::sharing(Arc::new(Pipe::new(capacity)?)))
+    }
+
+    /// One more source into the queue of another link to the same ordinary program.
+    pub fn sharing(queue: Arc<Pipe>) -> Link {
+        Link { queue, intake: None, replies: None }
+    }
+
+    /// How many bytes the queue really holds at most.
+    ///
+    /// # Errors
+    /// None that can happen to a pipe that is held.
+    pub fn capacity(&self) -> io::Result<usize> {
+        pipe::capacity(&self.queue.write)
+    }
+
+    /// How many bytes the sink has not consumed: those in the queue and those
+    /// in staging, so while a sink is stuck it may be up to twice the capacity.
+    ///
+    /// # Errors
+    /// None that can happen to pipes that are held.
+    pub fn queued(&self) -> io::Result<usize> {
+        let staged = self.intake.as_ref().map_or(Ok(0), |intake| pipe::bytes_in(&intake.staging.read))?;
+        Ok(pipe::bytes_in(&self.queue.read)? + staged)
+    }
+}

@@ -38,6 +38,9 @@ use std::net::{IpAddr, SocketAddr};
 
 /// The most a record takes, header and all: PIPE_BUF of Linux (pipe(7)).
 pub const RECORD_MAX: usize = 4096;
+/// The most bytes that a message may have, in however many records: a source
+/// cuts longer ones into parts.
+pub const MESSAGE_MAX: usize = 1 << 20;
 /// The most a header takes.
 pub const HEADER_MAX: usize = FIXED + 18;
 /// The first four bytes of a record; none of them is a byte of any text.
