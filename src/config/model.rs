@@ -186,6 +186,22 @@ pub struct Link {
     pub protocol: Protocol,
 }
 
+impl std::fmt::Display for Address {
+    /// As it is written in a configuration.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Address::Tcp(address) => write!(f, "tcp://{address}"),
+            Address::Udp(address) => write!(f, "udp://{address}"),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The name in the file of an instance: `echo` of `echo.0`, and of `echo`.
+pub fn base_name(instance: &str) -> &str {
+    instance.split_once('.').map_or(instance, |(base, _)| base)
+}
+
 impl Model {
     /// The child of that name.
     pub fn child(&self, name: &str) -> Option<&Child> {
