@@ -5,6 +5,7 @@
 
 pub mod map;
 pub mod pipe;
+pub mod process;
 pub mod signals;
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};

@@ -1,0 +1,273 @@
+//! The links as the supervisor holds them: every pipe with both its ends, so
+//! that what is in it outlives both processes.
+
+use crate::config::model::{Child, Link as Config, Model, Program};
+use crate::link::handover::Protocol;
+use crate::plugin;
+use crate::sys::map::{PAGE, SharedMap, memory_file};
+use crate::sys::pipe::{self, Pipe};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Acknowledgements are cumulative: a full pipe of them delays none of the newest for long.
+const REPLIES: usize = 64 * 1024;
+
+/// A link and its kernel objects.
+#[derive(Debug)]
+pub struct Held {
+    /// What the configuration says of it.
+    pub config: Config,
+    /// Which of the queues is its own; several links into one ordinary sink share one.
+    pub queue: QueueId,
+    /// What only its sink uses, where the sink has an intake.
+    pub intake: Option<Intake>,
+    /// The acknowledgements' way back, with records.
+    pub replies: Option<Pipe>,
+    /// When bytes were first seen to wait, and how many the sink had taken then.
+    seen: Option<(Instant, u64)>,
+}
+
+/// What a sink's intake needs to lose nothing and double nothing.
+#[derive(Debug)]
+pub struct Intake {
+    /// Where bytes are until they are saved.
+    pub staging: Pipe,
+    /// What the sink was doing.
+    pub ledger: OwnedFd,
+    page: SharedMap,
+}
+
+/// A queue: what the source writes and the sink reads.
+#[derive(Debug)]
+pub struct Queue {
+    id: QueueId,
+    /// The sink's end.
+    pub read: OwnedFd,
+    /// The source's end; `None` once its input has ended.
+    pub write: Option<OwnedFd>,
+}
+
+/// Which links share a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QueueId {
+    /// An ordinary sink has one, whatever flows into it: its stdin.
+    Of(String),
+    /// Every other link has its own.
+    Between(String, String),
+}
+
+/// All links.
+#[derive(Debug, Default)]
+pub struct Links {
+    held: Vec<Held>,
+    queues: Vec<Queue>,
+}
+
+/// Whether that child tells apart what comes from whom: then each link into it
+/// has a queue of its own, staging and a ledger.
+fn has_intake(sink: &Child, link: &Config) -> bool {
+    match &sink.program {
+        Program::Plugin(name) => plugin::find(name).is_some_and(|p| p.sink),
+        Program::Command(_) => link.protocol == Protocol::Records,
+    }
+}
+
+impl Links {
+    /// The links into that child.
+    pub fn into(&self, sink: &str) -> impl Iterator<Item = &Held> {
+        self.held.iter().filter(move |held| held.config.to == sink)
+    }
+
+    /// The link out of that child.
+    pub fn out_of(&self, source: &str) -> Option<&Held> {
+        self.held.iter().find(|held| held.config.from == source)
+    }
+
+    /// Every link.
+    pub fn iter(&self) -> impl Iterator<Item = &Held> {
+        self.held.iter()
+    }
+
+    /// The queue of that link.
+    ///
+    /// # Panics
+    /// Never: a link's queue is held as long as the link.
+    pub fn queue(&self, held: &Held) -> &Queue {
+        self.queues.iter().find(|q| q.id == held.queue).expect("a link's queue is held as long as the link")
+    }
+
+    /// Makes the links of `model` that are not held yet, all or none; they are
+    /// to be [kept](Links::keep) when everything else is ready too.
+    ///
+    /// # Errors
+    /// `cannot make the link A -> B: cause` for the first that failed.
+    pub fn make_new(&self, model: &Model) -> Result<Links, String> {
+        let mut new = Links::default();
+        for link in &model.links {
+            if self.held.iter().any(|held| same(&held.config, link)) {
+                continue;
+            }
+            let sink = model.child(&link.to).ok_or("a link ends nowhere")?;
+            self.make(link, has_intake(sink, link), &mut new)
+                .map_err(|e| format!("cannot make the link {} -> {}: {e}", link.from, link.to))?;
+        }
+        Ok(new)
+    }
+
+    fn make(&self, link: &Config, intake: bool, new: &mut Links) -> io::Result<()> {
+        let id = if intake {
+            QueueId::Between(link.from.clone(), link.to.clone())
+        } else {
+            QueueId::Of(link.to.clone())
+        };
+        let records = link.protocol == Protocol::Records;
+        if !self.queues.iter().chain(&new.queues).any(|q| q.id == id) {
+            let queue = Pipe::new(link.capacity)?;
+            if records {
+                // Who speaks records knows; any other program would take
+                // EAGAIN for an error.
+                pipe::set_nonblocking(&queue.write, true)?;
+            }
+            let real = pipe::capacity(&queue.read)?;
+            if real < link.capacity {
+                log::warn!(
+                    "link {} -> {}: the kernel grants {real} of {} bytes (pipe-max-size and pipe-user-pages-soft, see pipe(7))",
+                    link.from,
+                    link.to,
+                    link.capacity
+                );
+            }
+            new.queues.push(Queue { id: id.clone(), read: queue.read, write: Some(queue.write) });
+        }
+        let intake = if intake { Some(Intake::new(link.capacity)?) } else { None };
+        let replies = if records { Some(replies()?) } else { None };
+        new.held.push(Held { config: link.clone(), queue: id, intake, replies, seen: None });
+        Ok(())
+    }
+
+    /// Holds these too, in the order of the configuration.
+    pub fn keep(&mut self, new: Links, model: &Model) {
+        self.held.extend(new.held);
+        self.queues.extend(new.queues);
+        let place = |held: &Held| model.links.iter().position(|link| same(&held.config, link));
+        self.held.sort_by_key(place);
+    }
+
+    /// Lets go of the links that `model` doesn't have, and takes over what it
+    /// says of the others (their capacity).
+    pub fn retain(&mut self, model: &Model) {
+        self.held.retain(|held| model.links.iter().any(|link| same(&held.config, link)));
+        self.queues.retain(|queue| self.held.iter().any(|held| held.queue == queue.id));
+        for held in &mut self.held {
+            let Some(config) = model.links.iter().find(|link| same(&held.config, link)) else { continue };
+            if config.capacity != held.config.capacity {
+                if let Some(queue) = self.queues.iter().find(|q| q.id == held.queue) {
+                    resize(held, &queue.read, config.capacity);
+                }
+            }
+            held.config = config.clone();
+        }
+    }
+
+    /// Ends the input of that child: once it has read what there is, it sees
+    /// the end of the file.
+    pub fn end_input(&mut self, sink: &str) {
+        let ids: Vec<QueueId> = self.into(sink).map(|held| held.queue.clone()).collect();
+        self.end(&ids);
+    }
+
+    /// Ends the input that flows by links that `model` doesn't have.
+    pub fn end_removed_input(&mut self, sink: &str, model: &Model) {
+        let stays = |queue: &QueueId| {
+            self.held
+                .iter()
+                .any(|held| held.queue == *queue && model.links.iter().any(|link| same(&held.config, link)))
+        };
+        let ids: Vec<QueueId> = self.into(sink).map(|held| held.queue.clone()).filter(|id| !stays(id)).collect();
+        self.end(&ids);
+    }
+
+    fn end(&mut self, ids: &[QueueId]) {
+        for queue in self.queues.iter_mut().filter(|q| ids.contains(&q.id)) {
+            queue.write = None;
+        }
+    }
+
+    /// Whether that child's input has ended altogether.
+    pub fn input_ended(&self, sink: &str) -> bool {
+        self.into(sink).all(|held| self.queue(held).write.is_none())
+    }
+
+    /// Bytes that wait for that child in links that `model` doesn't have; in
+    /// all of them where `model` is `None`.
+    pub fn waiting_for(&self, sink: &str, but: Option<&Model>) -> usize {
+        let counts = |held: &&Held| but.is_none_or(|m| !m.links.iter().any(|link| same(&held.config, link)));
+        self.into(sink).filter(counts).map(|held| self.queued(held)).sum()
+    }
+
+    /// Bytes that wait in a link: in its queue and in staging.
+    pub fn queued(&self, held: &Held) -> usize {
+        let staged = held.intake.as_ref().map_or(0, |intake| pipe::bytes_in(&intake.staging.read).unwrap_or(0));
+        pipe::bytes_in(&self.queue(held).read).unwrap_or(0) + staged
+    }
+
+    /// Notes which links have bytes that wait, and for how long none of them
+    /// was taken. It can only know from one look to the next, so the answer is
+    /// a lower bound.
+    pub fn look(&mut self, now: Instant) -> Vec<(usize, Duration)> {
+        let queued: Vec<usize> = self.held.iter().map(|held| self.queued(held)).collect();
+        let mut answers = Vec::with_capacity(queued.len());
+        for (held, queued) in self.held.iter_mut().zip(queued) {
+            // Another batch, or, where nobody tells, another number of bytes.
+            let taken = held.intake.as_ref().map_or(queued as u64, Intake::taken);
+            held.seen = match held.seen {
+                _ if queued == 0 => None,
+                Some((since, before)) if before == taken => Some((since, taken)),
+                _ => Some((now, taken)),
+            };
+            answers.push((queued, held.seen.map_or(Duration::ZERO, |(since, _)| now.duration_since(since))));
+        }
+        answers
+    }
+}
+
+/// One link, whatever its capacity.
+fn same(a: &Config, b: &Config) -> bool {
+    a.from == b.from && a.to == b.to && a.protocol == b.protocol
+}
+
+fn replies() -> io::Result<Pipe> {
+    let pipe = Pipe::new(REPLIES)?;
+    pipe::set_nonblocking(&pipe.read, true)?;
+    pipe::set_nonblocking(&pipe.write, true)?;
+    Ok(pipe)
+}
+
+fn resize(held: &Held, queue: &OwnedFd, capacity: usize) {
+    let staging = held.intake.as_ref().map(|intake| &intake.staging.write);
+    for end in [Some(queue), staging].into_iter().flatten() {
+        if let Err(error) = pipe::set_capacity(end, capacity) {
+            log::warn!(
+                "link {} -> {}: cannot set the capacity to {capacity} bytes: {error}; it stays as it was",
+                held.config.from,
+                held.config.to
+            );
+        }
+    }
+}
+
+impl Intake {
+    fn new(capacity: usize) -> io::Result<Intake> {
+        let staging = Pipe::new(capacity)?;
+        let ledger = memory_file(c"plumbd-ledger", PAGE)?;
+        let page = SharedMap::new(&ledger, PAGE)?;
+        Ok(Intake { staging, ledger, page })
+    }
+
+    /// The batch that the sink took last; it changes with each.
+    fn taken(&self) -> u64 {
+        self.page.words(3)[2].load(Ordering::Relaxed)
+    }
+}
