@@ -9,6 +9,7 @@
 //! - [`journal`]: the daemon's log;
 //! - [`link`]: what flows from a source to a sink, and how it survives both;
 //! - [`plugin`]: the built-in programs, echo and logger;
+//! - [`supervisor`]: one thread, one loop: spawn, reap, restart, reload, stop;
 //! - [`sys`]: the edge to the kernel, and all `unsafe`.
 
 pub mod config;
@@ -16,4 +17,5 @@ pub mod control;
 pub mod journal;
 pub mod link;
 pub mod plugin;
+pub mod supervisor;
 pub mod sys;

@@ -12,8 +12,7 @@ pub fn delay(backoff: &Backoff, row: u32) -> Duration {
     if row == 0 {
         return backoff.first.min(backoff.max);
     }
-    let (base, exponent) =
-        if backoff.first.is_zero() { (AFTER_AT_ONCE, row - 1) } else { (backoff.first, row) };
+    let (base, exponent) = if backoff.first.is_zero() { (AFTER_AT_ONCE, row - 1) } else { (backoff.first, row) };
     let seconds = base.as_secs_f64() * backoff.factor.powf(f64::from(exponent));
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).min(backoff.max)
 }

@@ -225,8 +225,7 @@ impl Machine {
                 self.want = Want::Down;
                 match self.state {
                     State::Starting { pid, .. } | State::Up { pid, .. } => {
-                        self.state =
-                            State::Stopping { pid, ladder: Ladder::Draining { ask_at: until }, late: false };
+                        self.state = State::Stopping { pid, ladder: Ladder::Draining { ask_at: until }, late: false };
                     }
                     State::Stopping { ref mut late, .. } => *late = false,
                     State::Down | State::Backoff { .. } | State::Failed => self.state = State::Down,

@@ -3,16 +3,15 @@
 
 use crate::config::model::{Link as Config, Model, Program};
 use crate::link::handover::Protocol;
+use crate::link::{Intake, Link};
 use crate::plugin;
-use crate::sys::map::{PAGE, SharedMap, memory_file};
+use crate::sys::map::{PAGE, SharedMap};
 use crate::sys::pipe::{self, Pipe};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-
-/// Acknowledgements are cumulative: a full pipe of them delays none of the newest for long.
-const REPLIES: usize = 64 * 1024;
 
 /// A link and its kernel objects.
 #[derive(Debug)]
@@ -22,20 +21,18 @@ pub struct Held {
     /// Which of the queues is its own; several links into one ordinary sink share one.
     pub queue: QueueId,
     /// What only its sink uses, where the sink has an intake.
-    pub intake: Option<Intake>,
+    pub intake: Option<HeldIntake>,
     /// The acknowledgements' way back, with records.
     pub replies: Option<Pipe>,
     /// When bytes were first seen to wait, and how many the sink had taken then.
     seen: Option<(Instant, u64)>,
 }
 
-/// What a sink's intake needs to lose nothing and double nothing.
+/// An intake, and a look into its ledger.
 #[derive(Debug)]
-pub struct Intake {
-    /// Where bytes are until they are saved.
-    pub staging: Pipe,
-    /// What the sink was doing.
-    pub ledger: OwnedFd,
+pub struct HeldIntake {
+    /// The sink's.
+    pub intake: Intake,
     page: SharedMap,
 }
 
@@ -92,13 +89,23 @@ impl Held {
 
 impl Links {
     /// The links into that child.
-    pub fn into(&self, sink: &str) -> impl Iterator<Item = &Held> {
+    pub fn flowing_into(&self, sink: &str) -> impl Iterator<Item = &Held> {
         self.held.iter().filter(move |held| held.config.to == sink)
     }
 
     /// The link out of that child.
     pub fn out_of(&self, source: &str) -> Option<&Held> {
         self.held.iter().find(|held| held.config.from == source)
+    }
+
+    /// Those that `model` doesn't have.
+    pub fn not_in(&self, model: &Model) -> impl Iterator<Item = &Held> {
+        self.held.iter().filter(move |held| held.in_model(model).is_none())
+    }
+
+    /// How many bytes a link's queue can hold.
+    pub fn capacity(&self, held: &Held) -> usize {
+        pipe::capacity(&self.queue(held).read).unwrap_or(held.config.capacity)
     }
 
     /// Every link.
@@ -132,33 +139,31 @@ impl Links {
     }
 
     fn make(&self, link: &Config, intake: bool, new: &mut Links) -> io::Result<()> {
-        let id = if intake {
-            QueueId::Between(link.from.clone(), link.to.clone())
-        } else {
-            QueueId::Of(link.to.clone())
+        let id =
+            if intake { QueueId::Between(link.from.clone(), link.to.clone()) } else { QueueId::Of(link.to.clone()) };
+        let shared = self.queues.iter().chain(&new.queues).any(|q| q.id == id);
+        let made = match (intake, shared) {
+            (true, _) => Some(Link::to_intake(link.capacity, link.protocol)?),
+            (false, false) => Some(Link::to_stdin(link.capacity)?),
+            (false, true) => None,
         };
-        let records = link.protocol == Protocol::Records;
-        if !self.queues.iter().chain(&new.queues).any(|q| q.id == id) {
-            let queue = Pipe::new(link.capacity)?;
-            if records {
-                // Who speaks records knows; any other program would take
-                // EAGAIN for an error.
-                pipe::set_nonblocking(&queue.write, true)?;
-            }
-            let real = pipe::capacity(&queue.read)?;
+        let mut held = Held { config: link.clone(), queue: id.clone(), intake: None, replies: None, seen: None };
+        if let Some(made) = made {
+            let real = made.capacity()?;
             if real < link.capacity {
                 log::warn!(
-                    "link {} -> {}: the kernel grants {real} of {} bytes (pipe-max-size and pipe-user-pages-soft, see pipe(7))",
+                    "link {} -> {}: the kernel grants {real} of {} bytes (pipe-max-size, pipe-user-pages-soft: pipe(7))",
                     link.from,
                     link.to,
                     link.capacity
                 );
             }
-            new.queues.push(Queue { id: id.clone(), read: queue.read, write: Some(queue.write) });
+            held.intake = made.intake.map(HeldIntake::new).transpose()?;
+            held.replies = made.replies;
+            let Pipe { read, write } = Arc::into_inner(made.queue).ok_or(io::ErrorKind::Other)?;
+            new.queues.push(Queue { id, read, write: Some(write) });
         }
-        let intake = if intake { Some(Intake::new(link.capacity)?) } else { None };
-        let replies = if records { Some(replies()?) } else { None };
-        new.held.push(Held { config: link.clone(), queue: id, intake, replies, seen: None });
+        new.held.push(held);
         Ok(())
     }
 
@@ -189,7 +194,7 @@ impl Links {
     /// Ends the input of that child: once it has read what there is, it sees
     /// the end of the file.
     pub fn end_input(&mut self, sink: &str) {
-        let ids: Vec<QueueId> = self.into(sink).map(|held| held.queue.clone()).collect();
+        let ids: Vec<QueueId> = self.flowing_into(sink).map(|held| held.queue.clone()).collect();
         self.end(&ids);
     }
 
@@ -197,7 +202,8 @@ impl Links {
     pub fn end_removed_input(&mut self, sink: &str, model: &Model) {
         let stays =
             |queue: &QueueId| self.held.iter().any(|held| held.queue == *queue && held.in_model(model).is_some());
-        let ids: Vec<QueueId> = self.into(sink).map(|held| held.queue.clone()).filter(|id| !stays(id)).collect();
+        let ids: Vec<QueueId> =
+            self.flowing_into(sink).map(|held| held.queue.clone()).filter(|id| !stays(id)).collect();
         self.end(&ids);
     }
 
@@ -209,19 +215,19 @@ impl Links {
 
     /// Whether that child's input has ended altogether.
     pub fn input_ended(&self, sink: &str) -> bool {
-        self.into(sink).all(|held| self.queue(held).write.is_none())
+        self.flowing_into(sink).all(|held| self.queue(held).write.is_none())
     }
 
     /// Bytes that wait for that child in links that `model` doesn't have; in
     /// all of them where `model` is `None`.
     pub fn waiting_for(&self, sink: &str, but: Option<&Model>) -> usize {
         let counts = |held: &&Held| but.is_none_or(|model| held.in_model(model).is_none());
-        self.into(sink).filter(counts).map(|held| self.queued(held)).sum()
+        self.flowing_into(sink).filter(counts).map(|held| self.queued(held)).sum()
     }
 
     /// Bytes that wait in a link: in its queue and in staging.
     pub fn queued(&self, held: &Held) -> usize {
-        let staged = held.intake.as_ref().map_or(0, |intake| pipe::bytes_in(&intake.staging.read).unwrap_or(0));
+        let staged = held.intake.as_ref().map_or(0, |intake| pipe::bytes_in(&intake.intake.staging.read).unwrap_or(0));
         pipe::bytes_in(&self.queue(held).read).unwrap_or(0) + staged
     }
 
@@ -233,7 +239,7 @@ impl Links {
         let mut answers = Vec::with_capacity(queued.len());
         for (held, queued) in self.held.iter_mut().zip(queued) {
             // Another batch, or, where nobody tells, another number of bytes.
-            let taken = held.intake.as_ref().map_or(queued as u64, Intake::taken);
+            let taken = held.intake.as_ref().map_or(queued as u64, HeldIntake::taken);
             held.seen = match held.seen {
                 _ if queued == 0 => None,
                 Some((since, before)) if before == taken => Some((since, taken)),
@@ -245,15 +251,8 @@ impl Links {
     }
 }
 
-fn replies() -> io::Result<Pipe> {
-    let pipe = Pipe::new(REPLIES)?;
-    pipe::set_nonblocking(&pipe.read, true)?;
-    pipe::set_nonblocking(&pipe.write, true)?;
-    Ok(pipe)
-}
-
 fn resize(held: &Held, queue: &OwnedFd, capacity: usize) {
-    let staging = held.intake.as_ref().map(|intake| &intake.staging.write);
+    let staging = held.intake.as_ref().map(|intake| &intake.intake.staging.write);
     for end in [Some(queue), staging].into_iter().flatten() {
         if let Err(error) = pipe::set_capacity(end, capacity) {
             log::warn!(
@@ -265,12 +264,10 @@ fn resize(held: &Held, queue: &OwnedFd, capacity: usize) {
     }
 }
 
-impl Intake {
-    fn new(capacity: usize) -> io::Result<Intake> {
-        let staging = Pipe::new(capacity)?;
-        let ledger = memory_file(c"plumbd-ledger", PAGE)?;
-        let page = SharedMap::new(&ledger, PAGE)?;
-        Ok(Intake { staging, ledger, page })
+impl HeldIntake {
+    fn new(intake: Intake) -> io::Result<HeldIntake> {
+        let page = SharedMap::new(&intake.ledger, PAGE)?;
+        Ok(HeldIntake { intake, page })
     }
 
     /// The batch that the sink took last; it changes with each.

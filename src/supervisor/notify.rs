@@ -137,7 +137,8 @@ mod tests {
 
     #[test]
     fn the_known_lines_are_taken_and_others_passed_over() {
-        let said = parse(b"STATUS=fine\nREADY=1\nEXTEND_TIMEOUT_USEC=1500\nREADY=2\nX=\nX_PLUMBD_PROBLEM=disk\x1b full\n");
+        let said =
+            parse(b"STATUS=fine\nREADY=1\nEXTEND_TIMEOUT_USEC=1500\nREADY=2\nX=\nX_PLUMBD_PROBLEM=disk\x1b full\n");
         assert_eq!(
             said,
             [Said::Ready, Said::Extend(Duration::from_micros(1500)), Said::Problem(Some("disk  full".to_owned()))]

@@ -85,14 +85,23 @@ impl Server {
     pub fn accept(&mut self) -> io::Result<Option<u32>> {
         let stream = match self.listener.accept() {
             Ok((stream, _)) => stream,
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::ConnectionAborted
+                ) =>
+            {
                 return Ok(None);
             }
             Err(e) => return Err(e),
         };
         let peer = getsockopt(&stream, sockopt::PeerCredentials)?;
         if peer.uid() != 0 && peer.uid() != nix::unistd::geteuid().as_raw() {
-            log::warn!("control: refused process {} of user {}: only root and the daemon's own user may", peer.pid(), peer.uid());
+            log::warn!(
+                "control: refused process {} of user {}: only root and the daemon's own user may",
+                peer.pid(),
+                peer.uid()
+            );
             return Ok(None);
         }
         stream.set_nonblocking(true)?;

@@ -117,7 +117,7 @@ impl<'a> Descriptors<'a> {
     /// stdin, stdout, stderr.
     fn new(child: &Child, holdings: &'a Holdings, links: &'a Links, null: &'a OwnedFd) -> Descriptors<'a> {
         let log = holdings.log.write.as_fd();
-        let stdin = links.into(&child.name).next().map_or(null.as_fd(), |held| links.queue(held).read.as_fd());
+        let stdin = links.flowing_into(&child.name).next().map_or(null.as_fd(), |held| links.queue(held).read.as_fd());
         let stdout = links.out_of(&child.name).and_then(|held| links.queue(held).write.as_ref());
         Descriptors { list: vec![stdin, stdout.map_or(log, AsFd::as_fd), log] }
     }
@@ -132,8 +132,8 @@ impl<'a> Descriptors<'a> {
 /// What $PLUMBD_LINKS says, where there is more to a link than stdin and stdout.
 fn tell_links<'a>(child: &Child, links: &'a Links, fds: &mut Descriptors<'a>) -> Option<handover::Links> {
     let mut told = handover::Links::default();
-    for (place, held) in links.into(&child.name).enumerate() {
-        let Some(intake) = &held.intake else { continue };
+    for (place, held) in links.flowing_into(&child.name).enumerate() {
+        let Some(intake) = held.intake.as_ref().map(|i| &i.intake) else { continue };
         // The first one's queue is stdin.
         let queue = if place == 0 { 0 } else { fds.add(links.queue(held).read.as_fd()) };
         told.inbound.push(Inbound {
