@@ -7,6 +7,7 @@ pub mod map;
 pub mod pipe;
 pub mod process;
 pub mod signals;
+pub mod socket;
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
