@@ -1,12 +1,47 @@
-//! The ledger of a link: what its sink was doing.
+//! The ledger of a link: what its sink was doing, in memory that outlives it.
+//!
+//! A page of 8-byte words, and behind it two areas for a **carry**: bytes of a
+//! message that is not whole yet, taken out of staging and set aside here. (If
+//! they stayed in staging, a source that writes a byte at a time would fill
+//! every slot of that pipe with a message that could then never end.)
+//!
+//! Stores to the page are in program order, and SIGKILL takes none back, so
+//! what the next sink finds is always some prefix of what this one did.
 
-use crate::sys::map;
+use super::intent::FileId;
+use super::record::Ack;
+use crate::sys::map::{self, SharedMap};
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How many bytes of an unfinished message a sink may set aside (a carry):
-/// more than the longest message takes as records.
+/// How many bytes of an unfinished message a sink may set aside: more than the
+/// longest message takes as records.
 pub const CARRY_MAX: usize = super::record::MESSAGE_MAX + super::record::MESSAGE_MAX / 16;
+
+const LAYOUT: u64 = 1;
+
+const VERSION: usize = 0;
+const PHASE: usize = 1;
+const BATCH: usize = 2;
+const TAKE: usize = 3;
+const HELD: usize = 4;
+const LAST: [usize; 2] = [5, 6];
+const DONE: [usize; 2] = [7, 8];
+const OFFSET: usize = 9;
+const FILE: [usize; 2] = [10, 11];
+const LEAVES: usize = 12;
+const CRC: usize = 13;
+const DONE_BATCH: usize = 14;
+const CARRY: usize = 15;
+const WORDS: usize = 16;
+const CHECKED: [usize; 8] = [BATCH, TAKE, LAST[0], LAST[1], OFFSET, FILE[0], FILE[1], LEAVES];
+
+const IDLE: u64 = 0;
+const PREPARED: u64 = 1;
+const CONSUMING: u64 = 2;
 
 /// Makes a fresh ledger: a memory file of zeros, so it takes no memory yet.
 ///
@@ -14,4 +49,304 @@ pub const CARRY_MAX: usize = super::record::MESSAGE_MAX + super::record::MESSAGE
 /// EMFILE, ENFILE, ENOMEM.
 pub fn create() -> io::Result<OwnedFd> {
     map::memory_file(c"plumbd-ledger", map::PAGE + 2 * CARRY_MAX)
+}
+
+/// A ledger, as its sink holds it.
+#[derive(Debug)]
+pub struct Ledger {
+    page: SharedMap,
+    file: File,
+}
+
+/// What a batch is to one link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    /// The batch, of which other links may be part too.
+    pub id: u64,
+    /// Bytes of staging that it takes.
+    pub take: u64,
+    /// Its last message; zeros: none, or none that is acknowledged.
+    pub last: Ack,
+    /// Where it begins in the message file.
+    pub offset: u64,
+    /// The message file.
+    pub file: FileId,
+}
+
+/// What a sink that comes back finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing under way.
+    Idle,
+    /// A batch that may have been intended, or not.
+    Prepared(Batch),
+    /// A batch that is saved, and consumed in part.
+    Consuming {
+        /// It.
+        batch: Batch,
+        /// Bytes that staging held before.
+        held: u64,
+    },
+}
+
+impl Ledger {
+    /// Takes up a ledger, fresh or not.
+    ///
+    /// # Errors
+    /// What is in it makes no sense, so no byte of its link may be touched; or
+    /// it can't be mapped.
+    pub fn open(fd: OwnedFd) -> Result<Ledger, String> {
+        let file = File::from(fd);
+        let page = SharedMap::new(&file, map::PAGE).map_err(|e| format!("cannot map a ledger: {e}"))?;
+        let ledger = Ledger { page, file };
+        match ledger.get(VERSION) {
+            LAYOUT => ledger.check()?,
+            0 => {
+                for word in &ledger.words()[1..] {
+                    word.store(0, Ordering::Release);
+                }
+                ledger.set(VERSION, LAYOUT);
+            }
+            other => return Err(format!("cannot use a ledger: it has layout {other}, not {LAYOUT}")),
+        }
+        Ok(ledger)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let phase = self.get(PHASE);
+        if phase > CONSUMING {
+            return Err(format!("cannot use a ledger: it has phase {phase}"));
+        }
+        if phase != IDLE && (self.get(CRC) != self.crc() || carry_len(self.get(LEAVES)) > CARRY_MAX) {
+            return Err("cannot use a ledger: its batch does not check out".to_owned());
+        }
+        if carry_len(self.get(CARRY)) > CARRY_MAX {
+            return Err("cannot use a ledger: its carry does not check out".to_owned());
+        }
+        Ok(())
+    }
+
+    /// What was under way.
+    pub fn phase(&self) -> Phase {
+        let batch = Batch {
+            id: self.get(BATCH),
+            take: self.get(TAKE),
+            last: Ack { epoch: self.get(LAST[0]), sequence: self.get(LAST[1]) },
+            offset: self.get(OFFSET),
+            file: FileId { device: self.get(FILE[0]), inode: self.get(FILE[1]) },
+        };
+        match self.get(PHASE) {
+            PREPARED => Phase::Prepared(batch),
+            CONSUMING => Phase::Consuming { batch, held: self.get(HELD) },
+            _ => Phase::Idle,
+        }
+    }
+
+    /// The last message that is saved and consumed; `None`: none yet.
+    pub fn done(&self) -> Option<Ack> {
+        let ack = Ack { epoch: self.get(DONE[0]), sequence: self.get(DONE[1]) };
+        (ack.epoch != 0).then_some(ack)
+    }
+
+    /// The last batch that is saved and consumed; 0: none yet.
+    pub fn done_batch(&self) -> u64 {
+        self.get(DONE_BATCH)
+    }
+
+    /// Appends the carry that stands to `to`.
+    ///
+    /// # Errors
+    /// From pread(2).
+    pub fn read_carry(&self, to: &mut Vec<u8>) -> io::Result<()> {
+        let carry = self.get(CARRY);
+        let old = to.len();
+        to.resize(old + carry_len(carry), 0);
+        self.file.read_exact_at(&mut to[old..], area(carry))
+    }
+
+    /// Step 4: what the batch will do, and the carry that it leaves, of which
+    /// the first `same` bytes are the carry that stands.
+    ///
+    /// The carry that stands is not touched: only done makes the other count.
+    ///
+    /// # Errors
+    /// The carry can't be written (ENOMEM, ENOSPC): nothing happened.
+    ///
+    /// # Panics
+    /// Where the carry is longer than [`CARRY_MAX`].
+    pub fn prepare(&self, batch: &Batch, carry: &[u8], same: usize) -> io::Result<()> {
+        assert!(carry.len() <= CARRY_MAX, "a carry is at most {CARRY_MAX} bytes");
+        let stands = self.get(CARRY);
+        let grows = same == carry_len(stands);
+        let leaves = (if grows { stands } else { stands ^ SECOND_AREA }) & SECOND_AREA | carry.len() as u64;
+        let from = if grows { same } else { 0 };
+        self.file.write_all_at(&carry[from..], area(leaves) + from as u64)?;
+        self.set(BATCH, batch.id);
+        self.set(TAKE, batch.take);
+        self.set(LAST[0], batch.last.epoch);
+        self.set(LAST[1], batch.last.sequence);
+        self.set(OFFSET, batch.offset);
+        self.set(FILE[0], batch.file.device);
+        self.set(FILE[1], batch.file.inode);
+        self.set(LEAVES, leaves);
+        self.set(CRC, self.crc());
+        self.set(PHASE, PREPARED);
+        Ok(())
+    }
+
+    /// The prepared batch was never intended, or is withdrawn.
+    pub fn forget(&self) {
+        self.set(PHASE, IDLE);
+    }
+
+    /// Step 8 begins: the batch is saved, and staging holds so many bytes.
+    pub fn consuming(&self, held: u64) {
+        self.set(HELD, held);
+        self.set(PHASE, CONSUMING);
+    }
+
+    /// Step 8 ends: staging holds nothing of the batch any more.
+    pub fn consumed(&self) {
+        if self.get(LAST[0]) != 0 {
+            self.set(DONE[0], self.get(LAST[0]));
+            self.set(DONE[1], self.get(LAST[1]));
+        }
+        self.set(DONE_BATCH, self.get(BATCH));
+        self.set(CARRY, self.get(LEAVES));
+        self.set(PHASE, IDLE);
+    }
+
+    fn crc(&self) -> u64 {
+        let mut crc = crc32fast::Hasher::new();
+        for word in CHECKED {
+            crc.update(&self.get(word).to_le_bytes());
+        }
+        u64::from(crc.finalize())
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        self.page.words(WORDS)
+    }
+
+    fn get(&self, word: usize) -> u64 {
+        self.words()[word].load(Ordering::Acquire)
+    }
+
+    fn set(&self, word: usize, value: u64) {
+        self.words()[word].store(value, Ordering::Release);
+    }
+}
+
+/// A carry in a word: its length, and the top bit for the second area.
+const SECOND_AREA: u64 = 1 << 63;
+
+fn carry_len(word: u64) -> usize {
+    usize::try_from(word & !SECOND_AREA).unwrap_or(usize::MAX)
+}
+
+fn area(word: u64) -> u64 {
+    let second = if word & SECOND_AREA == 0 { 0 } else { CARRY_MAX };
+    (map::PAGE + second) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn batch(id: u64) -> Batch {
+        let file = FileId { device: 1, inode: 2 };
+        Batch { id, take: 10, last: Ack { epoch: 7, sequence: id }, offset: 100, file }
+    }
+
+    fn ledger() -> (Ledger, File) {
+        let fd = create().unwrap();
+        let other = File::from(fd.try_clone().unwrap());
+        (Ledger::open(fd).unwrap(), other)
+    }
+
+    fn again(file: &File) -> Result<Ledger, String> {
+        Ledger::open(file.try_clone().unwrap().into())
+    }
+
+    fn carry(ledger: &Ledger) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        ledger.read_carry(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn the_next_sink_finds_what_was_under_way() {
+        let (ledger, file) = ledger();
+        assert_eq!((ledger.phase(), ledger.done(), ledger.done_batch()), (Phase::Idle, None, 0));
+        ledger.prepare(&batch(3), b"", 0).unwrap();
+        assert_eq!(again(&file).unwrap().phase(), Phase::Prepared(batch(3)));
+        ledger.consuming(12);
+        assert_eq!(again(&file).unwrap().phase(), Phase::Consuming { batch: batch(3), held: 12 });
+        ledger.consumed();
+        let next = again(&file).unwrap();
+        assert_eq!((next.phase(), next.done_batch()), (Phase::Idle, 3));
+        assert_eq!(next.done(), Some(Ack { epoch: 7, sequence: 3 }));
+    }
+
+    #[test]
+    fn a_carry_stands_until_the_batch_is_consumed() {
+        let (ledger, file) = ledger();
+        ledger.prepare(&batch(1), b"half", 0).unwrap();
+        assert_eq!(carry(&again(&file).unwrap()), b"");
+        ledger.forget();
+        assert_eq!(carry(&again(&file).unwrap()), b"");
+        ledger.prepare(&batch(2), b"half", 0).unwrap();
+        ledger.consuming(10);
+        assert_eq!(carry(&again(&file).unwrap()), b"");
+        ledger.consumed();
+        assert_eq!(carry(&again(&file).unwrap()), b"half");
+
+        ledger.prepare(&batch(3), b"half a line", 4).unwrap();
+        assert_eq!(carry(&again(&file).unwrap()), b"half");
+        ledger.consumed();
+        assert_eq!(carry(&again(&file).unwrap()), b"half a line");
+
+        ledger.prepare(&batch(4), b"other", 0).unwrap();
+        assert_eq!(carry(&again(&file).unwrap()), b"half a line");
+        ledger.consumed();
+        assert_eq!(carry(&again(&file).unwrap()), b"other");
+    }
+
+    #[test]
+    fn a_batch_without_messages_leaves_the_last_acknowledged_one() {
+        let (ledger, _file) = ledger();
+        ledger.prepare(&batch(1), b"", 0).unwrap();
+        ledger.consumed();
+        ledger.prepare(&Batch { last: Ack { epoch: 0, sequence: 0 }, ..batch(2) }, b"", 0).unwrap();
+        ledger.consumed();
+        assert_eq!(ledger.done(), Some(Ack { epoch: 7, sequence: 1 }));
+    }
+
+    proptest! {
+        #[test]
+        fn any_page_is_refused_or_taken_up(
+            mut bytes in proptest::collection::vec(any::<u8>(), map::PAGE),
+            version in 0u8..3,
+            phase in 0u8..4,
+            small in any::<bool>(),
+        ) {
+            bytes[..16].fill(0);
+            bytes[0] = version;
+            bytes[8] = phase;
+            if small {
+                bytes[CARRY * 8 + 2..CARRY * 8 + 8].fill(0);
+            }
+            let fd = create().unwrap();
+            let file = File::from(fd.try_clone().unwrap());
+            file.write_all_at(&bytes, 0).unwrap();
+            if let Ok(ledger) = Ledger::open(fd) {
+                prop_assert_eq!(ledger.phase(), Phase::Idle);
+                carry(&ledger);
+                ledger.prepare(&batch(9), b"x", 0).unwrap();
+                ledger.consumed();
+                prop_assert_eq!(carry(&ledger), b"x");
+            }
+        }
+    }
 }

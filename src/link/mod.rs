@@ -3,11 +3,17 @@
 //! - [`Link`]: the kernel objects, as the supervisor makes and holds them;
 //! - [`handover`]: which descriptors of a link a child is given, and how it is told;
 //! - [`record`]: the record protocol between a source and a sink that acknowledges;
+//! - [`replies`]: acknowledgements, as a sink sends them;
 //! - [`ledger`]: what a sink was doing, in memory that outlives it;
+//! - [`intent`]: what a sink is about to save, in a file that outlives every process;
+//! - [`intake`]: bytes out of a queue, none consumed before it is saved.
 
 pub mod handover;
+pub mod intake;
+pub mod intent;
 pub mod ledger;
 pub mod record;
+pub mod replies;
 
 use crate::sys::pipe::{self, Pipe};
 use handover::Protocol;

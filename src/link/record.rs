@@ -320,3 +320,113 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     word.copy_from_slice(&bytes[at..at + 8]);
     u64::from_le_bytes(word)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn peer() -> impl Strategy<Value = Peer> {
+        prop_oneof![
+            Just(Peer::None),
+            any::<u32>().prop_map(Peer::Process),
+            any::<([u8; 4], u16)>().prop_map(|(ip, port)| Peer::Net((ip, port).into())),
+            any::<([u8; 16], u16)>().prop_map(|(ip, port)| Peer::Net((ip, port).into())),
+        ]
+    }
+
+    fn head() -> impl Strategy<Value = Head> {
+        (peer(), any::<(bool, bool, u32, u64, u64, i64)>()).prop_map(
+            |(peer, (more, sync, connection, epoch, sequence, time))| {
+                let mut flags = Flags::default();
+                if more {
+                    flags = flags.with(Flags::MORE);
+                }
+                if sync {
+                    flags = flags.with(Flags::SYNC);
+                }
+                Head { flags, peer, connection, epoch, sequence, time }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_comes_back_however_its_bytes_are_split(
+            head in head(),
+            message in proptest::collection::vec(any::<u8>(), 0..20_000),
+            noise in proptest::collection::vec(any::<u8>(), 0..50),
+            split in any::<proptest::sample::Index>(),
+        ) {
+            // Noise that looks like the start of a record may swallow what follows until its length is there.
+            prop_assume!(!noise.contains(&MAGIC.to_le_bytes()[0]));
+            let mut bytes = noise.clone();
+            let mut cuts = vec![bytes.len()];
+            head.encode_message(&message, &mut bytes, |at| cuts.push(at));
+            prop_assert!(cuts.windows(2).all(|pair| pair[1] - pair[0] <= RECORD_MAX));
+            let mut got = Vec::new();
+            let mut flags = Vec::new();
+            let mut at = 0;
+            let mut passed = 0;
+            for end in [split.index(bytes.len() + 1), bytes.len()] {
+                while at < end {
+                    match decode(&bytes[at..end]) {
+                        Decoded::Incomplete => break,
+                        Decoded::Garbage(n) => {
+                            prop_assert!(n > 0);
+                            passed += n;
+                            at += n;
+                        }
+                        Decoded::Record(record) => {
+                            let flag = record.head.flags;
+                            prop_assert_eq!(Head { flags: head.flags, ..record.head }, head);
+                            flags.push((flag.has(Flags::FIRST), flag.has(Flags::LAST)));
+                            got.extend_from_slice(record.payload);
+                            at += record.len;
+                        }
+                    }
+                }
+            }
+            prop_assert_eq!((at, passed, got), (bytes.len(), noise.len(), message));
+            let count = flags.len();
+            for (i, flags) in flags.into_iter().enumerate() {
+                prop_assert_eq!(flags, (i == 0, i + 1 == count));
+            }
+        }
+
+        #[test]
+        fn garbage_never_panics_and_always_moves_on(bytes in proptest::collection::vec(any::<u8>(), 0..9000), start in 0usize..3) {
+            let mut all = MAGIC.to_le_bytes()[..start].to_vec();
+            all.extend_from_slice(&bytes);
+            let mut at = 0;
+            while at < all.len() {
+                match decode(&all[at..]) {
+                    Decoded::Incomplete => break,
+                    Decoded::Garbage(n) => {
+                        prop_assert!(n > 0 && n <= all.len() - at);
+                        at += n;
+                    }
+                    Decoded::Record(record) => at += record.len,
+                }
+            }
+        }
+
+        #[test]
+        fn a_changed_byte_is_no_record(head in head(), message in "[a-z]{0,100}", at in any::<proptest::sample::Index>(), bit in 0u8..8) {
+            let mut bytes = Vec::new();
+            head.encode_message(message.as_bytes(), &mut bytes, |_| {});
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            prop_assert!(!matches!(decode(&bytes), Decoded::Record(_)));
+        }
+
+        #[test]
+        fn an_acknowledgement_comes_back(epoch: u64, sequence: u64, at in 0usize..ACK_LEN, bit in 0u8..8) {
+            let ack = Ack { epoch, sequence };
+            let mut bytes = ack.encode();
+            prop_assert_eq!(Ack::decode(&bytes), Some(ack));
+            bytes[at] ^= 1 << bit;
+            prop_assert_eq!(Ack::decode(&bytes), None);
+        }
+    }
+}

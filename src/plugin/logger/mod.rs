@@ -1,5 +1,10 @@
 //! The logger.
 
+pub mod escape;
+pub mod lines;
+pub mod messages;
+pub mod output;
+pub mod render;
 pub mod settings;
 
 use super::start::Start;

@@ -1,0 +1,265 @@
+//! The intake of a link: bytes out of its queue, none consumed before it is
+//! saved. ARCHITECTURE.md, "The law of a link", has the steps by number.
+
+use super::handover::{Inbound, Protocol};
+use super::ledger::{Batch, Ledger, Phase};
+use super::record::Ack;
+use crate::sys::inherited;
+use crate::sys::pipe::{self, Moved, Pipe};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// What all intakes of a sink share.
+#[derive(Debug)]
+pub struct Tools {
+    /// A private pipe: bytes are read from here, while staging keeps them.
+    scratch: Pipe,
+    scratch_read: File,
+    /// Where consumed bytes go.
+    null: File,
+}
+
+impl Tools {
+    /// For intakes of at most `capacity` bytes.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE, ENOMEM, or /dev/null is not there.
+    pub fn new(capacity: usize) -> io::Result<Tools> {
+        let scratch = Pipe::new(capacity)?;
+        let scratch_read = File::from(scratch.read.try_clone()?);
+        Ok(Tools { scratch, scratch_read, null: OpenOptions::new().write(true).open("/dev/null")? })
+    }
+}
+
+/// What a batch takes of what is [`Intake::unread`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taking {
+    /// The first so many bytes are rendered, or passed over.
+    pub upto: usize,
+    /// Whether all was looked at: then what is left is a message that is not
+    /// whole yet, and is carried over. Otherwise it is the next batch's.
+    pub whole: bool,
+    /// The last message; zeros: none, or none that is acknowledged.
+    pub last: Ack,
+}
+
+/// A link at its sink.
+#[derive(Debug)]
+pub struct Intake {
+    /// The source's name.
+    pub from: String,
+    /// How messages stand in the queue.
+    pub protocol: Protocol,
+    queue: OwnedFd,
+    staging: Pipe,
+    ledger: Ledger,
+    /// From `start` to `end`: the carry, then what staging holds at its head.
+    window: Vec<u8>,
+    start: usize,
+    end: usize,
+    carried: usize,
+    staged: usize,
+    ended: bool,
+}
+
+impl Intake {
+    /// Takes up a link. A batch of another incarnation is in
+    /// [`Intake::phase`], to be dealt with before all else.
+    ///
+    /// # Errors
+    /// Its ledger makes no sense.
+    pub fn open(inbound: &Inbound) -> Result<Intake, String> {
+        let from = inbound.from.clone();
+        let [read, write] = inbound.staging;
+        let ledger = Ledger::open(inherited(inbound.ledger)).map_err(|e| format!("{e} (link from {from})"))?;
+        Ok(Intake {
+            from,
+            protocol: inbound.protocol,
+            queue: inherited(inbound.queue),
+            staging: Pipe { read: inherited(read), write: inherited(write) },
+            ledger,
+            window: Vec::new(),
+            start: 0,
+            end: 0,
+            carried: 0,
+            staged: 0,
+            ended: false,
+        })
+    }
+
+    /// What was under way.
+    pub fn phase(&self) -> Phase {
+        self.ledger.phase()
+    }
+
+    /// The last batch that is saved and consumed; 0: none yet.
+    pub fn done_batch(&self) -> u64 {
+        self.ledger.done_batch()
+    }
+
+    /// The last message that is saved and consumed.
+    pub fn done(&self) -> Option<Ack> {
+        self.ledger.done()
+    }
+
+    /// How many bytes staging can hold.
+    ///
+    /// # Errors
+    /// None that can happen to a pipe that is held.
+    pub fn capacity(&self) -> io::Result<usize> {
+        pipe::capacity(&self.staging.write)
+    }
+
+    /// The queue's read end, to be polled.
+    pub fn queue(&self) -> BorrowedFd<'_> {
+        self.queue.as_fd()
+    }
+
+    /// Settles a batch of another incarnation: it is in the message file
+    /// (`saved`), or was never intended. Then takes up what was carried over.
+    ///
+    /// # Errors
+    /// The ledger and staging contradict each other, or cannot be read.
+    pub fn recover(&mut self, saved: bool, tools: &Tools) -> Result<(), String> {
+        let from = self.from.clone();
+        let what = |e: io::Error| format!("cannot take up the link from {from}: {e}");
+        self.staged = pipe::bytes_in(&self.staging.read).map_err(what)?;
+        match self.ledger.phase() {
+            Phase::Prepared(batch) if saved => {
+                self.ledger.consuming(self.staged as u64);
+                self.discard(batch.take, tools).map_err(what)?;
+            }
+            Phase::Prepared(_) => self.ledger.forget(),
+            Phase::Consuming { batch, held } => {
+                let consumed = held.checked_sub(self.staged as u64);
+                let rest = consumed.and_then(|consumed| batch.take.checked_sub(consumed)).ok_or_else(|| {
+                    format!("cannot take up the link from {from}: its ledger contradicts what staging holds")
+                })?;
+                self.discard(rest, tools).map_err(what)?;
+            }
+            Phase::Idle => {}
+        }
+        self.window.clear();
+        self.ledger.read_carry(&mut self.window).map_err(what)?;
+        (self.start, self.end, self.carried) = (0, self.window.len(), self.window.len());
+        Ok(())
+    }
+
+    /// Steps 1 and 2: more bytes to look at, where all that are known were
+    /// taken. Sees the end of the link too.
+    ///
+    /// # Errors
+    /// From splice(2), tee(2), read(2).
+    pub fn fill(&mut self, tools: &Tools) -> io::Result<()> {
+        if self.unread().len() > self.carried {
+            return Ok(());
+        }
+        if self.staged == 0 && !self.ended {
+            let room = self.capacity()?;
+            match pipe::splice(&self.queue, &self.staging.write, room)? {
+                Moved::Bytes(n) => self.staged = n,
+                Moved::NotNow => {}
+                Moved::End => self.ended = true,
+            }
+        }
+        if self.staged > 0 {
+            self.peek(tools)?;
+        }
+        Ok(())
+    }
+
+    fn peek(&mut self, tools: &Tools) -> io::Result<()> {
+        let Moved::Bytes(doubled) = pipe::tee(&self.staging.read, &tools.scratch.write, self.capacity()?)? else {
+            return Ok(());
+        };
+        self.window.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        let end = self.end + doubled;
+        if self.window.len() < end {
+            self.window.resize(end, 0);
+        }
+        // A pipe of packets (pipe(2), O_DIRECT) gives one a read.
+        (&tools.scratch_read).read_exact(&mut self.window[self.end..end])?;
+        self.end = end;
+        Ok(())
+    }
+
+    /// The bytes to look at: what was carried over, then what staging holds.
+    pub fn unread(&self) -> &[u8] {
+        &self.window[self.start..self.end]
+    }
+
+    /// Whether bytes are known that no batch has looked at yet.
+    pub fn has_more(&self) -> bool {
+        self.unread().len() > self.carried || self.staged > 0
+    }
+
+    /// Whether nobody can write to the queue any more, and all of it was staged.
+    pub fn ended(&self) -> bool {
+        self.ended && self.staged == 0
+    }
+
+    /// Whether a batch that takes this would change anything.
+    pub fn changes(&self, taking: &Taking) -> bool {
+        taking.upto > 0 || taking.whole && self.unread().len() > self.carried
+    }
+
+    /// Step 4.
+    ///
+    /// # Errors
+    /// What is carried over can't be written: nothing happened.
+    pub fn prepare(&self, taking: &Taking, batch: &Batch) -> io::Result<()> {
+        let (take, carry) = self.split(taking);
+        let same = if taking.upto == 0 { self.carried } else { 0 };
+        self.ledger.prepare(&Batch { take: take as u64, last: taking.last, ..*batch }, carry, same)
+    }
+
+    /// Step 8.
+    ///
+    /// # Errors
+    /// From splice(2).
+    pub fn consume(&mut self, taking: &Taking, tools: &Tools) -> io::Result<()> {
+        let (take, carry) = self.split(taking);
+        let carried = carry.len();
+        self.ledger.consuming(self.staged as u64);
+        self.discard(take as u64, tools)?;
+        self.start += taking.upto;
+        self.carried = carried;
+        Ok(())
+    }
+
+    /// The batch that was prepared is not to be.
+    pub fn withdraw(&self) {
+        self.ledger.forget();
+    }
+
+    /// How many bytes of staging it takes, and what it carries over.
+    fn split(&self, taking: &Taking) -> (usize, &[u8]) {
+        let unread = self.unread();
+        if taking.whole {
+            (unread.len() - self.carried, &unread[taking.upto..])
+        } else if taking.upto >= self.carried {
+            (taking.upto - self.carried, &[])
+        } else {
+            (0, &unread[taking.upto..self.carried])
+        }
+    }
+
+    /// Takes so many bytes out of staging. It may be killed anywhere: phase
+    /// CONSUMING and what staging holds then say how far it came.
+    fn discard(&mut self, bytes: u64, tools: &Tools) -> io::Result<()> {
+        let mut left = usize::try_from(bytes).map_err(io::Error::other)?;
+        while left > 0 {
+            match pipe::splice(&self.staging.read, &tools.null, left)? {
+                Moved::Bytes(n) => {
+                    left -= n;
+                    self.staged -= n;
+                }
+                Moved::NotNow | Moved::End => return Err(io::Error::other("staging holds less than its ledger says")),
+            }
+        }
+        self.ledger.consumed();
+        Ok(())
+    }
+}

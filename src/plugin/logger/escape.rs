@@ -1,0 +1,140 @@
+//! How a message stands in a line of text, and how to have its bytes back.
+//!
+//! Valid UTF-8 is kept. A backslash is `\\`; control characters (C0, DEL, C1)
+//! and bytes that are not UTF-8 are `\xNN`, byte by byte. So no message can
+//! forge a line or steer a terminal, and every byte can be had back.
+
+use super::output::Output;
+
+/// The most bytes that one byte becomes.
+pub const GROWTH: usize = 4;
+
+/// Writes a message escaped.
+pub fn escape(message: &[u8], out: &mut Output<'_>) {
+    if is_plain(message) {
+        return out.put(message);
+    }
+    for chunk in message.utf8_chunks() {
+        escape_text(chunk.valid(), out);
+        escape_bytes(chunk.invalid(), out);
+    }
+}
+
+/// Whether it is printable ASCII without a backslash, as most is.
+fn is_plain(message: &[u8]) -> bool {
+    // Whole blocks without a branch a byte, which the compiler makes vectors of.
+    message
+        .chunks(64)
+        .all(|block| block.iter().fold(true, |plain, &byte| plain & (byte >= 0x20) & (byte < 0x7f) & (byte != b'\\')))
+}
+
+fn escape_text(text: &str, out: &mut Output<'_>) {
+    let mut kept = 0;
+    for (at, char) in text.char_indices() {
+        let len = char.len_utf8();
+        if char == '\\' {
+            out.put(&text.as_bytes()[kept..at]);
+            out.put(br"\\");
+        } else if char.is_control() {
+            out.put(&text.as_bytes()[kept..at]);
+            escape_bytes(&text.as_bytes()[at..at + len], out);
+        } else {
+            continue;
+        }
+        kept = at + len;
+    }
+    out.put(&text.as_bytes()[kept..]);
+}
+
+fn escape_bytes(bytes: &[u8], out: &mut Output<'_>) {
+    for &byte in bytes {
+        out.put(&[b'\\', b'x', hex(byte >> 4), hex(byte & 15)]);
+    }
+}
+
+/// The digit of a number below 16.
+pub(super) const fn hex(nibble: u8) -> u8 {
+    b"0123456789abcdef"[nibble as usize]
+}
+
+/// The message that was escaped; `None` where the text is not what [`escape`]
+/// writes.
+pub fn unescape(mut text: &[u8]) -> Option<Vec<u8>> {
+    let mut message = Vec::with_capacity(text.len());
+    while let Some(at) = memchr::memchr(b'\\', text) {
+        message.extend_from_slice(&text[..at]);
+        match text[at + 1..] {
+            [b'\\', ref rest @ ..] => {
+                message.push(b'\\');
+                text = rest;
+            }
+            [b'x', high, low, ref rest @ ..] => {
+                message.push(digit(high)? << 4 | digit(low)?);
+                text = rest;
+            }
+            _ => return None,
+        }
+    }
+    message.extend_from_slice(text);
+    Some(message)
+}
+
+fn digit(hex: u8) -> Option<u8> {
+    match hex {
+        b'0'..=b'9' => Some(hex - b'0'),
+        b'a'..=b'f' => Some(hex - b'a' + 10),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn escaped(message: &[u8]) -> Vec<u8> {
+        let mut buffer = vec![0; message.len() * GROWTH];
+        let mut out = Output::new(&mut buffer);
+        escape(message, &mut out);
+        let len = out.len();
+        buffer.truncate(len);
+        buffer
+    }
+
+    #[test]
+    fn what_is_kept_and_what_is_not() {
+        for (message, text) in [
+            (&b"hello"[..], "hello"),
+            (b"", ""),
+            (b"caf\xc3 tab\x09 back\\slash", r"caf\xc3 tab\x09 back\\slash"),
+            ("café ☕ 日本".as_bytes(), "café ☕ 日本"),
+            (b"\x00\x1b[2J\x7f", r"\x00\x1b[2J\x7f"),
+            ("a\u{85}b\u{9b}".as_bytes(), r"a\xc2\x85b\xc2\x9b"),
+            (b"\xf0\x9f\x98", r"\xf0\x9f\x98"),
+            (b"one\ntwo\r", r"one\x0atwo\x0d"),
+        ] {
+            assert_eq!(String::from_utf8(escaped(message)).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn what_escape_does_not_write_is_refused() {
+        for text in [r"\", r"\x", r"\x4", r"\xG0", r"\n", r"\x4G"] {
+            assert_eq!(unescape(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_byte_can_be_had_back(message in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let text = escaped(&message);
+            prop_assert!(std::str::from_utf8(&text).unwrap().chars().all(|c| !c.is_control()));
+            prop_assert_eq!(unescape(&text), Some(message));
+        }
+
+        #[test]
+        fn text_can_be_had_back(message in "(\\PC|\\\\|\\p{Cc}|[a-z]{20,80}){0,40}") {
+            prop_assert_eq!(unescape(&escaped(message.as_bytes())), Some(message.into_bytes()));
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Room for rendered bytes: the body of the intent file.
+
+use std::io;
+
+/// A buffer that is written from its start. Whoever writes has asked for room.
+#[derive(Debug)]
+pub struct Output<'a> {
+    buffer: &'a mut [u8],
+    len: usize,
+}
+
+impl<'a> Output<'a> {
+    /// An empty one.
+    pub fn new(buffer: &'a mut [u8]) -> Output<'a> {
+        Output { buffer, len: 0 }
+    }
+
+    /// How many bytes were written.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether none was.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many more can be.
+    pub fn room(&self) -> usize {
+        self.buffer.len() - self.len
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Panics
+    /// Where there is no room.
+    #[inline]
+    pub fn put(&mut self, bytes: &[u8]) {
+        self.next(bytes.len()).copy_from_slice(bytes);
+    }
+
+    /// The next `len` bytes, to be filled.
+    ///
+    /// # Panics
+    /// Where there is no room.
+    #[inline]
+    pub fn next(&mut self, len: usize) -> &mut [u8] {
+        let at = self.len;
+        self.len += len;
+        &mut self.buffer[at..at + len]
+    }
+}
+
+impl io::Write for Output<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.put(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
