@@ -5,7 +5,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let first = arguments.next();
-    let second = arguments.next();
+    let second = arguments.last();
     let outcome = if first.as_deref() == Some("plugin") {
         let plugin = second.as_deref().and_then(plumbd::plugin::find);
         plugin

@@ -1,1 +1,4 @@
 //! Integration tests: one binary, a file a behaviour.
+
+mod daemon;
+mod supervise;
