@@ -6,6 +6,7 @@
 pub mod map;
 pub mod pipe;
 pub mod signals;
+pub mod socket;
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
