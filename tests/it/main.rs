@@ -1,1 +1,4 @@
 //! Integration tests: one binary, a file a behaviour.
+
+mod echo;
+mod fake_sink;
