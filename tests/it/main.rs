@@ -1,4 +1,7 @@
 //! Integration tests: one binary, a file a behaviour.
 
+mod config;
 mod daemon;
+mod echo;
+mod fake_sink;
 mod supervise;
