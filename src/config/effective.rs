@@ -1,6 +1,6 @@
 //! A model as a configuration file with every default filled in.
 
-use super::model::{Address, Child, Link, LogTarget, Model, Program, Ready, Restart, base_name};
+use super::model::{Child, Link, LogTarget, Model, Program, Ready, Restart, base_name};
 use super::value::{duration_text, size_text};
 use super::{keys, limits};
 use crate::link::handover::Protocol;
