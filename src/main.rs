@@ -12,10 +12,12 @@ fn main() -> ExitCode {
             .ok_or_else(|| "no such plugin".to_owned())
             .and_then(|plugin| plumbd::plugin::start::Start::from_environment().and_then(plugin.run))
     } else {
-        plumbd::config::load(second.as_deref().map(std::path::Path::new)).map_err(|e| e.to_string()).and_then(|loaded| {
-            plumbd::journal::start(plumbd::journal::Target::Stderr, log::LevelFilter::Debug)?;
-            plumbd::supervisor::run(plumbd::supervisor::Options { loaded, outcome: None })
-        })
+        plumbd::config::load(second.as_deref().map(std::path::Path::new)).map_err(|e| e.to_string()).and_then(
+            |loaded| {
+                plumbd::journal::start(plumbd::journal::Target::Stderr, log::LevelFilter::Debug)?;
+                plumbd::supervisor::run(plumbd::supervisor::Options { loaded, outcome: None })
+            },
+        )
     };
     if let Err(why) = outcome {
         eprintln!("{why}");

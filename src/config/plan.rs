@@ -230,6 +230,16 @@ fn policy(old: &Child, new: &Child) -> Vec<String> {
     differ.iter().filter(|(_, differs)| *differs).map(|(key, _)| format!("{key} changes")).collect()
 }
 
+/// What a link's ends must agree on. A link into a plugin is made otherwise
+/// than one into a command: it has an intake.
+fn speaks(model: &Model, link: &super::model::Link) -> String {
+    let protocol = format!("{:?}", link.protocol).to_lowercase();
+    match model.child(&link.to).map(|sink| &sink.program) {
+        Some(Program::Plugin(name)) => format!("{protocol} to plugin {name}"),
+        Some(Program::Command(_)) | None => protocol,
+    }
+}
+
 /// Why a child's links, which it gets as descriptors when it starts, are others.
 fn linked(old: &Model, new: &Model, name: &str) -> Vec<String> {
     let ends = |model: &Model| -> Vec<(bool, String, String)> {
@@ -237,7 +247,7 @@ fn linked(old: &Model, new: &Model, name: &str) -> Vec<String> {
         of.map(|link| {
             let out = link.from == name;
             let other = if out { link.to.clone() } else { link.from.clone() };
-            (out, other, format!("{:?}", link.protocol).to_lowercase())
+            (out, other, speaks(model, link))
         })
         .collect()
     };
