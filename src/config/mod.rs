@@ -12,11 +12,16 @@
 mod check;
 pub mod effective;
 pub mod examples;
+pub mod keys;
+mod limits;
 pub mod model;
 pub mod order;
 pub mod plan;
 pub mod problem;
+mod syntax;
 pub mod system;
+mod table;
+mod value;
 
 pub use problem::{Problem, Problems};
 
