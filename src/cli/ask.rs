@@ -11,7 +11,7 @@ pub(super) fn ask(socket: &Socket, request: &Request) -> Result<u8, Failure> {
     let status = client::ask(&socket.path()?, request, |response| {
         match response {
             Response::Out(text) => {
-                output::print(format!("{text}\n")).map_err(|e| e.to_string())?;
+                output::print(format!("{text}\n")).map_err(|e| e.why)?;
             }
             Response::Err(text) => output::tell(&format!("plumbd: {text}")),
             // `status` is a command of its own.

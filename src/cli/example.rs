@@ -7,10 +7,7 @@ use crate::config::examples::{self, EXAMPLES, Example};
 pub(super) fn find(name: &str) -> Result<&'static Example, Failure> {
     examples::find(name).ok_or_else(|| {
         let known: Vec<&str> = EXAMPLES.iter().map(|e| e.name).collect();
-        Failure::new(
-            Failure::USAGE,
-            format_args!("plumbd: cannot print the example {name:?}: there are {}", known.join(", ")),
-        )
+        Failure::new(Failure::USAGE, format_args!("cannot print the example {name:?}: there are {}", known.join(", ")))
     })
 }
 

@@ -66,10 +66,7 @@ impl Typed {
             Command::Man => Meant::Man,
             Command::Plugin { name } => Meant::Plugin(plugin::find(&name).ok_or_else(|| {
                 let known: Vec<&str> = plugin::PLUGINS.iter().map(|p| p.name).collect();
-                Failure::new(
-                    Failure::USAGE,
-                    format_args!("plumbd: cannot run plugin {name:?}: there are {}", known.join(", ")),
-                )
+                Failure::new(Failure::USAGE, format_args!("cannot run plugin {name:?}: there are {}", known.join(", ")))
             })?),
         })
     }

@@ -1,6 +1,6 @@
 //! The command line: from what was typed to an exit status.
 //!
-//! [`typed`] is the shape of the arguments, [`meant`] what they ask for; then
+//! `typed` is the shape of the arguments, `meant` what they ask for; then
 //! a file a command. Commands return their exit status, or a [`Failure`] that
 //! `main` prints; only answers go to standard output.
 
@@ -56,13 +56,17 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.why)
+        match self.status {
+            // Each line says FILE:LINE:COL by itself.
+            Failure::CONFIGURATION => f.write_str(&self.why),
+            _ => write!(f, "plumbd: {}", self.why),
+        }
     }
 }
 
 impl From<String> for Failure {
     fn from(why: String) -> Failure {
-        Failure::new(Failure::FAILED, format_args!("plumbd: {why}"))
+        Failure::new(Failure::FAILED, why)
     }
 }
 

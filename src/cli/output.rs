@@ -1,6 +1,7 @@
 //! Answers go to standard output.
 
 use super::Failure;
+use crate::config::system::cause;
 use std::io::{self, ErrorKind, Write};
 
 /// Whether anybody still reads standard output.
@@ -21,7 +22,7 @@ pub(super) fn print(text: impl AsRef<[u8]>) -> Result<Reader, Failure> {
     match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
         Ok(()) => Ok(Reader::There),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Reader::Gone),
-        Err(error) => Err(Failure::from(format!("cannot write to standard output: {error}"))),
+        Err(error) => Err(Failure::from(format!("cannot write to standard output: {}", cause(&error)))),
     }
 }
 

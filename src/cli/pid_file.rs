@@ -1,6 +1,7 @@
 //! `--pid-file`: a file that holds the daemon's process id, locked while the
 //! daemon lives, so that one left over from a crash is known for what it is.
 
+use crate::config::system::cause;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File};
@@ -21,23 +22,21 @@ impl PidFile {
     /// # Errors
     /// A living daemon holds it, with its id; or it can't be written.
     pub(super) fn hold(path: &Path) -> Result<PidFile, String> {
-        let cannot = |verb: &str, error: &dyn std::fmt::Display| {
-            format!("cannot {verb} the pid file {}: {error}", path.display())
-        };
+        let cannot = |verb: &str, why: &str| format!("cannot {verb} the pid file {}: {why}", path.display());
         loop {
-            let file = open(path).map_err(|e| cannot("open", &e))?;
+            let file = open(path).map_err(|e| cannot("open", &cause(&e)))?;
             let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => lock,
                 Err((_, Errno::EINTR)) => continue,
                 Err((_, Errno::EAGAIN)) => return Err(cannot("lock", &holder(path))),
-                Err((_, error)) => return Err(cannot("lock", &error)),
+                Err((_, error)) => return Err(cannot("lock", error.desc())),
             };
             // Whoever held it before may have removed it between our opening
             // and our locking: then we locked a file without a name.
             if !is_at(&lock, path) {
                 continue;
             }
-            write(&mut lock).map_err(|e| cannot("write", &e))?;
+            write(&mut lock).map_err(|e| cannot("write", &cause(&e)))?;
             return Ok(PidFile { path: path.to_owned(), _lock: lock });
         }
     }

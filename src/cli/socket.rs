@@ -1,7 +1,7 @@
 //! Where the daemon's control socket is.
 
 use super::Failure;
-use crate::config::{self, BUILTIN};
+use crate::config::{self, BUILTIN, system};
 use std::path::{Path, PathBuf};
 
 /// How the control socket is found.
@@ -33,7 +33,7 @@ fn configured(file: Option<&Path>) -> Result<PathBuf, String> {
         return Ok(control(BUILTIN, Path::new("")));
     };
     let text = std::fs::read(&file)
-        .map_err(|e| format!("cannot find the daemon: cannot read {}: {e}; give --control PATH", file.display()))?;
+        .map_err(|e| format!("cannot read {}: {}; or give --control PATH", file.display(), system::cause(&e)))?;
     let folder = file.parent().unwrap_or(Path::new(""));
     Ok(control(&String::from_utf8_lossy(&text), folder))
 }

@@ -71,9 +71,7 @@ fn fetch(path: &Path) -> Result<Status, Failure> {
     match (exit, got) {
         (Ok(0), Some(status)) => Ok(status),
         (Ok(_), _) => Err(Failure::from("cannot show the status: the daemon did not tell it".to_owned())),
-        (Err(failure), _) if failure.no_daemon() => {
-            Err(Failure::new(Failure::NO_DAEMON, format_args!("plumbd: {failure}")))
-        }
+        (Err(failure), _) if failure.no_daemon() => Err(Failure::new(Failure::NO_DAEMON, failure)),
         (Err(failure), _) => Err(Failure::from(failure.to_string())),
     }
 }
