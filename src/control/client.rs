@@ -1,6 +1,7 @@
 //! The operator's side: connect, ask, hand on each answer.
 
 use super::{Request, Response};
+use crate::config::system::cause as words;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -32,7 +33,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Unreachable { path, cause } => {
-                write!(f, "cannot reach the daemon at {}: {cause}", path.display())?;
+                write!(f, "cannot reach the daemon at {}: {}", path.display(), words(cause))?;
                 if self.no_daemon() { f.write_str("; is it running?") } else { Ok(()) }
             }
             Failure::Broken(why) => f.write_str(why),
@@ -55,7 +56,7 @@ pub fn ask(
 ) -> Result<u8, Failure> {
     let line = request.line().map_err(Failure::Broken)?;
     let stream = UnixStream::connect(path).map_err(|cause| Failure::Unreachable { path: path.to_owned(), cause })?;
-    let broken = |error: io::Error| Failure::Broken(format!("cannot talk to the daemon: {error}"));
+    let broken = |error: io::Error| Failure::Broken(format!("cannot talk to the daemon: {}", words(&error)));
     (&stream).write_all(&line).map_err(broken)?;
     let mut answers = BufReader::new(&stream);
     let mut answer = Vec::new();

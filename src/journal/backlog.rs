@@ -146,6 +146,9 @@ mod tests {
     }
 
     proptest! {
+        // Each case moves megabytes.
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
         #[test]
         fn each_entry_goes_or_is_counted_and_no_more_than_the_bound_waits(
             steps in prop::collection::vec(

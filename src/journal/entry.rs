@@ -202,6 +202,9 @@ mod tests {
     }
 
     proptest! {
+        // Long lines, so few of them.
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
         #[test]
         fn any_bytes_become_parts_of_printable_text(line in prop::collection::vec(any::<u8>(), 0..20_000)) {
             let parts = escaped_parts(&line);

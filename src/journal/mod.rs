@@ -2,7 +2,7 @@
 //!
 //! It goes to standard error or to the system's log, never blocks the
 //! supervisor, and loses nothing silently: what can't go now waits in a bounded
-//! [`backlog`]; what does not fit there is counted, and the count is logged as
+//! backlog; what does not fit there is counted, and the count is logged as
 //! soon as something goes again.
 //!
 //! | where | an entry |

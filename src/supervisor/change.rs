@@ -185,25 +185,22 @@ impl Supervisor {
         bad.sort();
         self.phase = Phase::Running;
         self.dirty = true;
-        let outcome = self.outcome.take();
         if bad.is_empty() {
             log::info!("ready");
             notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("all children are ready")]);
-            if let Some(outcome) = outcome {
-                outcome(Ok(()));
-            }
+            self.ready.ready();
             return;
         }
         let why = bad.join("; ");
         log::error!("not all children are up: {why}");
-        match outcome {
-            Some(outcome) => {
-                outcome(Err(why.clone()));
-                self.end_with(&why);
-            }
+        if self.must_start {
+            self.ready.failed(&why);
+            self.failed_start = Some(why);
+            self.begin_end();
+        } else {
             // What can serve does, and status says what can't: better than
             // that one child takes all others down.
-            None => notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&why)]),
+            notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&why)]);
         }
     }
 
@@ -379,20 +376,12 @@ impl Supervisor {
         }
         log::info!("stopping");
         notify(&[sd_notify::NotifyState::Stopping]);
-        if let Some(outcome) = self.outcome.take() {
-            outcome(Err("it was told to stop before all children were ready".to_owned()));
-        }
+        self.ready.failed("it was told to stop before all children were ready");
         for child in self.children.values_mut() {
             child.pending = false;
         }
         self.phase = Phase::Stopping { deadline: Instant::now() + self.model().daemon.stop_timeout };
         self.dirty = true;
-    }
-
-    /// Ends after a start that failed.
-    fn end_with(&mut self, why: &str) {
-        self.failed_start = Some(why.to_owned());
-        self.begin_end();
     }
 
     fn stop_all(&mut self, deadline: Instant) {

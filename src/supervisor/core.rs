@@ -1,16 +1,17 @@
 //! The loop, and what each event leads to.
 
+use super::Options;
 use super::change::Phase;
 use super::child::{Action, Event};
 use super::links::Links;
 use super::notify::Said;
 use super::poll::{Id, Poll, Token};
+use super::ready::Ready;
 use super::requests::Waiter;
 use super::server::{Interest, Server};
 use super::sockets::Sockets;
 use super::spawn;
 use super::supervised::Supervised;
-use super::{Options, Outcome};
 use crate::config::model::{Child, Model};
 use crate::config::{Loaded, order};
 use crate::journal::{self, Waiting};
@@ -57,7 +58,9 @@ pub struct Supervisor {
     log_paused: bool,
     pub(super) phase: Phase,
     pub(super) waiters: Vec<Waiter>,
-    pub(super) outcome: Option<Outcome>,
+    pub(super) ready: Ready,
+    /// A start that fails ends it.
+    pub(super) must_start: bool,
     /// Why it ends, where a start failed that had to succeed.
     pub(super) failed_start: Option<String>,
     pub(super) since: Timestamp,
@@ -69,7 +72,7 @@ pub struct Supervisor {
 impl Supervisor {
     /// Does everything that can fail before the first child is started.
     pub(super) fn open(options: Options) -> Result<Supervisor, String> {
-        let Options { loaded, outcome } = options;
+        let Options { loaded, daemonized } = options;
         let at = |what: &'static str| move |e: std::io::Error| format!("cannot {what}: {e}");
         process::become_subreaper().map_err(at("become the subreaper"))?;
         let signals = Signals::catch(&[SIGHUP, SIGTERM, SIGINT, SIGUSR1, SIGCHLD]).map_err(at("catch signals"))?;
@@ -106,7 +109,8 @@ impl Supervisor {
             log_paused: false,
             phase: Phase::Starting,
             waiters: Vec::new(),
-            outcome,
+            ready: Ready::default(),
+            must_start: daemonized,
             failed_start: None,
             since: Timestamp::now(),
             reloads: 0,
@@ -121,7 +125,8 @@ impl Supervisor {
     }
 
     /// The loop.
-    pub(super) fn run(mut self) -> Result<(), String> {
+    pub(super) fn run(mut self, ready: Ready) -> Result<(), String> {
+        self.ready = ready;
         log::info!("supervises {} children, configured by {}", self.children.len(), self.loaded.name);
         let mut events = Vec::new();
         loop {

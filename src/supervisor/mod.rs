@@ -9,6 +9,7 @@
 //! | `core` | the loop, and what each event leads to |
 //! | `change` | what takes several steps: start, reload, shutdown |
 //! | `requests`, `server` | operators' requests, and their connections |
+//! | `ready` | telling whoever started the daemon how that went |
 //! | `child`, `backoff` | one child's states, pure |
 //! | `supervised`, `spawn`, `links`, `sockets`, `notify` | what is held for the children |
 
@@ -19,6 +20,7 @@ mod core;
 pub mod links;
 mod notify;
 mod poll;
+pub mod ready;
 mod requests;
 mod server;
 mod sockets;
@@ -26,30 +28,23 @@ mod spawn;
 mod supervised;
 
 use crate::config::Loaded;
+use ready::Ready;
 
 /// What the supervisor starts with.
+#[derive(Debug)]
 pub struct Options {
     /// The configuration.
     pub loaded: Loaded,
-    /// Told once, when every child is ready or can't be: `Ok`, or the reason.
-    /// Where it is there, a start that fails ends the supervisor.
-    pub outcome: Option<Outcome>,
+    /// Whether this process went to the background: then a start that fails
+    /// ends it, for somebody waits to be told so.
+    pub daemonized: bool,
 }
 
-/// Takes what became of the start.
-pub type Outcome = Box<dyn FnOnce(Result<(), String>)>;
-
-impl std::fmt::Debug for Options {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Options").field("loaded", &self.loaded).finish_non_exhaustive()
-    }
-}
-
-/// Supervises until it is told to end.
+/// Supervises until it is told to end. `ready` is told once how the start went.
 ///
 /// # Errors
-/// What it could not do before the first child was started; or, at the end,
-/// what was lost.
-pub fn run(options: Options) -> Result<(), String> {
-    core::Supervisor::open(options)?.run()
+/// What it could not do before the first child was started, untold to `ready`;
+/// or, at the end, why the start failed, or what was lost.
+pub fn run(options: Options, ready: &mut Ready) -> Result<(), String> {
+    core::Supervisor::open(options)?.run(std::mem::take(ready))
 }
