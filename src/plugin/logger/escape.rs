@@ -23,9 +23,8 @@ pub fn escape(message: &[u8], out: &mut Output<'_>) {
 /// Whether it is printable ASCII without a backslash, as most is.
 fn is_plain(message: &[u8]) -> bool {
     // Whole blocks without a branch a byte, which the compiler makes vectors of.
-    message
-        .chunks(64)
-        .all(|block| block.iter().fold(true, |plain, &byte| plain & (byte >= 0x20) & (byte < 0x7f) & (byte != b'\\')))
+    let plain = |&byte: &u8| (0x20..0x7f).contains(&byte) & (byte != b'\\');
+    message.chunks(64).all(|block| block.iter().map(plain).fold(true, |all, one| all & one))
 }
 
 fn escape_text(text: &str, out: &mut Output<'_>) {

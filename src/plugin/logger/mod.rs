@@ -1,21 +1,299 @@
-//! The logger.
+//! The logger: saves every message, in order, to a file.
+//!
+//! - [`source`], [`lines`], [`messages`]: what a link's bytes are;
+//! - [`render`], [`escape`], [`output`]: how a message stands in the file;
+//! - `batch`: one batch, step by step; `save`: its bytes into the file;
+//!   `recover`: what another incarnation had under way;
+//! - [`file`]: the message file; [`orders`]: signals and troubles.
 
+mod batch;
 pub mod escape;
+pub mod file;
 pub mod lines;
 pub mod messages;
+pub mod orders;
 pub mod output;
+mod recover;
 pub mod render;
+mod save;
 pub mod settings;
+pub mod source;
 
-use super::start::Start;
+use super::start::{Metrics, Start, take};
+use crate::link::intake::{Intake, Tools};
+use crate::link::intent::Intent;
+use crate::link::replies::Replies;
+use file::{MessageFile, intent_path};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use orders::{Halt, Orders};
+use render::Renderer;
+use settings::Settings;
+use source::{BATCH_BYTES, Press, Source, Tally};
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// What its metrics page counts.
 pub const METRICS: &[&str] = &["messages", "bytes", "batches", "syncs", "incomplete", "garbage_bytes"];
+const MESSAGES: usize = 0;
+const BYTES: usize = 1;
+const BATCHES: usize = 2;
+const SYNCS: usize = 3;
+const INCOMPLETE: usize = 4;
+const GARBAGE: usize = 5;
+
+/// How many bytes the intent file's body has: a batch, and the longest line
+/// that may come on top of it, in any format.
+const BODY: usize = 2 * BATCH_BYTES;
 
 /// Saves until its input ends or it is told to stop.
 ///
 /// # Errors
 /// What ended it, for the log.
-pub fn run(_start: Start) -> Result<(), String> {
-    Err("cannot save: not built".to_owned())
+pub fn run(start: Start) -> Result<(), String> {
+    match serve(start) {
+        Ok(()) | Err(Halt::Stop) => Ok(()),
+        Err(Halt::Failed(why)) => Err(why),
+    }
+}
+
+fn serve(start: Start) -> Result<(), Halt> {
+    let mut logger = Logger::open(start)?;
+    logger.recover()?;
+    logger.orders.ready();
+    let outcome = logger.run();
+    logger.leave(outcome)
+}
+
+/// A running logger.
+#[derive(Debug)]
+struct Logger {
+    settings: Settings,
+    orders: Orders,
+    metrics: Metrics,
+    sources: Vec<Source>,
+    tools: Tools,
+    press: Press,
+    intent: Intent,
+    file: MessageFile,
+    last_batch: u64,
+    /// Which link comes first in the next batch.
+    turn: usize,
+    /// When what is in the file must be on the disk.
+    sync_at: Option<Instant>,
+    names_checked: Instant,
+}
+
+impl Logger {
+    /// Opens all that it works with, and waits for the locks.
+    fn open(start: Start) -> Result<Logger, Halt> {
+        let settings: Settings =
+            serde_json::from_str(&start.settings).map_err(|e| format!("cannot read PLUMBD_SETTINGS: {e}"))?;
+        let mut orders = Orders::new(start.signals, start.supervisor);
+        let mut sources = Vec::new();
+        for inbound in &start.links.inbound {
+            let intake = Intake::open(inbound)?;
+            let replies = inbound.replies.map(|fd| Replies::new(take(fd)));
+            sources.push(Source { intake, replies, ready: true, taking: None, tally: Tally::default() });
+        }
+        let capacity = sources.iter().filter_map(|source| source.intake.capacity().ok()).max();
+        let tools = Tools::new(capacity.unwrap_or(0)).map_err(|e| format!("cannot open an intake: {e}"))?;
+        // The intent file first: whoever has it is the one writer of that
+        // name, also while the file itself is being replaced.
+        let at = intent_path(&settings.file);
+        let intent = wait_for(&mut orders, &at, || Intent::open(&at, BODY))?;
+        let file = wait_for(&mut orders, &settings.file, || MessageFile::open(&settings.file, settings.mode))?;
+        let press = Press { renderer: Renderer::new(settings.format), joined: Vec::new(), now: 0 };
+        let known = sources.iter().map(|source| source.intake.done_batch());
+        let last_batch = known.chain([intent.last_batch()]).max().unwrap_or(0);
+        let metrics = start.metrics;
+        let names_checked = Instant::now();
+        let (turn, sync_at) = (0, None);
+        Ok(Logger {
+            settings,
+            orders,
+            metrics,
+            sources,
+            tools,
+            press,
+            intent,
+            file,
+            last_batch,
+            turn,
+            sync_at,
+            names_checked,
+        })
+    }
+
+    fn run(&mut self) -> Result<(), Halt> {
+        let mut wakeups = Wakeups::new(&self.orders, &self.sources).map_err(|e| format!("cannot poll: {e}"))?;
+        loop {
+            if self.orders.reopen() {
+                self.reopen()?;
+            }
+            if self.orders.stop() || self.is_finished() {
+                return Ok(());
+            }
+            self.wait(&mut wakeups)?;
+            self.batch()?;
+            if self.sync_at.is_some_and(|at| at <= Instant::now()) {
+                self.sync(None)?;
+            }
+            wakeups.update(&self.sources).map_err(|e| format!("cannot poll: {e}"))?;
+        }
+    }
+
+    /// Whether nothing will ever come again. With no links at all, only an
+    /// order ends it.
+    fn is_finished(&self) -> bool {
+        let ended = self.sources.iter().all(Source::is_finished);
+        ended && (!self.sources.is_empty() || self.orders.was_told_to_stop())
+    }
+
+    /// Waits until there is something to do.
+    fn wait(&mut self, wakeups: &mut Wakeups) -> Result<(), Halt> {
+        let busy = self.sources.iter().any(|source| source.ready || source.has_work());
+        let timeout = if busy {
+            Some(Duration::ZERO)
+        } else {
+            self.sync_at.map(|at| at.saturating_duration_since(Instant::now()))
+        };
+        for wakeup in wakeups.wait(timeout).map_err(|e| format!("cannot poll: {e}"))? {
+            match wakeup {
+                Wakeup::Signal => self.orders.collect(),
+                Wakeup::Queue(at) => self.sources[at].ready = true,
+                Wakeup::Replies(at) => self.sources[at].replies.iter_mut().for_each(Replies::send_waiting),
+            }
+        }
+        Ok(())
+    }
+
+    /// The last thing: what the settings want on the disk goes there.
+    fn leave(&mut self, outcome: Result<(), Halt>) -> Result<(), Halt> {
+        outcome?;
+        if self.sync_at.is_some() {
+            self.sync(None)?;
+        }
+        Ok(())
+    }
+
+    /// Somebody may have removed the intent file; between two batches it can be made again.
+    fn restore_intent(&mut self) -> Result<(), Halt> {
+        let at = intent_path(&self.settings.file);
+        let there = self.intent.is_at(&at).map_err(|e| format!("cannot look at {}: {e}", at.display()))?;
+        if !there {
+            match Intent::open(&at, BODY) {
+                Ok(Some(intent)) => {
+                    intent.reset();
+                    self.intent = intent;
+                    log::warn!("{} was removed; made it again", at.display());
+                }
+                Ok(None) => log::warn!("{} is another process's now", at.display()),
+                Err(error) => log::warn!("cannot make {} again: {error}", at.display()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Opens something that may be locked (`None`), or that there may be no room for.
+fn wait_for<T>(orders: &mut Orders, path: &Path, mut open: impl FnMut() -> io::Result<Option<T>>) -> Result<T, Halt> {
+    loop {
+        let trouble = match open() {
+            Ok(Some(opened)) => {
+                orders.endured();
+                return Ok(opened);
+            }
+            Ok(None) => locked(path),
+            Err(error) if may_pass(&error) => format!("cannot open {}: {error}", path.display()),
+            Err(error) => return Err(Halt::Failed(format!("cannot open {}: {error}", path.display()))),
+        };
+        orders.endure(&trouble, Duration::from_millis(100))?;
+    }
+}
+
+fn locked(path: &Path) -> String {
+    format!("cannot open {}: another process has locked it", path.display())
+}
+
+/// Whether an error says that the disk is full or ails: that may pass.
+fn may_pass(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EIO))
+}
+
+/// What there is to do.
+#[derive(Debug, Clone, Copy)]
+enum Wakeup {
+    /// A signal came.
+    Signal,
+    /// The queue of that source has something, or its end.
+    Queue(usize),
+    /// The replies pipe of that source has room again.
+    Replies(usize),
+}
+
+/// All that the loop waits for.
+#[derive(Debug)]
+struct Wakeups {
+    epoll: Epoll,
+    events: Vec<EpollEvent>,
+    /// By source: whether its queue is watched, and its replies.
+    watched: Vec<(bool, bool)>,
+}
+
+impl Wakeups {
+    fn new(orders: &Orders, sources: &[Source]) -> io::Result<Wakeups> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(orders, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+        let events = vec![EpollEvent::empty(); 1 + 2 * sources.len()];
+        let mut wakeups = Wakeups { epoll, events, watched: vec![(false, false); sources.len()] };
+        for (at, source) in sources.iter().enumerate() {
+            wakeups.epoll.add(source.intake.queue(), EpollEvent::new(EpollFlags::EPOLLIN, 1 + 2 * at as u64))?;
+            wakeups.watched[at].0 = true;
+        }
+        wakeups.update(sources)?;
+        Ok(wakeups)
+    }
+
+    /// An end is seen once; room for replies is waited for only where there is none.
+    fn update(&mut self, sources: &[Source]) -> io::Result<()> {
+        for (at, (source, (queue, replies))) in sources.iter().zip(&mut self.watched).enumerate() {
+            if *queue && source.intake.ended() {
+                self.epoll.delete(source.intake.queue())?;
+                *queue = false;
+            }
+            if let Some(pipe) = &source.replies {
+                match (*replies, pipe.is_waiting()) {
+                    (false, true) => {
+                        self.epoll.add(pipe, EpollEvent::new(EpollFlags::EPOLLOUT, 2 + 2 * at as u64))?;
+                    }
+                    (true, false) => self.epoll.delete(pipe)?,
+                    _ => {}
+                }
+                *replies = pipe.is_waiting();
+            }
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<impl Iterator<Item = Wakeup> + '_> {
+        // Rounded up: to wake too early would be to wake again and again.
+        let timeout =
+            timeout.map_or(Ok(EpollTimeout::NONE), |t| EpollTimeout::try_from(t + Duration::from_micros(999)));
+        let count = match self.epoll.wait(&mut self.events, timeout.unwrap_or(EpollTimeout::MAX)) {
+            Err(Errno::EINTR) => 0,
+            other => other?,
+        };
+        Ok(self.events[..count].iter().map(|event| {
+            #[expect(clippy::cast_possible_truncation, reason = "an index, as it was given")]
+            let token = event.data() as usize;
+            match token {
+                0 => Wakeup::Signal,
+                odd if odd % 2 == 1 => Wakeup::Queue(odd / 2),
+                even => Wakeup::Replies(even / 2 - 1),
+            }
+        }))
+    }
 }

@@ -146,7 +146,6 @@ impl Clock {
         let mut micros = time.rem_euclid(MICROS);
         let mut digits = *b"000000Z";
         for digit in digits[..6].iter_mut().rev() {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "below ten")]
             let ones = (micros % 10) as u8;
             *digit = b'0' + ones;
             micros /= 10;
@@ -170,7 +169,6 @@ fn second_text(second: i64) -> [u8; 20] {
     ] {
         let mut value = value.unsigned_abs();
         for digit in text[place..place + digits].iter_mut().rev() {
-            #[expect(clippy::cast_possible_truncation, reason = "below ten")]
             let ones = (value % 10) as u8;
             *digit = b'0' + ones;
             value /= 10;

@@ -1,0 +1,308 @@
+//! The message file: opened by its name, locked, only ever grown.
+
+use super::render::name_time;
+use crate::link::intent::{FileId, names};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The message file, locked.
+#[derive(Debug)]
+pub struct MessageFile {
+    path: PathBuf,
+    file: Flock<File>,
+    id: FileId,
+    /// Its name may not be on the disk yet: nobody knows what the process
+    /// that made it came to.
+    name_unsynced: bool,
+}
+
+impl MessageFile {
+    /// Opens it, and makes it with that mode where there is none. `None` where
+    /// another process has it, or has just put another in its place.
+    ///
+    /// # Errors
+    /// From open(2) and flock(2), or it is no regular file.
+    pub fn open(path: &Path, mode: u32) -> io::Result<Option<MessageFile>> {
+        // O_NONBLOCK: opening a FIFO must not wait; it means nothing to a regular file.
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(mode)
+            .custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY)
+            .open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::other("it is no regular file"));
+        }
+        let id = FileId::of(&metadata);
+        let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => file,
+            Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => return Ok(None),
+            Err((_, errno)) => return Err(errno.into()),
+        };
+        let path = path.to_owned();
+        let file = MessageFile { path, file, id, name_unsynced: true };
+        Ok(file.is_named().then_some(file))
+    }
+
+    /// Which file it is.
+    pub fn id(&self) -> FileId {
+        self.id
+    }
+
+    /// Its name, as far as anybody knows.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether its path still names it.
+    pub fn is_named(&self) -> bool {
+        names(&self.path, self.id)
+    }
+
+    /// Whether it has no name at all any more.
+    ///
+    /// # Errors
+    /// From fstat(2).
+    pub fn is_removed(&self) -> io::Result<bool> {
+        use std::os::unix::fs::MetadataExt;
+        Ok(self.file.metadata()?.nlink() == 0)
+    }
+
+    /// How long it is.
+    ///
+    /// # Errors
+    /// From fstat(2).
+    pub fn size(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    /// To write to it, at an offset.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Brings what is in it to the disk.
+    ///
+    /// # Errors
+    /// From fdatasync(2): the file can't be trusted again, for a second
+    /// attempt may succeed though bytes are missing on the disk (fsync(2)).
+    pub fn sync(&self) -> io::Result<()> {
+        retried(|| self.file.sync_data())
+    }
+
+    /// Brings its name to the disk, where that was not done yet.
+    ///
+    /// # Errors
+    /// Its folder can't be opened or synced: nothing is lost by that alone.
+    pub fn sync_name(&mut self) -> io::Result<()> {
+        if self.name_unsynced {
+            sync_folder(&self.path)?;
+            self.name_unsynced = false;
+        }
+        Ok(())
+    }
+
+    /// Cuts it back to `len` bytes.
+    ///
+    /// # Errors
+    /// From ftruncate(2).
+    pub fn cut(&self, len: u64) -> io::Result<()> {
+        retried(|| self.file.set_len(len))
+    }
+
+    /// Moves what stands behind the last newline to `FILE.torn-TIME`, and
+    /// returns that name where there was something.
+    ///
+    /// # Errors
+    /// It can't be read, or saved elsewhere, or cut: what is torn is still there.
+    pub fn mend_tail(&self) -> io::Result<Option<PathBuf>> {
+        let len = self.size()?;
+        let whole = self.whole_lines(len)?;
+        if whole == len {
+            return Ok(None);
+        }
+        let path = self.beside("torn");
+        let copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        let copied = self.copy(whole, len, &copy).and_then(|()| retried(|| copy.sync_all()));
+        if let Err(error) = copied.and_then(|()| sync_folder(&path)) {
+            // The next attempt has another name.
+            let _left = std::fs::remove_file(&path);
+            return Err(error);
+        }
+        self.cut(whole)?;
+        Ok(Some(path))
+    }
+
+    /// How many bytes its whole lines take.
+    fn whole_lines(&self, len: u64) -> io::Result<u64> {
+        let mut block = vec![0; BLOCK];
+        let mut end = len;
+        while end > 0 {
+            // The last byte alone says it, nearly always.
+            let size = if end == len { 1 } else { end.min(BLOCK as u64) };
+            let start = end - size;
+            let size = usize::try_from(size).map_err(io::Error::other)?;
+            self.file.read_exact_at(&mut block[..size], start)?;
+            if let Some(at) = memchr::memrchr(b'\n', &block[..size]) {
+                return Ok(start + at as u64 + 1);
+            }
+            end = start;
+        }
+        Ok(0)
+    }
+
+    fn copy(&self, mut from: u64, to: u64, copy: &File) -> io::Result<()> {
+        let mut block = vec![0; BLOCK];
+        let start = from;
+        while from < to {
+            let size = usize::try_from((to - from).min(BLOCK as u64)).map_err(io::Error::other)?;
+            self.file.read_exact_at(&mut block[..size], from)?;
+            copy.write_all_at(&block[..size], from - start)?;
+            from += size as u64;
+        }
+        Ok(())
+    }
+
+    /// Gives it another name, `FILE.WHY-TIME`, and returns that. `None` where
+    /// its path names another file already.
+    ///
+    /// # Errors
+    /// From rename(2).
+    pub fn set_aside(&self, why: &str) -> io::Result<Option<PathBuf>> {
+        if !self.is_named() {
+            return Ok(None);
+        }
+        let path = self.beside(why);
+        std::fs::rename(&self.path, &path)?;
+        Ok(Some(path))
+    }
+
+    /// Takes its name away.
+    ///
+    /// # Errors
+    /// From unlink(2).
+    pub fn remove(&self) -> io::Result<()> {
+        if self.is_named() { std::fs::remove_file(&self.path) } else { Ok(()) }
+    }
+
+    /// Another file in its folder, whatever its name.
+    pub fn sibling(&self, id: FileId) -> Option<(PathBuf, File)> {
+        let found =
+            folder(&self.path).read_dir().ok()?.flatten().map(|entry| entry.path()).find(|path| names(path, id))?;
+        let file = OpenOptions::new().read(true).write(true).open(&found).ok()?;
+        (FileId::of(&file.metadata().ok()?) == id).then_some((found, file))
+    }
+
+    fn beside(&self, why: &str) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(format!(".{why}-{}", name_time(now())));
+        name.into()
+    }
+}
+
+const BLOCK: usize = 64 * 1024;
+
+/// Microseconds since 1970-01-01 UTC.
+pub fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// Where the intent file of a message file is.
+pub fn intent_path(path: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".intent");
+    folder(path).join(name)
+}
+
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// Brings a file's name to the disk (fsync(2): the folder's own).
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = File::open(folder(path))?;
+    match retried(|| folder.sync_all()) {
+        // A file system that can't do that for a folder.
+        Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
+        other => other,
+    }
+}
+
+fn retried(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(content: &[u8]) -> (tempfile::TempDir, MessageFile) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.log");
+        std::fs::write(&path, content).unwrap();
+        let file = MessageFile::open(&path, 0o640).unwrap().unwrap();
+        (folder, file)
+    }
+
+    #[test]
+    fn a_torn_tail_goes_elsewhere_and_whole_lines_stay() {
+        let long = [&b"one\n"[..], &[b'x'; 3 * BLOCK]].concat();
+        for (content, whole) in
+            [(&b""[..], 0), (b"one\n", 4), (b"one\ntw", 4), (b"tw", 0), (&long, 4), (b"\n", 1), (b"one\n\n", 5)]
+        {
+            let (_folder, file) = file(content);
+            let torn = file.mend_tail().unwrap();
+            assert_eq!(std::fs::read(file.path()).unwrap(), &content[..whole]);
+            let rest = torn.map(|path| std::fs::read(path).unwrap()).unwrap_or_default();
+            assert_eq!(rest, &content[whole..]);
+        }
+    }
+
+    #[test]
+    fn another_process_has_to_wait_and_a_new_name_is_a_new_file() {
+        let (folder, first) = file(b"");
+        let path = folder.path().join("m.log");
+        assert!(MessageFile::open(&path, 0o640).unwrap().is_none());
+        let aside = first.set_aside("untrusted").unwrap().unwrap();
+        assert!(!first.is_named() && first.set_aside("untrusted").unwrap().is_none());
+        let second = MessageFile::open(&path, 0o640).unwrap().unwrap();
+        assert_ne!(first.id(), second.id());
+        assert_eq!(second.sibling(first.id()).unwrap().0, aside);
+        assert!(second.is_named() && !second.is_removed().unwrap());
+        second.remove().unwrap();
+        assert!(second.is_removed().unwrap());
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fifo");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(MessageFile::open(&path, 0o640).unwrap_err().to_string().contains("no regular file"));
+        assert!(MessageFile::open(folder.path(), 0o640).is_err());
+    }
+
+    #[test]
+    fn the_intent_file_is_hidden_beside_it() {
+        assert_eq!(intent_path(Path::new("/var/log/m.log")), Path::new("/var/log/.m.log.intent"));
+        assert_eq!(intent_path(Path::new("m.log")), Path::new("./.m.log.intent"));
+    }
+}

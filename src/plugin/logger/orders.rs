@@ -1,0 +1,145 @@
+//! What the supervisor says to the logger (signals), and what it is told
+//! (notifications): while a trouble lasts, both ways stay open.
+
+use crate::plugin::start::notify;
+use crate::sys::signals::Signals;
+use nix::errno::Errno;
+use nix::libc::{SIGTERM, SIGUSR1};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{Pid, getppid};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+/// Why the logger does not go on.
+#[derive(Debug)]
+pub enum Halt {
+    /// It was told to stop.
+    Stop,
+    /// It can't go on, and says why.
+    Failed(String),
+}
+
+impl From<String> for Halt {
+    fn from(why: String) -> Halt {
+        Halt::Failed(why)
+    }
+}
+
+/// How much longer than now a start may take, told again each second.
+const EXTENSION: &str = "EXTEND_TIMEOUT_USEC=10000000";
+
+/// Orders, and troubles.
+#[derive(Debug)]
+pub struct Orders {
+    signals: Signals,
+    supervisor: Pid,
+    stop: bool,
+    reopen: bool,
+    ready: bool,
+    extended: Option<Instant>,
+    /// What keeps it from going on at all.
+    stuck: String,
+    /// What is wrong though it goes on.
+    flaw: String,
+}
+
+impl Orders {
+    /// None yet.
+    pub fn new(signals: Signals, supervisor: Pid) -> Orders {
+        let (stuck, flaw) = (String::new(), String::new());
+        Orders { signals, supervisor, stop: false, reopen: false, ready: false, extended: None, stuck, flaw }
+    }
+
+    /// Takes in the signals that came.
+    pub fn collect(&mut self) {
+        for signal in self.signals.pending() {
+            match signal {
+                SIGTERM => self.stop = true,
+                SIGUSR1 => self.reopen = true,
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether it shall stop. When the supervisor is dead, it goes on until its
+    /// links end: nobody would start the next one.
+    pub fn stop(&self) -> bool {
+        self.stop && getppid() == self.supervisor
+    }
+
+    /// Whether it was told to stop, whoever lives.
+    pub fn was_told_to_stop(&self) -> bool {
+        self.stop
+    }
+
+    /// Whether it shall open its file anew.
+    pub fn reopen(&self) -> bool {
+        self.reopen
+    }
+
+    /// It did, or could not.
+    pub fn reopened(&mut self) {
+        self.reopen = false;
+    }
+
+    /// Says that the logger is ready.
+    pub fn ready(&mut self) {
+        self.ready = true;
+        notify("READY=1");
+    }
+
+    /// Waits a while for a trouble to pass, and says so once.
+    ///
+    /// # Errors
+    /// It shall stop.
+    pub fn endure(&mut self, trouble: &str, wait: Duration) -> Result<(), Halt> {
+        if self.stuck != trouble {
+            trouble.clone_into(&mut self.stuck);
+            log::error!("{trouble}; trying again until it passes");
+            self.tell();
+        }
+        if !self.ready && self.extended.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
+            self.extended = Some(Instant::now());
+            notify(EXTENSION);
+        }
+        let mut fds = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(Halt::Failed(format!("cannot wait for signals: {errno}"))),
+        }
+        self.collect();
+        if self.stop() { Err(Halt::Stop) } else { Ok(()) }
+    }
+
+    /// The trouble has passed.
+    #[inline]
+    pub fn endured(&mut self) {
+        if !self.stuck.is_empty() {
+            log::info!("it has passed: {}", self.stuck);
+            self.stuck.clear();
+            self.tell();
+        }
+    }
+
+    /// What is wrong though the logger goes on; empty: nothing any more.
+    pub fn set_flaw(&mut self, flaw: &str) {
+        if self.flaw != flaw {
+            flaw.clone_into(&mut self.flaw);
+            if !flaw.is_empty() {
+                log::warn!("{flaw}");
+            }
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        let problem = if self.stuck.is_empty() { &self.flaw } else { &self.stuck };
+        notify(&format!("X_PLUMBD_PROBLEM={}", problem.replace('\n', " ")));
+    }
+}
+
+impl AsFd for Orders {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.signals.as_fd()
+    }
+}

@@ -1,0 +1,94 @@
+//! What a logger does before all else: it settles what another incarnation
+//! had under way. ARCHITECTURE.md has the cases as tables.
+
+use super::Logger;
+use super::orders::Halt;
+use crate::link::intent::{Found, Promise};
+use crate::link::ledger::Phase;
+
+impl Logger {
+    /// Brings the file and every link to where nothing is under way.
+    pub(super) fn recover(&mut self) -> Result<(), Halt> {
+        self.put_untrusted_aside()?;
+        let found = self.intent.found();
+        let mut saved = None;
+        match found {
+            Found::Writing(promise) => {
+                log::info!("completing a batch of {} bytes", promise.length);
+                saved = Some(promise.batch);
+                self.complete(promise)?;
+            }
+            Found::Nothing => self.cut_back()?,
+            Found::Idle | Found::OtherBoot => {}
+        }
+        self.intent.set_untrusted(None);
+        for at in 0..self.sources.len() {
+            let is_saved = match self.sources[at].intake.phase() {
+                Phase::Prepared(batch) => saved == Some(batch.id) || self.is_finished_elsewhere(batch.id),
+                Phase::Consuming { .. } | Phase::Idle => false,
+            };
+            self.sources[at].intake.recover(is_saved, &self.tools)?;
+        }
+        match found {
+            Found::Writing(_) => self.intent.close(),
+            Found::Nothing | Found::OtherBoot => self.intent.reset(),
+            Found::Idle => {}
+        }
+        self.mend_tail()?;
+        for source in &mut self.sources {
+            if let (Some(replies), Some(done)) = (&mut source.replies, source.intake.done()) {
+                replies.send(done);
+            }
+        }
+        Ok(())
+    }
+
+    /// Steps 6 and 7 of a batch of another incarnation, whose bytes are in the
+    /// intent file. Whether one of them was to be on the disk is not known
+    /// there, so all are.
+    fn complete(&mut self, mut promise: Promise) -> Result<(), Halt> {
+        if promise.file != self.file.id() {
+            let trusted = self.intent.untrusted() != Some(promise.file);
+            if let Some(elsewhere) = self.file.sibling(promise.file).filter(|_| trusted) {
+                let done = self.progress(&mut promise, Some(&elsewhere))?;
+                self.save(&mut promise, done, Some(&elsewhere))?;
+                match elsewhere.1.sync_data() {
+                    Ok(()) => return Ok(()),
+                    Err(error) => log::error!("cannot bring {} to the disk: {error}", elsewhere.0.display()),
+                }
+            }
+            self.promise_here(&mut promise)?;
+        }
+        let done = self.progress(&mut promise, None)?;
+        self.save(&mut promise, done, None)?;
+        self.sync(Some(&mut promise))
+    }
+
+    /// The intent file is gone, and the bytes of a batch with it. Nobody was
+    /// told that it is saved, so what of it is in the file goes, and it is
+    /// taken again from staging.
+    fn cut_back(&mut self) -> Result<(), Halt> {
+        let here = self.file.id();
+        let began = self.sources.iter().filter_map(|source| match source.intake.phase() {
+            Phase::Prepared(batch) if batch.file == here && !self.is_finished_elsewhere(batch.id) => Some(batch.offset),
+            _ => None,
+        });
+        let Some(began) = began.min() else {
+            return Ok(());
+        };
+        if began < self.file_len()? {
+            let path = self.file.path().display();
+            log::warn!("the intent file of {path} is gone; the batch that it was for is taken again");
+            self.file.cut(began).map_err(|e| format!("cannot cut {path} back: {e}"))?;
+        }
+        Ok(())
+    }
+
+    /// Whether another link consumed its part of that batch: then it is saved.
+    fn is_finished_elsewhere(&self, id: u64) -> bool {
+        self.sources.iter().any(|source| {
+            source.intake.done_batch() == id
+                || matches!(source.intake.phase(), Phase::Consuming { batch, .. } if batch.id == id)
+        })
+    }
+}

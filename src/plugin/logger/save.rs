@@ -1,0 +1,239 @@
+//! Bytes into the message file: the batch that was promised, whatever comes.
+
+use super::Logger;
+use super::file::{MessageFile, now};
+use super::orders::Halt;
+use super::settings::Sync;
+use crate::link::intent::Promise;
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long a trouble is endured before it is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+/// The same, for a lock.
+const RETRY_LOCK: Duration = Duration::from_millis(100);
+
+impl Logger {
+    /// Step 6: writes what was promised, of which `done` bytes are there.
+    /// `elsewhere`: to a file that has another name by now.
+    pub(super) fn save(
+        &mut self,
+        promise: &mut Promise,
+        mut done: u64,
+        elsewhere: Option<&(PathBuf, File)>,
+    ) -> Result<(), Halt> {
+        loop {
+            let file = elsewhere.map_or_else(|| self.file.file(), |(_, file)| file);
+            let length = usize::try_from(promise.length).unwrap_or(usize::MAX);
+            let Err(error) = write(file, &self.intent.body()[..length], promise.offset, &mut done) else {
+                self.orders.endured();
+                return Ok(());
+            };
+            let path = elsewhere.map_or_else(|| self.file.path(), |(path, _)| path);
+            let trouble = format!("cannot write to {}: {error}", path.display());
+            self.orders.endure(&trouble, RETRY)?;
+            if elsewhere.is_none() && self.orders.reopen() && self.file.is_removed().unwrap_or(false) {
+                // Somebody removed it, maybe to make room: nobody will ever read it.
+                self.reopen()?;
+                self.promise_here(promise)?;
+                done = 0;
+            } else {
+                done = self.progress(promise, elsewhere)?;
+            }
+        }
+    }
+
+    /// How much of what was promised is in the file. If somebody truncated it,
+    /// all of it is promised anew, at its end.
+    pub(super) fn progress(&mut self, promise: &mut Promise, elsewhere: Option<&(PathBuf, File)>) -> Result<u64, Halt> {
+        let len = match elsewhere {
+            Some((_, file)) => file.metadata().map(|m| m.len()),
+            None => self.file.size(),
+        };
+        let len = len.map_err(|e| format!("cannot look at {}: {e}", self.file.path().display()))?;
+        if len < promise.offset {
+            promise.offset = len;
+            self.intent.promise(promise);
+        }
+        Ok((len - promise.offset).min(promise.length))
+    }
+
+    /// Promises the batch under way anew, at the end of the file that is open now.
+    pub(super) fn promise_here(&mut self, promise: &mut Promise) -> Result<(), Halt> {
+        self.mend_tail()?;
+        promise.file = self.file.id();
+        promise.offset = self.file_len()?;
+        self.intent.promise(promise);
+        Ok(())
+    }
+
+    /// Step 7: brings the file to the disk, and the batch under way with it. A
+    /// file that can't be brought there is not trusted again.
+    pub(super) fn sync(&mut self, mut promise: Option<&mut Promise>) -> Result<(), Halt> {
+        let mut attempts = 0;
+        while let Err(error) = self.file.sync() {
+            let trouble = format!("cannot bring {} to the disk: {error}", self.file.path().display());
+            self.intent.set_untrusted(Some(self.file.id()));
+            if attempts > 0 {
+                self.orders.endure(&trouble, RETRY)?;
+            } else {
+                log::error!("{trouble}; it is not trusted again");
+            }
+            self.replace_untrusted(promise.as_deref(), attempts > 0)?;
+            if let Some(promise) = promise.as_deref_mut() {
+                self.promise_here(promise)?;
+                self.intent.set_untrusted(None);
+                self.save(promise, 0, None)?;
+            }
+            self.intent.set_untrusted(None);
+            attempts += 1;
+        }
+        while let Err(error) = self.file.sync_name() {
+            let trouble = format!("cannot bring the name of {} to the disk: {error}", self.file.path().display());
+            self.orders.endure(&trouble, RETRY)?;
+        }
+        self.orders.endured();
+        self.sync_at = None;
+        self.metrics.add(super::SYNCS, 1);
+        Ok(())
+    }
+
+    /// Puts a new file in the place of one that is not trusted. One that this
+    /// trouble itself made, with nothing but the batch under way, is of no use
+    /// to anybody.
+    fn replace_untrusted(&mut self, promise: Option<&Promise>, own: bool) -> Result<(), Halt> {
+        let only_this = self.file_len()? == promise.map_or(0, |p| p.length);
+        if own && only_this {
+            self.file.remove().map_err(|e| format!("cannot remove {}: {e}", self.file.path().display()))?;
+        } else {
+            let aside = self.file.set_aside("untrusted");
+            match aside.map_err(|e| format!("cannot rename {}: {e}", self.file.path().display()))? {
+                Some(path) => log::error!("what could not be brought to the disk is now {}", path.display()),
+                None => log::error!("what could not be brought to the disk had lost its name before"),
+            }
+        }
+        self.file = self.open_file()?;
+        Ok(())
+    }
+
+    /// A file that was not trusted when another incarnation ended is put aside.
+    pub(super) fn put_untrusted_aside(&mut self) -> Result<(), Halt> {
+        if self.intent.untrusted() == Some(self.file.id()) {
+            self.replace_untrusted(None, false)?;
+        }
+        Ok(())
+    }
+
+    /// Opens the file by its name, and waits for its lock and for room.
+    pub(super) fn open_file(&mut self) -> Result<MessageFile, Halt> {
+        super::wait_for(&mut self.orders, &self.settings.file, || {
+            MessageFile::open(&self.settings.file, self.settings.mode)
+        })
+    }
+
+    /// Opens the file anew by its name, between two batches or when a batch
+    /// can't get into one that was removed.
+    pub(super) fn reopen(&mut self) -> Result<(), Halt> {
+        self.orders.reopened();
+        if self.file.is_named() {
+            self.orders.set_flaw("");
+            return Ok(());
+        }
+        if self.sync_at.is_some() {
+            if let Err(error) = self.file.sync() {
+                log::error!("cannot bring the file that was {} to the disk: {error}", self.file.path().display());
+            }
+            self.sync_at = None;
+        }
+        loop {
+            match MessageFile::open(&self.settings.file, self.settings.mode) {
+                Ok(Some(file)) => {
+                    self.file = file;
+                    break;
+                }
+                Ok(None) => self.orders.endure(&super::locked(&self.settings.file), RETRY_LOCK)?,
+                Err(error) => {
+                    let flaw =
+                        format!("cannot reopen {}: {error}; going on with the old file", self.settings.file.display());
+                    self.orders.set_flaw(&flaw);
+                    return Ok(());
+                }
+            }
+        }
+        self.orders.endured();
+        self.orders.set_flaw("");
+        log::info!("reopened {}", self.settings.file.display());
+        self.mend_tail()
+    }
+
+    /// Moves a tail that is no whole line out of the file.
+    pub(super) fn mend_tail(&mut self) -> Result<(), Halt> {
+        loop {
+            match self.file.mend_tail() {
+                Ok(None) => break,
+                Ok(Some(torn)) => {
+                    let path = self.file.path().display();
+                    log::warn!("{path} did not end with a whole line; what was torn is now in {}", torn.display());
+                    break;
+                }
+                Err(error) => {
+                    let trouble = format!("cannot mend the end of {}: {error}", self.file.path().display());
+                    if !super::may_pass(&error) {
+                        return Err(Halt::Failed(trouble));
+                    }
+                    self.orders.endure(&trouble, RETRY)?;
+                }
+            }
+        }
+        self.orders.endured();
+        Ok(())
+    }
+
+    pub(super) fn file_len(&self) -> Result<u64, Halt> {
+        self.file.size().map_err(|e| Halt::Failed(format!("cannot look at {}: {e}", self.file.path().display())))
+    }
+
+    /// Whether the names of both files still are what they were, at most once a second.
+    pub(super) fn check_names(&mut self) -> Result<(), Halt> {
+        if self.names_checked.elapsed() < Duration::from_secs(1) {
+            return Ok(());
+        }
+        self.names_checked = std::time::Instant::now();
+        if self.file.is_named() {
+            self.orders.set_flaw("");
+        } else {
+            let path = self.file.path().display();
+            let flaw = format!("message file {path} was removed or renamed: run plumbd reopen");
+            self.orders.set_flaw(&flaw);
+        }
+        self.restore_intent()
+    }
+
+    /// When the syncing of what was saved now is due at the latest.
+    pub(super) fn due(&self) -> Option<std::time::Instant> {
+        match self.settings.sync {
+            Sync::EveryMs(ms) => Some(std::time::Instant::now() + Duration::from_millis(ms)),
+            Sync::Asked | Sync::Always => None,
+        }
+    }
+}
+
+fn write(file: &File, body: &[u8], offset: u64, done: &mut u64) -> io::Result<()> {
+    while let Some(rest) = body.get(usize::try_from(*done).unwrap_or(usize::MAX)..).filter(|rest| !rest.is_empty()) {
+        match file.write_at(rest, offset + *done) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(n) => *done += n as u64,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// A number for a batch that is above all those before.
+pub(super) fn batch_id(last: u64) -> u64 {
+    u64::try_from(now()).unwrap_or(0).saturating_mul(1000).max(last + 1)
+}
