@@ -40,11 +40,11 @@ pub const DAEMON: Keys = &[
 /// `[children.NAME]`.
 pub const CHILD: Keys = &[
     key("plugin", "", "a built-in plugin, echo or logger; or else:"),
-    key("command", "", r#"any program: ["/usr/bin/prog", "arg"]"#),
+    key("command", "", "any program and its arguments"),
     key("listen", "[]", "tcp://HOST:PORT  udp://HOST:PORT  unix:PATH  ([::1] form for IPv6)"),
     key("instances", "1", "NAME.0, NAME.1 ... share the listening sockets"),
     key("restart", r#""always""#, "always | on-failure | never"),
-    key("backoff", "{}", "how long to wait before a start; first 0: at once, then 100ms, and so on by the factor"),
+    key("backoff", "{}", "wait before each start in a row; first 0: at once, then 100ms, then by the factor"),
     key("start_limit", "{}", "past it: failed, until an operator starts it or a reload changes it"),
     key("ready", r#""exec""#, "exec | notify (sd_notify) | fd (a newline on $PLUMBD_READY_FD); plugins: notify"),
     key("ready_timeout", r#""10s""#, "not ready by then: it is stopped and counts as failed"),

@@ -34,7 +34,7 @@ pub(super) fn resource(name: &str) -> Read<Resource> {
             let bare = name.to_lowercase();
             let near = nearest(bare.strip_prefix("rlimit_").unwrap_or(&bare), known());
             let help = near.map_or_else(
-                || format!("known are {}", known().collect::<Vec<_>>().join(", ")),
+                || format!("the limits are {}", known().collect::<Vec<_>>().join(", ")),
                 |near| format!("did you mean \"{near}\"?"),
             );
             wrong(format!("unknown limit {}", quoted(name)), help)
@@ -52,7 +52,7 @@ pub(super) fn limit(value: &DeValue<'_>) -> Read<u64> {
     match value {
         DeValue::Integer(number) => match number.as_str().parse::<i64>().map(u64::try_from) {
             Ok(Ok(limit)) => Ok(limit),
-            _ => wrong(format!("{number} is out of range"), "a number from 0, a size, or \"unlimited\""),
+            _ => wrong(format!("{number} is out of range"), "write a number from 0, a size, or \"unlimited\""),
         },
         DeValue::String(_) if filled(value)? == "unlimited" => Ok(RLIM_INFINITY),
         other => size(0..=i64::MAX as u64)(other),

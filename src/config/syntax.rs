@@ -6,11 +6,11 @@
 //! that are wrong are told and blanked out, and the rest is read as it stands,
 //! at the same places.
 
-use std::ops::Range;
+use super::table::Span;
 use toml::de::DeTable;
 
 /// A mistake: where, what, and what would be right.
-pub(super) type Mistake = (Range<usize>, String, String);
+pub(super) type Mistake = (Span, String, String);
 
 /// A file's text made readable.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,7 +30,8 @@ const MAX_LINES_WITHIN: usize = 64;
 /// UTF-8 of any bytes: U+FFFD stands for what is none, and is told.
 pub(super) fn decode(bytes: &[u8]) -> (String, Vec<Mistake>) {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let (mut text, mut mistakes) = (String::with_capacity(bytes.len()), Vec::new());
+    let mut text = String::with_capacity(bytes.len());
+    let mut mistakes: Vec<Mistake> = Vec::new();
     for chunk in bytes.utf8_chunks() {
         text.push_str(chunk.valid());
         if chunk.invalid().is_empty() {
@@ -38,10 +39,16 @@ pub(super) fn decode(bytes: &[u8]) -> (String, Vec<Mistake>) {
         }
         let at = text.len();
         text.push(char::REPLACEMENT_CHARACTER);
-        if mistakes.len() < MAX_MISTAKES {
-            let bytes = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
-            let help = "save the file as UTF-8".to_owned();
-            mistakes.push((at..text.len(), format!("{bytes} is no UTF-8"), help));
+        let room = mistakes.len() < MAX_MISTAKES;
+        match mistakes.last_mut() {
+            // Neighbours are one mistake.
+            Some((span, ..)) if span.end == at => span.end = text.len(),
+            _ if room => {
+                let byte = chunk.invalid().first().copied().unwrap_or_default();
+                let what = format!("the byte \\x{byte:02x} here is no UTF-8");
+                mistakes.push((at..text.len(), what, "save the file as UTF-8".to_owned()));
+            }
+            _ => {}
         }
     }
     (text, mistakes)
@@ -57,7 +64,18 @@ pub(super) fn readable(text: &str) -> Readable {
     // What is left is wrong only as a whole: a key or a table given twice.
     // A key that is given again is not taken, so the rest can be read.
     let (_, errors) = DeTable::parse_recoverable(&blanked);
-    mistakes.extend(errors.iter().map(|error| mistake(text, 0, error)));
+    let twice: Vec<Mistake> = errors.iter().map(|error| mistake(text, 0, error)).collect();
+    let bad_headers: Vec<usize> = twice
+        .iter()
+        .filter(|(span, ..)| in_header(text, span.start))
+        .map(|(span, ..)| header_of(text, span.start))
+        .collect();
+    // The keys of a table that is given again are given again too: the header says it.
+    mistakes.extend(
+        twice
+            .into_iter()
+            .filter(|(span, ..)| in_header(text, span.start) || !bad_headers.contains(&header_of(text, span.start))),
+    );
     mistakes.sort_by_key(|(span, ..)| span.start);
     mistakes.dedup();
     mistakes.truncate(MAX_MISTAKES);
@@ -140,6 +158,25 @@ fn looks_like_statement(line: &str) -> bool {
     line.starts_with('[') || (key && !line.ends_with(['"', '\'']) || line.contains('=') && key)
 }
 
+/// Where the line starts that a place is on.
+fn line_start(text: &str, at: usize) -> usize {
+    memchr::memrchr(b'\n', &text.as_bytes()[..at.min(text.len())]).map_or(0, |newline| newline + 1)
+}
+
+/// Whether a place is on the line of a header.
+fn in_header(text: &str, at: usize) -> bool {
+    text[line_start(text, at)..].trim_start_matches([' ', '\t']).starts_with('[')
+}
+
+/// Where the last line starts, up to that of a place, that is a header.
+fn header_of(text: &str, at: usize) -> usize {
+    let mut start = line_start(text, at);
+    while start > 0 && !in_header(text, start) {
+        start = line_start(text, start - 1);
+    }
+    start
+}
+
 fn blank(part: &str) -> String {
     // As many bytes, the same lines.
     part.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }).collect()
@@ -152,17 +189,30 @@ fn mistake(text: &str, offset: usize, error: &toml::de::Error) -> Mistake {
     let message = error.message();
     let (said, expected) = message.split_once(", expected ").unwrap_or((message, ""));
     let found = text.get(span.clone()).unwrap_or_default();
-    let (what, help) = match said {
-        "string values must be quoted" if found.is_empty() => {
-            ("the key has no value".to_owned(), "write one after the `=`".to_owned())
+    let closing = |what: &str| (format!("{what} is not closed"), format!("write {expected} at its end"));
+    let say = |what: &str, help: &str| (what.to_owned(), help.to_owned());
+    let (what, help) = match (said, found) {
+        ("string values must be quoted", "") => say("the key has no value", "write one after the `=`"),
+        ("string values must be quoted", found) => {
+            (format!("the text {found} is not in quotes"), format!("write \"{found}\""))
         }
-        "string values must be quoted" => (format!("the text {found} is not in quotes"), format!("write \"{found}\"")),
-        "key with no value" => {
-            ("this is no `key = value`".to_owned(), "a key is followed by `=` and its value".to_owned())
+        ("key with no value" | "invalid key-value pair", _) => {
+            say("this is no `key = value`", "write `=` between a key and its value")
         }
-        "unclosed table" => ("the header is not closed".to_owned(), "write `]` at its end".to_owned()),
-        "duplicate key" => (format!("{found} is given twice"), "keep one of the two".to_owned()),
-        _ => (said.to_owned(), if expected.is_empty() { String::new() } else { format!("expected {expected}") }),
+        ("invalid unquoted key", ":") => say("a key can't have `:` in it", "write `=` between a key and its value"),
+        ("unclosed table", _) => closing("the header"),
+        ("unclosed array", _) => closing("the list"),
+        ("unclosed inline table", _) => closing("the table"),
+        (said, "") if said.starts_with("invalid") && said.ends_with(" string") => closing("the string"),
+        ("missing escaped value", _) => {
+            say("this is no escape", "write \\\\ for a backslash, or put the text in single quotes")
+        }
+        ("duplicate key", found) if in_header(text, span.start) => {
+            (format!("the table {found} is given twice"), "put its keys below one header".to_owned())
+        }
+        ("duplicate key", found) => (format!("{found} is given twice"), "keep one of the two".to_owned()),
+        (said, _) if expected.is_empty() => (said.to_owned(), String::new()),
+        (said, _) => (said.to_owned(), format!("expected {expected}")),
     };
     (span, what, help)
 }
@@ -200,6 +250,6 @@ mod tests {
     fn bytes_that_are_no_text_keep_their_place() {
         let (text, mistakes) = decode(b"a = \"\xff\xfe\"\n");
         assert_eq!(text, "a = \"\u{fffd}\u{fffd}\"\n");
-        assert_eq!(mistakes.iter().map(|(span, ..)| span.clone()).collect::<Vec<_>>(), [5..8, 8..11]);
+        assert_eq!(mistakes.iter().map(|(span, ..)| span.clone()).collect::<Vec<_>>(), [5..11]);
     }
 }

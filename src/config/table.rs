@@ -19,6 +19,8 @@ pub(super) struct Reader<'a> {
     pub(super) problems: Vec<Problem>,
     /// Parts of the file can't be read, so what seems missing may be there.
     pub(super) partial: bool,
+    /// Where mistakes of syntax are: what stands there is told already.
+    pub(super) told: Vec<Span>,
     /// What relative paths are relative to.
     pub(super) base: &'a Path,
     pub(super) system: &'a dyn System,
@@ -33,6 +35,10 @@ pub(super) struct Section<'t> {
     pub(super) span: Span,
     keys: Keys,
     entries: Vec<Entry<'t>>,
+    /// Keys that an unknown one seems to mean, so that they do not lack.
+    slips: Vec<&'static str>,
+    /// Whether it is a table at all.
+    whole: bool,
 }
 
 /// A key and its value.
@@ -61,6 +67,11 @@ pub(super) fn entries<'t>(table: &'t DeTable<'t>) -> Vec<Entry<'t>> {
 impl Section<'_> {
     fn entry(&self, name: &str) -> Option<&Entry<'_>> {
         self.entries.iter().find(|entry| entry.key == name)
+    }
+
+    /// Whether a key is missing, and not only written wrongly.
+    pub(super) fn lacks(&self, name: &str) -> bool {
+        self.whole && !self.has(name) && !self.slips.contains(&name)
     }
 
     /// The key's value as it stands.
@@ -97,7 +108,9 @@ impl Section<'_> {
 impl<'a> Reader<'a> {
     /// Says that something is wrong.
     pub(super) fn problem(&mut self, span: Span, what: impl Into<String>, help: impl Into<String>) {
-        self.problems.push(self.places.problem(span, what.into(), help.into()));
+        if !self.told.iter().any(|told| told.start < span.end && span.start < told.end) {
+            self.problems.push(self.places.problem(span, what.into(), help.into()));
+        }
     }
 
     /// Says that something is missing, unless it may be in what could not be read.
@@ -115,41 +128,39 @@ impl<'a> Reader<'a> {
         value: &'t Spanned<DeValue<'t>>,
         keys: Keys,
     ) -> Section<'t> {
-        let entries = match value.get_ref() {
-            DeValue::Table(table) => entries(table),
+        let (entries, whole) = match value.get_ref() {
+            DeValue::Table(table) => (entries(table), true),
             other => {
-                let found = kind(other);
-                self.problem(
-                    value.span(),
-                    format!("expected a table, found {found}"),
-                    format!("write {title} and its keys below"),
-                );
-                Vec::new()
+                let what = format!("expected a table, found {}", kind(other));
+                self.problem(value.span(), what, format!("write {title} and its keys below"));
+                (Vec::new(), false)
             }
         };
-        self.unknown(title, keys, &entries);
-        Section { title: title.to_owned(), span, keys, entries }
+        let slips = self.unknown(title, keys, &entries);
+        Section { title: title.to_owned(), span, keys, entries, slips, whole }
     }
 
     /// The file's own table.
     pub(super) fn root<'t>(&mut self, table: &'t DeTable<'t>, keys: Keys) -> Section<'t> {
         let entries = entries(table);
-        self.unknown("the file", keys, &entries);
-        Section { title: String::new(), span: 0..0, keys, entries }
+        let slips = self.unknown("the file", keys, &entries);
+        Section { title: "the file".to_owned(), span: 0..0, keys, entries, slips, whole: true }
     }
 
-    fn unknown(&mut self, title: &str, keys: Keys, entries: &[Entry<'_>]) {
-        for entry in entries {
-            let known = || keys.iter().map(|key| key.name);
-            if known().any(|name| name == entry.key) {
-                continue;
-            }
-            let help = match nearest(entry.key, known()) {
+    /// Says which keys are not known; returns those that seem to be meant.
+    fn unknown(&mut self, title: &str, keys: Keys, entries: &[Entry<'_>]) -> Vec<&'static str> {
+        let known = || keys.iter().map(|key| key.name);
+        let mut slips = Vec::new();
+        for entry in entries.iter().filter(|entry| !known().any(|name| name == entry.key)) {
+            let near = nearest(entry.key, known());
+            let help = match near {
                 Some(name) => format!("did you mean \"{name}\"?"),
-                None => format!("known are {}", known().collect::<Vec<_>>().join(", ")),
+                None => format!("the keys are {}", known().collect::<Vec<_>>().join(", ")),
             };
             self.problem(entry.key_span.clone(), format!("unknown key {} in {title}", quoted(entry.key)), help);
+            slips.extend(near);
         }
+        slips
     }
 
     /// The key's value, or its default where it is not given or not right.
@@ -170,7 +181,7 @@ impl<'a> Reader<'a> {
         parse: impl Fn(&DeValue<'_>) -> Read<T>,
     ) -> Option<Placed<T>> {
         let value = section.entry(name)?.value;
-        self.take(value.span(), parse(value.get_ref()))
+        self.take_of(name, value.span(), parse(value.get_ref()))
     }
 
     /// The key's value, which must be given.
@@ -181,7 +192,7 @@ impl<'a> Reader<'a> {
         help: &str,
         parse: impl Fn(&DeValue<'_>) -> Read<T>,
     ) -> Option<Placed<T>> {
-        if !section.has(name) {
+        if section.lacks(name) {
             self.missing(section.span.clone(), format!("{} lacks the key \"{name}\"", section.title), help);
         }
         self.optional(section, name, parse)
@@ -208,23 +219,16 @@ impl<'a> Reader<'a> {
             return Vec::new();
         };
         let items: Vec<&Spanned<DeValue<'_>>> = items.iter().collect();
-        items.into_iter().filter_map(|item| self.take(item.span(), parse(item.get_ref()))).collect()
+        items.into_iter().filter_map(|item| self.take_of(name, item.span(), parse(item.get_ref()))).collect()
     }
 
     /// The entries of a table whose keys are free, in the order of the file.
-    pub(super) fn free<'t>(&mut self, section: &'t Section<'_>, name: &str, example: &str) -> Vec<Entry<'t>> {
-        let Some(entry) = section.entry(name) else {
-            return Vec::new();
-        };
-        match entry.value.get_ref() {
-            DeValue::Table(table) => entries(table),
-            other => {
-                let found = kind(other);
-                self.problem(
-                    entry.value.span(),
-                    format!("expected a table, found {found}"),
-                    format!("as in {name} = {example}"),
-                );
+    pub(super) fn free<'t>(&mut self, section: &'t Section<'_>, name: &str, help: &str) -> Vec<Entry<'t>> {
+        match section.value(name).map(|value| (value.span(), value.get_ref())) {
+            None => Vec::new(),
+            Some((_, DeValue::Table(table))) => entries(table),
+            Some((span, other)) => {
+                self.problem(span, format!("{name}: expected a table, found {}", kind(other)), help);
                 Vec::new()
             }
         }
@@ -234,8 +238,16 @@ impl<'a> Reader<'a> {
     pub(super) fn inner<'t>(&mut self, section: &'t Section<'_>, name: &str, title: &str, keys: Keys) -> Section<'t> {
         match section.entry(name) {
             Some(entry) => self.section(title, entry.key_span.clone(), entry.value, keys),
-            None => Section { title: title.to_owned(), span: section.span.clone(), keys, entries: Vec::new() },
+            None => {
+                let (title, span, whole) = (title.to_owned(), section.span.clone(), section.lacks(name));
+                Section { title, span, keys, entries: Vec::new(), slips: Vec::new(), whole }
+            }
         }
+    }
+
+    /// A value that was read, or its problem, which names the key.
+    fn take_of<T>(&mut self, key: &str, span: Span, read: Read<T>) -> Option<Placed<T>> {
+        self.take(span, read.map_err(|wrong| Wrong { what: format!("{key}: {}", wrong.what), ..wrong }))
     }
 
     /// A value that was read, or its problem.

@@ -28,12 +28,7 @@ pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// A value of another type than the key has.
 fn not<T>(found: &DeValue<'_>, wanted: &str, example: &str) -> Read<T> {
     let (kind, value) = (kind(found), scalar(found));
-    let help = match (found, example) {
-        (_, "") => String::new(),
-        // A number or a word that only lacks its quotes.
-        (DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_), example) => format!("write it as {example}"),
-        (_, example) => format!("as in {example}"),
-    };
+    let help = if example.is_empty() { String::new() } else { format!("as in {example}") };
     wrong(format!("expected {wanted}, found {kind}{value}"), help)
 }
 
@@ -75,7 +70,13 @@ fn clip(text: &str) -> String {
 
 /// A string without NUL, which no system call takes.
 pub(super) fn string(value: &DeValue<'_>) -> Read<String> {
-    string_as(value, "a string", "\"text\"")
+    match value {
+        DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) => {
+            let written = scalar(value);
+            wrong(format!("expected a string, found {}{written}", kind(value)), format!("write \"{}\"", written.trim()))
+        }
+        other => string_as(other, "a string", "\"text\""),
+    }
 }
 
 fn string_as(value: &DeValue<'_>, wanted: &str, example: &str) -> Read<String> {
@@ -105,8 +106,8 @@ pub(super) fn choice<T: Clone>(words: &[(&str, T)]) -> impl Fn(&DeValue<'_>) -> 
             Some((_, meaning)) => Ok(meaning.clone()),
             None => {
                 let near = super::keys::nearest(&text, known());
-                let help =
-                    near.map_or_else(|| format!("one of {}", listed()), |near| format!("did you mean \"{near}\"?"));
+                let help = near
+                    .map_or_else(|| format!("write one of {}", listed()), |near| format!("did you mean \"{near}\"?"));
                 wrong(format!("unknown word {}", quoted(&text)), help)
             }
         }
@@ -139,9 +140,10 @@ pub(super) fn float(range: RangeInclusive<f64>) -> impl Fn(&DeValue<'_>) -> Read
 fn within<T: PartialOrd + Display>(range: &RangeInclusive<T>, read: Option<T>, written: &str) -> Read<T> {
     match read.filter(|number| range.contains(number)) {
         Some(number) => Ok(number),
-        None => {
-            wrong(format!("{} is out of range", clip(written)), format!("from {} to {}", range.start(), range.end()))
-        }
+        None => wrong(
+            format!("{} is out of range", clip(written)),
+            format!("write one from {} to {}", range.start(), range.end()),
+        ),
     }
 }
 
@@ -164,12 +166,12 @@ pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&DeValue<'_>)
             return Ok(read);
         }
         let (low, high) = (duration_text(*range.start()), duration_text(*range.end()));
-        wrong(format!("{} is out of range", quoted(&text)), format!("from \"{low}\" to \"{high}\""))
+        wrong(format!("{} is out of range", quoted(&text)), format!("write one from \"{low}\" to \"{high}\""))
     }
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    const HELP: &str = "a whole number and its unit: \"20ms\", \"10s\", \"5m\", \"1h\"";
+    const HELP: &str = "write a whole number and its unit: \"20ms\", \"10s\", \"5m\", \"1h\"";
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
     if number.is_empty() {
@@ -180,7 +182,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         "s" => 1000,
         "m" => 60 * 1000,
         "h" => 3600 * 1000,
-        "" => return Err(format!("it needs a unit: \"{number}s\" or \"{number}ms\"", number = clip(number))),
+        "" => return Err(format!("write its unit: \"{number}s\" or \"{number}ms\"", number = clip(number))),
         _ => return Err(HELP.to_owned()),
     };
     let number = number.parse::<u64>().ok().and_then(|number| number.checked_mul(millis));
@@ -215,7 +217,7 @@ pub(super) fn size(range: RangeInclusive<u64>) -> impl Fn(&DeValue<'_>) -> Read<
             return Ok(read);
         }
         let (low, high) = (size_text(*range.start()), size_text(*range.end()));
-        wrong(format!("{} is out of range", quoted(&text)), format!("from \"{low}\" to \"{high}\""))
+        wrong(format!("{} is out of range", quoted(&text)), format!("write one from \"{low}\" to \"{high}\""))
     }
 }
 
@@ -228,11 +230,11 @@ fn parse_size(text: &str) -> Result<u64, String> {
         (false, "KiB") => 10,
         (false, "MiB") => 20,
         (false, "GiB") => 30,
-        (false, "") => return Err(format!("it needs a unit: \"{number_shown}KiB\" or \"{number_shown}B\"")),
+        (false, "") => return Err(format!("write its unit: \"{number_shown}KiB\" or \"{number_shown}B\"")),
         (false, "k" | "K" | "kB" | "KB" | "kb" | "kib" | "Kib") => return Err(format!("write \"{number_shown}KiB\"")),
         (false, "m" | "M" | "MB" | "mb" | "mib" | "Mib") => return Err(format!("write \"{number_shown}MiB\"")),
         (false, "g" | "G" | "GB" | "gb" | "gib" | "Gib") => return Err(format!("write \"{number_shown}GiB\"")),
-        _ => return Err("a whole number and its unit: \"512B\", \"64KiB\", \"1MiB\", \"1GiB\"".to_owned()),
+        _ => return Err("write a whole number and its unit: \"512B\", \"64KiB\", \"1MiB\", \"1GiB\"".to_owned()),
     };
     let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
     Ok(bytes.unwrap_or(u64::MAX))
@@ -249,7 +251,7 @@ pub(super) fn size_text(bytes: u64) -> String {
 
 /// An octal number in a string, as chmod(1) and umask take it.
 pub(super) fn octal(value: &DeValue<'_>) -> Read<u32> {
-    const HELP: &str = "octal digits in a string, from \"0000\" to \"0777\"";
+    const HELP: &str = "write octal digits in a string, from \"0000\" to \"0777\"";
     let text = match value {
         DeValue::Integer(number) => {
             return wrong(format!("expected a string, found a number {}", clip(&number.to_string())), HELP);
@@ -262,7 +264,7 @@ pub(super) fn octal(value: &DeValue<'_>) -> Read<u32> {
 
 /// An address to listen on. Paths are relative to `base`.
 pub(super) fn address(value: &DeValue<'_>, base: &Path) -> Read<Address> {
-    const FORMS: &str = "tcp://HOST:PORT, udp://HOST:PORT or unix:PATH";
+    const FORMS: &str = "write tcp://HOST:PORT, udp://HOST:PORT or unix:PATH";
     let text = string_as(value, "an address", "\"tcp://127.0.0.1:7007\"")?;
     let shown = quoted(&text);
     if let Some(path) = text.strip_prefix("unix:") {
@@ -303,20 +305,20 @@ fn host_port(text: &str) -> Read<SocketAddr> {
     let number = port.bytes().all(|b| b.is_ascii_digit()).then(|| port.parse::<u16>().ok()).flatten();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     match (host, number, bare.parse::<IpAddr>()) {
+        (_, Some(port), Ok(IpAddr::V6(ip))) => {
+            wrong("an IPv6 address goes in brackets", format!("write [{ip}]:{port}"))
+        }
         // `::1` as a whole reads as host `:` and port `1`.
         _ if text.parse::<std::net::Ipv6Addr>().is_ok() => {
             wrong("an IPv6 address goes in brackets", format!("write [{text}]:PORT"))
         }
-        (_, None, _) => wrong(format!("{} is no port", quoted(port)), "a number from 0 to 65535"),
+        (_, None, _) => wrong(format!("{} is no port", quoted(port)), "write a number from 0 to 65535"),
         ("localhost", Some(port), _) => Ok((Ipv4Addr::LOCALHOST, port).into()),
         ("", Some(port), _) => {
             wrong("there is no host", format!("for all interfaces write 0.0.0.0:{port} or [::]:{port}"))
         }
         ("*", Some(port), _) => {
             wrong("* is no host", format!("for all interfaces write 0.0.0.0:{port} or [::]:{port}"))
-        }
-        (_, Some(port), Ok(IpAddr::V6(ip))) => {
-            wrong("an IPv6 address goes in brackets", format!("write [{ip}]:{port}"))
         }
         (host, Some(_), _) => wrong(
             format!("{} is no IP address", quoted(host)),
@@ -354,7 +356,10 @@ pub(super) fn json(value: &DeValue<'_>) -> Read<serde_json::Value> {
             match i64::from_str_radix(number.as_str().trim_start_matches('+'), number.radix()) {
                 Ok(number) => Value::from(number),
                 Err(_) => {
-                    return wrong(format!("{} is out of range", clip(&number.to_string())), "a number of 64 bits");
+                    return wrong(
+                        format!("{} is out of range", clip(&number.to_string())),
+                        "write a number of at most 64 bits",
+                    );
                 }
             }
         }
@@ -365,7 +370,7 @@ pub(super) fn json(value: &DeValue<'_>) -> Read<serde_json::Value> {
                 None => {
                     return wrong(
                         format!("{number} can't be told in JSON"),
-                        "settings are given to the program as JSON",
+                        "settings go to the program as JSON: write a number or a string",
                     );
                 }
             }

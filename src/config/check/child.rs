@@ -105,7 +105,7 @@ fn check_name(reader: &mut Reader<'_>, name: &str, span: Span) {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if name.is_empty() || !name.chars().all(allowed) {
         let what = format!("{} is no name for a child", quoted(name));
-        reader.problem(span, what, "letters, digits, - and _ (a dot is kept for instances, as in NAME.0)");
+        reader.problem(span, what, "use letters, digits, - and _ (a dot is kept for instances, as in NAME.0)");
     }
 }
 
@@ -144,7 +144,7 @@ fn settings(
         Some("logger") => logger::read(reader, section, &title, listen),
         _ => {
             let mut json = serde_json::Map::new();
-            for entry in reader.free(section, "settings", r#"{ key = "value" }"#) {
+            for entry in reader.free(section, "settings", r#"as in settings = { key = "value" }"#) {
                 if let Some(placed) = reader.take(entry.value.span(), value::json(entry.value.get_ref())) {
                     json.insert(entry.key.to_owned(), placed.value);
                 }
@@ -203,16 +203,19 @@ fn ready(reader: &mut Reader<'_>, section: &Section<'_>, plugin: Option<&'static
 }
 
 fn signal(value: &DeValue<'_>) -> value::Read<Signal> {
+    const HELP: &str = "write a name, as SIGTERM, SIGINT or SIGHUP";
+    if let DeValue::Integer(number) = value {
+        return wrong(format!("expected a signal's name, found {number}"), HELP);
+    }
     let name = value::filled(value)?;
-    let known = || Signal::iterator().map(Signal::as_str).filter(|name| *name != "SIGSTOP");
     match name.parse::<Signal>() {
-        Ok(Signal::SIGSTOP) => wrong("SIGSTOP halts a program and does not end it", "SIGTERM, SIGINT, SIGHUP, ..."),
+        Ok(Signal::SIGSTOP) => wrong("SIGSTOP halts a program and does not end it", HELP),
         Ok(signal) => Ok(signal),
         Err(_) => {
             let upper = name.to_uppercase();
-            let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
-            let help = nearest(&full, known())
-                .map_or("SIGTERM, SIGINT, SIGHUP, ...".to_owned(), |near| format!("did you mean \"{near}\"?"));
+            let known = Signal::iterator().map(|signal| signal.as_str().trim_start_matches("SIG"));
+            let near = nearest(upper.strip_prefix("SIG").unwrap_or(&upper), known);
+            let help = near.map_or(HELP.to_owned(), |near| format!("did you mean \"SIG{near}\"?"));
             wrong(format!("unknown signal {}", quoted(&name)), help)
         }
     }
@@ -233,7 +236,7 @@ fn directory(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<PathBuf> 
 
 fn read_limits(reader: &mut Reader<'_>, section: &Section<'_>) -> Vec<(super::super::model::Resource, u64)> {
     let mut read = BTreeMap::new();
-    for entry in reader.free(section, "limits", "{ nofile = 20000 }") {
+    for entry in reader.free(section, "limits", "as in limits = { nofile = 20000 }") {
         let resource = reader.take(entry.key_span.clone(), limits::resource(entry.key));
         let limit = reader.take(entry.value.span(), limits::limit(entry.value.get_ref()));
         if let (Some(resource), Some(limit)) = (resource, limit) {

@@ -15,10 +15,12 @@ use toml::de::DeValue;
 #[derive(Debug)]
 pub(super) struct Echo {
     pub(super) echo_after: EchoAfter,
-    pub(super) echo_after_span: Span,
+    /// Where that is said; `None` where it is the default.
+    pub(super) echo_after_span: Option<Span>,
     /// Bytes.
     pub(super) max_message: u64,
-    pub(super) max_message_span: Span,
+    /// Where that is said; `None` where it is the default.
+    pub(super) max_message_span: Option<Span>,
 }
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -58,16 +60,16 @@ pub(super) fn read(
     };
     let echo = Echo {
         echo_after: settings.echo_after,
-        echo_after_span: inner.place("echo_after"),
+        echo_after_span: inner.has("echo_after").then(|| inner.place("echo_after")),
         max_message,
-        max_message_span: inner.place("max_message"),
+        max_message_span: inner.has("max_message").then(|| inner.place("max_message")),
     };
     let json = serde_json::to_value(&settings).expect("settings are plain data with names for keys");
     (child::Settings::Echo(echo), json)
 }
 
 fn listening(reader: &mut Reader<'_>, section: &Section<'_>, listen: &[Placed<Address>]) {
-    if !section.has("listen") {
+    if section.lacks("listen") {
         let what = format!("{} is an echo and listens nowhere", section.title);
         reader.missing(section.span.clone(), what, r#"add listen = ["tcp://127.0.0.1:7007"]"#);
     } else if section.is_empty_list("listen") {
@@ -84,7 +86,7 @@ fn listening(reader: &mut Reader<'_>, section: &Section<'_>, listen: &[Placed<Ad
             Address::Unix(_) => "unix:",
         };
         let what = format!("echo does not serve {kind} addresses yet");
-        reader.problem(placed.span.clone(), what, "tcp://HOST:PORT; other programs may listen there");
+        reader.problem(placed.span.clone(), what, "write tcp://HOST:PORT");
     }
 }
 
@@ -104,8 +106,9 @@ fn network(value: &DeValue<'_>) -> Read<IpNet> {
     match (text.parse::<IpNet>(), text.parse::<IpAddr>()) {
         (Ok(network), _) => Ok(network),
         (_, Ok(address)) => Ok(IpNet::from(address)),
-        _ => {
-            wrong(format!("{} is no network", quoted(&text)), "an address and its prefix, as in 10.0.0.0/8 or ::1/128")
-        }
+        _ => wrong(
+            format!("{} is no network", quoted(&text)),
+            "write an address and its prefix, as in 10.0.0.0/8 or ::1/128",
+        ),
     }
 }

@@ -50,6 +50,7 @@ pub(super) fn read(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Ide
 fn account(reader: &mut Reader<'_>, section: &Section<'_>, user: &str) -> Option<Account> {
     let cause = match reader.system.account(user) {
         Ok(Some(account)) => return Some(account),
+        Ok(None) if user.is_empty() => "whoever runs this has no account, and no user is given".to_owned(),
         Ok(None) => format!("there is no user {}", quoted(user)),
         Err(cause) => format!("cannot look up the user {}: {cause}", quoted(user)),
     };
@@ -88,7 +89,7 @@ pub(super) fn environment(
         let own = [("HOME", &*home), ("USER", &identity.user), ("LOGNAME", &identity.user), ("SHELL", &*shell)];
         variables.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
     }
-    for entry in reader.free(section, "environment", r#"{ NAME = "value" }"#) {
+    for entry in reader.free(section, "environment", r#"as in environment = { NAME = "value" }"#) {
         let name = reader.take(entry.key_span.clone(), variable(entry.key));
         let value = reader.take(entry.value.span(), value::string(entry.value.get_ref()));
         if let (Some(name), Some(value)) = (name, value) {

@@ -67,13 +67,17 @@ fn find<'a>(drafts: &'a [Draft], name: &str) -> Option<&'a Draft> {
 /// Reads every link and checks it against the children.
 pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>, drafts: &[Draft]) -> Vec<LinkDraft> {
     let links = drafts_of(reader, root);
+    let complete = !root.has("links") || links.iter().all(|link| link.source(drafts).and(link.sink(drafts)).is_some());
     for (at, link) in links.iter().enumerate() {
         ends(reader, link, drafts);
         one_output(reader, link, &links[..at]);
         one_queue(reader, link, &links[..at], drafts);
         echo_into(reader, link, drafts);
     }
-    unlinked(reader, &links, drafts);
+    // A link that names nobody was meant for somebody.
+    if complete && (!links.is_empty() || root.lacks("links")) {
+        unlinked(reader, &links, drafts);
+    }
     links
 }
 
@@ -142,7 +146,7 @@ fn ends(reader: &mut Reader<'_>, link: &LinkDraft, drafts: &[Draft]) {
         reader.problem(to.span.clone(), what, help);
     } else if sink.plugin.is_none() && sink.instances > 1 {
         let what = format!("{} is the sink of a link and can't have {} instances", quoted(&to.value), sink.instances);
-        let help = format!("which of them would read a message is chance: instances = 1 (line {})", sink.child.line);
+        let help = "which of them would read a message is chance; leave `instances` out";
         reader.problem(sink.instances_span.clone(), what, help);
     }
 }
@@ -190,33 +194,40 @@ fn echo_into(reader: &mut Reader<'_>, link: &LinkDraft, drafts: &[Draft]) {
     let Settings::Echo(echo) = &source.settings else {
         return;
     };
+    let needs = match echo.echo_after {
+        EchoAfter::Queued => None,
+        EchoAfter::Saved => Some("saved"),
+        EchoAfter::Synced => Some("synced"),
+    };
     let can_be_sink = sink.plugin.is_none_or(|plugin| plugin.sink);
-    if echo.echo_after != EchoAfter::Queued && link.protocol(source, sink) == Protocol::Lines && can_be_sink {
-        let to = sink.name();
-        let (what, help) = match &sink.child.program {
-            Program::Command(_) => (
-                format!(
-                    "{} reads plain lines and never says what it has saved, so nothing would be echoed",
-                    quoted(to)
-                ),
-                "set echo_after = \"queued\", or link to a logger",
-            ),
-            Program::Plugin(_) => (
-                "over plain lines the sink can't say what it has saved, so nothing would be echoed".to_owned(),
-                "leave `protocol` out, or set echo_after = \"queued\"",
-            ),
+    if let (Some(word), Protocol::Lines, true) = (needs, link.protocol(source, sink), can_be_sink) {
+        let to = quoted(sink.name());
+        let what = format!("{to} gets plain lines and can't say what it has saved, as echo_after = \"{word}\" needs");
+        let help = match sink.child.program {
+            Program::Command(_) => "set echo_after = \"queued\", or link to a logger",
+            Program::Plugin(_) => "leave `protocol` out, or set echo_after = \"queued\"",
         };
-        // Whoever gave no echo_after is best shown the link.
-        let given = reader.places.line(echo.echo_after_span.start) != source.child.line;
-        let span = if given { echo.echo_after_span.clone() } else { link.to_span() };
-        reader.problem(span, what, help);
+        reader.problem(echo.echo_after_span.clone().unwrap_or_else(|| link.to_span()), what, help);
     }
     if echo.max_message > link.capacity / 4 {
         let (message, capacity) = (size_text(echo.max_message), size_text(link.capacity));
-        let what = format!("max_message, {message}, is more than a quarter of what the link holds, {capacity}");
-        let help =
-            format!("at most {}, or give the link in line {} more capacity", size_text(link.capacity / 4), link.line);
-        reader.problem(echo.max_message_span.clone(), what, help);
+        let (span, what, help) = match &echo.max_message_span {
+            Some(span) => (
+                span,
+                format!("max_message, {message}, is more than a quarter of what the link holds, {capacity}"),
+                format!(
+                    "at most {}, or more capacity for the link in line {}",
+                    size_text(link.capacity / 4),
+                    link.line
+                ),
+            ),
+            None => (
+                &link.capacity_span,
+                format!("capacity, {capacity}, is less than four times echo's max_message, {message}"),
+                format!("at least {}, or a lower max_message", size_text(echo.max_message * 4)),
+            ),
+        };
+        reader.problem(span.clone(), what, help);
     }
 }
 

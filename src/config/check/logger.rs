@@ -50,7 +50,7 @@ pub(super) fn read(
 
 /// Parts of the contract that this version does not carry out.
 fn rotation(reader: &mut Reader<'_>, inner: &Section<'_>) {
-    if !reader.free(inner, "rotate", "{}").is_empty() {
+    if !reader.free(inner, "rotate", NO_ROTATION).is_empty() {
         reader.problem(inner.key_place("rotate"), "logger does not rotate its file in this version", NO_ROTATION);
     }
     let words = [("wait", true), ("drop-archives", false)];
@@ -61,7 +61,7 @@ fn rotation(reader: &mut Reader<'_>, inner: &Section<'_>) {
 }
 
 fn sync(value: &DeValue<'_>) -> Read<Sync> {
-    const HELP: &str = "\"asked\", \"always\", or how long at most between two, as in \"1s\"";
+    const HELP: &str = "write \"asked\", \"always\", or how long at most between two, as in \"1s\"";
     let longest = Duration::from_secs(3600);
     match value {
         DeValue::String(word) if word == "asked" => Ok(Sync::Asked),

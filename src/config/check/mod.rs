@@ -32,11 +32,18 @@ pub(super) fn check(text: &[u8], name: &str, base: &Path, system: &dyn System) -
     let readable = readable(&text);
     mistakes.extend(readable.mistakes);
     let (table, _) = DeTable::parse_recoverable(&readable.text);
-    let mut reader =
-        Reader { places: Places::new(&text), problems: Vec::new(), partial: !mistakes.is_empty(), base, system };
-    for (span, what, help) in mistakes {
-        reader.problem(span, what, help);
+    let mut reader = Reader {
+        places: Places::new(&text),
+        problems: Vec::new(),
+        partial: !mistakes.is_empty(),
+        told: Vec::new(),
+        base,
+        system,
+    };
+    for (span, what, help) in &mistakes {
+        reader.problem(span.clone(), what, help);
     }
+    reader.told = mistakes.into_iter().map(|(span, ..)| span).collect();
     let model = file(&mut reader, table.get_ref());
     match reader.problems.is_empty() {
         true => Ok(model),
@@ -78,8 +85,9 @@ fn daemon(reader: &mut Reader<'_>, root: &Section<'_>) -> Daemon {
 }
 
 fn children(reader: &mut Reader<'_>, root: &Section<'_>) -> Vec<Draft> {
-    let tables = reader.free(root, "children", "a table each, [children.NAME]");
-    if tables.is_empty() {
+    let tables = reader.free(root, "children", "write a table each, [children.NAME]");
+    let none = root.value("children").is_some_and(|value| is_table(value.get_ref()) && tables.is_empty());
+    if none || root.lacks("children") {
         reader.missing(
             root.key_place("children"),
             "there are no children",

@@ -20,7 +20,7 @@ pub(super) fn read(
             let help = "a child is a built-in plugin or a program: keep one of the two";
             reader.problem(section.key_place("command"), "plugin and command exclude each other", help);
         }
-        (false, false) => {
+        (false, false) if section.lacks("plugin") && section.lacks("command") => {
             let what = format!("{} has neither plugin nor command", section.title);
             reader.missing(section.span.clone(), what, r#"add plugin = "echo", or command = ["/path/to/program"]"#);
         }
