@@ -499,7 +499,7 @@ impl Supervisor {
                     // It ends by itself once it has read the end of its input.
                     self.step(id, Event::Drain(deadline));
                 } else if waiting > 0 && now < deadline {
-                    self.look_at = Some(now + LOOK);
+                    self.look_after(LOOK);
                 } else {
                     self.step(id, Event::Stop);
                 }
