@@ -280,7 +280,7 @@ impl Supervisor {
         self.loaded = loaded;
         self.needs = order::needs(self.model());
         let model = self.loaded.model.clone();
-        for held in self.links.not_in(&model) {
+        for held in self.links.going(&model) {
             let lost = self.links.queued(held);
             if lost > 0 {
                 log::error!(
@@ -468,13 +468,14 @@ impl Supervisor {
     /// One step of the stop of one child whose sources are down.
     fn wind_one_down(&mut self, id: Id, name: &str, new: Option<&Model>, deadline: Instant) -> bool {
         let now = Instant::now();
+        // Two that talk both ways can't both be stopped after their source: who
+        // goes first sees no end of its input, and is not waited for.
+        let sources = self.links.flowing_into(name).map(|held| held.config.from.clone());
+        let live: BTreeSet<String> = sources.filter(|source| !self.is_down(source)).collect();
         let drains = self.links.flowing_into(name).next().is_some();
         let intake = self.links.flowing_into(name).any(|held| held.intake.is_some());
-        match new {
-            Some(model) => self.links.end_removed_input(name, model),
-            None => self.links.end_input(name),
-        }
-        let waiting = self.links.waiting_for(name, new);
+        self.links.end_input(name, new, &live);
+        let waiting = self.links.waiting_for(name, new, &live);
         let ended = drains && self.links.input_ended(name);
         let Some(child) = self.children.get_mut(&id) else { return true };
         match child.machine.state {
