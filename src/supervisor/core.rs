@@ -66,6 +66,8 @@ pub struct Supervisor {
     pub(super) phase: Phase,
     pub(super) waiters: Vec<Waiter>,
     pub(super) ready: Ready,
+    /// Each child has been up once, or is known not to be.
+    pub(super) has_started: bool,
     /// A start that fails ends it.
     pub(super) must_start: bool,
     /// Why it ends, where a start failed that had to succeed.
@@ -126,6 +128,7 @@ impl Supervisor {
             phase: Phase::Starting,
             waiters: Vec::new(),
             ready: Ready::default(),
+            has_started: false,
             must_start: daemonized,
             failed_start: None,
             since: Timestamp::now(),
