@@ -214,12 +214,24 @@ fn become_program(program: &Program<'_>, parent: Pid) -> Result<Infallible, (Sta
 /// Every signal back to its default: ignored ones would stay ignored over exec
 /// (signal(7)), SIGPIPE among them.
 fn default_dispositions() {
+    // The kernel's struct sigaction, at most 32 bytes; zeros are SIG_DFL, no
+    // flags, an empty mask. Asked of the kernel itself, for nix knows no
+    // real-time signals, and the C library refuses two that it keeps for itself.
+    let default = [0u64; 4];
     for number in 1..=libc::SIGRTMAX() {
         #[allow(unsafe_code)]
-        // SAFETY: the default disposition runs no code of this process. By
-        // libc, for nix knows no real-time signals. Refused (EINVAL) are
-        // those that have no other: SIGKILL, SIGSTOP, and the C library's own.
-        let _set = unsafe { libc::signal(number, libc::SIG_DFL) };
+        // SAFETY: reads `default`, which outlives the call; the default
+        // disposition runs no code of this process. SIGKILL and SIGSTOP are
+        // refused, for they have no other.
+        let _set = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(), // of the mask
+            )
+        };
     }
 }
 

@@ -5,4 +5,5 @@ mod config;
 mod daemon;
 mod echo;
 mod fake_sink;
+mod spawn;
 mod supervise;
