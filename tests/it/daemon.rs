@@ -60,6 +60,14 @@ impl Daemon {
         Daemon { dir, process, over: false }
     }
 
+    /// Starts it with a log of its own, and does not wait.
+    pub fn logging_to(log: impl Into<Stdio>, config: &str) -> Daemon {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("plumbd.toml"), config).unwrap();
+        let process = run(dir.path(), "", log.into());
+        Daemon { dir, process, over: false }
+    }
+
     /// Starts it from a shell that has done `first` before it becomes the
     /// daemon, and waits until it is past starting.
     pub fn start_after(first: &str, config: &str) -> Daemon {
@@ -271,6 +279,10 @@ fn ask(socket: &Path, request: &Request) -> Result<(u8, String, String), String>
 
 fn run_in(dir: &Path, first: &str) -> std::process::Child {
     let log = File::options().create(true).append(true).open(dir.join("daemon.log")).unwrap();
+    run(dir, first, log.into())
+}
+
+fn run(dir: &Path, first: &str, log: Stdio) -> std::process::Child {
     Command::new("/bin/sh")
         .args(["-c", &format!("{first}\nexec \"$0\" run -c plumbd.toml"), env!("CARGO_BIN_EXE_plumbd")])
         .current_dir(dir)
@@ -299,6 +311,17 @@ pub fn free_port() -> u16 {
 pub fn kill(pid: i32, signal: i32) {
     let signal = nix::sys::signal::Signal::try_from(signal).unwrap();
     let _gone_already = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+}
+
+/// Sends a signal of any number, real-time ones too.
+pub fn send(pid: i32, signal: i32) {
+    let sent = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+/// A process's state, as proc_pid_stat(5) has it.
+pub fn state(pid: i32) -> Option<char> {
+    stat(pid).map(|(state, _)| state)
 }
 
 pub fn alive(pid: i32) -> bool {

@@ -5,5 +5,6 @@ mod config;
 mod daemon;
 mod echo;
 mod fake_sink;
+mod readiness;
 mod spawn;
 mod supervise;
