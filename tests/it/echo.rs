@@ -1,5 +1,7 @@
 //! The plugin `echo`, as its supervisor and its sink see it.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use crate::fake_sink::{Got, Setup, connect, eventually, has_nothing, read_exact, read_to_end};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -287,7 +289,7 @@ fn a_thousand_clients_each_get_their_own() {
 fn a_full_queue_makes_clients_wait_and_loses_nothing() {
     let mut echo = Setup::new(json!({})).capacity(64 * 1024).start();
     let lines: Vec<u8> = (0..400_000).flat_map(|n| format!("line {n}\n").into_bytes()).collect();
-    let mut clients = vec![echo.client(), echo.client(), echo.client()];
+    let mut clients = [echo.client(), echo.client(), echo.client()];
     let mut sent = vec![0; clients.len()];
     loop {
         let before = (sent.clone(), echo.metric("bytes"));

@@ -2,6 +2,8 @@
 //! starts the plugin, reads its records and acknowledges them when a test says
 //! so.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
