@@ -5,6 +5,7 @@ mod config;
 mod daemon;
 mod echo;
 mod fake_sink;
+mod guarantee;
 #[path = "../../benches/load/mod.rs"]
 mod load;
 mod load_checker;
