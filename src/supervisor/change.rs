@@ -192,7 +192,7 @@ impl Supervisor {
         self.dirty = true;
         if bad.is_empty() {
             log::info!("ready");
-            notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("all children are ready")]);
+            notify("READY=1\nSTATUS=all children are ready");
             self.ready.ready();
             return;
         }
@@ -205,7 +205,7 @@ impl Supervisor {
         } else {
             // What can serve does, and status says what can't: better than
             // that one child takes all others down.
-            notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&why)]);
+            notify(&format!("READY=1\nSTATUS={why}"));
         }
     }
 
@@ -258,8 +258,9 @@ impl Supervisor {
             }
         };
         if self.has_started {
-            if let Ok(now) = sd_notify::NotifyState::monotonic_usec_now() {
-                notify(&[sd_notify::NotifyState::Reloading, now]);
+            if let Ok(now) = crate::notify::monotonic_usec() {
+                notify(&format!("RELOADING=1
+{now}"));
             }
         }
         let text = plan.to_string();
@@ -370,7 +371,7 @@ impl Supervisor {
         self.dirty = true;
         if self.has_started {
             self.phase = Phase::Running;
-            notify(&[sd_notify::NotifyState::Ready]);
+            notify("READY=1");
         } else {
             // Whoever waits for the first start has not been told yet.
             self.phase = Phase::Starting;
@@ -402,7 +403,7 @@ impl Supervisor {
             Phase::Starting | Phase::Running | Phase::Stopping { .. } => {}
         }
         log::info!("stopping");
-        notify(&[sd_notify::NotifyState::Stopping]);
+        notify("STOPPING=1");
         self.ready.failed("it was told to stop before all children were ready");
         for child in self.children.values_mut() {
             child.pending = false;
@@ -538,8 +539,8 @@ impl Supervisor {
 }
 
 /// Tells the service manager, where there is one.
-fn notify(state: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
+fn notify(lines: &str) {
+    if let Err(error) = crate::notify::send(lines) {
         log::warn!("cannot notify the service manager: {error}");
     }
 }

@@ -186,6 +186,18 @@ impl Daemon {
         wait_for(&format!("{name} is {state}"), || Some(self.child(name)).filter(|c| c.state == state))
     }
 
+    /// The process of that child, once it is up.
+    #[track_caller]
+    pub fn child_pid_when_up(&self, name: &str) -> i32 {
+        self.wait_child(name, ChildState::Up).pid.unwrap()
+    }
+
+    /// Waits for its end after it was killed; its folder stays as it was.
+    #[track_caller]
+    pub fn wait_killed(&mut self) {
+        wait_for("the daemon is dead", || self.process.try_wait().unwrap());
+    }
+
     /// Waits until that child is up with another process than `pid`.
     #[track_caller]
     pub fn wait_replaced(&self, name: &str, pid: i32) -> i32 {

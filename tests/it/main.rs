@@ -5,6 +5,12 @@ mod config;
 mod daemon;
 mod echo;
 mod fake_sink;
+mod guarantee;
+#[path = "../../benches/load/mod.rs"]
+mod load;
+mod load_checker;
+mod load_generator;
+mod links;
 mod readiness;
 mod spawn;
 mod supervise;
