@@ -2,6 +2,7 @@
 
 mod cli;
 mod config;
+mod control;
 mod daemon;
 mod echo;
 mod fake_sink;
@@ -12,5 +13,8 @@ mod load_checker;
 mod load_generator;
 mod links;
 mod readiness;
+mod reload;
 mod spawn;
+mod steady;
+mod stop;
 mod supervise;
