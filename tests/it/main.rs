@@ -7,11 +7,11 @@ mod daemon;
 mod echo;
 mod fake_sink;
 mod guarantee;
+mod links;
 #[path = "../../benches/load/mod.rs"]
 mod load;
 mod load_checker;
 mod load_generator;
-mod links;
 mod readiness;
 mod reload;
 mod spawn;
