@@ -269,7 +269,9 @@ impl Machine {
             Event::Ready => self.ready(now),
             Event::Extend(by) => {
                 if let State::Starting { deadline, .. } = &mut self.state {
-                    *deadline = (*deadline).max(now + by);
+                    // What it asks for is its own number: a time that the
+                    // clock never shows changes nothing.
+                    *deadline = now.checked_add(by).map_or(*deadline, |at| at.max(*deadline));
                 }
             }
             Event::Exited(exit) => self.exited(exit, now, &mut actions),
@@ -280,11 +282,17 @@ impl Machine {
 
     fn start(&mut self, actions: &mut Vec<Action>) {
         self.want = Want::Up;
-        if self.pid().is_none() {
-            self.history.forgive();
-            self.problem = None;
-            self.state = State::Down;
-            actions.push(Action::Spawn);
+        self.history.forgive();
+        match self.state {
+            State::Down | State::Backoff { .. } | State::Failed => {
+                self.problem = None;
+                self.state = State::Down;
+                actions.push(Action::Spawn);
+            }
+            // Somebody said start after it had begun to go: another comes
+            // whatever the policy says of this one's end.
+            State::Stopping { ref mut late, .. } => *late = false,
+            State::Starting { .. } | State::Up { .. } => {}
         }
     }
 
@@ -341,21 +349,25 @@ impl Machine {
                         self.history.steady();
                     }
                 }
-                self.unasked(exit, now, actions);
+                // Killed because it was not ready in time: a failure, also where
+                // it was just about to end well.
+                let failed = !exit.success() || matches!(before, State::Stopping { .. });
+                self.unasked(exit, failed, now, actions);
             }
         }
     }
 
     /// It ended though nobody asked: again, or not, by policy.
-    fn unasked(&mut self, exit: Exit, now: Instant, actions: &mut Vec<Action>) {
+    fn unasked(&mut self, exit: Exit, failed: bool, now: Instant, actions: &mut Vec<Action>) {
         let again = match self.policy.restart {
             Restart::Always => true,
-            Restart::OnFailure => !exit.success(),
+            Restart::OnFailure => failed,
             Restart::Never => false,
         };
         if !again {
-            if exit.success() {
+            if !failed {
                 self.want = Want::Down;
+                self.problem = None;
                 actions.push(Action::Say(log::Level::Info, "finished".to_owned()));
             } else {
                 let why = format!("{exit}, and restart = \"never\"");
