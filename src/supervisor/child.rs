@@ -376,7 +376,10 @@ impl Machine {
             }
             return;
         }
-        if self.history.exhausted(&self.policy.start_limit, now) {
+        // The limit is on starts that come too close together, so it is the
+        // time of the next start that counts, not of this end.
+        let wait = self.history.next_delay(&self.policy.backoff);
+        if self.history.exhausted(&self.policy.start_limit, now + wait) {
             let StartLimit { burst, within } = self.policy.start_limit;
             let why = format!(
                 "given up after {burst} starts within {} s; it {exit} the last time. Mend it, then start it",
@@ -390,7 +393,6 @@ impl Machine {
             self.state = State::Failed;
             return;
         }
-        let wait = self.history.next_delay(&self.policy.backoff);
         let when = if wait.is_zero() { "at once".to_owned() } else { format!("in {} s", wait.as_secs_f64()) };
         actions.push(Action::Say(log::Level::Warn, format!("{exit}; starts again {when}")));
         if wait.is_zero() {
