@@ -15,6 +15,9 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use std::time::{Duration, Instant};
 
+#[cfg(test)]
+mod tests;
+
 /// What somebody wants of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Want {
