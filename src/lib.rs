@@ -9,6 +9,7 @@
 //! - [`control`]: what operators' commands and the daemon say to each other;
 //! - [`journal`]: the daemon's log;
 //! - [`link`]: what flows from a source to a sink, and how it survives both;
+//! - [`notify`]: sd_notify(3);
 //! - [`plugin`]: the built-in programs, echo and logger;
 //! - [`supervisor`]: one thread, one loop: spawn, reap, restart, reload, stop;
 //! - [`sys`]: the edge to the kernel, and all `unsafe`.
@@ -18,6 +19,7 @@ pub mod config;
 pub mod control;
 pub mod journal;
 pub mod link;
+pub mod notify;
 pub mod plugin;
 pub mod supervisor;
 pub mod sys;

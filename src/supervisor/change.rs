@@ -187,7 +187,7 @@ impl Supervisor {
         self.dirty = true;
         if bad.is_empty() {
             log::info!("ready");
-            notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("all children are ready")]);
+            notify("READY=1\nSTATUS=all children are ready");
             self.ready.ready();
             return;
         }
@@ -200,7 +200,7 @@ impl Supervisor {
         } else {
             // What can serve does, and status says what can't: better than
             // that one child takes all others down.
-            notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&why)]);
+            notify(&format!("READY=1\nSTATUS={why}"));
         }
     }
 
@@ -237,8 +237,8 @@ impl Supervisor {
                 return;
             }
         };
-        if let Ok(now) = sd_notify::NotifyState::monotonic_usec_now() {
-            notify(&[sd_notify::NotifyState::Reloading, now]);
+        if let Ok(now) = crate::notify::monotonic_usec() {
+            notify(&format!("RELOADING=1\n{now}"));
         }
         let text = plan.to_string();
         for line in text.lines() {
@@ -344,7 +344,7 @@ impl Supervisor {
         self.phase = Phase::Running;
         self.reloads += 1;
         self.dirty = true;
-        notify(&[sd_notify::NotifyState::Ready]);
+        notify("READY=1");
         if bad.is_empty() {
             log::info!("reloaded");
             self.say(waiter, "reloaded");
@@ -375,7 +375,7 @@ impl Supervisor {
             self.refuse(winding.waiter, "cannot reload: the daemon is stopping");
         }
         log::info!("stopping");
-        notify(&[sd_notify::NotifyState::Stopping]);
+        notify("STOPPING=1");
         self.ready.failed("it was told to stop before all children were ready");
         for child in self.children.values_mut() {
             child.pending = false;
@@ -510,8 +510,8 @@ impl Supervisor {
 }
 
 /// Tells the service manager, where there is one.
-fn notify(state: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
+fn notify(lines: &str) {
+    if let Err(error) = crate::notify::send(lines) {
         log::warn!("cannot notify the service manager: {error}");
     }
 }

@@ -1,5 +1,7 @@
 //! The plugin `echo`, as its supervisor and its sink see it.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use crate::fake_sink::{Got, Setup, connect, eventually, has_nothing, read_exact, read_to_end};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -268,7 +270,7 @@ fn a_thousand_clients_each_get_their_own() {
     let mut clients: Vec<_> = (0..1000).map(|_| echo.client()).collect();
     for round in 0..3 {
         for (n, client) in clients.iter_mut().enumerate() {
-            writeln!(client, "client {n} round {round}").unwrap();
+            client.write_all(format!("client {n} round {round}\n").as_bytes()).unwrap();
         }
         for (n, client) in clients.iter_mut().enumerate() {
             let line = format!("client {n} round {round}\n");
@@ -286,8 +288,8 @@ fn a_thousand_clients_each_get_their_own() {
 #[test]
 fn a_full_queue_makes_clients_wait_and_loses_nothing() {
     let mut echo = Setup::new(json!({})).capacity(64 * 1024).start();
-    let lines: Vec<u8> = (0..400_000).flat_map(|n| format!("line {n}\n").into_bytes()).collect();
-    let mut clients = vec![echo.client(), echo.client(), echo.client()];
+    let lines: Vec<u8> = (0..200_000).flat_map(|n| format!("line {n:100}\n").into_bytes()).collect();
+    let mut clients = [echo.client(), echo.client(), echo.client()];
     let mut sent = vec![0; clients.len()];
     loop {
         let before = (sent.clone(), echo.metric("bytes"));
@@ -300,7 +302,7 @@ fn a_full_queue_makes_clients_wait_and_loses_nothing() {
         }
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
-    // The queue, the batch, and a buffer for each client, in records of short lines.
+    // The queue, the batch, and a buffer for each client.
     assert!(echo.metric("bytes") < 1 << 20, "{} bytes taken", echo.metric("bytes"));
     assert!(clients.iter().all(has_nothing));
     let auto = echo.acknowledge_all();
@@ -353,7 +355,7 @@ fn a_stop_under_load_echoes_what_it_saved() {
                 let (mut echoed, mut buffer) = (Vec::new(), [0; 4096]);
                 let mut writer = client.try_clone().unwrap();
                 // Its end may come as a reset while it still sends.
-                let writing = std::thread::spawn(move || (0..).find(|n| writeln!(writer, "line {n}").is_err()));
+                let writing = std::thread::spawn(move || (0..).find(|n| writeln!(writer, "line {n:200}").is_err()));
                 while let Ok(count @ 1..) = client.read(&mut buffer) {
                     echoed.extend_from_slice(&buffer[..count]);
                 }
@@ -363,11 +365,13 @@ fn a_stop_under_load_echoes_what_it_saved() {
             })
         })
         .collect();
-    eventually("they are at it", || echo.metric("messages") > 10_000);
+    eventually("they are at it", || echo.metric("messages") > 2000);
     echo.signal(Signal::SIGTERM);
     assert_eq!(echo.wait().code(), Some(0), "{}", echo.log());
     let mut echoed: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
     echoed.iter_mut().for_each(|bytes| bytes.retain(|byte| *byte != b'\n'));
+    // Some may not have come to send anything.
+    echoed.retain(|bytes| !bytes.is_empty());
     let mut saved: Vec<_> = by_connection(&auto.end()).into_values().collect();
     echoed.sort();
     saved.sort();

@@ -5,4 +5,8 @@ mod config;
 mod daemon;
 mod echo;
 mod fake_sink;
+#[path = "../../benches/load/mod.rs"]
+mod load;
+mod load_checker;
+mod load_generator;
 mod supervise;

@@ -172,3 +172,22 @@ pub(super) fn receive(socket: &OwnedFd, room: &mut [u8]) -> Result<usize, Errno>
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_client_is_small() {
+        assert!(size_of::<Client>() <= 256, "{} bytes", size_of::<Client>());
+    }
+
+    #[test]
+    fn the_last_call_ends_with_its_last_byte_or_when_nothing_comes() {
+        let call = Input::LastCall(10);
+        assert_eq!(call.after(4), Input::LastCall(6));
+        assert_eq!(call.after(4).after(6), Input::Cut);
+        assert_eq!(call.after_nothing(), Input::Cut);
+        assert_eq!((Input::Open.after(4), Input::Open.after_nothing()), (Input::Open, Input::Open));
+    }
+}

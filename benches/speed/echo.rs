@@ -1,0 +1,187 @@
+//! Requests a second and latency: plumbd at each `echo_after`, against the yardstick.
+
+use crate::load::generator::{Outcome, Plan, run};
+use crate::load::histogram::Histogram;
+use crate::rig::{self, Rig};
+use crate::table::{Table, at_least, median, micros, spread};
+use crate::{Options, roles};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdin, Stdio};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+/// `echo_after`, and the share of the yardstick's rate that it shall reach.
+const MODES: [(&str, f64); 3] = [("queued", 0.9), ("saved", 0.8), ("synced", 0.35)];
+/// Before a measured load: processes are started and caches are warm.
+const WARM_UP: Duration = Duration::from_millis(200);
+/// How long echoes may take that are due at the end.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What the rounds of one server came to.
+struct Row {
+    name: &'static str,
+    wanted: Option<f64>,
+    rates: Vec<f64>,
+    ratios: Vec<f64>,
+    latency: Histogram,
+}
+
+impl Row {
+    fn new(name: &'static str, wanted: Option<f64>) -> Row {
+        Row { name, wanted, rates: Vec::new(), ratios: Vec::new(), latency: Histogram::new() }
+    }
+
+    /// Counts a round, and returns its rate.
+    fn add(&mut self, outcome: &Outcome, yardstick: Option<f64>) -> f64 {
+        let rate = outcome.rate();
+        self.rates.push(rate);
+        self.ratios.push(rate / yardstick.unwrap_or(rate));
+        self.latency.merge(&outcome.latency);
+        rate
+    }
+
+    fn cells(&self) -> [String; 7] {
+        let quantile = |share| micros(self.latency.quantile(share));
+        [
+            self.name.to_owned(),
+            format!("{:.0}", median(&self.rates)),
+            self.wanted.map_or_else(String::new, |_| spread(&self.ratios)),
+            self.wanted.map_or_else(String::new, |wanted| at_least(wanted, median(&self.ratios))),
+            quantile(0.5),
+            quantile(0.99),
+            quantile(0.999),
+        ]
+    }
+}
+
+/// Runs all rounds and prints the table.
+pub(crate) fn measure(options: &Options) -> Result<(), String> {
+    let mut yardstick = Row::new("yardstick", None);
+    let mut rows = MODES.map(|(mode, wanted)| Row::new(mode, Some(wanted)));
+    for round in 1..=options.rounds {
+        let base = yardstick.add(&measure_yardstick(options)?, None);
+        for row in &mut rows {
+            let (outcome, file) = measure_plumbd(options, row.name)?;
+            row.add(&outcome, Some(base));
+            println!("round {round}, {}: message file: {file}", row.name);
+        }
+    }
+    println!();
+    let mut table = Table::new(&["echo", "requests/s", "of yardstick", "wanted", "p50", "p99", "p99.9"]);
+    for row in std::iter::once(&yardstick).chain(&rows) {
+        table.row(row.cells());
+    }
+    table.print(&format!(
+        "{} connections, {} under way on each, {} bytes, {} s x {} rounds, format {}",
+        options.connections,
+        options.depth,
+        options.length,
+        options.load_lasts().as_secs_f64(),
+        options.rounds,
+        options.format.name(),
+    ));
+    Ok(())
+}
+
+/// Configuration of an echo linked to a logger that saves to `messages`.
+pub(crate) fn configuration(options: &Options, address: SocketAddr, echo_after: &str) -> String {
+    format!(
+        r#"[children.echo]
+plugin = "echo"
+listen = ["tcp://{address}"]
+settings = {{ echo_after = "{echo_after}" }}
+
+[children.logger]
+plugin = "logger"
+settings = {{ file = "messages", format = "{}" }}
+
+[[links]]
+from = "echo"
+to = "logger"
+"#,
+        options.format.name()
+    )
+}
+
+/// A warm-up, then the load that counts; every message of both must come back.
+pub(crate) fn load(options: &Options, address: SocketAddr) -> Result<(Outcome, Outcome), String> {
+    let one = |first, lasts| {
+        let plan = Plan {
+            address,
+            connections: options.connections,
+            depth: options.depth,
+            length: options.length,
+            first,
+            reconnect: false,
+            lasts,
+            drain: DRAIN,
+        };
+        let outcome = run(&plan, &AtomicBool::new(false)).map_err(|e| format!("cannot load {address}: {e}"))?;
+        whole(outcome)
+    };
+    let warm_up = one(0, WARM_UP)?;
+    let measured = one(options.connections, options.load_lasts())?;
+    Ok((warm_up, measured))
+}
+
+fn whole(outcome: Outcome) -> Result<Outcome, String> {
+    if let Some(wrong) = outcome.wrong.first() {
+        return Err(format!("an echo is not what was sent: {wrong}"));
+    }
+    if outcome.unanswered() > 0 || outcome.disconnected > 0 || outcome.refused > 0 {
+        return Err(format!(
+            "of {} messages {} were not echoed; {} connections were ended, {} refused",
+            outcome.echoed() + outcome.unanswered(),
+            outcome.unanswered(),
+            outcome.disconnected,
+            outcome.refused
+        ));
+    }
+    Ok(outcome)
+}
+
+fn measure_plumbd(options: &Options, echo_after: &str) -> Result<(Outcome, String), String> {
+    let address = rig::free_address()?;
+    let mut rig = Rig::start(rig::folder()?, &configuration(options, address, echo_after))?;
+    rig.wait_for_address(address)?;
+    let (warm_up, measured) = load(options, address).map_err(|why| rig.complaint(&format!("{echo_after}: {why}")))?;
+    rig.stop()?;
+    let sent = [warm_up.connections, measured.connections.clone()].concat();
+    let file = rig.check(&rig.path("messages"), options.format, &sent)?;
+    Ok((measured, file))
+}
+
+fn measure_yardstick(options: &Options) -> Result<Outcome, String> {
+    let yardstick = Yardstick::start()?;
+    Ok(load(options, yardstick.address)?.1)
+}
+
+/// The yardstick as a process of its own, which ends with its standard input.
+struct Yardstick {
+    address: SocketAddr,
+    process: Child,
+    stdin: Option<ChildStdin>,
+}
+
+impl Yardstick {
+    fn start() -> Result<Yardstick, String> {
+        let cannot = |e| format!("cannot run the yardstick: {e}");
+        let mut process =
+            roles::yardstick_command()?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(cannot)?;
+        let stdin = process.stdin.take();
+        let mut line = String::new();
+        if let Some(stdout) = process.stdout.take() {
+            BufReader::new(stdout).read_line(&mut line).map_err(cannot)?;
+        }
+        let address = line.trim().parse().map_err(|e| format!("cannot find the yardstick at {line:?}: {e}"))?;
+        Ok(Yardstick { address, process, stdin })
+    }
+}
+
+impl Drop for Yardstick {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        let _reaped = self.process.wait();
+    }
+}

@@ -1,0 +1,129 @@
+//! plumbd against yardsticks, each pair in one run: `cargo bench --bench speed`.
+//!
+//! - [`echo`]: requests a second, against an echo server that saves nothing;
+//! - [`logger`]: lines from a pipe, against `cat >file`;
+//! - [`supervisor`]: its memory, its idleness, and how fast it replaces a child.
+//!
+//! Every message file is compared with what was sent. Figures don't fail the
+//! benchmark; a message that is lost, doubled, torn or forged does.
+
+#[path = "../load/mod.rs"]
+mod load;
+
+mod echo;
+mod logger;
+mod machine;
+mod proc;
+mod rig;
+mod roles;
+mod supervisor;
+mod table;
+
+use clap::{Parser, ValueEnum};
+use load::checker::Format;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Measures plumbd against yardsticks on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "cargo bench --bench speed --")]
+struct Options {
+    /// What to measure; all of it where nothing is named
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+    /// Short rounds: to see that it works, not for figures
+    #[arg(long)]
+    quick: bool,
+    /// Rounds; ratios are medians over them
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Seconds of load a round
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Connections of the load
+    #[arg(long, default_value_t = 50)]
+    connections: u32,
+    /// Messages under way on each connection
+    #[arg(long, default_value_t = 1)]
+    depth: u32,
+    /// Bytes of a message, with its newline
+    #[arg(long, default_value_t = 128)]
+    length: usize,
+    /// Format of the message file under echo: text, raw or json
+    #[arg(long, default_value = "text", value_parser = format)]
+    format: Format,
+    /// MiB of lines a round for the logger
+    #[arg(long, default_value_t = 256)]
+    mebibytes: usize,
+    /// How often a child is killed
+    #[arg(long, default_value_t = 200)]
+    kills: usize,
+    /// Given by cargo bench
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Requests a second and latency
+    Echo,
+    /// Lines from a pipe
+    Logger,
+    /// Memory, idleness, replacement of a child
+    Supervisor,
+}
+
+fn format(name: &str) -> Result<Format, String> {
+    Format::named(name).ok_or_else(|| "text, raw or json".to_owned())
+}
+
+impl Options {
+    fn wants(&self, part: Part) -> bool {
+        self.parts.is_empty() || self.parts.contains(&part)
+    }
+
+    fn load_lasts(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds.max(0.1))
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match roles::play(&arguments) {
+        Some(outcome) => outcome,
+        // `cargo test --all-targets` runs benchmarks too, without any argument.
+        None if arguments.is_empty() => {
+            println!("cargo bench --bench speed measures");
+            Ok(())
+        }
+        None => measure(Options::parse()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(mut options: Options) -> Result<(), String> {
+    if options.quick {
+        options.rounds = 1;
+        options.seconds = 0.5;
+        options.mebibytes = 16;
+        options.kills = 20;
+    }
+    options.rounds = options.rounds.max(1);
+    println!("{}\n", machine::description());
+    if options.wants(Part::Echo) {
+        echo::measure(&options)?;
+    }
+    if options.wants(Part::Logger) {
+        logger::measure(&options)?;
+    }
+    if options.wants(Part::Supervisor) {
+        supervisor::measure(&options)?;
+    }
+    Ok(())
+}
