@@ -10,4 +10,6 @@ mod guarantee;
 mod load;
 mod load_checker;
 mod load_generator;
+mod readiness;
+mod spawn;
 mod supervise;
