@@ -38,7 +38,7 @@ const TAB: usize = 4;
 impl Problems {
     /// The problems of a text. `list` may have any order.
     pub fn new(name: &str, text: &str, mut list: Vec<Problem>) -> Problems {
-        list.sort_by(|a, b| (a.line, a.col).cmp(&(b.line, b.col)));
+        list.sort_by_key(|problem| (problem.line, problem.col));
         list.dedup();
         Problems { name: name.to_owned(), text: text.to_owned(), list }
     }

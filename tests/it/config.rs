@@ -4,6 +4,8 @@
 //! `UPDATE_EXPECT=1 cargo test --test it config` writes the expected output
 //! anew; read it before you keep it.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use plumbd::config::model::{Model, Program};
 use plumbd::config::system::{Account, System};
 use plumbd::config::{self, Problems, effective::effective, examples::EXAMPLES, keys, plan::plan};
