@@ -4,6 +4,7 @@ mod cli;
 mod config;
 mod daemon;
 mod echo;
+mod examples;
 mod fake_sink;
 mod guarantee;
 #[path = "../../benches/load/mod.rs"]

@@ -18,7 +18,7 @@ fn says_ready_when_told() {
     while !std::path::Path::new("go").exists() {
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
-    sd_notify::notify(&[sd_notify::NotifyState::Ready]).unwrap();
+    plumbd::notify::send("READY=1").unwrap();
     std::thread::sleep(std::time::Duration::from_secs(1000));
 }
 

@@ -212,9 +212,7 @@ fn settings_are_json_at_each_start_and_nobody_can_write_them() {
         "#,
     );
     for starts in 1..=3 {
-        wait_for("settings are read", || {
-            (daemon.read_text("refused").lines().count() == starts).then_some(())
-        });
+        wait_for("settings are read", || (daemon.read_text("refused").lines().count() == starts).then_some(()));
         let pid = daemon.child_pid("one");
         kill(pid, nix::libc::SIGKILL);
         daemon.wait_replaced("one", pid);
