@@ -1,5 +1,7 @@
 //! Integration tests: one binary, a file a behaviour.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the answer")]
+
 mod cli;
 mod config;
 mod daemon;
@@ -11,6 +13,10 @@ mod guarantee;
 mod load;
 mod load_checker;
 mod load_generator;
+mod logger;
+mod logger_kills;
+mod mini;
 mod readiness;
 mod spawn;
 mod supervise;
+mod trace;
