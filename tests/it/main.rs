@@ -9,6 +9,7 @@ mod echo;
 mod examples;
 mod fake_sink;
 mod guarantee;
+mod links;
 #[path = "../../benches/load/mod.rs"]
 mod load;
 mod load_checker;

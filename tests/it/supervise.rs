@@ -139,6 +139,7 @@ fn what_a_child_leaves_in_its_group_is_gone_before_the_next_one_starts() {
         wait
         """]
         ready = "fd"
+        backoff = { factor = 1.0, max = "0ms" }
         start_limit = { burst = 1000, within = "60s" }
         "#,
     );
