@@ -1,5 +1,6 @@
 //! Integration tests: one binary, a file a behaviour.
 
+mod background;
 mod cli;
 mod config;
 mod daemon;
