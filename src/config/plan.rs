@@ -351,3 +351,132 @@ impl fmt::Display for Plan {
         write!(f, "{}", lines.join("\n"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    const TWO: &str = r#"
+[children.echo]
+plugin = "echo"
+listen = ["tcp://127.0.0.1:7007"]
+
+[children.logger]
+plugin = "logger"
+settings = { file = "/messages.log" }
+
+[[links]]
+from = "echo"
+to = "logger"
+"#;
+
+    fn model(text: &str) -> Model {
+        crate::config::check_text(text.as_bytes(), "test", Path::new("/"))
+            .unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    /// What a reload from [`TWO`] does when one text in it becomes another.
+    fn changed(from: &str, to: &str) -> String {
+        assert!(TWO.contains(from), "{from}");
+        plan(&model(TWO), &model(&TWO.replacen(from, to, 1))).to_string()
+    }
+
+    #[test]
+    fn nothing_changed_is_an_empty_plan() {
+        let plan = plan(&model(TWO), &model(&format!("\n# a comment\n{TWO}")));
+        assert!(plan.is_empty());
+        assert_eq!(plan.to_string(), "keep     echo\nkeep     logger");
+    }
+
+    #[test]
+    fn a_policy_changes_in_place() {
+        let keys = "restart = \"never\"\nstop_timeout = \"1s\"\nafter = [\"logger\"]\nplugin = \"echo\"";
+        let said = "keep     echo (line 2): restart changes, stop_timeout changes, after changes\nkeep     logger";
+        assert_eq!(changed("plugin = \"echo\"", keys), said);
+    }
+
+    #[test]
+    fn what_a_process_is_given_restarts_it() {
+        for (keys, why) in [
+            ("umask = \"0077\"", "umask changes"),
+            ("directory = \"/tmp\"", "directory changes"),
+            ("ready = \"exec\"", "ready changes"),
+            ("environment = { SECRET = \"x\" }", "environment SECRET changes"),
+            ("limits = { core = 0 }", "limits changes"),
+            ("settings = { partial_after = \"1s\" }", "settings.partial_after changes"),
+        ] {
+            let said = format!("restart  echo (line 2): {why}\nkeep     logger");
+            assert_eq!(changed("plugin = \"echo\"", &format!("plugin = \"echo\"\n{keys}")), said);
+        }
+    }
+
+    #[test]
+    fn a_socket_comes_and_another_goes() {
+        let said = "restart  echo (line 2): listens on tcp://127.0.0.1:7008, no longer on tcp://127.0.0.1:7007\n\
+                    keep     logger\nsocket   tcp://127.0.0.1:7008: bound\nsocket   tcp://127.0.0.1:7007: closed";
+        assert_eq!(changed(":7007", ":7008"), said);
+    }
+
+    #[test]
+    fn a_socket_that_moves_is_neither_bound_nor_closed() {
+        let before = format!("{TWO}\n[children.web]\ncommand = [\"/bin/sh\"]\nlisten = [\"tcp://127.0.0.1:80\"]\n");
+        let after = before.replace(":80", ":7007").replacen(":7007", ":80", 1);
+        let plan = plan(&model(&before), &model(&after));
+        assert_eq!(plan.sockets, []);
+        assert_eq!(plan.child("web").unwrap().action, Action::Restart);
+    }
+
+    #[test]
+    fn a_capacity_restarts_nobody() {
+        let said =
+            "keep     echo\nkeep     logger\nlink     echo -> logger (line 10): holds 2097152 bytes instead of 1048576";
+        assert_eq!(changed("to = \"logger\"", "to = \"logger\"\ncapacity = \"2MiB\""), said);
+    }
+
+    #[test]
+    fn a_new_source_restarts_its_sink() {
+        let more =
+            "[children.other]\ncommand = [\"/bin/sh\"]\n\n[[links]]\nfrom = \"other\"\nto = \"logger\"\n\n[[links]]";
+        let said = "keep     echo\nrestart  logger (line 6): a link from other comes\nstart    other (line 10): it is new\n\
+                    link     other -> logger (line 13): comes";
+        assert_eq!(changed("[[links]]", more), said);
+        let back = plan(&model(&TWO.replacen("[[links]]", more, 1)), &model(TWO)).to_string();
+        let said = "keep     echo\nrestart  logger (line 6): the link from other goes\n\
+                    stop     other: it is not in the new configuration\n\
+                    link     other -> logger: goes, once what is in it has been taken";
+        assert_eq!(back, said);
+    }
+
+    #[test]
+    fn more_instances_are_other_children() {
+        let plan = plan(&model(TWO), &model(&TWO.replacen("plugin = \"echo\"", "plugin = \"echo\"\ninstances = 2", 1)));
+        let actions: Vec<_> = plan.children.iter().map(|child| (child.name.as_str(), child.action)).collect();
+        let expected =
+            [("echo.0", Action::Start), ("echo.1", Action::Start), ("logger", Action::Restart), ("echo", Action::Stop)];
+        assert_eq!(actions, expected);
+        assert_eq!(plan.sockets, []);
+    }
+
+    #[test]
+    fn a_link_that_speaks_otherwise_is_another_link() {
+        let more = "settings = { echo_after = \"queued\" }\nplugin = \"echo\"";
+        let records = TWO.replacen("plugin = \"echo\"", more, 1);
+        let lines = format!("{records}protocol = \"lines\"\n");
+        let plan = plan(&model(&records), &model(&lines));
+        let changes: Vec<_> = plan.links.iter().map(|link| link.change).collect();
+        assert_eq!(changes, [LinkChange::Added, LinkChange::Removed]);
+        assert_eq!(plan.child("echo").unwrap().reasons, ["the link to logger speaks lines"]);
+        assert_eq!(plan.child("logger").unwrap().reasons, ["the link from echo speaks lines"]);
+    }
+
+    #[test]
+    fn the_daemon_changes_what_it_can() {
+        let keys = "[daemon]\nlog_level = \"debug\"\nstop_timeout = \"1s\"\ncontrol = \"/other.sock\"\nlog = \"syslog\"\n\n[children.echo]";
+        let said = "keep     echo\nkeep     logger\n\
+                    daemon   control changes only with a restart of the daemon\n\
+                    daemon   log changes only with a restart of the daemon\n\
+                    daemon   log_level changes\ndaemon   stop_timeout changes";
+        assert_eq!(changed("[children.echo]", keys), said);
+    }
+}

@@ -18,13 +18,13 @@ use super::core::Supervisor;
 use super::links::Links;
 use super::poll::Id;
 use super::requests::Waiter;
-use crate::config::model::{Address, Model};
+use super::sockets::Sockets;
+use crate::config::model::Model;
 use crate::config::plan::{self, Action, Plan};
 use crate::config::{self, Loaded, order};
 use crate::control::status::DaemonState;
 use crate::sys::process;
-use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::OwnedFd;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// How often to look whether a link that goes is empty: no event tells.
@@ -53,7 +53,7 @@ pub(super) enum Phase {
 pub(super) struct Winding {
     loaded: Loaded,
     plan: Plan,
-    sockets: BTreeMap<Address, OwnedFd>,
+    sockets: Sockets,
     links: Links,
     going: BTreeSet<String>,
     deadline: Instant,
@@ -94,8 +94,12 @@ impl Supervisor {
             Phase::Starting => {
                 self.start_pending();
                 self.started();
+                self.reload_next();
             }
-            Phase::Running => self.start_pending(),
+            Phase::Running => {
+                self.start_pending();
+                self.reload_next();
+            }
             Phase::Winding(_) => self.wind(),
             Phase::Rising(_) => {
                 self.start_pending();
@@ -183,6 +187,7 @@ impl Supervisor {
         let names: Vec<String> = self.by_name.keys().cloned().collect();
         let Some(mut bad) = self.outcome_of(&names) else { return };
         bad.sort();
+        self.has_started = true;
         self.phase = Phase::Running;
         self.dirty = true;
         if bad.is_empty() {
@@ -208,8 +213,23 @@ impl Supervisor {
     pub(super) fn request_reload(&mut self, waiter: Option<u32>) {
         match self.phase {
             Phase::Starting | Phase::Running => self.reload(waiter),
+            // One that waits already will read the file later than now.
+            Phase::Winding(_) | Phase::Rising(_)
+                if waiter.is_none() && self.waiters.contains(&Waiter::Reload(None)) => {}
             Phase::Winding(_) | Phase::Rising(_) => self.waiters.push(Waiter::Reload(waiter)),
             Phase::Stopping { .. } => self.refuse(waiter, "cannot reload: the daemon is stopping"),
+        }
+    }
+
+    /// The next one that waited for its turn.
+    fn reload_next(&mut self) {
+        if !matches!(self.phase, Phase::Starting | Phase::Running) {
+            return;
+        }
+        let next = self.waiters.iter().position(|waiter| matches!(waiter, Waiter::Reload(_)));
+        if let Some(Waiter::Reload(waiter)) = next.map(|place| self.waiters.remove(place)) {
+            self.dirty = true;
+            self.reload(waiter);
         }
     }
 
@@ -237,8 +257,10 @@ impl Supervisor {
                 return;
             }
         };
-        if let Ok(now) = crate::notify::monotonic_usec() {
-            notify(&format!("RELOADING=1\n{now}"));
+        if self.has_started {
+            if let Ok(now) = crate::notify::monotonic_usec() {
+                notify(&format!("RELOADING=1\n{now}"));
+            }
         }
         let text = plan.to_string();
         for line in text.lines() {
@@ -280,7 +302,7 @@ impl Supervisor {
         self.loaded = loaded;
         self.needs = order::needs(self.model());
         let model = self.loaded.model.clone();
-        for held in self.links.not_in(&model) {
+        for held in self.links.going(&model) {
             let lost = self.links.queued(held);
             if lost > 0 {
                 log::error!(
@@ -314,6 +336,9 @@ impl Supervisor {
                     if let Some(child) = self.children.get_mut(&id) {
                         child.machine.policy = super::child::Policy::from(&config);
                         child.config = config;
+                        if step.action == Action::Update && child.machine.state == State::Failed {
+                            self.come_again(id, &mut coming);
+                        }
                     }
                     Ok(())
                 }
@@ -341,10 +366,15 @@ impl Supervisor {
         let Phase::Rising(Rising { coming, waiter }) = &self.phase else { return };
         let Some(bad) = self.outcome_of(coming) else { return };
         let waiter = *waiter;
-        self.phase = Phase::Running;
         self.reloads += 1;
         self.dirty = true;
-        notify("READY=1");
+        if self.has_started {
+            self.phase = Phase::Running;
+            notify("READY=1");
+        } else {
+            // Whoever waits for the first start has not been told yet.
+            self.phase = Phase::Starting;
+        }
         if bad.is_empty() {
             log::info!("reloaded");
             self.say(waiter, "reloaded");
@@ -353,11 +383,6 @@ impl Supervisor {
             let why = bad.join("; ");
             log::error!("reloaded, but {why}");
             self.refuse(waiter, &format!("reloaded, but {why}"));
-        }
-        if let Some(place) = self.waiters.iter().position(|w| matches!(w, Waiter::Reload(_))) {
-            if let Waiter::Reload(next) = self.waiters.remove(place) {
-                self.request_reload(next);
-            }
         }
     }
 
@@ -371,8 +396,10 @@ impl Supervisor {
 
     /// Drains and ends.
     pub(super) fn begin_end(&mut self) {
-        if let Phase::Winding(winding) = std::mem::replace(&mut self.phase, Phase::Running) {
-            self.refuse(winding.waiter, "cannot reload: the daemon is stopping");
+        match std::mem::replace(&mut self.phase, Phase::Running) {
+            Phase::Winding(winding) => self.refuse(winding.waiter, "cannot reload: the daemon is stopping"),
+            Phase::Rising(rising) => self.refuse(rising.waiter, "reloaded, but now the daemon is stopping"),
+            Phase::Starting | Phase::Running | Phase::Stopping { .. } => {}
         }
         log::info!("stopping");
         notify("STOPPING=1");
@@ -468,13 +495,14 @@ impl Supervisor {
     /// One step of the stop of one child whose sources are down.
     fn wind_one_down(&mut self, id: Id, name: &str, new: Option<&Model>, deadline: Instant) -> bool {
         let now = Instant::now();
+        // Two that talk both ways can't both be stopped after their source: who
+        // goes first sees no end of its input, and is not waited for.
+        let sources = self.links.flowing_into(name).map(|held| held.config.from.clone());
+        let live: BTreeSet<String> = sources.filter(|source| !self.is_down(source)).collect();
         let drains = self.links.flowing_into(name).next().is_some();
         let intake = self.links.flowing_into(name).any(|held| held.intake.is_some());
-        match new {
-            Some(model) => self.links.end_removed_input(name, model),
-            None => self.links.end_input(name),
-        }
-        let waiting = self.links.waiting_for(name, new);
+        self.links.end_input(name, new, &live);
+        let waiting = self.links.waiting_for(name, new, &live);
         let ended = drains && self.links.input_ended(name);
         let Some(child) = self.children.get_mut(&id) else { return true };
         match child.machine.state {
@@ -499,7 +527,7 @@ impl Supervisor {
                     // It ends by itself once it has read the end of its input.
                     self.step(id, Event::Drain(deadline));
                 } else if waiting > 0 && now < deadline {
-                    self.look_at = Some(now + LOOK);
+                    self.look_after(LOOK);
                 } else {
                     self.step(id, Event::Stop);
                 }

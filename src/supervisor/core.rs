@@ -30,6 +30,11 @@ use std::time::{Duration, Instant};
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// After EMFILE and its like, nobody is accepted for this long.
 const SHORT_OF_DESCRIPTORS: Duration = Duration::from_secs(1);
+/// A child that is dead waits no longer than this for the rest of its group,
+/// which was killed: a process that the kernel can't end just now holds it up.
+const REST_OF_GROUP: Duration = Duration::from_secs(1);
+/// How often to look whether it is gone, where no SIGCHLD tells.
+const LOOK_FOR_GROUP: Duration = Duration::from_millis(1);
 /// From one child's log pipe a round, so that one that writes without end
 /// keeps nobody waiting.
 const LOG_READ: usize = 64 * 1024;
@@ -41,6 +46,8 @@ pub struct Supervisor {
     pub(super) children: BTreeMap<Id, Supervised>,
     pub(super) by_name: HashMap<String, Id>,
     by_pid: HashMap<Pid, Id>,
+    /// Children whose process is reaped while others of its group are not gone yet.
+    leaving: Vec<Leaving>,
     next_id: Id,
     pub(super) links: Links,
     pub(super) sockets: Sockets,
@@ -59,6 +66,8 @@ pub struct Supervisor {
     pub(super) phase: Phase,
     pub(super) waiters: Vec<Waiter>,
     pub(super) ready: Ready,
+    /// Each child has been up once, or is known not to be.
+    pub(super) has_started: bool,
     /// A start that fails ends it.
     pub(super) must_start: bool,
     /// Why it ends, where a start failed that had to succeed.
@@ -67,6 +76,14 @@ pub struct Supervisor {
     pub(super) reloads: u64,
     /// Set at the end: what [`Supervisor::run`] returns.
     pub(super) end: Option<Result<(), String>>,
+}
+
+/// A child whose process is reaped, and its number so no longer its own.
+struct Leaving {
+    id: Id,
+    group: Pid,
+    exit: Exit,
+    until: Instant,
 }
 
 impl Supervisor {
@@ -94,6 +111,7 @@ impl Supervisor {
             children: BTreeMap::new(),
             by_name: HashMap::new(),
             by_pid: HashMap::new(),
+            leaving: Vec::new(),
             next_id: 0,
             links,
             sockets,
@@ -110,6 +128,7 @@ impl Supervisor {
             phase: Phase::Starting,
             waiters: Vec::new(),
             ready: Ready::default(),
+            has_started: false,
             must_start: daemonized,
             failed_start: None,
             since: Timestamp::now(),
@@ -199,6 +218,7 @@ impl Supervisor {
         if self.look_at.is_some_and(|at| at <= now) {
             self.look_at = None;
             self.dirty = true;
+            self.left();
         }
         if self.accept_at.is_some_and(|at| at <= now) {
             self.accept_at = None;
@@ -246,7 +266,8 @@ impl Supervisor {
 
     /// Lets go of a child that is down.
     pub(super) fn forget(&mut self, id: Id) {
-        self.read_log(id, usize::MAX);
+        // As much as its pipe holds; somebody that it left behind may go on writing.
+        self.read_log(id, LOG_READ);
         if let Some(child) = self.children.remove(&id) {
             self.unwatch(&child);
             self.by_name.remove(&child.config.name);
@@ -286,8 +307,11 @@ impl Supervisor {
 
     fn act(&mut self, id: Id, action: Action) -> Option<Event> {
         let name = self.children.get(&id).map(|child| child.config.name.clone())?;
+        let gone = self.leaving.iter().any(|leaving| leaving.id == id);
         match action {
             Action::Spawn => Some(self.spawn(id)),
+            // Its group was sent SIGKILL, and its number may be another's soon.
+            Action::Ask(..) | Action::Force(_) if gone => None,
             Action::Ask(pid, signal) => {
                 log::debug!(target: &name, "sending {signal} to its group");
                 for signal in [signal, Signal::SIGCONT] {
@@ -420,35 +444,57 @@ impl Supervisor {
     /// Reaps every dead process: children, and orphans below them.
     fn reap(&mut self) {
         loop {
-            let pid = match process::next_dead() {
-                Ok(Some(pid)) => pid,
-                Ok(None) => return,
+            match process::next_dead() {
+                Ok(Some(pid)) => self.reap_one(pid),
+                Ok(None) => break,
                 Err(error) => {
                     log::error!("cannot wait for children: {error}");
-                    return;
-                }
-            };
-            let id = self.by_pid.remove(&pid);
-            if id.is_some() {
-                // What it left in its group goes with it. Its number is its
-                // own until it is reaped, so no other group can be hit.
-                let _none_left = process::signal_group(pid, Signal::SIGKILL);
-            }
-            match process::reap(pid) {
-                Ok(Some(exit)) => {
-                    if let Some(id) = id {
-                        self.on_exit(id, exit);
-                    } else {
-                        log::debug!("reaped orphan {pid}, which {exit}");
-                    }
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    log::error!("cannot reap process {pid}: {error}");
-                    return;
+                    break;
                 }
             }
         }
+        self.left();
+    }
+
+    fn reap_one(&mut self, pid: Pid) {
+        let id = self.by_pid.remove(&pid);
+        if id.is_some() {
+            // What it left in its group goes with it. Its number is its
+            // own until it is reaped, so no other group can be hit.
+            let _none_left = process::signal_group(pid, Signal::SIGKILL);
+        }
+        match (process::reap(pid), id) {
+            (Ok(Some(exit)), Some(id)) => {
+                self.leaving.push(Leaving { id, group: pid, exit, until: Instant::now() + REST_OF_GROUP });
+            }
+            (Ok(Some(exit)), None) => log::debug!("reaped orphan {pid}, which {exit}"),
+            (Ok(None), _) => {}
+            (Err(error), _) => log::error!("cannot reap process {pid}: {error}"),
+        }
+    }
+
+    /// Children of whose group nobody is left have ended: before that, a
+    /// replacement would meet what its predecessor still holds.
+    fn left(&mut self) {
+        let now = Instant::now();
+        let mut place = 0;
+        while let Some(leaving) = self.leaving.get(place) {
+            if process::group_exists(leaving.group) && now < leaving.until {
+                place += 1;
+                continue;
+            }
+            let Leaving { id, exit, .. } = self.leaving.remove(place);
+            self.on_exit(id, exit);
+        }
+        if !self.leaving.is_empty() {
+            self.look_after(LOOK_FOR_GROUP);
+        }
+    }
+
+    /// Has the loop look again after that time, or sooner.
+    pub(super) fn look_after(&mut self, time: Duration) {
+        let at = Instant::now() + time;
+        self.look_at = Some(self.look_at.map_or(at, |before| before.min(at)));
     }
 
     fn on_exit(&mut self, id: Id, exit: Exit) {
@@ -531,7 +577,7 @@ impl Supervisor {
                 if self.poll.add(fd, EpollFlags::EPOLLOUT, Token::Journal).is_ok() {
                     self.journal_watched = Some(*fd);
                 } else {
-                    self.look_at = Some(Instant::now() + SHORT_OF_DESCRIPTORS);
+                    self.look_after(SHORT_OF_DESCRIPTORS);
                 }
             }
             (Waiting::Nothing | Waiting::Until(_), Some(fd)) => {
@@ -568,8 +614,11 @@ impl Supervisor {
     /// their names.
     pub(super) fn reopen(&mut self) -> Vec<String> {
         let mut told = Vec::new();
-        for child in self.children.values() {
+        for (id, child) in &self.children {
             let Some(pid) = child.machine.pid() else { continue };
+            if self.leaving.iter().any(|leaving| leaving.id == *id) {
+                continue;
+            }
             match process::signal_if_caught(pid, Signal::SIGUSR1) {
                 Ok(true) => told.push(child.config.name.clone()),
                 Ok(false) => {}

@@ -7,6 +7,7 @@ use crate::link::{Intake, Link};
 use crate::plugin;
 use crate::sys::map::{PAGE, SharedMap};
 use crate::sys::pipe::{self, Pipe};
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -98,9 +99,14 @@ impl Links {
         self.held.iter().find(|held| held.config.from == source)
     }
 
-    /// Those that `model` doesn't have.
-    pub fn not_in(&self, model: &Model) -> impl Iterator<Item = &Held> {
-        self.held.iter().filter(move |held| held.in_model(model).is_none())
+    /// Those whose queue goes with `model`.
+    pub fn going(&self, model: &Model) -> impl Iterator<Item = &Held> {
+        self.held.iter().filter(move |held| !self.stays(&held.queue, model))
+    }
+
+    /// Whether a link that is held and that `model` has too uses that queue.
+    fn stays(&self, queue: &QueueId, model: &Model) -> bool {
+        self.held.iter().any(|held| held.queue == *queue && held.in_model(model).is_some())
     }
 
     /// How many bytes a link's queue can hold.
@@ -132,16 +138,18 @@ impl Links {
             if self.held.iter().any(|held| held.is(link, model)) {
                 continue;
             }
-            self.make(link, has_intake(model, link), &mut new)
+            self.make(link, model, &mut new)
                 .map_err(|e| format!("cannot make the link {} -> {}: {e}", link.from, link.to))?;
         }
         Ok(new)
     }
 
-    fn make(&self, link: &Config, intake: bool, new: &mut Links) -> io::Result<()> {
+    fn make(&self, link: &Config, model: &Model, new: &mut Links) -> io::Result<()> {
+        let intake = has_intake(model, link);
         let id =
             if intake { QueueId::Between(link.from.clone(), link.to.clone()) } else { QueueId::Of(link.to.clone()) };
-        let shared = self.queues.iter().chain(&new.queues).any(|q| q.id == id);
+        // One that goes is of no use: its input ends.
+        let shared = self.stays(&id, model) || new.queues.iter().any(|q| q.id == id);
         let made = match (intake, shared) {
             (true, _) => Some(Link::to_intake(link.capacity, link.protocol)?),
             (false, false) => Some(Link::to_stdin(link.capacity)?),
@@ -191,26 +199,25 @@ impl Links {
         }
     }
 
-    /// Ends the input of that child: once it has read what there is, it sees
-    /// the end of the file.
-    pub fn end_input(&mut self, sink: &str) {
-        let ids: Vec<QueueId> = self.flowing_into(sink).map(|held| held.queue.clone()).collect();
-        self.end(&ids);
-    }
-
-    /// Ends the input that flows by links that `model` doesn't have.
-    pub fn end_removed_input(&mut self, sink: &str, model: &Model) {
-        let stays =
-            |queue: &QueueId| self.held.iter().any(|held| held.queue == *queue && held.in_model(model).is_some());
-        let ids: Vec<QueueId> =
-            self.flowing_into(sink).map(|held| held.queue.clone()).filter(|id| !stays(id)).collect();
-        self.end(&ids);
-    }
-
-    fn end(&mut self, ids: &[QueueId]) {
+    /// Ends the input of that child by the links that `new` doesn't have (all,
+    /// where there is no `new`) and that none of `live` writes to: once the
+    /// child has read what there is, it sees the end of the file.
+    pub fn end_input(&mut self, sink: &str, new: Option<&Model>, live: &BTreeSet<String>) {
+        let ids: Vec<QueueId> = self.ending(sink, new, live).map(|held| held.queue.clone()).collect();
         for queue in self.queues.iter_mut().filter(|q| ids.contains(&q.id)) {
             queue.write = None;
         }
+    }
+
+    fn ending<'a>(
+        &'a self,
+        sink: &'a str,
+        new: Option<&'a Model>,
+        live: &'a BTreeSet<String>,
+    ) -> impl Iterator<Item = &'a Held> {
+        let writes = |queue: &QueueId| self.held.iter().any(|h| h.queue == *queue && live.contains(&h.config.from));
+        self.flowing_into(sink)
+            .filter(move |held| new.is_none_or(|model| !self.stays(&held.queue, model)) && !writes(&held.queue))
     }
 
     /// Whether that child's input has ended altogether.
@@ -218,11 +225,9 @@ impl Links {
         self.flowing_into(sink).all(|held| self.queue(held).write.is_none())
     }
 
-    /// Bytes that wait for that child in links that `model` doesn't have; in
-    /// all of them where `model` is `None`.
-    pub fn waiting_for(&self, sink: &str, but: Option<&Model>) -> usize {
-        let counts = |held: &&Held| but.is_none_or(|model| held.in_model(model).is_none());
-        self.flowing_into(sink).filter(counts).map(|held| self.queued(held)).sum()
+    /// Bytes that wait for that child in the links that [`Links::end_input`] ends.
+    pub fn waiting_for(&self, sink: &str, new: Option<&Model>, live: &BTreeSet<String>) -> usize {
+        self.ending(sink, new, live).map(|held| self.queued(held)).sum()
     }
 
     /// Bytes that wait in a link: in its queue and in staging.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Instant;
 
 /// Somebody who waits.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Waiter {
     /// For his children to be as he said.
     Children {
@@ -109,7 +109,12 @@ impl Supervisor {
                     }
                     self.step(id, event.clone());
                 }
-                Goal::Up if running => self.step(id, event.clone()),
+                Goal::Up if running => {
+                    if let Some(child) = self.children.get_mut(&id) {
+                        child.held_down = false;
+                    }
+                    self.step(id, event.clone());
+                }
                 Goal::Up => {
                     // Down for good first, so that what was is forgiven; then
                     // it starts as soon as what it needs is up.
@@ -165,8 +170,15 @@ impl Supervisor {
         match goal {
             Goal::Up => self.outcome_of(names),
             Goal::Down => {
-                let down = |name: &String| self.child(name).is_none_or(|child| child.machine.state == State::Down);
-                names.iter().all(down).then(Vec::new)
+                let mut bad = Vec::new();
+                for child in names.iter().filter_map(|name| self.child(name)) {
+                    match (child.machine.state, child.held_down) {
+                        (State::Down, true) => {}
+                        (_, true) => return None,
+                        (_, false) => bad.push(format!("cannot stop {}: it was started again", child.config.name)),
+                    }
+                }
+                Some(bad)
             }
         }
     }

@@ -36,23 +36,20 @@ impl Sockets {
     ///
     /// # Errors
     /// `cannot listen on ADDRESS: cause` for the first that failed.
-    pub fn bind_new<'a>(
-        &self,
-        addresses: impl IntoIterator<Item = &'a Address>,
-    ) -> Result<BTreeMap<Address, OwnedFd>, String> {
-        let mut new = BTreeMap::new();
+    pub fn bind_new<'a>(&self, addresses: impl IntoIterator<Item = &'a Address>) -> Result<Sockets, String> {
+        let mut new = Sockets::default();
         for address in addresses {
-            if !self.held.contains_key(address) && !new.contains_key(address) {
+            if !self.held.contains_key(address) && !new.held.contains_key(address) {
                 let socket = open(address).map_err(|e| format!("cannot listen on {address}: {e}"))?;
-                new.insert(address.clone(), socket);
+                new.held.insert(address.clone(), socket);
             }
         }
         Ok(new)
     }
 
     /// Holds these too.
-    pub fn keep(&mut self, new: BTreeMap<Address, OwnedFd>) {
-        self.held.extend(new);
+    pub fn keep(&mut self, mut new: Sockets) {
+        self.held.append(&mut new.held);
     }
 
     /// Closes those that nobody names any more; a Unix socket's name goes with it.
@@ -133,7 +130,9 @@ pub fn clear_stale(path: &Path, address: &UnixAddr) -> io::Result<()> {
     if !metadata.file_type().is_socket() {
         return Err(Errno::EADDRINUSE.into());
     }
-    let probe = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    // One that is too busy to accept is alive: not waited for (EAGAIN, unix(7)).
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     match connect(probe.as_raw_fd(), address) {
         Err(Errno::ECONNREFUSED) => std::fs::remove_file(path),
         Err(Errno::ENOENT) => Ok(()),

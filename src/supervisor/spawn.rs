@@ -4,6 +4,7 @@ use super::links::Links;
 use super::notify;
 use super::sockets::Sockets;
 use crate::config::model::{Child, Program, Ready};
+use crate::journal;
 use crate::link::handover::{self, Inbound, Outbound, Protocol};
 use crate::sys::pipe::{self, Pipe};
 use crate::sys::process::{self, Spawned};
@@ -163,6 +164,10 @@ struct Environment {
 impl Environment {
     fn new(child: &Child) -> Environment {
         let mut environment = Environment { entries: Vec::new() };
+        if matches!(child.program, Program::Plugin(_)) {
+            // First, so that the configuration may say otherwise.
+            environment.set(journal::plugin::LEVEL, &log::max_level().as_str().to_ascii_lowercase());
+        }
         for name in &child.pass_environment {
             if let Some(value) = std::env::var_os(name) {
                 environment.set_bytes(name, value.as_bytes());

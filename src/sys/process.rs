@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, signal, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, getpid, getppid};
 use std::convert::Infallible;
 use std::ffi::{CStr, CString};
@@ -214,12 +214,24 @@ fn become_program(program: &Program<'_>, parent: Pid) -> Result<Infallible, (Sta
 /// Every signal back to its default: ignored ones would stay ignored over exec
 /// (signal(7)), SIGPIPE among them.
 fn default_dispositions() {
-    for number in Signal::iterator() {
-        if !matches!(number, Signal::SIGKILL | Signal::SIGSTOP) {
-            #[allow(unsafe_code)]
-            // SAFETY: the default disposition runs no code of this process.
-            let _set = unsafe { signal(number, SigHandler::SigDfl) };
-        }
+    // The kernel's struct sigaction, at most 32 bytes; zeros are SIG_DFL, no
+    // flags, an empty mask. Asked of the kernel itself, for nix knows no
+    // real-time signals, and the C library refuses two that it keeps for itself.
+    let default = [0u64; 4];
+    for number in 1..=libc::SIGRTMAX() {
+        #[allow(unsafe_code)]
+        // SAFETY: reads `default`, which outlives the call; the default
+        // disposition runs no code of this process. SIGKILL and SIGSTOP are
+        // refused, for they have no other.
+        let _set = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(), // of the mask
+            )
+        };
     }
 }
 
@@ -325,15 +337,25 @@ pub fn reap(pid: Pid) -> io::Result<Option<Exit>> {
     }
 }
 
-/// Sends a signal to a whole process group; no such group is no error.
+/// Sends a signal to the process group of a child that is not reaped yet.
 ///
 /// # Errors
 /// EPERM where every process in it belongs to others.
-pub fn signal_group(group: Pid, signal: Signal) -> io::Result<()> {
-    match nix::sys::signal::killpg(group, signal) {
+pub fn signal_group(leader: Pid, signal: Signal) -> io::Result<()> {
+    let sent = match nix::sys::signal::killpg(leader, signal) {
+        // Just forked, it has not made its group yet: it is alone.
+        Err(Errno::ESRCH) => kill(leader, signal),
+        other => other,
+    };
+    match sent {
         Ok(()) | Err(Errno::ESRCH) => Ok(()),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Whether anybody is in that process group, zombies included.
+pub fn group_exists(group: Pid) -> bool {
+    nix::sys::signal::killpg(group, None) != Err(Errno::ESRCH)
 }
 
 /// Sends a signal to one process if it catches that signal

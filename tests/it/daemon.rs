@@ -8,6 +8,7 @@ use std::fs::File;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Every wait for a fact ends with this; on a loaded machine it is long.
@@ -55,13 +56,32 @@ impl Daemon {
     /// Starts it in a folder that was prepared.
     pub fn spawn_in(dir: tempfile::TempDir, config: &str) -> Daemon {
         std::fs::write(dir.path().join("plumbd.toml"), config).unwrap();
-        let process = run_in(dir.path());
+        let process = run_in(dir.path(), "");
         Daemon { dir, process, over: false }
+    }
+
+    /// Starts it with a log of its own, and does not wait.
+    pub fn logging_to(log: impl Into<Stdio>, config: &str) -> Daemon {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("plumbd.toml"), config).unwrap();
+        let process = run(dir.path(), "", log.into());
+        Daemon { dir, process, over: false }
+    }
+
+    /// Starts it from a shell that has done `first` before it becomes the
+    /// daemon, and waits until it is past starting.
+    pub fn start_after(first: &str, config: &str) -> Daemon {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("plumbd.toml"), config).unwrap();
+        let process = run_in(dir.path(), first);
+        let daemon = Daemon { dir, process, over: false };
+        daemon.wait_state(DaemonState::Running);
+        daemon
     }
 
     /// Starts another one in the same folder; the one before must be dead.
     pub fn start_again(&mut self) {
-        self.process = run_in(self.dir.path());
+        self.process = run_in(self.dir.path(), "");
         self.over = false;
         self.wait_state(DaemonState::Running);
     }
@@ -94,18 +114,30 @@ impl Daemon {
     }
 
     /// One request: exit status, what goes to standard output, what to standard error.
+    #[track_caller]
     pub fn ask(&self, request: &Request) -> (u8, String, String) {
-        let (mut out, mut err) = (String::new(), String::new());
-        let status = client::ask(&self.path("plumbd.sock"), request, |response| {
-            match response {
-                Response::Out(text) => out.push_str(&(text + "\n")),
-                Response::Err(text) => err.push_str(&(text + "\n")),
-                Response::Status(_) | Response::Exit(_) => {}
-            }
-            Ok(())
-        });
-        let status = status.unwrap_or_else(|e| panic!("{e}\nlog:\n{}", self.log()));
-        (status, out, err)
+        ask(&self.path("plumbd.sock"), request).unwrap_or_else(|e| panic!("{e}\nlog:\n{}", self.log()))
+    }
+
+    /// One request whose answer may take a while.
+    pub fn ask_meanwhile(&self, request: Request) -> JoinHandle<Result<(u8, String, String), String>> {
+        let socket = self.path("plumbd.sock");
+        std::thread::spawn(move || ask(&socket, &request))
+    }
+
+    /// A request that must succeed; what it says.
+    #[track_caller]
+    pub fn done(&self, request: &Request) -> String {
+        let (status, out, err) = self.ask(request);
+        assert_eq!((status, err.as_str()), (0, ""), "{request:?}: {out}\nlog:\n{}", self.log());
+        out
+    }
+
+    /// Replaces its configuration and reloads it, which must succeed; what that says.
+    #[track_caller]
+    pub fn reload(&self, config: &str) -> String {
+        self.configure(config);
+        self.done(&Request::Reload)
     }
 
     /// Its status; `None` while it can't be reached.
@@ -152,6 +184,18 @@ impl Daemon {
     #[track_caller]
     pub fn wait_child(&self, name: &str, state: ChildState) -> Child {
         wait_for(&format!("{name} is {state}"), || Some(self.child(name)).filter(|c| c.state == state))
+    }
+
+    /// The process of that child, once it is up.
+    #[track_caller]
+    pub fn child_pid_when_up(&self, name: &str) -> i32 {
+        self.wait_child(name, ChildState::Up).pid.unwrap()
+    }
+
+    /// Waits for its end after it was killed; its folder stays as it was.
+    #[track_caller]
+    pub fn wait_killed(&mut self) {
+        wait_for("the daemon is dead", || self.process.try_wait().unwrap());
     }
 
     /// Waits until that child is up with another process than `pid`.
@@ -232,10 +276,27 @@ impl Drop for Daemon {
     }
 }
 
-fn run_in(dir: &Path) -> std::process::Child {
+fn ask(socket: &Path, request: &Request) -> Result<(u8, String, String), String> {
+    let (mut out, mut err) = (String::new(), String::new());
+    let status = client::ask(socket, request, |response| {
+        match response {
+            Response::Out(text) => out.push_str(&(text + "\n")),
+            Response::Err(text) => err.push_str(&(text + "\n")),
+            Response::Status(_) | Response::Exit(_) => {}
+        }
+        Ok(())
+    });
+    status.map(|status| (status, out, err)).map_err(|e| e.to_string())
+}
+
+fn run_in(dir: &Path, first: &str) -> std::process::Child {
     let log = File::options().create(true).append(true).open(dir.join("daemon.log")).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_plumbd"))
-        .args(["run", "-c", "plumbd.toml"])
+    run(dir, first, log.into())
+}
+
+fn run(dir: &Path, first: &str, log: Stdio) -> std::process::Child {
+    Command::new("/bin/sh")
+        .args(["-c", &format!("{first}\nexec \"$0\" run -c plumbd.toml"), env!("CARGO_BIN_EXE_plumbd")])
         .current_dir(dir)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -262,6 +323,17 @@ pub fn free_port() -> u16 {
 pub fn kill(pid: i32, signal: i32) {
     let signal = nix::sys::signal::Signal::try_from(signal).unwrap();
     let _gone_already = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+}
+
+/// Sends a signal of any number, real-time ones too.
+pub fn send(pid: i32, signal: i32) {
+    let sent = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+/// A process's state, as proc_pid_stat(5) has it.
+pub fn state(pid: i32) -> Option<char> {
+    stat(pid).map(|(state, _)| state)
 }
 
 pub fn alive(pid: i32) -> bool {
