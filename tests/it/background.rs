@@ -1,6 +1,8 @@
 //! `plumbd run --daemon`: the caller gets its exit status once every child is
 //! ready, or the reason why not.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use crate::daemon::{alive, kill, wait_for};
 use assert_cmd::Command;
 use plumbd::control::{Request, Response, Status, client};
