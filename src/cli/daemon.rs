@@ -2,6 +2,7 @@
 
 use crate::config::system::cause;
 use crate::supervisor::ready::{self, Awaited, Ready};
+use crate::sys;
 use daemonize::{Daemonize, Outcome};
 use std::path::PathBuf;
 
@@ -16,7 +17,8 @@ pub(super) enum Side {
     Failed,
 }
 
-/// Becomes two processes. This one must have no thread and nothing half-written.
+/// Becomes two processes. This one must have no thread, no open descriptor
+/// above standard error, and nothing half-written.
 ///
 /// The daemon's working directory is `/`, so that it keeps no file system
 /// busy; or, where `stay`, what it was: the built-in configuration's paths are
@@ -30,6 +32,7 @@ pub(super) fn fork(stay: bool) -> Result<Side, String> {
     } else {
         PathBuf::from("/")
     };
+    sys::close_inherited();
     let (mut ready, awaited) = ready::pair().map_err(|e| format!("cannot make a pipe to the daemon: {e}"))?;
     // Each child has a umask of its own; the daemon's files name their modes.
     match Daemonize::new().working_directory(directory).umask(0o022).execute() {

@@ -1,6 +1,8 @@
 //! The command line as scripts and operators see it: words in, exit status,
 //! standard output and standard error out.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use assert_cmd::Command;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};

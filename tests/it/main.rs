@@ -1,5 +1,6 @@
 //! Integration tests: one binary, a file a behaviour.
 
+mod background;
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the answer")]
 
 mod cli;
