@@ -507,9 +507,12 @@ impl Supervisor {
         let Some(child) = self.children.get_mut(&id) else { return true };
         match child.machine.state {
             State::Down | State::Failed | State::Backoff { .. } => {
-                // It died with input that nobody else can save. An ordinary
-                // program that ended well wanted no more of it.
-                let unsaved = waiting > 0 && (intake || child.machine.last_exit.is_some_and(|e| !e.success()));
+                // It died with input that nobody else can save, or was to come
+                // again. An ordinary program that ended well while it drained
+                // wanted no more of it.
+                let machine = &child.machine;
+                let comes = machine.want == Want::Up || machine.last_exit.is_some_and(|e| !e.success());
+                let unsaved = waiting > 0 && (intake || comes);
                 if unsaved && now < deadline && child.drain_starts < DRAIN_STARTS {
                     child.drain_starts += 1;
                     self.step(id, Event::Start);

@@ -5,6 +5,7 @@ mod background;
 
 mod cli;
 mod config;
+mod control;
 mod daemon;
 mod echo;
 mod examples;
@@ -19,6 +20,9 @@ mod logger;
 mod logger_kills;
 mod mini;
 mod readiness;
+mod reload;
 mod spawn;
+mod steady;
+mod stop;
 mod supervise;
 mod trace;
