@@ -230,33 +230,33 @@ fn policy(old: &Child, new: &Child) -> Vec<String> {
     differ.iter().filter(|(_, differs)| *differs).map(|(key, _)| format!("{key} changes")).collect()
 }
 
-/// What a link's ends must agree on. A link into a plugin is made otherwise
-/// than one into a command: it has an intake.
-fn speaks(model: &Model, link: &super::model::Link) -> String {
-    let protocol = format!("{:?}", link.protocol).to_lowercase();
-    match model.child(&link.to).map(|sink| &sink.program) {
-        Some(Program::Plugin(name)) => format!("{protocol} to plugin {name}"),
-        Some(Program::Command(_)) | None => protocol,
+/// What runs at the sink of a link, if it is a plugin: a link into one is made
+/// otherwise than one into a command, for it has an intake.
+fn plugin_at_sink(model: &Model, link: &super::model::Link) -> Option<&'static str> {
+    match model.child(&link.to)?.program {
+        Program::Plugin(name) => Some(name),
+        Program::Command(_) => None,
     }
 }
 
 /// Why a child's links, which it gets as descriptors when it starts, are others.
 fn linked(old: &Model, new: &Model, name: &str) -> Vec<String> {
-    let ends = |model: &Model| -> Vec<(bool, String, String)> {
+    let ends = |model: &Model| -> Vec<(bool, String, (String, Option<&'static str>))> {
         let of = model.links.iter().filter(|link| link.from == name || link.to == name);
         of.map(|link| {
             let out = link.from == name;
             let other = if out { link.to.clone() } else { link.from.clone() };
-            (out, other, speaks(model, link))
+            (out, other, (format!("{:?}", link.protocol).to_lowercase(), plugin_at_sink(model, link)))
         })
         .collect()
     };
     let (before, after) = (ends(old), ends(new));
     let word = |out: bool| if out { "to" } else { "from" };
-    let come = after.iter().filter(|end| !before.contains(end)).map(|(out, other, protocol)| {
-        match before.iter().any(|(o, p, _)| (o, p) == (out, other)) {
-            true => format!("the link {} {other} speaks {protocol}", word(*out)),
-            false => format!("a link {} {other} comes", word(*out)),
+    let come = after.iter().filter(|end| !before.contains(end)).map(|(out, other, (protocol, _))| {
+        match before.iter().find(|(o, p, _)| (o, p) == (out, other)) {
+            Some((_, _, (was, _))) if was != protocol => format!("the link {} {other} speaks {protocol}", word(*out)),
+            Some(_) => format!("the link {} {other} is made anew, for what runs at its sink", word(*out)),
+            None => format!("a link {} {other} comes", word(*out)),
         }
     });
     let stays = |out: &bool, other: &String| after.iter().any(|(o, p, _)| (o, p) == (out, other));
@@ -468,6 +468,16 @@ to = "logger"
         assert_eq!(changes, [LinkChange::Added, LinkChange::Removed]);
         assert_eq!(plan.child("echo").unwrap().reasons, ["the link to logger speaks lines"]);
         assert_eq!(plan.child("logger").unwrap().reasons, ["the link from echo speaks lines"]);
+    }
+
+    #[test]
+    fn a_source_restarts_where_its_sink_becomes_a_plugin() {
+        const ORDINARY: &str = "[children.a]\ncommand = [\"/bin/sh\"]\n[children.b]\ncommand = [\"/bin/cat\"]\n\
+                                [[links]]\nfrom = \"a\"\nto = \"b\"\n";
+        let logger = "plugin = \"logger\"\nsettings = { file = \"messages.log\" }";
+        let plan = plan(&model(ORDINARY), &model(&ORDINARY.replace("command = [\"/bin/cat\"]", logger)));
+        let why = "the link to b is made anew, for what runs at its sink";
+        assert_eq!(plan.child("a").unwrap().reasons, [why]);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Integration tests: one binary, a file a behaviour.
 
-mod background;
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the answer")]
 
+mod background;
 mod cli;
 mod config;
 mod control;

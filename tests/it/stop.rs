@@ -60,9 +60,11 @@ const DEAF: &str = r#"
 
 #[test]
 fn a_second_signal_ends_at_once() {
-    for (first, second) in
-        [(nix::libc::SIGTERM, nix::libc::SIGTERM), (nix::libc::SIGINT, nix::libc::SIGTERM), (nix::libc::SIGTERM, nix::libc::SIGINT)]
-    {
+    for (first, second) in [
+        (nix::libc::SIGTERM, nix::libc::SIGTERM),
+        (nix::libc::SIGINT, nix::libc::SIGTERM),
+        (nix::libc::SIGTERM, nix::libc::SIGINT),
+    ] {
         let mut daemon = Daemon::start(DEAF);
         let deaf = daemon.child_pid("deaf");
         daemon.signal(first);
