@@ -9,7 +9,7 @@
 //! - [`control`]: what operators' commands and the daemon say to each other;
 //! - [`journal`]: the daemon's log;
 //! - [`link`]: what flows from a source to a sink, and how it survives both;
-//! - [`notify`]: sd_notify(3);
+//! - [`notify`]: what is said to whoever started a process, as sd_notify(3) has it;
 //! - [`plugin`]: the built-in programs, echo and logger;
 //! - [`supervisor`]: one thread, one loop: spawn, reap, restart, reload, stop;
 //! - [`sys`]: the edge to the kernel, and all `unsafe`.

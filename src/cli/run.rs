@@ -33,11 +33,14 @@ impl Run {
         if loaded.builtin {
             output::tell(&built_in(&loaded.model));
         }
+        if self.target(&loaded.model) == Target::Syslog && !journal::syslog_listens() {
+            output::tell("plumbd: nobody listens on /dev/log: the log waits for a syslog daemon");
+        }
         if !self.daemon {
             self.supervise(loaded, &mut Ready::nobody_waits())?;
             return Ok(0);
         }
-        match daemon::fork()? {
+        match daemon::fork(loaded.builtin)? {
             Side::Caller(awaited) => {
                 awaited.outcome()?;
                 Ok(0)
@@ -54,13 +57,17 @@ impl Run {
         }
     }
 
-    fn supervise(self, loaded: Loaded, ready: &mut Ready) -> Result<(), String> {
-        let target = match loaded.model.daemon.log {
+    fn target(&self, model: &Model) -> Target {
+        match model.daemon.log {
             LogTarget::Stderr => Target::Stderr,
             LogTarget::Syslog => Target::Syslog,
             LogTarget::Auto if self.daemon => Target::Syslog,
             LogTarget::Auto => Target::Stderr,
-        };
+        }
+    }
+
+    fn supervise(self, loaded: Loaded, ready: &mut Ready) -> Result<(), String> {
+        let target = self.target(&loaded.model);
         let _pid_file = self.pid_file.as_deref().map(PidFile::hold).transpose()?;
         journal::start(target, loaded.model.daemon.log_level)?;
         let outcome = supervisor::run(Options { loaded, daemonized: self.daemon }, ready);

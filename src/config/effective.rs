@@ -8,11 +8,12 @@ use crate::plugin::echo::settings as echo;
 use crate::plugin::logger::settings as logger;
 use serde_json::Value;
 use std::fmt::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Prints it: valid TOML in the manual's shape, which checks again to the
 /// same model, but for its file and lines. Paths are absolute, programs found,
-/// environments whole. Keys without effect (an empty `user`, say) are left out.
+/// environments whole.
 pub fn effective(model: &Model) -> String {
     let mut out = String::new();
     let daemon = &model.daemon;
@@ -33,10 +34,7 @@ pub fn effective(model: &Model) -> String {
         let name = base_name(&child.name);
         let instances = model.children.iter().filter(|other| base_name(&other.name) == name).count();
         table(&mut out, &format!("[children.{name}]"), child_pairs(child, instances));
-        let settings = settings(child);
-        if !settings.is_empty() {
-            table(&mut out, &format!("[children.{name}.settings]"), settings);
-        }
+        table(&mut out, &format!("[children.{name}.settings]"), settings(child));
     }
     for link in firsts(&model.links, |link| base_name(&link.from)) {
         table(&mut out, "[[links]]", link_pairs(link));
@@ -107,13 +105,12 @@ fn child_pairs(child: &Child, instances: usize) -> Vec<(&'static str, String)> {
         ("pass_environment", list(child.pass_environment.iter().map(|name| string(name)))),
         ("limits", inline(limits)),
     ];
-    if let Some(identity) = &child.user {
-        pairs.push(("user", string(&identity.user)));
-        pairs.push(("group", string(&identity.gid.to_string())));
-    }
-    if let Some(directory) = &child.directory {
-        pairs.push(("directory", string(&directory.to_string_lossy())));
-    }
+    let path = |path: Option<&PathBuf>| string(&path.map(|path| path.to_string_lossy()).unwrap_or_default());
+    let (user, group) = match &child.user {
+        Some(identity) => (identity.user.clone(), identity.gid.to_string()),
+        None => (String::new(), String::new()),
+    };
+    pairs.extend([("user", string(&user)), ("group", string(&group)), ("directory", path(child.directory.as_ref()))]);
     pairs.sort_by_key(|(name, _)| keys::CHILD.iter().position(|key| key.name == *name));
     pairs
 }

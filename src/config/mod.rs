@@ -37,8 +37,9 @@ pub const BUILTIN_NAME: &str = "built-in configuration";
 /// Where a configuration is looked for, in this order.
 pub const PLACES: [&str; 2] = ["plumbd.toml", "/etc/plumbd/plumbd.toml"];
 
-/// No configuration is larger, in bytes.
-const MAX_FILE: u64 = 1 << 20;
+/// No configuration is larger, in bytes: the supervisor reads it whole while
+/// it does nothing else.
+const MAX_FILE: u64 = 256 << 10;
 
 /// A configuration that is right.
 #[derive(Debug, Clone)]
@@ -80,7 +81,7 @@ pub fn load(path: Option<&Path>) -> Result<Loaded, Problems> {
     let file = std::path::absolute(&path).map_err(|error| unreadable(&name, &error))?;
     let bytes = read(&file).map_err(|error| unreadable(&name, &error))?;
     if bytes.len() as u64 > MAX_FILE {
-        return Err(Problems::unreadable(&name, "the file is larger than 1 MiB", "is it a configuration?"));
+        return Err(Problems::unreadable(&name, "the file is larger than 256 KiB", "is it a configuration?"));
     }
     let base = file.parent().unwrap_or(Path::new("/"));
     let mut model = check_text(&bytes, &name, base)?;

@@ -1,6 +1,6 @@
 //! The configuration as it is meant: valid by construction.
 //!
-//! Only [`super::check`] makes these values, so whoever holds a [`Model`] need
+//! Only [`super::check_text`] makes these values, so whoever holds a [`Model`] need
 //! not ask again whether a link's ends exist or an address is bound twice.
 
 use crate::link::handover::Protocol;

@@ -230,33 +230,33 @@ fn policy(old: &Child, new: &Child) -> Vec<String> {
     differ.iter().filter(|(_, differs)| *differs).map(|(key, _)| format!("{key} changes")).collect()
 }
 
-/// What a link's ends must agree on. A link into a plugin is made otherwise
-/// than one into a command: it has an intake.
-fn speaks(model: &Model, link: &super::model::Link) -> String {
-    let protocol = format!("{:?}", link.protocol).to_lowercase();
-    match model.child(&link.to).map(|sink| &sink.program) {
-        Some(Program::Plugin(name)) => format!("{protocol} to plugin {name}"),
-        Some(Program::Command(_)) | None => protocol,
+/// What runs at the sink of a link, if it is a plugin: a link into one is made
+/// otherwise than one into a command, for it has an intake.
+fn plugin_at_sink(model: &Model, link: &super::model::Link) -> Option<&'static str> {
+    match model.child(&link.to)?.program {
+        Program::Plugin(name) => Some(name),
+        Program::Command(_) => None,
     }
 }
 
 /// Why a child's links, which it gets as descriptors when it starts, are others.
 fn linked(old: &Model, new: &Model, name: &str) -> Vec<String> {
-    let ends = |model: &Model| -> Vec<(bool, String, String)> {
+    let ends = |model: &Model| -> Vec<(bool, String, (String, Option<&'static str>))> {
         let of = model.links.iter().filter(|link| link.from == name || link.to == name);
         of.map(|link| {
             let out = link.from == name;
             let other = if out { link.to.clone() } else { link.from.clone() };
-            (out, other, speaks(model, link))
+            (out, other, (format!("{:?}", link.protocol).to_lowercase(), plugin_at_sink(model, link)))
         })
         .collect()
     };
     let (before, after) = (ends(old), ends(new));
     let word = |out: bool| if out { "to" } else { "from" };
-    let come = after.iter().filter(|end| !before.contains(end)).map(|(out, other, protocol)| {
-        match before.iter().any(|(o, p, _)| (o, p) == (out, other)) {
-            true => format!("the link {} {other} speaks {protocol}", word(*out)),
-            false => format!("a link {} {other} comes", word(*out)),
+    let come = after.iter().filter(|end| !before.contains(end)).map(|(out, other, (protocol, _))| {
+        match before.iter().find(|(o, p, _)| (o, p) == (out, other)) {
+            Some((_, _, (was, _))) if was != protocol => format!("the link {} {other} speaks {protocol}", word(*out)),
+            Some(_) => format!("the link {} {other} is made anew, for what runs at its sink", word(*out)),
+            None => format!("a link {} {other} comes", word(*out)),
         }
     });
     let stays = |out: &bool, other: &String| after.iter().any(|(o, p, _)| (o, p) == (out, other));
@@ -349,5 +349,144 @@ impl fmt::Display for Plan {
             });
         }
         write!(f, "{}", lines.join("\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    const TWO: &str = r#"
+[children.echo]
+plugin = "echo"
+listen = ["tcp://127.0.0.1:7007"]
+
+[children.logger]
+plugin = "logger"
+settings = { file = "/messages.log" }
+
+[[links]]
+from = "echo"
+to = "logger"
+"#;
+
+    fn model(text: &str) -> Model {
+        crate::config::check_text(text.as_bytes(), "test", Path::new("/"))
+            .unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    /// What a reload from [`TWO`] does when one text in it becomes another.
+    fn changed(from: &str, to: &str) -> String {
+        assert!(TWO.contains(from), "{from}");
+        plan(&model(TWO), &model(&TWO.replacen(from, to, 1))).to_string()
+    }
+
+    #[test]
+    fn nothing_changed_is_an_empty_plan() {
+        let plan = plan(&model(TWO), &model(&format!("\n# a comment\n{TWO}")));
+        assert!(plan.is_empty());
+        assert_eq!(plan.to_string(), "keep     echo\nkeep     logger");
+    }
+
+    #[test]
+    fn a_policy_changes_in_place() {
+        let keys = "restart = \"never\"\nstop_timeout = \"1s\"\nafter = [\"logger\"]\nplugin = \"echo\"";
+        let said = "keep     echo (line 2): restart changes, stop_timeout changes, after changes\nkeep     logger";
+        assert_eq!(changed("plugin = \"echo\"", keys), said);
+    }
+
+    #[test]
+    fn what_a_process_is_given_restarts_it() {
+        for (keys, why) in [
+            ("umask = \"0077\"", "umask changes"),
+            ("directory = \"/tmp\"", "directory changes"),
+            ("ready = \"exec\"", "ready changes"),
+            ("environment = { SECRET = \"x\" }", "environment SECRET changes"),
+            ("limits = { core = 0 }", "limits changes"),
+            ("settings = { partial_after = \"1s\" }", "settings.partial_after changes"),
+        ] {
+            let said = format!("restart  echo (line 2): {why}\nkeep     logger");
+            assert_eq!(changed("plugin = \"echo\"", &format!("plugin = \"echo\"\n{keys}")), said);
+        }
+    }
+
+    #[test]
+    fn a_socket_comes_and_another_goes() {
+        let said = "restart  echo (line 2): listens on tcp://127.0.0.1:7008, no longer on tcp://127.0.0.1:7007\n\
+                    keep     logger\nsocket   tcp://127.0.0.1:7008: bound\nsocket   tcp://127.0.0.1:7007: closed";
+        assert_eq!(changed(":7007", ":7008"), said);
+    }
+
+    #[test]
+    fn a_socket_that_moves_is_neither_bound_nor_closed() {
+        let before = format!("{TWO}\n[children.web]\ncommand = [\"/bin/sh\"]\nlisten = [\"tcp://127.0.0.1:80\"]\n");
+        let after = before.replace(":80", ":7007").replacen(":7007", ":80", 1);
+        let plan = plan(&model(&before), &model(&after));
+        assert_eq!(plan.sockets, []);
+        assert_eq!(plan.child("web").unwrap().action, Action::Restart);
+    }
+
+    #[test]
+    fn a_capacity_restarts_nobody() {
+        let said =
+            "keep     echo\nkeep     logger\nlink     echo -> logger (line 10): holds 2097152 bytes instead of 1048576";
+        assert_eq!(changed("to = \"logger\"", "to = \"logger\"\ncapacity = \"2MiB\""), said);
+    }
+
+    #[test]
+    fn a_new_source_restarts_its_sink() {
+        let more =
+            "[children.other]\ncommand = [\"/bin/sh\"]\n\n[[links]]\nfrom = \"other\"\nto = \"logger\"\n\n[[links]]";
+        let said = "keep     echo\nrestart  logger (line 6): a link from other comes\nstart    other (line 10): it is new\n\
+                    link     other -> logger (line 13): comes";
+        assert_eq!(changed("[[links]]", more), said);
+        let back = plan(&model(&TWO.replacen("[[links]]", more, 1)), &model(TWO)).to_string();
+        let said = "keep     echo\nrestart  logger (line 6): the link from other goes\n\
+                    stop     other: it is not in the new configuration\n\
+                    link     other -> logger: goes, once what is in it has been taken";
+        assert_eq!(back, said);
+    }
+
+    #[test]
+    fn more_instances_are_other_children() {
+        let plan = plan(&model(TWO), &model(&TWO.replacen("plugin = \"echo\"", "plugin = \"echo\"\ninstances = 2", 1)));
+        let actions: Vec<_> = plan.children.iter().map(|child| (child.name.as_str(), child.action)).collect();
+        let expected =
+            [("echo.0", Action::Start), ("echo.1", Action::Start), ("logger", Action::Restart), ("echo", Action::Stop)];
+        assert_eq!(actions, expected);
+        assert_eq!(plan.sockets, []);
+    }
+
+    #[test]
+    fn a_link_that_speaks_otherwise_is_another_link() {
+        let more = "settings = { echo_after = \"queued\" }\nplugin = \"echo\"";
+        let records = TWO.replacen("plugin = \"echo\"", more, 1);
+        let lines = format!("{records}protocol = \"lines\"\n");
+        let plan = plan(&model(&records), &model(&lines));
+        let changes: Vec<_> = plan.links.iter().map(|link| link.change).collect();
+        assert_eq!(changes, [LinkChange::Added, LinkChange::Removed]);
+        assert_eq!(plan.child("echo").unwrap().reasons, ["the link to logger speaks lines"]);
+        assert_eq!(plan.child("logger").unwrap().reasons, ["the link from echo speaks lines"]);
+    }
+
+    #[test]
+    fn a_source_restarts_where_its_sink_becomes_a_plugin() {
+        const ORDINARY: &str = "[children.a]\ncommand = [\"/bin/sh\"]\n[children.b]\ncommand = [\"/bin/cat\"]\n\
+                                [[links]]\nfrom = \"a\"\nto = \"b\"\n";
+        let logger = "plugin = \"logger\"\nsettings = { file = \"messages.log\" }";
+        let plan = plan(&model(ORDINARY), &model(&ORDINARY.replace("command = [\"/bin/cat\"]", logger)));
+        let why = "the link to b is made anew, for what runs at its sink";
+        assert_eq!(plan.child("a").unwrap().reasons, [why]);
+    }
+
+    #[test]
+    fn the_daemon_changes_what_it_can() {
+        let keys = "[daemon]\nlog_level = \"debug\"\nstop_timeout = \"1s\"\ncontrol = \"/other.sock\"\nlog = \"syslog\"\n\n[children.echo]";
+        let said = "keep     echo\nkeep     logger\n\
+                    daemon   control changes only with a restart of the daemon\n\
+                    daemon   log changes only with a restart of the daemon\n\
+                    daemon   log_level changes\ndaemon   stop_timeout changes";
+        assert_eq!(changed("[children.echo]", keys), said);
     }
 }

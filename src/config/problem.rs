@@ -38,7 +38,7 @@ const TAB: usize = 4;
 impl Problems {
     /// The problems of a text. `list` may have any order.
     pub fn new(name: &str, text: &str, mut list: Vec<Problem>) -> Problems {
-        list.sort_by(|a, b| (a.line, a.col).cmp(&(b.line, b.col)));
+        list.sort_by_key(|problem| (problem.line, problem.col));
         list.dedup();
         Problems { name: name.to_owned(), text: text.to_owned(), list }
     }
@@ -84,13 +84,14 @@ impl std::error::Error for Problems {}
 impl fmt::Display for Problems {
     /// Each problem: its headline, the line, and a line of carets; no newline at the end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<&str> = self.text.split('\n').collect();
         for (i, problem) in self.list.iter().enumerate() {
             if i > 0 {
                 writeln!(f)?;
             }
             write!(f, "{}", self.headline(problem))?;
             if problem.line > 0 {
-                let line = self.text.split('\n').nth(problem.line - 1).unwrap_or_default();
+                let line = lines.get(problem.line - 1).copied().unwrap_or_default();
                 let (shown, carets) = excerpt(line, problem.col, problem.length);
                 let number = problem.line.to_string();
                 let gutter = " ".repeat(number.len());

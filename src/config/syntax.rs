@@ -154,8 +154,8 @@ fn statement_starts(text: &str) -> Vec<usize> {
 fn looks_like_statement(line: &str) -> bool {
     let line = line.trim();
     let word = line.trim_start_matches(|c: char| c.is_alphanumeric() || "-_.\"' \t".contains(c));
-    let key = word.len() < line.len() && (word.is_empty() || word.starts_with(['=', ':']));
-    line.starts_with('[') || (key && !line.ends_with(['"', '\'']) || line.contains('=') && key)
+    let key = word.len() < line.len() && (word.is_empty() || word.starts_with(['=', ':', '[']));
+    line.starts_with('[') || key && (line.contains('=') || !line.ends_with(['"', '\'']))
 }
 
 /// Where the line starts that a place is on.
@@ -250,6 +250,7 @@ mod tests {
     fn bytes_that_are_no_text_keep_their_place() {
         let (text, mistakes) = decode(b"a = \"\xff\xfe\"\n");
         assert_eq!(text, "a = \"\u{fffd}\u{fffd}\"\n");
-        assert_eq!(mistakes.iter().map(|(span, ..)| span.clone()).collect::<Vec<_>>(), [5..11]);
+        assert_eq!(mistakes.len(), 1);
+        assert_eq!(mistakes[0].0, 5..11);
     }
 }

@@ -246,7 +246,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A value that was read, or its problem, which names the key.
-    fn take_of<T>(&mut self, key: &str, span: Span, read: Read<T>) -> Option<Placed<T>> {
+    pub(super) fn take_of<T>(&mut self, key: &str, span: Span, read: Read<T>) -> Option<Placed<T>> {
         self.take(span, read.map_err(|wrong| Wrong { what: format!("{key}: {}", wrong.what), ..wrong }))
     }
 

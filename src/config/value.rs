@@ -118,7 +118,12 @@ pub(super) fn choice<T: Clone>(words: &[(&str, T)]) -> impl Fn(&DeValue<'_>) -> 
 pub(super) fn integer(range: RangeInclusive<u64>) -> impl Fn(&DeValue<'_>) -> Read<u64> {
     move |value| {
         let DeValue::Integer(number) = value else {
-            return not(value, "a whole number", "");
+            return match value {
+                DeValue::String(text) if text.parse::<u64>().is_ok() => {
+                    wrong(format!("expected a whole number, found a string {}", quoted(text)), format!("write {text}"))
+                }
+                other => not(other, "a whole number", "10"),
+            };
         };
         let read = u64::from_str_radix(number.as_str().trim_start_matches('+'), number.radix());
         within(&range, read.ok(), &number.to_string())

@@ -74,6 +74,11 @@ pub fn start(target: Target, level: LevelFilter) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether a syslog daemon listens now. Where none does, entries wait for one.
+pub fn syslog_listens() -> bool {
+    output::syslog_listens()
+}
+
 /// What is logged from now on.
 pub fn set_level(level: LevelFilter) {
     log::set_max_level(level);
@@ -215,14 +220,14 @@ impl Journal {
             let now = Instant::now();
             let left = deadline.saturating_duration_since(now);
             match self.flush(now) {
-                Waiting::Nothing => return,
+                // Where nothing tells when there is room again, a moment more would not help.
+                Waiting::Nothing | Waiting::Until(_) => return,
                 _ if left.is_zero() => return,
                 Waiting::Writable(fd) => {
                     let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
                     // Interrupted or not: the loop asks the time and tries again.
                     let _events = poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], timeout);
                 }
-                Waiting::Until(then) => std::thread::sleep(then.saturating_duration_since(now).min(left)),
             }
         }
     }

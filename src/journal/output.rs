@@ -21,6 +21,9 @@ use syslog::{Facility, Formatter3164};
 /// flags rule: where poll(2) says that a pipe has room, it has room for this.
 const SHARED_WRITE: usize = 4096;
 
+/// Where a syslog daemon listens (syslog(3)).
+const SYSLOG: &str = "/dev/log";
+
 /// Where entries go.
 #[derive(Debug)]
 pub(super) struct Output {
@@ -90,7 +93,7 @@ impl Output {
     /// # Errors
     /// EMFILE, ENFILE. That nobody listens is none.
     pub(super) fn syslog() -> io::Result<Output> {
-        Output::syslog_at(Path::new("/dev/log"))
+        Output::syslog_at(Path::new(SYSLOG))
     }
 
     fn syslog_at(path: &Path) -> io::Result<Output> {
@@ -158,6 +161,11 @@ impl AsFd for Output {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Whether somebody listens at [`SYSLOG`].
+pub(super) fn syslog_listens() -> bool {
+    UnixDatagram::unbound().is_ok_and(|socket| socket.connect(SYSLOG).is_ok())
 }
 
 /// The same pipe or terminal with flags of our own (proc(5), /proc/self/fd).

@@ -7,13 +7,25 @@ use std::time::{Duration, Instant};
 /// Where `first` is zero, the second start in a row waits this long.
 pub const AFTER_AT_ONCE: Duration = Duration::from_millis(100);
 
+/// A row longer than this waits no longer, whatever the factor.
+const ROW_MAX: u32 = 1000;
+
 /// How long to wait before start number `row` (from 0) of a row of failures.
 pub fn delay(backoff: &Backoff, row: u32) -> Duration {
     if row == 0 {
         return backoff.first.min(backoff.max);
     }
     let (base, exponent) = if backoff.first.is_zero() { (AFTER_AT_ONCE, row - 1) } else { (backoff.first, row) };
-    let seconds = base.as_secs_f64() * backoff.factor.powf(f64::from(exponent));
+    // Multiplied out: `powf` would bring libm into every process, and the
+    // maximum is reached within few steps.
+    let mut seconds = base.as_secs_f64();
+    let max = backoff.max.as_secs_f64();
+    for _ in 0..exponent.min(ROW_MAX) {
+        if seconds >= max {
+            break;
+        }
+        seconds *= backoff.factor;
+    }
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).min(backoff.max)
 }
 

@@ -259,10 +259,7 @@ impl Supervisor {
         };
         if self.has_started {
             if let Ok(now) = crate::notify::monotonic_usec() {
-                notify(&format!(
-                    "RELOADING=1
-{now}"
-                ));
+                notify(&format!("RELOADING=1\n{now}"));
             }
         }
         let text = plan.to_string();

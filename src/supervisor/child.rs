@@ -15,6 +15,9 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use std::time::{Duration, Instant};
 
+#[cfg(test)]
+mod tests;
+
 /// What somebody wants of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Want {
@@ -269,7 +272,9 @@ impl Machine {
             Event::Ready => self.ready(now),
             Event::Extend(by) => {
                 if let State::Starting { deadline, .. } = &mut self.state {
-                    *deadline = (*deadline).max(now + by);
+                    // What it asks for is its own number: a time that the
+                    // clock never shows changes nothing.
+                    *deadline = now.checked_add(by).map_or(*deadline, |at| at.max(*deadline));
                 }
             }
             Event::Exited(exit) => self.exited(exit, now, &mut actions),
@@ -280,11 +285,17 @@ impl Machine {
 
     fn start(&mut self, actions: &mut Vec<Action>) {
         self.want = Want::Up;
-        if self.pid().is_none() {
-            self.history.forgive();
-            self.problem = None;
-            self.state = State::Down;
-            actions.push(Action::Spawn);
+        self.history.forgive();
+        match self.state {
+            State::Down | State::Backoff { .. } | State::Failed => {
+                self.problem = None;
+                self.state = State::Down;
+                actions.push(Action::Spawn);
+            }
+            // Somebody said start after it had begun to go: another comes
+            // whatever the policy says of this one's end.
+            State::Stopping { ref mut late, .. } => *late = false,
+            State::Starting { .. } | State::Up { .. } => {}
         }
     }
 
@@ -341,21 +352,25 @@ impl Machine {
                         self.history.steady();
                     }
                 }
-                self.unasked(exit, now, actions);
+                // Killed because it was not ready in time: a failure, also where
+                // it was just about to end well.
+                let failed = !exit.success() || matches!(before, State::Stopping { .. });
+                self.unasked(exit, failed, now, actions);
             }
         }
     }
 
     /// It ended though nobody asked: again, or not, by policy.
-    fn unasked(&mut self, exit: Exit, now: Instant, actions: &mut Vec<Action>) {
+    fn unasked(&mut self, exit: Exit, failed: bool, now: Instant, actions: &mut Vec<Action>) {
         let again = match self.policy.restart {
             Restart::Always => true,
-            Restart::OnFailure => !exit.success(),
+            Restart::OnFailure => failed,
             Restart::Never => false,
         };
         if !again {
-            if exit.success() {
+            if !failed {
                 self.want = Want::Down;
+                self.problem = None;
                 actions.push(Action::Say(log::Level::Info, "finished".to_owned()));
             } else {
                 let why = format!("{exit}, and restart = \"never\"");
@@ -364,7 +379,10 @@ impl Machine {
             }
             return;
         }
-        if self.history.exhausted(&self.policy.start_limit, now) {
+        // The limit is on starts that come too close together, so it is the
+        // time of the next start that counts, not of this end.
+        let wait = self.history.next_delay(&self.policy.backoff);
+        if self.history.exhausted(&self.policy.start_limit, now + wait) {
             let StartLimit { burst, within } = self.policy.start_limit;
             let why = format!(
                 "given up after {burst} starts within {} s; it {exit} the last time. Mend it, then start it",
@@ -378,7 +396,6 @@ impl Machine {
             self.state = State::Failed;
             return;
         }
-        let wait = self.history.next_delay(&self.policy.backoff);
         let when = if wait.is_zero() { "at once".to_owned() } else { format!("in {} s", wait.as_secs_f64()) };
         actions.push(Action::Say(log::Level::Warn, format!("{exit}; starts again {when}")));
         if wait.is_zero() {

@@ -1,6 +1,8 @@
 //! The command line as scripts and operators see it: words in, exit status,
 //! standard output and standard error out.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use assert_cmd::Command;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
@@ -435,7 +437,8 @@ fn a_watched_status_is_printed_again_until_nobody_reads() {
 #[test]
 fn a_pid_file_that_a_living_process_holds_is_refused_by_its_id() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("x.toml"), "[children.x]\ncommand = [\"/bin/cat\"]\n").unwrap();
+    std::fs::write(folder.path().join("x.toml"), "daemon.log = \"stderr\"\n[children.x]\ncommand = [\"/bin/cat\"]\n")
+        .unwrap();
     let path = folder.path().join("pid");
     std::fs::write(&path, "4242\n").unwrap();
     let file = std::fs::File::open(&path).unwrap();

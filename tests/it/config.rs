@@ -4,6 +4,8 @@
 //! `UPDATE_EXPECT=1 cargo test --test it config` writes the expected output
 //! anew; read it before you keep it.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use plumbd::config::model::{Model, Program};
 use plumbd::config::system::{Account, System};
 use plumbd::config::{self, Problems, effective::effective, examples::EXAMPLES, keys, plan::plan};
@@ -190,9 +192,23 @@ fn a_file_that_cannot_be_read_is_a_problem_without_a_place() {
     let said = config::load(Some(folder.path())).unwrap_err().to_string();
     assert!(said.contains("cannot read the file: Is a directory"), "{said}");
     let large = folder.path().join("large.toml");
-    std::fs::write(&large, vec![b'\n'; (1 << 20) + 1]).unwrap();
+    std::fs::write(&large, vec![b'\n'; (256 << 10) + 1]).unwrap();
     let said = config::load(Some(&large)).unwrap_err().to_string();
-    assert!(said.contains("larger than 1 MiB"), "{said}");
+    assert!(said.contains("larger than 256 KiB"), "{said}");
+}
+
+/// What the supervisor reads while it does nothing else is bounded.
+#[test]
+fn too_many_children_links_or_instances_are_told_once() {
+    let child = |i: usize, more: &str| format!("[children.c{i}]\ncommand = ['sh']\n{more}");
+    let said = |text: String| check(text.as_bytes(), "x", false).unwrap_err().to_string();
+    let children = said((0..1100).map(|i| child(i, "")).collect());
+    assert!(children.starts_with("x:2001:11: 1100 children are too many; at most 1000\n"), "{children}");
+    let links = child(0, "") + &"[[links]]\nfrom = 'c0'\nto = 'nobody'\n".repeat(1100);
+    assert!(said(links).contains(": 1100 links are too many; at most 1000\n"));
+    let instances = said((0..20).map(|i| child(i, "instances = 256\n")).collect());
+    assert!(instances.contains("with these there are 4352 instances"), "{instances}");
+    assert_eq!(instances.lines().count(), 3, "{instances}");
 }
 
 #[test]

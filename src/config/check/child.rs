@@ -145,7 +145,8 @@ fn settings(
         _ => {
             let mut json = serde_json::Map::new();
             for entry in reader.free(section, "settings", r#"as in settings = { key = "value" }"#) {
-                if let Some(placed) = reader.take(entry.value.span(), value::json(entry.value.get_ref())) {
+                if let Some(placed) = reader.take_of(entry.key, entry.value.span(), value::json(entry.value.get_ref()))
+                {
                     json.insert(entry.key.to_owned(), placed.value);
                 }
             }
@@ -238,7 +239,7 @@ fn read_limits(reader: &mut Reader<'_>, section: &Section<'_>) -> Vec<(super::su
     let mut read = BTreeMap::new();
     for entry in reader.free(section, "limits", "as in limits = { nofile = 20000 }") {
         let resource = reader.take(entry.key_span.clone(), limits::resource(entry.key));
-        let limit = reader.take(entry.value.span(), limits::limit(entry.value.get_ref()));
+        let limit = reader.take_of(entry.key, entry.value.span(), limits::limit(entry.value.get_ref()));
         if let (Some(resource), Some(limit)) = (resource, limit) {
             read.insert(limits::name(resource.value), (resource.value, limit.value));
         }

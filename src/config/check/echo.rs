@@ -102,13 +102,14 @@ fn allow(reader: &mut Reader<'_>, inner: &Section<'_>) -> Vec<IpNet> {
 }
 
 fn network(value: &DeValue<'_>) -> Read<IpNet> {
-    let text = value::filled(value)?;
+    const HELP: &str = "write an address and its prefix, as in \"10.0.0.0/8\" or \"::1/128\"";
+    let text = match value {
+        DeValue::String(text) => text,
+        other => return wrong(format!("expected a network, found {}", value::kind(other)), HELP),
+    };
     match (text.parse::<IpNet>(), text.parse::<IpAddr>()) {
         (Ok(network), _) => Ok(network),
         (_, Ok(address)) => Ok(IpNet::from(address)),
-        _ => wrong(
-            format!("{} is no network", quoted(&text)),
-            "write an address and its prefix, as in 10.0.0.0/8 or ::1/128",
-        ),
+        _ => wrong(format!("{} is no network", quoted(text)), HELP),
     }
 }

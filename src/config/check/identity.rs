@@ -91,7 +91,7 @@ pub(super) fn environment(
     }
     for entry in reader.free(section, "environment", r#"as in environment = { NAME = "value" }"#) {
         let name = reader.take(entry.key_span.clone(), variable(entry.key));
-        let value = reader.take(entry.value.span(), value::string(entry.value.get_ref()));
+        let value = reader.take_of(entry.key, entry.value.span(), value::string(entry.value.get_ref()));
         if let (Some(name), Some(value)) = (name, value) {
             variables.insert(name.value, value.value);
         }

@@ -91,8 +91,12 @@ fn drafts_of(reader: &mut Reader<'_>, root: &Section<'_>) -> Vec<LinkDraft> {
         return Vec::new();
     };
     let words = [("lines", Protocol::Lines), ("records", Protocol::Records)];
+    if let Some(item) = items.get(super::MAX_TABLES) {
+        let what = format!("{} links are too many", items.len());
+        reader.problem(item.span(), what, format!("at most {}", super::MAX_TABLES));
+    }
     let mut links = Vec::new();
-    for item in items.iter() {
+    for item in items.iter().take(super::MAX_TABLES) {
         let section = reader.section("[[links]]", item.span(), item, keys::LINK);
         if !super::is_table(item.get_ref()) {
             continue;
@@ -169,15 +173,17 @@ fn one_output(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft]) {
 
 /// Lines into one ordinary program share its standard input.
 fn one_queue(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft], drafts: &[Draft]) {
-    let shared = |link: &LinkDraft| {
-        let (from, to) = (link.source(drafts)?, link.sink(drafts)?);
-        let shared = to.plugin.is_none() && link.protocol(from, to) == Protocol::Lines;
-        shared.then(|| to.name().to_owned())
+    let name = |end: &Option<Placed<String>>| end.as_ref().map(|end| end.value.clone());
+    let shared = |link: &LinkDraft| match (link.source(drafts), link.sink(drafts)) {
+        (Some(from), Some(to)) => to.plugin.is_none() && link.protocol(from, to) == Protocol::Lines,
+        _ => false,
     };
-    let Some(sink) = shared(link) else {
+    let (sink, capacity) = (name(&link.to).unwrap_or_default(), link.capacity);
+    if !shared(link) {
         return;
-    };
-    let other = before.iter().find(|other| shared(other).as_ref() == Some(&sink) && other.capacity != link.capacity);
+    }
+    let differs = |other: &&LinkDraft| other.capacity != capacity && name(&other.to).as_ref() == Some(&sink);
+    let other = before.iter().filter(differs).find(|other| shared(other));
     if let Some(other) = other {
         let (mine, its) = (size_text(link.capacity), size_text(other.capacity));
         let what = format!("this link's capacity is {mine}, that of the link in line {} is {its}", other.line);

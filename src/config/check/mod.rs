@@ -21,6 +21,12 @@ use std::path::Path;
 use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
+/// So many children, and so many links, are looked at.
+const MAX_TABLES: usize = 1000;
+/// So many instances there can be in all: each is a process and takes some
+/// ten descriptors of the supervisor.
+const MAX_INSTANCES: u64 = 4096;
+
 /// See [`super::check_text_on`].
 pub(super) fn check(text: &[u8], name: &str, base: &Path, system: &dyn System) -> Result<Model, Problems> {
     if base.to_str().is_none() {
@@ -94,7 +100,23 @@ fn children(reader: &mut Reader<'_>, root: &Section<'_>) -> Vec<Draft> {
             "add [children.NAME] with plugin or command",
         );
     }
-    tables.iter().map(|Entry { key, key_span, value }| child::read(reader, key, key_span.clone(), value)).collect()
+    if let Some(entry) = tables.get(MAX_TABLES) {
+        let what = format!("{} children are too many", tables.len());
+        reader.problem(entry.key_span.clone(), what, format!("at most {MAX_TABLES}"));
+    }
+    let mut drafts = Vec::new();
+    let mut total = 0;
+    for Entry { key, key_span, value } in tables.iter().take(MAX_TABLES) {
+        let draft = child::read(reader, key, key_span.clone(), value);
+        let before = total;
+        total += draft.instances;
+        if before <= MAX_INSTANCES && total > MAX_INSTANCES {
+            let what = format!("with these there are {total} instances, which are too many");
+            reader.problem(draft.instances_span.clone(), what, format!("at most {MAX_INSTANCES} in all"));
+        }
+        drafts.push(draft);
+    }
+    drafts
 }
 
 /// Says so where a folder that something goes into does not exist.

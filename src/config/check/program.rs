@@ -40,7 +40,10 @@ fn find(name: &str) -> Read<&'static Plugin> {
             let help = match nearest(name, names()) {
                 Some(near) => format!("did you mean \"{near}\"?"),
                 None => {
-                    format!("{}; for another program write command = [...]", names().collect::<Vec<_>>().join(" or "))
+                    format!(
+                        "write {}, or command = [...] for another program",
+                        names().collect::<Vec<_>>().join(" or ")
+                    )
                 }
             };
             wrong(format!("unknown plugin {}", quoted(name)), help)

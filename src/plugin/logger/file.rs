@@ -37,11 +37,8 @@ impl MessageFile {
             .mode(mode)
             .custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY)
             .open(path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::other("it is no regular file"));
-        }
-        let id = FileId::of(&metadata);
+        check(path)?;
+        let id = FileId::of(&file.metadata()?);
         let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => file,
             Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => return Ok(None),
@@ -214,6 +211,17 @@ const BLOCK: usize = 64 * 1024;
 pub fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// Refuses a path that names something, but no regular file.
+///
+/// # Errors
+/// What it is not; not what opening it would say.
+pub fn check(path: &Path) -> io::Result<()> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => Err(io::Error::other("it is no regular file")),
+        _ => Ok(()),
+    }
 }
 
 /// Where the intent file of a message file is.

@@ -99,6 +99,7 @@ impl Logger {
         }
         let capacity = sources.iter().filter_map(|source| source.intake.capacity().ok()).max();
         let tools = Tools::new(capacity.unwrap_or(0)).map_err(|e| format!("cannot open an intake: {e}"))?;
+        file::check(&settings.file).map_err(|e| format!("cannot open {}: {e}", settings.file.display()))?;
         // The intent file first: whoever has it is the one writer of that
         // name, also while the file itself is being replaced.
         let at = intent_path(&settings.file);

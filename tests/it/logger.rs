@@ -1,0 +1,314 @@
+//! What the logger does with what it is given, and with what goes wrong.
+
+use crate::mini::{Held, Rig, records, wait_until, write_record};
+use nix::sys::signal::Signal::{SIGTERM, SIGUSR1};
+use plumbd::link::handover::Protocol::{Lines, Records};
+use plumbd::link::record::Ack;
+use plumbd::plugin::logger::escape::unescape;
+use std::io::Write;
+
+/// Lines of text without their times.
+fn without_time(text: &str) -> Vec<&str> {
+    text.lines().map(|line| line.split_once(' ').unwrap().1).collect()
+}
+
+#[test]
+fn records_are_saved_counted_and_acknowledged() {
+    let rig = Rig::with("text", Records);
+    let source = rig.links[0].source();
+    let long = "long ".repeat(3000);
+    for (sequence, message) in (1..).zip([&b"hello"[..], b"caf\xc3 tab\x09 back\\slash", b"", long.as_bytes()]) {
+        records(sequence, 7, message, false).iter().for_each(|record| write_record(&source, record));
+    }
+    let logger = rig.start();
+    rig.wait_notified("READY=1");
+    wait_until("the last is acknowledged", || {
+        (rig.links[0].acks().last() == Some(&Ack { epoch: 7, sequence: 4 })).then_some(())
+    });
+    let prefix = "2026-11-22T15:04:05.123456Z 127.0.0.1:40312";
+    let expected = format!("{prefix} hello\n{prefix} caf\\xc3 tab\\x09 back\\\\slash\n{prefix} \n{prefix} {long}\n");
+    assert_eq!(rig.text(), expected);
+    assert_eq!(rig.links[0].queued(), 0);
+    logger.signal(SIGTERM);
+    logger.wait_success();
+    let counts = ["messages", "bytes", "incomplete", "garbage_bytes", "syncs"].map(|name| rig.counter(name));
+    assert_eq!(counts, [4, 5 + 20 + 15_000, 0, 0, 0]);
+    assert!(rig.counter("batches") >= 1);
+}
+
+#[test]
+fn json_names_the_child_and_the_peer() {
+    let mut rig = Rig::with("json", Records);
+    records(1, 7, "say \"é\"".as_bytes(), false).iter().for_each(|r| write_record(&rig.links[0].source(), r));
+    records(2, 7, b"\xff", true).iter().for_each(|r| write_record(&rig.links[0].source(), r));
+    rig.drain();
+    let begin = r#"{"time":"2026-11-22T15:04:05.123456Z","child":"tick","peer":"127.0.0.1:40312","#;
+    assert_eq!(rig.text(), format!("{begin}\"message\":\"say \\\"é\\\"\"}}\n{begin}\"message_base64\":\"/w==\"}}\n"));
+    assert_eq!(rig.counter("syncs"), 1);
+}
+
+#[test]
+fn what_is_no_record_and_what_never_ends_is_left_out_and_counted() {
+    let mut rig = Rig::with("raw", Records);
+    let source = rig.links[0].source();
+    let cut = records(1, 7, &[b'x'; 9000], false);
+    for bytes in [&b"noise"[..], &cut[0], &cut[1], &records(1, 8, b"one", false)[0], &cut[2][..99]] {
+        write_record(&source, bytes);
+    }
+    drop(source);
+    rig.drain();
+    assert_eq!(rig.text(), "one\n");
+    assert_eq!([rig.counter("incomplete"), rig.counter("garbage_bytes")], [1, 5 + 99]);
+}
+
+#[test]
+fn lines_of_any_program_are_saved_with_its_name() {
+    let mut rig = Rig::with("text", Lines);
+    rig.links[0].source().write_all(b"one\ntwo\r\n\n\xff\\\nlast").unwrap();
+    rig.drain();
+    let text = rig.text();
+    assert_eq!(without_time(&text), ["tick one", "tick two", "tick ", r"tick \xff\\", "tick last"]);
+    assert_eq!(unescape(br"\xff\\"), Some(b"\xff\\".to_vec()));
+}
+
+#[test]
+fn half_a_line_waits_for_its_end_through_any_number_of_incarnations() {
+    let mut rig = Rig::with("raw", Lines);
+    for piece in ["a li", "ne of ", "many pie", "ces\nand ha"] {
+        rig.links[0].source().write_all(piece.as_bytes()).unwrap();
+        let logger = rig.start();
+        wait_until("it was taken", || (rig.links[0].queued() == 0).then_some(()));
+        logger.signal(SIGTERM);
+        logger.wait_success();
+    }
+    assert_eq!(rig.text(), "a line of many pieces\n");
+    rig.drain();
+    assert_eq!(rig.text(), "a line of many pieces\nand ha\n");
+}
+
+#[test]
+fn a_line_that_comes_byte_by_byte_is_one_line() {
+    let mut rig = Rig::with("raw", Lines);
+    let logger = rig.start();
+    // More bytes than a pipe of that capacity has slots.
+    let line = "0123456789".repeat(100);
+    for byte in line.bytes() {
+        rig.links[0].source().write_all(&[byte]).unwrap();
+        wait_until("it was taken", || (rig.links[0].queued() == 0).then_some(()));
+    }
+    assert_eq!(rig.text(), "");
+    rig.end();
+    logger.wait_success();
+    assert_eq!(rig.text(), line + "\n");
+}
+
+#[test]
+fn an_endless_line_is_saved_in_parts() {
+    let mut rig = Rig::with("json", Lines);
+    let logger = rig.start();
+    let line = "é".repeat(100_000);
+    rig.links[0].source().write_all(format!("x{line}\nnext\n").as_bytes()).unwrap();
+    rig.end();
+    logger.wait_success();
+    let text = rig.text();
+    let objects: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let message = |i: usize| objects[i]["message"].as_str().unwrap();
+    assert_eq!(objects.len(), 5);
+    assert_eq!([0, 1, 2].map(|i| objects[i]["more"].as_bool()), [Some(true); 3]);
+    assert_eq!([message(0), message(1), message(2), message(3)].concat(), format!("x{line}"));
+    assert_eq!((message(4), objects[3].get("more"), objects[4].get("more")), ("next", None, None));
+}
+
+#[test]
+fn a_message_that_needs_more_room_than_a_batch_has_gets_it() {
+    let mut rig = Rig::with("text", Records);
+    let source = rig.links[0].source();
+    let logger = rig.start();
+    // Each byte becomes four.
+    let message = vec![0xff; 1_000_000];
+    records(1, 7, &message, true).iter().for_each(|record| write_record(&source, record));
+    records(2, 7, b"next", true).iter().for_each(|record| write_record(&source, record));
+    drop(source);
+    rig.end();
+    logger.wait_success();
+    let text = rig.text();
+    let lines: Vec<&str> = text.lines().map(|line| line.splitn(3, ' ').nth(2).unwrap()).collect();
+    assert_eq!(unescape(lines[0].as_bytes()).unwrap(), message);
+    assert_eq!((lines[1], lines.len()), ("next", 2));
+}
+
+#[test]
+fn several_links_go_into_one_file_each_in_its_order() {
+    let mut rig = Rig::new("text");
+    for from in ["one", "two", "three"] {
+        rig.links.push(Held::new(from, Lines, 1 << 16));
+    }
+    rig.links.push(Held::new("echo", Records, 1 << 16));
+    let logger = rig.start();
+    for i in 0..2000 {
+        for link in &rig.links[..3] {
+            writeln!(link.source(), "{i}").unwrap();
+        }
+        write_record(&rig.links[3].source(), &records(i + 1, 7, i.to_string().as_bytes(), i % 100 == 0)[0]);
+    }
+    rig.end();
+    logger.wait_success();
+    let text = rig.text();
+    for from in ["one", "two", "three", "127.0.0.1:40312"] {
+        let numbers = without_time(&text).into_iter().filter_map(|line| line.strip_prefix(from)?.strip_prefix(' '));
+        assert!(numbers.map(|n| n.parse::<usize>().unwrap()).eq(0..2000), "{from}");
+    }
+    assert_eq!(text.lines().count(), 8000);
+}
+
+#[test]
+fn a_torn_tail_that_nothing_explains_is_moved_away() {
+    let mut rig = Rig::with("raw", Lines);
+    std::fs::write(rig.path(), "whole\nto").unwrap();
+    rig.links[0].source().write_all(b"next\n").unwrap();
+    rig.drain();
+    assert_eq!(rig.text(), "whole\nnext\n");
+    let torn = rig.files("m.log.torn-");
+    assert_eq!(torn.len(), 1);
+    assert_eq!(std::fs::read_to_string(&torn[0]).unwrap(), "to");
+}
+
+#[test]
+fn a_second_logger_on_a_file_waits_and_says_so() {
+    let mut rig = Rig::with("raw", Lines);
+    let first = rig.start();
+    rig.wait_notified("READY=1");
+    let mut other = Rig::with("raw", Lines);
+    other.settings["file"] = rig.settings["file"].clone();
+    other.links[0].source().write_all(b"other\n").unwrap();
+    let second = other.start();
+    other.wait_notified("another process has locked it");
+    other.wait_notified("EXTEND_TIMEOUT_USEC=");
+    assert!(!other.was_notified("READY=1"));
+    rig.links[0].source().write_all(b"first\n").unwrap();
+    rig.end();
+    first.wait_success();
+    other.wait_notified("READY=1");
+    other.end();
+    second.wait_success();
+    assert_eq!(rig.text(), "first\nother\n");
+
+    // While it waits it can be stopped.
+    let rig = Rig::new("raw");
+    let _holder = rig.start();
+    let mut waiting = Rig::new("raw");
+    waiting.settings["file"] = rig.settings["file"].clone();
+    let second = waiting.start();
+    waiting.wait_notified("another process has locked it");
+    second.signal(SIGTERM);
+    second.wait_success();
+}
+
+#[test]
+fn a_renamed_file_is_reopened_on_order_and_missed_before() {
+    let mut rig = Rig::with("raw", Lines);
+    let logger = rig.start();
+    let mut source = rig.links[0].source();
+    let renamed = rig.folder.path().join("m.log.1");
+    source.write_all(b"one\n").unwrap();
+    wait_until("it is saved", || (rig.text() == "one\n").then_some(()));
+    std::fs::rename(rig.path(), &renamed).unwrap();
+    wait_until("it is missed", || {
+        source.write_all(b"-\n").unwrap();
+        rig.was_notified("was removed or renamed: run plumbd reopen").then_some(())
+    });
+    assert!(!rig.path().exists());
+    wait_until("all is saved", || (rig.links[0].queued() == 0).then_some(()));
+    logger.signal(SIGUSR1);
+    wait_until("there is a new file", || rig.path().exists().then_some(()));
+    source.write_all(b"two\n").unwrap();
+    wait_until("it is saved", || (rig.text() == "two\n").then_some(()));
+    rig.wait_notified("was removed or renamed");
+    rig.wait_notified("X_PLUMBD_PROBLEM=");
+    assert!(std::fs::read_to_string(&renamed).unwrap().starts_with("one\n-\n"));
+    // An order when nothing is amiss changes nothing.
+    logger.signal(SIGUSR1);
+    source.write_all(b"three\n").unwrap();
+    drop(source);
+    rig.end();
+    logger.wait_success();
+    assert_eq!(rig.text(), "two\nthree\n");
+}
+
+#[test]
+fn without_links_it_waits_for_the_order_to_stop() {
+    let rig = Rig::new("raw");
+    let mut logger = rig.start();
+    rig.wait_notified("READY=1");
+    logger.signal(SIGUSR1);
+    assert!(logger.ended().is_none());
+    logger.signal(SIGTERM);
+    logger.wait_success();
+}
+
+#[test]
+fn what_cannot_be_opened_is_an_error() {
+    let mut rig = Rig::new("raw");
+    rig.settings["file"] = rig.folder.path().join("none/m.log").to_str().unwrap().into();
+    assert_eq!(rig.start().wait().code(), Some(1));
+    rig.settings["file"] = rig.folder.path().join("notify").to_str().unwrap().into();
+    assert_eq!(rig.start().wait().code(), Some(1));
+    assert!(!rig.folder.path().join(".notify.intent").exists());
+}
+
+#[test]
+fn at_least_so_often_is_on_the_disk_and_then_sleeps() {
+    let mut rig = Rig::with("raw", Lines);
+    rig.settings["sync"] = serde_json::json!({"everyms": 1});
+    let logger = rig.start();
+    rig.links[0].source().write_all(b"one\n").unwrap();
+    wait_until("it is synced", || (rig.counter("syncs") == 1).then_some(()));
+    rig.links[0].source().write_all(b"two\n").unwrap();
+    wait_until("it is synced", || (rig.counter("syncs") == 2).then_some(()));
+    rig.settings["sync"] = "always".into();
+    logger.signal(SIGTERM);
+    logger.wait_success();
+    assert_eq!(rig.counter("syncs"), 2);
+    rig.links[0].source().write_all(b"three\n").unwrap();
+    rig.drain();
+    assert_eq!((rig.counter("syncs"), rig.text().as_str()), (1, "one\ntwo\nthree\n"));
+}
+
+#[test]
+fn a_full_replies_pipe_holds_nothing_up_and_gets_the_newest() {
+    let rig = Rig::with("raw", Records);
+    rig.links[0].shrink_replies();
+    let _logger = rig.start();
+    let source = rig.links[0].source();
+    // More acknowledgements than 4096 bytes hold, which are nobody's to read meanwhile.
+    let sent = 400;
+    for sequence in 1..=sent {
+        write_record(&source, &records(sequence, 7, b"m", false)[0]);
+        wait_until("it was taken", || (rig.links[0].queued() == 0).then_some(()));
+    }
+    let first = rig.links[0].acks();
+    assert!(first.len() == 4096 / 24 && first.iter().map(|ack| ack.sequence).eq(1..=170), "{first:?}");
+    wait_until("the newest came", || (rig.links[0].acks().last()?.sequence == sent).then_some(()));
+    assert_eq!(rig.text().lines().count() as u64, sent);
+}
+
+#[test]
+fn the_intent_file_is_made_again_where_somebody_removed_it() {
+    let rig = Rig::with("raw", Lines);
+    let logger = rig.start();
+    let intent = rig.folder.path().join(".m.log.intent");
+    let mut source = rig.links[0].source();
+    wait_until("it is there", || intent.exists().then_some(()));
+    std::fs::remove_file(&intent).unwrap();
+    let mut lines = 0;
+    wait_until("it is there again", || {
+        source.write_all(b"line\n").unwrap();
+        lines += 1;
+        intent.exists().then_some(())
+    });
+    logger.kill();
+    drop(source);
+    let mut rig = rig;
+    rig.drain();
+    assert_eq!(rig.text(), "line\n".repeat(lines));
+}

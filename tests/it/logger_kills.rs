@@ -1,0 +1,317 @@
+//! Whenever a logger is killed, each message is in the file exactly once.
+
+use crate::mini::{Held, Rig, records, wait_until, write_record};
+use crate::trace::{Place, kill_at};
+use nix::sys::signal::Signal::SIGTERM;
+use plumbd::link::handover::Protocol::{self, Lines, Records};
+use plumbd::plugin::logger::escape::unescape;
+use std::fs::File;
+use std::io::Write;
+use std::time::Duration;
+
+/// Numbers that look random and are the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % n
+    }
+}
+
+/// Message number `i`: some short, some long, some not text.
+fn message(i: usize) -> Vec<u8> {
+    let mut message = format!("{i} ").into_bytes();
+    match i % 97 {
+        0 => message.resize(9000, b'x'),
+        1..=5 => message.extend_from_slice(b"\xff\x00\\ caf\xc3\xa9"),
+        other => message.resize(message.len() + other, b'.'),
+    }
+    message
+}
+
+/// What a link's messages look like in the file, each without its time.
+fn expected(peer: &str, count: usize) -> Vec<Vec<u8>> {
+    (0..count).map(|i| [peer.as_bytes(), b" ", &message(i)].concat()).collect()
+}
+
+/// The messages of one peer in a file of text.
+fn saved(rig: &Rig, peer: &str) -> Vec<Vec<u8>> {
+    let bytes = rig.bytes();
+    assert!(bytes.is_empty() || bytes.ends_with(b"\n"), "the file holds only whole lines");
+    let begin = [peer.as_bytes(), b" "].concat();
+    let lines = bytes.split_inclusive(|&byte| byte == b'\n').map(|line| {
+        let time = line.iter().position(|&byte| byte == b' ').expect("a line begins with its time");
+        assert_eq!(time, "2026-11-22T15:04:05.123456Z".len(), "{:?}", String::from_utf8_lossy(line));
+        unescape(&line[time + 1..line.len() - 1]).expect("a line is as it was written")
+    });
+    lines.filter(|line| line.starts_with(&begin)).collect()
+}
+
+/// Compares without printing megabytes.
+fn assert_same(got: &[Vec<u8>], want: &[Vec<u8>], when: &str) {
+    let differs = got.iter().zip(want).position(|(a, b)| a != b);
+    let show = |all: &[Vec<u8>], at: usize| all.get(at).map(|m| String::from_utf8_lossy(m).into_owned());
+    let at = differs.unwrap_or(got.len().min(want.len()));
+    assert!(
+        got == want,
+        "{when}: {} messages, expected {}; number {at} is {:?}, expected {:?}",
+        got.len(),
+        want.len(),
+        show(got, at),
+        show(want, at)
+    );
+}
+
+const ECHO: &str = "127.0.0.1:40312";
+
+fn write_all(protocol: Protocol, mut queue: File, count: usize, dice: &mut Dice) {
+    let mut lines = Vec::new();
+    for i in 0..count {
+        match protocol {
+            Lines => {
+                lines.extend_from_slice(&message(i).into_iter().filter(|&b| b != b'\n').collect::<Vec<_>>());
+                lines.push(b'\n');
+                // Writes end anywhere, not where lines do.
+                let cut = dice.below(4000);
+                if lines.len() > cut {
+                    queue.write_all(&lines[..cut]).unwrap();
+                    lines.drain(..cut);
+                }
+            }
+            Records => {
+                for record in records(i as u64 + 1, 7, &message(i), i % 50 == 0) {
+                    write_record(&queue, &record);
+                }
+            }
+        }
+    }
+    queue.write_all(&lines).unwrap();
+}
+
+fn under_load(protocol: Protocol, peer: &str, kills: usize) {
+    let mut rig = Rig::with("text", protocol);
+    let queue = rig.links[0].source();
+    let count = 60_000;
+    let writer = std::thread::spawn(move || write_all(protocol, queue, count, &mut Dice(5)));
+    let mut dice = Dice(11);
+    for _ in 0..kills {
+        let logger = rig.start();
+        std::thread::sleep(Duration::from_micros(dice.below(30_000) as u64));
+        logger.kill();
+    }
+    let last = rig.start();
+    writer.join().unwrap();
+    rig.end();
+    last.wait_success();
+    assert_same(&saved(&rig, peer), &expected(peer, count), "after kills under load");
+}
+
+#[test]
+fn lines_under_load_survive_kills_at_random_instants() {
+    under_load(Lines, "tick", 60);
+}
+
+#[test]
+fn records_under_load_survive_kills_at_random_instants() {
+    under_load(Records, ECHO, 60);
+}
+
+/// A rig with a link of lines and one of records, full of messages that take
+/// more than one batch, and ended.
+fn full_rig(count: usize) -> Rig {
+    let mut rig = Rig::new("text");
+    for (from, protocol) in [("tick", Lines), ("echo", Records)] {
+        rig.links.push(Held::new(from, protocol, 1 << 20));
+        write_all(protocol, rig.links.last().unwrap().source(), count, &mut Dice(5));
+    }
+    rig.end();
+    rig
+}
+
+/// More than one batch, and a message that is carried over.
+const COUNT: usize = 3500;
+
+fn assert_all_saved(rig: &Rig, when: &str) {
+    for peer in ["tick", ECHO] {
+        assert_same(&saved(rig, peer), &expected(peer, COUNT), &format!("{when}, from {peer}"));
+    }
+    assert_eq!(rig.files("m.log"), [rig.path()], "{when}");
+}
+
+#[test]
+#[ignore = "needs ptrace and a minute, run by .ci/run"]
+fn a_kill_before_or_after_any_system_call_loses_and_doubles_nothing() {
+    for stop in 0.. {
+        let mut rig = full_rig(COUNT);
+        let place = Place { stop, steps: 0 };
+        if !kill_at(&rig, place) {
+            println!("{stop} places");
+            assert!(stop > 80, "only {stop} places");
+            assert_all_saved(&rig, "without any kill");
+            return;
+        }
+        rig.drain();
+        assert_all_saved(&rig, &format!("after a kill at {place:?}"));
+    }
+}
+
+#[test]
+#[ignore = "needs ptrace and a minute, run by .ci/run"]
+fn kills_at_any_instruction_even_of_a_recovery_lose_and_double_nothing() {
+    let mut dice = Dice(std::process::id().into());
+    println!("seed {}", dice.0);
+    for _ in 0..200 {
+        let mut rig = full_rig(COUNT);
+        let mut places = Vec::new();
+        for _ in 0..=dice.below(3) {
+            let place = Place { stop: dice.below(150), steps: dice.below(2).pow(2) * dice.below(3000) };
+            places.push(place);
+            kill_at(&rig, place);
+        }
+        rig.drain();
+        assert_all_saved(&rig, &format!("after kills at {places:?}"));
+    }
+}
+
+#[test]
+#[ignore = "needs ptrace and a minute, run by .ci/run"]
+fn if_all_processes_are_killed_what_was_acknowledged_is_saved_once_and_nothing_is_torn() {
+    let mut dice = Dice(3);
+    for stop in 0.. {
+        let mut rig = full_rig(COUNT);
+        let place = Place { stop, steps: dice.below(2) * dice.below(200) };
+        if !kill_at(&rig, place) {
+            return;
+        }
+        let acknowledged = rig.links[1].acks().last().map_or(0, |ack| ack.sequence);
+        let before = rig.bytes();
+        rig.links_anew();
+        rig.links[0].source().write_all(b"after\n").unwrap();
+        rig.drain();
+        let when = format!("after all were killed at {place:?}");
+        let after = rig.bytes();
+        assert!(after.starts_with(&before), "the file only ever grows, {when}");
+        for peer in ["tick", ECHO] {
+            let mut got = saved(&rig, peer);
+            if peer == "tick" {
+                assert_eq!(got.pop().as_deref(), Some(&b"tick after"[..]), "{when}");
+            } else {
+                assert!(got.len() as u64 >= acknowledged, "{acknowledged} were acknowledged, {when}");
+            }
+            assert_same(&got, &expected(peer, COUNT)[..got.len()], &when);
+        }
+        assert_eq!(rig.files("m.log"), [rig.path()], "{when}");
+    }
+}
+
+/// strace and its arguments to make one kind of system call fail.
+fn failing(inject: &str) -> [String; 6] {
+    let call = inject.split(':').next().unwrap();
+    ["strace", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]
+        .map(str::to_owned)
+        .into_iter()
+        .collect::<Vec<_>>()
+        .try_into()
+        .unwrap()
+}
+
+fn start_failing(rig: &Rig, inject: &str) -> crate::mini::Logger {
+    let mut words = failing(inject).to_vec();
+    words.extend(["-e".to_owned(), format!("inject={inject}")]);
+    rig.start_under(&words.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+#[test]
+#[ignore = "needs strace, run by .ci/run"]
+fn a_full_disk_is_waited_for_and_said() {
+    let rig = full_rig(COUNT);
+    // The third write to the file fails five times; the others come through.
+    let logger = start_failing(&rig, "pwrite64:error=ENOSPC:when=2..6");
+    rig.wait_notified("X_PLUMBD_PROBLEM=cannot write to");
+    rig.wait_notified("X_PLUMBD_PROBLEM=");
+    logger.wait_success();
+    assert_all_saved(&rig, "after a full disk");
+}
+
+#[test]
+#[ignore = "needs strace, run by .ci/run"]
+fn a_logger_that_is_stopped_on_a_full_disk_leaves_the_rest_to_the_next() {
+    for from in [1, 2, 3] {
+        let mut rig = full_rig(COUNT);
+        let logger = start_failing(&rig, &format!("pwrite64:error=ENOSPC:when={from}+"));
+        rig.wait_notified("X_PLUMBD_PROBLEM=cannot write to");
+        // strace passes it on from the process group.
+        nix::sys::signal::killpg(logger.pid(), SIGTERM).unwrap();
+        logger.wait_success();
+        rig.drain();
+        assert_all_saved(&rig, "after a stop on a full disk");
+    }
+}
+
+#[test]
+#[ignore = "needs strace, run by .ci/run"]
+fn a_file_that_cannot_be_synced_is_put_aside_and_the_batch_saved_anew() {
+    let mut rig = Rig::with("raw", Records);
+    write_record(&rig.links[0].source(), &records(1, 7, b"one", true)[0]);
+    rig.end();
+    std::fs::write(rig.path(), "before\n").unwrap();
+    // The new file can't be synced at first either.
+    start_failing(&rig, "fdatasync:error=EIO:when=1..3").wait_success();
+    assert_eq!(rig.text(), "one\n");
+    let aside = rig.files("m.log.untrusted-");
+    assert_eq!(aside.len(), 1, "{aside:?}");
+    assert_eq!(std::fs::read_to_string(&aside[0]).unwrap(), "before\none\n");
+    assert_eq!(rig.links[0].acks().len(), 1);
+}
+
+#[test]
+#[ignore = "needs root for a file system of its own, run by .ci/run"]
+fn a_disk_that_is_really_full_holds_the_sources_until_there_is_room() {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    let mut rig = Rig::with("raw", Lines);
+    let disk = rig.folder.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    mount(Some("tmpfs"), &disk, Some("tmpfs"), MsFlags::empty(), Some("size=4m")).unwrap();
+    rig.settings["file"] = disk.join("m.log").to_str().unwrap().into();
+    let filler = disk.join("filler");
+    std::fs::write(&filler, vec![0; 1_800_000]).unwrap();
+    let queue = rig.links[0].source();
+    let writer = std::thread::spawn(move || write_all(Lines, queue, 20_000, &mut Dice(5)));
+    let logger = rig.start();
+    rig.wait_notified("X_PLUMBD_PROBLEM=cannot write to");
+    // Killed and stopped while it is full, in turn.
+    logger.kill();
+    let logger = rig.start();
+    rig.wait_notified("X_PLUMBD_PROBLEM=cannot write to");
+    logger.signal(SIGTERM);
+    logger.wait_success();
+    let logger = rig.start();
+    rig.wait_notified("X_PLUMBD_PROBLEM=cannot write to");
+    std::fs::remove_file(&filler).unwrap();
+    writer.join().unwrap();
+    rig.end();
+    logger.wait_success();
+    let got: Vec<Vec<u8>> = rig.bytes().split(|&b| b == b'\n').map(<[u8]>::to_vec).collect();
+    umount2(&disk, MntFlags::MNT_DETACH).unwrap();
+    let want: Vec<Vec<u8>> = (0..20_000).map(message).collect();
+    assert_same(&got[..got.len() - 1], &want, "after a full disk");
+}
+
+#[test]
+fn a_batch_is_completed_in_a_file_that_was_renamed_meanwhile() {
+    let rig = full_rig(COUNT);
+    let logger = rig.start();
+    let moved = rig.folder.path().join("m.log.1");
+    wait_until("a batch is under way", || (!rig.bytes().is_empty()).then_some(()));
+    logger.kill();
+    std::fs::rename(rig.path(), &moved).unwrap();
+    let mut rig = rig;
+    rig.drain();
+    let rest = rig.bytes();
+    let all = [std::fs::read(&moved).unwrap(), rest.clone()].concat();
+    assert!(rest.is_empty() || rest.starts_with(b"20"), "each file has whole lines");
+    std::fs::write(rig.path(), all).unwrap();
+    std::fs::remove_file(&moved).unwrap();
+    assert_all_saved(&rig, "after a rename");
+}

@@ -1,0 +1,318 @@
+//! A supervisor that is just enough for one logger: it makes the links, holds
+//! them, and starts one incarnation after the other.
+
+use nix::unistd::dup;
+use plumbd::link::handover::{Inbound, Links, Protocol};
+use plumbd::link::record::{ACK_LEN, Ack, Flags, Head, Peer};
+use plumbd::link::{Intake, Link};
+use plumbd::sys::map::{PAGE, SharedMap, memory_file};
+use plumbd::sys::pipe::Pipe;
+use serde_json::json;
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How long a fact may take to become one.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Polls until there is something, in short steps.
+///
+/// # Panics
+/// At the deadline, naming what was waited for.
+pub(crate) fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + DEADLINE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < until, "waited too long until {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A link that the rig holds. Its write end can be closed apart from the rest.
+pub(crate) struct Held {
+    from: &'static str,
+    protocol: Protocol,
+    read: OwnedFd,
+    write: Option<OwnedFd>,
+    intake: Intake,
+    replies: Option<Pipe>,
+}
+
+impl Held {
+    /// A fresh link.
+    pub(crate) fn new(from: &'static str, protocol: Protocol, capacity: usize) -> Held {
+        let Link { queue, intake, replies } = Link::to_intake(capacity, protocol).unwrap();
+        let Pipe { read, write } = std::sync::Arc::into_inner(queue).unwrap();
+        Held { from, protocol, read, write: Some(write), intake: intake.unwrap(), replies }
+    }
+
+    /// Another descriptor of the queue's write end.
+    pub(crate) fn source(&self) -> File {
+        self.write.as_ref().expect("its write end is open").try_clone().unwrap().into()
+    }
+
+    /// The acknowledgements that are there now.
+    pub(crate) fn acks(&self) -> Vec<Ack> {
+        let mut bytes = Vec::new();
+        let mut replies = File::from(self.replies.as_ref().expect("it has replies").read.try_clone().unwrap());
+        match replies.read_to_end(&mut bytes) {
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+            other => panic!("replies ended: {other:?}"),
+        }
+        assert_eq!(bytes.len() % ACK_LEN, 0);
+        bytes.chunks(ACK_LEN).map(|c| Ack::decode(c.try_into().unwrap()).unwrap()).collect()
+    }
+
+    /// Makes the replies pipe as small as can be.
+    pub(crate) fn shrink_replies(&self) {
+        plumbd::sys::pipe::set_capacity(&self.replies.as_ref().expect("it has replies").write, 4096).unwrap();
+    }
+
+    /// How many bytes are in queue and staging.
+    pub(crate) fn queued(&self) -> usize {
+        let bytes = |fd: &OwnedFd| plumbd::sys::pipe::bytes_in(fd).unwrap();
+        bytes(&self.read) + bytes(&self.intake.staging.read)
+    }
+}
+
+/// A logger's place: its folder, links, settings, notifications and counters.
+pub(crate) struct Rig {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) links: Vec<Held>,
+    pub(crate) settings: serde_json::Value,
+    notifications: UnixDatagram,
+    notified: RefCell<Vec<String>>,
+    counters: OwnedFd,
+}
+
+impl Rig {
+    /// With a file `m.log` in a folder of its own, and no links.
+    pub(crate) fn new(format: &str) -> Rig {
+        let folder = tempfile::tempdir().unwrap();
+        let notifications = UnixDatagram::bind(folder.path().join("notify")).unwrap();
+        notifications.set_nonblocking(true).unwrap();
+        let counters = memory_file(c"counters", PAGE).unwrap();
+        let settings = json!({"file": folder.path().join("m.log"), "mode": 0o640, "format": format, "sync": "asked"});
+        Rig { folder, links: Vec::new(), settings, notifications, notified: RefCell::default(), counters }
+    }
+
+    /// With one link.
+    pub(crate) fn with(format: &str, protocol: Protocol) -> Rig {
+        let mut rig = Rig::new(format);
+        rig.links.push(Held::new("tick", protocol, 1 << 20));
+        rig
+    }
+
+    /// The message file.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.settings["file"].as_str().unwrap().into()
+    }
+
+    /// What is in the message file; nothing where it does not exist.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        std::fs::read(self.path()).unwrap_or_default()
+    }
+
+    /// The same as text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.bytes()).unwrap()
+    }
+
+    /// Files in the folder whose names begin so.
+    pub(crate) fn files(&self, begin: &str) -> Vec<PathBuf> {
+        let all = std::fs::read_dir(self.path().parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+        all.filter(|p| p.file_name().unwrap().to_str().unwrap().starts_with(begin)).collect()
+    }
+
+    /// Closes the write ends: the links end.
+    pub(crate) fn end(&mut self) {
+        for link in &mut self.links {
+            link.write = None;
+        }
+    }
+
+    /// All processes died, and the links with them: new ones of the same names.
+    pub(crate) fn links_anew(&mut self) {
+        let made = self.links.iter().map(|l| Held::new(l.from, l.protocol, 1 << 20)).collect();
+        self.links = made;
+    }
+
+    /// Starts a logger.
+    pub(crate) fn start(&self) -> Logger {
+        self.start_under(&[])
+    }
+
+    /// Starts a logger under another program, say strace and its arguments.
+    pub(crate) fn start_under(&self, wrapper: &[&str]) -> Logger {
+        // A socket holds few of them; a logger would wait for one that nobody reads.
+        self.receive();
+        let plumbd = env!("CARGO_BIN_EXE_plumbd");
+        let words: Vec<&str> = wrapper.iter().copied().chain([plumbd, "plugin", "logger"]).collect();
+        let mut given = Vec::new();
+        let inbound = self.links.iter().map(|link| link.hand_over(&mut given)).collect();
+        let settings = memory_file(c"settings", 0).unwrap();
+        File::from(settings.try_clone().unwrap()).write_all(self.settings.to_string().as_bytes()).unwrap();
+        let settings = give(&settings, &mut given);
+        let counters = give(&self.counters, &mut given);
+        let links = serde_json::to_string(&Links { inbound, outbound: None }).unwrap();
+        let mut command = Command::new(words[0]);
+        command
+            .args(&words[1..])
+            .env("PLUMBD_CHILD", "logger")
+            .env("PLUMBD_LINKS", links)
+            .env("PLUMBD_SETTINGS", settings.to_string())
+            .env("PLUMBD_METRICS", counters.to_string())
+            .env("NOTIFY_SOCKET", self.folder.path().join("notify"))
+            .env("RUST_BACKTRACE", "0")
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        let child = command.spawn().unwrap();
+        drop(given);
+        Logger { child }
+    }
+
+    /// Waits until a notification has that text, whatever came before or with it.
+    pub(crate) fn wait_notified(&self, text: &str) {
+        wait_until(text, || {
+            self.receive();
+            let mut notified = self.notified.borrow_mut();
+            let at = notified.iter().position(|n| n.contains(text))?;
+            notified.drain(..=at);
+            Some(())
+        });
+    }
+
+    /// Whether a notification has that text by now.
+    pub(crate) fn was_notified(&self, text: &str) -> bool {
+        self.receive();
+        self.notified.borrow().iter().any(|n| n.contains(text))
+    }
+
+    fn receive(&self) {
+        let mut buffer = [0; 4096];
+        while let Ok(len) = self.notifications.recv(&mut buffer) {
+            self.notified.borrow_mut().push(String::from_utf8(buffer[..len].to_vec()).unwrap());
+        }
+    }
+
+    /// One of the logger's counters, by its name.
+    pub(crate) fn counter(&self, name: &str) -> u64 {
+        let slot = plumbd::plugin::logger::METRICS.iter().position(|n| *n == name).unwrap();
+        let page = SharedMap::new(&self.counters, PAGE).unwrap();
+        page.words(slot + 1)[slot].load(Ordering::Relaxed)
+    }
+
+    /// Ends the links and has a plain logger save what is left.
+    pub(crate) fn drain(&mut self) {
+        self.end();
+        self.start().wait_success();
+    }
+}
+
+impl Held {
+    fn hand_over(&self, given: &mut Vec<OwnedFd>) -> Inbound {
+        Inbound {
+            from: self.from.to_owned(),
+            protocol: self.protocol,
+            queue: give(&self.read, given),
+            staging: [give(&self.intake.staging.read, given), give(&self.intake.staging.write, given)],
+            ledger: give(&self.intake.ledger, given),
+            replies: self.replies.as_ref().map(|pipe| give(&pipe.write, given)),
+        }
+    }
+}
+
+/// A descriptor that a child inherits by its number. (Children that other
+/// tests start just then have it too; it is never the write end of a queue.)
+fn give(fd: impl AsFd, given: &mut Vec<OwnedFd>) -> i32 {
+    let copy = dup(fd).unwrap();
+    let number = copy.as_raw_fd();
+    given.push(copy);
+    number
+}
+
+/// A running logger; killed where a test forgets it.
+pub(crate) struct Logger {
+    child: Child,
+}
+
+impl Logger {
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        nix::sys::signal::kill(self.pid(), signal).unwrap();
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> nix::unistd::Pid {
+        nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap())
+    }
+
+    /// SIGKILL, and gone.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Its exit status, if it has ended.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        wait_until("the logger has ended", || self.ended())
+    }
+
+    /// Waits until it has ended, with success.
+    pub(crate) fn wait_success(mut self) {
+        let status = self.wait();
+        assert!(status.success(), "{status:?}");
+    }
+
+    /// Waits until it has ended; whether by SIGKILL. Otherwise it was a success.
+    pub(crate) fn wait_killed(mut self) -> bool {
+        let status = self.wait();
+        assert!(status.success() || status.signal() == Some(9), "{status:?}");
+        !status.success()
+    }
+}
+
+impl Drop for Logger {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// A message as records, in writes that are whole or absent.
+pub(crate) fn records(sequence: u64, epoch: u64, message: &[u8], sync: bool) -> Vec<Vec<u8>> {
+    let flags = if sync { Flags::SYNC } else { Flags::default() };
+    let peer = Peer::Net("127.0.0.1:40312".parse().unwrap());
+    let head = Head { flags, peer, connection: 1, epoch, sequence, time: 1_795_359_845_123_456 };
+    let mut bytes = Vec::new();
+    let mut cuts = vec![0];
+    head.encode_message(message, &mut bytes, |at| cuts.push(at));
+    cuts.windows(2).map(|pair| bytes[pair[0]..pair[1]].to_vec()).collect()
+}
+
+/// Writes to an O_NONBLOCK pipe, waiting for room.
+pub(crate) fn write_record(mut queue: &File, record: &[u8]) {
+    wait_until("the queue has room", || match queue.write(record) {
+        Ok(n) => {
+            assert_eq!(n, record.len(), "a record is whole or absent");
+            Some(())
+        }
+        Err(e) if e.kind() == ErrorKind::WouldBlock => None,
+        Err(e) => panic!("{e}"),
+    });
+}

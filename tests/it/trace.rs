@@ -1,0 +1,97 @@
+//! Kills a process at an exact place: before or after any of its system
+//! calls, or so many instructions later (ptrace(2)).
+
+use crate::mini::{Logger, Rig, wait_until};
+use nix::sys::ptrace;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::Pid;
+
+/// A place in the run of a logger, from its first flock(2) on: before that it
+/// has touched nothing.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    /// How many stops later: each system call has one before it and one after it.
+    pub(crate) stop: usize,
+    /// How many instructions after that.
+    pub(crate) steps: usize,
+}
+
+/// Runs a logger to that place and kills it there. `false`: it ended before
+/// it came there, with success.
+pub(crate) fn kill_at(rig: &Rig, place: Place) -> bool {
+    let logger = rig.start_under(&["/bin/sh", "-c", "kill -STOP $$; exec \"$@\"", "sh"]);
+    let pid = logger.pid();
+    wait_until("it has stopped itself", || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit_once(") ").unwrap().1.starts_with('T').then_some(())
+    });
+    ptrace::seize(pid, ptrace::Options::PTRACE_O_TRACESYSGOOD).unwrap();
+    logger.signal(Signal::SIGCONT);
+    let reached = run_to(pid, place);
+    if reached {
+        logger.signal(Signal::SIGKILL);
+    }
+    finish(logger, reached)
+}
+
+fn finish(logger: Logger, reached: bool) -> bool {
+    assert_eq!(logger.wait_killed(), reached);
+    reached
+}
+
+fn run_to(pid: Pid, place: Place) -> bool {
+    let mut stops = None;
+    while let Some(status) = next_stop(pid) {
+        match status {
+            WaitStatus::PtraceSyscall(_) => {
+                let at = match stops {
+                    None if current_call(pid) == nix::libc::SYS_flock => 0,
+                    None => {
+                        ptrace::syscall(pid, None).unwrap();
+                        continue;
+                    }
+                    Some(before) => before + 1,
+                };
+                if at == place.stop {
+                    return step(pid, place.steps);
+                }
+                stops = Some(at);
+                ptrace::syscall(pid, None).unwrap();
+            }
+            // Signals are passed on; group stops and the like are over.
+            WaitStatus::Stopped(_, signal)
+                if !matches!(signal, Signal::SIGSTOP | Signal::SIGTRAP | Signal::SIGCONT) =>
+            {
+                ptrace::syscall(pid, signal).unwrap();
+            }
+            _ => ptrace::syscall(pid, None).unwrap(),
+        }
+    }
+    false
+}
+
+fn step(pid: Pid, steps: usize) -> bool {
+    for _ in 0..steps {
+        ptrace::step(pid, None).unwrap();
+        if next_stop(pid).is_none() {
+            return false;
+        }
+    }
+    true
+}
+
+/// The next stop; `None` when it has ended, which is left for its parent to reap.
+fn next_stop(pid: Pid) -> Option<WaitStatus> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WSTOPPED | WaitPidFlag::WNOWAIT;
+    match waitid(Id::Pid(pid), flags).unwrap() {
+        WaitStatus::Exited(..) | WaitStatus::Signaled(..) => None,
+        _ => Some(waitpid(pid, Some(WaitPidFlag::__WALL)).unwrap()),
+    }
+}
+
+/// The system call that it is in (proc(5), /proc/PID/syscall).
+fn current_call(pid: Pid) -> i64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap();
+    text.split_whitespace().next().unwrap().parse().unwrap_or(-1)
+}
