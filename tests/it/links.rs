@@ -132,8 +132,11 @@ fn a_link_keeps_what_is_in_it_while_both_ends_die_and_come_back() {
         }
         assert_eq!(daemon.link("source", "sink").queued_bytes, 8);
     }
-    std::fs::write(daemon.path("go"), "").unwrap();
     let pid = daemon.child_pid("sink");
+    wait_for("it has seen that it is to read nothing", || {
+        (std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "sleep\n").then_some(())
+    });
+    std::fs::write(daemon.path("go"), "").unwrap();
     kill(pid, nix::libc::SIGKILL);
     daemon.wait_replaced("sink", pid);
     wait_for("both lines arrive", || (daemon.read_text("out") == "one\ntwo\n").then_some(()));

@@ -131,7 +131,7 @@ fn a_sink_that_dies_while_it_drains_comes_back_for_the_rest() {
         to = "sink"
         "#,
     );
-    wait_for("it is written", || daemon.path("written").exists().then_some(()));
+    wait_for("it is written", || (daemon.path("written").exists() && daemon.path("second").exists()).then_some(()));
     daemon.signal(nix::libc::SIGTERM);
     let sink = daemon.wait_child("sink", ChildState::Stopping);
     kill(sink.pid.unwrap(), nix::libc::SIGKILL);
