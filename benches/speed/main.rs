@@ -69,8 +69,10 @@ enum Part {
     Echo,
     /// Lines from a pipe
     Logger,
-    /// Memory, idleness, replacement of a child
-    Supervisor,
+    /// From a child's death to its replacement
+    Replacement,
+    /// Memory, and wake-ups while nothing happens
+    Idle,
 }
 
 fn format(name: &str) -> Result<Format, String> {
@@ -116,14 +118,18 @@ fn measure(mut options: Options) -> Result<(), String> {
     }
     options.rounds = options.rounds.max(1);
     println!("{}\n", machine::description());
-    if options.wants(Part::Echo) {
-        echo::measure(&options)?;
+    let parts = [
+        (Part::Echo, echo::measure as fn(&Options) -> Result<(), String>),
+        (Part::Logger, logger::measure),
+        (Part::Replacement, supervisor::measure_replacement),
+        (Part::Idle, supervisor::measure_idleness),
+    ];
+    // What fails in one part is told, and the others are measured all the same.
+    let mut failures = Vec::new();
+    for (part, measure) in parts {
+        if options.wants(part) {
+            failures.extend(measure(&options).err());
+        }
     }
-    if options.wants(Part::Logger) {
-        logger::measure(&options)?;
-    }
-    if options.wants(Part::Supervisor) {
-        supervisor::measure(&options)?;
-    }
-    Ok(())
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
 }

@@ -26,14 +26,8 @@ const UP: Duration = Duration::from_millis(30);
 /// How long a replacement may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Runs all of it and prints the tables.
-pub(crate) fn measure(options: &Options) -> Result<(), String> {
-    measure_idleness(options)?;
-    measure_replacement(options)
-}
-
 /// Memory after a load, and context switches while nothing happens.
-fn measure_idleness(options: &Options) -> Result<(), String> {
+pub(crate) fn measure_idleness(options: &Options) -> Result<(), String> {
     let address = rig::free_address()?;
     let mut rig = Rig::start(rig::folder()?, &echo::configuration(options, address, "saved"))?;
     rig.wait_for_address(address)?;
@@ -69,7 +63,7 @@ fn measure_idleness(options: &Options) -> Result<(), String> {
 }
 
 /// From just before kill(2) of a child to its replacement's first act.
-fn measure_replacement(options: &Options) -> Result<(), String> {
+pub(crate) fn measure_replacement(options: &Options) -> Result<(), String> {
     let folder = rig::folder()?;
     let fifo = folder.path().join("began");
     mkfifo(&fifo, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|e| format!("cannot make {}: {e}", fifo.display()))?;
