@@ -2,7 +2,8 @@
 //!
 //! - [`echo`]: requests a second, against an echo server that saves nothing;
 //! - [`logger`]: lines from a pipe, against `cat >file`;
-//! - [`supervisor`]: its memory, its idleness, and how fast it replaces a child.
+//! - [`replacement`]: from a child's death to the next one's first act;
+//! - [`idle`]: memory after a load, and wake-ups while nothing happens.
 //!
 //! Every message file is compared with what was sent. Figures don't fail the
 //! benchmark; a message that is lost, doubled, torn or forged does.
@@ -11,12 +12,13 @@
 mod load;
 
 mod echo;
+mod idle;
 mod logger;
 mod machine;
 mod proc;
+mod replacement;
 mod rig;
 mod roles;
-mod supervisor;
 mod table;
 
 use clap::{Parser, ValueEnum};
@@ -121,8 +123,8 @@ fn measure(mut options: Options) -> Result<(), String> {
     let parts = [
         (Part::Echo, echo::measure as fn(&Options) -> Result<(), String>),
         (Part::Logger, logger::measure),
-        (Part::Replacement, supervisor::measure_replacement),
-        (Part::Idle, supervisor::measure_idleness),
+        (Part::Replacement, replacement::measure),
+        (Part::Idle, idle::measure),
     ];
     // What fails in one part is told, and the others are measured all the same.
     let mut failures = Vec::new();
