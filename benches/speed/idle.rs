@@ -19,11 +19,7 @@ pub(crate) fn measure(options: &Options) -> Result<(), String> {
     let (warm_up, measured) = echo::load(options, address).map_err(|why| rig.complaint(&why))?;
     sleep(SETTLE);
 
-    let mut processes = vec![(rig.pid(), "supervisor".to_owned())];
-    for (pid, command) in proc::children(rig.pid()) {
-        processes.push((pid, command.rsplit(' ').next().unwrap_or_default().to_owned()));
-    }
-    processes[1..].sort();
+    let processes = rig.processes();
     let idle = Duration::from_secs(if options.quick { 1 } else { 5 });
     let before: Vec<_> = processes.iter().map(|(pid, _)| proc::switches(*pid)).collect();
     sleep(idle);
