@@ -28,6 +28,8 @@ struct Row {
 /// One server under one load.
 struct Round {
     outcome: Outcome,
+    /// Requests a second of the yardstick, right before.
+    base: f64,
     /// The server's processes, with the microseconds on a core that each took for a message.
     costs: Vec<(String, f64)>,
     /// What the message file holds.
@@ -35,10 +37,9 @@ struct Round {
 }
 
 impl Row {
-    fn cells(&self, yardstick: &Row) -> [String; 8] {
+    fn cells(&self) -> [String; 8] {
         let rates: Vec<f64> = self.rounds.iter().map(|round| round.outcome.rate()).collect();
-        let bases = yardstick.rounds.iter().map(|round| round.outcome.rate());
-        let ratios: Vec<f64> = rates.iter().zip(bases).map(|(rate, base)| rate / base).collect();
+        let ratios: Vec<f64> = self.rounds.iter().zip(&rates).map(|(round, rate)| rate / round.base).collect();
         let mut latency = Histogram::new();
         self.rounds.iter().for_each(|round| latency.merge(&round.outcome.latency));
         let quantile = |share| micros(latency.quantile(share));
@@ -71,9 +72,11 @@ pub(crate) fn measure(options: &Options) -> Result<(), String> {
     let mut yardstick = Row { name: "yardstick", wanted: None, rounds: Vec::new() };
     let mut rows = MODES.map(|(name, wanted)| Row { name, wanted: Some(wanted), rounds: Vec::new() });
     for number in 1..=options.rounds {
-        yardstick.rounds.push(measure_yardstick(options)?);
         for row in &mut rows {
-            let round = measure_plumbd(options, row.name)?;
+            // Each has a yardstick of its own: what else the machine does changes from one second to the next.
+            let base = measure_yardstick(options)?;
+            let round = measure_plumbd(options, row.name, base.outcome.rate())?;
+            yardstick.rounds.push(base);
             println!("round {number}, {}: message file: {}", row.name, round.file);
             row.rounds.push(round);
         }
@@ -82,7 +85,7 @@ pub(crate) fn measure(options: &Options) -> Result<(), String> {
     let heads = ["echo", "requests/s", "of yardstick", "wanted", "p50", "p99", "p99.9", "us on a core/request"];
     let mut table = Table::new(&heads);
     for row in std::iter::once(&yardstick).chain(&rows) {
-        table.row(row.cells(&yardstick));
+        table.row(row.cells());
     }
     table.print(&format!(
         "{} connections, {} under way on each, {} bytes, {} s x {} rounds, format {}",
@@ -153,7 +156,7 @@ fn whole(outcome: Outcome) -> Result<Outcome, String> {
     Ok(outcome)
 }
 
-fn measure_plumbd(options: &Options, echo_after: &str) -> Result<Round, String> {
+fn measure_plumbd(options: &Options, echo_after: &str, base: f64) -> Result<Round, String> {
     let address = rig::free_address()?;
     let mut rig = Rig::start(rig::folder()?, &configuration(options, address, echo_after))?;
     rig.wait_for_address(address)?;
@@ -162,14 +165,15 @@ fn measure_plumbd(options: &Options, echo_after: &str) -> Result<Round, String> 
     rig.stop()?;
     let sent = [warm_up.connections, measured.connections.clone()].concat();
     let file = rig.check(&rig.path("messages"), options.format, &sent)?;
-    Ok(Round { outcome: measured, costs, file })
+    Ok(Round { outcome: measured, base, costs, file })
 }
 
 fn measure_yardstick(options: &Options) -> Result<Round, String> {
     let yardstick = Yardstick::start()?;
     let (warm_up, measured) = load(options, yardstick.address)?;
     let costs = costs(&[(yardstick.process.id(), "yardstick".to_owned())], &[&warm_up, &measured]);
-    Ok(Round { outcome: measured, costs, file: String::new() })
+    let base = measured.rate();
+    Ok(Round { outcome: measured, base, costs, file: String::new() })
 }
 
 /// Microseconds on a core, for each process, for a message of its whole life.

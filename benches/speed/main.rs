@@ -37,10 +37,10 @@ struct Options {
     #[arg(long)]
     quick: bool,
     /// Rounds; ratios are medians over them
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Seconds of load a round
-    #[arg(long, default_value_t = 3.0)]
+    #[arg(long, default_value_t = 2.0)]
     seconds: f64,
     /// Connections of the load
     #[arg(long, default_value_t = 50)]
