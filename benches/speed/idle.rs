@@ -23,7 +23,7 @@ pub(crate) fn measure(options: &Options) -> Result<(), String> {
     let idle = Duration::from_secs(if options.quick { 1 } else { 5 });
     let before: Vec<_> = processes.iter().map(|(pid, _)| proc::switches(*pid)).collect();
     sleep(idle);
-    let mut table = Table::new(&["process", "VmRSS", "Pss", "switches when idle", "wanted"]);
+    let mut table = Table::new(&["process", "VmRSS", "RssAnon", "Pss", "switches when idle", "wanted"]);
     for ((pid, name), before) in processes.iter().zip(before) {
         let switches = proc::switches(*pid).zip(before).map(|(after, before)| after - before);
         let resident = proc::status(*pid, "VmRSS:").unwrap_or_default();
@@ -33,7 +33,9 @@ pub(crate) fn measure(options: &Options) -> Result<(), String> {
             wanted = format!("under 4 MiB: {}, {wanted}", yes(kib.is_some_and(|kib| kib < WANTED_RESIDENT)));
         }
         let switches = switches.map_or_else(String::new, |n| n.to_string());
-        table.row([name.clone(), resident, proc::proportional_size(*pid).unwrap_or_default(), switches, wanted]);
+        let own = proc::status(*pid, "RssAnon:").unwrap_or_default();
+        let share = proc::proportional_size(*pid).unwrap_or_default();
+        table.row([name.clone(), resident, own, share, switches, wanted]);
     }
     table.print(&format!("after a load at echo_after = saved, then {} s without any", idle.as_secs()));
 
