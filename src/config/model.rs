@@ -1,6 +1,6 @@
 //! The configuration as it is meant: valid by construction.
 //!
-//! Only [`super::check`] makes these values, so whoever holds a [`Model`] need
+//! Only [`super::check_text`] makes these values, so whoever holds a [`Model`] need
 //! not ask again whether a link's ends exist or an address is bound twice.
 
 use crate::link::handover::Protocol;
@@ -186,9 +186,36 @@ pub struct Link {
     pub protocol: Protocol,
 }
 
+impl std::fmt::Display for Address {
+    /// As it is written in a configuration.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Address::Tcp(address) => write!(f, "tcp://{address}"),
+            Address::Udp(address) => write!(f, "udp://{address}"),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The name in the file of an instance: `echo` of `echo.0`, and of `echo`.
+pub fn base_name(instance: &str) -> &str {
+    instance.split_once('.').map_or(instance, |(base, _)| base)
+}
+
 impl Model {
     /// The child of that name.
     pub fn child(&self, name: &str) -> Option<&Child> {
         self.children.iter().find(|c| c.name == name)
+    }
+}
+
+impl Address {
+    /// `tcp`, `udp` or `unix`: the socket's name in $LISTEN_FDNAMES, which can't hold a colon.
+    pub const fn scheme(&self) -> &'static str {
+        match self {
+            Address::Tcp(_) => "tcp",
+            Address::Udp(_) => "udp",
+            Address::Unix(_) => "unix",
+        }
     }
 }

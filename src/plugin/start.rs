@@ -79,10 +79,20 @@ fn descriptor(variable: &str) -> Result<Option<RawFd>, String> {
     }
 }
 
-/// sd_listen_fds(3): `LISTEN_FDS` sockets from descriptor 3, meant for `LISTEN_PID`.
+/// sd_listen_fds(3): `LISTEN_FDS` sockets from descriptor 3, if `LISTEN_PID`
+/// says that they are meant for this process.
 fn listeners() -> Result<Vec<OwnedFd>, String> {
-    let fds = sd_notify::listen_fds().map_err(|e| format!("cannot take LISTEN_FDS: {e}"))?;
-    Ok(fds.map(take).collect())
+    let number = |variable: &str| std::env::var(variable).ok().map(|text| (text.parse::<u32>().ok(), text));
+    let (Some((pid, _)), Some((count, text))) = (number("LISTEN_PID"), number("LISTEN_FDS")) else {
+        return Ok(Vec::new());
+    };
+    if pid != Some(std::process::id()) {
+        return Ok(Vec::new());
+    }
+    match count.and_then(|n| RawFd::try_from(n).ok()).and_then(|n| n.checked_add(3)) {
+        Some(end) => Ok((3..end).map(take).collect()),
+        None => Err(format!("cannot take LISTEN_FDS={text}: it is no number of sockets")),
+    }
 }
 
 fn read_all(fd: OwnedFd) -> std::io::Result<String> {
@@ -97,7 +107,7 @@ fn read_all(fd: OwnedFd) -> std::io::Result<String> {
 /// EXTEND_TIMEOUT_USEC=..., and `X_PLUMBD_PROBLEM=...` for what `plumbd
 /// status` shows as the child's problem (empty: none any more).
 pub fn notify(lines: &str) {
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Custom(lines)]) {
+    if let Err(error) = crate::notify::send(lines) {
         log::warn!("cannot notify the supervisor: {error}");
     }
 }

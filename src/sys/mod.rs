@@ -5,9 +5,26 @@
 
 pub mod map;
 pub mod pipe;
+pub mod process;
 pub mod signals;
+pub mod socket;
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+/// Closes every descriptor above standard error, as daemon(7) asks: a daemon
+/// must not hold what its caller happened to have open, such as a lock or the
+/// end of a pipe that somebody waits for. Only for a process that owns no
+/// descriptor yet.
+pub(crate) fn close_inherited() {
+    let first: nix::libc::c_uint = 3;
+    #[allow(unsafe_code)]
+    // SAFETY: the caller owns none of these descriptors, so nothing uses one
+    // that is closed here. close_range(2) fails only where its arguments are
+    // wrong; it is there since Linux 5.9.
+    unsafe {
+        nix::libc::syscall(nix::libc::SYS_close_range, first, nix::libc::c_uint::MAX, 0);
+    }
+}
 
 /// Owns a descriptor that this process was started with.
 ///

@@ -1,6 +1,28 @@
 //! Integration tests: one binary, a file a behaviour.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the answer")]
+
+mod background;
+mod cli;
+mod config;
+mod control;
+mod daemon;
+mod echo;
+mod examples;
+mod fake_sink;
+mod guarantee;
+mod links;
+#[path = "../../benches/load/mod.rs"]
+mod load;
+mod load_checker;
+mod load_generator;
 mod logger;
 mod logger_kills;
 mod mini;
+mod readiness;
+mod reload;
+mod spawn;
+mod steady;
+mod stop;
+mod supervise;
 mod trace;

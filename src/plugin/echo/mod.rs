@@ -1,8 +1,32 @@
-//! The echo server.
+//! The echo server: what comes goes back, once it is saved.
+//!
+//! - [`settings`]: what the configuration says;
+//! - `listener`: who comes in;
+//! - `client`, `stream`: one connection and its bytes; `table`: all of them;
+//! - `framing`: where a message ends;
+//! - `outbox`: messages on their way to the sink, and echoes that wait for
+//!   them; `replies`: what the sink says;
+//! - `server`: the loop; `serve`: what happens to a client; `drain`: how it
+//!   ends; `timers`: what happens later.
+//!
+//! It is one thread that never waits but for events. Memory is bounded: a
+//! client that holds too much is not read until it takes its echoes, and no
+//! client is read while the sink takes nothing.
 
+mod client;
+mod drain;
+mod framing;
+mod listener;
+mod outbox;
+mod replies;
+mod serve;
+mod server;
 pub mod settings;
+mod stream;
+mod table;
+mod timers;
 
-use super::start::Start;
+use super::start::{self, Start};
 
 /// What its metrics page counts.
 pub const METRICS: &[&str] = &["connections", "accepted", "refused", "messages", "bytes"];
@@ -11,6 +35,8 @@ pub const METRICS: &[&str] = &["connections", "accepted", "refused", "messages",
 ///
 /// # Errors
 /// What ended it, for the log.
-pub fn run(_start: Start) -> Result<(), String> {
-    Err("cannot serve: not built".to_owned())
+pub fn run(start: Start) -> Result<(), String> {
+    let mut server = server::Server::open(start)?;
+    start::notify("READY=1");
+    server.serve()
 }

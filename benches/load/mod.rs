@@ -1,0 +1,16 @@
+//! Load on an echo server, and proof that nothing of it was lost.
+//!
+//! The benchmark (`benches/speed`) and the integration tests (`tests/it`) both
+//! include this folder; it is no part of plumbd itself.
+//!
+//! - [`message`]: lines that number themselves;
+//! - [`generator`]: clients that send them and compare each echo;
+//! - [`histogram`]: how long the echoes took;
+//! - [`checker`]: the message file against what the clients sent and got back;
+//! - [`yardstick`]: an echo server that saves nothing, to compare with.
+
+pub(crate) mod checker;
+pub(crate) mod generator;
+pub(crate) mod histogram;
+pub(crate) mod message;
+pub(crate) mod yardstick;

@@ -1,0 +1,45 @@
+//! What the kernel tells of a process (proc(5)).
+
+use std::fs;
+use std::time::Duration;
+
+/// Ids of the processes whose parent is `parent`, with what they run.
+pub(crate) fn children(parent: u32) -> Vec<(u32, String)> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let parent = format!("{parent}");
+    pids.filter(|&pid| status(pid, "PPid:").is_some_and(|value| value == parent))
+        .map(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<_> = line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+            (pid, words.join(" ").trim_end().to_owned())
+        })
+        .collect()
+}
+
+/// A field of /proc/PID/status, with its unit.
+pub(crate) fn status(pid: u32, field: &str) -> Option<String> {
+    value(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, field)
+}
+
+/// A process's share of its resident pages, `1234 kB`: a page that n processes have counts 1/n.
+pub(crate) fn proportional_size(pid: u32) -> Option<String> {
+    value(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?, "Pss:")
+}
+
+/// How long a process of one thread was on a core.
+pub(crate) fn time_on_core(pid: u32) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+    Duration::from_nanos(text.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0))
+}
+
+/// How often a process was given a core after it had waited or had been interrupted.
+pub(crate) fn switches(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let count = |field| value(&text, field)?.parse::<u64>().ok();
+    Some(count("voluntary_ctxt_switches:")? + count("nonvoluntary_ctxt_switches:")?)
+}
+
+fn value(text: &str, field: &str) -> Option<String> {
+    text.lines().find_map(|line| line.strip_prefix(field)).map(|value| value.trim().to_owned())
+}

@@ -1,0 +1,49 @@
+//! Going to the background, with a pipe to who waits in the foreground.
+
+use crate::config::system::cause;
+use crate::supervisor::ready::{self, Awaited, Ready};
+use crate::sys;
+use daemonize::{Daemonize, Outcome};
+use std::path::PathBuf;
+
+/// In which of the two processes we are.
+#[derive(Debug)]
+pub(super) enum Side {
+    /// The one that was called: it waits for the daemon's word.
+    Caller(Awaited),
+    /// The daemon: it has a session of its own, and /dev/null as its standard streams.
+    Daemon(Ready),
+    /// What would have been the daemon, but could not; the caller was told why.
+    Failed,
+}
+
+/// Becomes two processes. This one must have no thread, no open descriptor
+/// above standard error, and nothing half-written.
+///
+/// The daemon's working directory is `/`, so that it keeps no file system
+/// busy; or, where `stay`, what it was: the built-in configuration's paths are
+/// relative to it, at a reload too.
+///
+/// # Errors
+/// It could not be done, in the process that was called.
+pub(super) fn fork(stay: bool) -> Result<Side, String> {
+    let directory = if stay {
+        std::env::current_dir().map_err(|e| format!("cannot find the working directory: {}", cause(&e)))?
+    } else {
+        PathBuf::from("/")
+    };
+    sys::close_inherited();
+    let (mut ready, awaited) = ready::pair().map_err(|e| format!("cannot make a pipe to the daemon: {e}"))?;
+    // Each child has a umask of its own; the daemon's files name their modes.
+    match Daemonize::new().working_directory(directory).umask(0o022).execute() {
+        // Its end of the pipe is closed here by dropping it, or the wait would
+        // not see the daemon's death.
+        Outcome::Parent(Ok(_)) => Ok(Side::Caller(awaited)),
+        Outcome::Parent(Err(error)) => Err(format!("cannot go to the background: {error}")),
+        Outcome::Child(Ok(_)) => Ok(Side::Daemon(ready)),
+        Outcome::Child(Err(error)) => {
+            ready.failed(&format!("cannot go to the background: {error}"));
+            Ok(Side::Failed)
+        }
+    }
+}

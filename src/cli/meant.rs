@@ -1,0 +1,121 @@
+//! What is meant: the arguments with every name looked up and every path
+//! absolute.
+
+use super::run::Run;
+use super::socket::Socket;
+use super::status::How;
+use super::typed::{Children, Command, Daemon, Typed};
+use super::{Failure, example};
+use crate::config::examples::Example;
+use crate::control::Request;
+use crate::plugin::{self, Plugin};
+use clap_complete::Shell;
+use std::path::{Path, PathBuf};
+
+/// A command, ready to be carried out.
+#[derive(Debug)]
+pub(super) enum Meant {
+    /// `run`
+    Run(Run),
+    /// `check`
+    Check { config: Option<PathBuf>, effective: bool },
+    /// Every command that is one request to the daemon.
+    Ask { socket: Socket, request: Request },
+    /// `status`
+    Status { socket: Socket, how: How },
+    /// `example`
+    Examples,
+    /// `example NAME`
+    Example(&'static Example),
+    /// `completions`
+    Completions(Shell),
+    /// `man`
+    Man,
+    /// `plugin`
+    Plugin(&'static Plugin),
+}
+
+impl Typed {
+    /// What these arguments mean.
+    ///
+    /// # Errors
+    /// A name that nothing has: wrong usage.
+    pub(super) fn meant(self) -> Result<Meant, Failure> {
+        Ok(match self.command {
+            Command::Run { config, daemon, pid_file } => {
+                let pid_file = pid_file.as_deref().map(absolute).transpose()?;
+                Meant::Run(Run { config: config.config, daemon, pid_file })
+            }
+            Command::Check { config, effective } => Meant::Check { config: config.config, effective },
+            Command::Plan { daemon } => {
+                let file = daemon.config.config.as_deref().map(absolute).transpose()?;
+                ask(daemon, Request::Plan { file })
+            }
+            Command::Reload { daemon } => ask(daemon, Request::Reload),
+            Command::Start(Children { children, daemon }) => ask(daemon, Request::Start { children }),
+            Command::Stop(Children { children, daemon }) => ask(daemon, Request::Stop { children }),
+            Command::Restart(Children { children, daemon }) => ask(daemon, Request::Restart { children }),
+            Command::Shutdown { daemon, fast } => ask(daemon, Request::Shutdown { fast }),
+            Command::Reopen { daemon } => ask(daemon, Request::Reopen),
+            Command::Status { daemon, json, watch } => {
+                Meant::Status { socket: socket(daemon), how: How { json, watch } }
+            }
+            Command::Example { name: None } => Meant::Examples,
+            Command::Example { name: Some(name) } => Meant::Example(example::find(&name)?),
+            Command::Completions { shell } => Meant::Completions(shell),
+            Command::Man => Meant::Man,
+            Command::Plugin { name } => Meant::Plugin(plugin::find(&name).ok_or_else(|| {
+                let known: Vec<&str> = plugin::PLUGINS.iter().map(|p| p.name).collect();
+                Failure::new(Failure::USAGE, format_args!("cannot run plugin {name:?}: there are {}", known.join(", ")))
+            })?),
+        })
+    }
+}
+
+fn ask(daemon: Daemon, request: Request) -> Meant {
+    Meant::Ask { socket: socket(daemon), request }
+}
+
+fn socket(daemon: Daemon) -> Socket {
+    let from_environment = || std::env::var_os("PLUMBD_CONTROL").filter(|path| !path.is_empty()).map(PathBuf::from);
+    match daemon.control.or_else(from_environment) {
+        Some(path) => Socket::Given(path),
+        None => Socket::Configured(daemon.config.config),
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|e| Failure::from(format!("cannot use the path {}: {e}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory, Parser};
+
+    fn meant(words: &[&str]) -> Meant {
+        Typed::try_parse_from(words).unwrap().meant().unwrap()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Typed::command().debug_assert();
+    }
+
+    #[test]
+    fn control_goes_before_the_configuration() {
+        let words = ["plumbd", "stop", "echo", "logger", "-c", "x.toml", "--control", "y.sock"];
+        let Meant::Ask { socket, request } = meant(&words) else { panic!() };
+        assert_eq!(socket, Socket::Given("y.sock".into()));
+        assert_eq!(request, Request::Stop { children: vec!["echo".into(), "logger".into()] });
+    }
+
+    #[test]
+    fn a_plan_names_its_file_so_that_the_daemon_finds_it() {
+        let Meant::Ask { request: Request::Plan { file: Some(file) }, .. } = meant(&["plumbd", "plan", "-c", "x.toml"])
+        else {
+            panic!()
+        };
+        assert!(file.is_absolute() && file.ends_with("x.toml"));
+    }
+}

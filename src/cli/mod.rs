@@ -1,0 +1,108 @@
+//! The command line: from what was typed to an exit status.
+//!
+//! `typed` is the shape of the arguments, `meant` what they ask for; then
+//! a file a command. Commands return their exit status, or a [`Failure`] that
+//! `main` prints; only answers go to standard output.
+
+mod ask;
+mod check;
+mod completions;
+mod daemon;
+mod example;
+mod man;
+mod meant;
+mod output;
+mod pid_file;
+mod plugin;
+mod run;
+mod socket;
+mod status;
+mod table;
+mod typed;
+
+use clap::Parser;
+use meant::Meant;
+use std::ffi::OsString;
+use std::fmt;
+
+/// Why a command could not do what was asked, and the exit status that says so.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Failure {
+    why: String,
+    status: u8,
+}
+
+impl Failure {
+    /// It could not be done.
+    const FAILED: u8 = 1;
+    /// The command was used wrongly.
+    const USAGE: u8 = 2;
+    /// `status`: no daemon runs.
+    const NO_DAEMON: u8 = 3;
+    /// `status`: a daemon runs, but not all is up.
+    const NOT_ALL_UP: u8 = 4;
+    /// The configuration has problems (EX_CONFIG of sysexits.h).
+    const CONFIGURATION: u8 = 78;
+
+    fn new(status: u8, why: impl fmt::Display) -> Failure {
+        Failure { why: why.to_string(), status }
+    }
+
+    /// The exit status.
+    pub fn status(&self) -> u8 {
+        self.status
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.status {
+            // Each line says FILE:LINE:COL by itself.
+            Failure::CONFIGURATION => f.write_str(&self.why),
+            _ => write!(f, "plumbd: {}", self.why),
+        }
+    }
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Failure {
+        Failure::new(Failure::FAILED, why)
+    }
+}
+
+impl From<crate::config::Problems> for Failure {
+    fn from(problems: crate::config::Problems) -> Failure {
+        Failure::new(Failure::CONFIGURATION, problems)
+    }
+}
+
+/// Does what these arguments ask (the first is the program's own name), and
+/// returns the exit status.
+///
+/// # Errors
+/// What to print on standard error before exiting with its status.
+pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<u8, Failure> {
+    match typed::Typed::try_parse_from(arguments) {
+        Ok(typed) => carry_out(typed.meant()?),
+        Err(usage) => {
+            // Help that was asked for goes to standard output; it may be a
+            // pipe that nobody reads any more.
+            let _unread = usage.print();
+            Ok(u8::try_from(usage.exit_code()).unwrap_or(Failure::USAGE))
+        }
+    }
+}
+
+fn carry_out(meant: Meant) -> Result<u8, Failure> {
+    match meant {
+        Meant::Run(run) => run.carry_out(),
+        Meant::Check { config, effective } => check::check(config.as_deref(), effective),
+        Meant::Ask { socket, request } => ask::ask(&socket, &request),
+        Meant::Status { socket, how } => status::status(&socket, how),
+        Meant::Examples => example::list(),
+        Meant::Example(example) => example::print(example),
+        Meant::Completions(shell) => completions::completions(shell),
+        Meant::Man => man::man(),
+        Meant::Plugin(plugin) => plugin::plugin(plugin),
+    }
+}

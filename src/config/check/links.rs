@@ -1,0 +1,265 @@
+//! `[[links]]`.
+
+use super::super::keys;
+use super::super::model::{Link, Program};
+use super::super::table::{Placed, Reader, Section, Span};
+use super::super::value::{self, kind, quoted, size_text};
+use super::child::{Draft, Settings};
+use crate::link::handover::Protocol;
+use crate::plugin::echo::settings::EchoAfter;
+use toml::de::DeValue;
+
+/// The least and the most that a link can be asked to hold, in bytes: a page,
+/// and the most that fcntl(2) F_SETPIPE_SZ takes by a power of two.
+const CAPACITY: std::ops::RangeInclusive<u64> = 4 << 10..=1 << 30;
+
+/// A link between children, before it is one between instances.
+#[derive(Debug)]
+pub(super) struct LinkDraft {
+    span: Span,
+    line: usize,
+    from: Option<Placed<String>>,
+    to: Option<Placed<String>>,
+    capacity: u64,
+    capacity_span: Span,
+    protocol: Option<Placed<Protocol>>,
+}
+
+impl LinkDraft {
+    /// The links of its source's instances, as the model has them.
+    pub(super) fn instances(&self, drafts: &[Draft]) -> Vec<Link> {
+        let (Some(from), Some(to)) = (self.source(drafts), self.sink(drafts)) else {
+            return Vec::new();
+        };
+        let names = from.names().into_iter();
+        names
+            .map(|name| Link {
+                from: name,
+                to: to.name().to_owned(),
+                line: self.line,
+                capacity: usize::try_from(self.capacity).unwrap_or(usize::MAX),
+                protocol: self.protocol(from, to),
+            })
+            .collect()
+    }
+
+    fn source<'a>(&self, drafts: &'a [Draft]) -> Option<&'a Draft> {
+        find(drafts, &self.from.as_ref()?.value)
+    }
+
+    fn sink<'a>(&self, drafts: &'a [Draft]) -> Option<&'a Draft> {
+        find(drafts, &self.to.as_ref()?.value)
+    }
+
+    fn protocol(&self, from: &Draft, to: &Draft) -> Protocol {
+        match &self.protocol {
+            Some(placed) => placed.value,
+            None if from.plugin.is_some() && to.plugin.is_some() => Protocol::Records,
+            None => Protocol::Lines,
+        }
+    }
+}
+
+fn find<'a>(drafts: &'a [Draft], name: &str) -> Option<&'a Draft> {
+    drafts.iter().find(|draft| draft.name() == name)
+}
+
+/// Reads every link and checks it against the children.
+pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>, drafts: &[Draft]) -> Vec<LinkDraft> {
+    let links = drafts_of(reader, root);
+    let complete = !root.has("links") || links.iter().all(|link| link.source(drafts).and(link.sink(drafts)).is_some());
+    for (at, link) in links.iter().enumerate() {
+        ends(reader, link, drafts);
+        one_output(reader, link, &links[..at]);
+        one_queue(reader, link, &links[..at], drafts);
+        echo_into(reader, link, drafts);
+    }
+    // A link that names nobody was meant for somebody.
+    if complete && (!links.is_empty() || root.lacks("links")) {
+        unlinked(reader, &links, drafts);
+    }
+    links
+}
+
+fn drafts_of(reader: &mut Reader<'_>, root: &Section<'_>) -> Vec<LinkDraft> {
+    let Some(value) = root.value("links") else {
+        return Vec::new();
+    };
+    let DeValue::Array(items) = value.get_ref() else {
+        let what = format!("links is {}, not a list of tables", kind(value.get_ref()));
+        reader.problem(root.key_place("links"), what, "write [[links]] with two brackets, once for each link");
+        return Vec::new();
+    };
+    let words = [("lines", Protocol::Lines), ("records", Protocol::Records)];
+    if let Some(item) = items.get(super::MAX_TABLES) {
+        let what = format!("{} links are too many", items.len());
+        reader.problem(item.span(), what, format!("at most {}", super::MAX_TABLES));
+    }
+    let mut links = Vec::new();
+    for item in items.iter().take(super::MAX_TABLES) {
+        let section = reader.section("[[links]]", item.span(), item, keys::LINK);
+        if !super::is_table(item.get_ref()) {
+            continue;
+        }
+        links.push(LinkDraft {
+            span: item.span(),
+            line: reader.places.line(item.span().start),
+            from: reader.required(&section, "from", r#"add from = "NAME", the source"#, value::string),
+            to: reader.required(&section, "to", r#"add to = "NAME", the sink"#, value::string),
+            capacity: reader.read(&section, "capacity", value::size(CAPACITY)),
+            capacity_span: section.place("capacity"),
+            protocol: reader.optional(&section, "protocol", value::choice(&words)),
+        });
+    }
+    links
+}
+
+/// Both ends exist, differ, and can be what the link makes of them.
+fn ends(reader: &mut Reader<'_>, link: &LinkDraft, drafts: &[Draft]) {
+    let names = drafts.iter().map(Draft::name);
+    for end in [&link.from, &link.to].into_iter().flatten() {
+        if find(drafts, &end.value).is_none() {
+            let what = format!("there is no child {}", quoted(&end.value));
+            reader.missing(end.span.clone(), what, super::meant(&end.value, names.clone()));
+        }
+    }
+    if let (Some(from), Some(to)) = (&link.from, &link.to) {
+        if from.value == to.value {
+            let what = format!("{} is linked to itself", quoted(&to.value));
+            reader.problem(to.span.clone(), what, "a link goes from one child to another");
+            return;
+        }
+    }
+    let (source, sink) = (link.source(drafts), link.sink(drafts));
+    let can_swap = sink.is_some_and(|draft| draft.plugin.is_none_or(|plugin| plugin.source))
+        && source.is_some_and(|draft| draft.plugin.is_none_or(|plugin| plugin.sink));
+    if let (Some(from), Some(plugin)) = (&link.from, source.and_then(|draft| draft.plugin)) {
+        if !plugin.source {
+            let what = format!("{} is a {}, which can't be a source", quoted(&from.value), plugin.name);
+            let help = if can_swap { "swap from and to" } else { "link it as a sink, with to" };
+            reader.problem(from.span.clone(), what, help);
+        }
+    }
+    let (Some(to), Some(sink)) = (&link.to, sink) else {
+        return;
+    };
+    if let Some(plugin) = sink.plugin.filter(|plugin| !plugin.sink) {
+        let what = format!("{} is an {}, which can't be a sink", quoted(&to.value), plugin.name);
+        // Where both are the wrong way round, one advice is enough.
+        let help = if can_swap { "swap from and to" } else { "link it as a source, with from" };
+        reader.problem(to.span.clone(), what, help);
+    } else if sink.plugin.is_none() && sink.instances > 1 {
+        let what = format!("{} is the sink of a link and can't have {} instances", quoted(&to.value), sink.instances);
+        let help = "which of them would read a message is chance; leave `instances` out";
+        reader.problem(sink.instances_span.clone(), what, help);
+    }
+}
+
+/// A child is the source of at most one link.
+fn one_output(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft]) {
+    let Some(from) = &link.from else {
+        return;
+    };
+    let same = |other: &&LinkDraft| other.from.as_ref().is_some_and(|other| other.value == from.value);
+    if let Some(other) = before.iter().find(same) {
+        let what = format!("{} is already the source of the link in line {}", quoted(&from.value), other.line);
+        reader.problem(
+            from.span.clone(),
+            what,
+            "a child has one output: link it to a program that copies, as tee does",
+        );
+    }
+}
+
+/// Lines into one ordinary program share its standard input.
+fn one_queue(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft], drafts: &[Draft]) {
+    let name = |end: &Option<Placed<String>>| end.as_ref().map(|end| end.value.clone());
+    let shared = |link: &LinkDraft| match (link.source(drafts), link.sink(drafts)) {
+        (Some(from), Some(to)) => to.plugin.is_none() && link.protocol(from, to) == Protocol::Lines,
+        _ => false,
+    };
+    let (sink, capacity) = (name(&link.to).unwrap_or_default(), link.capacity);
+    if !shared(link) {
+        return;
+    }
+    let differs = |other: &&LinkDraft| other.capacity != capacity && name(&other.to).as_ref() == Some(&sink);
+    let other = before.iter().filter(differs).find(|other| shared(other));
+    if let Some(other) = other {
+        let (mine, its) = (size_text(link.capacity), size_text(other.capacity));
+        let what = format!("this link's capacity is {mine}, that of the link in line {} is {its}", other.line);
+        let help = format!("links into {} share its standard input: give them one capacity", quoted(&sink));
+        reader.problem(link.capacity_span.clone(), what, help);
+    }
+}
+
+/// An echo's own promises hold only over a link that can keep them.
+fn echo_into(reader: &mut Reader<'_>, link: &LinkDraft, drafts: &[Draft]) {
+    let (Some(source), Some(sink)) = (link.source(drafts), link.sink(drafts)) else {
+        return;
+    };
+    let Settings::Echo(echo) = &source.settings else {
+        return;
+    };
+    let needs = match echo.echo_after {
+        EchoAfter::Queued => None,
+        EchoAfter::Saved => Some("saved"),
+        EchoAfter::Synced => Some("synced"),
+    };
+    let can_be_sink = sink.plugin.is_none_or(|plugin| plugin.sink);
+    if let (Some(word), Protocol::Lines, true) = (needs, link.protocol(source, sink), can_be_sink) {
+        let to = quoted(sink.name());
+        let what = format!("{to} gets plain lines and can't say what it has saved, as echo_after = \"{word}\" needs");
+        let help = match sink.child.program {
+            Program::Command(_) => "set echo_after = \"queued\", or link to a logger",
+            Program::Plugin(_) => "leave `protocol` out, or set echo_after = \"queued\"",
+        };
+        reader.problem(echo.echo_after_span.clone().unwrap_or_else(|| link.to_span()), what, help);
+    }
+    if echo.max_message > link.capacity / 4 {
+        let (message, capacity) = (size_text(echo.max_message), size_text(link.capacity));
+        let (span, what, help) = match &echo.max_message_span {
+            Some(span) => (
+                span,
+                format!("max_message, {message}, is more than a quarter of what the link holds, {capacity}"),
+                format!(
+                    "at most {}, or more capacity for the link in line {}",
+                    size_text(link.capacity / 4),
+                    link.line
+                ),
+            ),
+            None => (
+                &link.capacity_span,
+                format!("capacity, {capacity}, is less than four times echo's max_message, {message}"),
+                format!("at least {}, or a lower max_message", size_text(echo.max_message * 4)),
+            ),
+        };
+        reader.problem(span.clone(), what, help);
+    }
+}
+
+impl LinkDraft {
+    fn to_span(&self) -> Span {
+        self.to.as_ref().map_or_else(|| self.span.clone(), |to| to.span.clone())
+    }
+}
+
+/// Plugins that are of no use without a link.
+fn unlinked(reader: &mut Reader<'_>, links: &[LinkDraft], drafts: &[Draft]) {
+    for draft in drafts {
+        let is = |end: &Option<Placed<String>>| end.as_ref().is_some_and(|end| end.value == draft.name());
+        let (out, inward) = (links.iter().any(|link| is(&link.from)), links.iter().any(|link| is(&link.to)));
+        let Some(plugin) = draft.plugin else {
+            continue;
+        };
+        let name = draft.name();
+        // A link the wrong way round has its own problem.
+        if plugin.source && !out && !inward {
+            let what = format!("{} has no link: its messages would be saved nowhere", quoted(name));
+            reader.missing(draft.span.clone(), what, format!("add [[links]] with from = \"{name}\" and to = a logger"));
+        }
+        if plugin.sink && !inward && !out {
+            let what = format!("{} has no link: it has nothing to save", quoted(name));
+            reader.missing(draft.span.clone(), what, format!("add [[links]] with to = \"{name}\" and from = a source"));
+        }
+    }
+}

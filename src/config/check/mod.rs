@@ -1,0 +1,145 @@
+//! Checks a file's text, from the whole to the parts, and gathers every
+//! problem; makes the model where there is none.
+
+mod across;
+mod child;
+mod echo;
+mod identity;
+mod links;
+mod logger;
+mod program;
+
+use super::keys;
+use super::model::{Daemon, LogTarget, Model};
+use super::problem::{Places, Problems};
+use super::syntax::{decode, readable};
+use super::system::System;
+use super::table::{Entry, Reader, Section, Span};
+use super::value::{self, YEAR};
+use child::Draft;
+use std::path::Path;
+use std::time::Duration;
+use toml::de::{DeTable, DeValue};
+
+/// So many children, and so many links, are looked at.
+const MAX_TABLES: usize = 1000;
+/// So many instances there can be in all: each is a process and takes some
+/// ten descriptors of the supervisor.
+const MAX_INSTANCES: u64 = 4096;
+
+/// See [`super::check_text_on`].
+pub(super) fn check(text: &[u8], name: &str, base: &Path, system: &dyn System) -> Result<Model, Problems> {
+    if base.to_str().is_none() {
+        // Paths go to programs as JSON and into messages.
+        let what = format!("the name of the folder {} is no UTF-8", base.display());
+        return Err(Problems::unreadable(name, &what, "move the configuration to another folder"));
+    }
+    let (text, mut mistakes) = decode(text);
+    let readable = readable(&text);
+    mistakes.extend(readable.mistakes);
+    let (table, _) = DeTable::parse_recoverable(&readable.text);
+    let mut reader = Reader {
+        places: Places::new(&text),
+        problems: Vec::new(),
+        partial: !mistakes.is_empty(),
+        told: Vec::new(),
+        base,
+        system,
+    };
+    for (span, what, help) in &mistakes {
+        reader.problem(span.clone(), what, help);
+    }
+    reader.told = mistakes.into_iter().map(|(span, ..)| span).collect();
+    let model = file(&mut reader, table.get_ref());
+    match reader.problems.is_empty() {
+        true => Ok(model),
+        false => Err(Problems::new(name, &text, reader.problems)),
+    }
+}
+
+fn file(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Model {
+    let root = reader.root(table, keys::FILE);
+    let daemon = daemon(reader, &root);
+    let drafts = children(reader, &root);
+    let links = links::read(reader, &root, &drafts);
+    across::check(reader, &daemon, &drafts);
+    Model {
+        file: None,
+        daemon,
+        children: drafts.iter().flat_map(|draft| draft.instances(&drafts)).collect(),
+        links: links.iter().flat_map(|link| link.instances(&drafts)).collect(),
+    }
+}
+
+fn daemon(reader: &mut Reader<'_>, root: &Section<'_>) -> Daemon {
+    use log::LevelFilter::{Debug, Error, Info, Trace, Warn};
+    let section = reader.inner(root, "daemon", "[daemon]", keys::DAEMON);
+    let targets = [("auto", LogTarget::Auto), ("stderr", LogTarget::Stderr), ("syslog", LogTarget::Syslog)];
+    let levels = [("error", Error), ("warn", Warn), ("info", Info), ("debug", Debug), ("trace", Trace)];
+    let base = reader.base;
+    let control = reader.read(&section, "control", |value| Ok(value::absolute(base, &value::filled(value)?)));
+    reader.take(section.place("control"), value::socket_path(&control));
+    if let Some(folder) = control.parent() {
+        folder_exists(reader, section.place("control"), folder, "the operator socket");
+    }
+    Daemon {
+        control,
+        log: reader.read(&section, "log", value::choice(&targets)),
+        log_level: reader.read(&section, "log_level", value::choice(&levels)),
+        stop_timeout: reader.read(&section, "stop_timeout", value::duration(Duration::ZERO..=YEAR)),
+    }
+}
+
+fn children(reader: &mut Reader<'_>, root: &Section<'_>) -> Vec<Draft> {
+    let tables = reader.free(root, "children", "write a table each, [children.NAME]");
+    let none = root.value("children").is_some_and(|value| is_table(value.get_ref()) && tables.is_empty());
+    if none || root.lacks("children") {
+        reader.missing(
+            root.key_place("children"),
+            "there are no children",
+            "add [children.NAME] with plugin or command",
+        );
+    }
+    if let Some(entry) = tables.get(MAX_TABLES) {
+        let what = format!("{} children are too many", tables.len());
+        reader.problem(entry.key_span.clone(), what, format!("at most {MAX_TABLES}"));
+    }
+    let mut drafts = Vec::new();
+    let mut total = 0;
+    for Entry { key, key_span, value } in tables.iter().take(MAX_TABLES) {
+        let draft = child::read(reader, key, key_span.clone(), value);
+        let before = total;
+        total += draft.instances;
+        if before <= MAX_INSTANCES && total > MAX_INSTANCES {
+            let what = format!("with these there are {total} instances, which are too many");
+            reader.problem(draft.instances_span.clone(), what, format!("at most {MAX_INSTANCES} in all"));
+        }
+        drafts.push(draft);
+    }
+    drafts
+}
+
+/// Says so where a folder that something goes into does not exist.
+fn folder_exists(reader: &mut Reader<'_>, span: Span, folder: &Path, what: &str) {
+    if let Err(cause) = reader.system.folder(folder) {
+        let what = format!("cannot use the folder of {what}, {}: {cause}", folder.display());
+        reader.problem(span, what, "make the folder, or name another");
+    }
+}
+
+/// What is found of a name among known ones, as help.
+fn meant<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    let base = super::model::base_name(name);
+    if base != name && known.clone().any(|known| known == base) {
+        return format!("write \"{base}\": all its instances are meant");
+    }
+    match keys::nearest(name, known.clone()) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => format!("the children are {}", known.collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// Whether a value is a table.
+fn is_table(value: &DeValue<'_>) -> bool {
+    matches!(value, DeValue::Table(_))
+}

@@ -1,0 +1,105 @@
+//! `plugin` and `command`: what runs.
+
+use super::super::model::Program;
+use super::super::table::{Placed, Reader, Section};
+use super::super::value::{self, Read, absolute, filled, quoted, wrong};
+use crate::config::keys::nearest;
+use crate::plugin::{self, PLUGINS, Plugin};
+use std::path::{Path, PathBuf};
+
+/// What runs, where the table says it rightly; and the plugin that it is.
+pub(super) fn read(
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    path: &str,
+) -> (Option<Program>, Option<&'static Plugin>) {
+    let plugin = reader.optional(section, "plugin", |value| find(&filled(value)?));
+    let command = command(reader, section, path);
+    match (section.has("plugin"), section.has("command")) {
+        (true, true) => {
+            let help = "a child is a built-in plugin or a program: keep one of the two";
+            reader.problem(section.key_place("command"), "plugin and command exclude each other", help);
+        }
+        (false, false) if section.lacks("plugin") && section.lacks("command") => {
+            let what = format!("{} has neither plugin nor command", section.title);
+            reader.missing(section.span.clone(), what, r#"add plugin = "echo", or command = ["/path/to/program"]"#);
+        }
+        _ => {}
+    }
+    match plugin {
+        Some(placed) => (Some(Program::Plugin(placed.value.name)), Some(placed.value)),
+        None => (command.map(Program::Command), None),
+    }
+}
+
+fn find(name: &str) -> Read<&'static Plugin> {
+    let names = || PLUGINS.iter().map(|plugin| plugin.name);
+    match plugin::find(name) {
+        Some(plugin) => Ok(plugin),
+        None => {
+            let help = match nearest(name, names()) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => {
+                    format!(
+                        "write {}, or command = [...] for another program",
+                        names().collect::<Vec<_>>().join(" or ")
+                    )
+                }
+            };
+            wrong(format!("unknown plugin {}", quoted(name)), help)
+        }
+    }
+}
+
+fn command(reader: &mut Reader<'_>, section: &Section<'_>, path: &str) -> Option<Vec<String>> {
+    const EXAMPLE: &str = r#"["/usr/bin/prog", "arg"]"#;
+    let words = reader.list(section, "command", EXAMPLE, value::string);
+    let Some(first) = words.first() else {
+        if section.is_empty_list("command") {
+            reader.problem(section.place("command"), "the command is empty", format!("as in command = {EXAMPLE}"));
+        }
+        return None;
+    };
+    let found = locate(reader, &first.value, path);
+    let program = reader.take(first.span.clone(), found)?;
+    let arguments = words.iter().skip(1).map(|Placed { value, .. }| value.clone());
+    Some([program.value.to_string_lossy().into_owned()].into_iter().chain(arguments).collect())
+}
+
+/// The program's absolute path: with a slash as it is or relative to the
+/// file, without one by PATH.
+fn locate(reader: &Reader<'_>, name: &str, path: &str) -> Read<PathBuf> {
+    if name.is_empty() {
+        return wrong("the program has no name", "write its path, or its name in PATH");
+    }
+    if name.contains('/') {
+        let program = absolute(reader.base, name);
+        return match reader.system.program(&program) {
+            Ok(()) => Ok(program),
+            Err(cause) => wrong(format!("cannot run {}: {cause}", program.display()), help(name)),
+        };
+    }
+    let folders = path.split(':').filter(|folder| folder.starts_with('/'));
+    let mut cause = None;
+    for folder in folders {
+        let program = Path::new(folder).join(name);
+        match reader.system.program(&program) {
+            Ok(()) => return Ok(program),
+            // One that is there and can't be run tells more than one that is not there.
+            Err(why) if !why.starts_with("No such file") => {
+                cause.get_or_insert(format!("cannot run {}: {why}", program.display()));
+            }
+            Err(_) => {}
+        }
+    }
+    let cause = cause.unwrap_or_else(|| format!("cannot run {}: it is in no folder of PATH", quoted(name)));
+    wrong(cause, help(name))
+}
+
+/// A whole command line in the first word is a usual slip.
+fn help(name: &str) -> String {
+    match name.split_once(char::is_whitespace) {
+        Some((program, _)) => format!("a word each: [\"{program}\", ...]; or [\"/bin/sh\", \"-c\", \"...\"]"),
+        None => "name a program that exists and can be executed".to_owned(),
+    }
+}

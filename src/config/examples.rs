@@ -1,0 +1,47 @@
+//! The configurations in etc/, as `plumbd example` lists and prints them.
+
+/// A configuration that ships with the program.
+#[derive(Debug, Clone, Copy)]
+pub struct Example {
+    /// `plumbd example NAME`.
+    pub name: &'static str,
+    /// What it shows, in a line.
+    pub about: &'static str,
+    /// Its text.
+    pub text: &'static str,
+}
+
+/// All of them, the fullest last.
+pub static EXAMPLES: [Example; 5] = [
+    Example {
+        name: "one-way",
+        about: "a program's output flows through a pipe to another program",
+        text: include_str!("../../etc/one-way.toml"),
+    },
+    Example {
+        name: "two-way",
+        about: "two programs talk both ways over two pipes: a greeting and its answer",
+        text: include_str!("../../etc/two-way.toml"),
+    },
+    Example {
+        name: "echo-store",
+        about: "the echo server, and the file that has every message it echoed",
+        text: include_str!("../../etc/echo-store.toml"),
+    },
+    Example {
+        name: "pipeline",
+        about: "a source, a filter and the logger in a row",
+        text: include_str!("../../etc/pipeline.toml"),
+    },
+    Example {
+        name: "plumbd",
+        about: "the built-in configuration with the system's paths, every key commented",
+        text: include_str!("../../etc/plumbd.toml"),
+    },
+];
+
+/// The example of that name; a file's name will do.
+pub fn find(name: &str) -> Option<&'static Example> {
+    let name = name.strip_suffix(".toml").unwrap_or(name);
+    EXAMPLES.iter().find(|example| example.name == name)
+}

@@ -1,0 +1,492 @@
+//! What a reload does: a pure function of the old configuration and the new.
+
+use super::model::{Address, Child, Model, Program};
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// What a reload does. Children and links stand in the order of the new file,
+/// those that go last.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Plan {
+    /// Every child of either configuration.
+    pub children: Vec<ChildPlan>,
+    /// Links that come, go or change.
+    pub links: Vec<LinkPlan>,
+    /// Sockets that come or go. One that only moves to another child is
+    /// kept, and so not here.
+    pub sockets: Vec<SocketPlan>,
+    /// What changes of the daemon itself.
+    pub daemon: Vec<DaemonPlan>,
+}
+
+/// What happens to one child.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChildPlan {
+    /// Its name.
+    pub name: String,
+    /// Its line in the new file, of its table; 0 where it has none.
+    pub line: usize,
+    /// What happens.
+    pub action: Action,
+    /// Why, in words, each about one key. Empty for [`Action::Keep`].
+    pub reasons: Vec<String>,
+}
+
+/// What happens to a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Action {
+    /// Nothing.
+    Keep,
+    /// It keeps its pid; what the supervisor does about it changes.
+    Update,
+    /// It is stopped, draining, and started with its new part.
+    Restart,
+    /// It is new.
+    Start,
+    /// It is gone.
+    Stop,
+}
+
+/// What happens to one link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkPlan {
+    /// The source's name.
+    pub from: String,
+    /// The sink's name.
+    pub to: String,
+    /// Its line in the new file; 0 where it has none.
+    pub line: usize,
+    /// What happens.
+    pub change: LinkChange,
+}
+
+/// What happens to a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkChange {
+    /// It is new, or speaks another protocol than the one of the same ends
+    /// that goes.
+    Added,
+    /// It is gone, once what is in it has been taken.
+    Removed,
+    /// It holds another number of bytes; both its ends keep their pids.
+    Capacity {
+        /// Bytes until now.
+        from: usize,
+        /// Bytes from now on.
+        to: usize,
+    },
+}
+
+/// What happens to one listening socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketPlan {
+    /// Where it listens.
+    pub address: Address,
+    /// Bound, or closed.
+    pub added: bool,
+}
+
+/// What changes of the daemon itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DaemonPlan {
+    /// The key of `[daemon]`.
+    pub key: &'static str,
+    /// Whether a reload can do it; otherwise the daemon must be restarted.
+    pub in_place: bool,
+}
+
+impl Action {
+    /// The word that operators read: an update keeps the child.
+    pub fn word(self) -> &'static str {
+        match self {
+            Action::Keep | Action::Update => "keep",
+            Action::Restart => "restart",
+            Action::Start => "start",
+            Action::Stop => "stop",
+        }
+    }
+}
+
+impl Plan {
+    /// Whether a reload would do nothing at all.
+    pub fn is_empty(&self) -> bool {
+        self.children.iter().all(|child| child.action == Action::Keep)
+            && self.links.is_empty()
+            && self.sockets.is_empty()
+            && self.daemon.is_empty()
+    }
+
+    /// What happens to the child of that name; `None` where neither
+    /// configuration has it.
+    pub fn child(&self, name: &str) -> Option<&ChildPlan> {
+        self.children.iter().find(|child| child.name == name)
+    }
+}
+
+/// Computes what a reload from `old` to `new` does.
+pub fn plan(old: &Model, new: &Model) -> Plan {
+    let links = links(old, new);
+    let mut children: Vec<ChildPlan> = new.children.iter().map(|child| child_plan(old, new, child)).collect();
+    let gone = old.children.iter().filter(|child| new.child(&child.name).is_none());
+    children.extend(gone.map(|child| ChildPlan {
+        name: child.name.clone(),
+        line: 0,
+        action: Action::Stop,
+        reasons: vec!["it is not in the new configuration".to_owned()],
+    }));
+    Plan { children, links, sockets: sockets(old, new), daemon: daemon(old, new) }
+}
+
+fn child_plan(old: &Model, new: &Model, child: &Child) -> ChildPlan {
+    let (action, reasons) = match old.child(&child.name) {
+        None => (Action::Start, vec!["it is new".to_owned()]),
+        Some(before) => {
+            let mut restart = given(before, child);
+            restart.extend(linked(old, new, &child.name));
+            let update = policy(before, child);
+            match (restart.is_empty(), update.is_empty()) {
+                (true, true) => (Action::Keep, Vec::new()),
+                (true, false) => (Action::Update, update),
+                (false, _) => (Action::Restart, restart.into_iter().chain(update).collect()),
+            }
+        }
+    };
+    ChildPlan { name: child.name.clone(), line: child.line, action, reasons }
+}
+
+/// What a process is given when it starts: a change needs a new process.
+fn given(old: &Child, new: &Child) -> Vec<String> {
+    let mut reasons = Vec::new();
+    match (&old.program, &new.program) {
+        (Program::Plugin(a), Program::Plugin(b)) if a != b => reasons.push(format!("plugin {a} becomes {b}")),
+        (Program::Command(a), Program::Command(b)) if a != b => reasons.push("command changes".to_owned()),
+        (Program::Plugin(a), Program::Command(_)) => reasons.push(format!("plugin {a} becomes a command")),
+        (Program::Command(_), Program::Plugin(b)) => reasons.push(format!("the command becomes plugin {b}")),
+        _ => {}
+    }
+    if old.listen != new.listen {
+        reasons.push(listens(&old.listen, &new.listen));
+    }
+    let differ = [
+        ("user or group", old.user != new.user),
+        ("directory", old.directory != new.directory),
+        ("umask", old.umask != new.umask),
+        ("pass_environment", old.pass_environment != new.pass_environment),
+        ("limits", old.limits != new.limits),
+        ("ready", old.ready != new.ready),
+    ];
+    reasons.extend(differ.iter().filter(|(_, differs)| *differs).map(|(key, _)| format!("{key} changes")));
+    // Values may be secrets, and this goes to the log: names only.
+    let environment = different(&old.environment, &new.environment, |(name, _)| name.clone());
+    reasons.extend(environment.into_iter().map(|name| format!("environment {name} changes")));
+    reasons.extend(settings(old, new));
+    reasons
+}
+
+fn listens(old: &[Address], new: &[Address]) -> String {
+    let gone = old.iter().filter(|address| !new.contains(address)).map(|address| format!("no longer on {address}"));
+    let come = new.iter().filter(|address| !old.contains(address)).map(|address| format!("on {address}"));
+    let words: Vec<String> = come.chain(gone).collect();
+    match words.is_empty() {
+        true => "listen changes its order".to_owned(),
+        false => format!("listens {}", words.join(", ")),
+    }
+}
+
+/// Names of what is in only one list, or in both and different; sorted.
+fn different<T: PartialEq>(old: &[T], new: &[T], name: impl Fn(&T) -> String) -> BTreeSet<String> {
+    let gone = old.iter().filter(|item| !new.contains(item));
+    let come = new.iter().filter(|item| !old.contains(item));
+    gone.chain(come).map(name).collect()
+}
+
+fn settings(old: &Child, new: &Child) -> Vec<String> {
+    if old.settings == new.settings {
+        return Vec::new();
+    }
+    let (Some(a), Some(b)) = (old.settings.as_object(), new.settings.as_object()) else {
+        return vec!["settings change".to_owned()];
+    };
+    let names: BTreeSet<&String> = a.keys().chain(b.keys()).filter(|name| a.get(*name) != b.get(*name)).collect();
+    // A plugin's durations have their unit in the name; the file has not.
+    let key = |name: &str| match new.program {
+        Program::Plugin(_) => name.strip_suffix("_ms").unwrap_or(name).to_owned(),
+        Program::Command(_) => name.to_owned(),
+    };
+    names.into_iter().map(|name| format!("settings.{} changes", key(name))).collect()
+}
+
+/// What only the supervisor goes by.
+fn policy(old: &Child, new: &Child) -> Vec<String> {
+    let differ = [
+        ("restart", old.restart != new.restart),
+        ("backoff", old.backoff != new.backoff),
+        ("start_limit", old.start_limit != new.start_limit),
+        ("ready_timeout", old.ready_timeout != new.ready_timeout),
+        ("stop_signal", old.stop_signal != new.stop_signal),
+        ("stop_timeout", old.stop_timeout != new.stop_timeout),
+        ("after", old.after != new.after),
+    ];
+    differ.iter().filter(|(_, differs)| *differs).map(|(key, _)| format!("{key} changes")).collect()
+}
+
+/// What runs at the sink of a link, if it is a plugin: a link into one is made
+/// otherwise than one into a command, for it has an intake.
+fn plugin_at_sink(model: &Model, link: &super::model::Link) -> Option<&'static str> {
+    match model.child(&link.to)?.program {
+        Program::Plugin(name) => Some(name),
+        Program::Command(_) => None,
+    }
+}
+
+/// Why a child's links, which it gets as descriptors when it starts, are others.
+fn linked(old: &Model, new: &Model, name: &str) -> Vec<String> {
+    let ends = |model: &Model| -> Vec<(bool, String, (String, Option<&'static str>))> {
+        let of = model.links.iter().filter(|link| link.from == name || link.to == name);
+        of.map(|link| {
+            let out = link.from == name;
+            let other = if out { link.to.clone() } else { link.from.clone() };
+            (out, other, (format!("{:?}", link.protocol).to_lowercase(), plugin_at_sink(model, link)))
+        })
+        .collect()
+    };
+    let (before, after) = (ends(old), ends(new));
+    let word = |out: bool| if out { "to" } else { "from" };
+    let come = after.iter().filter(|end| !before.contains(end)).map(|(out, other, (protocol, _))| {
+        match before.iter().find(|(o, p, _)| (o, p) == (out, other)) {
+            Some((_, _, (was, _))) if was != protocol => format!("the link {} {other} speaks {protocol}", word(*out)),
+            Some(_) => format!("the link {} {other} is made anew, for what runs at its sink", word(*out)),
+            None => format!("a link {} {other} comes", word(*out)),
+        }
+    });
+    let stays = |out: &bool, other: &String| after.iter().any(|(o, p, _)| (o, p) == (out, other));
+    let gone = before
+        .iter()
+        .filter(|(out, other, _)| !stays(out, other))
+        .map(|(out, other, _)| format!("the link {} {other} goes", word(*out)));
+    come.chain(gone).collect()
+}
+
+fn links(old: &Model, new: &Model) -> Vec<LinkPlan> {
+    let mut plans = Vec::new();
+    for link in &new.links {
+        let same = |other: &&super::model::Link| {
+            (&other.from, &other.to, other.protocol) == (&link.from, &link.to, link.protocol)
+        };
+        let change = match old.links.iter().find(same) {
+            Some(before) if before.capacity == link.capacity => continue,
+            Some(before) => LinkChange::Capacity { from: before.capacity, to: link.capacity },
+            None => LinkChange::Added,
+        };
+        plans.push(LinkPlan { from: link.from.clone(), to: link.to.clone(), line: link.line, change });
+    }
+    for link in &old.links {
+        let stays = new
+            .links
+            .iter()
+            .any(|other| (&other.from, &other.to, other.protocol) == (&link.from, &link.to, link.protocol));
+        if !stays {
+            let (from, to) = (link.from.clone(), link.to.clone());
+            plans.push(LinkPlan { from, to, line: 0, change: LinkChange::Removed });
+        }
+    }
+    plans
+}
+
+fn sockets(old: &Model, new: &Model) -> Vec<SocketPlan> {
+    let bound = |model: &Model| -> BTreeSet<Address> {
+        model.children.iter().flat_map(|child| child.listen.iter().cloned()).collect()
+    };
+    let (before, after) = (bound(old), bound(new));
+    let added = after.difference(&before).map(|address| SocketPlan { address: address.clone(), added: true });
+    let removed = before.difference(&after).map(|address| SocketPlan { address: address.clone(), added: false });
+    added.chain(removed).collect()
+}
+
+fn daemon(old: &Model, new: &Model) -> Vec<DaemonPlan> {
+    let (a, b) = (&old.daemon, &new.daemon);
+    let differ = [
+        ("control", false, a.control != b.control),
+        ("log", false, a.log != b.log),
+        ("log_level", true, a.log_level != b.log_level),
+        ("stop_timeout", true, a.stop_timeout != b.stop_timeout),
+    ];
+    differ.iter().filter(|(.., d)| *d).map(|(key, in_place, _)| DaemonPlan { key, in_place: *in_place }).collect()
+}
+
+impl fmt::Display for Plan {
+    /// A line a child, then a line each for what else changes; no newline at the end.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut lines = Vec::new();
+        for child in &self.children {
+            let place = if child.line > 0 { format!(" (line {})", child.line) } else { String::new() };
+            let why = if child.reasons.is_empty() { String::new() } else { format!(": {}", child.reasons.join(", ")) };
+            lines.push(match child.action {
+                Action::Keep => format!("keep     {}", child.name),
+                action => format!("{:<8} {}{place}{why}", action.word(), child.name),
+            });
+        }
+        for link in &self.links {
+            let ends = format!("{} -> {}", link.from, link.to);
+            lines.push(match link.change {
+                LinkChange::Added => format!("link     {ends} (line {}): comes", link.line),
+                LinkChange::Removed => format!("link     {ends}: goes, once what is in it has been taken"),
+                LinkChange::Capacity { from, to } => {
+                    format!("link     {ends} (line {}): holds {to} bytes instead of {from}", link.line)
+                }
+            });
+        }
+        for socket in &self.sockets {
+            lines.push(match socket.added {
+                true => format!("socket   {}: bound", socket.address),
+                false => format!("socket   {}: closed", socket.address),
+            });
+        }
+        for part in &self.daemon {
+            lines.push(match part.in_place {
+                true => format!("daemon   {} changes", part.key),
+                false => format!("daemon   {} changes only with a restart of the daemon", part.key),
+            });
+        }
+        write!(f, "{}", lines.join("\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    const TWO: &str = r#"
+[children.echo]
+plugin = "echo"
+listen = ["tcp://127.0.0.1:7007"]
+
+[children.logger]
+plugin = "logger"
+settings = { file = "/messages.log" }
+
+[[links]]
+from = "echo"
+to = "logger"
+"#;
+
+    fn model(text: &str) -> Model {
+        crate::config::check_text(text.as_bytes(), "test", Path::new("/"))
+            .unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    /// What a reload from [`TWO`] does when one text in it becomes another.
+    fn changed(from: &str, to: &str) -> String {
+        assert!(TWO.contains(from), "{from}");
+        plan(&model(TWO), &model(&TWO.replacen(from, to, 1))).to_string()
+    }
+
+    #[test]
+    fn nothing_changed_is_an_empty_plan() {
+        let plan = plan(&model(TWO), &model(&format!("\n# a comment\n{TWO}")));
+        assert!(plan.is_empty());
+        assert_eq!(plan.to_string(), "keep     echo\nkeep     logger");
+    }
+
+    #[test]
+    fn a_policy_changes_in_place() {
+        let keys = "restart = \"never\"\nstop_timeout = \"1s\"\nafter = [\"logger\"]\nplugin = \"echo\"";
+        let said = "keep     echo (line 2): restart changes, stop_timeout changes, after changes\nkeep     logger";
+        assert_eq!(changed("plugin = \"echo\"", keys), said);
+    }
+
+    #[test]
+    fn what_a_process_is_given_restarts_it() {
+        for (keys, why) in [
+            ("umask = \"0077\"", "umask changes"),
+            ("directory = \"/tmp\"", "directory changes"),
+            ("ready = \"exec\"", "ready changes"),
+            ("environment = { SECRET = \"x\" }", "environment SECRET changes"),
+            ("limits = { core = 0 }", "limits changes"),
+            ("settings = { partial_after = \"1s\" }", "settings.partial_after changes"),
+        ] {
+            let said = format!("restart  echo (line 2): {why}\nkeep     logger");
+            assert_eq!(changed("plugin = \"echo\"", &format!("plugin = \"echo\"\n{keys}")), said);
+        }
+    }
+
+    #[test]
+    fn a_socket_comes_and_another_goes() {
+        let said = "restart  echo (line 2): listens on tcp://127.0.0.1:7008, no longer on tcp://127.0.0.1:7007\n\
+                    keep     logger\nsocket   tcp://127.0.0.1:7008: bound\nsocket   tcp://127.0.0.1:7007: closed";
+        assert_eq!(changed(":7007", ":7008"), said);
+    }
+
+    #[test]
+    fn a_socket_that_moves_is_neither_bound_nor_closed() {
+        let before = format!("{TWO}\n[children.web]\ncommand = [\"/bin/sh\"]\nlisten = [\"tcp://127.0.0.1:80\"]\n");
+        let after = before.replace(":80", ":7007").replacen(":7007", ":80", 1);
+        let plan = plan(&model(&before), &model(&after));
+        assert_eq!(plan.sockets, []);
+        assert_eq!(plan.child("web").unwrap().action, Action::Restart);
+    }
+
+    #[test]
+    fn a_capacity_restarts_nobody() {
+        let said =
+            "keep     echo\nkeep     logger\nlink     echo -> logger (line 10): holds 2097152 bytes instead of 1048576";
+        assert_eq!(changed("to = \"logger\"", "to = \"logger\"\ncapacity = \"2MiB\""), said);
+    }
+
+    #[test]
+    fn a_new_source_restarts_its_sink() {
+        let more =
+            "[children.other]\ncommand = [\"/bin/sh\"]\n\n[[links]]\nfrom = \"other\"\nto = \"logger\"\n\n[[links]]";
+        let said = "keep     echo\nrestart  logger (line 6): a link from other comes\nstart    other (line 10): it is new\n\
+                    link     other -> logger (line 13): comes";
+        assert_eq!(changed("[[links]]", more), said);
+        let back = plan(&model(&TWO.replacen("[[links]]", more, 1)), &model(TWO)).to_string();
+        let said = "keep     echo\nrestart  logger (line 6): the link from other goes\n\
+                    stop     other: it is not in the new configuration\n\
+                    link     other -> logger: goes, once what is in it has been taken";
+        assert_eq!(back, said);
+    }
+
+    #[test]
+    fn more_instances_are_other_children() {
+        let plan = plan(&model(TWO), &model(&TWO.replacen("plugin = \"echo\"", "plugin = \"echo\"\ninstances = 2", 1)));
+        let actions: Vec<_> = plan.children.iter().map(|child| (child.name.as_str(), child.action)).collect();
+        let expected =
+            [("echo.0", Action::Start), ("echo.1", Action::Start), ("logger", Action::Restart), ("echo", Action::Stop)];
+        assert_eq!(actions, expected);
+        assert_eq!(plan.sockets, []);
+    }
+
+    #[test]
+    fn a_link_that_speaks_otherwise_is_another_link() {
+        let more = "settings = { echo_after = \"queued\" }\nplugin = \"echo\"";
+        let records = TWO.replacen("plugin = \"echo\"", more, 1);
+        let lines = format!("{records}protocol = \"lines\"\n");
+        let plan = plan(&model(&records), &model(&lines));
+        let changes: Vec<_> = plan.links.iter().map(|link| link.change).collect();
+        assert_eq!(changes, [LinkChange::Added, LinkChange::Removed]);
+        assert_eq!(plan.child("echo").unwrap().reasons, ["the link to logger speaks lines"]);
+        assert_eq!(plan.child("logger").unwrap().reasons, ["the link from echo speaks lines"]);
+    }
+
+    #[test]
+    fn a_source_restarts_where_its_sink_becomes_a_plugin() {
+        const ORDINARY: &str = "[children.a]\ncommand = [\"/bin/sh\"]\n[children.b]\ncommand = [\"/bin/cat\"]\n\
+                                [[links]]\nfrom = \"a\"\nto = \"b\"\n";
+        let logger = "plugin = \"logger\"\nsettings = { file = \"messages.log\" }";
+        let plan = plan(&model(ORDINARY), &model(&ORDINARY.replace("command = [\"/bin/cat\"]", logger)));
+        let why = "the link to b is made anew, for what runs at its sink";
+        assert_eq!(plan.child("a").unwrap().reasons, [why]);
+    }
+
+    #[test]
+    fn the_daemon_changes_what_it_can() {
+        let keys = "[daemon]\nlog_level = \"debug\"\nstop_timeout = \"1s\"\ncontrol = \"/other.sock\"\nlog = \"syslog\"\n\n[children.echo]";
+        let said = "keep     echo\nkeep     logger\n\
+                    daemon   control changes only with a restart of the daemon\n\
+                    daemon   log changes only with a restart of the daemon\n\
+                    daemon   log_level changes\ndaemon   stop_timeout changes";
+        assert_eq!(changed("[children.echo]", keys), said);
+    }
+}

@@ -1,0 +1,256 @@
+//! Syntax: every mistake of a file in one run.
+//!
+//! A TOML parser that met a mistake can only guess where the next statement
+//! begins, and mostly drowns the reader in what follows from a wrong guess.
+//! So where a file does not parse, its statements are parsed one by one; those
+//! that are wrong are told and blanked out, and the rest is read as it stands,
+//! at the same places.
+
+use super::table::Span;
+use toml::de::DeTable;
+
+/// A mistake: where, what, and what would be right.
+pub(super) type Mistake = (Span, String, String);
+
+/// A file's text made readable.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Readable {
+    /// Parses, as long as the text itself; wrong statements are blank.
+    pub(super) text: String,
+    /// What is wrong with them.
+    pub(super) mistakes: Vec<Mistake>,
+}
+
+/// So many mistakes are told; a file with more is something else than TOML.
+const MAX_MISTAKES: usize = 100;
+/// So many lines that look like statements may be within one, as in a string
+/// of several lines.
+const MAX_LINES_WITHIN: usize = 64;
+
+/// UTF-8 of any bytes: U+FFFD stands for what is none, and is told.
+pub(super) fn decode(bytes: &[u8]) -> (String, Vec<Mistake>) {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let mut text = String::with_capacity(bytes.len());
+    let mut mistakes: Vec<Mistake> = Vec::new();
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        if chunk.invalid().is_empty() {
+            continue;
+        }
+        let at = text.len();
+        text.push(char::REPLACEMENT_CHARACTER);
+        let room = mistakes.len() < MAX_MISTAKES;
+        match mistakes.last_mut() {
+            // Neighbours are one mistake.
+            Some((span, ..)) if span.end == at => span.end = text.len(),
+            _ if room => {
+                let byte = chunk.invalid().first().copied().unwrap_or_default();
+                let what = format!("the byte \\x{byte:02x} here is no UTF-8");
+                mistakes.push((at..text.len(), what, "save the file as UTF-8".to_owned()));
+            }
+            _ => {}
+        }
+    }
+    (text, mistakes)
+}
+
+/// Finds every mistake of syntax.
+pub(super) fn readable(text: &str) -> Readable {
+    let (_, errors) = DeTable::parse_recoverable(text);
+    if errors.is_empty() {
+        return Readable { text: text.to_owned(), mistakes: Vec::new() };
+    }
+    let (mut blanked, mut mistakes) = blank_wrong_statements(text);
+    // What is left is wrong only as a whole: a key or a table given twice.
+    // A key that is given again is not taken, so the rest can be read.
+    let (_, errors) = DeTable::parse_recoverable(&blanked);
+    let twice: Vec<Mistake> = errors.iter().map(|error| mistake(text, 0, error)).collect();
+    let bad_headers: Vec<usize> = twice
+        .iter()
+        .filter(|(span, ..)| in_header(text, span.start))
+        .map(|(span, ..)| header_of(text, span.start))
+        .collect();
+    // The keys of a table that is given again are given again too: the header says it.
+    mistakes.extend(
+        twice
+            .into_iter()
+            .filter(|(span, ..)| in_header(text, span.start) || !bad_headers.contains(&header_of(text, span.start))),
+    );
+    mistakes.sort_by_key(|(span, ..)| span.start);
+    mistakes.dedup();
+    mistakes.truncate(MAX_MISTAKES);
+    if mistakes.is_empty() {
+        // The statements are right one by one and yet the file is not: tell what the parser told.
+        let (_, errors) = DeTable::parse_recoverable(text);
+        mistakes.extend(errors.iter().take(1).map(|error| mistake(text, 0, error)));
+        blanked = blank(text);
+    }
+    Readable { text: blanked, mistakes }
+}
+
+/// The text with wrong statements blank, and what is wrong with them.
+fn blank_wrong_statements(text: &str) -> (String, Vec<Mistake>) {
+    let starts = statement_starts(text);
+    let (mut out, mut mistakes) = (String::with_capacity(text.len()), Vec::new());
+    // Below a header that is wrong nobody knows whose the keys are.
+    let mut lost = false;
+    let mut at = 0;
+    while at + 1 < starts.len() {
+        let (next, errors) = statement(text, &starts, at);
+        let part = &text[starts[at]..starts[next]];
+        let header = part.trim_start().starts_with('[');
+        lost = if header { errors.is_some() } else { lost };
+        out.push_str(&if errors.is_none() && !lost { part.to_owned() } else { blank(part) });
+        mistakes.extend(errors);
+        at = next;
+        if mistakes.len() >= MAX_MISTAKES {
+            out.push_str(&blank(&text[starts[at]..]));
+            break;
+        }
+    }
+    (out, mistakes)
+}
+
+/// The statement that starts at `starts[at]`: where the next one starts, and
+/// its mistakes. One that only lacks its end goes on over the next starts.
+fn statement(text: &str, starts: &[usize], at: usize) -> (usize, Option<Mistake>) {
+    let errors_to = |next: usize| {
+        let part = &text[starts[at]..starts[next]];
+        let (_, errors) = DeTable::parse_recoverable(part);
+        let first = errors.into_iter().min_by_key(|error| error.span().map_or(0, |span| span.start));
+        first.map(|error| {
+            let open = error.span().is_some_and(|span| span.start >= part.trim_end().len());
+            (mistake(text, starts[at], &error), open)
+        })
+    };
+    let Some((mistake, open)) = errors_to(at + 1) else {
+        return (at + 1, None);
+    };
+    if open {
+        let last = (at + MAX_LINES_WITHIN).min(starts.len() - 1);
+        if let Some(next) = (at + 2..=last).find(|next| errors_to(*next).is_none()) {
+            return (next, None);
+        }
+    }
+    (at + 1, Some(mistake))
+}
+
+/// Where lines start that look like a statement, and the end of the text.
+/// What is before the first is of the first.
+fn statement_starts(text: &str) -> Vec<usize> {
+    let mut starts = vec![0];
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        if at > 0 && looks_like_statement(line) {
+            starts.push(at);
+        }
+        at += line.len();
+    }
+    starts.push(text.len());
+    starts
+}
+
+/// `[`, or a key and `=`; or a line with neither that is no part of a list.
+fn looks_like_statement(line: &str) -> bool {
+    let line = line.trim();
+    let word = line.trim_start_matches(|c: char| c.is_alphanumeric() || "-_.\"' \t".contains(c));
+    let key = word.len() < line.len() && (word.is_empty() || word.starts_with(['=', ':', '[']));
+    line.starts_with('[') || key && (line.contains('=') || !line.ends_with(['"', '\'']))
+}
+
+/// Where the line starts that a place is on.
+fn line_start(text: &str, at: usize) -> usize {
+    memchr::memrchr(b'\n', &text.as_bytes()[..at.min(text.len())]).map_or(0, |newline| newline + 1)
+}
+
+/// Whether a place is on the line of a header.
+fn in_header(text: &str, at: usize) -> bool {
+    text[line_start(text, at)..].trim_start_matches([' ', '\t']).starts_with('[')
+}
+
+/// Where the last line starts, up to that of a place, that is a header.
+fn header_of(text: &str, at: usize) -> usize {
+    let mut start = line_start(text, at);
+    while start > 0 && !in_header(text, start) {
+        start = line_start(text, start - 1);
+    }
+    start
+}
+
+fn blank(part: &str) -> String {
+    // As many bytes, the same lines.
+    part.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }).collect()
+}
+
+/// What the parser said, in words for whoever wrote the file.
+fn mistake(text: &str, offset: usize, error: &toml::de::Error) -> Mistake {
+    let span = error.span().unwrap_or(0..0);
+    let span = span.start + offset..span.end + offset;
+    let message = error.message();
+    let (said, expected) = message.split_once(", expected ").unwrap_or((message, ""));
+    let found = text.get(span.clone()).unwrap_or_default();
+    let closing = |what: &str| (format!("{what} is not closed"), format!("write {expected} at its end"));
+    let say = |what: &str, help: &str| (what.to_owned(), help.to_owned());
+    let (what, help) = match (said, found) {
+        ("string values must be quoted", "") => say("the key has no value", "write one after the `=`"),
+        ("string values must be quoted", found) => {
+            (format!("the text {found} is not in quotes"), format!("write \"{found}\""))
+        }
+        ("key with no value" | "invalid key-value pair", _) => {
+            say("this is no `key = value`", "write `=` between a key and its value")
+        }
+        ("invalid unquoted key", ":") => say("a key can't have `:` in it", "write `=` between a key and its value"),
+        ("unclosed table", _) => closing("the header"),
+        ("unclosed array", _) => closing("the list"),
+        ("unclosed inline table", _) => closing("the table"),
+        (said, "") if said.starts_with("invalid") && said.ends_with(" string") => closing("the string"),
+        ("missing escaped value", _) => {
+            say("this is no escape", "write \\\\ for a backslash, or put the text in single quotes")
+        }
+        ("duplicate key", found) if in_header(text, span.start) => {
+            (format!("the table {found} is given twice"), "put its keys below one header".to_owned())
+        }
+        ("duplicate key", found) => (format!("{found} is given twice"), "keep one of the two".to_owned()),
+        (said, _) if expected.is_empty() => (said.to_owned(), String::new()),
+        (said, _) => (said.to_owned(), format!("expected {expected}")),
+    };
+    (span, what, help)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(text: &str) -> Vec<(&str, String)> {
+        let readable = readable(text);
+        assert_eq!(readable.text.len(), text.len());
+        readable.mistakes.iter().map(|(span, what, _)| (&text[span.clone()], what.clone())).collect()
+    }
+
+    #[test]
+    fn every_statement_is_told_on_its_own() {
+        let text = "a = \n[b]\nc = auto\nd = \"x\ne = [1, 2\nf = 1\n[g\nh = 1\n[i]\nf f\nk = 01\nm = 3\n";
+        let all = told(text);
+        assert_eq!(all.len(), 7, "{all:?}");
+        let kept = readable(text).text;
+        assert_eq!(kept.split_whitespace().collect::<Vec<_>>().join(" "), "[b] f = 1 [i] m = 3");
+    }
+
+    #[test]
+    fn a_list_over_several_lines_is_one_statement() {
+        assert_eq!(told("a = [\n  [1],\n  [2],\n]\nb = \"\"\"\nx = 1\n[y]\n\"\"\"\nc = oops\n").len(), 1);
+    }
+
+    #[test]
+    fn what_is_given_twice_is_told() {
+        assert_eq!(told("a = 1\na = 2\n[b]\nc = 1\n[b]\nd = 1\n").len(), 2);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_keep_their_place() {
+        let (text, mistakes) = decode(b"a = \"\xff\xfe\"\n");
+        assert_eq!(text, "a = \"\u{fffd}\u{fffd}\"\n");
+        assert_eq!(mistakes.len(), 1);
+        assert_eq!(mistakes[0].0, 5..11);
+    }
+}

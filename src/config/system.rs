@@ -1,0 +1,128 @@
+//! What a configuration's check asks of the system it will run on.
+
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+/// An account of the system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Its name.
+    pub name: String,
+    /// User id.
+    pub uid: u32,
+    /// Id of its own group.
+    pub gid: u32,
+    /// Its home.
+    pub home: PathBuf,
+    /// Its shell.
+    pub shell: PathBuf,
+}
+
+/// The questions. Answers in words are causes, as `No such file or directory`.
+pub trait System {
+    /// A variable of the supervisor's own environment.
+    fn variable(&self, name: &str) -> Option<String>;
+    /// Whether the check runs as root.
+    fn is_root(&self) -> bool;
+    /// The account of that name, or of that number; the empty name is that of
+    /// whoever runs the check.
+    ///
+    /// # Errors
+    /// Why the accounts can't be read.
+    fn account(&self, name: &str) -> Result<Option<Account>, String>;
+    /// The id of the group of that name, or of that number.
+    ///
+    /// # Errors
+    /// Why the groups can't be read.
+    fn group(&self, name: &str) -> Result<Option<u32>, String>;
+    /// Whether that is a folder.
+    ///
+    /// # Errors
+    /// Why not.
+    fn folder(&self, path: &Path) -> Result<(), String>;
+    /// Whether that is a file that can be executed.
+    ///
+    /// # Errors
+    /// Why not.
+    fn program(&self, path: &Path) -> Result<(), String>;
+    /// The path without symbolic links, so that two names of one file are
+    /// seen as one; what does not exist stays as it is.
+    fn resolve(&self, path: &Path) -> PathBuf;
+}
+
+/// The system that this process runs on.
+#[derive(Debug, Clone, Copy)]
+pub struct Real;
+
+impl System for Real {
+    fn variable(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
+    }
+
+    fn is_root(&self) -> bool {
+        nix::unistd::geteuid().is_root()
+    }
+
+    fn account(&self, name: &str) -> Result<Option<Account>, String> {
+        use nix::unistd::{Uid, User};
+        let user = match name {
+            "" => User::from_uid(nix::unistd::geteuid()),
+            name => match (User::from_name(name), name.parse()) {
+                (Ok(None), Ok(uid)) => User::from_uid(Uid::from_raw(uid)),
+                (found, _) => found,
+            },
+        };
+        let user = user.map_err(|error| error.desc().to_owned())?;
+        Ok(user.map(|user| Account {
+            name: user.name,
+            uid: user.uid.as_raw(),
+            gid: user.gid.as_raw(),
+            home: user.dir,
+            shell: user.shell,
+        }))
+    }
+
+    fn group(&self, name: &str) -> Result<Option<u32>, String> {
+        let group = nix::unistd::Group::from_name(name).map_err(|error| error.desc().to_owned())?;
+        // A number needs no name: setgid(2) takes any.
+        Ok(group.map(|group| group.gid.as_raw()).or_else(|| name.parse().ok()))
+    }
+
+    fn folder(&self, path: &Path) -> Result<(), String> {
+        match std::fs::metadata(path) {
+            Ok(found) if found.is_dir() => Ok(()),
+            Ok(_) => Err("it is no folder".to_owned()),
+            Err(error) => Err(cause(&error)),
+        }
+    }
+
+    fn program(&self, path: &Path) -> Result<(), String> {
+        let kind = std::fs::metadata(path).map_err(|error| cause(&error))?.file_type();
+        if kind.is_dir() {
+            return Err("it is a folder".to_owned());
+        }
+        if kind.is_socket() || kind.is_fifo() || kind.is_block_device() || kind.is_char_device() {
+            return Err("it is no ordinary file".to_owned());
+        }
+        nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).map_err(|error| error.desc().to_owned())
+    }
+
+    fn resolve(&self, path: &Path) -> PathBuf {
+        match (std::fs::canonicalize(path), path.parent(), path.file_name()) {
+            (Ok(resolved), ..) => resolved,
+            (Err(_), Some(folder), Some(name)) => {
+                std::fs::canonicalize(folder).map_or_else(|_| path.to_owned(), |folder| folder.join(name))
+            }
+            (Err(_), ..) => path.to_owned(),
+        }
+    }
+}
+
+/// The cause of an error in words, without its number.
+pub fn cause(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => nix::errno::Errno::from_raw(number).desc().to_owned(),
+        None => error.to_string(),
+    }
+}

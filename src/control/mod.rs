@@ -1,0 +1,20 @@
+//! The control protocol: how an operator's command and the daemon talk.
+//!
+//! Over the control socket (a Unix stream socket) the client sends one
+//! [`Request`] as a line of JSON; the daemon answers with [`Response`]s, a line
+//! each, the last of which is [`Response::Exit`]. Both sides use these types,
+//! so they can't disagree.
+//!
+//! - [`request`]: what is asked, and the daemon's decoder for any bytes;
+//! - [`response`]: what is answered;
+//! - [`status`]: the shape of `plumbd status --json`;
+//! - [`client`]: connect, ask, hand on the answers.
+
+pub mod client;
+pub mod request;
+pub mod response;
+pub mod status;
+
+pub use request::{Decoder, Request};
+pub use response::Response;
+pub use status::Status;

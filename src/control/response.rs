@@ -1,0 +1,40 @@
+//! What the daemon answers.
+
+use super::Status;
+use serde::{Deserialize, Serialize};
+
+/// One line of an answer: `{"out":"..."}`, `{"err":"..."}`, `{"status":{...}}`,
+/// and at last `{"exit":0}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Response {
+    /// For the client's standard output; a newline is added.
+    Out(String),
+    /// For its standard error; a newline is added.
+    Err(String),
+    /// How the children and links are.
+    Status(Box<Status>),
+    /// The request is done: the client's exit status. Nothing follows.
+    Exit(u8),
+}
+
+impl Response {
+    /// The line that goes over the socket, with its newline.
+    pub fn line(&self) -> Vec<u8> {
+        let mut line = serde_json::to_vec(self).expect("strings, numbers and maps with string keys are always JSON");
+        line.push(b'\n');
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn responses_look_as_documented() {
+        let lines = [Response::Out("a\nb".to_owned()), Response::Err("c".to_owned()), Response::Exit(1)];
+        let text: Vec<u8> = lines.iter().flat_map(Response::line).collect();
+        assert_eq!(String::from_utf8(text).unwrap(), "{\"out\":\"a\\nb\"}\n{\"err\":\"c\"}\n{\"exit\":1}\n");
+    }
+}

@@ -1,0 +1,219 @@
+//! The shape of `plumbd status --json`. Keys may be added, never changed; who
+//! reads it passes over keys that he does not know.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The version of this shape.
+pub const VERSION: u32 = 1;
+
+/// The daemon, its children and its links at one instant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The supervisor's process id.
+    pub pid: i32,
+    /// What the daemon is doing.
+    pub state: DaemonState,
+    /// The configuration file; `null` for the built-in configuration.
+    pub config: Option<String>,
+    /// When the daemon started.
+    #[serde(with = "rfc3339")]
+    pub since: Timestamp,
+    /// How many reloads were applied.
+    pub reloads: u64,
+    /// Every child, in the order of the configuration.
+    pub children: Vec<Child>,
+    /// Every link, in the order of the configuration.
+    pub links: Vec<Link>,
+}
+
+/// What the daemon is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DaemonState {
+    /// Not all children have been ready yet.
+    Starting,
+    /// Supervising.
+    Running,
+    /// Carrying out a reload.
+    Reloading,
+    /// Draining, on its way out.
+    Stopping,
+}
+
+/// What a child is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChildState {
+    /// Not running, and nobody wants it to.
+    Down,
+    /// Running, not ready yet.
+    Starting,
+    /// Running and ready.
+    Up,
+    /// Asked to stop, not gone yet.
+    Stopping,
+    /// Ended; waits before its next start.
+    Backoff,
+    /// Past its start limit: stays down until an operator or a reload starts it.
+    Failed,
+}
+
+/// One child.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Child {
+    /// Its name.
+    pub name: String,
+    /// What it is doing.
+    pub state: ChildState,
+    /// Its process id, while it has a process.
+    pub pid: Option<i32>,
+    /// Whether it said that it is ready.
+    pub ready: bool,
+    /// When it came into this state.
+    #[serde(with = "rfc3339")]
+    pub since: Timestamp,
+    /// How often it was started again.
+    pub restarts: u64,
+    /// How its last process ended.
+    pub last_exit: Option<LastExit>,
+    /// What is wrong, in plain words.
+    pub problem: Option<String>,
+    /// What its plugin counts.
+    pub metrics: BTreeMap<String, u64>,
+}
+
+/// How a process ended: `{"code":1,"at":"..."}` or `{"signal":"SIGKILL","at":"..."}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastExit {
+    /// By itself, or by a signal.
+    #[serde(flatten)]
+    pub how: Ended,
+    /// When it was reaped.
+    #[serde(with = "rfc3339")]
+    pub at: Timestamp,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ended {
+    /// It exited with this status.
+    Code(i32),
+    /// A signal killed it: its name, as `SIGKILL`.
+    Signal(String),
+}
+
+/// One link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// The source's name.
+    pub from: String,
+    /// The sink's name.
+    pub to: String,
+    /// Bytes that wait in the queue.
+    pub queued_bytes: u64,
+    /// Bytes that the queue can hold.
+    pub capacity_bytes: u64,
+    /// For how long the queue has held bytes of which the sink took none, in milliseconds.
+    pub stalled_for_ms: u64,
+}
+
+impl Status {
+    /// Whether the daemon runs and each child is up.
+    pub fn all_up(&self) -> bool {
+        self.state == DaemonState::Running && self.children.iter().all(|c| c.state == ChildState::Up)
+    }
+}
+
+impl std::fmt::Display for DaemonState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            DaemonState::Starting => "starting",
+            DaemonState::Running => "running",
+            DaemonState::Reloading => "reloading",
+            DaemonState::Stopping => "stopping",
+        })
+    }
+}
+
+impl std::fmt::Display for ChildState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            ChildState::Down => "down",
+            ChildState::Starting => "starting",
+            ChildState::Up => "up",
+            ChildState::Stopping => "stopping",
+            ChildState::Backoff => "backoff",
+            ChildState::Failed => "failed",
+        })
+    }
+}
+
+/// Times as RFC 3339 in UTC with milliseconds.
+mod rfc3339 {
+    use jiff::Timestamp;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&format_args!("{time:.3}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse().map_err(|e| D::Error::custom(format_args!("{text}: {e}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contract() -> serde_json::Value {
+        serde_json::json!({
+            "version": 1, "pid": 4242, "state": "running", "config": "/etc/plumbd/plumbd.toml",
+            "since": "2026-11-22T15:00:00.000Z", "reloads": 0,
+            "children": [
+                {"name": "echo", "state": "up", "pid": 4243, "ready": true, "since": "2026-11-22T15:00:01.250Z",
+                 "restarts": 0, "last_exit": null, "problem": null,
+                 "metrics": {"connections": 3, "accepted": 10, "refused": 0, "messages": 1234, "bytes": 56789}},
+                {"name": "tidy", "state": "backoff", "pid": null, "ready": false, "since": "2026-11-22T15:00:01.250Z",
+                 "restarts": 2, "last_exit": {"code": 1, "at": "2026-11-22T15:00:01.250Z"},
+                 "problem": "it exits at once", "metrics": {}},
+                {"name": "gone", "state": "down", "pid": null, "ready": false, "since": "2026-11-22T15:00:01.250Z",
+                 "restarts": 2, "last_exit": {"signal": "SIGKILL", "at": "2026-11-22T15:00:01.250Z"},
+                 "problem": null, "metrics": {}}
+            ],
+            "links": [
+                {"from": "echo", "to": "logger", "queued_bytes": 0, "capacity_bytes": 1048576, "stalled_for_ms": 0}
+            ]
+        })
+    }
+
+    #[test]
+    fn the_documented_shape_goes_in_and_out_unchanged() {
+        let status: Status = serde_json::from_value(contract()).unwrap();
+        assert_eq!(serde_json::to_value(&status).unwrap(), contract());
+    }
+
+    #[test]
+    fn keys_that_a_later_version_adds_are_passed_over() {
+        let mut later = contract();
+        later["children"][0]["colour"] = "green".into();
+        later["moon"] = "full".into();
+        assert!(serde_json::from_value::<Status>(later).is_ok());
+    }
+
+    #[test]
+    fn all_is_up_only_when_each_child_is() {
+        let mut status: Status = serde_json::from_value(contract()).unwrap();
+        assert!(!status.all_up());
+        status.children.truncate(1);
+        assert!(status.all_up());
+        status.state = DaemonState::Reloading;
+        assert!(!status.all_up());
+    }
+}

@@ -1,0 +1,189 @@
+//! The way out: standard error whatever it is, or /dev/log; never waiting.
+//!
+//! O_NONBLOCK on standard error would change it for every process that shares
+//! it (a shell, a pipeline), so it is never set there. Sockets have
+//! MSG_DONTWAIT; pipes and terminals are opened a second time through /proc,
+//! which gives an open file description that is this process's own.
+
+use super::entry::Style;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, send};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use syslog::{Facility, Formatter3164};
+
+/// The most that goes in one write to a pipe or terminal that other processes'
+/// flags rule: where poll(2) says that a pipe has room, it has room for this.
+const SHARED_WRITE: usize = 4096;
+
+/// Where a syslog daemon listens (syslog(3)).
+const SYSLOG: &str = "/dev/log";
+
+/// Where entries go.
+#[derive(Debug)]
+pub(super) struct Output {
+    fd: OwnedFd,
+    how: How,
+    /// Whether systemd's journal reads it.
+    journal: bool,
+}
+
+/// How to write there without waiting.
+#[derive(Debug)]
+enum How {
+    /// A socket: MSG_DONTWAIT.
+    Socket,
+    /// A pipe or terminal with an open file description of our own: O_NONBLOCK.
+    Own,
+    /// One that could not be opened again: only when poll(2) says so, and little at a time.
+    Shared,
+    /// A regular file never waits (not in the sense of poll(2)).
+    File,
+    /// The socket of a syslog daemon: MSG_DONTWAIT, and connect again when it restarts.
+    Syslog(PathBuf),
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// So many bytes went.
+    Bytes(usize),
+    /// No room: poll(2) tells when.
+    Full,
+    /// Not now, and nothing tells when.
+    Later,
+    /// Not these bytes, ever: nobody reads any more.
+    Never,
+}
+
+impl Output {
+    /// Standard error.
+    ///
+    /// # Errors
+    /// EBADF where it is closed; EMFILE.
+    pub(super) fn stderr() -> io::Result<Output> {
+        let stderr = io::stderr().as_fd().try_clone_to_owned()?;
+        let stream = std::env::var("JOURNAL_STREAM").ok();
+        Output::over(stderr, stream.as_deref())
+    }
+
+    /// A descriptor of any kind; `journal_stream` as systemd.exec(5) says.
+    fn over(fd: OwnedFd, journal_stream: Option<&str>) -> io::Result<Output> {
+        let stat = fstat(&fd)?;
+        let journal = journal_stream.is_some_and(|stream| is_stream(stream, &stat));
+        let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+        let (fd, how) = match kind {
+            SFlag::S_IFSOCK => (fd, How::Socket),
+            SFlag::S_IFREG => (fd, How::File),
+            _ => match open_again(&fd) {
+                Ok(own) => (own, How::Own),
+                Err(_) => (fd, How::Shared),
+            },
+        };
+        Ok(Output { fd, how, journal })
+    }
+
+    /// The system's log.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE. That nobody listens is none.
+    pub(super) fn syslog() -> io::Result<Output> {
+        Output::syslog_at(Path::new(SYSLOG))
+    }
+
+    fn syslog_at(path: &Path) -> io::Result<Output> {
+        // One socket for good, connected anew as often as it takes: whoever
+        // polls it need not learn another number.
+        let socket = UnixDatagram::unbound()?;
+        let fd = OwnedFd::from(socket);
+        Ok(Output { fd, how: How::Syslog(path.to_owned()), journal: false })
+    }
+
+    /// How entries look here.
+    pub(super) fn style(&self) -> Style {
+        match self.how {
+            How::Syslog(_) => Style::Syslog(Box::new(Formatter3164 {
+                facility: Facility::LOG_DAEMON,
+                hostname: None,
+                process: "plumbd".to_owned(),
+                pid: std::process::id(),
+            })),
+            _ if self.journal => Style::Journal,
+            _ => Style::Plain,
+        }
+    }
+
+    /// Writes what goes at once.
+    pub(super) fn send(&self, bytes: &[u8]) -> Sent {
+        loop {
+            let result = match &self.how {
+                How::Socket => self.send_now(bytes),
+                How::Own | How::File => nix::unistd::write(&self.fd, bytes),
+                How::Shared => self.write_shared(bytes),
+                How::Syslog(path) => self.send_now(bytes).or_else(|e| match e {
+                    Errno::ENOTCONN | Errno::ECONNREFUSED | Errno::ECONNRESET => {
+                        connect(&self.fd, path).and_then(|()| self.send_now(bytes))
+                    }
+                    other => Err(other),
+                }),
+            };
+            return match result {
+                Ok(n) => Sent::Bytes(n),
+                Err(Errno::EINTR) => continue,
+                Err(Errno::EAGAIN) => Sent::Full,
+                Err(Errno::ENOSPC | Errno::EDQUOT | Errno::ENOBUFS | Errno::ENOMEM) => Sent::Later,
+                Err(Errno::EMSGSIZE) => Sent::Never,
+                Err(_) if matches!(self.how, How::Syslog(_)) => Sent::Later,
+                Err(_) => Sent::Never,
+            };
+        }
+    }
+
+    fn send_now(&self, bytes: &[u8]) -> nix::Result<usize> {
+        send(self.fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
+    }
+
+    fn write_shared(&self, bytes: &[u8]) -> nix::Result<usize> {
+        let ready = poll(&mut [PollFd::new(self.fd.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO)?;
+        if ready == 0 {
+            return Err(Errno::EAGAIN);
+        }
+        nix::unistd::write(&self.fd, &bytes[..bytes.len().min(SHARED_WRITE)])
+    }
+}
+
+impl AsFd for Output {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Whether somebody listens at [`SYSLOG`].
+pub(super) fn syslog_listens() -> bool {
+    UnixDatagram::unbound().is_ok_and(|socket| socket.connect(SYSLOG).is_ok())
+}
+
+/// The same pipe or terminal with flags of our own (proc(5), /proc/self/fd).
+fn open_again(fd: &OwnedFd) -> nix::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    open(path.as_str(), OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// Connects a datagram socket, also one that is connected: it never waits.
+fn connect(fd: &OwnedFd, path: &Path) -> nix::Result<()> {
+    let address = nix::sys::socket::UnixAddr::new(path)?;
+    nix::sys::socket::connect(fd.as_raw_fd(), &address)
+}
+
+/// Whether `DEVICE:INODE` is this file (systemd.exec(5), JOURNAL_STREAM).
+fn is_stream(stream: &str, stat: &FileStat) -> bool {
+    stream.split_once(':').is_some_and(|(dev, ino)| dev.parse() == Ok(stat.st_dev) && ino.parse() == Ok(stat.st_ino))
+}
+
+#[cfg(test)]
+pub(super) mod tests;

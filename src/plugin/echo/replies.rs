@@ -1,0 +1,118 @@
+//! Acknowledgements as they come out of the replies pipe.
+
+use crate::link::record::{ACK_LEN, Ack};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// The read end of the replies pipe, O_NONBLOCK.
+#[derive(Debug)]
+pub(super) struct Replies {
+    pipe: std::fs::File,
+    buffer: Vec<u8>,
+    kept: usize,
+}
+
+/// What the pipe had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// Everything up to this message is saved.
+    Saved(u64),
+    /// Nothing that is meant for this instance.
+    Nothing,
+    /// Nobody can acknowledge any more.
+    End,
+}
+
+impl Replies {
+    pub(super) fn new(pipe: OwnedFd) -> Replies {
+        Replies { pipe: pipe.into(), buffer: vec![0; 1024 * ACK_LEN], kept: 0 }
+    }
+
+    /// Reads once. Acknowledgements are cumulative: the last one counts.
+    ///
+    /// # Errors
+    /// From read(2), but for EAGAIN and EINTR.
+    pub(super) fn read(&mut self, epoch: u64) -> io::Result<Reply> {
+        let count = match self.pipe.read(&mut self.buffer[self.kept..]) {
+            Ok(0) => return Ok(Reply::End),
+            Ok(count) => count,
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(Reply::Nothing),
+            Err(e) => return Err(e),
+        };
+        let filled = self.kept + count;
+        let (last, used) = last(&self.buffer[..filled], epoch);
+        self.buffer.copy_within(used..filled, 0);
+        self.kept = filled - used;
+        Ok(last.map_or(Reply::Nothing, Reply::Saved))
+    }
+}
+
+impl AsFd for Replies {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+}
+
+/// The last sequence for this epoch, and how many bytes need not be seen again.
+/// Acknowledgements for the instance before this one may come first, and bytes
+/// that are none are passed over.
+fn last(bytes: &[u8], epoch: u64) -> (Option<u64>, usize) {
+    let (mut at, mut last) = (0, None);
+    while let Some(head) = bytes[at..].first_chunk::<ACK_LEN>() {
+        match Ack::decode(head) {
+            Some(ack) => {
+                at += ACK_LEN;
+                if ack.epoch == epoch {
+                    last = last.max(Some(ack.sequence));
+                }
+            }
+            None => at += 1,
+        }
+    }
+    (last, at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::pipe::{Pipe, set_nonblocking};
+    use proptest::prelude::*;
+    use std::io::Write;
+
+    fn acks(of: &[(u64, u64)]) -> Vec<u8> {
+        of.iter().flat_map(|&(epoch, sequence)| Ack { epoch, sequence }.encode()).collect()
+    }
+
+    #[test]
+    fn the_last_of_this_epoch_counts() {
+        let pipe = Pipe::new(65536).expect("a pipe");
+        set_nonblocking(&pipe.read, true).expect("a pipe");
+        let (mut replies, mut sink) = (Replies::new(pipe.read), std::fs::File::from(pipe.write));
+        assert_eq!(replies.read(2).expect("readable"), Reply::Nothing);
+        sink.write_all(&acks(&[(1, 90), (2, 3), (2, 5), (1, 99)])).expect("room");
+        assert_eq!(replies.read(2).expect("readable"), Reply::Saved(5));
+        sink.write_all(&acks(&[(1, 100)])).expect("room");
+        assert_eq!(replies.read(2).expect("readable"), Reply::Nothing);
+        drop(sink);
+        assert_eq!(replies.read(2).expect("readable"), Reply::End);
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_and_any_garbage_between_gives_the_same(
+            parts in prop::collection::vec((0u64..100, prop::collection::vec(any::<u8>(), 0..30)), 1..20),
+            split in 1usize..60,
+        ) {
+            let bytes: Vec<u8> = parts.iter().flat_map(|(n, garbage)| [garbage.as_slice(), &acks(&[(2, *n)])].concat()).collect();
+            let (mut kept, mut best) = (Vec::new(), None);
+            for chunk in bytes.chunks(split) {
+                kept.extend_from_slice(chunk);
+                let (found, used) = last(&kept, 2);
+                best = best.max(found);
+                kept.drain(..used);
+                prop_assert!(kept.len() < ACK_LEN);
+            }
+            prop_assert_eq!(best, parts.iter().map(|(n, _)| *n).max());
+        }
+    }
+}

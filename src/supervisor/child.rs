@@ -1,0 +1,435 @@
+//! One child's states: what happened and when goes in, what to do comes out.
+//! Pure: no process, no clock, no descriptor.
+//!
+//! What is wanted and what is are kept apart:
+//!
+//! | want \ state | down | starting, up | stopping | backoff | failed |
+//! |---|---|---|---|---|---|
+//! | up | finished, or waits for what it needs | as wanted | comes again once it is gone | comes when its time is there | given up until a person says start |
+//! | down | as wanted | (never: a stop was asked at once) | going | (never) | (never) |
+
+use super::backoff::History;
+use crate::config::model::{Backoff, Child, Ready, Restart, StartLimit};
+use crate::sys::process::Exit;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use std::time::{Duration, Instant};
+
+#[cfg(test)]
+mod tests;
+
+/// What somebody wants of a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// That it serves.
+    Up,
+    /// That it is gone.
+    Down,
+}
+
+/// What it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// No process.
+    Down,
+    /// A process that is not ready yet, and when it must be.
+    Starting {
+        /// Its process and process group.
+        pid: Pid,
+        /// Then it is killed, and that was a failure.
+        deadline: Instant,
+    },
+    /// A process that serves.
+    Up {
+        /// Its process and process group.
+        pid: Pid,
+        /// When it became ready.
+        since: Instant,
+    },
+    /// A process that was asked to end.
+    Stopping {
+        /// Its process and process group.
+        pid: Pid,
+        /// How far that has come.
+        ladder: Ladder,
+        /// It goes because it was not ready in time.
+        late: bool,
+    },
+    /// No process, and one to come.
+    Backoff {
+        /// When.
+        until: Instant,
+    },
+    /// No process, given up: it was started too often.
+    Failed,
+}
+
+/// How a stop goes: each rung has a time at which the next is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ladder {
+    /// Its input has ended; it is let finish what it has read.
+    Draining {
+        /// Then it is asked.
+        ask_at: Instant,
+    },
+    /// It was sent its stop signal.
+    Asked {
+        /// Then it is killed.
+        kill_at: Instant,
+    },
+    /// It was sent SIGKILL.
+    Killed,
+}
+
+/// What happened to a child, or what somebody says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// It shall be up. What was before is forgiven.
+    Start,
+    /// It shall be down.
+    Stop,
+    /// It shall be down; its input has ended, so it is let finish by itself until then.
+    Drain(Instant),
+    /// It shall be another process than now, and up.
+    Restart,
+    /// It shall be dead at once, and stay so.
+    Kill,
+    /// [`Action::Spawn`] gave a process.
+    Spawned(Pid),
+    /// [`Action::Spawn`] could not.
+    SpawnFailed(String),
+    /// exec succeeded.
+    Executed,
+    /// exec, or a step before it, failed; its end will be told too.
+    ExecFailed(String),
+    /// It says that it is ready.
+    Ready,
+    /// It says that it needs so much longer to be ready.
+    Extend(Duration),
+    /// Its process is reaped.
+    Exited(Exit),
+    /// Time has passed.
+    Tick,
+}
+
+/// What is to be done about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Start a process and say how that went.
+    Spawn,
+    /// Send this signal, and SIGCONT, to its process group.
+    Ask(Pid, Signal),
+    /// Send SIGKILL to its process group.
+    Force(Pid),
+    /// Tell the operator.
+    Say(log::Level, String),
+}
+
+/// The part of the configuration that decides; it may change while it runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// When it is started again.
+    pub restart: Restart,
+    /// How long after.
+    pub backoff: Backoff,
+    /// How often at most.
+    pub start_limit: StartLimit,
+    /// How it says that it is ready.
+    pub ready: Ready,
+    /// How long that may take.
+    pub ready_timeout: Duration,
+    /// What asks it to stop.
+    pub stop_signal: Signal,
+    /// How long that may take.
+    pub stop_timeout: Duration,
+}
+
+impl From<&Child> for Policy {
+    fn from(child: &Child) -> Policy {
+        Policy {
+            restart: child.restart,
+            backoff: child.backoff,
+            start_limit: child.start_limit,
+            ready: child.ready,
+            ready_timeout: child.ready_timeout,
+            stop_signal: child.stop_signal,
+            stop_timeout: child.stop_timeout,
+        }
+    }
+}
+
+/// One child.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// What decides.
+    pub policy: Policy,
+    /// What is wanted.
+    pub want: Want,
+    /// What is.
+    pub state: State,
+    /// How it ended the last time.
+    pub last_exit: Option<Exit>,
+    /// What is wrong, for a person; the reason of a failed start, or why it is given up.
+    pub problem: Option<String>,
+    /// How often a process came in place of one that was.
+    pub restarts: u64,
+    history: History,
+    ran: bool,
+}
+
+impl Machine {
+    /// A child that is down, and wanted down.
+    pub fn new(policy: Policy) -> Machine {
+        Machine {
+            policy,
+            want: Want::Down,
+            state: State::Down,
+            last_exit: None,
+            problem: None,
+            restarts: 0,
+            history: History::default(),
+            ran: false,
+        }
+    }
+
+    /// Its process, where it has one.
+    pub fn pid(&self) -> Option<Pid> {
+        match self.state {
+            State::Starting { pid, .. } | State::Up { pid, .. } | State::Stopping { pid, .. } => Some(pid),
+            State::Down | State::Backoff { .. } | State::Failed => None,
+        }
+    }
+
+    /// Whether it serves.
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, State::Up { .. })
+    }
+
+    /// When [`Event::Tick`] has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::Starting { deadline, .. } => Some(deadline),
+            State::Stopping { ladder: Ladder::Draining { ask_at: at } | Ladder::Asked { kill_at: at }, .. } => Some(at),
+            State::Backoff { until } => Some(until),
+            State::Stopping { ladder: Ladder::Killed, .. } | State::Down | State::Up { .. } | State::Failed => None,
+        }
+    }
+
+    /// One step.
+    pub fn step(&mut self, event: Event, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Start => self.start(&mut actions),
+            Event::Stop => {
+                self.want = Want::Down;
+                self.stop(now, &mut actions);
+            }
+            Event::Drain(until) => {
+                self.want = Want::Down;
+                match self.state {
+                    State::Starting { pid, .. } | State::Up { pid, .. } => {
+                        self.state = State::Stopping { pid, ladder: Ladder::Draining { ask_at: until }, late: false };
+                    }
+                    State::Stopping { ref mut late, .. } => *late = false,
+                    State::Down | State::Backoff { .. } | State::Failed => self.state = State::Down,
+                }
+            }
+            Event::Restart => {
+                self.want = Want::Up;
+                if self.pid().is_some() {
+                    self.history.forgive();
+                    self.stop(now, &mut actions);
+                } else {
+                    self.start(&mut actions);
+                }
+            }
+            Event::Kill => {
+                self.want = Want::Down;
+                if let Some(pid) = self.pid() {
+                    self.force(pid, false, &mut actions);
+                } else {
+                    self.state = State::Down;
+                }
+            }
+            Event::Spawned(pid) => self.spawned(pid, now),
+            Event::SpawnFailed(why) => {
+                self.problem = Some(format!("cannot start: {why}"));
+                actions.push(Action::Say(log::Level::Error, format!("cannot start: {why}")));
+                // Nothing was started, so the limit on starts has nothing to
+                // count: the system is short of something, and may not be for long.
+                let wait = self.history.next_delay(&self.policy.backoff).max(super::backoff::AFTER_AT_ONCE);
+                self.state = State::Backoff { until: now + wait };
+            }
+            Event::Executed => {
+                if self.policy.ready == Ready::Exec {
+                    self.ready(now);
+                }
+            }
+            Event::ExecFailed(why) => {
+                actions.push(Action::Say(log::Level::Error, format!("cannot start: {why}")));
+                self.problem = Some(format!("cannot start: {why}"));
+            }
+            Event::Ready => self.ready(now),
+            Event::Extend(by) => {
+                if let State::Starting { deadline, .. } = &mut self.state {
+                    // What it asks for is its own number: a time that the
+                    // clock never shows changes nothing.
+                    *deadline = now.checked_add(by).map_or(*deadline, |at| at.max(*deadline));
+                }
+            }
+            Event::Exited(exit) => self.exited(exit, now, &mut actions),
+            Event::Tick => self.tick(now, &mut actions),
+        }
+        actions
+    }
+
+    fn start(&mut self, actions: &mut Vec<Action>) {
+        self.want = Want::Up;
+        self.history.forgive();
+        match self.state {
+            State::Down | State::Backoff { .. } | State::Failed => {
+                self.problem = None;
+                self.state = State::Down;
+                actions.push(Action::Spawn);
+            }
+            // Somebody said start after it had begun to go: another comes
+            // whatever the policy says of this one's end.
+            State::Stopping { ref mut late, .. } => *late = false,
+            State::Starting { .. } | State::Up { .. } => {}
+        }
+    }
+
+    fn stop(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        match self.state {
+            State::Starting { pid, .. }
+            | State::Up { pid, .. }
+            | State::Stopping { pid, ladder: Ladder::Draining { .. }, .. } => self.ask(pid, now, actions),
+            State::Stopping { ref mut late, .. } => *late = false,
+            State::Down | State::Backoff { .. } | State::Failed => self.state = State::Down,
+        }
+    }
+
+    fn ask(&mut self, pid: Pid, now: Instant, actions: &mut Vec<Action>) {
+        actions.push(Action::Ask(pid, self.policy.stop_signal));
+        let ladder = Ladder::Asked { kill_at: now + self.policy.stop_timeout };
+        self.state = State::Stopping { pid, ladder, late: false };
+    }
+
+    fn force(&mut self, pid: Pid, late: bool, actions: &mut Vec<Action>) {
+        actions.push(Action::Force(pid));
+        self.state = State::Stopping { pid, ladder: Ladder::Killed, late };
+    }
+
+    fn spawned(&mut self, pid: Pid, now: Instant) {
+        if self.ran {
+            self.restarts += 1;
+        }
+        self.ran = true;
+        self.history.started(now);
+        self.state = State::Starting { pid, deadline: now + self.policy.ready_timeout };
+    }
+
+    fn ready(&mut self, now: Instant) {
+        if let State::Starting { pid, .. } = self.state {
+            self.problem = None;
+            self.state = State::Up { pid, since: now };
+        }
+    }
+
+    fn exited(&mut self, exit: Exit, now: Instant, actions: &mut Vec<Action>) {
+        if self.pid().is_none() {
+            return;
+        }
+        self.last_exit = Some(exit);
+        let before = std::mem::replace(&mut self.state, State::Down);
+        match (self.want, before) {
+            (Want::Down, _) => {}
+            // Asked to go so that another may come.
+            (Want::Up, State::Stopping { late: false, .. }) => actions.push(Action::Spawn),
+            (Want::Up, _) => {
+                if let State::Up { since, .. } = before {
+                    if now.duration_since(since) >= self.policy.backoff.reset_after {
+                        self.history.steady();
+                    }
+                }
+                // Killed because it was not ready in time: a failure, also where
+                // it was just about to end well.
+                let failed = !exit.success() || matches!(before, State::Stopping { .. });
+                self.unasked(exit, failed, now, actions);
+            }
+        }
+    }
+
+    /// It ended though nobody asked: again, or not, by policy.
+    fn unasked(&mut self, exit: Exit, failed: bool, now: Instant, actions: &mut Vec<Action>) {
+        let again = match self.policy.restart {
+            Restart::Always => true,
+            Restart::OnFailure => failed,
+            Restart::Never => false,
+        };
+        if !again {
+            if !failed {
+                self.want = Want::Down;
+                self.problem = None;
+                actions.push(Action::Say(log::Level::Info, "finished".to_owned()));
+            } else {
+                let why = format!("{exit}, and restart = \"never\"");
+                actions.push(Action::Say(log::Level::Error, why.clone()));
+                self.problem.get_or_insert(why);
+            }
+            return;
+        }
+        // The limit is on starts that come too close together, so it is the
+        // time of the next start that counts, not of this end.
+        let wait = self.history.next_delay(&self.policy.backoff);
+        if self.history.exhausted(&self.policy.start_limit, now + wait) {
+            let StartLimit { burst, within } = self.policy.start_limit;
+            let why = format!(
+                "given up after {burst} starts within {} s; it {exit} the last time. Mend it, then start it",
+                within.as_secs_f64()
+            );
+            actions.push(Action::Say(log::Level::Error, why.clone()));
+            self.problem = Some(match self.problem.take() {
+                Some(cause) => format!("{cause}; {why}"),
+                None => why,
+            });
+            self.state = State::Failed;
+            return;
+        }
+        let when = if wait.is_zero() { "at once".to_owned() } else { format!("in {} s", wait.as_secs_f64()) };
+        actions.push(Action::Say(log::Level::Warn, format!("{exit}; starts again {when}")));
+        if wait.is_zero() {
+            actions.push(Action::Spawn);
+        } else {
+            self.state = State::Backoff { until: now + wait };
+        }
+    }
+
+    fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.deadline().is_none_or(|at| now < at) {
+            return;
+        }
+        match self.state {
+            State::Starting { pid, .. } => {
+                let why = format!("not ready within {} s", self.policy.ready_timeout.as_secs_f64());
+                actions.push(Action::Say(log::Level::Error, format!("{why}; killed")));
+                self.problem = Some(why);
+                self.force(pid, true, actions);
+            }
+            State::Stopping { pid, ladder: Ladder::Draining { .. }, .. } => {
+                actions.push(Action::Say(log::Level::Warn, "did not end with its input; asked to stop".to_owned()));
+                self.ask(pid, now, actions);
+            }
+            State::Stopping { pid, late, .. } => {
+                let after = self.policy.stop_timeout.as_secs_f64();
+                actions.push(Action::Say(log::Level::Warn, format!("did not stop within {after} s; killed")));
+                self.force(pid, late, actions);
+            }
+            State::Backoff { .. } => {
+                self.state = State::Down;
+                actions.push(Action::Spawn);
+            }
+            State::Down | State::Up { .. } | State::Failed => {}
+        }
+    }
+}

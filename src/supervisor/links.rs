@@ -1,0 +1,282 @@
+//! The links as the supervisor holds them: every pipe with both its ends, so
+//! that what is in it outlives both processes.
+
+use crate::config::model::{Link as Config, Model, Program};
+use crate::link::handover::Protocol;
+use crate::link::{Intake, Link};
+use crate::plugin;
+use crate::sys::map::{PAGE, SharedMap};
+use crate::sys::pipe::{self, Pipe};
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// A link and its kernel objects.
+#[derive(Debug)]
+pub struct Held {
+    /// What the configuration says of it.
+    pub config: Config,
+    /// Which of the queues is its own; several links into one ordinary sink share one.
+    pub queue: QueueId,
+    /// What only its sink uses, where the sink has an intake.
+    pub intake: Option<HeldIntake>,
+    /// The acknowledgements' way back, with records.
+    pub replies: Option<Pipe>,
+    /// When bytes were first seen to wait, and how many the sink had taken then.
+    seen: Option<(Instant, u64)>,
+}
+
+/// An intake, and a look into its ledger.
+#[derive(Debug)]
+pub struct HeldIntake {
+    /// The sink's.
+    pub intake: Intake,
+    page: SharedMap,
+}
+
+/// A queue: what the source writes and the sink reads.
+#[derive(Debug)]
+pub struct Queue {
+    id: QueueId,
+    /// The sink's end.
+    pub read: OwnedFd,
+    /// The source's end; `None` once its input has ended.
+    pub write: Option<OwnedFd>,
+}
+
+/// Which links share a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QueueId {
+    /// An ordinary sink has one, whatever flows into it: its stdin.
+    Of(String),
+    /// Every other link has its own.
+    Between(String, String),
+}
+
+/// All links.
+#[derive(Debug, Default)]
+pub struct Links {
+    held: Vec<Held>,
+    queues: Vec<Queue>,
+}
+
+/// Whether that child tells apart what comes from whom: then each link into it
+/// has a queue of its own, staging and a ledger.
+fn has_intake(model: &Model, link: &Config) -> bool {
+    match model.child(&link.to).map(|sink| &sink.program) {
+        Some(Program::Plugin(name)) => plugin::find(name).is_some_and(|p| p.sink),
+        Some(Program::Command(_)) | None => link.protocol == Protocol::Records,
+    }
+}
+
+impl Held {
+    /// Whether this is that link of `model`, whatever its capacity.
+    fn is(&self, link: &Config, model: &Model) -> bool {
+        let held = &self.config;
+        held.from == link.from
+            && held.to == link.to
+            && held.protocol == link.protocol
+            && self.intake.is_some() == has_intake(model, link)
+    }
+
+    /// What `model` says of this link, if it has it.
+    fn in_model<'a>(&self, model: &'a Model) -> Option<&'a Config> {
+        model.links.iter().find(|link| self.is(link, model))
+    }
+}
+
+impl Links {
+    /// The links into that child.
+    pub fn flowing_into(&self, sink: &str) -> impl Iterator<Item = &Held> {
+        self.held.iter().filter(move |held| held.config.to == sink)
+    }
+
+    /// The link out of that child.
+    pub fn out_of(&self, source: &str) -> Option<&Held> {
+        self.held.iter().find(|held| held.config.from == source)
+    }
+
+    /// Those whose queue goes with `model`.
+    pub fn going(&self, model: &Model) -> impl Iterator<Item = &Held> {
+        self.held.iter().filter(move |held| !self.stays(&held.queue, model))
+    }
+
+    /// Whether a link that is held and that `model` has too uses that queue.
+    fn stays(&self, queue: &QueueId, model: &Model) -> bool {
+        self.held.iter().any(|held| held.queue == *queue && held.in_model(model).is_some())
+    }
+
+    /// How many bytes a link's queue can hold.
+    pub fn capacity(&self, held: &Held) -> usize {
+        pipe::capacity(&self.queue(held).read).unwrap_or(held.config.capacity)
+    }
+
+    /// Every link.
+    pub fn iter(&self) -> impl Iterator<Item = &Held> {
+        self.held.iter()
+    }
+
+    /// The queue of that link.
+    ///
+    /// # Panics
+    /// Never: a link's queue is held as long as the link.
+    pub fn queue(&self, held: &Held) -> &Queue {
+        self.queues.iter().find(|q| q.id == held.queue).expect("a link's queue is held as long as the link")
+    }
+
+    /// Makes the links of `model` that are not held yet, all or none; they are
+    /// to be [kept](Links::keep) when everything else is ready too.
+    ///
+    /// # Errors
+    /// `cannot make the link A -> B: cause` for the first that failed.
+    pub fn make_new(&self, model: &Model) -> Result<Links, String> {
+        let mut new = Links::default();
+        for link in &model.links {
+            if self.held.iter().any(|held| held.is(link, model)) {
+                continue;
+            }
+            self.make(link, model, &mut new)
+                .map_err(|e| format!("cannot make the link {} -> {}: {e}", link.from, link.to))?;
+        }
+        Ok(new)
+    }
+
+    fn make(&self, link: &Config, model: &Model, new: &mut Links) -> io::Result<()> {
+        let intake = has_intake(model, link);
+        let id =
+            if intake { QueueId::Between(link.from.clone(), link.to.clone()) } else { QueueId::Of(link.to.clone()) };
+        // One that goes is of no use: its input ends.
+        let shared = self.stays(&id, model) || new.queues.iter().any(|q| q.id == id);
+        let made = match (intake, shared) {
+            (true, _) => Some(Link::to_intake(link.capacity, link.protocol)?),
+            (false, false) => Some(Link::to_stdin(link.capacity)?),
+            (false, true) => None,
+        };
+        let mut held = Held { config: link.clone(), queue: id.clone(), intake: None, replies: None, seen: None };
+        if let Some(made) = made {
+            let real = made.capacity()?;
+            if real < link.capacity {
+                log::warn!(
+                    "link {} -> {}: the kernel grants {real} of {} bytes (pipe-max-size, pipe-user-pages-soft: pipe(7))",
+                    link.from,
+                    link.to,
+                    link.capacity
+                );
+            }
+            held.intake = made.intake.map(HeldIntake::new).transpose()?;
+            held.replies = made.replies;
+            let Pipe { read, write } = Arc::into_inner(made.queue).ok_or(io::ErrorKind::Other)?;
+            new.queues.push(Queue { id, read, write: Some(write) });
+        }
+        new.held.push(held);
+        Ok(())
+    }
+
+    /// Holds these too, in the order of the configuration.
+    pub fn keep(&mut self, new: Links, model: &Model) {
+        self.held.extend(new.held);
+        self.queues.extend(new.queues);
+        let place = |held: &Held| model.links.iter().position(|link| held.is(link, model));
+        self.held.sort_by_key(place);
+    }
+
+    /// Lets go of the links that `model` doesn't have, and takes over what it
+    /// says of the others (their capacity).
+    pub fn retain(&mut self, model: &Model) {
+        self.held.retain(|held| held.in_model(model).is_some());
+        self.queues.retain(|queue| self.held.iter().any(|held| held.queue == queue.id));
+        for held in &mut self.held {
+            let Some(config) = held.in_model(model) else { continue };
+            if config.capacity != held.config.capacity {
+                if let Some(queue) = self.queues.iter().find(|q| q.id == held.queue) {
+                    resize(held, &queue.read, config.capacity);
+                }
+            }
+            held.config = config.clone();
+        }
+    }
+
+    /// Ends the input of that child by the links that `new` doesn't have (all,
+    /// where there is no `new`) and that none of `live` writes to: once the
+    /// child has read what there is, it sees the end of the file.
+    pub fn end_input(&mut self, sink: &str, new: Option<&Model>, live: &BTreeSet<String>) {
+        let ids: Vec<QueueId> = self.ending(sink, new, live).map(|held| held.queue.clone()).collect();
+        for queue in self.queues.iter_mut().filter(|q| ids.contains(&q.id)) {
+            queue.write = None;
+        }
+    }
+
+    fn ending<'a>(
+        &'a self,
+        sink: &'a str,
+        new: Option<&'a Model>,
+        live: &'a BTreeSet<String>,
+    ) -> impl Iterator<Item = &'a Held> {
+        let writes = |queue: &QueueId| self.held.iter().any(|h| h.queue == *queue && live.contains(&h.config.from));
+        self.flowing_into(sink)
+            .filter(move |held| new.is_none_or(|model| !self.stays(&held.queue, model)) && !writes(&held.queue))
+    }
+
+    /// Whether that child's input has ended altogether.
+    pub fn input_ended(&self, sink: &str) -> bool {
+        self.flowing_into(sink).all(|held| self.queue(held).write.is_none())
+    }
+
+    /// Bytes that wait for that child in the links that [`Links::end_input`] ends.
+    pub fn waiting_for(&self, sink: &str, new: Option<&Model>, live: &BTreeSet<String>) -> usize {
+        self.ending(sink, new, live).map(|held| self.queued(held)).sum()
+    }
+
+    /// Bytes that wait in a link: in its queue and in staging.
+    pub fn queued(&self, held: &Held) -> usize {
+        let staged = held.intake.as_ref().map_or(0, |intake| pipe::bytes_in(&intake.intake.staging.read).unwrap_or(0));
+        pipe::bytes_in(&self.queue(held).read).unwrap_or(0) + staged
+    }
+
+    /// Notes which links have bytes that wait, and for how long none of them
+    /// was taken. It can only know from one look to the next, so the answer is
+    /// a lower bound.
+    pub fn look(&mut self, now: Instant) -> Vec<(usize, Duration)> {
+        let queued: Vec<usize> = self.held.iter().map(|held| self.queued(held)).collect();
+        let mut answers = Vec::with_capacity(queued.len());
+        for (held, queued) in self.held.iter_mut().zip(queued) {
+            // Another batch, or, where nobody tells, another number of bytes.
+            let taken = held.intake.as_ref().map_or(queued as u64, HeldIntake::taken);
+            held.seen = match held.seen {
+                _ if queued == 0 => None,
+                Some((since, before)) if before == taken => Some((since, taken)),
+                _ => Some((now, taken)),
+            };
+            answers.push((queued, held.seen.map_or(Duration::ZERO, |(since, _)| now.duration_since(since))));
+        }
+        answers
+    }
+}
+
+fn resize(held: &Held, queue: &OwnedFd, capacity: usize) {
+    let staging = held.intake.as_ref().map(|intake| &intake.intake.staging.write);
+    for end in [Some(queue), staging].into_iter().flatten() {
+        if let Err(error) = pipe::set_capacity(end, capacity) {
+            log::warn!(
+                "link {} -> {}: cannot set the capacity to {capacity} bytes: {error}; it stays as it was",
+                held.config.from,
+                held.config.to
+            );
+        }
+    }
+}
+
+impl HeldIntake {
+    fn new(intake: Intake) -> io::Result<HeldIntake> {
+        let page = SharedMap::new(&intake.ledger, PAGE)?;
+        Ok(HeldIntake { intake, page })
+    }
+
+    /// The batch that the sink took last; it changes with each.
+    fn taken(&self) -> u64 {
+        self.page.words(3)[2].load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,50 @@
+//! The supervisor: one thread, one loop, never blocks.
+//!
+//! Everything that happens is an event of [`poll`]: a signal, a deadline, a
+//! descriptor. Deciding is apart from doing: [`child`] and [`backoff`] are pure;
+//! [`core`] does what they say.
+//!
+//! | file | what is there |
+//! |---|---|
+//! | `core` | the loop, and what each event leads to |
+//! | `change` | what takes several steps: start, reload, shutdown |
+//! | `requests`, `server` | operators' requests, and their connections |
+//! | `ready` | telling whoever started the daemon how that went |
+//! | `child`, `backoff` | one child's states, pure |
+//! | `supervised`, `spawn`, `links`, `sockets`, `notify` | what is held for the children |
+
+mod backoff;
+mod change;
+pub mod child;
+mod core;
+pub mod links;
+mod notify;
+mod poll;
+pub mod ready;
+mod requests;
+mod server;
+mod sockets;
+mod spawn;
+mod supervised;
+
+use crate::config::Loaded;
+use ready::Ready;
+
+/// What the supervisor starts with.
+#[derive(Debug)]
+pub struct Options {
+    /// The configuration.
+    pub loaded: Loaded,
+    /// Whether this process went to the background: then a start that fails
+    /// ends it, for somebody waits to be told so.
+    pub daemonized: bool,
+}
+
+/// Supervises until it is told to end. `ready` is told once how the start went.
+///
+/// # Errors
+/// What it could not do before the first child was started, untold to `ready`;
+/// or, at the end, why the start failed, or what was lost.
+pub fn run(options: Options, ready: &mut Ready) -> Result<(), String> {
+    core::Supervisor::open(options)?.run(std::mem::take(ready))
+}

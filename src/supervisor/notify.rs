@@ -1,0 +1,168 @@
+//! What children say about themselves: sd_notify(3), on a socket of each one's
+//! own, so that a message's sender can't be mistaken.
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, bind, getsockname, recvmsg, setsockopt,
+    socket, sockopt,
+};
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+/// A child's end of sd_notify(3).
+#[derive(Debug)]
+pub struct Socket {
+    fd: OwnedFd,
+    name: String,
+}
+
+/// One thing that a child said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// READY=1
+    Ready,
+    /// EXTEND_TIMEOUT_USEC=
+    Extend(Duration),
+    /// X_PLUMBD_PROBLEM=, `None` where there is none any more.
+    Problem(Option<String>),
+}
+
+/// A datagram and who sent it, by the kernel's word (SCM_CREDENTIALS, unix(7)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// The sender's process id.
+    pub pid: i32,
+    /// The sender's user id.
+    pub uid: u32,
+    /// What it said, as far as it is known here.
+    pub said: Vec<Said>,
+}
+
+/// Longer datagrams are cut: systemd takes 4096 bytes too.
+const LONGEST: usize = 4096;
+/// A problem's text is cut to this many characters.
+const PROBLEM_MAX: usize = 500;
+
+impl Socket {
+    /// A socket with a name of the kernel's choice in the abstract namespace
+    /// (autobind, unix(7)).
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE, ENOBUFS.
+    pub fn new() -> io::Result<Socket> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+        setsockopt(&fd, sockopt::PassCred, &true)?;
+        bind(fd.as_raw_fd(), &UnixAddr::new_unnamed())?;
+        let address: UnixAddr = getsockname(fd.as_raw_fd())?;
+        let name = address.as_abstract().map(|n| format!("@{}", String::from_utf8_lossy(n))).ok_or(Errno::EINVAL)?;
+        Ok(Socket { fd, name })
+    }
+
+    /// What $NOTIFY_SOCKET shall be.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The next datagram; `None`: no more now.
+    ///
+    /// # Errors
+    /// From recvmsg(2).
+    pub fn receive(&self) -> io::Result<Option<Message>> {
+        let mut bytes = [0u8; LONGEST];
+        let mut control = nix::cmsg_space!(nix::libc::ucred);
+        let (len, credentials) = {
+            let mut parts = [IoSliceMut::new(&mut bytes)];
+            let received =
+                recvmsg::<()>(self.fd.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC);
+            match received {
+                Ok(message) => {
+                    let credentials = message.cmsgs()?.find_map(|c| match c {
+                        ControlMessageOwned::ScmCredentials(c) => Some(c),
+                        _ => None,
+                    });
+                    (message.bytes, credentials)
+                }
+                Err(Errno::EAGAIN) => return Ok(None),
+                Err(Errno::EINTR) => return self.receive(),
+                Err(e) => return Err(e.into()),
+            }
+        };
+        let said = parse(&bytes[..len]);
+        Ok(Some(match credentials {
+            Some(c) => Message { pid: c.pid(), uid: c.uid(), said },
+            // No word of the kernel's, no trust: nobody has this user id.
+            None => Message { pid: 0, uid: u32::MAX, said: Vec::new() },
+        }))
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// What a datagram says; lines that mean nothing here are passed over, as
+/// sd_notify(3) wants.
+pub fn parse(datagram: &[u8]) -> Vec<Said> {
+    datagram.split(|&b| b == b'\n').filter_map(parse_line).collect()
+}
+
+fn parse_line(line: &[u8]) -> Option<Said> {
+    let equals = line.iter().position(|&b| b == b'=')?;
+    let (name, value) = (&line[..equals], &line[equals + 1..]);
+    match name {
+        b"READY" if value == b"1" => Some(Said::Ready),
+        b"EXTEND_TIMEOUT_USEC" => {
+            let micros = std::str::from_utf8(value).ok()?.parse().ok()?;
+            Some(Said::Extend(Duration::from_micros(micros)))
+        }
+        b"X_PLUMBD_PROBLEM" => {
+            let text: String = String::from_utf8_lossy(value)
+                .chars()
+                .map(|c| if c.is_control() { ' ' } else { c })
+                .take(PROBLEM_MAX)
+                .collect();
+            Some(Said::Problem(Some(text.trim().to_owned()).filter(|t| !t.is_empty())))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_known_lines_are_taken_and_others_passed_over() {
+        let said =
+            parse(b"STATUS=fine\nREADY=1\nEXTEND_TIMEOUT_USEC=1500\nREADY=2\nX=\nX_PLUMBD_PROBLEM=disk\x1b full\n");
+        assert_eq!(
+            said,
+            [Said::Ready, Said::Extend(Duration::from_micros(1500)), Said::Problem(Some("disk  full".to_owned()))]
+        );
+        assert_eq!(parse(b"X_PLUMBD_PROBLEM="), [Said::Problem(None)]);
+    }
+
+    #[test]
+    fn the_kernel_names_the_sender() {
+        let socket = Socket::new().unwrap();
+        let sender = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        use std::os::linux::net::SocketAddrExt;
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(&socket.name()[1..]).unwrap();
+        sender.send_to_addr(b"READY=1", &address).unwrap();
+        let message = socket.receive().unwrap().unwrap();
+        assert_eq!(message.pid, i32::try_from(std::process::id()).unwrap());
+        assert_eq!(message.said, [Said::Ready]);
+        assert_eq!(socket.receive().unwrap(), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>) {
+            parse(&bytes);
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Operators' requests, and those who wait for an answer.
+
+use super::child::{Event, State};
+use super::core::Supervisor;
+use super::poll::Id;
+use crate::config::plan;
+use crate::control::status::{self, Status};
+use crate::control::{Request, Response};
+use std::path::Path;
+use std::time::Instant;
+
+/// Somebody who waits.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Waiter {
+    /// For his children to be as he said.
+    Children {
+        /// His connection.
+        connection: u32,
+        /// Which children.
+        names: Vec<String>,
+        /// How they shall be.
+        goal: Goal,
+    },
+    /// For his turn to reload; `None`: a signal's.
+    Reload(Option<u32>),
+    /// For the end.
+    Shutdown(u32),
+}
+
+/// How children shall be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// Up.
+    Up,
+    /// Down.
+    Down,
+}
+
+impl Supervisor {
+    /// Does what an operator asks, or begins it.
+    pub(super) fn request(&mut self, connection: u32, request: Request) {
+        match request {
+            Request::Status => {
+                let status = Box::new(self.status());
+                self.server.answer(connection, &Response::Status(status));
+                self.finish(Some(connection), 0);
+            }
+            Request::Plan { file } => self.plan(connection, file.as_deref()),
+            Request::Reload => self.request_reload(Some(connection)),
+            Request::Start { children } => self.on_children(connection, children, Goal::Up, Event::Start),
+            Request::Stop { children } => self.on_children(connection, children, Goal::Down, Event::Stop),
+            Request::Restart { children } => self.on_children(connection, children, Goal::Up, Event::Restart),
+            Request::Shutdown { fast } => {
+                self.waiters.push(Waiter::Shutdown(connection));
+                if fast {
+                    self.end_at_once();
+                } else if self.daemon_state() != status::DaemonState::Stopping {
+                    self.begin_end();
+                }
+            }
+            Request::Reopen => {
+                let told = self.reopen();
+                let text = if told.is_empty() {
+                    "no child has a handler for SIGUSR1".to_owned()
+                } else {
+                    format!("told {}", told.join(", "))
+                };
+                self.say(Some(connection), &text);
+                self.finish(Some(connection), 0);
+            }
+        }
+    }
+
+    fn plan(&mut self, connection: u32, file: Option<&Path>) {
+        match self.load_again(file) {
+            Ok(loaded) => {
+                let plan = plan::plan(self.model(), &loaded.model);
+                self.say(Some(connection), &plan.to_string());
+                self.finish(Some(connection), 0);
+            }
+            Err(problems) => {
+                self.server.answer(connection, &Response::Err(problems.trim_end().to_owned()));
+                self.finish(Some(connection), 78);
+            }
+        }
+    }
+
+    fn on_children(&mut self, connection: u32, names: Vec<String>, goal: Goal, event: Event) {
+        if self.daemon_state() == status::DaemonState::Stopping && goal == Goal::Up {
+            return self.refuse(Some(connection), "cannot start anything: the daemon is stopping");
+        }
+        let mut ids = Vec::new();
+        for name in &names {
+            match self.ids_of(name) {
+                found if found.is_empty() => {
+                    return self.refuse(Some(connection), &format!("cannot find child \"{name}\": {}", self.known()));
+                }
+                found => ids.extend(found),
+            }
+        }
+        let names: Vec<String> = ids.iter().map(|id| self.children[id].config.name.clone()).collect();
+        for (&id, name) in ids.iter().zip(&names) {
+            let running = self.children.get(&id).is_some_and(|child| child.machine.pid().is_some());
+            match goal {
+                Goal::Down => {
+                    if let Some(child) = self.children.get_mut(&id) {
+                        child.held_down = true;
+                        child.pending = false;
+                    }
+                    self.step(id, event.clone());
+                }
+                Goal::Up if running => {
+                    if let Some(child) = self.children.get_mut(&id) {
+                        child.held_down = false;
+                    }
+                    self.step(id, event.clone());
+                }
+                Goal::Up => {
+                    // Down for good first, so that what was is forgiven; then
+                    // it starts as soon as what it needs is up.
+                    self.step(id, Event::Stop);
+                    self.set_pending(id);
+                    log::info!(target: name, "an operator starts it");
+                }
+            }
+        }
+        self.waiters.push(Waiter::Children { connection, names, goal });
+        self.dirty = true;
+    }
+
+    /// The children of that name: an instance, or all instances of a child.
+    fn ids_of(&self, name: &str) -> Vec<Id> {
+        if let Some(&id) = self.by_name.get(name) {
+            return vec![id];
+        }
+        let instance = |child: &str| child.rsplit_once('.').is_some_and(|(base, _)| base == name);
+        self.children.iter().filter(|(_, c)| instance(&c.config.name)).map(|(&id, _)| id).collect()
+    }
+
+    fn known(&self) -> String {
+        let names: Vec<&str> = self.children.values().map(|c| c.config.name.as_str()).collect();
+        if names.is_empty() { "there is none".to_owned() } else { format!("there are {}", names.join(", ")) }
+    }
+
+    /// Answers those whose wait is over.
+    pub(super) fn answer_waiters(&mut self) {
+        let mut place = 0;
+        while let Some(waiter) = self.waiters.get(place) {
+            let Waiter::Children { connection, names, goal } = waiter else {
+                place += 1;
+                continue;
+            };
+            match self.wait_of(names, *goal) {
+                None => place += 1,
+                Some(bad) => {
+                    let connection = *connection;
+                    self.waiters.remove(place);
+                    if bad.is_empty() {
+                        self.finish(Some(connection), 0);
+                    } else {
+                        self.refuse(Some(connection), &bad.join("\n"));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Why these children are not as they shall be; `None`: not known yet.
+    fn wait_of(&self, names: &[String], goal: Goal) -> Option<Vec<String>> {
+        match goal {
+            Goal::Up => self.outcome_of(names),
+            Goal::Down => {
+                let mut bad = Vec::new();
+                for child in names.iter().filter_map(|name| self.child(name)) {
+                    match (child.machine.state, child.held_down) {
+                        (State::Down, true) => {}
+                        (_, true) => return None,
+                        (_, false) => bad.push(format!("cannot stop {}: it was started again", child.config.name)),
+                    }
+                }
+                Some(bad)
+            }
+        }
+    }
+
+    /// Tells those who wait for the end how it went.
+    pub(super) fn answer_shutdown(&mut self, end: &Result<(), String>) {
+        for waiter in std::mem::take(&mut self.waiters) {
+            match (waiter, end) {
+                (Waiter::Shutdown(connection), Ok(())) => self.finish(Some(connection), 0),
+                (Waiter::Shutdown(connection), Err(why)) => self.refuse(Some(connection), why),
+                (Waiter::Children { connection, .. } | Waiter::Reload(Some(connection)), _) => {
+                    self.refuse(Some(connection), "the daemon has stopped");
+                }
+                (Waiter::Reload(None), _) => {}
+            }
+        }
+    }
+
+    /// A line of answer.
+    pub(super) fn say(&mut self, connection: Option<u32>, text: &str) {
+        if let Some(connection) = connection {
+            self.server.answer(connection, &Response::Out(text.to_owned()));
+            self.rewatch_connection(connection);
+        }
+    }
+
+    /// The last word: why not.
+    pub(super) fn refuse(&mut self, connection: Option<u32>, why: &str) {
+        if let Some(connection) = connection {
+            self.server.answer(connection, &Response::Err(why.to_owned()));
+            self.finish(Some(connection), 1);
+        }
+    }
+
+    /// The last word: the exit status of who asked.
+    pub(super) fn finish(&mut self, connection: Option<u32>, exit: u8) {
+        if let Some(connection) = connection {
+            self.server.answer(connection, &Response::Exit(exit));
+            self.rewatch_connection(connection);
+        }
+    }
+
+    fn status(&mut self) -> Status {
+        let waits = self.links.look(Instant::now());
+        let links = self
+            .links
+            .iter()
+            .zip(waits)
+            .map(|(held, (queued, stalled))| status::Link {
+                from: held.config.from.clone(),
+                to: held.config.to.clone(),
+                queued_bytes: queued as u64,
+                capacity_bytes: self.links.capacity(held) as u64,
+                stalled_for_ms: u64::try_from(stalled.as_millis()).unwrap_or(u64::MAX),
+            })
+            .collect();
+        let children = self.model().children.iter().filter_map(|config| self.child(&config.name)).map(|child| {
+            let waits_for = if child.pending { self.blocked_by(&child.config.name) } else { None };
+            let problem = child.says.clone().or(child.machine.problem.clone());
+            status::Child {
+                name: child.config.name.clone(),
+                state: child.state(),
+                pid: child.machine.pid().map(nix::unistd::Pid::as_raw),
+                ready: child.machine.is_up(),
+                since: child.since,
+                restarts: child.machine.restarts,
+                last_exit: child.last_exit(),
+                problem: problem.or_else(|| waits_for.map(|other| format!("waits for {other}"))),
+                metrics: child.metrics(),
+            }
+        });
+        Status {
+            version: status::VERSION,
+            pid: nix::unistd::getpid().as_raw(),
+            state: self.daemon_state(),
+            config: self.model().file.as_ref().map(|file| file.display().to_string()),
+            since: self.since,
+            reloads: self.reloads,
+            children: children.collect(),
+            links,
+        }
+    }
+}

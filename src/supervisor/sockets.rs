@@ -1,0 +1,141 @@
+//! Listening sockets: bound once, held for as long as a child names them, so
+//! that a restart refuses no one.
+
+use crate::config::model::Address;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind, connect, listen,
+    setsockopt, socket, sockopt,
+};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+/// New clients that wait while nobody accepts; the kernel cuts it to
+/// `/proc/sys/net/core/somaxconn` (listen(2)).
+const BACKLOG: i32 = 4096;
+
+/// Every socket that is held, by its address.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    held: BTreeMap<Address, OwnedFd>,
+}
+
+impl Sockets {
+    /// The socket bound to that address.
+    pub fn get(&self, address: &Address) -> Option<&OwnedFd> {
+        self.held.get(address)
+    }
+
+    /// Binds those addresses that are not held yet, all or none: the new ones
+    /// are given back, to be [kept](Sockets::keep) when everything else is
+    /// ready too.
+    ///
+    /// # Errors
+    /// `cannot listen on ADDRESS: cause` for the first that failed.
+    pub fn bind_new<'a>(&self, addresses: impl IntoIterator<Item = &'a Address>) -> Result<Sockets, String> {
+        let mut new = Sockets::default();
+        for address in addresses {
+            if !self.held.contains_key(address) && !new.held.contains_key(address) {
+                let socket = open(address).map_err(|e| format!("cannot listen on {address}: {e}"))?;
+                new.held.insert(address.clone(), socket);
+            }
+        }
+        Ok(new)
+    }
+
+    /// Holds these too.
+    pub fn keep(&mut self, mut new: Sockets) {
+        self.held.append(&mut new.held);
+    }
+
+    /// Closes those that nobody names any more; a Unix socket's name goes with it.
+    pub fn retain(&mut self, named: impl Fn(&Address) -> bool) {
+        self.held.retain(|address, _| {
+            let keep = named(address);
+            if !keep {
+                remove_name(address);
+            }
+            keep
+        });
+    }
+}
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        self.held.keys().for_each(remove_name);
+    }
+}
+
+fn remove_name(address: &Address) {
+    if let Address::Unix(path) = address {
+        if let Err(error) = std::fs::remove_file(path) {
+            log::warn!("cannot remove {}: {error}", path.display());
+        }
+    }
+}
+
+fn open(address: &Address) -> io::Result<OwnedFd> {
+    match address {
+        Address::Tcp(at) => open_net(*at, SockType::Stream),
+        Address::Udp(at) => open_net(*at, SockType::Datagram),
+        Address::Unix(path) => open_unix(path),
+    }
+}
+
+fn open_net(at: SocketAddr, kind: SockType) -> io::Result<OwnedFd> {
+    let family = if at.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    if at.is_ipv6() {
+        // [::] and 0.0.0.0 are two addresses, whatever net.ipv6.bindv6only says.
+        setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+    }
+    if kind == SockType::Stream {
+        // Connections of an earlier daemon in TIME_WAIT are no hindrance (socket(7)).
+        setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    }
+    bind_to(&fd, &SockaddrStorage::from(at))?;
+    if kind == SockType::Stream {
+        listen(&fd, Backlog::new(BACKLOG)?)?;
+    }
+    Ok(fd)
+}
+
+fn open_unix(path: &Path) -> io::Result<OwnedFd> {
+    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let address = UnixAddr::new(path)?;
+    clear_stale(path, &address)?;
+    bind_to(&fd, &address)?;
+    listen(&fd, Backlog::new(BACKLOG)?)?;
+    Ok(fd)
+}
+
+fn bind_to(fd: &OwnedFd, address: &dyn SockaddrLike) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    Ok(bind(fd.as_raw_fd(), address)?)
+}
+
+/// Removes a socket's name that nobody listens on any more.
+///
+/// # Errors
+/// EADDRINUSE where somebody does, or where the name is no socket.
+pub fn clear_stale(path: &Path, address: &UnixAddr) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let Ok(metadata) = std::fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(Errno::EADDRINUSE.into());
+    }
+    // One that is too busy to accept is alive: not waited for (EAGAIN, unix(7)).
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match connect(probe.as_raw_fd(), address) {
+        Err(Errno::ECONNREFUSED) => std::fs::remove_file(path),
+        Err(Errno::ENOENT) => Ok(()),
+        _ => Err(Errno::EADDRINUSE.into()),
+    }
+}

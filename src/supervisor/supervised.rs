@@ -1,0 +1,163 @@
+//! A child as the supervisor holds it: its part of the configuration, its
+//! machine, and what stays when its process goes.
+
+use super::child::{Machine, Policy, State};
+use super::notify;
+use super::spawn::Holdings;
+use crate::config::model::{Child, Program, Ready};
+use crate::control::status::{ChildState, Ended, LastExit};
+use crate::journal::LineSplitter;
+use crate::plugin;
+use crate::sys::map::{PAGE, SharedMap, memory_file};
+use crate::sys::pipe::{self, Pipe};
+use crate::sys::process::Exit;
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// One child.
+#[derive(Debug)]
+pub struct Supervised {
+    /// Its part of the configuration.
+    pub config: Child,
+    /// Its states.
+    pub machine: Machine,
+    /// What it is given at each start.
+    pub holdings: Holdings,
+    /// Its log pipe, cut into lines.
+    pub lines: LineSplitter,
+    /// How its exec goes, until that is known.
+    pub exec: Option<OwnedFd>,
+    /// Where it says that it is ready, until it did.
+    pub ready: Option<OwnedFd>,
+    /// It shall start once what it needs is up.
+    pub pending: bool,
+    /// An operator stopped it: a reload does not start it.
+    pub held_down: bool,
+    /// How often it was started only to save what still waits for it.
+    pub drain_starts: u32,
+    /// What it says is wrong (X_PLUMBD_PROBLEM=).
+    pub says: Option<String>,
+    /// When its state changed.
+    pub since: Timestamp,
+    /// When it ended the last time.
+    pub ended: Option<Timestamp>,
+    /// The deadline that the loop knows of.
+    pub timer: Option<Instant>,
+    page: Option<SharedMap>,
+}
+
+impl Supervised {
+    /// A child that is down.
+    ///
+    /// # Errors
+    /// `cannot prepare child "NAME": cause`: EMFILE, ENFILE, ENOMEM.
+    pub fn new(config: Child) -> Result<Supervised, String> {
+        let name = config.name.clone();
+        Supervised::prepare(config).map_err(|e| format!("cannot prepare child \"{name}\": {e}"))
+    }
+
+    fn prepare(config: Child) -> io::Result<Supervised> {
+        let log = Pipe::new(64 * 1024)?;
+        pipe::set_nonblocking(&log.read, true)?;
+        let mut child = Supervised {
+            machine: Machine::new(Policy::from(&config)),
+            holdings: Holdings { log, notify: None, settings: None, metrics: None },
+            lines: LineSplitter::default(),
+            exec: None,
+            ready: None,
+            pending: false,
+            held_down: false,
+            drain_starts: 0,
+            says: None,
+            since: Timestamp::now(),
+            ended: None,
+            timer: None,
+            page: None,
+            config,
+        };
+        child.hold()?;
+        Ok(child)
+    }
+
+    /// Takes over what a new configuration says of it. Before its next start,
+    /// or where nothing changed that its process was given.
+    ///
+    /// # Errors
+    /// As [`Supervised::new`].
+    pub fn change(&mut self, config: Child) -> Result<(), String> {
+        self.machine.policy = Policy::from(&config);
+        self.config = config;
+        self.hold().map_err(|e| format!("cannot prepare child \"{}\": {e}", self.config.name))
+    }
+
+    fn hold(&mut self) -> io::Result<()> {
+        let plugin = match &self.config.program {
+            Program::Plugin(name) => plugin::find(name),
+            Program::Command(_) => None,
+        };
+        let notifies = plugin.is_some() || self.config.ready == Ready::Notify;
+        if notifies != self.holdings.notify.is_some() {
+            self.holdings.notify = if notifies { Some(notify::Socket::new()?) } else { None };
+        }
+        let settings = serde_json::to_vec(&self.config.settings)?;
+        self.holdings.settings = Some(read_only(&settings)?);
+        if plugin.is_some() != self.holdings.metrics.is_some() {
+            (self.holdings.metrics, self.page) = match plugin {
+                Some(_) => {
+                    let metrics = memory_file(c"plumbd-metrics", PAGE)?;
+                    let page = SharedMap::new(&metrics, PAGE)?;
+                    (Some(metrics), Some(page))
+                }
+                None => (None, None),
+            };
+        }
+        Ok(())
+    }
+
+    /// What its counters say.
+    pub fn metrics(&self) -> BTreeMap<String, u64> {
+        let (Program::Plugin(name), Some(page)) = (&self.config.program, &self.page) else {
+            return BTreeMap::new();
+        };
+        let names = plugin::find(name).map_or(&[][..], |p| p.metrics);
+        let words = page.words(names.len());
+        names.iter().zip(words).map(|(name, word)| ((*name).to_owned(), word.load(Ordering::Relaxed))).collect()
+    }
+
+    /// Its state, in the contract's words.
+    pub fn state(&self) -> ChildState {
+        match self.machine.state {
+            State::Down => ChildState::Down,
+            State::Starting { .. } => ChildState::Starting,
+            State::Up { .. } => ChildState::Up,
+            State::Stopping { .. } => ChildState::Stopping,
+            State::Backoff { .. } => ChildState::Backoff,
+            State::Failed => ChildState::Failed,
+        }
+    }
+
+    /// How and when it ended the last time.
+    pub fn last_exit(&self) -> Option<LastExit> {
+        let how = match self.machine.last_exit? {
+            Exit::Code(code) => Ended::Code(code),
+            Exit::Signal(number) => Ended::Signal(crate::sys::process::signal_name(number)),
+        };
+        Some(LastExit { how, at: self.ended? })
+    }
+}
+
+/// A file with those bytes that nobody can write to, whoever holds it.
+fn read_only(bytes: &[u8]) -> io::Result<OwnedFd> {
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    let fd = memfd_create(c"plumbd-settings", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let mut file = std::fs::File::from(fd);
+    file.write_all(bytes)?;
+    let seals = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
+    fcntl(file.as_fd(), FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file.into())
+}

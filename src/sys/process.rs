@@ -1,0 +1,406 @@
+//! Starting programs and reaping them.
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, getpid, getppid};
+use std::convert::Infallible;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+/// Everything a program starts with.
+#[derive(Debug)]
+pub struct Program<'a> {
+    /// Path of the executable.
+    pub path: &'a CStr,
+    /// Its arguments, from its own name on.
+    pub arguments: &'a [CString],
+    /// Its whole environment, `NAME=value` each.
+    pub environment: &'a [CString],
+    /// Its descriptors: the n-th becomes descriptor n.
+    pub descriptors: &'a [BorrowedFd<'a>],
+    /// User, groups; `None`: as this process.
+    pub identity: Option<Identity<'a>>,
+    /// Working directory; `None`: as this process.
+    pub directory: Option<&'a CStr>,
+    /// File mode creation mask.
+    pub umask: u32,
+    /// Soft and hard limits alike.
+    pub limits: &'a [(Resource, u64)],
+    /// What it gets when this process dies (PR_SET_PDEATHSIG).
+    pub death_signal: Signal,
+}
+
+/// Who a program runs as.
+#[derive(Debug)]
+pub struct Identity<'a> {
+    /// For initgroups(3).
+    pub user: &'a CStr,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+/// A program that was forked. Whether exec succeeded is told by [`outcome`].
+#[derive(Debug)]
+pub struct Spawned {
+    /// Its process id, which is its process group and session too.
+    pub pid: Pid,
+    /// Readable once exec succeeded or failed; non-blocking.
+    pub status: OwnedFd,
+}
+
+/// The environment variable that can only be known after fork: the program's
+/// own process id, wanted by sd_listen_fds(3).
+pub const LISTEN_PID: &CStr = c"LISTEN_PID=";
+
+/// What the child was doing when it could not go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Stage {
+    Session,
+    Descriptors,
+    Limits,
+    Groups,
+    Group,
+    User,
+    Directory,
+    Exec,
+}
+
+impl Stage {
+    const ALL: [Stage; 8] = [
+        Stage::Session,
+        Stage::Descriptors,
+        Stage::Limits,
+        Stage::Groups,
+        Stage::Group,
+        Stage::User,
+        Stage::Directory,
+        Stage::Exec,
+    ];
+
+    fn words(self) -> &'static str {
+        match self {
+            Stage::Session => "making a session",
+            Stage::Descriptors => "placing descriptors",
+            Stage::Limits => "setting limits",
+            Stage::Groups => "setting supplementary groups",
+            Stage::Group => "setting the group",
+            Stage::User => "setting the user",
+            Stage::Directory => "changing the directory",
+            Stage::Exec => "executing",
+        }
+    }
+}
+
+/// What became of an exec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exec {
+    /// Not known yet.
+    Pending,
+    /// The program runs.
+    Done,
+    /// It doesn't: "executing: No such file or directory".
+    Failed(String),
+}
+
+/// Forks, and executes the program in the child: in a session of its own, with
+/// default signal dispositions, an empty mask, and no descriptor but those
+/// given.
+///
+/// This process must have one thread: what the child does before exec is not
+/// all async-signal-safe (fork(2)).
+///
+/// # Errors
+/// EAGAIN, ENOMEM from fork(2); EMFILE, ENFILE from pipe2(2).
+pub fn spawn(program: &Program<'_>) -> io::Result<Spawned> {
+    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)?;
+    let parent = getpid();
+    // A signal that arrived between fork and the reset of the dispositions
+    // would run this process's handlers in the child.
+    let mut before = SigSet::empty();
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
+    #[allow(unsafe_code)]
+    // SAFETY: one thread, so the child's copy of the heap and of every lock is consistent.
+    let forked = unsafe { fork() };
+    match forked {
+        Ok(ForkResult::Child) => {
+            // The program's own descriptors may take this one's number.
+            let status = above(write.as_fd(), program.descriptors.len()).unwrap_or(write.as_raw_fd());
+            let Err((stage, errno)) = become_program(program, parent);
+            #[allow(unsafe_code)]
+            // SAFETY: open until exec, see `above`.
+            let status = unsafe { BorrowedFd::borrow_raw(status) };
+            let _told = nix::unistd::write(status, &report(stage, errno));
+            #[allow(unsafe_code)]
+            // SAFETY: ends this process without running the parent's exit handlers.
+            unsafe {
+                libc::_exit(127)
+            }
+        }
+        result => {
+            sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
+            match result? {
+                ForkResult::Parent { child } => Ok(Spawned { pid: child, status: read }),
+                ForkResult::Child => unreachable!("handled above"),
+            }
+        }
+    }
+}
+
+/// Reads what became of the exec.
+///
+/// # Errors
+/// From read(2); EINTR is retried.
+pub fn outcome(status: impl AsFd) -> io::Result<Exec> {
+    let mut report = [0u8; 5];
+    match nix::unistd::read(status, &mut report) {
+        Ok(0) => Ok(Exec::Done),
+        Ok(_) => {
+            let stage = Stage::ALL.get(usize::from(report[0])).map_or("starting", |s| s.words());
+            let errno = Errno::from_raw(i32::from_le_bytes([report[1], report[2], report[3], report[4]]));
+            Ok(Exec::Failed(format!("{stage}: {}", errno.desc())))
+        }
+        Err(Errno::EAGAIN | Errno::EINTR) => Ok(Exec::Pending),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn report(stage: Stage, errno: Errno) -> [u8; 5] {
+    let e = (errno as i32).to_le_bytes();
+    [stage as u8, e[0], e[1], e[2], e[3]]
+}
+
+/// Runs in the child. Returns only where it could not go on.
+fn become_program(program: &Program<'_>, parent: Pid) -> Result<Infallible, (Stage, Errno)> {
+    let at = |stage: Stage| move |errno: Errno| (stage, errno);
+
+    nix::unistd::setsid().map_err(at(Stage::Session))?;
+    default_dispositions();
+    place(program.descriptors).map_err(at(Stage::Descriptors))?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(program.umask));
+    for &(resource, value) in program.limits {
+        setrlimit(resource, value, value).map_err(at(Stage::Limits))?;
+    }
+    if let Some(who) = &program.identity {
+        nix::unistd::initgroups(who.user, Gid::from_raw(who.gid)).map_err(at(Stage::Groups))?;
+        nix::unistd::setgid(Gid::from_raw(who.gid)).map_err(at(Stage::Group))?;
+        nix::unistd::setuid(Uid::from_raw(who.uid)).map_err(at(Stage::User))?;
+    }
+    if let Some(directory) = program.directory {
+        nix::unistd::chdir(directory).map_err(at(Stage::Directory))?;
+    }
+    // A change of identity clears it (prctl(2)), so it is set here; and a
+    // parent that died before it was set is seen by its number.
+    nix::sys::prctl::set_pdeathsig(program.death_signal).map_err(at(Stage::Session))?;
+    if getppid() != parent {
+        return Err((Stage::Session, Errno::ESRCH));
+    }
+
+    let own_pid = CString::new(format!("LISTEN_PID={}", getpid())).unwrap_or_default();
+    let environment: Vec<&CStr> = program
+        .environment
+        .iter()
+        .map(|entry| if entry.as_c_str() == LISTEN_PID { own_pid.as_c_str() } else { entry.as_c_str() })
+        .collect();
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(at(Stage::Session))?;
+    nix::unistd::execve(program.path, program.arguments, &environment).map_err(at(Stage::Exec))
+}
+
+/// Every signal back to its default: ignored ones would stay ignored over exec
+/// (signal(7)), SIGPIPE among them.
+fn default_dispositions() {
+    // The kernel's struct sigaction, at most 32 bytes; zeros are SIG_DFL, no
+    // flags, an empty mask. Asked of the kernel itself, for nix knows no
+    // real-time signals, and the C library refuses two that it keeps for itself.
+    let default = [0u64; 4];
+    for number in 1..=libc::SIGRTMAX() {
+        #[allow(unsafe_code)]
+        // SAFETY: reads `default`, which outlives the call; the default
+        // disposition runs no code of this process. SIGKILL and SIGSTOP are
+        // refused, for they have no other.
+        let _set = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(), // of the mask
+            )
+        };
+    }
+}
+
+/// The n-th descriptor becomes descriptor n; all others close on exec.
+fn place(descriptors: &[BorrowedFd<'_>]) -> nix::Result<()> {
+    // First out of the way of the numbers that are wanted, then into place.
+    let count = descriptors.len();
+    let moved: Vec<RawFd> = descriptors.iter().map(|&fd| above(fd, count)).collect::<Result<_, _>>()?;
+    for (number, &fd) in (0..).zip(&moved) {
+        #[allow(unsafe_code)]
+        // SAFETY: in the child, whose low descriptors are replaced on purpose;
+        // their owners in this copy of the parent's memory are never used again.
+        Errno::result(unsafe { libc::dup2(fd, number) })?;
+    }
+    // Also what this process was itself started with by accident; all of our
+    // own is close-on-exec anyway. Since Linux 5.11 (close_range(2)).
+    let first = libc::c_uint::try_from(count).map_err(|_| Errno::EMFILE)?;
+    #[allow(unsafe_code)]
+    // SAFETY: only marks descriptors.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    };
+    Ok(())
+}
+
+/// A copy of the descriptor at `lowest` or above, close-on-exec. It is not
+/// owned: it lasts until exec.
+fn above(fd: BorrowedFd<'_>, lowest: usize) -> nix::Result<RawFd> {
+    let lowest = RawFd::try_from(lowest).map_err(|_| Errno::EMFILE)?;
+    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(lowest))
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It exited with this status.
+    Code(i32),
+    /// A signal of this number killed it.
+    Signal(i32),
+}
+
+impl Exit {
+    /// Whether it exited with status 0.
+    pub fn success(self) -> bool {
+        self == Exit::Code(0)
+    }
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "exited with status {code}"),
+            Exit::Signal(number) => write!(f, "was killed by {}", signal_name(*number)),
+        }
+    }
+}
+
+/// `SIGKILL`, `SIGRTMIN+3`, as kill(1) writes them.
+pub fn signal_name(number: i32) -> String {
+    match Signal::try_from(number) {
+        Ok(signal) => signal.as_str().to_owned(),
+        Err(_) => format!("SIGRTMIN+{}", number - libc::SIGRTMIN()),
+    }
+}
+
+/// A dead child that is not reaped yet: its number is still its own.
+///
+/// # Errors
+/// From waitid(2); no children at all (ECHILD) is `Ok(None)`.
+pub fn next_dead() -> io::Result<Option<Pid>> {
+    #[allow(unsafe_code)]
+    // SAFETY: a siginfo_t of zeros is a value of its type; waitid fills it.
+    let (result, pid) = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        // By libc, for nix's waitid takes death by a real-time signal for an error.
+        let result = libc::waitid(libc::P_ALL, 0, &raw mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
+        (result, info.si_pid())
+    };
+    match Errno::result(result) {
+        Ok(_) if pid == 0 => Ok(None),
+        Ok(_) => Ok(Some(Pid::from_raw(pid))),
+        Err(Errno::ECHILD) => Ok(None),
+        Err(Errno::EINTR) => next_dead(),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Reaps one dead child (waitpid(2)); `None` where it is not dead, or no child.
+///
+/// # Errors
+/// From waitpid(2) but ECHILD.
+pub fn reap(pid: Pid) -> io::Result<Option<Exit>> {
+    let mut status = 0;
+    #[allow(unsafe_code)]
+    // SAFETY: waitpid stores one int through the pointer, which outlives the call.
+    let result = unsafe { libc::waitpid(pid.as_raw(), &raw mut status, libc::WNOHANG) };
+    match Errno::result(result) {
+        Ok(0) | Err(Errno::ECHILD) => Ok(None),
+        Ok(_) if libc::WIFSIGNALED(status) => Ok(Some(Exit::Signal(libc::WTERMSIG(status)))),
+        Ok(_) => Ok(Some(Exit::Code(libc::WEXITSTATUS(status)))),
+        Err(Errno::EINTR) => reap(pid),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Sends a signal to the process group of a child that is not reaped yet.
+///
+/// # Errors
+/// EPERM where every process in it belongs to others.
+pub fn signal_group(leader: Pid, signal: Signal) -> io::Result<()> {
+    let sent = match nix::sys::signal::killpg(leader, signal) {
+        // Just forked, it has not made its group yet: it is alone.
+        Err(Errno::ESRCH) => kill(leader, signal),
+        other => other,
+    };
+    match sent {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Whether anybody is in that process group, zombies included.
+pub fn group_exists(group: Pid) -> bool {
+    nix::sys::signal::killpg(group, None) != Err(Errno::ESRCH)
+}
+
+/// Sends a signal to one process if it catches that signal
+/// (`SigCgt` in proc_pid_status(5)): the default action of SIGUSR1 is death.
+///
+/// # Errors
+/// EPERM.
+pub fn signal_if_caught(pid: Pid, signal: Signal) -> io::Result<bool> {
+    let status = match std::fs::read_to_string(format!("/proc/{pid}/status")) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(e),
+    };
+    let caught = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigCgt:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & (1 << (signal as i32 - 1)) != 0);
+    if caught {
+        match kill(pid, signal) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(caught)
+}
+
+/// Becomes the parent of every orphan below (PR_SET_CHILD_SUBREAPER, prctl(2)).
+///
+/// # Errors
+/// None on Linux 3.4 and later.
+pub fn become_subreaper() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_child_subreaper(true)?)
+}
+
+/// The processes whose parent is this one (proc_tid_children(5)). For the end
+/// of a supervisor, when none of its children is left that it knows.
+pub fn own_children() -> Vec<Pid> {
+    let path = format!("/proc/self/task/{}/children", nix::unistd::gettid());
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.split_ascii_whitespace().filter_map(|n| n.parse().ok()).map(Pid::from_raw).collect()
+}
+
+/// Kills one process; it being dead is no error.
+pub fn force(pid: Pid) {
+    // ESRCH: gone, as wanted. EPERM: it changed its identity; nothing more can be done.
+    let _sent = kill(pid, Signal::SIGKILL);
+}

@@ -1,0 +1,244 @@
+//! The control socket: what comes from anybody, and who may speak.
+
+use crate::daemon::{Daemon, kill, wait_for};
+use plumbd::control::Request;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+const ONE: &str = "[children.one]\ncommand = [\"sleep\", \"1000\"]\n";
+
+fn connect(daemon: &Daemon) -> UnixStream {
+    let stream = UnixStream::connect(daemon.path("plumbd.sock")).unwrap();
+    stream.set_read_timeout(Some(crate::daemon::DEADLINE)).unwrap();
+    stream.set_write_timeout(Some(crate::daemon::DEADLINE)).unwrap();
+    stream
+}
+
+/// What it answers until it closes; a reset, for it did not read all, is a close.
+fn answer(mut stream: UnixStream) -> String {
+    let mut answer = Vec::new();
+    let _closed = stream.read_to_end(&mut answer);
+    String::from_utf8(answer).unwrap()
+}
+
+/// Bytes of every value, the same each time.
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15 ^ (seed + 1);
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[5]
+    };
+    std::iter::repeat_with(next).take(len).collect()
+}
+
+#[test]
+fn any_bytes_are_refused_and_logged_and_the_daemon_lives() {
+    let mut daemon = Daemon::start(ONE);
+    let one = daemon.child_pid("one");
+    for seed in 0..300 {
+        let mut stream = connect(&daemon);
+        let len = usize::try_from(seed).unwrap() * 7 % 400;
+        let mut bytes = noise(seed, len);
+        bytes.push(b'\n');
+        // It may have refused the first line before it gets the rest.
+        let _refused = stream.write_all(&bytes);
+        let answer = answer(stream);
+        assert!(answer.starts_with("{\"err\":\"cannot read the request: "), "{answer}");
+        assert!(answer.ends_with("{\"exit\":1}\n"), "{answer}");
+    }
+    for wrong in [
+        "{}\n",
+        "null\n",
+        "[]\n",
+        "{\"command\":\"stopp\"}\n",
+        "{\"command\":\"stop\"}\n",
+        "{\"command\":\"stop\",\"children\":\"one\"}\n",
+        "{\"command\":\"stop\",\"children\":[1]}\n",
+        "{\"command\":7}\n",
+    ] {
+        let mut stream = connect(&daemon);
+        stream.write_all(wrong.as_bytes()).unwrap();
+        let answer = answer(stream);
+        assert!(answer.contains("cannot read the request"), "{wrong:?}: {answer}");
+    }
+    daemon.wait_log("WARN plumbd: control: cannot read the request");
+    assert_eq!(daemon.child_pid("one"), one);
+    daemon.stop();
+}
+
+#[test]
+fn deeply_nested_json_is_refused() {
+    let mut daemon = Daemon::start(ONE);
+    let mut stream = connect(&daemon);
+    let _refused = stream.write_all(&[vec![b'['; 60_000], vec![b'\n']].concat());
+    assert!(answer(stream).contains("cannot read the request"));
+    assert!(daemon.status().all_up());
+    daemon.stop();
+}
+
+#[test]
+fn a_mebibyte_of_garbage_is_refused_and_takes_no_memory() {
+    let mut daemon = Daemon::start(ONE);
+    for _ in 0..20 {
+        let mut stream = connect(&daemon);
+        let _refused = stream.write_all(&vec![b'x'; 1 << 20]);
+        assert!(answer(stream).contains("it is longer than 65536 bytes"));
+    }
+    let resident = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let kib = resident.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().trim();
+    let kib: u64 = kib.split(' ').next().unwrap().parse().unwrap();
+    assert!(kib < 32 << 10, "{kib} KiB");
+    daemon.stop();
+}
+
+#[test]
+fn half_requests_and_silence_keep_nobody_from_being_served() {
+    let mut daemon = Daemon::start(ONE);
+    let before = daemon.descriptors();
+    let mut silent: Vec<UnixStream> = Vec::new();
+    for number in 0..200 {
+        let mut stream = connect(&daemon);
+        if number % 2 == 0 {
+            let _gone = stream.write_all(b"{\"command\":\"sta");
+        }
+        silent.push(stream);
+    }
+    assert!(daemon.status().all_up());
+    assert!(daemon.descriptors() <= before + 65, "{} descriptors", daemon.descriptors());
+    // Half a request and its other half, a byte at a time.
+    let mut stream = connect(&daemon);
+    for byte in b"{\"command\":\"reopen\"}\n" {
+        stream.write_all(&[*byte]).unwrap();
+    }
+    assert!(answer(stream).ends_with("{\"exit\":0}\n"));
+    drop(silent);
+    wait_for("all are let go", || (daemon.descriptors() <= before).then_some(()));
+    daemon.stop();
+}
+
+#[test]
+fn an_operator_who_leaves_before_his_answer_harms_nobody() {
+    let mut daemon = Daemon::start(ONE);
+    let before = daemon.descriptors();
+    for request in [Request::Status, Request::Reload, Request::Restart { children: vec!["one".into()] }] {
+        for _ in 0..20 {
+            connect(&daemon).write_all(&request.line().unwrap()).unwrap();
+        }
+    }
+    wait_for("all are let go", || (daemon.descriptors() <= before).then_some(()));
+    wait_for("the child is up", || daemon.status().all_up().then_some(()));
+    daemon.stop();
+}
+
+#[test]
+fn the_socket_is_for_its_owner_alone() {
+    let mut daemon = Daemon::start_after("umask 0000", ONE);
+    let mode = std::fs::metadata(daemon.path("plumbd.sock")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    daemon.stop();
+}
+
+#[test]
+#[ignore = "needs root, run by .ci/run"]
+fn another_user_is_refused_and_logged() {
+    let mut daemon = Daemon::start(ONE);
+    // Let him as far as the socket, so that only the kernel's word about him is left.
+    for path in [daemon.dir.path().to_owned(), daemon.path("plumbd.sock")] {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o777)).unwrap();
+    }
+    let program = daemon.path("plumbd");
+    std::fs::copy(env!("CARGO_BIN_EXE_plumbd"), &program).unwrap();
+    let asked = Command::new(&program)
+        .args(["shutdown", "--control", "plumbd.sock"])
+        .current_dir(daemon.dir.path())
+        .uid(65534)
+        .gid(65534)
+        .output()
+        .unwrap();
+    assert_eq!(asked.status.code(), Some(1), "{asked:?}");
+    daemon.wait_log("of user 65534: only root and the daemon's own user may");
+    assert!(daemon.status().all_up());
+    daemon.stop();
+}
+
+/// A second daemon in the same folder: what became of it.
+fn second(daemon: &Daemon) -> std::process::Output {
+    let run = Command::new(env!("CARGO_BIN_EXE_plumbd"))
+        .args(["run", "-c", "plumbd.toml"])
+        .current_dir(daemon.dir.path())
+        .output();
+    run.unwrap()
+}
+
+#[test]
+fn a_second_daemon_on_the_same_socket_is_refused() {
+    let mut daemon = Daemon::start(ONE);
+    let one = daemon.child_pid("one");
+    let refused = second(&daemon);
+    assert_eq!(refused.status.code(), Some(1));
+    let err = String::from_utf8(refused.stderr).unwrap();
+    assert!(err.contains("cannot listen on") && err.contains("another plumbd runs there"), "{err}");
+    assert_eq!(daemon.child_pid("one"), one);
+
+    // Also while the first one is too busy to answer, and its backlog full.
+    daemon.signal(nix::libc::SIGSTOP);
+    wait_for("it stands", || (crate::daemon::state(daemon.pid()) == Some('T')).then_some(()));
+    let mut waiting = Vec::new();
+    loop {
+        let flags = nix::sys::socket::SockFlag::SOCK_NONBLOCK | nix::sys::socket::SockFlag::SOCK_CLOEXEC;
+        let family = nix::sys::socket::AddressFamily::Unix;
+        let socket = nix::sys::socket::socket(family, nix::sys::socket::SockType::Stream, flags, None).unwrap();
+        let address = nix::sys::socket::UnixAddr::new(&daemon.path("plumbd.sock")).unwrap();
+        match nix::sys::socket::connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &address) {
+            Ok(()) => waiting.push(socket),
+            Err(error) => {
+                assert_eq!(error, nix::errno::Errno::EAGAIN);
+                break;
+            }
+        }
+        assert!(waiting.len() < 10_000);
+    }
+    assert_eq!(second(&daemon).status.code(), Some(1));
+    drop(waiting);
+    daemon.signal(nix::libc::SIGCONT);
+    assert!(daemon.status().all_up());
+    daemon.stop();
+}
+
+#[test]
+fn a_stale_socket_is_taken_over_and_what_is_no_socket_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    // Its listener is gone, its name is not.
+    drop(UnixListener::bind(dir.path().join("plumbd.sock")).unwrap());
+    assert!(dir.path().join("plumbd.sock").exists());
+    let mut daemon = Daemon::spawn_in(dir, ONE);
+    assert!(daemon.status().all_up() || daemon.child("one").pid.is_some());
+    daemon.stop();
+
+    std::fs::write(daemon.path("plumbd.sock"), "somebody's notes").unwrap();
+    let refused = second(&daemon);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("the path is no socket"));
+    assert_eq!(daemon.read_text("plumbd.sock"), "somebody's notes");
+}
+
+#[test]
+fn status_tells_the_contracts_facts() {
+    let mut daemon = Daemon::start(ONE);
+    let status = daemon.status();
+    assert_eq!((status.version, status.pid, status.reloads), (1, daemon.pid(), 0));
+    assert_eq!(status.config.unwrap(), daemon.path("plumbd.toml").to_str().unwrap());
+    let one = daemon.child("one");
+    assert!(one.ready && one.last_exit.is_none() && one.problem.is_none() && one.restarts == 0);
+    assert!(one.since >= status.since);
+    kill(one.pid.unwrap(), nix::libc::SIGKILL);
+    daemon.wait_replaced("one", one.pid.unwrap());
+    let next = daemon.child("one");
+    assert!(next.since >= one.since && next.last_exit.unwrap().at >= one.since);
+    daemon.stop();
+}

@@ -1,0 +1,374 @@
+//! A whole daemon in a folder of its own, for tests of the contract. It ends
+//! with "no strays, no zombies, no leaked descriptors", whatever the test did.
+
+use plumbd::control::status::{Child, ChildState, DaemonState, Link, Status};
+use plumbd::control::{Request, Response, client};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Every wait for a fact ends with this; on a loaded machine it is long.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Waits until `fact` gives something.
+///
+/// # Panics
+/// With `what`, when it does not within the deadline.
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = fact() {
+            return value;
+        }
+        assert!(start.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A daemon and its folder.
+pub struct Daemon {
+    pub dir: tempfile::TempDir,
+    process: std::process::Child,
+    over: bool,
+}
+
+impl Daemon {
+    /// Starts `plumbd run` with that configuration, in a folder of its own
+    /// (its control socket must be `plumbd.sock` there, the default), and
+    /// waits until it is past starting.
+    pub fn start(config: &str) -> Daemon {
+        let daemon = Daemon::spawn(config);
+        daemon.wait_state(DaemonState::Running);
+        daemon
+    }
+
+    /// Starts it and does not wait.
+    pub fn spawn(config: &str) -> Daemon {
+        let dir = tempfile::tempdir().unwrap();
+        Daemon::spawn_in(dir, config)
+    }
+
+    /// Starts it in a folder that was prepared.
+    pub fn spawn_in(dir: tempfile::TempDir, config: &str) -> Daemon {
+        std::fs::write(dir.path().join("plumbd.toml"), config).unwrap();
+        let process = run_in(dir.path(), "");
+        Daemon { dir, process, over: false }
+    }
+
+    /// Starts it with a log of its own, and does not wait.
+    pub fn logging_to(log: impl Into<Stdio>, config: &str) -> Daemon {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("plumbd.toml"), config).unwrap();
+        let process = run(dir.path(), "", log.into());
+        Daemon { dir, process, over: false }
+    }
+
+    /// Starts it from a shell that has done `first` before it becomes the
+    /// daemon, and waits until it is past starting.
+    pub fn start_after(first: &str, config: &str) -> Daemon {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("plumbd.toml"), config).unwrap();
+        let process = run_in(dir.path(), first);
+        let daemon = Daemon { dir, process, over: false };
+        daemon.wait_state(DaemonState::Running);
+        daemon
+    }
+
+    /// Starts another one in the same folder; the one before must be dead.
+    pub fn start_again(&mut self) {
+        self.process = run_in(self.dir.path(), "");
+        self.over = false;
+        self.wait_state(DaemonState::Running);
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.process.id()).unwrap()
+    }
+
+    /// What a file in its folder holds; nothing where there is none.
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path(name)).unwrap_or_default()
+    }
+
+    pub fn read_text(&self, name: &str) -> String {
+        String::from_utf8(self.read(name)).unwrap()
+    }
+
+    /// Everything that the daemon has logged.
+    pub fn log(&self) -> String {
+        self.read_text("daemon.log")
+    }
+
+    #[track_caller]
+    pub fn wait_log(&self, text: &str) {
+        wait_for(&format!("{text:?} in the log"), || self.log().contains(text).then_some(()));
+    }
+
+    /// One request: exit status, what goes to standard output, what to standard error.
+    #[track_caller]
+    pub fn ask(&self, request: &Request) -> (u8, String, String) {
+        ask(&self.path("plumbd.sock"), request).unwrap_or_else(|e| panic!("{e}\nlog:\n{}", self.log()))
+    }
+
+    /// One request whose answer may take a while.
+    pub fn ask_meanwhile(&self, request: Request) -> JoinHandle<Result<(u8, String, String), String>> {
+        let socket = self.path("plumbd.sock");
+        std::thread::spawn(move || ask(&socket, &request))
+    }
+
+    /// A request that must succeed; what it says.
+    #[track_caller]
+    pub fn done(&self, request: &Request) -> String {
+        let (status, out, err) = self.ask(request);
+        assert_eq!((status, err.as_str()), (0, ""), "{request:?}: {out}\nlog:\n{}", self.log());
+        out
+    }
+
+    /// Replaces its configuration and reloads it, which must succeed; what that says.
+    #[track_caller]
+    pub fn reload(&self, config: &str) -> String {
+        self.configure(config);
+        self.done(&Request::Reload)
+    }
+
+    /// Its status; `None` while it can't be reached.
+    pub fn try_status(&self) -> Option<Status> {
+        let mut status = None;
+        let asked = client::ask(&self.path("plumbd.sock"), &Request::Status, |response| {
+            if let Response::Status(s) = response {
+                status = Some(*s);
+            }
+            Ok(())
+        });
+        asked.ok().and(status)
+    }
+
+    #[track_caller]
+    pub fn status(&self) -> Status {
+        wait_for("a status", || self.try_status())
+    }
+
+    #[track_caller]
+    pub fn child(&self, name: &str) -> Child {
+        let status = self.status();
+        status.children.into_iter().find(|c| c.name == name).unwrap_or_else(|| panic!("no child {name}"))
+    }
+
+    #[track_caller]
+    pub fn child_pid(&self, name: &str) -> i32 {
+        self.child(name).pid.unwrap_or_else(|| panic!("{name} has no process\nlog:\n{}", self.log()))
+    }
+
+    #[track_caller]
+    pub fn link(&self, from: &str, to: &str) -> Link {
+        self.status().links.into_iter().find(|l| l.from == from && l.to == to).unwrap()
+    }
+
+    #[track_caller]
+    pub fn wait_state(&self, state: DaemonState) {
+        wait_for(&format!("the daemon is {state}\nlog:\n{}", self.log()), || {
+            self.try_status().filter(|s| s.state == state)
+        });
+    }
+
+    /// Waits until that child is in that state; returns what its status says then.
+    #[track_caller]
+    pub fn wait_child(&self, name: &str, state: ChildState) -> Child {
+        wait_for(&format!("{name} is {state}"), || Some(self.child(name)).filter(|c| c.state == state))
+    }
+
+    /// The process of that child, once it is up.
+    #[track_caller]
+    pub fn child_pid_when_up(&self, name: &str) -> i32 {
+        self.wait_child(name, ChildState::Up).pid.unwrap()
+    }
+
+    /// Waits for its end after it was killed; its folder stays as it was.
+    #[track_caller]
+    pub fn wait_killed(&mut self) {
+        wait_for("the daemon is dead", || self.process.try_wait().unwrap());
+    }
+
+    /// Waits until that child is up with another process than `pid`.
+    #[track_caller]
+    pub fn wait_replaced(&self, name: &str, pid: i32) -> i32 {
+        wait_for(&format!("another process in place of {name} {pid}"), || {
+            let child = self.child(name);
+            child.pid.filter(|&p| p != pid && child.state == ChildState::Up)
+        })
+    }
+
+    /// Replaces its configuration; a reload is the test's own step.
+    pub fn configure(&self, config: &str) {
+        std::fs::write(self.path("plumbd.toml"), config).unwrap();
+    }
+
+    pub fn signal(&self, signal: i32) {
+        kill(self.pid(), signal);
+    }
+
+    /// Waits for its end and checks that nothing of it is left.
+    #[track_caller]
+    pub fn wait_end(&mut self) -> ExitStatus {
+        let status = wait_for("the daemon ends", || self.process.try_wait().unwrap());
+        self.over = true;
+        wait_for("no strays", || strays(self.dir.path()).is_empty().then_some(()));
+        status
+    }
+
+    /// Stops it as an operator would, checking on the way that it leaks and
+    /// leaves nothing, and that its exit status is 0.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        self.check_clean();
+        self.signal(nix::libc::SIGTERM);
+        let status = self.wait_end();
+        assert!(status.success(), "exit status {status}\nlog:\n{}", self.log());
+        assert!(!self.path("plumbd.sock").exists(), "the control socket is left behind");
+    }
+
+    /// No zombies now, and each built-in child has the descriptors it was
+    /// given and made itself, not others'.
+    #[track_caller]
+    pub fn check_clean(&self) {
+        let zombies = || children_of(self.pid()).into_iter().filter(|&pid| is_zombie(pid)).count();
+        wait_for("no zombies", || (zombies() == 0).then_some(()));
+    }
+
+    /// How many descriptors the supervisor has open.
+    pub fn descriptors(&self) -> usize {
+        descriptors(self.pid())
+    }
+
+    /// A client of a listener on that port, which is there at once or soon.
+    #[track_caller]
+    pub fn connect(&self, port: u16) -> TcpStream {
+        let stream = wait_for("a connection", || TcpStream::connect(("127.0.0.1", port)).ok());
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if !self.over {
+            let _killed = self.process.kill();
+            let _reaped = self.process.wait();
+            // A failed test must not leave processes behind, whatever it did.
+            for pid in strays(self.dir.path()) {
+                kill(pid, nix::libc::SIGKILL);
+            }
+        }
+        if std::thread::panicking() {
+            eprintln!("the daemon's log:\n{}", self.log());
+        }
+    }
+}
+
+fn ask(socket: &Path, request: &Request) -> Result<(u8, String, String), String> {
+    let (mut out, mut err) = (String::new(), String::new());
+    let status = client::ask(socket, request, |response| {
+        match response {
+            Response::Out(text) => out.push_str(&(text + "\n")),
+            Response::Err(text) => err.push_str(&(text + "\n")),
+            Response::Status(_) | Response::Exit(_) => {}
+        }
+        Ok(())
+    });
+    status.map(|status| (status, out, err)).map_err(|e| e.to_string())
+}
+
+fn run_in(dir: &Path, first: &str) -> std::process::Child {
+    let log = File::options().create(true).append(true).open(dir.join("daemon.log")).unwrap();
+    run(dir, first, log.into())
+}
+
+fn run(dir: &Path, first: &str, log: Stdio) -> std::process::Child {
+    Command::new("/bin/sh")
+        .args(["-c", &format!("{first}\nexec \"$0\" run -c plumbd.toml"), env!("CARGO_BIN_EXE_plumbd")])
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+/// A port that nobody listens on at this moment, outside the range that the
+/// kernel gives to clients, and that no other test of this run was given.
+pub fn free_port() -> u16 {
+    use std::sync::atomic::{AtomicU16, Ordering};
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let base = 20_000 + u16::try_from(std::process::id() % 50).unwrap() * 200;
+    for _ in 0..200 {
+        let port = base + NEXT.fetch_add(1, Ordering::Relaxed) % 200;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port from {base}");
+}
+
+pub fn kill(pid: i32, signal: i32) {
+    let signal = nix::sys::signal::Signal::try_from(signal).unwrap();
+    let _gone_already = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+}
+
+/// Sends a signal of any number, real-time ones too.
+pub fn send(pid: i32, signal: i32) {
+    let sent = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+/// A process's state, as proc_pid_stat(5) has it.
+pub fn state(pid: i32) -> Option<char> {
+    stat(pid).map(|(state, _)| state)
+}
+
+pub fn alive(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok() && !is_zombie(pid)
+}
+
+/// Processes whose working directory is that folder: a daemon's children and
+/// theirs stay there unless they are told otherwise.
+pub fn strays(dir: &Path) -> BTreeSet<i32> {
+    let dir = dir.canonicalize().unwrap();
+    processes().filter(|pid| std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == dir)).collect()
+}
+
+/// The processes whose parent is that one.
+pub fn children_of(parent: i32) -> BTreeSet<i32> {
+    processes().filter(|&pid| stat(pid).is_some_and(|(_, ppid)| ppid == parent)).collect()
+}
+
+/// How many descriptors a process has open.
+pub fn descriptors(pid: i32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+fn is_zombie(pid: i32) -> bool {
+    stat(pid).is_some_and(|(state, _)| state == 'Z')
+}
+
+fn processes() -> impl Iterator<Item = i32> {
+    std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// State and parent, proc_pid_stat(5).
+fn stat(pid: i32) -> Option<(char, i32)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let rest = text.rsplit_once(')')?.1;
+    let mut fields = rest.split_ascii_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}

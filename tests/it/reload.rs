@@ -1,0 +1,395 @@
+//! Reload: what changes, what stays as it is, and that a wrong file changes nothing.
+
+use crate::daemon::{DEADLINE, Daemon, alive, free_port, kill, wait_for};
+use plumbd::control::Request;
+use plumbd::control::status::{ChildState, DaemonState};
+use std::io::ErrorKind;
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const SLEEP: &str = "command = [\"sleep\", \"1000\"]\n";
+
+/// With one space wherever there are more, or an end of a line.
+fn words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[track_caller]
+fn refused(port: u16) {
+    let error = TcpStream::connect(("127.0.0.1", port)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn only_what_changed_gets_another_process() {
+    let mut daemon = Daemon::start(&format!(
+        "[children.same]\n{SLEEP}[children.changed]\n{SLEEP}[children.policy]\n{SLEEP}[children.gone]\n{SLEEP}"
+    ));
+    let [same, changed, policy, gone] = ["same", "changed", "policy", "gone"].map(|name| daemon.child_pid(name));
+    let said = daemon.reload(&format!(
+        "[children.same]\n{SLEEP}[children.changed]\n{SLEEP}umask = \"0077\"\n\
+         [children.policy]\n{SLEEP}restart = \"never\"\nstop_timeout = \"3s\"\n[children.new]\n{SLEEP}"
+    ));
+    assert!(words(&said).contains("restart changed (line 3): umask changes keep policy"), "{said}");
+    assert!(words(&said).contains("start new (line 10): it is new stop gone"), "{said}");
+    let status = daemon.status();
+    assert_eq!((status.state, status.reloads), (DaemonState::Running, 1));
+    let names: Vec<&str> = status.children.iter().map(|child| child.name.as_str()).collect();
+    assert_eq!(names, ["same", "changed", "policy", "new"]);
+    assert!(status.all_up());
+    assert_eq!((daemon.child_pid("same"), daemon.child_pid("policy")), (same, policy));
+    assert_ne!(daemon.child_pid("changed"), changed);
+    assert!(!alive(changed) && !alive(gone));
+    // The new policy holds for the process that stayed.
+    kill(policy, nix::libc::SIGKILL);
+    daemon.wait_child("policy", ChildState::Down);
+    daemon.stop();
+}
+
+#[test]
+fn a_reload_by_signal_does_the_same() {
+    let mut daemon = Daemon::start(&format!("[children.one]\n{SLEEP}"));
+    let one = daemon.child_pid("one");
+    daemon.configure(&format!("[children.one]\n{SLEEP}[children.two]\n{SLEEP}"));
+    daemon.signal(nix::libc::SIGHUP);
+    wait_for("the reload", || (daemon.status().reloads == 1).then_some(()));
+    daemon.wait_child("two", ChildState::Up);
+    assert_eq!(daemon.child_pid("one"), one);
+    daemon.stop();
+}
+
+#[test]
+fn ports_come_and_go_and_one_that_stays_never_refuses() {
+    let [stays, goes, comes] = [free_port(), free_port(), free_port()];
+    let config = |umask: &str, other: u16| {
+        format!(
+            "[children.server]\n{SLEEP}umask = \"{umask}\"\n\
+             listen = [\"tcp://127.0.0.1:{stays}\", \"tcp://127.0.0.1:{other}\"]\n"
+        )
+    };
+    let mut daemon = Daemon::start(&config("0022", goes));
+    daemon.connect(goes);
+    refused(comes);
+    let over = Arc::new(AtomicBool::new(false));
+    let (connected, so_far) = std::sync::mpsc::channel();
+    let client = std::thread::spawn({
+        let over = over.clone();
+        move || {
+            while !over.load(Ordering::Relaxed) {
+                TcpStream::connect(("127.0.0.1", stays)).unwrap();
+                connected.send(()).unwrap();
+                std::thread::sleep(std::time::Duration::from_micros(500));
+            }
+        }
+    });
+    so_far.recv().unwrap();
+    let pid = daemon.child_pid("server");
+    daemon.reload(&config("0022", comes));
+    assert_ne!(daemon.child_pid("server"), pid);
+    refused(goes);
+    daemon.connect(comes);
+    for umask in ["0027", "0077", "0022"] {
+        daemon.reload(&config(umask, comes));
+    }
+    over.store(true, Ordering::Relaxed);
+    client.join().unwrap();
+    daemon.stop();
+    refused(stays);
+}
+
+#[test]
+fn a_wrong_file_changes_nothing_and_every_problem_is_told() {
+    let good = format!("[children.one]\n{SLEEP}[children.two]\n{SLEEP}");
+    let mut daemon = Daemon::start(&good);
+    let pids = [daemon.child_pid("one"), daemon.child_pid("two")];
+    daemon.configure(&format!("[children.one]\n{SLEEP}umaks = \"0077\"\n[[links]]\nfrom = \"one\"\nto = \"three\"\n"));
+    let (status, out, err) = daemon.ask(&Request::Reload);
+    assert_ne!(status, 0);
+    assert_eq!(out, "");
+    for text in ["plumbd.toml:3:1: unknown key", "did you mean", "umask", "plumbd.toml:6:6:", "three"] {
+        assert!(err.contains(text), "{text:?} is not in {err}");
+    }
+    let logged = format!("ERROR plumbd: reload: {}:", daemon.path("plumbd.toml").display());
+    daemon.wait_log(&format!("{logged}3:1: unknown key"));
+    daemon.wait_log(&format!("{logged}6:6: there is no child"));
+
+    daemon.configure("\u{0}\u{1}");
+    daemon.signal(nix::libc::SIGHUP);
+    daemon.wait_log(&format!("{logged}1:1:"));
+    std::fs::remove_file(daemon.path("plumbd.toml")).unwrap();
+    let (status, _, err) = daemon.ask(&Request::Reload);
+    assert_ne!(status, 0);
+    assert!(err.contains("No such file"), "{err}");
+
+    assert_eq!([daemon.child_pid("one"), daemon.child_pid("two")], pids);
+    assert_eq!((daemon.status().reloads, daemon.status().state), (0, DaemonState::Running));
+    daemon.reload(&good);
+    assert_eq!([daemon.child_pid("one"), daemon.child_pid("two")], pids);
+    daemon.stop();
+}
+
+#[test]
+fn a_port_that_is_taken_changes_nothing() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mut daemon = Daemon::start(&format!("[children.one]\n{SLEEP}"));
+    let one = daemon.child_pid("one");
+    daemon.configure(&format!(
+        "[children.one]\n{SLEEP}umask = \"0077\"\n\
+         listen = [\"unix:new.sock\", \"tcp://127.0.0.1:{port}\"]\n[children.two]\n{SLEEP}"
+    ));
+    let (status, _, err) = daemon.ask(&Request::Reload);
+    assert_eq!(status, 1);
+    assert!(err.contains(&format!("cannot listen on tcp://127.0.0.1:{port}: Address already in use")), "{err}");
+    assert!(!daemon.path("new.sock").exists(), "a socket of a reload that did not happen");
+    assert_eq!((daemon.child_pid("one"), daemon.status().children.len()), (one, 1));
+    daemon.stop();
+}
+
+#[test]
+fn a_plan_says_what_a_reload_would_do_and_does_nothing() {
+    let mut daemon = Daemon::start(&format!("[children.one]\n{SLEEP}[children.two]\n{SLEEP}"));
+    let before = daemon.status();
+    daemon.configure(&format!(
+        "[children.one]\n{SLEEP}umask = \"0077\"\n[children.three]\n{SLEEP}listen = [\"unix:three.sock\"]\n"
+    ));
+    let plan = daemon.done(&Request::Plan { file: None });
+    for text in ["restart one", "umask changes", "stop two", "start three"] {
+        assert!(words(&plan).contains(text), "{text:?} is not in {plan}");
+    }
+    std::fs::write(daemon.path("other.toml"), format!("[children.one]\n{SLEEP}[children.two]\n{SLEEP}")).unwrap();
+    let plan = daemon.done(&Request::Plan { file: Some(daemon.path("other.toml")) });
+    assert!(!plan.contains("restart") && !plan.contains("stop"), "{plan}");
+    std::fs::write(daemon.path("wrong.toml"), "[children.one]\n").unwrap();
+    let (status, _, err) = daemon.ask(&Request::Plan { file: Some(daemon.path("wrong.toml")) });
+    assert_eq!(status, 78);
+    assert!(err.contains("wrong.toml:1:"), "{err}");
+    assert_eq!(daemon.status(), before);
+    assert!(!daemon.path("three.sock").exists());
+    daemon.stop();
+}
+
+/// A child that stops only once there is a file named `go`.
+fn slow_to_stop(extra: &str) -> String {
+    format!(
+        r#"
+        [daemon]
+        stop_timeout = "1000s"
+        [children.slow]
+        command = ["sh", "-c", """
+        trap 'while ! test -e go; do sleep 0.01; done; exit 0' TERM
+        echo >&$PLUMBD_READY_FD
+        while :; do sleep 0.01; done
+        """]
+        ready = "fd"
+        stop_timeout = "1000s"
+        {extra}
+        "#
+    )
+}
+
+#[test]
+fn a_reload_during_a_reload_waits_for_its_turn() {
+    let mut daemon = Daemon::start(&slow_to_stop(""));
+    daemon.configure(&slow_to_stop("umask = \"0077\""));
+    let first = daemon.ask_meanwhile(Request::Reload);
+    daemon.wait_state(DaemonState::Reloading);
+    daemon.configure(&slow_to_stop(&format!("umask = \"0077\"\n[children.late]\n{SLEEP}")));
+    let second = daemon.ask_meanwhile(Request::Reload);
+    let third = daemon.ask_meanwhile(Request::Reload);
+    // Half-way, all still answer.
+    assert_eq!(daemon.child("slow").state, ChildState::Stopping);
+    assert_eq!(daemon.status().children.len(), 1);
+    std::fs::write(daemon.path("go"), "").unwrap();
+    for reload in [first, second, third] {
+        let (status, out, err) = reload.join().unwrap().unwrap();
+        assert_eq!((status, err.as_str()), (0, ""), "{out}");
+    }
+    daemon.wait_child("late", ChildState::Up);
+    assert_eq!(daemon.status().reloads, 3);
+    daemon.stop();
+}
+
+#[test]
+fn a_reload_that_fails_loses_none_that_wait_behind_it() {
+    let mut daemon = Daemon::start(&slow_to_stop(""));
+    let before = daemon.descriptors();
+    daemon.configure(&slow_to_stop("umask = \"0077\""));
+    let first = daemon.ask_meanwhile(Request::Reload);
+    daemon.wait_state(DaemonState::Reloading);
+    daemon.configure("wrong");
+    let others = [(); 3].map(|()| daemon.ask_meanwhile(Request::Reload));
+    // The first one's connection and at least two more (what was counted
+    // before may have been the end of another).
+    wait_for("others wait behind it", || (daemon.descriptors() >= before + 3).then_some(()));
+    daemon.status();
+    std::fs::write(daemon.path("go"), "").unwrap();
+    assert_eq!(first.join().unwrap().unwrap().0, 0);
+    for other in others {
+        let (status, _, err) = other.join().unwrap().unwrap();
+        assert_ne!(status, 0);
+        assert!(err.contains("plumbd.toml:1:"), "{err}");
+    }
+    daemon.stop();
+}
+
+#[test]
+fn the_last_of_many_hangups_counts() {
+    let config = |generation: usize| {
+        format!(
+            "[children.one]\ncommand = [\"sleep\", \"1000\"]\nenvironment = {{ GENERATION = \"{generation}\" }}\n\
+             [children.kept]\n{SLEEP}"
+        )
+    };
+    let mut daemon = Daemon::start(&config(0));
+    let kept = daemon.child_pid("kept");
+    for generation in 1..=100 {
+        // Renamed into place, so that no reload reads half a file.
+        std::fs::write(daemon.path("new"), config(generation)).unwrap();
+        std::fs::rename(daemon.path("new"), daemon.path("plumbd.toml")).unwrap();
+        daemon.signal(nix::libc::SIGHUP);
+    }
+    wait_for("the last generation", || {
+        let pid = daemon.child("one").pid?;
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+        environment.split(|&b| b == 0).any(|entry| entry == b"GENERATION=100").then_some(())
+    });
+    daemon.wait_state(DaemonState::Running);
+    assert_eq!(daemon.child_pid("kept"), kept);
+    daemon.stop();
+}
+
+#[test]
+fn a_reload_while_it_starts_is_carried_out_and_the_start_goes_on() {
+    let config = |command: &str| {
+        format!(
+            "[children.one]\ncommand = [\"sh\", \"-c\", \"{command}\"]\nready = \"fd\"\nready_timeout = \"1000s\"\n\
+             [children.two]\n{SLEEP}after = [\"one\"]\n[children.free]\n{SLEEP}"
+        )
+    };
+    let mut daemon = Daemon::spawn(&config("sleep 1000"));
+    daemon.wait_child("free", ChildState::Up);
+    assert_eq!((daemon.status().state, daemon.child("two").state), (DaemonState::Starting, ChildState::Down));
+    let free = daemon.child_pid("free");
+    daemon.reload(&config("echo >&$PLUMBD_READY_FD; sleep 1000"));
+    daemon.wait_state(DaemonState::Running);
+    daemon.wait_child("two", ChildState::Up);
+    assert_eq!(daemon.child_pid("free"), free);
+    assert!(daemon.log().contains(" ready\n"), "{}", daemon.log());
+    daemon.stop();
+}
+
+const SOURCE: &str = r#"
+    [children.source]
+    command = ["sh", "-c", "seq 1 10000; touch written; exec sleep 1000"]
+    "#;
+
+#[test]
+fn a_link_that_goes_is_emptied_first() {
+    let sink = r#"
+        [children.sink]
+        command = ["sh", "-c", "test -e again && exec sleep 1000; touch again; while ! test -e go; do sleep 0.01; done; cat > out"]
+        "#;
+    let link = "[[links]]\nfrom = \"source\"\nto = \"sink\"\n";
+    let mut daemon = Daemon::start(&["[daemon]\nstop_timeout = \"1000s\"\n", SOURCE, sink, link].concat());
+    wait_for("it is written", || daemon.path("written").exists().then_some(()));
+    daemon.configure(&["[daemon]\nstop_timeout = \"1000s\"\n", SOURCE, sink].concat());
+    let reload = daemon.ask_meanwhile(Request::Reload);
+    daemon.wait_state(DaemonState::Reloading);
+    wait_for("the source is down", || (daemon.child("source").state == ChildState::Down).then_some(()));
+    assert!(daemon.link("source", "sink").queued_bytes > 0);
+    std::fs::write(daemon.path("go"), "").unwrap();
+    assert_eq!(reload.join().unwrap().unwrap().0, 0);
+    assert_eq!(daemon.read_text("out").lines().count(), 10000);
+    assert!(daemon.status().links.is_empty());
+    daemon.stop();
+}
+
+#[test]
+fn another_source_takes_the_place_of_one_that_goes() {
+    let config = |name: &str| {
+        format!(
+            r#"
+            [children.{name}]
+            command = ["sh", "-c", "echo from {name}; exec sleep 1000"]
+            [children.sink]
+            command = ["sh", "-c", "exec cat >> out"]
+            [[links]]
+            from = "{name}"
+            to = "sink"
+            "#
+        )
+    };
+    let mut daemon = Daemon::start(&config("one"));
+    wait_for("the first line", || (daemon.read_text("out") == "from one\n").then_some(()));
+    daemon.reload(&config("two"));
+    wait_for("both lines", || (daemon.read_text("out") == "from one\nfrom two\n").then_some(()));
+    let links = daemon.status().links;
+    assert_eq!((links.len(), links[0].from.as_str()), (1, "two"));
+    daemon.stop();
+}
+
+#[test]
+fn one_of_several_sources_goes_while_another_never_pauses() {
+    let config = |sources: &[&str]| {
+        let mut text =
+            "[daemon]\nstop_timeout = \"1000s\"\n[children.sink]\ncommand = [\"sh\", \"-c\", \"exec cat >> out\"]\n"
+                .to_owned();
+        for name in sources {
+            text += &format!(
+                "[children.{name}]\ncommand = [\"sh\", \"-c\", \"while :; do echo {name}; done\"]\n\
+                 [[links]]\nfrom = \"{name}\"\nto = \"sink\"\ncapacity = \"64KiB\"\n"
+            );
+        }
+        text
+    };
+    let mut daemon = Daemon::start(&config(&["busy", "goes"]));
+    let busy = daemon.child_pid("busy");
+    wait_for("both write", || {
+        let out = daemon.read_text("out");
+        (out.contains("busy\n") && out.contains("goes\n")).then_some(())
+    });
+    let asked = std::time::Instant::now();
+    daemon.reload(&config(&["busy"]));
+    assert!(asked.elapsed() < DEADLINE, "{:?}", asked.elapsed());
+    assert_eq!(daemon.child_pid("busy"), busy);
+    let before = daemon.read("out").len();
+    wait_for("it goes on", || (daemon.read("out").len() > before).then_some(()));
+    daemon.done(&Request::Stop { children: vec!["busy".into()] });
+    assert!(daemon.read_text("out").lines().all(|line| line == "busy" || line == "goes"));
+    daemon.stop();
+}
+
+#[test]
+fn a_failed_child_starts_again_when_a_reload_changes_it() {
+    let config = |burst: u32, other: &str| {
+        format!(
+            "[children.one]\ncommand = [\"sh\", \"-c\", \"test -e mended || exit 1; exec sleep 1000\"]\n\
+             start_limit = {{ burst = {burst}, within = \"60s\" }}\n[children.other]\n{SLEEP}{other}\n"
+        )
+    };
+    let mut daemon = Daemon::start(&config(1, ""));
+    daemon.wait_child("one", ChildState::Failed);
+    std::fs::write(daemon.path("mended"), "").unwrap();
+    daemon.reload(&config(1, "umask = \"0077\""));
+    assert_eq!(daemon.child("one").state, ChildState::Failed, "nothing of it changed");
+    daemon.reload(&config(2, "umask = \"0077\""));
+    daemon.wait_child("one", ChildState::Up);
+    daemon.stop();
+}
+
+#[test]
+fn a_reload_whose_new_child_does_not_start_says_so() {
+    let mut daemon = Daemon::start(&format!("[children.one]\n{SLEEP}"));
+    let one = daemon.child_pid("one");
+    daemon.configure(&format!(
+        "[children.one]\n{SLEEP}[children.bad]\ncommand = [\"sh\", \"-c\", \"exit 3\"]\nready = \"fd\"\n\
+         restart = \"never\"\n"
+    ));
+    let (status, _, err) = daemon.ask(&Request::Reload);
+    assert_eq!(status, 1);
+    assert!(err.contains("reloaded, but cannot start bad: exited with status 3"), "{err}");
+    assert_eq!(daemon.child_pid("one"), one);
+    daemon.stop();
+}

@@ -1,0 +1,300 @@
+//! Stopping: one child by an operator's word, or everything, in order.
+
+use crate::daemon::{Daemon, alive, children_of, kill, wait_for};
+use plumbd::control::Request;
+use plumbd::control::status::{ChildState, DaemonState};
+
+fn named(name: &str) -> Vec<String> {
+    vec![name.to_owned()]
+}
+
+/// A source that has last words, a filter, and a sink that is slow to begin.
+const PIPELINE: &str = r#"
+    [children.source]
+    command = ["sh", "-c", """
+    trap 'seq 1 20000; echo source >> order; exit 0' TERM
+    echo >&$PLUMBD_READY_FD
+    while :; do sleep 0.01; done
+    """]
+    ready = "fd"
+    [children.filter]
+    command = ["sh", "-c", "sed 's/^/line /'; echo filter >> order"]
+    [children.sink]
+    command = ["sh", "-c", "sleep 0.1; cat > out; echo sink >> order"]
+    [[links]]
+    from = "source"
+    to = "filter"
+    [[links]]
+    from = "filter"
+    to = "sink"
+    capacity = "64KiB"
+    "#;
+
+#[test]
+fn sources_stop_first_and_sinks_when_they_have_taken_everything() {
+    let mut daemon = Daemon::start(PIPELINE);
+    daemon.stop();
+    let expected: String = (1..=20000).map(|n| format!("line {n}\n")).collect();
+    assert_eq!(daemon.read_text("out"), expected);
+    assert_eq!(daemon.read_text("order"), "source\nfilter\nsink\n");
+}
+
+#[test]
+fn an_operators_shutdown_drains_and_waits_for_the_end() {
+    let mut daemon = Daemon::start(PIPELINE);
+    daemon.done(&Request::Shutdown { fast: false });
+    assert!(daemon.wait_end().success());
+    assert_eq!(daemon.read_text("out").lines().count(), 20000);
+    assert!(!daemon.path("plumbd.sock").exists());
+}
+
+/// Ignores its stop signal, and has all the time in the world.
+const DEAF: &str = r#"
+    [daemon]
+    stop_timeout = "1000s"
+    [children.deaf]
+    command = ["sh", "-c", "trap '' TERM; sleep 1000 & echo >&$PLUMBD_READY_FD; while :; do sleep 1000; done"]
+    ready = "fd"
+    stop_timeout = "1000s"
+    "#;
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    for (first, second) in [
+        (nix::libc::SIGTERM, nix::libc::SIGTERM),
+        (nix::libc::SIGINT, nix::libc::SIGTERM),
+        (nix::libc::SIGTERM, nix::libc::SIGINT),
+    ] {
+        let mut daemon = Daemon::start(DEAF);
+        let deaf = daemon.child_pid("deaf");
+        daemon.signal(first);
+        daemon.wait_state(DaemonState::Stopping);
+        assert_eq!(daemon.child("deaf").state, ChildState::Stopping);
+        daemon.signal(second);
+        assert!(daemon.wait_end().success());
+        assert!(!alive(deaf));
+    }
+}
+
+#[test]
+fn a_fast_shutdown_does_not_drain_nor_wait() {
+    let mut daemon = Daemon::start(DEAF);
+    daemon.done(&Request::Shutdown { fast: true });
+    assert!(daemon.wait_end().success());
+
+    // Also where another is under way; both are answered.
+    let mut daemon = Daemon::start(DEAF);
+    let slow = daemon.ask_meanwhile(Request::Shutdown { fast: false });
+    daemon.wait_state(DaemonState::Stopping);
+    let (status, _, err) = daemon.ask(&Request::Start { children: named("deaf") });
+    assert_eq!((status, err.as_str()), (1, "cannot start anything: the daemon is stopping\n"));
+    let (status, _, err) = daemon.ask(&Request::Reload);
+    assert_eq!((status, err.as_str()), (1, "cannot reload: the daemon is stopping\n"));
+    daemon.done(&Request::Shutdown { fast: true });
+    assert_eq!(slow.join().unwrap().unwrap().0, 0);
+    assert!(daemon.wait_end().success());
+}
+
+#[test]
+fn a_drain_takes_no_longer_than_its_bound_and_tells_what_was_lost() {
+    let mut daemon = Daemon::start(
+        r#"
+        [daemon]
+        stop_timeout = "100ms"
+        [children.source]
+        command = ["sh", "-c", "echo line; exec sleep 1000"]
+        [children.sink]
+        command = ["sleep", "1000"]
+        [[links]]
+        from = "source"
+        to = "sink"
+        "#,
+    );
+    wait_for("a line waits", || (daemon.link("source", "sink").queued_bytes == 5).then_some(()));
+    daemon.signal(nix::libc::SIGTERM);
+    assert_eq!(daemon.wait_end().code(), Some(1));
+    assert!(daemon.log().contains("nobody took 5 bytes in the link source -> sink"), "{}", daemon.log());
+}
+
+#[test]
+fn a_sink_that_dies_while_it_drains_comes_back_for_the_rest() {
+    let mut daemon = Daemon::start(
+        r#"
+        [daemon]
+        stop_timeout = "1000s"
+        [children.source]
+        command = ["sh", "-c", "seq 1 1000; touch written; exec sleep 1000"]
+        [children.sink]
+        command = ["sh", "-c", "test -e second || { touch second; exec sleep 1000; }; exec cat > out"]
+        [[links]]
+        from = "source"
+        to = "sink"
+        "#,
+    );
+    wait_for("it is written", || (daemon.path("written").exists() && daemon.path("second").exists()).then_some(()));
+    daemon.signal(nix::libc::SIGTERM);
+    let sink = daemon.wait_child("sink", ChildState::Stopping);
+    kill(sink.pid.unwrap(), nix::libc::SIGKILL);
+    assert!(daemon.wait_end().success());
+    assert_eq!(daemon.read_text("out").lines().count(), 1000);
+}
+
+#[test]
+fn a_stop_in_the_instant_of_a_start_reaches_the_child() {
+    // The supervisor finds a death and its own end at once: it starts the next
+    // one and asks it to go before that has made its process group.
+    for _ in 0..10 {
+        let mut daemon = Daemon::start(
+            r#"
+            [children.one]
+            command = ["sleep", "1000"]
+            stop_timeout = "1000s"
+            "#,
+        );
+        let pid = daemon.child_pid("one");
+        daemon.signal(nix::libc::SIGSTOP);
+        wait_for("it stands", || (crate::daemon::state(daemon.pid()) == Some('T')).then_some(()));
+        kill(pid, nix::libc::SIGKILL);
+        daemon.signal(nix::libc::SIGTERM);
+        daemon.signal(nix::libc::SIGCONT);
+        assert!(daemon.wait_end().success());
+    }
+}
+
+#[test]
+fn children_are_stopped_started_and_restarted_by_name() {
+    let mut daemon = Daemon::start(
+        r#"
+        [children.one]
+        command = ["sleep", "1000"]
+        [children.many]
+        command = ["sleep", "1000"]
+        instances = 2
+        "#,
+    );
+    let one = daemon.child_pid("one");
+    daemon.done(&Request::Stop { children: named("one") });
+    let stopped = daemon.child("one");
+    assert_eq!((stopped.state, stopped.pid, stopped.ready), (ChildState::Down, None, false));
+    assert!(!alive(one));
+    // Twice is no error.
+    daemon.done(&Request::Stop { children: named("one") });
+    daemon.done(&Request::Start { children: named("one") });
+    let started = daemon.child_pid("one");
+    daemon.done(&Request::Start { children: named("one") });
+    assert_eq!(daemon.child_pid("one"), started);
+    daemon.done(&Request::Restart { children: named("one") });
+    assert_ne!(daemon.child_pid("one"), started);
+    assert_eq!(daemon.child("one").state, ChildState::Up);
+    daemon.done(&Request::Stop { children: named("one") });
+    daemon.done(&Request::Restart { children: named("one") });
+    assert_eq!(daemon.child("one").state, ChildState::Up);
+
+    let [first, second] = ["many.0", "many.1"].map(|name| daemon.child_pid(name));
+    daemon.done(&Request::Restart { children: named("many.1") });
+    assert_eq!(daemon.child_pid("many.0"), first);
+    assert_ne!(daemon.child_pid("many.1"), second);
+    daemon.done(&Request::Stop { children: named("many") });
+    assert!(["many.0", "many.1"].iter().all(|name| daemon.child(name).state == ChildState::Down));
+    daemon.done(&Request::Start { children: vec!["many".into(), "one".into()] });
+    assert!(daemon.status().all_up());
+    daemon.stop();
+}
+
+#[test]
+fn a_name_that_nobody_has_is_refused_and_nothing_is_done() {
+    let mut daemon = Daemon::start("[children.one]\ncommand = [\"sleep\", \"1000\"]\n");
+    let one = daemon.child_pid("one");
+    let both = vec!["one".to_owned(), "two".to_owned()];
+    for request in [
+        Request::Stop { children: both.clone() },
+        Request::Start { children: both.clone() },
+        Request::Restart { children: both },
+    ] {
+        let (status, out, err) = daemon.ask(&request);
+        assert_eq!((status, out.as_str()), (1, ""));
+        assert_eq!(err, "cannot find child \"two\": there are one\n");
+    }
+    assert_eq!(daemon.child_pid("one"), one);
+    daemon.stop();
+}
+
+#[test]
+fn what_an_operator_stopped_stays_down_over_a_reload_until_he_starts_it() {
+    let config = |umask: &str| format!("[children.one]\ncommand = [\"sleep\", \"1000\"]\numask = \"{umask}\"\n");
+    let mut daemon = Daemon::start(&config("0022"));
+    daemon.done(&Request::Stop { children: named("one") });
+    daemon.reload(&config("0077"));
+    assert_eq!(daemon.child("one").state, ChildState::Down);
+    daemon.done(&Request::Start { children: named("one") });
+    let pid = daemon.child_pid("one");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(status.contains("Umask:\t0077\n"), "{status}");
+    daemon.reload(&config("0027"));
+    assert_eq!(daemon.child("one").state, ChildState::Up);
+    daemon.stop();
+}
+
+#[test]
+fn a_start_while_it_is_being_stopped_brings_it_back() {
+    let config = |umask: &str| {
+        format!(
+            r#"
+            [children.one]
+            command = ["sh", "-c", """
+            trap 'while ! test -e go; do sleep 0.01; done; exit 0' TERM
+            echo >&$PLUMBD_READY_FD
+            while :; do sleep 0.01; done
+            """]
+            ready = "fd"
+            stop_timeout = "1000s"
+            umask = "{umask}"
+            "#
+        )
+    };
+    let mut daemon = Daemon::start(&config("0022"));
+    let pid = daemon.child_pid("one");
+    let stop = daemon.ask_meanwhile(Request::Stop { children: named("one") });
+    daemon.wait_child("one", ChildState::Stopping);
+    let start = daemon.ask_meanwhile(Request::Start { children: named("one") });
+    let (status, _, err) = stop.join().unwrap().unwrap();
+    assert_eq!((status, err.as_str()), (1, "cannot stop one: it was started again\n"));
+    std::fs::write(daemon.path("go"), "").unwrap();
+    assert_eq!(start.join().unwrap().unwrap().0, 0);
+    assert_ne!(daemon.child_pid("one"), pid);
+    // And it is no longer one that an operator stopped.
+    daemon.reload(&config("0077"));
+    assert_eq!(daemon.child("one").state, ChildState::Up);
+    daemon.stop();
+}
+
+#[test]
+fn a_reload_under_way_when_the_daemon_is_stopped_is_answered() {
+    let mut daemon = Daemon::start(DEAF);
+    daemon.configure(&DEAF.replace("ready = \"fd\"", "ready = \"fd\"\numask = \"0077\""));
+    let winding = daemon.ask_meanwhile(Request::Reload);
+    daemon.wait_state(DaemonState::Reloading);
+    let stopping = daemon.ask_meanwhile(Request::Shutdown { fast: false });
+    let (status, _, err) = winding.join().unwrap().unwrap();
+    assert_eq!((status, err.as_str()), (1, "cannot reload: the daemon is stopping\n"));
+    daemon.signal(nix::libc::SIGTERM);
+    assert_eq!(stopping.join().unwrap().unwrap().0, 0);
+    assert!(daemon.wait_end().success());
+}
+
+#[test]
+fn strays_of_a_child_do_not_outlive_the_daemon() {
+    let mut daemon = Daemon::start(
+        r#"
+        [children.one]
+        command = ["sh", "-c", """
+        for n in 1 2 3; do setsid setsid sh -c 'trap "" TERM HUP INT; echo stray >> strays; while :; do sleep 1000; done' & done
+        exec sleep 1000
+        """]
+        "#,
+    );
+    wait_for("three strays", || (daemon.read_text("strays").lines().count() == 3).then_some(()));
+    let below = children_of(daemon.child_pid("one"));
+    daemon.stop();
+    assert!(below.iter().all(|&pid| !alive(pid)));
+}

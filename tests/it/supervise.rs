@@ -1,0 +1,266 @@
+//! Ordinary programs that end: started again, or not, or given up; and what
+//! they leave behind.
+
+use crate::daemon::{Daemon, alive, children_of, kill, wait_for};
+use plumbd::control::Request;
+use plumbd::control::status::{ChildState, DaemonState, Ended};
+use std::time::{Duration, Instant};
+
+#[test]
+fn policies_decide_whether_a_child_comes_again() {
+    let child = |name: &str, exit: u8, policy: &str| {
+        format!(
+            r#"
+            [children.{name}]
+            command = ["sh", "-c", "echo start >> {name}; test $(wc -l < {name}) = 3 && exec sleep 1000; exit {exit}"]
+            restart = "{policy}"
+            backoff = {{ first = "1ms", factor = 1.0 }}
+            "#
+        )
+    };
+    let mut daemon = Daemon::start(
+        &[
+            child("always-well", 0, "always"),
+            child("always-badly", 1, "always"),
+            child("failing-well", 0, "on-failure"),
+            child("failing-badly", 2, "on-failure"),
+            child("never-well", 0, "never"),
+            child("never-badly", 3, "never"),
+        ]
+        .concat(),
+    );
+    let third_time = |name: &str| {
+        wait_for(&format!("{name} runs for the third time"), || {
+            Some(daemon.child(name)).filter(|c| c.state == ChildState::Up && c.restarts == 2)
+        })
+    };
+    assert_eq!(third_time("always-well").last_exit.unwrap().how, Ended::Code(0));
+    assert_eq!(third_time("always-badly").last_exit.unwrap().how, Ended::Code(1));
+    assert_eq!(third_time("failing-badly").last_exit.unwrap().how, Ended::Code(2));
+    for (name, code) in [("failing-well", 0), ("never-well", 0), ("never-badly", 3)] {
+        let child = wait_for(name, || Some(daemon.child(name)).filter(|c| c.last_exit.is_some()));
+        assert_eq!((child.state, child.restarts, child.pid), (ChildState::Down, 0, None), "{name}");
+        assert_eq!(child.last_exit.unwrap().how, Ended::Code(code), "{name}");
+        let problem = (code != 0).then(|| format!("exited with status {code}, and restart = \"never\""));
+        assert_eq!(child.problem, problem, "{name}");
+        assert_eq!(daemon.read_text(name), "start\n");
+    }
+    daemon.stop();
+}
+
+#[test]
+fn a_killed_child_is_replaced_at_once_and_what_it_was_killed_by_is_told() {
+    let mut daemon = Daemon::start(
+        r#"
+        [children.one]
+        command = ["sleep", "1000"]
+        "#,
+    );
+    let pid = daemon.child_pid("one");
+    kill(pid, nix::libc::SIGKILL);
+    let next = daemon.wait_replaced("one", pid);
+    let one = daemon.child("one");
+    assert_eq!((one.restarts, one.last_exit.unwrap().how), (1, Ended::Signal("SIGKILL".to_owned())));
+    daemon.wait_log("one: was killed by SIGKILL; starts again at once");
+    // Ordinary signals, and those that have no name.
+    kill(next, nix::libc::SIGSEGV);
+    let next = daemon.wait_replaced("one", next);
+    assert_eq!(daemon.child("one").last_exit.unwrap().how, Ended::Signal("SIGSEGV".to_owned()));
+    crate::daemon::send(next, 40);
+    daemon.wait_replaced("one", next);
+    let expected = format!("SIGRTMIN+{}", 40 - nix::libc::SIGRTMIN());
+    assert_eq!(daemon.child("one").last_exit.unwrap().how, Ended::Signal(expected));
+    daemon.stop();
+}
+
+#[test]
+fn starts_in_a_row_are_ever_further_apart() {
+    let mut daemon = Daemon::start(
+        r#"
+        [children.one]
+        command = ["sh", "-c", "date +%s%N >> starts; exit 1"]
+        backoff = { first = "0ms", factor = 3.0, max = "250ms" }
+        start_limit = { burst = 5, within = "60s" }
+        "#,
+    );
+    daemon.wait_child("one", ChildState::Failed);
+    let starts: Vec<u64> = daemon.read_text("starts").lines().map(|line| line.parse().unwrap()).collect();
+    assert_eq!(starts.len(), 5);
+    let gaps: Vec<u64> = starts.windows(2).map(|pair| (pair[1] - pair[0]) / 1_000_000).collect();
+    // At once, 100 ms, 300 ms cut to 250 ms, 250 ms; no earlier. A start itself takes a little.
+    let slack = 20;
+    assert!(gaps[1] + slack >= 100 && gaps[2] + slack >= 250 && gaps[3] + slack >= 250, "{gaps:?}");
+    daemon.wait_log("starts again at once");
+    daemon.wait_log("starts again in 0.1 s");
+    daemon.wait_log("starts again in 0.25 s");
+    daemon.stop();
+}
+
+#[test]
+fn a_child_that_dies_at_once_is_given_up_and_an_operator_starts_it_again() {
+    let mut daemon = Daemon::start(
+        r#"
+        [children.one]
+        command = ["sh", "-c", "echo start >> starts; test -e mended || exit 9; exec sleep 1000"]
+        backoff = { first = "1ms", factor = 1.0 }
+        start_limit = { burst = 4, within = "60s" }
+        "#,
+    );
+    let one = daemon.wait_child("one", ChildState::Failed);
+    assert_eq!(daemon.read_text("starts").lines().count(), 4);
+    assert_eq!((one.restarts, one.pid, one.last_exit.unwrap().how), (3, None, Ended::Code(9)));
+    let problem = one.problem.unwrap();
+    assert!(problem.contains("given up after 4 starts within 60 s; it exited with status 9"), "{problem}");
+
+    std::fs::write(daemon.path("mended"), "").unwrap();
+    daemon.done(&Request::Start { children: vec!["one".into()] });
+    let one = daemon.wait_child("one", ChildState::Up);
+    assert_eq!(one.problem, None);
+    // What was counted before no longer is: it may die three times more.
+    for _ in 0..3 {
+        let pid = daemon.child_pid("one");
+        kill(pid, nix::libc::SIGKILL);
+        daemon.wait_replaced("one", pid);
+    }
+    daemon.stop();
+}
+
+#[test]
+fn what_a_child_leaves_in_its_group_is_gone_before_the_next_one_starts() {
+    // The second incarnation can only have the lock when nobody of the first one lives.
+    let mut daemon = Daemon::start(
+        r#"
+        [children.one]
+        command = ["sh", "-c", """
+        exec 9>lock
+        flock -n 9 && echo free >> locks || echo taken >> locks
+        for n in 1 2 3 4 5 6 7 8; do sh -c "trap '' TERM HUP; sleep 1000; :" & done
+        echo >&$PLUMBD_READY_FD
+        wait
+        """]
+        ready = "fd"
+        backoff = { factor = 1.0, max = "0ms" }
+        start_limit = { burst = 1000, within = "60s" }
+        "#,
+    );
+    for _ in 0..10 {
+        let one = daemon.wait_child("one", ChildState::Up);
+        let pid = one.pid.unwrap();
+        let grandchildren = children_of(pid);
+        assert_eq!(grandchildren.len(), 8);
+        kill(pid, nix::libc::SIGKILL);
+        daemon.wait_replaced("one", pid);
+        assert!(grandchildren.into_iter().all(|pid| !alive(pid)));
+    }
+    assert_eq!(daemon.read_text("locks"), "free\n".repeat(11));
+    daemon.stop();
+}
+
+#[test]
+fn a_grandchild_that_left_the_group_is_reaped_and_killed_at_the_end() {
+    let mut daemon = Daemon::start(
+        r#"
+        [children.one]
+        command = ["sh", "-c", """
+        setsid sh -c 'trap "" TERM HUP; echo $$ >> strays; sleep 1000; :' &
+        sleep 1000
+        """]
+        "#,
+    );
+    let stray = |nth: usize| {
+        wait_for("a stray", || daemon.read_text("strays").lines().nth(nth).and_then(|line| line.parse::<i32>().ok()))
+    };
+    let first = stray(0);
+    let pid = daemon.child_pid("one");
+    kill(pid, nix::libc::SIGKILL);
+    daemon.wait_replaced("one", pid);
+    let second = stray(1);
+    assert!(alive(first), "it is none of its child's group");
+    wait_for("its parent is the supervisor", || children_of(daemon.pid()).contains(&first).then_some(()));
+    kill(first, nix::libc::SIGKILL);
+    wait_for("it is reaped", || (!std::path::Path::new(&format!("/proc/{first}")).exists()).then_some(()));
+    assert!(alive(second));
+    daemon.stop();
+    assert!(!alive(second));
+}
+
+#[test]
+fn a_child_that_ignores_its_stop_signal_is_killed_with_its_group() {
+    let mut daemon = Daemon::start(
+        r#"
+        [children.deaf]
+        command = ["sh", "-c", "trap '' TERM; sleep 1000 & echo >&$PLUMBD_READY_FD; while :; do sleep 1000; done"]
+        ready = "fd"
+        stop_timeout = "100ms"
+        [children.polite]
+        command = ["sh", "-c", "trap 'exit 5' QUIT; echo >&$PLUMBD_READY_FD; while :; do sleep 0.01; done"]
+        ready = "fd"
+        stop_signal = "SIGQUIT"
+        "#,
+    );
+    let group: Vec<i32> = children_of(daemon.child_pid("deaf")).into_iter().collect();
+    assert!(!group.is_empty());
+    daemon.done(&Request::Stop { children: vec!["deaf".into(), "polite".into()] });
+    let deaf = daemon.child("deaf");
+    assert_eq!(deaf.last_exit.unwrap().how, Ended::Signal("SIGKILL".to_owned()));
+    daemon.wait_log("deaf: did not stop within 0.1 s; killed");
+    assert!(group.into_iter().all(|pid| !alive(pid)));
+    assert_eq!(daemon.child("polite").last_exit.unwrap().how, Ended::Code(5));
+    daemon.stop();
+}
+
+#[test]
+fn a_stopped_process_can_be_stopped_for_good() {
+    let mut daemon = Daemon::start(
+        r#"
+        [children.one]
+        command = ["sleep", "1000"]
+        stop_timeout = "1000s"
+        "#,
+    );
+    kill(daemon.child_pid("one"), nix::libc::SIGSTOP);
+    daemon.done(&Request::Stop { children: vec!["one".into()] });
+    assert_eq!(daemon.child("one").last_exit.unwrap().how, Ended::Signal("SIGTERM".to_owned()));
+    daemon.stop();
+}
+
+#[test]
+fn one_that_writes_without_end_keeps_nobody_from_being_served() {
+    // The log goes into a pipe that nobody reads until the end.
+    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+    let mut daemon = Daemon::logging_to(
+        write,
+        r#"
+        [children.loud]
+        command = ["sh", "-c", "while :; do echo 'on and on and on and on and on and on and on'; done"]
+        [children.louder]
+        command = ["yes", "on and on and on and on and on and on"]
+        [children.quiet]
+        command = ["sleep", "1000"]
+        "#,
+    );
+    daemon.wait_state(DaemonState::Running);
+    wait_for("pressure: a log pipe is full, and who writes it waits", || {
+        let pid = daemon.child_pid("louder");
+        let text = std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
+        let state = crate::daemon::state(pid);
+        (text.contains("pipe") || state == Some('S')).then_some(())
+    });
+    let resident = |pid: i32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
+        text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    };
+    let before = resident(daemon.pid());
+    for _ in 0..100 {
+        let asked = Instant::now();
+        assert!(daemon.try_status().is_some());
+        assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    }
+    let pid = daemon.child_pid("quiet");
+    kill(pid, nix::libc::SIGKILL);
+    daemon.wait_replaced("quiet", pid);
+    let after = resident(daemon.pid());
+    assert!(after < before + (4 << 20), "{before} bytes became {after}");
+    drop(read);
+    daemon.stop();
+}
