@@ -4,7 +4,7 @@
 //! - [`render`], [`escape`], [`output`]: how a message stands in the file;
 //! - `batch`: one batch, step by step; `save`: its bytes into the file;
 //!   `recover`: what another incarnation had under way;
-//! - [`file`]: the message file; [`orders`]: signals and troubles.
+//! - [`mod@file`]: the message file; [`orders`]: signals and troubles.
 
 mod batch;
 pub mod escape;
