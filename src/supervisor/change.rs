@@ -29,6 +29,8 @@ use std::time::{Duration, Instant};
 
 /// How often to look whether a link that goes is empty: no event tells.
 const LOOK: Duration = Duration::from_millis(10);
+/// What children left behind has so long to die when it is killed at the end.
+const LAST_STRAYS: Duration = Duration::from_secs(5);
 /// How often a sink is started at the end to save what still waits for it.
 const DRAIN_STARTS: u32 = 5;
 
@@ -436,22 +438,21 @@ impl Supervisor {
     /// All children are down: nothing that plumbd started stays, and what
     /// nobody took is told.
     fn end_now(&mut self) {
-        let mut strays = 0;
+        if process::has_children() {
+            log::warn!("killing processes that children have left behind");
+        }
+        let deadline = Instant::now() + LAST_STRAYS;
         // Orphans become children of this process as their parents die.
-        for _ in 0..100 {
-            let children = process::own_children();
-            if children.is_empty() {
+        while process::has_children() {
+            if Instant::now() >= deadline {
+                log::error!("cannot kill everything that children have left behind");
                 break;
             }
-            strays += children.len();
-            children.into_iter().for_each(process::force);
+            process::own_children().into_iter().for_each(process::force);
             std::thread::sleep(Duration::from_millis(1));
             while let Ok(Some(pid)) = process::next_dead() {
                 let _reaped = process::reap(pid);
             }
-        }
-        if strays > 0 {
-            log::warn!("killed processes that children had left behind");
         }
         let lost: Vec<String> = self
             .links

@@ -302,6 +302,18 @@ pub fn signal_name(number: i32) -> String {
 /// # Errors
 /// From waitid(2); no children at all (ECHILD) is `Ok(None)`.
 pub fn next_dead() -> io::Result<Option<Pid>> {
+    match look_for_dead() {
+        Err(Errno::ECHILD) => Ok(None),
+        other => Ok(other?),
+    }
+}
+
+/// Whether this process has any children, dead ones included.
+pub fn has_children() -> bool {
+    look_for_dead() != Err(Errno::ECHILD)
+}
+
+fn look_for_dead() -> nix::Result<Option<Pid>> {
     #[allow(unsafe_code)]
     // SAFETY: a siginfo_t of zeros is a value of its type; waitid fills it.
     let (result, pid) = unsafe {
@@ -313,9 +325,8 @@ pub fn next_dead() -> io::Result<Option<Pid>> {
     match Errno::result(result) {
         Ok(_) if pid == 0 => Ok(None),
         Ok(_) => Ok(Some(Pid::from_raw(pid))),
-        Err(Errno::ECHILD) => Ok(None),
-        Err(Errno::EINTR) => next_dead(),
-        Err(e) => Err(e.into()),
+        Err(Errno::EINTR) => look_for_dead(),
+        Err(e) => Err(e),
     }
 }
 
@@ -391,8 +402,9 @@ pub fn become_subreaper() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
 }
 
-/// The processes whose parent is this one (proc_tid_children(5)). For the end
-/// of a supervisor, when none of its children is left that it knows.
+/// The processes whose parent is this one (proc_tid_children(5)); some may be
+/// missing while others die: [`has_children`] tells whether all are gone. For
+/// the end of a supervisor, when none of its children is left that it knows.
 pub fn own_children() -> Vec<Pid> {
     let path = format!("/proc/self/task/{}/children", nix::unistd::gettid());
     let text = std::fs::read_to_string(path).unwrap_or_default();
