@@ -4,7 +4,7 @@ use crate::load::generator::{Outcome, Plan, run};
 use crate::load::histogram::Histogram;
 use crate::rig::{self, Rig};
 use crate::table::{Table, at_least, median, micros, spread};
-use crate::{Options, roles};
+use crate::{Options, proc, roles};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, Stdio};
@@ -18,57 +18,72 @@ const WARM_UP: Duration = Duration::from_millis(200);
 /// How long echoes may take that are due at the end.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// What the rounds of one server came to.
+/// One server, and its rounds.
 struct Row {
     name: &'static str,
     wanted: Option<f64>,
-    rates: Vec<f64>,
-    ratios: Vec<f64>,
-    latency: Histogram,
+    rounds: Vec<Round>,
+}
+
+/// One server under one load.
+struct Round {
+    outcome: Outcome,
+    /// Requests a second of the yardstick, right before.
+    base: f64,
+    /// The server's processes, with the microseconds on a core that each took for a message.
+    costs: Vec<(String, f64)>,
+    /// What the message file holds.
+    file: String,
 }
 
 impl Row {
-    fn new(name: &'static str, wanted: Option<f64>) -> Row {
-        Row { name, wanted, rates: Vec::new(), ratios: Vec::new(), latency: Histogram::new() }
-    }
-
-    /// Counts a round, and returns its rate.
-    fn add(&mut self, outcome: &Outcome, yardstick: Option<f64>) -> f64 {
-        let rate = outcome.rate();
-        self.rates.push(rate);
-        self.ratios.push(rate / yardstick.unwrap_or(rate));
-        self.latency.merge(&outcome.latency);
-        rate
-    }
-
-    fn cells(&self) -> [String; 7] {
-        let quantile = |share| micros(self.latency.quantile(share));
+    fn cells(&self) -> [String; 8] {
+        let rates: Vec<f64> = self.rounds.iter().map(|round| round.outcome.rate()).collect();
+        let ratios: Vec<f64> = self.rounds.iter().zip(&rates).map(|(round, rate)| rate / round.base).collect();
+        let mut latency = Histogram::new();
+        self.rounds.iter().for_each(|round| latency.merge(&round.outcome.latency));
+        let quantile = |share| micros(latency.quantile(share));
         [
             self.name.to_owned(),
-            format!("{:.0}", median(&self.rates)),
-            self.wanted.map_or_else(String::new, |_| spread(&self.ratios)),
-            self.wanted.map_or_else(String::new, |wanted| at_least(wanted, median(&self.ratios))),
+            format!("{:.0}", median(&rates)),
+            self.wanted.map_or_else(String::new, |_| spread(&ratios)),
+            self.wanted.map_or_else(String::new, |wanted| at_least(wanted, median(&ratios))),
             quantile(0.5),
             quantile(0.99),
             quantile(0.999),
+            self.costs(),
         ]
+    }
+
+    /// `echo 4.9, logger 2.2`: medians, of each process.
+    fn costs(&self) -> String {
+        let Some(first) = self.rounds.first() else { return String::new() };
+        let of = |name: &str| {
+            let all = self.rounds.iter().flat_map(|round| &round.costs).filter(|(other, _)| other == name);
+            median(&all.map(|(_, cost)| *cost).collect::<Vec<f64>>())
+        };
+        let costs = first.costs.iter().map(|(name, _)| format!("{name} {:.1}", of(name)));
+        costs.collect::<Vec<String>>().join(", ")
     }
 }
 
 /// Runs all rounds and prints the table.
 pub(crate) fn measure(options: &Options) -> Result<(), String> {
-    let mut yardstick = Row::new("yardstick", None);
-    let mut rows = MODES.map(|(mode, wanted)| Row::new(mode, Some(wanted)));
-    for round in 1..=options.rounds {
-        let base = yardstick.add(&measure_yardstick(options)?, None);
+    let mut yardstick = Row { name: "yardstick", wanted: None, rounds: Vec::new() };
+    let mut rows = MODES.map(|(name, wanted)| Row { name, wanted: Some(wanted), rounds: Vec::new() });
+    for number in 1..=options.rounds {
         for row in &mut rows {
-            let (outcome, file) = measure_plumbd(options, row.name)?;
-            row.add(&outcome, Some(base));
-            println!("round {round}, {}: message file: {file}", row.name);
+            // Each has a yardstick of its own: what else the machine does changes from one second to the next.
+            let base = measure_yardstick(options)?;
+            let round = measure_plumbd(options, row.name, base.outcome.rate())?;
+            yardstick.rounds.push(base);
+            println!("round {number}, {}: message file: {}", row.name, round.file);
+            row.rounds.push(round);
         }
     }
     println!();
-    let mut table = Table::new(&["echo", "requests/s", "of yardstick", "wanted", "p50", "p99", "p99.9"]);
+    let heads = ["echo", "requests/s", "of yardstick", "wanted", "p50", "p99", "p99.9", "us on a core/request"];
+    let mut table = Table::new(&heads);
     for row in std::iter::once(&yardstick).chain(&rows) {
         table.row(row.cells());
     }
@@ -141,20 +156,31 @@ fn whole(outcome: Outcome) -> Result<Outcome, String> {
     Ok(outcome)
 }
 
-fn measure_plumbd(options: &Options, echo_after: &str) -> Result<(Outcome, String), String> {
+fn measure_plumbd(options: &Options, echo_after: &str, base: f64) -> Result<Round, String> {
     let address = rig::free_address()?;
     let mut rig = Rig::start(rig::folder()?, &configuration(options, address, echo_after))?;
     rig.wait_for_address(address)?;
     let (warm_up, measured) = load(options, address).map_err(|why| rig.complaint(&format!("{echo_after}: {why}")))?;
+    let costs = costs(&rig.processes(), &[&warm_up, &measured]);
     rig.stop()?;
     let sent = [warm_up.connections, measured.connections.clone()].concat();
     let file = rig.check(&rig.path("messages"), options.format, &sent)?;
-    Ok((measured, file))
+    Ok(Round { outcome: measured, base, costs, file })
 }
 
-fn measure_yardstick(options: &Options) -> Result<Outcome, String> {
+fn measure_yardstick(options: &Options) -> Result<Round, String> {
     let yardstick = Yardstick::start()?;
-    Ok(load(options, yardstick.address)?.1)
+    let (warm_up, measured) = load(options, yardstick.address)?;
+    let costs = costs(&[(yardstick.process.id(), "yardstick".to_owned())], &[&warm_up, &measured]);
+    let base = measured.rate();
+    Ok(Round { outcome: measured, base, costs, file: String::new() })
+}
+
+/// Microseconds on a core, for each process, for a message of its whole life.
+fn costs(processes: &[(u32, String)], loads: &[&Outcome]) -> Vec<(String, f64)> {
+    let messages: u64 = loads.iter().map(|load| load.echoed()).sum();
+    let cost = |pid| proc::time_on_core(pid).as_secs_f64() * 1e6 / messages.max(1) as f64;
+    processes.iter().map(|(pid, name)| (name.clone(), cost(*pid))).collect()
 }
 
 /// The yardstick as a process of its own, which ends with its standard input.

@@ -3,16 +3,18 @@
 use std::fs;
 use std::path::Path;
 
-/// Kernel, processor, cores, and the file system that the message files are on.
+/// Kernel, processor, cores, the file system that the message files are on, and
+/// how busy the machine is besides: above a few tenths, figures are worth little.
 pub(crate) fn description() -> String {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     format!(
-        "Linux {} {}, {}, {cores} cores, message files on {}",
+        "Linux {} {}, {}, {cores} cores, message files on {}, load average {}",
         kernel.trim(),
         std::env::consts::ARCH,
         processor().unwrap_or_else(|| "unknown processor".to_owned()),
         file_system(Path::new(super::rig::FOLDER)).unwrap_or_else(|| "an unknown file system".to_owned()),
+        fs::read_to_string("/proc/loadavg").unwrap_or_default().split(' ').next().unwrap_or_default(),
     )
 }
 

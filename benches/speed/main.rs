@@ -2,7 +2,8 @@
 //!
 //! - [`echo`]: requests a second, against an echo server that saves nothing;
 //! - [`logger`]: lines from a pipe, against `cat >file`;
-//! - [`supervisor`]: its memory, its idleness, and how fast it replaces a child.
+//! - [`replacement`]: from a child's death to the next one's first act;
+//! - [`idle`]: memory after a load, and wake-ups while nothing happens.
 //!
 //! Every message file is compared with what was sent. Figures don't fail the
 //! benchmark; a message that is lost, doubled, torn or forged does.
@@ -11,12 +12,13 @@
 mod load;
 
 mod echo;
+mod idle;
 mod logger;
 mod machine;
 mod proc;
+mod replacement;
 mod rig;
 mod roles;
-mod supervisor;
 mod table;
 
 use clap::{Parser, ValueEnum};
@@ -35,10 +37,10 @@ struct Options {
     #[arg(long)]
     quick: bool,
     /// Rounds; ratios are medians over them
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Seconds of load a round
-    #[arg(long, default_value_t = 3.0)]
+    #[arg(long, default_value_t = 2.0)]
     seconds: f64,
     /// Connections of the load
     #[arg(long, default_value_t = 50)]
@@ -69,8 +71,10 @@ enum Part {
     Echo,
     /// Lines from a pipe
     Logger,
-    /// Memory, idleness, replacement of a child
-    Supervisor,
+    /// From a child's death to its replacement
+    Replacement,
+    /// Memory, and wake-ups while nothing happens
+    Idle,
 }
 
 fn format(name: &str) -> Result<Format, String> {
@@ -116,14 +120,18 @@ fn measure(mut options: Options) -> Result<(), String> {
     }
     options.rounds = options.rounds.max(1);
     println!("{}\n", machine::description());
-    if options.wants(Part::Echo) {
-        echo::measure(&options)?;
+    let parts = [
+        (Part::Echo, echo::measure as fn(&Options) -> Result<(), String>),
+        (Part::Logger, logger::measure),
+        (Part::Replacement, replacement::measure),
+        (Part::Idle, idle::measure),
+    ];
+    // What fails in one part is told, and the others are measured all the same.
+    let mut failures = Vec::new();
+    for (part, measure) in parts {
+        if options.wants(part) {
+            failures.extend(measure(&options).err());
+        }
     }
-    if options.wants(Part::Logger) {
-        logger::measure(&options)?;
-    }
-    if options.wants(Part::Supervisor) {
-        supervisor::measure(&options)?;
-    }
-    Ok(())
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
 }

@@ -1,6 +1,7 @@
 //! What the kernel tells of a process (proc(5)).
 
 use std::fs;
+use std::time::Duration;
 
 /// Ids of the processes whose parent is `parent`, with what they run.
 pub(crate) fn children(parent: u32) -> Vec<(u32, String)> {
@@ -24,6 +25,12 @@ pub(crate) fn status(pid: u32, field: &str) -> Option<String> {
 /// A process's share of its resident pages, `1234 kB`: a page that n processes have counts 1/n.
 pub(crate) fn proportional_size(pid: u32) -> Option<String> {
     value(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?, "Pss:")
+}
+
+/// How long a process of one thread was on a core.
+pub(crate) fn time_on_core(pid: u32) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+    Duration::from_nanos(text.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0))
 }
 
 /// How often a process was given a core after it had waited or had been interrupted.

@@ -2,6 +2,7 @@
 
 use crate::load::checker::{self, Format};
 use crate::load::generator::Connection;
+use crate::proc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
@@ -67,6 +68,16 @@ impl Rig {
     /// The supervisor's process id.
     pub(crate) fn pid(&self) -> u32 {
         self.supervisor.id()
+    }
+
+    /// The supervisor and its children: process ids, and the plugins' names.
+    pub(crate) fn processes(&self) -> Vec<(u32, String)> {
+        let mut children: Vec<_> = proc::children(self.pid())
+            .into_iter()
+            .map(|(pid, command)| (pid, command.rsplit(' ').next().unwrap_or_default().to_owned()))
+            .collect();
+        children.sort_by(|(_, a), (_, b)| a.cmp(b));
+        [vec![(self.pid(), "supervisor".to_owned())], children].concat()
     }
 
     /// A path in its folder.

@@ -9,13 +9,13 @@
 //! so a batch under way can be promised to another file, or another place in
 //! it, in one store.
 
+use super::words::Words;
 use crate::sys::map::{PAGE, SharedMap};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A file, whatever its name is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl Intent {
             _ => return Found::Nothing,
         };
         let words: [u64; 7] = std::array::from_fn(|i| self.get(at + i));
-        if self.get(at + 7) != crc(&words) {
+        if self.get(at + 7) != self.words().crc(at..at + 7) {
             return Found::Nothing;
         }
         let [batch, device, inode, offset, length, ..] = words;
@@ -124,9 +124,7 @@ impl Intent {
 
     /// Makes the header a new one, with nothing under way.
     pub fn reset(&self) {
-        for word in &self.words()[PHASE..] {
-            word.store(0, Ordering::Release);
-        }
+        (PHASE..WORDS).for_each(|word| self.set(word, 0));
         self.set(HEADER, MAGIC);
     }
 
@@ -141,7 +139,7 @@ impl Intent {
         for (i, word) in words.into_iter().enumerate() {
             self.set(at + i, word);
         }
-        self.set(at + 7, crc(&words));
+        self.set(at + 7, self.words().crc(at..at + 7));
         // From this store on, the batch will be in the file.
         self.set(PHASE, slot as u64);
     }
@@ -199,16 +197,16 @@ impl Intent {
         Ok(names(path, FileId::of(&self.file.metadata()?)))
     }
 
-    fn words(&self) -> &[AtomicU64] {
-        self.map.words(WORDS)
+    fn words(&self) -> Words<'_> {
+        Words(self.map.words(WORDS))
     }
 
     fn get(&self, word: usize) -> u64 {
-        self.words()[word].load(Ordering::Acquire)
+        self.words().get(word)
     }
 
     fn set(&self, word: usize, value: u64) {
-        self.words()[word].store(value, Ordering::Release);
+        self.words().set(word, value);
     }
 }
 
@@ -230,14 +228,6 @@ fn map(file: &File, body: usize) -> io::Result<SharedMap> {
     SharedMap::new(file, len)
 }
 
-fn crc(words: &[u64; 7]) -> u64 {
-    let mut crc = crc32fast::Hasher::new();
-    for word in words {
-        crc.update(&word.to_le_bytes());
-    }
-    u64::from(crc.finalize())
-}
-
 /// Which boot of which machine this is (random(4)).
 fn boot_id() -> io::Result<[u64; 2]> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
@@ -249,6 +239,7 @@ fn boot_id() -> io::Result<[u64; 2]> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::words::tests::killed_after;
     use super::*;
 
     fn promise(batch: u64) -> Promise {
@@ -293,6 +284,24 @@ mod tests {
         assert_eq!(intent.found(), Found::Writing(moved));
         intent.promise(&promise(5));
         assert_eq!(intent.found(), Found::Writing(promise(5)));
+    }
+
+    #[test]
+    fn whichever_store_was_the_last_one_promise_counts_whole() {
+        for stores in 0.. {
+            let folder = tempfile::tempdir().unwrap();
+            let intent = open(&folder);
+            intent.reset();
+            let first = killed_after(stores, || intent.promise(&promise(5)));
+            assert_eq!(intent.found(), if first { Found::Idle } else { Found::Writing(promise(5)) });
+            intent.promise(&promise(5));
+            let moved = Promise { offset: 7, ..promise(5) };
+            let again = killed_after(stores, || intent.promise(&moved));
+            assert_eq!(intent.found(), Found::Writing(if again { promise(5) } else { moved }));
+            if !again {
+                return;
+            }
+        }
     }
 
     #[test]

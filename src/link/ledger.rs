@@ -4,18 +4,15 @@
 //! message that is not whole yet, taken out of staging and set aside here. (If
 //! they stayed in staging, a source that writes a byte at a time would fill
 //! every slot of that pipe with a message that could then never end.)
-//!
-//! Stores to the page are in program order, and SIGKILL takes none back, so
-//! what the next sink finds is always some prefix of what this one did.
 
 use super::intent::FileId;
 use super::record::Ack;
+use super::words::Words;
 use crate::sys::map::{self, SharedMap};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How many bytes of an unfinished message a sink may set aside: more than the
 /// longest message takes as records.
@@ -102,9 +99,7 @@ impl Ledger {
         match ledger.get(VERSION) {
             LAYOUT => ledger.check()?,
             0 => {
-                for word in &ledger.words()[1..] {
-                    word.store(0, Ordering::Release);
-                }
+                (PHASE..WORDS).for_each(|word| ledger.set(word, 0));
                 ledger.set(VERSION, LAYOUT);
             }
             other => return Err(format!("cannot use a ledger: it has layout {other}, not {LAYOUT}")),
@@ -217,23 +212,19 @@ impl Ledger {
     }
 
     fn crc(&self) -> u64 {
-        let mut crc = crc32fast::Hasher::new();
-        for word in CHECKED {
-            crc.update(&self.get(word).to_le_bytes());
-        }
-        u64::from(crc.finalize())
+        self.words().crc(CHECKED)
     }
 
-    fn words(&self) -> &[AtomicU64] {
-        self.page.words(WORDS)
+    fn words(&self) -> Words<'_> {
+        Words(self.page.words(WORDS))
     }
 
     fn get(&self, word: usize) -> u64 {
-        self.words()[word].load(Ordering::Acquire)
+        self.words().get(word)
     }
 
     fn set(&self, word: usize, value: u64) {
-        self.words()[word].store(value, Ordering::Release);
+        self.words().set(word, value);
     }
 }
 
@@ -251,6 +242,7 @@ fn area(word: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::words::tests::killed_after;
     use super::*;
     use proptest::prelude::*;
 
@@ -321,6 +313,41 @@ mod tests {
         ledger.prepare(&Batch { last: Ack { epoch: 0, sequence: 0 }, ..batch(2) }, b"", 0).unwrap();
         ledger.consumed();
         assert_eq!(ledger.done(), Some(Ack { epoch: 7, sequence: 1 }));
+    }
+
+    /// Everything that a batch does to the ledger, from the start or from what
+    /// another left.
+    fn go_on(ledger: &Ledger) {
+        match ledger.phase() {
+            Phase::Idle if ledger.done_batch() == 2 => return,
+            Phase::Idle => ledger.prepare(&batch(2), b"new carry", 0).unwrap(),
+            Phase::Prepared(found) | Phase::Consuming { batch: found, .. } => assert_eq!(found, batch(2)),
+        }
+        ledger.consuming(12);
+        ledger.consumed();
+    }
+
+    #[test]
+    fn whichever_store_was_the_last_the_next_sink_can_go_on() {
+        for stores in 0.. {
+            let (ledger, file) = ledger();
+            ledger.prepare(&batch(1), b"old", 0).unwrap();
+            ledger.consumed();
+            let killed = killed_after(stores, || go_on(&ledger));
+            let next = again(&file).unwrap();
+            let is_done = next.phase() == Phase::Idle && next.done_batch() == 2;
+            if !is_done {
+                // While it is consuming, what the batch leaves may stand already.
+                assert!(carry(&next) == b"old" || matches!(next.phase(), Phase::Consuming { .. }), "{stores}");
+                go_on(&next);
+            }
+            assert_eq!((next.phase(), next.done_batch()), (Phase::Idle, 2), "{stores}");
+            assert_eq!((carry(&next).as_slice(), next.done()), (&b"new carry"[..], Some(batch(2).last)), "{stores}");
+            if !killed {
+                assert!(stores > 10);
+                return;
+            }
+        }
     }
 
     proptest! {

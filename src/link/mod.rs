@@ -14,6 +14,7 @@ pub mod intent;
 pub mod ledger;
 pub mod record;
 pub mod replies;
+mod words;
 
 use crate::sys::pipe::{self, Pipe};
 use handover::Protocol;

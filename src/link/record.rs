@@ -65,7 +65,9 @@ impl Flags {
     pub const MORE: Flags = Flags(4);
     /// Acknowledge only what is on the disk.
     pub const SYNC: Flags = Flags(8);
-    const ALL: u8 = 15;
+    /// No acknowledgement is wanted: that it is in the queue is enough.
+    pub const QUIET: Flags = Flags(16);
+    const ALL: u8 = 31;
 
     /// Whether every flag of `other` is set.
     pub const fn has(self, other: Flags) -> bool {

@@ -237,7 +237,7 @@ fn a_full_disk_is_waited_for_and_said() {
 #[test]
 #[ignore = "needs strace, run by .ci/run"]
 fn a_logger_that_is_stopped_on_a_full_disk_leaves_the_rest_to_the_next() {
-    for from in [1, 2, 3] {
+    for from in [1, 2] {
         let mut rig = full_rig(COUNT);
         let logger = start_failing(&rig, &format!("pwrite64:error=ENOSPC:when={from}+"));
         rig.wait_notified("X_PLUMBD_PROBLEM=cannot write to");
@@ -272,10 +272,10 @@ fn a_disk_that_is_really_full_holds_the_sources_until_there_is_room() {
     let mut rig = Rig::with("raw", Lines);
     let disk = rig.folder.path().join("disk");
     std::fs::create_dir(&disk).unwrap();
-    mount(Some("tmpfs"), &disk, Some("tmpfs"), MsFlags::empty(), Some("size=4m")).unwrap();
+    mount(Some("tmpfs"), &disk, Some("tmpfs"), MsFlags::empty(), Some("size=8m")).unwrap();
     rig.settings["file"] = disk.join("m.log").to_str().unwrap().into();
     let filler = disk.join("filler");
-    std::fs::write(&filler, vec![0; 1_800_000]).unwrap();
+    std::fs::write(&filler, vec![0; 5_800_000]).unwrap();
     let queue = rig.links[0].source();
     let writer = std::thread::spawn(move || write_all(Lines, queue, 20_000, &mut Dice(5)));
     let logger = rig.start();

@@ -26,7 +26,7 @@ pub(super) enum Form {
     Records {
         /// The running instance.
         epoch: u64,
-        /// SYNC, or none.
+        /// SYNC, QUIET or none.
         flags: Flags,
     },
 }

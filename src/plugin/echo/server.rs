@@ -100,7 +100,11 @@ impl Server {
         let epoch = epoch(time);
         let (form, replies, sink) = match start.links.outbound {
             Some(link) if link.protocol == Protocol::Records => {
-                let flags = if settings.echo_after == EchoAfter::Synced { Flags::SYNC } else { Flags::default() };
+                let flags = match settings.echo_after {
+                    EchoAfter::Queued => Flags::QUIET,
+                    EchoAfter::Saved => Flags::default(),
+                    EchoAfter::Synced => Flags::SYNC,
+                };
                 (Form::Records { epoch, flags }, link.replies, link.to)
             }
             Some(link) => (Form::Lines, None, link.to),

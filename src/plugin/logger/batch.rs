@@ -6,7 +6,7 @@ use super::output::Output;
 use super::save::batch_id;
 use super::settings::Sync;
 use super::source::BATCH_BYTES;
-use super::{BATCHES, BYTES, GARBAGE, INCOMPLETE, Logger, MESSAGES};
+use super::{BATCHES, BYTES, GARBAGE, INCOMPLETE, LARGE, Logger, MESSAGES, STREAM};
 use crate::link::intent::Promise;
 use crate::link::ledger::Batch;
 use crate::link::record::Ack;
@@ -48,6 +48,10 @@ impl Logger {
             }
         }
         self.count();
+        let now = std::time::Instant::now();
+        let awaited = self.sources.iter().any(|source| source.taking.is_some_and(|taking| taking.last.epoch != 0));
+        self.may_gather = !awaited && length < LARGE && now - self.batch_at < STREAM;
+        self.batch_at = now;
         self.check_names()
     }
 

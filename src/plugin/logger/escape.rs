@@ -21,7 +21,7 @@ pub fn escape(message: &[u8], out: &mut Output<'_>) {
 }
 
 /// Whether it is printable ASCII without a backslash, as most is.
-fn is_plain(message: &[u8]) -> bool {
+pub(super) fn is_plain(message: &[u8]) -> bool {
     // Whole blocks without a branch a byte, which the compiler makes vectors of.
     let plain = |&byte: &u8| (0x20..0x7f).contains(&byte) & (byte != b'\\');
     message.chunks(64).all(|block| block.iter().map(plain).fold(true, |all, one| all & one))

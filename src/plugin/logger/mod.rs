@@ -4,7 +4,7 @@
 //! - [`render`], [`escape`], [`output`]: how a message stands in the file;
 //! - `batch`: one batch, step by step; `save`: its bytes into the file;
 //!   `recover`: what another incarnation had under way;
-//! - [`file`]: the message file; [`orders`]: signals and troubles.
+//! - [`mod@file`]: the message file; [`orders`]: signals and troubles.
 
 mod batch;
 pub mod escape;
@@ -42,6 +42,14 @@ const BATCHES: usize = 2;
 const SYNCS: usize = 3;
 const INCOMPLETE: usize = 4;
 const GARBAGE: usize = 5;
+
+/// A batch that follows another this soon is one of a stream.
+const STREAM: Duration = Duration::from_millis(2);
+/// Batches of a stream that nobody waits for are let gather so long: what is in
+/// a queue is safe there, and a batch costs the same whether it is small or large.
+const GATHER: Duration = Duration::from_micros(500);
+/// A batch of so many bytes is large enough.
+const LARGE: usize = 64 * 1024;
 
 /// How many bytes the intent file's body has: a batch, and the longest line
 /// that may come on top of it, in any format.
@@ -83,6 +91,10 @@ struct Logger {
     /// When what is in the file must be on the disk.
     sync_at: Option<Instant>,
     names_checked: Instant,
+    /// When the last batch was saved.
+    batch_at: Instant,
+    /// Whether the next one may be let gather.
+    may_gather: bool,
 }
 
 impl Logger {
@@ -124,6 +136,8 @@ impl Logger {
             turn,
             sync_at,
             names_checked,
+            batch_at: names_checked,
+            may_gather: false,
         })
     }
 
@@ -160,6 +174,14 @@ impl Logger {
         } else {
             self.sync_at.map(|at| at.saturating_duration_since(Instant::now()))
         };
+        if std::mem::take(&mut self.may_gather) && !busy {
+            // A signal cuts it short.
+            let _rest = nix::time::clock_nanosleep(
+                nix::time::ClockId::CLOCK_MONOTONIC,
+                nix::time::ClockNanosleepFlags::empty(),
+                &GATHER.into(),
+            );
+        }
         for wakeup in wakeups.wait(timeout).map_err(|e| format!("cannot poll: {e}"))? {
             match wakeup {
                 Wakeup::Signal => self.orders.collect(),

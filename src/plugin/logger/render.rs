@@ -1,6 +1,6 @@
 //! How a message stands in the message file: section 4 of the manual.
 
-use super::escape::{GROWTH, escape, hex};
+use super::escape::{GROWTH, escape, hex, is_plain};
 use super::output::Output;
 use super::settings::Format;
 use crate::link::record::Peer;
@@ -101,6 +101,9 @@ const JSON_GROWTH: usize = 6;
 /// What stands in a JSON string (RFC 8259): besides what must be escaped there,
 /// DEL and C1 are, for the sake of terminals.
 fn json_text(text: &str, out: &mut Output<'_>) {
+    if is_plain(text.as_bytes()) && memchr::memchr(b'"', text.as_bytes()).is_none() {
+        return out.put(text.as_bytes());
+    }
     let mut kept = 0;
     for (at, char) in text.char_indices() {
         if char != '"' && char != '\\' && !char.is_control() {

@@ -128,7 +128,9 @@ fn gather_records(
                 let message = Message { time: head.time, child: &intake.from, peer: Some(head.peer), bytes, more };
                 renderer.render(&message, out);
                 taking.upto += len;
-                taking.last = Ack { epoch: head.epoch, sequence: head.sequence };
+                if !head.flags.has(Flags::QUIET) {
+                    taking.last = Ack { epoch: head.epoch, sequence: head.sequence };
+                }
                 tally.messages += 1;
                 tally.bytes += bytes.len() as u64;
                 tally.sync |= sync;

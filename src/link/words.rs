@@ -1,0 +1,56 @@
+//! Words of 8 bytes in memory that outlives the process.
+//!
+//! Stores are in program order, and SIGKILL takes none back: what another
+//! process finds is some prefix of what this one did.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Some words.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Words<'a>(pub(super) &'a [AtomicU64]);
+
+impl Words<'_> {
+    pub(super) fn get(self, at: usize) -> u64 {
+        self.0[at].load(Ordering::Acquire)
+    }
+
+    pub(super) fn set(self, at: usize, value: u64) {
+        #[cfg(test)]
+        if tests::is_dead() {
+            return;
+        }
+        self.0[at].store(value, Ordering::Release);
+    }
+
+    /// The CRC-32 of some of them.
+    pub(super) fn crc(self, of: impl IntoIterator<Item = usize>) -> u64 {
+        let mut crc = crc32fast::Hasher::new();
+        for at in of {
+            crc.update(&self.get(at).to_le_bytes());
+        }
+        u64::from(crc.finalize())
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::cell::Cell;
+
+    thread_local! {
+        /// How many stores this process lives yet; below zero: one was lost.
+        static LEFT: Cell<i64> = const { Cell::new(i64::MAX) };
+    }
+
+    pub(super) fn is_dead() -> bool {
+        LEFT.set(LEFT.get() - 1);
+        LEFT.get() < 0
+    }
+
+    /// Does something as a process that is killed after so many stores.
+    /// Whether it was killed.
+    pub(crate) fn killed_after(stores: i64, work: impl FnOnce()) -> bool {
+        LEFT.set(stores);
+        work();
+        LEFT.replace(i64::MAX) < 0
+    }
+}
