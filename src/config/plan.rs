@@ -239,17 +239,23 @@ fn plugin_at_sink(model: &Model, link: &super::model::Link) -> Option<&'static s
     }
 }
 
+/// A link as one of its ends sees it: whether it goes out, the other end, and
+/// what both must agree on.
+type End = (bool, String, (String, Option<&'static str>));
+
+fn ends_of(model: &Model, name: &str) -> Vec<End> {
+    let of = model.links.iter().filter(|link| link.from == name || link.to == name);
+    of.map(|link| {
+        let out = link.from == name;
+        let other = if out { link.to.clone() } else { link.from.clone() };
+        (out, other, (format!("{:?}", link.protocol).to_lowercase(), plugin_at_sink(model, link)))
+    })
+    .collect()
+}
+
 /// Why a child's links, which it gets as descriptors when it starts, are others.
 fn linked(old: &Model, new: &Model, name: &str) -> Vec<String> {
-    let ends = |model: &Model| -> Vec<(bool, String, (String, Option<&'static str>))> {
-        let of = model.links.iter().filter(|link| link.from == name || link.to == name);
-        of.map(|link| {
-            let out = link.from == name;
-            let other = if out { link.to.clone() } else { link.from.clone() };
-            (out, other, (format!("{:?}", link.protocol).to_lowercase(), plugin_at_sink(model, link)))
-        })
-        .collect()
-    };
+    let ends = |model| ends_of(model, name);
     let (before, after) = (ends(old), ends(new));
     let word = |out: bool| if out { "to" } else { "from" };
     let come = after.iter().filter(|end| !before.contains(end)).map(|(out, other, (protocol, _))| {

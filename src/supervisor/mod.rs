@@ -1,8 +1,8 @@
 //! The supervisor: one thread, one loop, never blocks.
 //!
-//! Everything that happens is an event of [`poll`]: a signal, a deadline, a
-//! descriptor. Deciding is apart from doing: [`child`] and [`backoff`] are pure;
-//! [`core`] does what they say.
+//! Everything that happens is an event of `poll`: a signal, a deadline, a
+//! descriptor. Deciding is apart from doing: `child` and `backoff` are pure;
+//! `core` does what they say.
 //!
 //! | file | what is there |
 //! |---|---|
