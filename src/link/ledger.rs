@@ -11,7 +11,7 @@ use super::words::Words;
 use crate::sys::map::{self, SharedMap};
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 /// How many bytes of an unfinished message a sink may set aside: more than the
@@ -225,6 +225,35 @@ impl Ledger {
 
     fn set(&self, word: usize, value: u64) {
         self.words().set(word, value);
+    }
+}
+
+/// What whoever holds a ledger sees of it, and has no part in.
+#[derive(Debug)]
+pub struct View {
+    map: SharedMap,
+}
+
+impl View {
+    /// Looks at a ledger.
+    ///
+    /// # Errors
+    /// It is no memory file of [`create`]'s; ENOMEM.
+    pub fn open(fd: impl AsFd) -> io::Result<View> {
+        Ok(View { map: SharedMap::new(fd, map::PAGE)? })
+    }
+
+    /// The batch that the sink took last; it changes with each.
+    pub fn batch(&self) -> u64 {
+        Words(self.map.words(WORDS)).get(BATCH)
+    }
+
+    /// How many bytes the sink took out of the link and has not saved: the
+    /// beginning of a message.
+    pub fn carried(&self) -> usize {
+        let length = carry_len(Words(self.map.words(WORDS)).get(CARRY));
+        // What makes no sense is refused by the sink, not here.
+        if length <= CARRY_MAX { length } else { 0 }
     }
 }
 

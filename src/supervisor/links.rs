@@ -3,15 +3,14 @@
 
 use crate::config::model::{Link as Config, Model, Program};
 use crate::link::handover::Protocol;
+use crate::link::ledger::View;
 use crate::link::{Intake, Link};
 use crate::plugin;
-use crate::sys::map::{PAGE, SharedMap};
 use crate::sys::pipe::{self, Pipe};
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// A link and its kernel objects.
@@ -34,7 +33,7 @@ pub struct Held {
 pub struct HeldIntake {
     /// The sink's.
     pub intake: Intake,
-    page: SharedMap,
+    view: View,
 }
 
 /// A queue: what the source writes and the sink reads.
@@ -230,9 +229,13 @@ impl Links {
         self.ending(sink, new, live).map(|held| self.queued(held)).sum()
     }
 
-    /// Bytes that wait in a link: in its queue and in staging.
+    /// Bytes that wait in a link: in its queue, in staging, and carried over in
+    /// the ledger.
     pub fn queued(&self, held: &Held) -> usize {
-        let staged = held.intake.as_ref().map_or(0, |intake| pipe::bytes_in(&intake.intake.staging.read).unwrap_or(0));
+        let staged = held
+            .intake
+            .as_ref()
+            .map_or(0, |held| pipe::bytes_in(&held.intake.staging.read).unwrap_or(0) + held.view.carried());
         pipe::bytes_in(&self.queue(held).read).unwrap_or(0) + staged
     }
 
@@ -244,7 +247,7 @@ impl Links {
         let mut answers = Vec::with_capacity(queued.len());
         for (held, queued) in self.held.iter_mut().zip(queued) {
             // Another batch, or, where nobody tells, another number of bytes.
-            let taken = held.intake.as_ref().map_or(queued as u64, HeldIntake::taken);
+            let taken = held.intake.as_ref().map_or(queued as u64, |intake| intake.view.batch());
             held.seen = match held.seen {
                 _ if queued == 0 => None,
                 Some((since, before)) if before == taken => Some((since, taken)),
@@ -271,12 +274,7 @@ fn resize(held: &Held, queue: &OwnedFd, capacity: usize) {
 
 impl HeldIntake {
     fn new(intake: Intake) -> io::Result<HeldIntake> {
-        let page = SharedMap::new(&intake.ledger, PAGE)?;
-        Ok(HeldIntake { intake, page })
-    }
-
-    /// The batch that the sink took last; it changes with each.
-    fn taken(&self) -> u64 {
-        self.page.words(3)[2].load(Ordering::Relaxed)
+        let view = View::open(&intake.ledger)?;
+        Ok(HeldIntake { intake, view })
     }
 }

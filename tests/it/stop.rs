@@ -298,3 +298,27 @@ fn strays_of_a_child_do_not_outlive_the_daemon() {
     daemon.stop();
     assert!(below.iter().all(|&pid| !alive(pid)));
 }
+
+#[test]
+fn half_a_line_that_a_stopped_logger_had_set_aside_is_saved_at_the_end() {
+    let mut daemon = Daemon::start(
+        r#"
+        [children.source]
+        command = ["sh", "-c", "printf half; exec sleep 1000"]
+        [children.logger]
+        plugin = "logger"
+        [children.logger.settings]
+        file = "messages.log"
+        format = "raw"
+        [[links]]
+        from = "source"
+        to = "logger"
+        "#,
+    );
+    wait_for("half a line waits", || (daemon.link("source", "logger").queued_bytes == 4).then_some(()));
+    let stop = Request::Stop { children: vec!["logger".to_owned()] };
+    assert_eq!(daemon.ask(&stop).0, 0);
+    assert_eq!(daemon.read_text("messages.log"), "");
+    daemon.stop();
+    assert_eq!(daemon.read_text("messages.log"), "half\n");
+}
