@@ -18,6 +18,7 @@ fn config(umask: &str) -> String {
         [children.server]
         command = ["sh", "-c", "(setsid true &); echo >&$PLUMBD_READY_FD; exec sleep 1000"]
         ready = "fd"
+        ready_timeout = "1000s"
         umask = "{umask}"
         listen = ["tcp://127.0.0.1:{}", "tcp://127.0.0.1:{}"]
         {often}
