@@ -151,6 +151,9 @@ impl Supervisor {
         let Some(child) = self.child(name) else {
             return Start::Bad("it is no longer there".to_owned());
         };
+        if let Some(why) = child.stuck() {
+            return Start::Bad(why.to_owned());
+        }
         let machine = &child.machine;
         let why = || {
             machine.problem.clone().unwrap_or_else(|| match machine.last_exit {

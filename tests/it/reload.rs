@@ -416,3 +416,26 @@ fn a_reload_whose_new_child_does_not_start_says_so() {
     assert_eq!(daemon.child_pid("one"), one);
     daemon.stop();
 }
+
+#[test]
+fn a_child_that_is_stuck_at_its_start_does_not_keep_the_next_reload_waiting() {
+    let logger = |file: &str| {
+        format!(
+            "[children.source]\n{SLEEP}[children.logger]\nplugin = \"logger\"\nready_timeout = \"1s\"\n\
+             settings = {{ file = \"{file}\" }}\n[[links]]\nfrom = \"source\"\nto = \"logger\"\n"
+        )
+    };
+    let mut daemon = Daemon::start(&logger("one"));
+    let taken = std::fs::File::create(daemon.path("two")).unwrap();
+    let taken = nix::fcntl::Flock::lock(taken, nix::fcntl::FlockArg::LockExclusiveNonblock).unwrap();
+    daemon.configure(&logger("two"));
+    let (status, _, err) = daemon.ask(&Request::Reload);
+    assert_eq!(status, 1);
+    assert!(err.contains("cannot start logger: cannot open") && err.contains("locked"), "{err}");
+    // It goes on trying, and another reload is possible meanwhile.
+    assert_eq!(daemon.child("logger").state, ChildState::Starting);
+    daemon.reload(&logger("three"));
+    assert_eq!(daemon.child("logger").state, ChildState::Up);
+    drop(taken);
+    daemon.stop();
+}
