@@ -31,6 +31,8 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_millis(10);
 /// What children left behind has so long to die when it is killed at the end.
 const LAST_STRAYS: Duration = Duration::from_secs(5);
+/// The exit status of a command that found problems in a configuration.
+pub(super) const WRONG_CONFIGURATION: u8 = 78;
 /// How often a sink is started at the end to save what still waits for it.
 const DRAIN_STARTS: u32 = 5;
 
@@ -149,6 +151,9 @@ impl Supervisor {
         let Some(child) = self.child(name) else {
             return Start::Bad("it is no longer there".to_owned());
         };
+        if let Some(why) = child.stuck() {
+            return Start::Bad(why.to_owned());
+        }
         let machine = &child.machine;
         let why = || {
             machine.problem.clone().unwrap_or_else(|| match machine.last_exit {
@@ -243,27 +248,24 @@ impl Supervisor {
     }
 
     fn reload(&mut self, waiter: Option<u32>) {
-        let ready = self.load_again(None).and_then(|loaded| {
-            let plan = plan::plan(self.model(), &loaded.model);
-            let sockets = self.sockets.bind_new(loaded.model.children.iter().flat_map(|child| &child.listen))?;
-            let links = self.links.make_new(&loaded.model)?;
-            Ok((loaded, plan, sockets, links))
-        });
-        let (loaded, plan, sockets, links) = match ready {
-            Ok(ready) => ready,
-            Err(why) => {
-                for line in why.lines() {
-                    log::error!("reload: {line}");
-                }
-                self.refuse(waiter, &format!("{}\ncannot reload: nothing is changed", why.trim_end()));
-                return;
-            }
-        };
+        // Before it reads the file: a service manager that sent SIGHUP waits
+        // for this word, and for READY=1, whatever comes of it.
         if self.has_started {
             if let Ok(now) = crate::notify::monotonic_usec() {
                 notify(&format!("RELOADING=1\n{now}"));
             }
         }
+        let loaded = match self.load_again(None) {
+            Ok(loaded) => loaded,
+            Err(problems) => return self.nothing_changes(waiter, &problems, WRONG_CONFIGURATION),
+        };
+        let plan = plan::plan(self.model(), &loaded.model);
+        let sockets = self.sockets.bind_new(loaded.model.children.iter().flat_map(|child| &child.listen));
+        let made = sockets.and_then(|sockets| Ok((sockets, self.links.make_new(&loaded.model)?)));
+        let (sockets, links) = match made {
+            Ok(made) => made,
+            Err(why) => return self.nothing_changes(waiter, &why, 1),
+        };
         let text = plan.to_string();
         for line in text.lines() {
             log::info!("reload: {line}");
@@ -278,6 +280,17 @@ impl Supervisor {
         let deadline = Instant::now() + self.model().daemon.stop_timeout;
         self.phase = Phase::Winding(Box::new(Winding { loaded, plan, sockets, links, going, deadline, waiter }));
         self.dirty = true;
+    }
+
+    /// A reload that is none, and why.
+    fn nothing_changes(&mut self, waiter: Option<u32>, why: &str, exit: u8) {
+        for line in why.lines() {
+            log::error!("reload: {line}");
+        }
+        if self.has_started {
+            notify("READY=1\nSTATUS=the last reload changed nothing: see the log");
+        }
+        self.refuse_as(waiter, &format!("{}\ncannot reload: nothing is changed", why.trim_end()), exit);
     }
 
     /// Stops what changes or goes; once that is down, carries the plan out.

@@ -348,6 +348,7 @@ impl Supervisor {
         let pid = started.spawned.pid;
         log::debug!(target: &child.config.name, "process {pid}");
         self.by_pid.insert(pid, id);
+        child.started = Some(Instant::now());
         let mut watched = self.poll.add(&started.spawned.status, EpollFlags::EPOLLIN, Token::Exec(id));
         child.exec = Some(started.spawned.status);
         if let Some(ready) = started.ready {
@@ -412,7 +413,11 @@ impl Supervisor {
         for said in said {
             match said {
                 Said::Ready => self.step(id, Event::Ready),
-                Said::Extend(by) => self.step(id, Event::Extend(by)),
+                Said::Extend(by) => {
+                    self.step(id, Event::Extend(by));
+                    // It may be late enough by now for those who wait for it.
+                    self.dirty = true;
+                }
                 Said::Problem(problem) => {
                     if let Some(child) = self.children.get_mut(&id) {
                         child.says = problem;

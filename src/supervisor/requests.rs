@@ -1,5 +1,6 @@
 //! Operators' requests, and those who wait for an answer.
 
+use super::change::WRONG_CONFIGURATION;
 use super::child::{Event, State};
 use super::core::Supervisor;
 use super::poll::Id;
@@ -78,10 +79,7 @@ impl Supervisor {
                 self.say(Some(connection), &plan.to_string());
                 self.finish(Some(connection), 0);
             }
-            Err(problems) => {
-                self.server.answer(connection, &Response::Err(problems.trim_end().to_owned()));
-                self.finish(Some(connection), 78);
-            }
+            Err(problems) => self.refuse_as(Some(connection), problems.trim_end(), WRONG_CONFIGURATION),
         }
     }
 
@@ -207,9 +205,14 @@ impl Supervisor {
 
     /// The last word: why not.
     pub(super) fn refuse(&mut self, connection: Option<u32>, why: &str) {
+        self.refuse_as(connection, why, 1);
+    }
+
+    /// The same, with an exit status of its own.
+    pub(super) fn refuse_as(&mut self, connection: Option<u32>, why: &str, exit: u8) {
         if let Some(connection) = connection {
             self.server.answer(connection, &Response::Err(why.to_owned()));
-            self.finish(Some(connection), 1);
+            self.finish(Some(connection), exit);
         }
     }
 

@@ -41,6 +41,8 @@ pub struct Supervised {
     pub drain_starts: u32,
     /// What it says is wrong (X_PLUMBD_PROBLEM=).
     pub says: Option<String>,
+    /// When its process was started the last time.
+    pub started: Option<Instant>,
     /// When its state changed.
     pub since: Timestamp,
     /// When it ended the last time.
@@ -73,6 +75,7 @@ impl Supervised {
             held_down: false,
             drain_starts: 0,
             says: None,
+            started: None,
             since: Timestamp::now(),
             ended: None,
             timer: None,
@@ -126,6 +129,13 @@ impl Supervised {
         let names = plugin::find(name).map_or(&[][..], |p| p.metrics);
         let words = page.words(names.len());
         names.iter().zip(words).map(|(name, word)| ((*name).to_owned(), word.load(Ordering::Relaxed))).collect()
+    }
+
+    /// What keeps it from being ready, where that has lasted for longer than
+    /// its start may take: it goes on trying, and nobody need wait for it.
+    pub fn stuck(&self) -> Option<&str> {
+        let late = self.started?.elapsed() >= self.machine.policy.ready_timeout;
+        self.says.as_deref().filter(|_| late && matches!(self.machine.state, State::Starting { .. }))
     }
 
     /// Its state, in the contract's words.

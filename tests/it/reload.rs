@@ -105,8 +105,7 @@ fn a_wrong_file_changes_nothing_and_every_problem_is_told() {
     let pids = [daemon.child_pid("one"), daemon.child_pid("two")];
     daemon.configure(&format!("[children.one]\n{SLEEP}umaks = \"0077\"\n[[links]]\nfrom = \"one\"\nto = \"three\"\n"));
     let (status, out, err) = daemon.ask(&Request::Reload);
-    assert_ne!(status, 0);
-    assert_eq!(out, "");
+    assert_eq!((status, out.as_str()), (78, ""));
     for text in ["plumbd.toml:3:1: unknown key", "did you mean", "umask", "plumbd.toml:6:6:", "three"] {
         assert!(err.contains(text), "{text:?} is not in {err}");
     }
@@ -119,13 +118,37 @@ fn a_wrong_file_changes_nothing_and_every_problem_is_told() {
     daemon.wait_log(&format!("{logged}1:1:"));
     std::fs::remove_file(daemon.path("plumbd.toml")).unwrap();
     let (status, _, err) = daemon.ask(&Request::Reload);
-    assert_ne!(status, 0);
+    assert_eq!(status, 78);
     assert!(err.contains("No such file"), "{err}");
 
     assert_eq!([daemon.child_pid("one"), daemon.child_pid("two")], pids);
     assert_eq!((daemon.status().reloads, daemon.status().state), (0, DaemonState::Running));
     daemon.reload(&good);
     assert_eq!([daemon.child_pid("one"), daemon.child_pid("two")], pids);
+    daemon.stop();
+}
+
+#[test]
+fn a_service_manager_hears_of_a_reload_also_where_it_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(DEADLINE)).unwrap();
+    let hears = |text: &str| {
+        let mut bytes = [0; 1024];
+        let len = manager.recv(&mut bytes).unwrap();
+        let said = String::from_utf8_lossy(&bytes[..len]);
+        assert!(said.starts_with(text), "{said:?} does not begin with {text:?}");
+    };
+    let config = format!("[children.one]\n{SLEEP}");
+    let mut daemon = Daemon::start_after(&format!("export NOTIFY_SOCKET='{}'", path.display()), &config);
+    hears("READY=1\n");
+    for config in ["wrong", &config] {
+        daemon.configure(config);
+        daemon.signal(nix::libc::SIGHUP);
+        hears("RELOADING=1\nMONOTONIC_USEC=");
+        hears("READY=1");
+    }
     daemon.stop();
 }
 
@@ -391,5 +414,28 @@ fn a_reload_whose_new_child_does_not_start_says_so() {
     assert_eq!(status, 1);
     assert!(err.contains("reloaded, but cannot start bad: exited with status 3"), "{err}");
     assert_eq!(daemon.child_pid("one"), one);
+    daemon.stop();
+}
+
+#[test]
+fn a_child_that_is_stuck_at_its_start_does_not_keep_the_next_reload_waiting() {
+    let logger = |file: &str| {
+        format!(
+            "[children.source]\n{SLEEP}[children.logger]\nplugin = \"logger\"\nready_timeout = \"1s\"\n\
+             settings = {{ file = \"{file}\" }}\n[[links]]\nfrom = \"source\"\nto = \"logger\"\n"
+        )
+    };
+    let mut daemon = Daemon::start(&logger("one"));
+    let taken = std::fs::File::create(daemon.path("two")).unwrap();
+    let taken = nix::fcntl::Flock::lock(taken, nix::fcntl::FlockArg::LockExclusiveNonblock).unwrap();
+    daemon.configure(&logger("two"));
+    let (status, _, err) = daemon.ask(&Request::Reload);
+    assert_eq!(status, 1);
+    assert!(err.contains("cannot start logger: cannot open") && err.contains("locked"), "{err}");
+    // It goes on trying, and another reload is possible meanwhile.
+    assert_eq!(daemon.child("logger").state, ChildState::Starting);
+    daemon.reload(&logger("three"));
+    assert_eq!(daemon.child("logger").state, ChildState::Up);
+    drop(taken);
     daemon.stop();
 }
