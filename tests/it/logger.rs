@@ -196,6 +196,7 @@ fn a_second_logger_on_a_file_waits_and_says_so() {
     // While it waits it can be stopped.
     let rig = Rig::new("raw");
     let _holder = rig.start();
+    rig.wait_notified("READY=1");
     let mut waiting = Rig::new("raw");
     waiting.settings["file"] = rig.settings["file"].clone();
     let second = waiting.start();
@@ -286,9 +287,13 @@ fn a_full_replies_pipe_holds_nothing_up_and_gets_the_newest() {
         write_record(&source, &records(sequence, 7, b"m", false)[0]);
         wait_until("it was taken", || (rig.links[0].queued() == 0).then_some(()));
     }
-    let first = rig.links[0].acks();
-    assert!(first.len() == 4096 / 24 && first.iter().map(|ack| ack.sequence).eq(1..=170), "{first:?}");
-    wait_until("the newest came", || (rig.links[0].acks().last()?.sequence == sent).then_some(()));
+    let mut acks = Vec::new();
+    wait_until("the newest came", || {
+        acks.extend(rig.links[0].acks().into_iter().map(|ack| ack.sequence));
+        (acks.last() == Some(&sent)).then_some(())
+    });
+    // What fitted, and the newest; one more may have come while these were read.
+    assert!(acks.iter().take(170).copied().eq(1..=170) && acks.len() <= 172, "{acks:?}");
     assert_eq!(rig.text().lines().count() as u64, sent);
 }
 

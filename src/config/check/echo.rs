@@ -24,7 +24,8 @@ pub(super) struct Echo {
 }
 
 const HOUR: Duration = Duration::from_secs(3600);
-const MAX_MESSAGE: u64 = 64 << 20;
+/// A sink can hold no longer one until it is whole.
+const MAX_MESSAGE: u64 = crate::link::record::MESSAGE_MAX as u64;
 const MAX_CONNECTIONS: u64 = 1_000_000;
 
 pub(super) fn read(
