@@ -3,7 +3,7 @@
 use super::{Request, Response};
 use crate::config::system::cause as words;
 use std::fmt;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -67,7 +67,13 @@ pub fn ask(
             return Err(Failure::Broken("cannot tell the outcome: the daemon closed the connection".to_owned()));
         }
         match serde_json::from_slice(&answer) {
-            Ok(Response::Exit(status)) => return Ok(status),
+            Ok(Response::Exit(status)) => {
+                // The daemon closes the connection; after a shutdown, that is
+                // when it is gone.
+                let mut rest = Vec::new();
+                let _end = answers.read_to_end(&mut rest);
+                return Ok(status);
+            }
             Ok(response) => each(response).map_err(Failure::Broken)?,
             Err(error) => return Err(Failure::Broken(format!("cannot read the daemon's answer: {error}"))),
         }

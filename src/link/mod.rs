@@ -20,7 +20,6 @@ use crate::sys::pipe::{self, Pipe};
 use handover::Protocol;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 /// The kernel objects of one link. Whoever holds them keeps what flows there,
 /// though source and sink both die.
@@ -28,7 +27,7 @@ use std::sync::Arc;
 pub struct Link {
     /// The source writes (its stdout), the sink reads. Several sources into
     /// one ordinary sink share one.
-    pub queue: Arc<Pipe>,
+    pub queue: Pipe,
     /// What a sink with an intake works with; `None` for an ordinary program.
     pub intake: Option<Intake>,
     /// Acknowledgements, from sink to source; with records alone. Both ends
@@ -68,7 +67,7 @@ impl Link {
             }
         };
         let intake = Intake { staging, ledger: ledger::create()? };
-        Ok(Link { queue: Arc::new(queue), intake: Some(intake), replies })
+        Ok(Link { queue, intake: Some(intake), replies })
     }
 
     /// A link to an ordinary program, which reads the queue as its stdin.
@@ -76,12 +75,7 @@ impl Link {
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM.
     pub fn to_stdin(capacity: usize) -> io::Result<Link> {
-        Ok(Link::sharing(Arc::new(Pipe::new(capacity)?)))
-    }
-
-    /// One more source into the queue of another link to the same ordinary program.
-    pub fn sharing(queue: Arc<Pipe>) -> Link {
-        Link { queue, intake: None, replies: None }
+        Ok(Link { queue: Pipe::new(capacity)?, intake: None, replies: None })
     }
 
     /// How many bytes the queue really holds at most.
@@ -90,15 +84,5 @@ impl Link {
     /// None that can happen to a pipe that is held.
     pub fn capacity(&self) -> io::Result<usize> {
         pipe::capacity(&self.queue.write)
-    }
-
-    /// How many bytes the sink has not consumed: those in the queue and those
-    /// in staging, so while a sink is stuck it may be up to twice the capacity.
-    ///
-    /// # Errors
-    /// None that can happen to pipes that are held.
-    pub fn queued(&self) -> io::Result<usize> {
-        let staged = self.intake.as_ref().map_or(Ok(0), |intake| pipe::bytes_in(&intake.staging.read))?;
-        Ok(pipe::bytes_in(&self.queue.read)? + staged)
     }
 }

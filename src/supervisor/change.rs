@@ -278,6 +278,7 @@ impl Supervisor {
             .map(|child| child.name.clone())
             .collect();
         let deadline = Instant::now() + self.model().daemon.stop_timeout;
+        self.children.values_mut().for_each(|child| child.drain_starts = 0);
         self.phase = Phase::Winding(Box::new(Winding { loaded, plan, sockets, links, going, deadline, waiter }));
         self.dirty = true;
     }
@@ -421,6 +422,7 @@ impl Supervisor {
         self.ready.failed("it was told to stop before all children were ready");
         for child in self.children.values_mut() {
             child.pending = false;
+            child.drain_starts = 0;
         }
         self.phase = Phase::Stopping { deadline: Instant::now() + self.model().daemon.stop_timeout };
         self.dirty = true;
@@ -480,6 +482,9 @@ impl Supervisor {
         } else {
             Err(format!("stopped, but nobody took {}", lost.join(", ")))
         };
+        // Whoever is told that it is over may start the next one at once.
+        self.sockets = Sockets::default();
+        self.server.close();
         self.answer_shutdown(&end);
         self.end = Some(end);
     }

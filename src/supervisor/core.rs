@@ -26,8 +26,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// No longer than this for the log's last entries to go.
-const LAST_WORDS: Duration = Duration::from_secs(1);
 /// After EMFILE and its like, nobody is accepted for this long.
 const SHORT_OF_DESCRIPTORS: Duration = Duration::from_secs(1);
 /// A child that is dead waits no longer than this for the rest of its group,
@@ -35,6 +33,8 @@ const SHORT_OF_DESCRIPTORS: Duration = Duration::from_secs(1);
 const REST_OF_GROUP: Duration = Duration::from_secs(1);
 /// How often to look whether it is gone, where no SIGCHLD tells.
 const LOOK_FOR_GROUP: Duration = Duration::from_millis(1);
+/// Notifications from one child a round, for the same reason as [`LOG_READ`].
+const NOTIFICATIONS: usize = 64;
 /// From one child's log pipe a round, so that one that writes without end
 /// keeps nobody waiting.
 const LOG_READ: usize = 64 * 1024;
@@ -55,6 +55,8 @@ pub struct Supervisor {
     pub(super) poll: Poll,
     signals: Signals,
     null: OwnedFd,
+    /// The soft limit on descriptors that programs get, as it was for this process.
+    soft_descriptors: u64,
     timers: BTreeSet<(Instant, Id)>,
     /// Something changed that [`Supervisor::advance`] may have been waiting for.
     pub(super) dirty: bool,
@@ -91,6 +93,7 @@ impl Supervisor {
     pub(super) fn open(options: Options) -> Result<Supervisor, String> {
         let Options { loaded, daemonized } = options;
         let at = |what: &'static str| move |e: std::io::Error| format!("cannot {what}: {e}");
+        let soft_descriptors = process::raise_descriptor_limit().map_err(at("raise the limit on descriptors"))?;
         process::become_subreaper().map_err(at("become the subreaper"))?;
         let signals = Signals::catch(&[SIGHUP, SIGTERM, SIGINT, SIGUSR1, SIGCHLD]).map_err(at("catch signals"))?;
         let null = std::fs::File::open("/dev/null").map_err(at("open /dev/null"))?.into();
@@ -119,6 +122,7 @@ impl Supervisor {
             poll,
             signals,
             null,
+            soft_descriptors,
             timers: BTreeSet::new(),
             dirty: true,
             look_at: None,
@@ -155,7 +159,6 @@ impl Supervisor {
             }
             self.flush_log();
             if let Some(end) = self.end.take() {
-                journal::finish(LAST_WORDS);
                 return end;
             }
             let timeout = self.timeout();
@@ -224,6 +227,7 @@ impl Supervisor {
             self.accept_at = None;
             if let Err(error) = self.poll.add(&self.server, EpollFlags::EPOLLIN, Token::Control) {
                 log::error!("cannot watch the control socket: {error}");
+                self.accept_at = Some(now + SHORT_OF_DESCRIPTORS);
             }
         }
     }
@@ -340,7 +344,9 @@ impl Supervisor {
         };
         child.pending = false;
         child.says = None;
-        let started = spawn::spawn(&child.config, &child.holdings, &self.links, &self.sockets, &self.null);
+        child.told_of_strangers = false;
+        let started =
+            spawn::spawn(&child.config, &child.holdings, &self.links, &self.sockets, &self.null, self.soft_descriptors);
         let started = match started {
             Ok(started) => started,
             Err(error) => return Event::SpawnFailed(error.to_string()),
@@ -397,12 +403,16 @@ impl Supervisor {
     fn on_notify(&mut self, id: Id) {
         let Some(child) = self.children.get_mut(&id) else { return };
         let mut said = Vec::new();
-        while let Some(socket) = &child.holdings.notify {
+        for _ in 0..NOTIFICATIONS {
+            let Some(socket) = &child.holdings.notify else { break };
             match socket.receive() {
                 Ok(Some(message)) if is_from(child, message.pid, message.uid) => said.extend(message.said),
-                Ok(Some(message)) => {
+                Ok(Some(message)) if !child.told_of_strangers => {
+                    // Once a start: the socket's name is no secret.
+                    child.told_of_strangers = true;
                     log::warn!(target: &child.config.name, "a notification of process {} is not its own: passed over", message.pid);
                 }
+                Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(error) => {
                     log::error!(target: &child.config.name, "cannot take its notification: {error}");

@@ -10,7 +10,6 @@ use crate::sys::pipe::{self, Pipe};
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A link and its kernel objects.
@@ -167,7 +166,7 @@ impl Links {
             }
             held.intake = made.intake.map(HeldIntake::new).transpose()?;
             held.replies = made.replies;
-            let Pipe { read, write } = Arc::into_inner(made.queue).ok_or(io::ErrorKind::Other)?;
+            let Pipe { read, write } = made.queue;
             new.queues.push(Queue { id, read, write: Some(write) });
         }
         new.held.push(held);

@@ -25,6 +25,7 @@ pub struct Server {
     path: PathBuf,
     connections: BTreeMap<u32, Connection>,
     next: u32,
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -64,7 +65,7 @@ impl Server {
             ),
             _ => format!("cannot listen on {}: {e}", path.display()),
         })?;
-        Ok(Server { listener, path: path.to_owned(), connections: BTreeMap::new(), next: 0 })
+        Ok(Server { listener, path: path.to_owned(), connections: BTreeMap::new(), next: 0, closed: false })
     }
 
     fn open(path: &Path) -> io::Result<UnixListener> {
@@ -173,7 +174,7 @@ impl Server {
                 }
             }
         }
-        if connection.last {
+        if connection.last && !self.closed {
             self.connections.remove(&id);
         }
     }
@@ -205,10 +206,21 @@ impl AsFd for Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
+impl Server {
+    /// Gives the socket's name up. Connections stay: those who wait for the
+    /// end see it when this process is gone.
+    pub fn close(&mut self) {
+        if std::mem::replace(&mut self.closed, true) {
+            return;
+        }
         if let Err(error) = std::fs::remove_file(&self.path) {
             log::warn!("cannot remove {}: {error}", self.path.display());
         }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.close();
     }
 }

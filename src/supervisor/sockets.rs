@@ -40,11 +40,28 @@ impl Sockets {
         let mut new = Sockets::default();
         for address in addresses {
             if !self.held.contains_key(address) && !new.held.contains_key(address) {
-                let socket = open(address).map_err(|e| format!("cannot listen on {address}: {e}"))?;
+                let socket = open(address).map_err(|e| self.why_not(address, &e))?;
                 new.held.insert(address.clone(), socket);
             }
         }
         Ok(new)
+    }
+
+    /// Why it can't listen there; its own socket on the same port is a reason
+    /// that nobody else could name.
+    fn why_not(&self, address: &Address, error: &io::Error) -> String {
+        let port = |address: &Address| match address {
+            Address::Tcp(at) | Address::Udp(at) => Some((address.scheme(), at.port())),
+            Address::Unix(_) => None,
+        };
+        let own = self.held.keys().find(|held| port(held).is_some() && port(held) == port(address));
+        match own.filter(|_| error.kind() == io::ErrorKind::AddrInUse) {
+            Some(own) => format!(
+                "cannot listen on {address}: this daemon itself holds {own} until a reload is done; \
+                 reload once without either, then with the new one"
+            ),
+            None => format!("cannot listen on {address}: {error}"),
+        }
     }
 
     /// Holds these too.

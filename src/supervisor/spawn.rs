@@ -46,6 +46,7 @@ pub fn spawn(
     links: &Links,
     sockets: &Sockets,
     null: &OwnedFd,
+    soft_descriptors: u64,
 ) -> io::Result<Started> {
     let mut fds = Descriptors::new(child, holdings, links, null);
     let mut environment = Environment::new(child);
@@ -103,6 +104,10 @@ pub fn spawn(
         identity,
         directory: directory.as_deref(),
         umask: child.umask,
+        soft_descriptors: match child.program {
+            Program::Plugin(_) => None,
+            Program::Command(_) => Some(soft_descriptors),
+        },
         limits: &child.limits,
         death_signal: child.stop_signal,
     })?;

@@ -39,6 +39,8 @@ pub struct Supervised {
     pub held_down: bool,
     /// How often it was started only to save what still waits for it.
     pub drain_starts: u32,
+    /// Somebody else spoke in its name, and that was logged.
+    pub told_of_strangers: bool,
     /// What it says is wrong (X_PLUMBD_PROBLEM=).
     pub says: Option<String>,
     /// When its process was started the last time.
@@ -74,6 +76,7 @@ impl Supervised {
             pending: false,
             held_down: false,
             drain_starts: 0,
+            told_of_strangers: false,
             says: None,
             started: None,
             since: Timestamp::now(),

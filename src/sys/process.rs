@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, getpid, getppid};
 use std::convert::Infallible;
@@ -27,6 +27,9 @@ pub struct Program<'a> {
     pub directory: Option<&'a CStr>,
     /// File mode creation mask.
     pub umask: u32,
+    /// The soft limit on descriptors, where it is not this process's own: many
+    /// programs take a high one for an invitation (select(2), closing them all).
+    pub soft_descriptors: Option<u64>,
     /// Soft and hard limits alike.
     pub limits: &'a [(Resource, u64)],
     /// What it gets when this process dies (PR_SET_PDEATHSIG).
@@ -183,6 +186,10 @@ fn become_program(program: &Program<'_>, parent: Pid) -> Result<Infallible, (Sta
     default_dispositions();
     place(program.descriptors).map_err(at(Stage::Descriptors))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(program.umask));
+    if let Some(soft) = program.soft_descriptors {
+        let hard = getrlimit(Resource::RLIMIT_NOFILE).map_err(at(Stage::Limits))?.1;
+        setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard).map_err(at(Stage::Limits))?;
+    }
     for &(resource, value) in program.limits {
         setrlimit(resource, value, value).map_err(at(Stage::Limits))?;
     }
@@ -392,6 +399,17 @@ pub fn signal_if_caught(pid: Pid, signal: Signal) -> io::Result<bool> {
         }
     }
     Ok(caught)
+}
+
+/// Lets this process open as many descriptors as it may: raises the soft limit
+/// to the hard one (setrlimit(2)), and returns the soft one that was.
+///
+/// # Errors
+/// None for a process's own limit.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(soft)
 }
 
 /// Becomes the parent of every orphan below (PR_SET_CHILD_SUBREAPER, prctl(2)).

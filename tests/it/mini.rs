@@ -51,7 +51,7 @@ impl Held {
     /// A fresh link.
     pub(crate) fn new(from: &'static str, protocol: Protocol, capacity: usize) -> Held {
         let Link { queue, intake, replies } = Link::to_intake(capacity, protocol).unwrap();
-        let Pipe { read, write } = std::sync::Arc::into_inner(queue).unwrap();
+        let Pipe { read, write } = queue;
         Held { from, protocol, read, write: Some(write), intake: intake.unwrap(), replies }
     }
 

@@ -86,7 +86,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, name: &str, span: Span, table: &
         start_limit: start_limit(reader, &section),
         ready: ready(reader, &section, plugin),
         ready_timeout: reader.read(&section, "ready_timeout", value::duration(Duration::from_millis(1)..=YEAR)),
-        stop_signal: reader.read(&section, "stop_signal", signal),
+        stop_signal: stop_signal(reader, &section, plugin),
         stop_timeout: reader.read(&section, "stop_timeout", value::duration(Duration::ZERO..=YEAR)),
         after: Vec::new(),
         user: identity,
@@ -153,6 +153,15 @@ fn settings(
             (Settings::Free, serde_json::Value::Object(json))
         }
     }
+}
+
+fn stop_signal(reader: &mut Reader<'_>, section: &Section<'_>, plugin: Option<&'static Plugin>) -> Signal {
+    let stop_signal = reader.read(section, "stop_signal", signal);
+    if let Some(plugin) = plugin.filter(|_| stop_signal != Signal::SIGTERM) {
+        let what = format!("{stop_signal} would kill {} before it could drain", plugin.name);
+        reader.problem(section.place("stop_signal"), what, "leave `stop_signal` out: plugins stop at SIGTERM");
+    }
+    stop_signal
 }
 
 fn restart(reader: &mut Reader<'_>, section: &Section<'_>) -> Restart {

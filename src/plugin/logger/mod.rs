@@ -48,6 +48,8 @@ const STREAM: Duration = Duration::from_millis(2);
 /// Batches of a stream that nobody waits for are let gather so long: what is in
 /// a queue is safe there, and a batch costs the same whether it is small or large.
 const GATHER: Duration = Duration::from_micros(500);
+/// The supervisor is dead, and for so long nothing came: nothing will.
+const FORSAKEN: Duration = Duration::from_secs(10);
 /// A batch of so many bytes is large enough.
 const LARGE: usize = 64 * 1024;
 
@@ -163,7 +165,11 @@ impl Logger {
     /// order ends it.
     fn is_finished(&self) -> bool {
         let ended = self.sources.iter().all(Source::is_finished);
-        ended && (!self.sources.is_empty() || self.orders.was_told_to_stop())
+        let told = self.orders.told_to_stop();
+        // Somebody's grandchild may hold a link for ever; nothing more comes,
+        // and the next logger waits for the lock.
+        let forsaken = told.is_some_and(|at| at.max(self.batch_at).elapsed() >= FORSAKEN);
+        ended && (!self.sources.is_empty() || told.is_some()) || forsaken
     }
 
     /// Waits until there is something to do.
@@ -172,7 +178,9 @@ impl Logger {
         let timeout = if busy {
             Some(Duration::ZERO)
         } else {
-            self.sync_at.map(|at| at.saturating_duration_since(Instant::now()))
+            let sync = self.sync_at.map(|at| at.saturating_duration_since(Instant::now()));
+            let forsaken = self.orders.told_to_stop().map(|_| FORSAKEN);
+            [sync, forsaken].into_iter().flatten().min()
         };
         if std::mem::take(&mut self.may_gather) && !busy {
             // A signal cuts it short.

@@ -33,7 +33,7 @@ const EXTENSION: &str = "EXTEND_TIMEOUT_USEC=10000000";
 pub struct Orders {
     signals: Signals,
     supervisor: Pid,
-    stop: bool,
+    stop: Option<Instant>,
     reopen: bool,
     ready: bool,
     extended: Option<Instant>,
@@ -47,14 +47,14 @@ impl Orders {
     /// None yet.
     pub fn new(signals: Signals, supervisor: Pid) -> Orders {
         let (stuck, flaw) = (String::new(), String::new());
-        Orders { signals, supervisor, stop: false, reopen: false, ready: false, extended: None, stuck, flaw }
+        Orders { signals, supervisor, stop: None, reopen: false, ready: false, extended: None, stuck, flaw }
     }
 
     /// Takes in the signals that came.
     pub fn collect(&mut self) {
         for signal in self.signals.pending() {
             match signal {
-                SIGTERM => self.stop = true,
+                SIGTERM => self.stop = self.stop.or(Some(Instant::now())),
                 SIGUSR1 => self.reopen = true,
                 _ => {}
             }
@@ -64,11 +64,11 @@ impl Orders {
     /// Whether it shall stop. When the supervisor is dead, it goes on until its
     /// links end: nobody would start the next one.
     pub fn stop(&self) -> bool {
-        self.stop && getppid() == self.supervisor
+        self.stop.is_some() && getppid() == self.supervisor
     }
 
-    /// Whether it was told to stop, whoever lives.
-    pub fn was_told_to_stop(&self) -> bool {
+    /// When it was told to stop, whoever lives.
+    pub fn told_to_stop(&self) -> Option<Instant> {
         self.stop
     }
 
