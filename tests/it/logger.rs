@@ -248,6 +248,28 @@ fn without_links_it_waits_for_the_order_to_stop() {
 }
 
 #[test]
+fn when_the_supervisor_is_dead_it_goes_on_until_its_links_end() {
+    let mut rig = Rig::with("raw", Lines);
+    let mut supervisor = rig.start_under(&["/bin/sh", "-c", "\"$@\" & echo $! >\"$0\"; wait", &rig.pid_file()]);
+    rig.wait_notified("READY=1");
+    let pid = std::fs::read_to_string(rig.pid_file()).unwrap().trim().parse().unwrap();
+    let pid = nix::unistd::Pid::from_raw(pid);
+    supervisor.kill_and_reap();
+    let state = || {
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|s| Some(s.rsplit_once(") ")?.1.to_owned()))
+    };
+    let parent = || state()?.split_whitespace().nth(1)?.parse::<i32>().ok();
+    wait_until("it has another parent", || (parent()? != supervisor.pid().as_raw()).then_some(()));
+    nix::sys::signal::kill(pid, SIGTERM).unwrap();
+    rig.links[0].source().write_all(b"one\nlast").unwrap();
+    wait_until("it goes on", || (rig.text() == "one\n").then_some(()));
+    rig.end();
+    // Whoever is its parent now may take its time to reap it.
+    wait_until("it has ended", || state().is_none_or(|s| s.starts_with('Z')).then_some(()));
+    assert_eq!(rig.text(), "one\nlast\n");
+}
+
+#[test]
 fn what_cannot_be_opened_is_an_error() {
     let mut rig = Rig::new("raw");
     rig.settings["file"] = rig.folder.path().join("none/m.log").to_str().unwrap().into();

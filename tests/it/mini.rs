@@ -127,6 +127,11 @@ impl Rig {
         String::from_utf8(self.bytes()).unwrap()
     }
 
+    /// Where a wrapper may leave a process id.
+    pub(crate) fn pid_file(&self) -> String {
+        self.folder.path().join("pid").to_str().unwrap().to_owned()
+    }
+
     /// Files in the folder whose names begin so.
     pub(crate) fn files(&self, begin: &str) -> Vec<PathBuf> {
         let all = std::fs::read_dir(self.path().parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
@@ -259,6 +264,11 @@ impl Logger {
 
     /// SIGKILL, and gone.
     pub(crate) fn kill(mut self) {
+        self.kill_and_reap();
+    }
+
+    /// SIGKILL, and gone, but its number is still known.
+    pub(crate) fn kill_and_reap(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
