@@ -7,6 +7,7 @@
 //! | file | what is there |
 //! |---|---|
 //! | `core` | the loop, and what each event leads to |
+//! | `children` | children's processes, and what comes from them |
 //! | `change` | what takes several steps: start, reload, shutdown |
 //! | `requests`, `server` | operators' requests, and their connections |
 //! | `ready` | telling whoever started the daemon how that went |
@@ -16,6 +17,7 @@
 mod backoff;
 mod change;
 pub mod child;
+mod children;
 mod core;
 pub mod links;
 mod notify;
