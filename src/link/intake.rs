@@ -10,6 +10,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+/// More than any pipe holds: as much as there is, and room for.
+const ALL: usize = 1 << 30;
+
 /// What all intakes of a sink share.
 #[derive(Debug)]
 pub struct Tools {
@@ -156,8 +159,7 @@ impl Intake {
             return Ok(());
         }
         if self.staged == 0 && !self.ended {
-            let room = self.capacity()?;
-            match pipe::splice(&self.queue, &self.staging.write, room)? {
+            match pipe::splice(&self.queue, &self.staging.write, ALL)? {
                 Moved::Bytes(n) => self.staged = n,
                 Moved::NotNow => {}
                 Moved::End => self.ended = true,
@@ -170,7 +172,7 @@ impl Intake {
     }
 
     fn peek(&mut self, tools: &Tools) -> io::Result<()> {
-        let Moved::Bytes(doubled) = pipe::tee(&self.staging.read, &tools.scratch.write, self.capacity()?)? else {
+        let Moved::Bytes(doubled) = pipe::tee(&self.staging.read, &tools.scratch.write, ALL)? else {
             return Ok(());
         };
         self.window.copy_within(self.start..self.end, 0);
@@ -215,7 +217,7 @@ impl Intake {
         self.ledger.prepare(&Batch { take: take as u64, last: taking.last, ..*batch }, carry, same)
     }
 
-    /// Step 8.
+    /// Step 9.
     ///
     /// # Errors
     /// From splice(2).

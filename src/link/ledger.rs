@@ -194,13 +194,13 @@ impl Ledger {
         self.set(PHASE, IDLE);
     }
 
-    /// Step 8 begins: the batch is saved, and staging holds so many bytes.
+    /// Step 9 begins: the batch is saved, and staging holds so many bytes.
     pub fn consuming(&self, held: u64) {
         self.set(HELD, held);
         self.set(PHASE, CONSUMING);
     }
 
-    /// Step 8 ends: staging holds nothing of the batch any more.
+    /// Step 9 ends: staging holds nothing of the batch any more.
     pub fn consumed(&self) {
         if self.get(LAST[0]) != 0 {
             self.set(DONE[0], self.get(LAST[0]));

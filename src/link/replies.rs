@@ -19,7 +19,7 @@ impl Replies {
         Replies { pipe: pipe.into(), waiting: None }
     }
 
-    /// Step 10: sends it, or keeps it until there is room.
+    /// Step 8: sends it, or keeps it until there is room.
     pub fn send(&mut self, ack: Ack) {
         self.waiting = Some(ack);
         self.send_waiting();

@@ -29,23 +29,23 @@ impl Logger {
             return Ok(());
         }
         self.prepare_and_save(length as u64)?;
-        // 8 consume
+        // 8 acknowledge: what is saved is saved, whoever consumes it
+        for source in &mut self.sources {
+            let last = source.taking.map_or(Ack { epoch: 0, sequence: 0 }, |taking| taking.last);
+            if let Some(replies) = source.replies.as_mut().filter(|_| last.epoch != 0) {
+                replies.send(last);
+            }
+        }
+        // 9 consume
         for source in &mut self.sources {
             if let Some(taking) = &source.taking {
                 let consumed = source.intake.consume(taking, &self.tools);
                 consumed.map_err(|e| format!("cannot consume from the link from {}: {e}", source.intake.from))?;
             }
         }
-        // 9 close
+        // 10 close
         if length > 0 {
             self.intent.close();
-        }
-        // 10 acknowledge
-        for source in &mut self.sources {
-            let last = source.taking.map_or(Ack { epoch: 0, sequence: 0 }, |taking| taking.last);
-            if let Some(replies) = source.replies.as_mut().filter(|_| last.epoch != 0) {
-                replies.send(last);
-            }
         }
         self.count();
         let now = std::time::Instant::now();

@@ -64,9 +64,8 @@ impl Logger {
         self.sync(Some(&mut promise))
     }
 
-    /// The intent file is gone, and the bytes of a batch with it. Nobody was
-    /// told that it is saved, so what of it is in the file goes, and it is
-    /// taken again from staging.
+    /// The intent file is gone, and the bytes of a batch with it. All of it is
+    /// in staging still, so what of it is in the file goes, and it is taken again.
     fn cut_back(&mut self) -> Result<(), Halt> {
         let here = self.file.id();
         let began = self.sources.iter().filter_map(|source| match source.intake.phase() {
