@@ -256,7 +256,7 @@ fn survives_kills_under_a_manager(all: bool, echo_after: &str) {
     service.daemon.stop();
     service.assert_kept(&outcome);
     assert_eq!(outcome.refused, 0, "a client was refused");
-    assert_eq!(service.daemon.manager().stored(), [""; 0]);
+    service.daemon.manager().wait_stored(&[]);
 }
 
 #[test]

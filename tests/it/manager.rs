@@ -78,9 +78,13 @@ impl Manager {
         started
     }
 
-    /// The names in the store, as they are now.
-    pub fn stored(&self) -> Vec<String> {
-        self.heard.lock().unwrap().store.keys().cloned().collect()
+    /// Waits until the store has these names and no others.
+    #[track_caller]
+    pub fn wait_stored(&self, names: &[&str]) {
+        wait_for(&format!("only {names:?} are stored"), || {
+            let heard = self.heard.lock().unwrap();
+            heard.store.keys().eq(names).then_some(())
+        });
     }
 
     /// Waits until it was told a message that begins so.

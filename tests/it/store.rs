@@ -35,19 +35,21 @@ fn kill_all(daemon: &mut Daemon) {
 fn sockets_and_links_are_stored_while_they_are_in_use_and_not_after() {
     let (first, second) = (free_port(), free_port());
     let mut daemon = Daemon::start_managed(&echo_and_logger(first));
-    let names = |port: u16| {
-        let parts = ["ledger", "queue", "staging"].map(|part| format!("link/records/echo/logger/{part}"));
-        parts.into_iter().chain([format!("listen/tcp%3A//127.0.0.1%3A{port}")]).collect::<Vec<_>>()
+    let stored = |daemon: &Daemon, port: u16| {
+        let [ledger, queue, staging] =
+            ["ledger", "queue", "staging"].map(|part| format!("link/records/echo/logger/{part}"));
+        let socket = format!("listen/tcp%3A//127.0.0.1%3A{port}");
+        daemon.manager().wait_stored(&[&ledger, &queue, &staging, &socket]);
     };
-    assert_eq!(daemon.manager().stored(), names(first));
+    stored(&daemon, first);
     daemon.reload(&echo_and_logger(second));
-    assert_eq!(daemon.manager().stored(), names(second));
+    stored(&daemon, second);
     daemon.reload("[children.one]\ncommand = [\"/bin/sleep\", \"1000\"]\n");
-    assert_eq!(daemon.manager().stored(), [""; 0]);
+    daemon.manager().wait_stored(&[]);
     daemon.reload(&echo_and_logger(first));
-    assert_eq!(daemon.manager().stored(), names(first));
+    stored(&daemon, first);
     daemon.stop();
-    assert_eq!(daemon.manager().stored(), [""; 0]);
+    daemon.manager().wait_stored(&[]);
 }
 
 #[test]
@@ -73,7 +75,7 @@ fn what_was_in_an_ordinary_link_is_there_for_the_next_sink() {
     let mut daemon = Daemon::start_under(manager, dir, LINES);
     wait_for("the lines are in the pipe", || daemon.path("written").exists().then_some(()));
     kill_all(&mut daemon);
-    assert_eq!(daemon.manager().stored(), ["link/lines/*/sink/queue"]);
+    daemon.manager().wait_stored(&["link/lines/*/sink/queue"]);
 
     // The next configuration knows nothing of the link: it says so and keeps it.
     write_program(&daemon.dir, "lines", "exec sleep 1000");
@@ -81,7 +83,7 @@ fn what_was_in_an_ordinary_link_is_there_for_the_next_sink() {
     daemon.configure(&without);
     daemon.start_again();
     daemon.wait_log("the last supervisor left 8 bytes in the link * -> sink");
-    assert_eq!(daemon.manager().stored(), ["link/lines/*/sink/queue"]);
+    daemon.manager().wait_stored(&["link/lines/*/sink/queue"]);
 
     // One that has it again takes it up.
     let reading = LINES.replace(
@@ -91,7 +93,7 @@ fn what_was_in_an_ordinary_link_is_there_for_the_next_sink() {
     daemon.reload(&reading);
     wait_for("both lines are taken", || (daemon.read_text("taken") == "one\ntwo\n").then_some(()));
     daemon.stop();
-    assert_eq!(daemon.manager().stored(), [""; 0]);
+    daemon.manager().wait_stored(&[]);
 }
 
 #[test]
@@ -104,7 +106,7 @@ fn what_nobody_takes_at_the_end_is_said_and_kept() {
     daemon.signal(nix::libc::SIGTERM);
     assert_eq!(daemon.wait_end().code(), Some(1));
     assert!(daemon.log().contains("nobody took 4 bytes in the link lines -> sink"), "{}", daemon.log());
-    assert_eq!(daemon.manager().stored(), ["link/lines/*/sink/queue"]);
+    daemon.manager().wait_stored(&["link/lines/*/sink/queue"]);
 }
 
 #[test]
@@ -130,7 +132,10 @@ fn sockets_of_a_socket_unit_are_taken_and_given_back() {
     client.write_all(b"hello\n").unwrap();
     client.read_exact(&mut [0; 6]).unwrap();
     drop(client);
-    assert!(!daemon.manager().stored().iter().any(|name| name.starts_with("listen/")), "they are the manager's own");
+    // The sockets are the manager's own.
+    let [ledger, queue, staging] =
+        ["ledger", "queue", "staging"].map(|part| format!("link/records/echo/logger/{part}"));
+    daemon.manager().wait_stored(&[&ledger, &queue, &staging]);
     // Gone and come again, it is the same socket.
     daemon.reload(&echo_and_logger(free_port()));
     daemon.reload(&echo_and_logger(port));
