@@ -1,0 +1,78 @@
+//! The guarantee under every fault that can be made here, for a sceptic to run
+//! and read: `cargo test --test proof`, as root; `-- --help` has the rest.
+//!
+//! Each trial makes a fault again and again under load, compares the message
+//! file with what the clients sent and got back, and counts. Each has a control:
+//! the same with the protection taken away, which must be found out.
+//!
+//! - [`trial`]: what a trial is, and what it prints;
+//! - [`report`]: the table in `tests/GUARANTEE.md`, written by `--write` alone.
+
+#![allow(clippy::unwrap_used, reason = "a trial that can't go on ends the proof")]
+
+mod report;
+mod trial;
+
+use clap::Parser;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use trial::{Outcome, Trial};
+
+/// Tries the guarantee under faults, and prints what was tried and what came of it.
+#[derive(Debug, Parser)]
+#[command(name = "cargo test --test proof --")]
+struct Options {
+    /// What to try; all of it where nothing is named (--list says what there is)
+    trials: Vec<String>,
+    /// Says what there is
+    #[arg(long)]
+    list: bool,
+    /// How often each fault is made: so many times as often as usual
+    #[arg(long, default_value_t = 1.0)]
+    times: f64,
+    /// Goes on with all of it until so many hours are over
+    #[arg(long)]
+    soak: Option<f64>,
+    /// Writes the table to this file (tests/GUARANTEE.md)
+    #[arg(long)]
+    write: Option<PathBuf>,
+}
+
+/// The groups, in the order of the table.
+const GROUPS: &[fn() -> Vec<Trial>] = &[];
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let all: Vec<Trial> = GROUPS.iter().flat_map(|group| group()).collect();
+    let unknown: Vec<&String> = options.trials.iter().filter(|n| !all.iter().any(|t| t.is(n))).collect();
+    if !unknown.is_empty() || options.list {
+        for trial in &all {
+            println!("{:<28} {}", trial.name, trial.fault);
+        }
+        if unknown.is_empty() {
+            return ExitCode::SUCCESS;
+        }
+        eprintln!("cannot try {unknown:?}: there is none of that name");
+        return ExitCode::from(2);
+    }
+    let chosen: Vec<&Trial> =
+        all.iter().filter(|t| options.trials.is_empty() || options.trials.iter().any(|n| t.is(n))).collect();
+    let until = options.soak.map(|hours| Instant::now() + Duration::from_secs_f64(hours * 3600.0));
+    loop {
+        let outcomes: Vec<(&Trial, Outcome)> = chosen.iter().map(|trial| (*trial, trial.run(options.times))).collect();
+        let held = outcomes.iter().filter(|(_, outcome)| outcome.held()).count();
+        let left_out = outcomes.iter().filter(|(_, outcome)| outcome.was_left_out()).count();
+        let broken = outcomes.len() - held - left_out;
+        println!("\nproof: {held} held, {broken} broken, {left_out} left out");
+        if let Some(path) = &options.write {
+            report::write(path, &outcomes).unwrap();
+        }
+        if broken > 0 {
+            return ExitCode::FAILURE;
+        }
+        if until.is_none_or(|until| Instant::now() >= until) {
+            return ExitCode::SUCCESS;
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! A trial: a fault, how often it is made, and what came of it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+/// One fault.
+pub(crate) struct Trial {
+    /// `group/name`, as it is chosen on the command line.
+    pub(crate) name: &'static str,
+    /// What is done to plumbd, in words.
+    pub(crate) fault: &'static str,
+    /// What must hold, in words.
+    pub(crate) promise: &'static str,
+    /// Why it can't be tried here, if it can't.
+    pub(crate) missing: fn() -> Option<String>,
+    /// Tries it so many times as often as usual. A panic is a promise broken.
+    pub(crate) attempt: fn(times: f64) -> Tried,
+}
+
+/// What was tried.
+#[derive(Debug)]
+pub(crate) struct Tried {
+    /// How often, and on what: "2,000 kills, 81,344 messages echoed".
+    pub(crate) count: String,
+    /// What came of it: "0 lost, 0 doubled, 0 out of order, 0 torn, 0 forged".
+    pub(crate) outcome: String,
+    /// What the control showed, with the protection taken away.
+    pub(crate) control: String,
+}
+
+/// What came of a trial.
+pub(crate) struct Outcome {
+    /// How long it took.
+    pub(crate) took: Duration,
+    /// What was tried; else why it was not, or what broke.
+    pub(crate) what: Result<Tried, Ended>,
+}
+
+/// Why there is no outcome.
+pub(crate) enum Ended {
+    /// It can't be tried here.
+    LeftOut(String),
+    /// The promise was broken, or the trial itself.
+    Broken(String),
+}
+
+impl Outcome {
+    pub(crate) fn held(&self) -> bool {
+        self.what.is_ok()
+    }
+
+    pub(crate) fn was_left_out(&self) -> bool {
+        matches!(self.what, Err(Ended::LeftOut(_)))
+    }
+}
+
+impl Trial {
+    /// Whether it is meant by that name: its own, or its group's.
+    pub(crate) fn is(&self, name: &str) -> bool {
+        self.name == name || self.name.split('/').next() == Some(name)
+    }
+
+    /// Tries it, and prints what came of it.
+    pub(crate) fn run(&self, times: f64) -> Outcome {
+        println!("\n{}: {}", self.name, self.fault);
+        let began = Instant::now();
+        let what = match (self.missing)() {
+            Some(why) => Err(Ended::LeftOut(why)),
+            None => catch_unwind(AssertUnwindSafe(|| (self.attempt)(times))).map_err(|panic| {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                Ended::Broken(text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned())
+            }),
+        };
+        let outcome = Outcome { took: began.elapsed(), what };
+        match &outcome.what {
+            Ok(tried) => {
+                println!("  tried    {}", tried.count);
+                println!("  outcome  {}", tried.outcome);
+                println!("  control  {}", tried.control);
+                println!("  held, in {:.1} s", outcome.took.as_secs_f64());
+            }
+            Err(Ended::LeftOut(why)) => println!("  left out: {why}"),
+            Err(Ended::Broken(why)) => println!("  BROKEN: {why}"),
+        }
+        outcome
+    }
+}
+
+/// `base` tries, so many times as often as usual; at least one.
+pub(crate) fn scaled(base: u32, times: f64) -> u32 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of tries")]
+    let count = (f64::from(base) * times).round() as u32;
+    count.max(1)
+}
+
+/// Most faults need root.
+pub(crate) fn needs_root() -> Option<String> {
+    (!nix::unistd::geteuid().is_root()).then(|| "needs root".to_owned())
+}
