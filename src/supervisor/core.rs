@@ -3,8 +3,9 @@
 use super::Options;
 use super::change::Phase;
 use super::child::Event;
-use super::children::{LOG_READ, Leaving};
+use super::children::Leaving;
 use super::links::Links;
+use super::logs::LOG_READ;
 use super::poll::{Id, Poll, Token};
 use super::ready::Ready;
 use super::requests::Waiter;
@@ -53,7 +54,9 @@ pub struct Supervisor {
     pub(super) look_at: Option<Instant>,
     pub(super) accept_at: Option<Instant>,
     pub(super) journal_watched: Option<BorrowedFd<'static>>,
-    pub(super) log_paused: bool,
+    /// Children that wrote more to the log than is logged, not read until then.
+    pub(super) quiet: Vec<Id>,
+    pub(super) quiet_until: Option<Instant>,
     pub(super) phase: Phase,
     pub(super) waiters: Vec<Waiter>,
     pub(super) ready: Ready,
@@ -109,7 +112,8 @@ impl Supervisor {
             look_at: None,
             accept_at: None,
             journal_watched: None,
-            log_paused: false,
+            quiet: Vec::new(),
+            quiet_until: None,
             phase: Phase::Starting,
             waiters: Vec::new(),
             ready: Ready::default(),
@@ -158,7 +162,8 @@ impl Supervisor {
             Waiting::Nothing | Waiting::Writable(_) => None,
         };
         let child = self.timers.first().map(|&(at, _)| at);
-        let nearest = [child, self.look_at, self.accept_at, journal].into_iter().flatten().min();
+        let deadlines = [child, self.look_at, self.accept_at, self.quiet_until, journal, journal::deadline()];
+        let nearest = deadlines.into_iter().flatten().min();
         nearest.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
@@ -199,6 +204,7 @@ impl Supervisor {
             }
             self.step(id, Event::Tick);
         }
+        self.listen_again(now);
         if self.look_at.is_some_and(|at| at <= now) {
             self.look_at = None;
             self.dirty = true;
@@ -265,40 +271,6 @@ impl Supervisor {
                 self.server.forget(id);
             }
         }
-    }
-
-    /// Writes what the log's output takes. While it takes nothing, children's
-    /// lines wait in their pipes.
-    fn flush_log(&mut self) {
-        let waiting = journal::flush();
-        match (&waiting, self.journal_watched) {
-            (Waiting::Writable(fd), None) => {
-                if self.poll.add(fd, EpollFlags::EPOLLOUT, Token::Journal).is_ok() {
-                    self.journal_watched = Some(*fd);
-                } else {
-                    self.look_after(SHORT_OF_DESCRIPTORS);
-                }
-            }
-            (Waiting::Nothing | Waiting::Until(_), Some(fd)) => {
-                self.poll.remove(fd);
-                self.journal_watched = None;
-            }
-            (Waiting::Writable(_), Some(_)) | (Waiting::Nothing | Waiting::Until(_), None) => {}
-        }
-        let pause = !matches!(waiting, Waiting::Nothing);
-        if pause != self.log_paused {
-            self.log_paused = pause;
-            let flags = self.log_flags();
-            for (&id, child) in &self.children {
-                if let Err(error) = self.poll.change(&child.holdings.log.read, flags, Token::Log(id)) {
-                    log::error!(target: &child.config.name, "cannot watch its log pipe: {error}");
-                }
-            }
-        }
-    }
-
-    pub(super) fn log_flags(&self) -> EpollFlags {
-        if self.log_paused { EpollFlags::empty() } else { EpollFlags::EPOLLIN }
     }
 
     pub(super) fn set_pending(&mut self, id: Id) {

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `core` | the loop, and what each event leads to |
 //! | `children` | children's processes, and what comes from them |
+//! | `logs` | what they write to the log, and how it goes out |
 //! | `change` | what takes several steps: start, reload, shutdown |
 //! | `requests`, `server` | operators' requests, and their connections |
 //! | `ready` | telling whoever started the daemon how that went |
@@ -20,6 +21,7 @@ pub mod child;
 mod children;
 mod core;
 pub mod links;
+mod logs;
 mod notify;
 mod poll;
 pub mod ready;

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
 
+const NO_LOG: &str = "plumbd: daemon.log is \"stderr\", which a daemon has none of: nothing is logged\n";
+
 /// A folder with a configuration, whose daemon does not outlive the test.
 struct Folder {
     dir: TempDir,
@@ -20,7 +22,7 @@ struct Folder {
 impl Folder {
     fn new(config: &str) -> Folder {
         let dir = tempfile::tempdir().unwrap();
-        // In this place nobody need listen on /dev/log.
+        // Nobody need listen on /dev/log here; so nothing is logged, and it says so.
         fs::write(dir.path().join("plumbd.toml"), format!("daemon.log = \"stderr\"\n{config}")).unwrap();
         Folder { dir }
     }
@@ -34,7 +36,9 @@ impl Folder {
         let words = ["run", "--daemon", "--pid-file", "pid"];
         let output = command(self.dir.path(), &words).output().unwrap();
         assert!(output.stdout.is_empty());
-        (output.status.code().expect("it takes too long"), String::from_utf8(output.stderr).unwrap())
+        let said = String::from_utf8(output.stderr).unwrap();
+        let said = said.strip_prefix(NO_LOG).unwrap_or_else(|| panic!("{said}"));
+        (output.status.code().expect("it takes too long"), said.to_owned())
     }
 
     fn pid(&self) -> Option<i32> {
