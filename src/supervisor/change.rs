@@ -199,7 +199,9 @@ impl Supervisor {
         self.dirty = true;
         if bad.is_empty() {
             log::info!("ready");
-            notify("READY=1\nSTATUS=all children are ready");
+            // Whoever started this process as a daemon knows its caller only.
+            let main = if self.must_start { format!("MAINPID={}\n", std::process::id()) } else { String::new() };
+            notify(&format!("{main}READY=1\nSTATUS=all children are ready"));
             self.ready.ready();
             return;
         }
