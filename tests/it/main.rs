@@ -25,4 +25,5 @@ mod spawn;
 mod steady;
 mod stop;
 mod supervise;
+mod syslog;
 mod trace;
