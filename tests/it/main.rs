@@ -16,6 +16,7 @@ mod links;
 mod load;
 mod load_checker;
 mod load_generator;
+mod log;
 mod logger;
 mod logger_kills;
 mod mini;
