@@ -208,7 +208,7 @@ impl Supervisor {
         let why = bad.join("; ");
         log::error!("not all children are up: {why}");
         if self.must_start {
-            self.ready.failed(&why);
+            // Whoever waits for it is told when nothing of it is left.
             self.failed_start = Some(why);
             self.begin_end();
         } else {
@@ -423,7 +423,9 @@ impl Supervisor {
         }
         log::info!("stopping");
         notify("STOPPING=1");
-        self.ready.failed("it was told to stop before all children were ready");
+        if self.failed_start.is_none() {
+            self.ready.failed("it was told to stop before all children were ready");
+        }
         for child in self.children.values_mut() {
             child.pending = false;
             child.drain_starts = 0;
@@ -484,7 +486,7 @@ impl Supervisor {
             .collect();
         let end = if lost.is_empty() {
             log::info!("stopped");
-            self.failed_start.take().map_or(Ok(()), |why| Err(format!("cannot start: {why}")))
+            self.failed_start.take().map_or(Ok(()), Err)
         } else {
             Err(format!("stopped, but nobody took {}", lost.join(", ")))
         };

@@ -158,8 +158,8 @@ impl Supervisor {
     }
 
     /// The loop.
-    pub(super) fn run(mut self, ready: Ready) -> Result<(), String> {
-        self.ready = ready;
+    pub(super) fn run(mut self, ready: &mut Ready) -> Result<(), String> {
+        self.ready = std::mem::take(ready);
         log::info!("supervises {} children, configured by {}", self.children.len(), self.loaded.name);
         let mut events = Vec::new();
         loop {
@@ -169,6 +169,7 @@ impl Supervisor {
             }
             self.flush_log();
             if let Some(end) = self.end.take() {
+                *ready = std::mem::take(&mut self.ready);
                 return end;
             }
             let timeout = self.timeout();
@@ -188,8 +189,7 @@ impl Supervisor {
         };
         let child = self.timers.first().map(|&(at, _)| at);
         let watchdog = self.watchdog.as_ref().map(|watchdog| watchdog.next);
-        let deadlines =
-            [child, self.look_at, self.accept_at, self.quiet_until, journal, journal::deadline(), watchdog];
+        let deadlines = [child, self.look_at, self.accept_at, self.quiet_until, journal, journal::deadline(), watchdog];
         let nearest = deadlines.into_iter().flatten().min();
         nearest.map(|at| at.saturating_duration_since(Instant::now()))
     }

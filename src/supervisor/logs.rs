@@ -67,14 +67,14 @@ impl Supervisor {
     pub(super) fn flush_log(&mut self) {
         match (journal::flush(), self.journal_watched) {
             (Waiting::Writable(fd), None) => {
-                if self.poll.add(&fd, EpollFlags::EPOLLOUT, Token::Journal).is_ok() {
+                if self.poll.add(fd, EpollFlags::EPOLLOUT, Token::Journal).is_ok() {
                     self.journal_watched = Some(fd);
                 } else {
                     self.look_after(UNWATCHED);
                 }
             }
             (Waiting::Nothing | Waiting::Until(_), Some(fd)) => {
-                self.poll.remove(&fd);
+                self.poll.remove(fd);
                 self.journal_watched = None;
             }
             (Waiting::Writable(_), Some(_)) | (Waiting::Nothing | Waiting::Until(_), None) => {}

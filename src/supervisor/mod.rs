@@ -52,5 +52,5 @@ pub struct Options {
 /// What it could not do before the first child was started, untold to `ready`;
 /// or, at the end, why the start failed, or what was lost.
 pub fn run(options: Options, ready: &mut Ready) -> Result<(), String> {
-    core::Supervisor::open(options)?.run(std::mem::take(ready))
+    core::Supervisor::open(options)?.run(ready)
 }

@@ -206,6 +206,46 @@ fn it_reloads_and_passes_on_and_is_not_hit_by_other_signals() {
 
 #[test]
 #[ignore = "needs root"]
+fn without_proc_programs_run_and_plugins_say_what_they_lack() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = "
+        [children.program]
+        command = [\"sleep\", \"1000\"]
+        [children.echo]
+        plugin = \"echo\"
+        listen = [\"tcp://127.0.0.1:0\"]
+        restart = \"never\"
+        [children.sink]
+        command = [\"cat\"]
+        [[links]]
+        from = \"echo\"
+        to = \"sink\"
+        [children.echo.settings]
+        echo_after = \"queued\"
+        ";
+    fs::write(dir.path().join("plumbd.toml"), config).unwrap();
+    let (log, script) =
+        (File::create(dir.path().join("log")).unwrap(), "umount -l /proc && exec \"$0\" run -c plumbd.toml");
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script, env!("CARGO_BIN_EXE_plumbd")]);
+    let mut outside =
+        unshare.current_dir(&dir).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+    let mut said = String::new();
+    let ended = wait_for("it says why", || {
+        said = fs::read_to_string(dir.path().join("log")).unwrap();
+        let told = said.contains("echo: cannot start: built-in plugins need /proc, which is not mounted\n");
+        if told && said.contains("not all children are up") {
+            let first = children_of(i32::try_from(outside.id()).unwrap()).first().copied();
+            first.into_iter().for_each(|first| kill(first, nix::libc::SIGTERM));
+        }
+        outside.try_wait().unwrap()
+    });
+    assert!(ended.success(), "{said}");
+    assert!(!said.contains("program: "), "{said}");
+}
+
+#[test]
+#[ignore = "needs root"]
 fn when_all_of_it_is_killed_what_was_echoed_is_saved() {
     let mut container = Container::start("");
     let mut client = container.connect();

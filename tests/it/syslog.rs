@@ -3,6 +3,7 @@
 
 use crate::daemon::{alive, kill, wait_for};
 use nix::libc::{SIGCONT, SIGKILL, SIGSTOP, SIGTERM};
+use plumbd::control::status::Status;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
@@ -229,6 +230,11 @@ fn what_does_not_fit_while_none_runs_is_counted() {
     let written = Instant::now();
     assert!(machine.answers());
     assert!(written.elapsed() < Duration::from_secs(5));
+    wait_for("status tells of most of them", || {
+        let json = machine.command(PLUMBD).args(["status", "--json"]).stdout(Stdio::piped()).output().unwrap().stdout;
+        let status: Status = serde_json::from_slice(&json).ok()?;
+        (status.unlogged > 800).then_some(())
+    });
     machine.start_rsyslogd(DATAGRAM);
     machine.wait_out("entries could not be logged\n");
     lines.write_all(b"the end\n").unwrap();
