@@ -314,7 +314,9 @@ impl Journal {
     fn flush(&'static self, now: Instant) -> Waiting {
         let mut state = self.state();
         self.sum_up(&mut state, now, false);
-        self.send(&mut state, now);
+        if !matches!(state.blocked, Blocked::Until(then) if now < then) {
+            self.send(&mut state, now);
+        }
         drop(state);
         self.waiting()
     }
@@ -324,10 +326,13 @@ impl Journal {
         loop {
             let now = Instant::now();
             let left = deadline.saturating_duration_since(now);
-            match self.flush(now) {
-                // Where nothing tells when there is room again, a moment more would not help.
-                Waiting::Nothing | Waiting::Until(_) => return,
+            self.send(&mut self.state(), now);
+            match self.waiting() {
+                Waiting::Nothing => return,
                 _ if left.is_zero() => return,
+                // Nobody takes anything before the process is gone.
+                Waiting::Until(then) if then >= deadline => return,
+                Waiting::Until(then) => std::thread::sleep(then.saturating_duration_since(now)),
                 Waiting::Writable(fd) => {
                     let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
                     // Interrupted or not: the loop asks the time and tries again.

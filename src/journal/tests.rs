@@ -49,6 +49,7 @@ fn entries_wait_for_a_syslog_daemon_that_starts_later() {
     say(journal, "early");
     let Waiting::Until(then) = journal.waiting() else { panic!("it waits for nothing") };
     let daemon = UnixDatagram::bind(&path).unwrap();
+    assert!(matches!(journal.flush(then - Duration::from_millis(1)), Waiting::Until(at) if at == then));
     assert!(matches!(journal.flush(then), Waiting::Nothing));
     let mut got = [0; 100];
     let n = daemon.recv(&mut got).unwrap();
@@ -146,4 +147,28 @@ fn the_supervisors_own_entries_are_never_cut_off() {
 #[test]
 fn each_facility_is_known_to_syslog() {
     assert!(FACILITIES.iter().all(|name| name.parse::<::syslog::Facility>().is_ok()));
+}
+
+#[test]
+fn the_end_waits_for_a_slow_stream_and_not_for_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    let journal = journal(syslog_at(&path));
+    let start = Instant::now();
+    say(journal, "nobody");
+    journal.finish(Instant::now() + Duration::from_millis(500));
+    assert!(start.elapsed() < Duration::from_millis(400), "{:?}", start.elapsed());
+
+    let daemon = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let reader = std::thread::spawn(move || {
+        let (stream, _) = daemon.accept().unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        BufReader::new(stream).split(0).take(201).map(|entry| entry.unwrap().len()).sum::<usize>()
+    });
+    for _ in 0..200 {
+        say(journal, &"x".repeat(1000));
+    }
+    journal.finish(Instant::now() + Duration::from_secs(30));
+    assert!(reader.join().unwrap() > 200_000);
+    assert_eq!(journal.state().backlog.unsent(), 0);
 }
