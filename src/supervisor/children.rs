@@ -3,7 +3,7 @@
 
 use super::child::{Action, Event};
 use super::core::Supervisor;
-use super::logs::LOG_READ;
+use super::logs::LOG_REST;
 use super::notify::Said;
 use super::poll::{Id, Token};
 use super::spawn;
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 const REST_OF_GROUP: Duration = Duration::from_secs(1);
 /// How often to look whether it is gone, where no SIGCHLD tells.
 const LOOK_FOR_GROUP: Duration = Duration::from_millis(1);
-/// Notifications from one child a round, for the same reason as `LOG_READ`.
+/// Notifications from one child a round, for the same reason as `LOG_ROUND`.
 const NOTIFICATIONS: usize = 64;
 
 /// A child whose process is reaped, and its number so no longer its own.
@@ -73,7 +73,7 @@ impl Supervisor {
     /// Lets go of a child that is down.
     pub(super) fn forget(&mut self, id: Id) {
         // As much as its pipe holds; somebody that it left behind may go on writing.
-        self.read_log(id, LOG_READ);
+        self.read_log(id, LOG_REST);
         if let Some(child) = self.children.remove(&id) {
             self.unwatch(&child);
             self.by_name.remove(&child.config.name);
@@ -299,7 +299,7 @@ impl Supervisor {
         // Its last words, why it could not start among them, come first.
         self.on_exec(id);
         self.on_notify(id);
-        self.read_log(id, LOG_READ);
+        self.read_log(id, LOG_REST);
         let Some(child) = self.children.get_mut(&id) else { return };
         let name = &child.config.name;
         child.lines.finish(|line| {

@@ -5,7 +5,7 @@ use super::change::Phase;
 use super::child::Event;
 use super::children::Leaving;
 use super::links::Links;
-use super::logs::LOG_READ;
+use super::logs::LOG_ROUND;
 use super::poll::{Id, Poll, Token};
 use super::ready::Ready;
 use super::requests::Waiter;
@@ -201,7 +201,7 @@ impl Supervisor {
             Token::Connection(id) => self.on_connection(id, flags),
             Token::Exec(id) => self.on_exec(id),
             Token::Log(id) => {
-                self.read_log(id, LOG_READ);
+                self.read_log(id, LOG_ROUND);
             }
             Token::Notify(id) => self.on_notify(id),
             Token::Ready(id) => self.on_ready(id),

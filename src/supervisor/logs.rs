@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 /// From one child's log pipe a round, so that one that writes without end
 /// keeps nobody waiting.
-pub(super) const LOG_READ: usize = 64 * 1024;
-/// A child of which not every line is logged is read again after so long. So
-/// a flood costs little, and who makes it waits for no longer than this: a
-/// child gets rid of a pipe full of lines each time, whatever the log's output
+pub(super) const LOG_ROUND: usize = 16 * 1024;
+/// A pipe full: all that a child that has ended can have left there.
+pub(super) const LOG_REST: usize = 64 * 1024;
+/// A child of which not every line is logged is read again after so long: its
+/// flood costs little, and it gets on, if slowly, whatever the log's output
 /// does.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Where the output can't be watched (ENOMEM), it is tried again after so long.
@@ -24,7 +25,7 @@ impl Supervisor {
     pub(super) fn read_log(&mut self, id: Id, most: usize) {
         let Some(child) = self.children.get_mut(&id) else { return };
         let name = &child.config.name;
-        let mut bytes = [0u8; 16 * 1024];
+        let mut bytes = [0u8; LOG_ROUND];
         let mut left = most;
         let mut all_logged = true;
         while left > 0 {
