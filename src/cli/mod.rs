@@ -15,6 +15,7 @@ mod output;
 mod pid_file;
 mod plugin;
 mod run;
+mod schema;
 mod socket;
 mod status;
 mod table;
@@ -82,6 +83,10 @@ impl From<crate::config::Problems> for Failure {
 /// # Errors
 /// What to print on standard error before exiting with its status.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<u8, Failure> {
+    let arguments: Vec<OsString> = arguments.collect();
+    if completions::answer(&arguments) {
+        return Ok(0);
+    }
     match typed::Typed::try_parse_from(arguments) {
         Ok(typed) => carry_out(typed.meant()?),
         Err(usage) => {
@@ -102,7 +107,10 @@ fn carry_out(meant: Meant) -> Result<u8, Failure> {
         Meant::Examples => example::list(),
         Meant::Example(example) => example::print(example),
         Meant::Completions(shell) => completions::completions(shell),
-        Meant::Man => man::man(),
+        Meant::Manuals => man::list(),
+        Meant::Manual(page) => man::print(page),
+        Meant::ManualsTo(folder) => man::write_all(&folder),
+        Meant::Schema => schema::schema(),
         Meant::Plugin(plugin) => plugin::plugin(plugin),
     }
 }

@@ -1,7 +1,9 @@
 //! What was typed: the shape of the command line, and its help.
 
+use super::completions;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use clap_complete::engine::ArgValueCandidates;
 use std::path::PathBuf;
 
 /// Supervise programs linked by pipes; an echoed message is a saved message
@@ -139,6 +141,7 @@ Examples:
   plumbd example echo-store >plumbd.toml && plumbd run")]
     Example {
         /// Which one
+        #[arg(add = ArgValueCandidates::new(completions::examples))]
         name: Option<String>,
     },
     /// Print completions for a shell
@@ -151,12 +154,27 @@ Examples:
         /// Which shell
         shell: Shell,
     },
-    /// Print the manual page plumbd(1)
+    /// List the manual pages, print one, or write them all to a folder
     #[command(after_help = "\
 Examples:
-  plumbd man >/usr/local/share/man/man1/plumbd.1
-  plumbd man | man -l -")]
-    Man,
+  plumbd man
+  plumbd man plumbd.toml | man -l -
+  plumbd man --out /usr/local/share/man")]
+    Man {
+        /// Which one
+        #[arg(add = ArgValueCandidates::new(completions::pages), conflicts_with = "out")]
+        page: Option<String>,
+        /// Write every page below this folder, as man1/plumbd.1 and so on
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+    /// Print the JSON schema of the configuration, for editors
+    #[command(after_help = "\
+Examples:
+  plumbd schema >plumbd.schema.json
+
+Name it in the first line of plumbd.toml, as taplo reads it: #:schema ./plumbd.schema.json")]
+    Schema,
     /// Run a built-in plugin; `plumbd run` does this
     #[command(
         hide = true,
@@ -166,6 +184,7 @@ Examples:
     )]
     Plugin {
         /// Which one
+        #[arg(add = ArgValueCandidates::new(completions::plugins))]
         name: String,
     },
 }
@@ -192,7 +211,7 @@ pub(super) struct Daemon {
 #[derive(Debug, Args)]
 pub(super) struct Children {
     /// Their names
-    #[arg(required = true, value_name = "CHILD")]
+    #[arg(required = true, value_name = "CHILD", add = ArgValueCandidates::new(completions::children))]
     pub(super) children: Vec<String>,
     #[command(flatten)]
     pub(super) daemon: Daemon,

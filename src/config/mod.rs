@@ -5,6 +5,7 @@
 //! - [`effective`] prints a model with every default filled in;
 //! - [`order`] says which child must be ready before which;
 //! - [`plan`] says what a reload does;
+//! - [`keys`] is the table of every key; [`schema`] is that for editors;
 //! - [`examples`] ship with the program.
 //!
 //! Nothing here changes anything outside.
@@ -13,17 +14,19 @@ mod check;
 pub mod effective;
 pub mod examples;
 pub mod keys;
-mod limits;
+pub mod limits;
 pub mod model;
 pub mod order;
 pub mod plan;
 pub mod problem;
+pub mod schema;
 mod syntax;
 pub mod system;
 mod table;
 mod value;
 
 pub use problem::{Problem, Problems};
+pub use value::{duration_text, size_text};
 
 use model::Model;
 use std::io::{self, Read};

@@ -1,12 +1,13 @@
 //! Reading a file's tables: a value or its default, and a problem for each
 //! that is not right.
 
-use super::keys::{Key, Keys, nearest};
+use super::keys::{Key, Keys, Kind, nearest};
 use super::problem::{Places, Problem};
 use super::system::System;
-use super::value::{Read, Wrong, kind, quoted};
+use super::value::{self, Read, Wrong, kind, quoted};
 use std::ops::Range;
 use std::path::Path;
+use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -99,9 +100,12 @@ impl Section<'_> {
         self.entry(name).map_or_else(|| self.span.clone(), |entry| entry.key_span.clone())
     }
 
+    fn key(&self, name: &str) -> &'static Key {
+        self.keys.iter().find(|key| key.name == name).expect("the table of keys has each that is read")
+    }
+
     fn default(&self, name: &str) -> DeValue<'static> {
-        let key: &Key = self.keys.iter().find(|key| key.name == name).expect("the table of keys has each that is read");
-        DeValue::parse(key.default).expect("every default is TOML: a test reads them all").into_inner()
+        DeValue::parse(self.key(name).default).expect("every default is TOML: a test reads them all").into_inner()
     }
 }
 
@@ -170,6 +174,38 @@ impl<'a> Reader<'a> {
             None => {
                 parse(&section.default(name)).unwrap_or_else(|wrong| unreachable!("default of {name}: {}", wrong.what))
             }
+        }
+    }
+
+    /// A duration in the key's range.
+    pub(super) fn duration(&mut self, section: &Section<'_>, name: &str) -> Duration {
+        match section.key(name).kind {
+            Kind::Duration(least, most) => self.read(section, name, value::duration(least..=most)),
+            other => unreachable!("{name} is read as a duration, and is {other:?}"),
+        }
+    }
+
+    /// A size in the key's range, in bytes.
+    pub(super) fn size(&mut self, section: &Section<'_>, name: &str) -> u64 {
+        match section.key(name).kind {
+            Kind::Size(least, most) => self.read(section, name, value::size(least..=most)),
+            other => unreachable!("{name} is read as a size, and is {other:?}"),
+        }
+    }
+
+    /// A whole number in the key's range.
+    pub(super) fn integer(&mut self, section: &Section<'_>, name: &str) -> u64 {
+        match section.key(name).kind {
+            Kind::Integer(least, most) => self.read(section, name, value::integer(least..=most)),
+            other => unreachable!("{name} is read as a whole number, and is {other:?}"),
+        }
+    }
+
+    /// A number in the key's range.
+    pub(super) fn number(&mut self, section: &Section<'_>, name: &str) -> f64 {
+        match section.key(name).kind {
+            Kind::Number(least, most) => self.read(section, name, value::float(least..=most)),
+            other => unreachable!("{name} is read as a number, and is {other:?}"),
         }
     }
 

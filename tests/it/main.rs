@@ -4,6 +4,7 @@
 
 mod background;
 mod cli;
+mod completions;
 mod config;
 mod control;
 mod daemon;
@@ -18,6 +19,7 @@ mod load_checker;
 mod load_generator;
 mod logger;
 mod logger_kills;
+mod manuals;
 mod mini;
 mod readiness;
 mod reload;

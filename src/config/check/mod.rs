@@ -15,10 +15,9 @@ use super::problem::{Places, Problems};
 use super::syntax::{decode, readable};
 use super::system::System;
 use super::table::{Entry, Reader, Section, Span};
-use super::value::{self, YEAR};
+use super::value;
 use child::Draft;
 use std::path::Path;
-use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 /// So many children, and so many links, are looked at.
@@ -86,7 +85,7 @@ fn daemon(reader: &mut Reader<'_>, root: &Section<'_>) -> Daemon {
         control,
         log: reader.read(&section, "log", value::choice(&targets)),
         log_level: reader.read(&section, "log_level", value::choice(&levels)),
-        stop_timeout: reader.read(&section, "stop_timeout", value::duration(Duration::ZERO..=YEAR)),
+        stop_timeout: reader.duration(&section, "stop_timeout"),
     }
 }
 
