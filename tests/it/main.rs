@@ -23,6 +23,7 @@ mod manuals;
 mod mini;
 mod readiness;
 mod reload;
+mod schema;
 mod spawn;
 mod steady;
 mod stop;

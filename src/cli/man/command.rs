@@ -13,7 +13,7 @@ fn shown(command: &Command) -> impl Iterator<Item = &Command> {
 
 /// A line a command.
 pub(super) fn synopsis(command: &Command) -> String {
-    shown(command).map(|command| format!("{}.br\n", usage(command))).collect()
+    shown(command).map(usage).collect::<Vec<_>>().join(".br\n")
 }
 
 /// A section a command.
