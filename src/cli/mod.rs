@@ -12,14 +12,17 @@ mod example;
 mod man;
 mod meant;
 mod output;
+mod page;
 mod pid_file;
 mod plugin;
 mod run;
 mod schema;
+mod screen;
 mod socket;
 mod status;
 mod table;
 mod typed;
+mod watch;
 
 use clap::Parser;
 use meant::Meant;

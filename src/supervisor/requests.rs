@@ -7,6 +7,7 @@ use super::poll::Id;
 use crate::config::plan;
 use crate::control::status::{self, Status};
 use crate::control::{Request, Response};
+use jiff::Timestamp;
 use std::path::Path;
 use std::time::Instant;
 
@@ -225,7 +226,7 @@ impl Supervisor {
     }
 
     fn status(&mut self) -> Status {
-        let waits = self.links.look(Instant::now());
+        let waits = self.links.look(Instant::now(), Timestamp::now());
         let links = self
             .links
             .iter()
@@ -247,10 +248,12 @@ impl Supervisor {
                 pid: child.machine.pid().map(nix::unistd::Pid::as_raw),
                 ready: child.machine.is_up(),
                 since: child.since,
+                finished: child.finished(),
                 restarts: child.machine.restarts,
                 last_exit: child.last_exit(),
                 problem: problem.or_else(|| waits_for.map(|other| format!("waits for {other}"))),
                 metrics: child.metrics(),
+                rates: std::collections::BTreeMap::new(),
             }
         });
         Status {
