@@ -18,7 +18,7 @@ pub(super) fn ask(socket: &Socket, request: &Request) -> Result<u8, Failure> {
                 output::print(format!("{text}\n")).map_err(|e| e.why)?;
             }
             Response::Progress(text) if watched => {
-                output::print(format!("{text}\n")).map_err(|e| e.why)?;
+                output::print(format!("  {text}\n")).map_err(|e| e.why)?;
             }
             Response::Err(text) => problems.push(text),
             // `status` is a command of its own.

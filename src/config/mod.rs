@@ -28,7 +28,7 @@ mod value;
 pub use problem::{Problem, Problems};
 pub use value::{duration_text, size_text};
 
-use model::Model;
+use model::{Lines, Model};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use system::{Real, System};
@@ -76,7 +76,10 @@ pub fn load(path: Option<&Path>) -> Result<Loaded, Problems> {
         let here = std::env::current_dir().map_err(|error| unreadable(BUILTIN_NAME, &error))?;
         let mut model = check_text(BUILTIN.as_bytes(), BUILTIN_NAME, &here)?;
         // These lines are in no file that anybody could open.
-        model.children.iter_mut().for_each(|child| child.line = 0);
+        model.daemon.lines = Lines::default();
+        for child in &mut model.children {
+            (child.line, child.lines) = (0, Lines::default());
+        }
         model.links.iter_mut().for_each(|link| link.line = 0);
         return Ok(Loaded { model, name: BUILTIN_NAME.to_owned(), builtin: true });
     };

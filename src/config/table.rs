@@ -2,6 +2,7 @@
 //! that is not right.
 
 use super::keys::{Key, Keys, Kind, nearest};
+use super::model::Lines;
 use super::problem::{Places, Problem};
 use super::system::System;
 use super::value::{self, Read, Wrong, kind, quoted};
@@ -68,6 +69,16 @@ pub(super) fn entries<'t>(table: &'t DeTable<'t>) -> Vec<Entry<'t>> {
 impl Section<'_> {
     fn entry(&self, name: &str) -> Option<&Entry<'_>> {
         self.entries.iter().find(|entry| entry.key == name)
+    }
+
+    /// On which line each key stands, and each of the tables within.
+    pub(super) fn lines(&self, places: &Places<'_>) -> Lines {
+        let all = self.entries.iter().flat_map(|outer| {
+            let inner = outer.value.get_ref().as_table().map(entries).unwrap_or_default();
+            let inner = inner.into_iter().map(|entry| (format!("{}.{}", outer.key, entry.key), entry.key_span));
+            std::iter::once((outer.key.to_owned(), outer.key_span.clone())).chain(inner.collect::<Vec<_>>())
+        });
+        all.map(|(key, span)| (key, places.line(span.start))).collect()
     }
 
     /// Whether a key is missing, and not only written wrongly.

@@ -271,6 +271,7 @@ impl Supervisor {
             log::info!("reload: {line}");
         }
         self.say(waiter, &text);
+        self.follower = waiter;
         let going = plan
             .children
             .iter()
@@ -315,6 +316,7 @@ impl Supervisor {
     /// The point of no return: from here on the new configuration holds.
     fn carry_out(&mut self, winding: Winding) {
         let Winding { loaded, plan, sockets, links, waiter, .. } = winding;
+        self.progress("the new configuration holds from here");
         self.loaded = loaded;
         self.needs = order::needs(self.model());
         let model = self.loaded.model.clone();

@@ -56,6 +56,8 @@ pub struct Supervisor {
     pub(super) log_paused: bool,
     pub(super) phase: Phase,
     pub(super) waiters: Vec<Waiter>,
+    /// The connection of the operator who asked for the reload under way.
+    pub(super) follower: Option<u32>,
     pub(super) ready: Ready,
     /// Each child has been up once, or is known not to be.
     pub(super) has_started: bool,
@@ -112,6 +114,7 @@ impl Supervisor {
             log_paused: false,
             phase: Phase::Starting,
             waiters: Vec::new(),
+            follower: None,
             ready: Ready::default(),
             has_started: false,
             must_start: daemonized,

@@ -95,6 +95,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, name: &str, span: Span, table: &
         pass_environment: identity::passed(reader, &section),
         limits: read_limits(reader, &section),
         settings: settings_json,
+        lines: section.lines(&reader.places),
     };
     let after = reader.list(&section, "after", r#"["NAME"]"#, value::string);
     Draft { child, span, instances, instances_span, plugin, listen, after, settings }

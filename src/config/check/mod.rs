@@ -86,6 +86,7 @@ fn daemon(reader: &mut Reader<'_>, root: &Section<'_>) -> Daemon {
         log: reader.read(&section, "log", value::choice(&targets)),
         log_level: reader.read(&section, "log_level", value::choice(&levels)),
         stop_timeout: reader.duration(&section, "stop_timeout"),
+        lines: section.lines(&reader.places),
     }
 }
 
