@@ -28,4 +28,5 @@ mod spawn;
 mod steady;
 mod stop;
 mod supervise;
+mod terminal;
 mod trace;
