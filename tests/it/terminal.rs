@@ -193,10 +193,13 @@ fn a_window_that_shrinks_shows_what_fits() {
     terminal.wait("3 of 3 children up");
     let fits = |rows: usize, columns: usize| {
         wait_for(&format!("{rows} rows of {columns} columns"), || {
-            let shown = screen(&terminal.all());
+            let all = terminal.all();
+            let shown = screen(&all);
             // The daemon's own line is cut by the terminal.
             let table = shown.iter().filter(|line| !line.starts_with("process "));
-            (shown.len() <= rows && table.clone().all(|line| line.chars().count() <= columns)).then_some(shown)
+            let fits = shown.len() <= rows && table.clone().all(|line| line.chars().count() <= columns);
+            // Not the half of a page that was written by now.
+            (fits && all.ends_with("\x1b[J")).then_some(shown)
         })
     };
     fits(24, 80);
