@@ -64,6 +64,10 @@ Exit status: 0 it is right; 78 it has problems.")]
         effective: bool,
     },
     /// Say what a reload would do, child by child, and why; changes nothing
+    ///
+    /// A line each: keep, restart, start or stop; the child; the line of the
+    /// configuration that is the reason, and the reason. Then the links and
+    /// sockets that come, change or go.
     #[command(after_help = "\
 Examples:
   plumbd plan
@@ -73,6 +77,11 @@ Examples:
         daemon: Daemon,
     },
     /// Have the daemon read its configuration again, and report what changed, or every problem
+    ///
+    /// Prints the plan, and on a terminal what happens meanwhile, and comes back
+    /// when all that changed is ready. A wrong file changes nothing: every
+    /// problem is told, and the exit status is 78. What can not be started makes
+    /// it 1.
     #[command(after_help = "\
 Examples:
   plumbd check && plumbd reload")]
@@ -81,6 +90,15 @@ Examples:
         daemon: Daemon,
     },
     /// Show the children and the links
+    ///
+    /// Of each child: its state, process, for how long it has been in that
+    /// state, how often it was started again, how it ended the last time, and,
+    /// of plugins, messages and bytes a second and open connections. Of each
+    /// link: how full it is, and for how long its sink has taken nothing while
+    /// bytes waited. What is wrong stands below, in words.
+    ///
+    /// A child that ended as it should, and that its `restart` does not start
+    /// again, is finished: that is no reason for exit status 4.
     #[command(after_help = "\
 Examples:
   plumbd status
@@ -91,7 +109,7 @@ Exit status: 0 all is up; 3 no daemon runs; 4 one runs, but not all is up.")]
     Status {
         #[command(flatten)]
         daemon: Daemon,
-        /// As JSON, for programs
+        /// As JSON, for programs: keys may be added in later versions, never changed
         #[arg(long)]
         json: bool,
         /// Again each second, until Ctrl-C
@@ -210,7 +228,7 @@ pub(super) struct Daemon {
 /// Which children, of which daemon.
 #[derive(Debug, Args)]
 pub(super) struct Children {
-    /// Their names
+    /// Their names; a child with instances is all of them, NAME.0 is one
     #[arg(required = true, value_name = "CHILD", add = ArgValueCandidates::new(completions::children))]
     pub(super) children: Vec<String>,
     #[command(flatten)]

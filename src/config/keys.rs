@@ -421,17 +421,61 @@ pub const LOGGER: Keys = &[
     ),
     key(
         "rotate",
-        Kind::Map(&Kind::Text),
+        Kind::Table(ROTATE),
         "{}",
-        "not in this version: use logrotate and `plumbd reopen`",
-        "Not in this version: rotate with logrotate(8), and have it run `plumbd reopen`.",
+        "as in { size = \"100MiB\", age = \"24h\", keep = 14, compress = \"zstd\" }; {}: never",
+        "When the logger renames its file and begins a new one, and what becomes of the renamed ones, which are called \
+         `FILE.20261122T150405.123456Z`, with .gz or .zst where they are compressed. `tail -F` loses no line by it. \
+         With neither `size` nor `age` it never does.",
     ),
     key(
         "when_full",
-        Kind::Words(&[("wait", "nothing is lost: clients wait, and status says so; goes on by itself")]),
+        Kind::Words(&[
+            ("wait", "clients wait, and status and log say so; nothing is lost, and it goes on by itself"),
+            ("drop-archives", "the oldest rotated files are removed first, then clients wait"),
+        ]),
         r#""wait""#,
-        "disk full: wait (pressure back to the clients, nothing lost)",
+        "wait | drop-archives: the oldest rotated files first, then wait: clients wait, nothing is lost",
         "What is done when the disk is full.",
+    ),
+];
+
+/// `rotate`.
+pub const ROTATE: Keys = &[
+    key(
+        "size",
+        Kind::Size(4 << 10, 1 << 60),
+        "",
+        "rotate when the file has so many bytes; two rotations are at least 10s apart",
+        "Rotate when the file has so many bytes. Two rotations are at least 10s apart.",
+    ),
+    key(
+        "age",
+        Kind::Duration(Duration::from_secs(10), YEAR),
+        "",
+        "rotate when its first message is so old",
+        "Rotate when its first message is so old.",
+    ),
+    key(
+        "keep",
+        Kind::Integer(1, 100_000),
+        "",
+        "so many rotated files are kept; else all",
+        "How many rotated files are kept, the newest. Without it, all are.",
+    ),
+    key(
+        "keep_size",
+        Kind::Size(4 << 10, 1 << 60),
+        "",
+        "so many bytes of rotated files are kept, and always the newest; else all",
+        "How many bytes of rotated files are kept, and always the newest file. Without it, all are.",
+    ),
+    key(
+        "compress",
+        Kind::Words(&[("none", "they stay as they are"), ("gzip", "as .gz"), ("zstd", "as .zst")]),
+        r#""none""#,
+        "none | gzip | zstd: in the background, at low priority",
+        "How rotated files are compressed, in the background at low priority.",
     ),
 ];
 
@@ -454,6 +498,7 @@ pub const TABLES: &[(&str, Keys)] = &[
     ("[[links]]", LINK),
     ("settings of echo", ECHO),
     ("settings of logger", LOGGER),
+    ("rotate", ROTATE),
 ];
 
 /// The known name nearest to one that is not known; `None` where none is near.

@@ -113,7 +113,7 @@ fn with(table: &str, key: &str, value: &str) -> String {
     let nested = |name: &str| if table == name { format!("{name} = {{ {key} = {value} }}\n") } else { String::new() };
     format!(
         "[daemon]\n{}[children.a]\n{}{}{}{}\n[children.echo]\nplugin = 'echo'\nlisten = ['tcp://127.0.0.1:7']\n\
-         [children.echo.settings]\n{}[children.logger]\nplugin = 'logger'\n[children.logger.settings]\n{}{}\
+         [children.echo.settings]\n{}[children.logger]\nplugin = 'logger'\n[children.logger.settings]\n{}{}{}\
          [[links]]\nfrom = 'echo'\nto = 'logger'\n[[links]]\n{}{}{}",
         set("[daemon]"),
         own("[children.NAME]", "command = ['sh']"),
@@ -123,6 +123,7 @@ fn with(table: &str, key: &str, value: &str) -> String {
         set("settings of echo"),
         own("settings of logger", "file = 'messages.log'"),
         set("settings of logger"),
+        nested("rotate"),
         own("[[links]]", "from = 'a'"),
         own("[[links]]", "to = 'logger'"),
         set("[[links]]"),

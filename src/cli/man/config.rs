@@ -6,6 +6,7 @@ use crate::config::{duration_text, limits, size_text};
 use std::time::Duration;
 
 const A_DAY: Duration = Duration::from_secs(24 * 3600);
+const A_TERABYTE: u64 = 1 << 40;
 
 /// The keys of one table.
 pub(super) fn keys(table: &str) -> String {
@@ -46,6 +47,7 @@ fn entry(key: &Key) -> String {
             entry += &text(&format!("At least {}.", duration_text(least)));
         }
         Kind::Duration(least, most) => entry += &range(&duration_text(least), &duration_text(most)),
+        Kind::Size(least, most) if most > A_TERABYTE => entry += &text(&format!("At least {}.", size_text(least))),
         Kind::Size(least, most) => entry += &range(&size_text(least), &size_text(most)),
         Kind::Limits => entry += &text(&limits()),
         _ => {}
