@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 const TWO: &str = "[children.one]\ncommand = [\"sleep\", \"1000\"]\n[children.two]\ncommand = [\"sleep\", \"1000\"]\n";
 const ENTER: &str = "\x1b[?1049h";
@@ -15,6 +16,7 @@ const LEAVE: &str = "\x1b[?1049l";
 struct Terminal {
     script: Child,
     shown: Arc<Mutex<Vec<u8>>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Terminal {
@@ -38,13 +40,13 @@ impl Terminal {
             .expect("script(1) of util-linux is needed");
         let shown = Arc::new(Mutex::new(Vec::new()));
         let (mut from, to) = (script.stdout.take().unwrap(), shown.clone());
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             let mut bytes = [0; 4096];
             while let Ok(n @ 1..) = from.read(&mut bytes) {
                 to.lock().unwrap().extend_from_slice(&bytes[..n]);
             }
         });
-        Terminal { script, shown }
+        Terminal { script, shown, reader: Some(reader) }
     }
 
     /// Everything that was written to it.
@@ -89,10 +91,13 @@ impl Terminal {
         assert!(Command::new("stty").args(words).status().unwrap().success());
     }
 
-    /// Waits for its end; the exit status, a signal's as the shell has it.
+    /// Waits for its end, and until all that it wrote is here; the exit
+    /// status, a signal's as the shell has it.
     #[track_caller]
     fn end(&mut self) -> i32 {
-        wait_for("the end of it", || self.script.try_wait().unwrap()).code().unwrap()
+        let status = wait_for("the end of it", || self.script.try_wait().unwrap());
+        self.reader.take().unwrap().join().unwrap();
+        status.code().unwrap()
     }
 }
 
