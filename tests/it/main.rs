@@ -4,6 +4,7 @@
 
 mod background;
 mod cli;
+mod completions;
 mod config;
 mod container;
 mod control;
@@ -21,13 +22,16 @@ mod log;
 mod logger;
 mod logger_kills;
 mod manager;
+mod manuals;
 mod mini;
 mod readiness;
 mod reload;
+mod schema;
 mod spawn;
 mod steady;
 mod stop;
 mod store;
 mod supervise;
 mod syslog;
+mod terminal;
 mod trace;
