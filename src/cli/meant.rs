@@ -64,7 +64,7 @@ impl Typed {
             Command::Example { name: Some(name) } => Meant::Example(example::find(&name)?),
             Command::Completions { shell } => Meant::Completions(shell),
             Command::Man => Meant::Man,
-            Command::Plugin { name } => Meant::Plugin(plugin::find(&name).ok_or_else(|| {
+            Command::Plugin { name } => Meant::Plugin(plugin::program(&name).ok_or_else(|| {
                 let known: Vec<&str> = plugin::PLUGINS.iter().map(|p| p.name).collect();
                 Failure::new(Failure::USAGE, format_args!("cannot run plugin {name:?}: there are {}", known.join(", ")))
             })?),

@@ -98,8 +98,21 @@ pub const LOGGER: Keys = &[
     key("mode", r#""0640""#, "the file's, when it is created"),
     key("format", r#""text""#, "text | raw | json"),
     key("sync", r#""asked""#, "asked: when a source asks; always; \"1s\": at least so often"),
-    key("rotate", "{}", "not in this version: use logrotate and `plumbd reopen`"),
-    key("when_full", r#""wait""#, "disk full: wait (pressure back to the clients, nothing lost)"),
+    key("rotate", "{}", "as in { size = \"100MiB\", age = \"24h\", keep = 14, compress = \"zstd\" }; {}: never"),
+    key(
+        "when_full",
+        r#""wait""#,
+        "wait | drop-archives: the oldest rotated files first, then wait: clients wait, nothing is lost",
+    ),
+];
+
+/// `rotate`.
+pub const ROTATE: Keys = &[
+    key("size", "", "rotate when the file has so many bytes; two rotations are at least 10s apart"),
+    key("age", "", "rotate when its first message is so old"),
+    key("keep", "", "so many rotated files are kept; else all"),
+    key("keep_size", "", "so many bytes of rotated files are kept, and always the newest; else all"),
+    key("compress", r#""none""#, "none | gzip | zstd: in the background, at low priority"),
 ];
 
 /// The known name nearest to one that is not known; `None` where none is near.

@@ -173,8 +173,17 @@ fn the_commented_configuration_has_every_key() {
 
 #[test]
 fn every_default_is_right() {
-    let all =
-        [keys::FILE, keys::DAEMON, keys::CHILD, keys::BACKOFF, keys::START_LIMIT, keys::LINK, keys::ECHO, keys::LOGGER];
+    let all = [
+        keys::FILE,
+        keys::DAEMON,
+        keys::CHILD,
+        keys::BACKOFF,
+        keys::START_LIMIT,
+        keys::LINK,
+        keys::ECHO,
+        keys::LOGGER,
+        keys::ROTATE,
+    ];
     for key in all.into_iter().flatten().filter(|key| !key.default.is_empty()) {
         let text = format!("{} = {}", key.name, key.default);
         assert!(text.parse::<toml::Table>().is_ok(), "{text}");

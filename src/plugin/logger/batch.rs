@@ -79,6 +79,9 @@ impl Logger {
 
     fn grow(&mut self, body: usize) -> Result<(), Halt> {
         while let Err(error) = self.intent.grow(body.max(BATCH_BYTES)) {
+            if self.make_room(&error) {
+                continue;
+            }
             let trouble = format!(
                 "cannot make room for a message of {body} bytes beside {}: {error}",
                 self.settings.file.display()
@@ -105,6 +108,9 @@ impl Logger {
         if length == 0 {
             // Nothing to save: each link is consumed by itself.
             return Ok(());
+        }
+        if offset == 0 {
+            self.intent.set_began(promise.file, self.press.now);
         }
         // 5 intend: the point of no return
         self.intent.promise(&promise);

@@ -2,6 +2,7 @@
 
 use super::render::name_time;
 use crate::link::intent::{FileId, names};
+use crate::sys::name::rename_to_free;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{File, OpenOptions};
@@ -71,6 +72,12 @@ impl MessageFile {
     pub fn is_removed(&self) -> io::Result<bool> {
         use std::os::unix::fs::MetadataExt;
         Ok(self.file.metadata()?.nlink() == 0)
+    }
+
+    /// When it was made, in microseconds since 1970, where its file system knows.
+    pub fn born(&self) -> Option<i64> {
+        let since = self.file.metadata().ok()?.created().ok()?.duration_since(UNIX_EPOCH).ok()?;
+        i64::try_from(since.as_micros()).ok()
     }
 
     /// How long it is.
@@ -182,6 +189,43 @@ impl MessageFile {
         Ok(Some(path))
     }
 
+    /// Steps 2 to 4 of a rotation: gives it the name `archive`, and its own
+    /// name to a new file of that mode, which is returned. `None` where there
+    /// is no new one though it has left its name: whatever has that name by
+    /// now, or will, is to be opened.
+    ///
+    /// # Errors
+    /// From open(2) and rename(2): all is as it was.
+    pub fn rotate(&self, archive: &Path, mode: u32) -> io::Result<Option<MessageFile>> {
+        if !self.path.symlink_metadata().is_ok_and(|named| FileId::of(&named) == self.id) {
+            return Err(io::Error::other("its name is a symbolic link, or another file's by now"));
+        }
+        let next = next_path(&self.path);
+        remove_next(&self.path);
+        // 2 make
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(&next)?;
+        let moved = file.metadata().and_then(|metadata| {
+            let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
+            // 3 away: from here on, nothing is written to it
+            rename_to_free(&self.path, archive)?;
+            Ok((FileId::of(&metadata), file))
+        });
+        let (id, file) = match moved {
+            Ok(moved) => moved,
+            Err(error) => {
+                remove_next(&self.path);
+                return Err(error);
+            }
+        };
+        // 4 into place
+        if let Err(error) = rename_to_free(&next, &self.path) {
+            log::error!("cannot put a new file in the place of {}: {error}", self.path.display());
+            remove_next(&self.path);
+            return Ok(None);
+        }
+        Ok(Some(MessageFile { path: self.path.clone(), file, id, name_unsynced: true }))
+    }
+
     /// Takes its name away.
     ///
     /// # Errors
@@ -226,13 +270,34 @@ pub fn check(path: &Path) -> io::Result<()> {
 
 /// Where the intent file of a message file is.
 pub fn intent_path(path: &Path) -> PathBuf {
+    beside_hidden(path, "intent")
+}
+
+/// Where the next file is, until it takes the message file's place.
+fn next_path(path: &Path) -> PathBuf {
+    beside_hidden(path, "new")
+}
+
+/// Removes a next file that never took its place. One with something in it is
+/// none; what can't be removed is told when the next one is made.
+pub fn remove_next(path: &Path) {
+    let next = next_path(path);
+    if next.symlink_metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0) {
+        let _told_later = std::fs::remove_file(next);
+    }
+}
+
+/// `.NAME.WHAT`, in the folder of the file.
+pub fn beside_hidden(path: &Path, what: &str) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
-    name.push(".intent");
+    name.push(".");
+    name.push(what);
     folder(path).join(name)
 }
 
-fn folder(path: &Path) -> &Path {
+/// The folder that a file is in.
+pub fn folder(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -240,7 +305,10 @@ fn folder(path: &Path) -> &Path {
 }
 
 /// Brings a file's name to the disk (fsync(2): the folder's own).
-fn sync_folder(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// From open(2) and fsync(2).
+pub fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = File::open(folder(path))?;
     match retried(|| folder.sync_all()) {
         // A file system that can't do that for a folder.
@@ -297,6 +365,40 @@ mod tests {
         assert!(second.is_named() && !second.is_removed().unwrap());
         second.remove().unwrap();
         assert!(second.is_removed().unwrap());
+    }
+
+    #[test]
+    fn rotated_it_has_another_name_and_a_new_file_has_its_own() {
+        let (folder, first) = file(b"one\n");
+        let archive = folder.path().join("archive");
+        std::fs::write(next_path(first.path()), "").unwrap();
+        let second = first.rotate(&archive, 0o600).unwrap().unwrap();
+        assert!(second.is_named() && second.size().unwrap() == 0 && !next_path(first.path()).exists());
+        assert_eq!(std::fs::read(&archive).unwrap(), b"one\n");
+        assert!(MessageFile::open(second.path(), 0o640).unwrap().is_none(), "it is locked");
+        // The first has lost its name; the second must not take one that is not free.
+        assert!(first.rotate(&folder.path().join("other"), 0o600).is_err());
+        assert!(second.rotate(&archive, 0o600).is_err() && second.is_named());
+        assert_eq!(folder.path().read_dir().unwrap().count(), 2);
+        assert_eq!(std::fs::read(&archive).unwrap(), b"one\n");
+    }
+
+    #[test]
+    fn a_symbolic_link_is_not_rotated_nor_is_anything_overwritten() {
+        let (folder, first) = file(b"one\n");
+        let (link, archive) = (folder.path().join("link"), folder.path().join("archive"));
+        std::os::unix::fs::symlink(first.path(), &link).unwrap();
+        drop(first);
+        let file = MessageFile::open(&link, 0o640).unwrap().unwrap();
+        let why = file.rotate(&archive, 0o640).unwrap_err().to_string();
+        assert!(why.contains("symbolic link") && !archive.exists(), "{why}");
+        std::fs::remove_file(&link).unwrap();
+        drop(file);
+        let file = MessageFile::open(&folder.path().join("m.log"), 0o640).unwrap().unwrap();
+        std::fs::write(next_path(file.path()), "somebody's").unwrap();
+        assert_eq!(file.rotate(&archive, 0o640).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(next_path(file.path())).unwrap(), b"somebody's");
+        assert!(file.is_named() && file.born().is_some());
     }
 
     #[test]
