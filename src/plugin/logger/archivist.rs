@@ -2,7 +2,7 @@
 //! a process of its own that stands back; and the logger's end of it.
 
 use super::archives::{self, Archive, list};
-use super::compress::{Outcome, compress, workshop_path};
+use super::compress::{Outcome, compress, remove_workshop, workshop_path};
 use super::settings::Settings;
 use crate::plugin::start::Start;
 use crate::sys::background::{pidfd, stand_back};
@@ -51,9 +51,13 @@ impl Pass {
             }
         }
         self.remove(rotate.keep, rotate.keep_size)?;
+        if let Err(why) = remove_workshop(&self.settings.file) {
+            self.failed += 1;
+            log::error!("{why}");
+        }
         match self.failed {
             0 => Ok(()),
-            n => Err(format!("{n} archives of {} are not what they should be", self.settings.file.display())),
+            _ => Err(format!("the archives of {} are not what they should be", self.settings.file.display())),
         }
     }
 

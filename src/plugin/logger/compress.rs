@@ -94,6 +94,19 @@ fn lock(mut file: File, how: FlockArg) -> io::Result<Flock<File>> {
     }
 }
 
+/// Removes the workshop that an archivist left who was killed.
+///
+/// # Errors
+/// From open(2), flock(2) and unlink(2).
+pub fn remove_workshop(file: &Path) -> Result<(), String> {
+    let path = workshop_path(file);
+    let removed = match path.symlink_metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        _ => open_workshop(&path).and_then(|_held| std::fs::remove_file(&path)),
+    };
+    removed.map_err(|e| format!("cannot remove {}: {e}", path.display()))
+}
+
 /// Empties the workshop of an archivist that was killed. Whether that freed
 /// anything; what can't be done is the next archivist's to do.
 pub fn empty_workshop(file: &Path) -> bool {
