@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 /// Digits as `0`.
@@ -17,7 +17,7 @@ const TIME: &str = "00000000T000000.000000Z";
 ///
 /// # Errors
 /// Where the folder or a file can't be read.
-pub(crate) fn open(file: &Path) -> io::Result<impl BufRead> {
+pub(crate) fn open(file: &Path) -> io::Result<BufReader<impl Read + use<>>> {
     let live: Box<dyn Read> = match File::open(file) {
         Ok(live) => Box::new(live),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Box::new(io::empty()),

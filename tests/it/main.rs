@@ -18,6 +18,7 @@ mod load_checker;
 mod load_generator;
 mod logger;
 mod logger_kills;
+mod logrotate;
 mod mini;
 mod readiness;
 mod reload;
