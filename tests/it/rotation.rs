@@ -189,7 +189,6 @@ fn a_rotation_that_fails_is_told_once_and_saving_goes_on() {
     rig.wait_notified("X_PLUMBD_PROBLEM=cannot rotate ");
     source.write_all(b"y\n").unwrap();
     wait_until("it is saved", || rig.text().ends_with("y\n").then_some(()));
-    // It is tried again by itself, nothing more comes.
     fs::remove_file(rig.folder.path().join(".m.log.new")).unwrap();
     wait_until("it is rotated", || (rig.archives().len() == 1).then_some(()));
     assert!(!rig.was_notified("X_PLUMBD_PROBLEM=cannot rotate "), "it was told again");
@@ -259,4 +258,117 @@ fn compressing_stands_back_delays_nobody_and_ends_with_its_logger() {
     assert_eq!(fs::metadata(&rig.archives()[0]).unwrap().mode() & 0o777, 0o604);
     stop(logger);
     assert!(rig.all_bytes().starts_with(&noise));
+}
+
+/// Starts a logger with some of its system calls failing.
+fn start_failing(rig: &Rig, inject: &str) -> Logger {
+    let call = inject.split(':').next().unwrap();
+    let (trace, inject) = (format!("trace={call}"), format!("inject={inject}"));
+    rig.start_under(&["strace", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject])
+}
+
+#[test]
+#[ignore = "needs strace, run by .ci/run"]
+fn whichever_rename_fails_nothing_is_lost_and_it_is_rotated_in_the_end() {
+    let lines: String = (0..2000).map(|i| format!("{i} line\n")).collect();
+    // Away fails; into place fails; a file system that knows no RENAME_NOREPLACE.
+    for (inject, told) in [
+        ("renameat2:error=ENOSPC:when=1", true),
+        ("renameat2:error=EROFS:when=1..3", true),
+        ("renameat2:error=EIO:when=2", false),
+        ("renameat2:error=EINVAL", false),
+    ] {
+        let mut rig = rig(json!({"size": 4096}));
+        rig.settings["rotate"]["least_ms"] = json!(20);
+        let logger = start_failing(&rig, inject);
+        rig.links[0].source().write_all(lines.as_bytes()).unwrap();
+        if told {
+            rig.wait_notified("X_PLUMBD_PROBLEM=cannot rotate ");
+        }
+        wait_until("it is rotated", || (rig.archives().len() == 1 && rig.path().exists()).then_some(()));
+        rig.links[0].source().write_all(b"last\n").unwrap();
+        rig.end();
+        logger.wait_success();
+        assert_eq!(rig.all_text(), lines.clone() + "last\n", "{inject}");
+        assert_eq!(rig.text(), "last\n", "{inject}");
+        assert!(rig.files(".m.log.new").is_empty(), "{inject}");
+    }
+}
+
+#[test]
+#[ignore = "needs strace, run by .ci/run"]
+fn names_are_on_the_disk_before_what_follows_is_acknowledged() {
+    let mut rig = Rig::with("raw", Records);
+    rig.settings["rotate"] = json!({"size": 4096, "least_ms": 0});
+    let trace = rig.folder.path().join("trace");
+    let calls = "trace=renameat2,pwrite64,fdatasync,fsync,write";
+    let logger = rig.start_under(&["strace", "-qq", "-y", "-s", "0", "-e", calls, "-o", trace.to_str().unwrap()]);
+    for sequence in 1..=5 {
+        for record in records(sequence, 7, &[b'x'; 5000], true) {
+            write_record(&rig.links[0].source(), &record);
+        }
+        wait_until("it is acknowledged", || rig.links[0].acks().last().map(|_| ()));
+    }
+    rig.end();
+    logger.wait_success();
+    assert_eq!(rig.counter("rotations"), 5);
+    let trace = fs::read_to_string(trace).unwrap();
+    // What is not on the disk yet: bytes of the file, its name.
+    let (mut bytes, mut name, mut acks) = (false, true, 0);
+    for call in trace.lines() {
+        match call.split('(').next().unwrap() {
+            "renameat2" => name = true,
+            "pwrite64" => bytes = true,
+            "fdatasync" => bytes = false,
+            "fsync" => name = false,
+            "write" if call.contains("<pipe:") => {
+                acks += usize::from(call.ends_with("= 24"));
+                assert!(!call.ends_with("= 24") || !(bytes || name), "{trace}");
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(acks, 5, "{trace}");
+}
+
+#[test]
+#[ignore = "needs root for a file system of its own, run by .ci/run"]
+fn on_a_full_disk_the_oldest_archives_go_and_then_the_sources_wait() {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    let mut rig = rig(json!({"size": 4096, "compress": "gzip"}));
+    rig.settings["when_full"] = json!("drop-archives");
+    rig.settings["rotate"]["size"] = json!(1_u64 << 40);
+    let disk = rig.folder.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    mount(Some("tmpfs"), &disk, Some("tmpfs"), MsFlags::empty(), Some("size=12m")).unwrap();
+    rig.settings["file"] = disk.join("m.log").to_str().unwrap().into();
+    for second in 0..3 {
+        let name = format!("m.log.20200101T00000{second}.000000Z.zst");
+        fs::write(disk.join(name), vec![0; 1 << 20]).unwrap();
+    }
+    // What an archivist that was killed left goes before any of them.
+    fs::write(disk.join(".m.log.archive"), vec![0; 2 << 20]).unwrap();
+    fs::write(disk.join("m.log.torn-20200101T000000.000000Z"), vec![0; 1 << 20]).unwrap();
+    let logger = rig.start();
+    rig.wait_notified("READY=1");
+    let mut source = rig.links[0].source();
+    let line = "x".repeat(99) + "\n";
+    let mut written = 0;
+    let write = std::thread::spawn(move || {
+        for _ in 0..100_000 {
+            source.write_all(line.as_bytes()).unwrap();
+            written += line.len();
+        }
+        written
+    });
+    rig.wait_notified("X_PLUMBD_PROBLEM=cannot write to");
+    assert!(rig.archives().is_empty(), "{:?}", rig.archives());
+    assert!(disk.join("m.log.torn-20200101T000000.000000Z").exists());
+    fs::remove_file(disk.join("m.log.torn-20200101T000000.000000Z")).unwrap();
+    let written = write.join().unwrap();
+    rig.end();
+    logger.wait_success();
+    let saved = rig.text();
+    umount2(&disk, MntFlags::MNT_DETACH).unwrap();
+    assert_eq!(saved.len(), written);
 }

@@ -125,7 +125,8 @@ impl Logger {
     fn cannot_rotate(&mut self, error: &io::Error) {
         let flaw = format!("cannot rotate {}: {error}; going on with it", self.settings.file.display());
         self.orders.set_flaw(Flaw::Rotation, &flaw);
-        self.rotations.retry_at = Some(Instant::now() + self.settings.rotate.least() * 6);
+        let retry_at = Instant::now() + self.settings.rotate.least() * 6;
+        (self.rotations.retry_at, self.rotations.at) = (Some(retry_at), Some(retry_at));
     }
 
     /// Looks after the archivist: reaps it, and starts it again when that is due.
