@@ -426,6 +426,44 @@ fn a_disk_that_is_really_full_holds_the_sources_until_there_is_room() {
 }
 
 #[test]
+#[ignore = "needs root for a file system of its own, run by .ci/run"]
+fn a_batch_that_a_full_disk_has_no_room_for_goes_whole_to_another_file() {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    for is_killed in [false, true] {
+        let mut rig = full_rig(COUNT);
+        let (disk, other) = (rig.folder.path().join("disk"), rig.settings["file"].clone());
+        std::fs::create_dir(&disk).unwrap();
+        mount(Some("tmpfs"), &disk, Some("tmpfs"), MsFlags::empty(), Some("size=4m")).unwrap();
+        rig.settings["file"] = disk.join("m.log").to_str().unwrap().into();
+        // Beside the intent file there is room for half a batch.
+        std::fs::write(disk.join("filler"), vec![0; 1_500_000]).unwrap();
+        let logger = rig.start();
+        rig.wait_notified("X_PLUMBD_PROBLEM=cannot write to");
+        if is_killed {
+            logger.kill();
+        } else {
+            logger.signal(SIGTERM);
+            logger.wait_success();
+        }
+        let full = rig.settings["file"].clone();
+        // What a reload does.
+        rig.settings["file"] = other.clone();
+        rig.drain();
+        // There is room again, and somebody comes back to it.
+        std::fs::remove_file(disk.join("filler")).unwrap();
+        rig.settings["file"] = full;
+        rig.links_anew();
+        rig.drain();
+        let there = rig.all_bytes();
+        umount2(&disk, MntFlags::MNT_DETACH).unwrap();
+        rig.settings["file"] = other;
+        let all = [there, rig.all_bytes()].concat();
+        std::fs::write(rig.path(), all).unwrap();
+        assert_all_saved(&rig, "after a full disk and another file");
+    }
+}
+
+#[test]
 fn a_batch_is_completed_in_a_file_that_was_renamed_meanwhile() {
     let rig = full_rig(COUNT);
     let logger = rig.start();

@@ -94,7 +94,7 @@ impl Logger {
 
     fn prepare_and_save(&mut self, length: u64) -> Result<(), Halt> {
         self.last_batch = batch_id(self.last_batch);
-        let offset = self.file_len()?;
+        let offset = if length > 0 { self.reserve(length)? } else { self.file_len()? };
         let mut promise = Promise { batch: self.last_batch, file: self.file.id(), offset, length };
         // 4 prepare
         let last = Ack { epoch: 0, sequence: 0 };

@@ -4,7 +4,7 @@ use super::render::name_time;
 use crate::link::intent::{FileId, names};
 use crate::sys::name::rename_to_free;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -20,7 +20,14 @@ pub struct MessageFile {
     /// Its name may not be on the disk yet: nobody knows what the process
     /// that made it came to.
     name_unsynced: bool,
+    /// Up to here the disk has room for it; beyond any offset where its file
+    /// system can't say.
+    reserved: u64,
 }
+
+/// How much room is asked for at once, where there is so much: small batches
+/// then ask seldom.
+const AHEAD: u64 = 64 * 1024;
 
 impl MessageFile {
     /// Opens it, and makes it with that mode where there is none. `None` where
@@ -46,7 +53,7 @@ impl MessageFile {
             Err((_, errno)) => return Err(errno.into()),
         };
         let path = path.to_owned();
-        let file = MessageFile { path, file, id, name_unsynced: true };
+        let file = MessageFile { path, file, id, name_unsynced: true, reserved: 0 };
         Ok(file.is_named().then_some(file))
     }
 
@@ -91,6 +98,37 @@ impl MessageFile {
     /// To write to it, at an offset.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Has the disk keep room for `length` bytes at `offset`, its end (fallocate(2)).
+    ///
+    /// # Errors
+    /// ENOSPC, EDQUOT, EIO.
+    pub fn reserve(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        let end = offset + length;
+        if end <= self.reserved {
+            return Ok(());
+        }
+        let ahead = end.next_multiple_of(AHEAD);
+        let (reserved, outcome) = match self.allocate(offset, ahead - offset) {
+            Err(Errno::ENOSPC | Errno::EDQUOT) => (end, self.allocate(offset, length)),
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => (u64::MAX, Ok(())),
+            other => (ahead, other),
+        };
+        outcome?;
+        self.reserved = reserved;
+        Ok(())
+    }
+
+    /// Its length stays what it is.
+    fn allocate(&self, offset: u64, length: u64) -> nix::Result<()> {
+        let [offset, length] = [offset, length].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+        loop {
+            match fallocate(&*self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, length) {
+                Err(Errno::EINTR) => {}
+                other => return other,
+            }
+        }
     }
 
     /// Brings what is in it to the disk.
@@ -223,7 +261,7 @@ impl MessageFile {
             remove_next(&self.path);
             return Ok(None);
         }
-        Ok(Some(MessageFile { path: self.path.clone(), file, id, name_unsynced: true }))
+        Ok(Some(MessageFile { path: self.path.clone(), file, id, name_unsynced: true, reserved: 0 }))
     }
 
     /// Takes its name away.

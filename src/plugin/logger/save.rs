@@ -17,6 +17,29 @@ const RETRY: Duration = Duration::from_millis(200);
 const RETRY_LOCK: Duration = Duration::from_millis(100);
 
 impl Logger {
+    /// Has room for that many bytes at the end of the file before anything is
+    /// promised, and returns where that is: a batch that is promised must not
+    /// stop half-way for want of room, for then only this very file can have
+    /// the rest of it.
+    pub(super) fn reserve(&mut self, length: u64) -> Result<u64, Halt> {
+        loop {
+            let offset = self.file_len()?;
+            let Err(error) = self.file.reserve(offset, length) else {
+                self.orders.endured();
+                return Ok(offset);
+            };
+            if self.make_room(&error) {
+                continue;
+            }
+            let trouble = format!("cannot write to {}: {error}", self.file.path().display());
+            self.orders.endure(&trouble, RETRY)?;
+            if self.orders.reopen() {
+                // Somebody may have removed it to make room.
+                self.reopen()?;
+            }
+        }
+    }
+
     /// Step 6: writes what was promised, of which `done` bytes are there.
     /// `elsewhere`: to a file that has another name by now.
     pub(super) fn save(
