@@ -1,7 +1,7 @@
 //! Whenever a logger is killed, each message is in the file exactly once.
 
 use crate::mini::{Held, Logger, Rig, records, wait_until, write_record};
-use crate::trace::{Place, kill_at, kill_started_at};
+use crate::trace::{Place, kill_at};
 use nix::sys::signal::Signal::SIGTERM;
 use plumbd::link::handover::Protocol::{self, Lines, Records};
 use plumbd::plugin::logger::escape::unescape;
@@ -10,10 +10,10 @@ use std::io::Write;
 use std::time::Duration;
 
 /// Numbers that look random and are the same each time.
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(self.0 >> 33).unwrap() % n
     }
@@ -31,12 +31,12 @@ fn message(i: usize) -> Vec<u8> {
 }
 
 /// What a link's messages look like in the file, each without its time.
-fn expected(peer: &str, count: usize) -> Vec<Vec<u8>> {
+pub(crate) fn expected(peer: &str, count: usize) -> Vec<Vec<u8>> {
     (0..count).map(|i| [peer.as_bytes(), b" ", &message(i)].concat()).collect()
 }
 
 /// The messages of one peer in a file of text, and in what was rotated from it.
-fn saved(rig: &Rig, peer: &str) -> Vec<Vec<u8>> {
+pub(crate) fn saved(rig: &Rig, peer: &str) -> Vec<Vec<u8>> {
     let bytes = rig.all_bytes();
     assert!(bytes.is_empty() || bytes.ends_with(b"\n"), "the file holds only whole lines");
     let begin = [peer.as_bytes(), b" "].concat();
@@ -49,7 +49,7 @@ fn saved(rig: &Rig, peer: &str) -> Vec<Vec<u8>> {
 }
 
 /// Compares without printing megabytes.
-fn assert_same(got: &[Vec<u8>], want: &[Vec<u8>], when: &str) {
+pub(crate) fn assert_same(got: &[Vec<u8>], want: &[Vec<u8>], when: &str) {
     let differs = got.iter().zip(want).position(|(a, b)| a != b);
     let show = |all: &[Vec<u8>], at: usize| all.get(at).map(|m| String::from_utf8_lossy(m).into_owned());
     let at = differs.unwrap_or(got.len().min(want.len()));
@@ -63,7 +63,7 @@ fn assert_same(got: &[Vec<u8>], want: &[Vec<u8>], when: &str) {
     );
 }
 
-const ECHO: &str = "127.0.0.1:40312";
+pub(crate) const ECHO: &str = "127.0.0.1:40312";
 
 fn write_all(protocol: Protocol, mut queue: File, count: usize, dice: &mut Dice) {
     let mut lines = Vec::new();
@@ -89,7 +89,7 @@ fn write_all(protocol: Protocol, mut queue: File, count: usize, dice: &mut Dice)
     queue.write_all(&lines).unwrap();
 }
 
-fn under_load(mut rig: Rig, peer: &str, kills: usize) -> Rig {
+pub(crate) fn under_load(mut rig: Rig, peer: &str, kills: usize) -> Rig {
     let protocol = if peer == ECHO { Records } else { Lines };
     let queue = rig.links[0].source();
     let count = 60_000;
@@ -118,20 +118,9 @@ fn records_under_load_survive_kills_at_random_instants() {
     under_load(Rig::with("text", Records), ECHO, 60);
 }
 
-#[test]
-fn rotations_under_load_survive_kills_at_random_instants() {
-    for (protocol, peer, compress) in [(Lines, "tick", "gzip"), (Records, ECHO, "zstd")] {
-        let mut rig = Rig::with("text", protocol);
-        rig.settings["rotate"] = serde_json::json!({"size": 100_000, "compress": compress, "least_ms": 0});
-        let rig = under_load(rig, peer, 60);
-        assert!(rig.archives().len() >= 5, "only {} rotations", rig.archives().len());
-        assert_all_archived(&rig, "after kills under load");
-    }
-}
-
 /// A rig with a link of lines and one of records, full of messages that take
 /// more than one batch, and ended.
-fn full_rig(count: usize) -> Rig {
+pub(crate) fn full_rig(count: usize) -> Rig {
     let mut rig = Rig::new("text");
     for (from, protocol) in [("tick", Lines), ("echo", Records)] {
         rig.links.push(Held::new(from, protocol, 1 << 20));
@@ -142,7 +131,7 @@ fn full_rig(count: usize) -> Rig {
 }
 
 /// More than one batch, and a message that is carried over.
-const COUNT: usize = 3500;
+pub(crate) const COUNT: usize = 3500;
 
 fn assert_all_saved(rig: &Rig, when: &str) {
     for peer in ["tick", ECHO] {
@@ -229,116 +218,6 @@ fn an_intent_file_that_is_lost_with_its_logger_loses_and_doubles_nothing() {
         let _may_not_be_there_yet = std::fs::remove_file(rig.folder.path().join(".m.log.intent"));
         rig.drain();
         assert_all_saved(&rig, &format!("after a kill at {place:?} and the loss of the intent file"));
-    }
-}
-
-/// A rig whose file is rotated after each batch, into a folder with leftovers.
-fn rotating_rig() -> Rig {
-    let mut rig = full_rig(COUNT);
-    rig.settings["rotate"] = serde_json::json!({"size": 4096, "compress": "gzip", "least_ms": 0});
-    rig
-}
-
-/// After one more pass of the archivist nothing is raw, nothing stands in two
-/// forms, and nothing is left over.
-fn assert_all_archived(rig: &Rig, when: &str) {
-    let before = rig.all_bytes();
-    rig.start_archivist(&[]).wait_success();
-    assert!(rig.all_bytes() == before, "the archivist changed what was saved, {when}");
-    let archives = rig.archives();
-    let times = archives.iter().map(|path| path.file_stem().unwrap());
-    assert!(
-        archives.iter().all(|path| path.extension().is_some_and(|e| e == "gz" || e == "zst")),
-        "{archives:?} {when}"
-    );
-    assert_eq!(times.collect::<std::collections::BTreeSet<_>>().len(), archives.len(), "{archives:?} {when}");
-    let mut hidden = rig.files(".m.log");
-    hidden.sort();
-    assert_eq!(hidden, [rig.folder.path().join(".m.log.intent")], "{when}");
-}
-
-#[test]
-#[ignore = "needs ptrace and a minute, run by .ci/run"]
-fn a_kill_before_or_after_any_system_call_of_rotations_loses_and_doubles_nothing() {
-    for stop in 0.. {
-        let mut rig = rotating_rig();
-        let place = Place { stop, steps: 0 };
-        let killed = kill_at(&rig, place);
-        if killed {
-            rig.drain();
-        }
-        let when = format!("after a kill at {place:?}");
-        for peer in ["tick", ECHO] {
-            assert_same(&saved(&rig, peer), &expected(peer, COUNT), &format!("{when}, from {peer}"));
-        }
-        assert!(rig.archives().len() >= 2, "{} rotations, {when}", rig.archives().len());
-        assert_all_archived(&rig, &when);
-        if !killed {
-            println!("{stop} places");
-            assert!(stop > 150, "only {stop} places");
-            return;
-        }
-    }
-}
-
-#[test]
-#[ignore = "needs ptrace and a minute, run by .ci/run"]
-fn kills_of_all_at_any_instruction_of_rotations_lose_and_double_nothing() {
-    let mut dice = Dice(std::process::id().into());
-    println!("seed {}", dice.0);
-    for _ in 0..150 {
-        let mut rig = rotating_rig();
-        let mut places = Vec::new();
-        for _ in 0..=dice.below(3) {
-            let place = Place { stop: dice.below(260), steps: dice.below(2).pow(2) * dice.below(3000) };
-            places.push(place);
-            kill_at(&rig, place);
-        }
-        rig.drain();
-        let when = format!("after kills at {places:?}");
-        for peer in ["tick", ECHO] {
-            assert_same(&saved(&rig, peer), &expected(peer, COUNT), &format!("{when}, from {peer}"));
-        }
-        assert_all_archived(&rig, &when);
-    }
-}
-
-#[test]
-#[ignore = "needs ptrace and a minute, run by .ci/run"]
-fn an_archivist_that_is_killed_at_any_system_call_leaves_all_to_the_next() {
-    for (compress, ending) in [("gzip", "gz"), ("zstd", "zst")] {
-        for stop in 0.. {
-            let mut rig = Rig::new("raw");
-            rig.settings["rotate"] = serde_json::json!({"size": 4096, "keep": 3, "compress": compress, "least_ms": 0});
-            let put = |name: &str, content: &str| std::fs::write(rig.folder.path().join(name), content).unwrap();
-            put("m.log.20200101T000000.000000Z", "too old\n");
-            let texts = ["one\n", "two\n", "three\n"].map(|line| line.repeat(30_000));
-            for (i, text) in texts.iter().enumerate() {
-                put(&format!("m.log.20200101T000001.00000{i}Z"), text);
-            }
-            // Not half of it, which somebody was at when he was killed.
-            put(&format!("m.log.20200101T000001.000001Z.{ending}"), "half");
-            put(".m.log.archive", &"left over".repeat(100_000));
-            put("m.log.torn-20200101T000000.000000Z", "torn");
-            put("m.log", "live\n");
-            let place = Place { stop, steps: 0 };
-            let killed = kill_started_at(|wrapper| rig.start_archivist(wrapper), place);
-            let when = format!("after a kill at {place:?}");
-            let want = texts.concat() + "live\n";
-            let got = rig.all_text();
-            assert!(got == want || got == format!("too old\n{want}"), "{} bytes, {when}", got.len());
-            std::fs::write(rig.folder.path().join(".m.log.intent"), "").unwrap();
-            rig.start_archivist(&[]).wait_success();
-            assert!(rig.all_text() == want, "{when}");
-            assert_all_archived(&rig, &when);
-            let names = rig.files("m.log");
-            assert_eq!(names.len(), 5, "{names:?}, {when}");
-            if !killed {
-                println!("{stop} places");
-                assert!(stop > 60, "only {stop} places");
-                break;
-            }
-        }
     }
 }
 
@@ -479,21 +358,4 @@ fn a_batch_is_completed_in_a_file_that_was_renamed_meanwhile() {
     std::fs::write(rig.path(), all).unwrap();
     std::fs::remove_file(&moved).unwrap();
     assert_all_saved(&rig, "after a rename");
-}
-
-#[test]
-fn a_batch_is_completed_in_a_file_that_was_made_an_archive_meanwhile() {
-    let mut rig = rotating_rig();
-    // Its own name only, until it is killed.
-    rig.settings["rotate"]["size"] = serde_json::json!(1_u64 << 40);
-    let logger = rig.start();
-    wait_until("a batch is under way", || (!rig.bytes().is_empty()).then_some(()));
-    logger.kill();
-    std::fs::rename(rig.path(), rig.folder.path().join("m.log.20200101T000000.000000Z")).unwrap();
-    rig.settings["rotate"]["size"] = serde_json::json!(4096);
-    rig.drain();
-    for peer in ["tick", ECHO] {
-        assert_same(&saved(&rig, peer), &expected(peer, COUNT), &format!("from {peer}"));
-    }
-    assert_all_archived(&rig, "after a rename");
 }

@@ -23,6 +23,7 @@ mod mini;
 mod readiness;
 mod reload;
 mod rotation;
+mod rotation_kills;
 mod spawn;
 mod steady;
 mod stop;
