@@ -31,16 +31,16 @@ impl Service {
     /// With more settings of the logger.
     pub(crate) fn with(echo_after: &str, format: Format, settings: &str) -> Service {
         let port = free_port();
-        Service { port, format, daemon: Daemon::start(&Service::config(echo_after, format, port)) }
+        Service { port, format, daemon: Daemon::start(&Service::config(echo_after, format, port, settings)) }
     }
 
     /// The same under a service manager that keeps its descriptors.
     fn start_managed(echo_after: &str, format: Format) -> Service {
         let port = free_port();
-        Service { port, format, daemon: Daemon::start_managed(&Service::config(echo_after, format, port)) }
+        Service { port, format, daemon: Daemon::start_managed(&Service::config(echo_after, format, port, "")) }
     }
 
-    fn config(echo_after: &str, format: Format, port: u16) -> String {
+    fn config(echo_after: &str, format: Format, port: u16, settings: &str) -> String {
         format!(
             r#"
             [daemon]
