@@ -243,7 +243,7 @@ fn compressing_stands_back_delays_nobody_and_ends_with_its_logger() {
     let pid = archivist(&logger).expect("it runs");
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     assert_eq!(stat.rsplit_once(") ").unwrap().1.split_whitespace().nth(16), Some("19"), "{stat}");
-    for sequence in 1..=200 {
+    for sequence in 1..=50 {
         write_record(&rig.links[0].source(), &records(sequence, 7, b"message", false)[0]);
         wait_until("it is acknowledged", || rig.links[0].acks().last().map(|_| ()));
     }

@@ -68,10 +68,10 @@ fn a_kill_before_or_after_any_system_call_of_rotations_loses_and_doubles_nothing
 
 #[test]
 #[ignore = "needs ptrace and a minute, run by .ci/run"]
-fn kills_of_all_at_any_instruction_of_rotations_lose_and_double_nothing() {
+fn kills_at_any_instruction_of_rotations_lose_and_double_nothing() {
     let mut dice = Dice(std::process::id().into());
     println!("seed {}", dice.0);
-    for _ in 0..150 {
+    for _ in 0..100 {
         let mut rig = rotating_rig();
         let mut places = Vec::new();
         for _ in 0..=dice.below(3) {
@@ -85,6 +85,34 @@ fn kills_of_all_at_any_instruction_of_rotations_lose_and_double_nothing() {
             assert_same(&saved(&rig, peer), &expected(peer, COUNT), &format!("{when}, from {peer}"));
         }
         assert_all_archived(&rig, &when);
+    }
+}
+
+#[test]
+#[ignore = "needs ptrace and a minute, run by .ci/run"]
+fn if_all_are_killed_over_a_rotation_what_was_acknowledged_is_saved_once_and_nothing_is_torn() {
+    let mut dice = Dice(std::process::id().into());
+    println!("seed {}", dice.0);
+    let mut stop = 0;
+    loop {
+        let mut rig = rotating_rig();
+        let place = Place { stop, steps: dice.below(2) * dice.below(200) };
+        if !kill_at(&rig, place) {
+            return;
+        }
+        let acknowledged = rig.links[1].acks().last().map_or(0, |ack| ack.sequence);
+        let before = rig.all_bytes();
+        rig.links_anew();
+        rig.drain();
+        let when = format!("after all were killed at {place:?}");
+        assert!(rig.all_bytes().starts_with(&before), "what was saved is saved, {when}");
+        for peer in ["tick", ECHO] {
+            let got = saved(&rig, peer);
+            assert!(peer == "tick" || got.len() as u64 >= acknowledged, "{acknowledged} were acknowledged, {when}");
+            assert_same(&got, &expected(peer, COUNT)[..got.len()], &when);
+        }
+        assert_all_archived(&rig, &when);
+        stop += 1 + dice.below(3);
     }
 }
 
