@@ -172,7 +172,8 @@ fn problems(status: &Status) -> Vec<String> {
         (stalled >= STALLED)
             .then(|| format!("{} -> {}: {} has taken nothing for {}", link.from, link.to, link.to, short(stalled)))
     });
-    children.chain(links).collect()
+    let log = (status.unlogged > 0).then(|| format!("log: {} entries are not out", status.unlogged));
+    children.chain(links).chain(log).collect()
 }
 
 /// A text in lines of at most that width, broken between words where it can be.
@@ -307,7 +308,7 @@ mod tests {
     fn what_is_wrong_is_said_in_words() {
         let status = status(serde_json::json!({
             "version": 1, "pid": 4242, "state": "running", "config": null,
-            "since": "2026-11-22T15:00:00Z", "reloads": 0,
+            "since": "2026-11-22T15:00:00Z", "reloads": 0, "unlogged": 3,
             "children": [
                 {"name": "ticker", "state": "failed", "pid": null, "ready": false, "since": "2026-11-22T15:00:30Z",
                  "restarts": 10, "last_exit": {"code": 1, "at": "2026-11-22T15:00:30Z"}, "problem": null, "metrics": {}},
@@ -339,6 +340,7 @@ mod tests {
         ! logger: cannot write /var/log/m.log: No space left on device�[2J
         ! web: it is down; `plumbd start web` starts it
         ! ticker -> logger: logger has taken nothing for 1m2s
+        ! log: 3 entries are not out
         ");
     }
 

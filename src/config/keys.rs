@@ -10,6 +10,7 @@ mod kind;
 pub use kind::{Key, Keys, Kind, Word};
 
 use super::value::YEAR;
+use crate::journal::FACILITIES;
 use crate::link::record::MESSAGE_MAX;
 use std::time::Duration;
 
@@ -68,6 +69,13 @@ pub const DAEMON: Keys = &[
         "auto | stderr | syslog; auto: syslog where it daemonized, else stderr",
         "Where the log goes: the daemon's own entries and every line that a child writes to standard error, or to a \
          standard output that is no link.",
+    ),
+    key(
+        "syslog_facility",
+        Kind::Names(&FACILITIES),
+        r#""daemon""#,
+        "daemon, user, local0 ... local7, as syslog(3) has them; at the next start",
+        "The facility of what goes to syslog, as syslog(3) has them. A change holds from the next start of the daemon.",
     ),
     key(
         "log_level",
