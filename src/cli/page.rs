@@ -9,6 +9,11 @@ use std::time::Duration;
 /// For how long a sink may take nothing before that is called a problem.
 const STALLED: Duration = Duration::from_secs(1);
 
+/// What stands before a problem's words.
+const MARGIN: usize = 2;
+/// No text is broken into narrower lines.
+const NARROWEST: usize = 20;
+
 /// The parts of a page, each of lines with their newlines.
 #[derive(Debug)]
 pub(super) struct Page {
@@ -29,7 +34,10 @@ pub(super) fn page(status: &Status, now: Timestamp, paper: Paper) -> Page {
     }
     // A child's words, and no child may steer the terminal.
     let problems = problems(status).into_iter().map(|problem| problem.replace(char::is_control, "\u{fffd}"));
-    let problems = problems.map(|problem| format!("{} {problem}\n", paper.paint(Colour::Bad, "!")));
+    let problems = problems.map(|problem| {
+        let lines = wrapped(&problem, paper.width.unwrap_or(usize::MAX).saturating_sub(MARGIN));
+        format!("{} {}\n", paper.paint(Colour::Bad, "!"), lines.join("\n  "))
+    });
     Page { head: head(status, now, paper), tables, problems: problems.collect() }
 }
 
@@ -168,6 +176,28 @@ fn problems(status: &Status) -> Vec<String> {
     children.chain(links).chain(log).collect()
 }
 
+/// A text in lines of at most that width, broken between words where it can be.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let width = width.max(NARROWEST);
+    let mut lines: Vec<String> = Vec::new();
+    let mut room = 0;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        match lines.last_mut().filter(|_| length < room) {
+            Some(line) => {
+                line.push(' ');
+                line.push_str(word);
+                room -= length + 1;
+            }
+            None => {
+                lines.push(word.to_owned());
+                room = width.saturating_sub(length);
+            }
+        }
+    }
+    lines
+}
+
 /// How long ago, for people. A clock that was set back shows nothing odd.
 fn age(since: Timestamp, now: Timestamp) -> String {
     short(Duration::from_secs(u64::try_from(now.as_second() - since.as_second()).unwrap_or(0)))
@@ -278,7 +308,7 @@ mod tests {
     fn what_is_wrong_is_said_in_words() {
         let status = status(serde_json::json!({
             "version": 1, "pid": 4242, "state": "running", "config": null,
-            "since": "2026-11-22T15:00:00Z", "reloads": 0,
+            "since": "2026-11-22T15:00:00Z", "reloads": 0, "unlogged": 3,
             "children": [
                 {"name": "ticker", "state": "failed", "pid": null, "ready": false, "since": "2026-11-22T15:00:30Z",
                  "restarts": 10, "last_exit": {"code": 1, "at": "2026-11-22T15:00:30Z"}, "problem": null, "metrics": {}},
@@ -310,7 +340,18 @@ mod tests {
         ! logger: cannot write /var/log/m.log: No space left on device�[2J
         ! web: it is down; `plumbd start web` starts it
         ! ticker -> logger: logger has taken nothing for 1m2s
+        ! log: 3 entries are not out
         ");
+    }
+
+    #[test]
+    fn words_stay_whole_and_a_long_one_has_a_line_of_its_own() {
+        let text = "cannot write /var/log/plumbd/a-rather-long-name.log: No space left on device";
+        let lines = ["cannot write", "/var/log/plumbd/a-rather-long-name.log:", "No space left on", "device"];
+        assert_eq!(wrapped(text, 0), lines);
+        assert_eq!(wrapped(text, usize::MAX), [text]);
+        let fits = wrapped("one two three four five six seven", 23);
+        assert_eq!(fits, ["one two three four five", "six seven"]);
     }
 
     #[test]

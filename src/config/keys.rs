@@ -10,6 +10,7 @@ mod kind;
 pub use kind::{Key, Keys, Kind, Word};
 
 use super::value::YEAR;
+use crate::journal::FACILITIES;
 use crate::link::record::MESSAGE_MAX;
 use std::time::Duration;
 
@@ -71,10 +72,10 @@ pub const DAEMON: Keys = &[
     ),
     key(
         "syslog_facility",
-        Kind::Words(&crate::journal::FACILITIES),
+        Kind::Names(&FACILITIES),
         r#""daemon""#,
-        "daemon, user, local0 ... local7, as syslog(3) has them",
-        "The facility that the system's log files it under. A change counts from the daemon's next start.",
+        "daemon, user, local0 ... local7, as syslog(3) has them; at the next start",
+        "The facility of what goes to syslog, as syslog(3) has them. A change holds from the next start of the daemon.",
     ),
     key(
         "log_level",

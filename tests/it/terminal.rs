@@ -129,8 +129,9 @@ fn a_watched_status_is_refreshed_in_place_and_ctrl_c_leaves_the_terminal_as_it_w
     terminal.wait_again("2 of 2 children up");
     let all = terminal.all();
     assert_eq!((all.matches(ENTER).count(), all.matches(LEAVE).count()), (1, 0));
-    let shown = screen(&all);
-    assert!(shown.iter().any(|line| line.starts_with("one    up ")), "{shown:?}");
+    wait_for("the children", || {
+        screen(&terminal.all()).iter().any(|line| line.starts_with("one    up ")).then_some(())
+    });
     terminal.press(b"\x03");
     assert_eq!(terminal.end(), 130, "{:?}", terminal.all());
     let all = terminal.all();
