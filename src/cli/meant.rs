@@ -74,7 +74,7 @@ impl Typed {
             Command::Man { page: Some(page), .. } => Meant::Manual(man::find(&page)?),
             Command::Man { page: None, out: Some(folder) } => Meant::ManualsTo(folder),
             Command::Schema => Meant::Schema,
-            Command::Plugin { name } => Meant::Plugin(plugin::find(&name).ok_or_else(|| {
+            Command::Plugin { name } => Meant::Plugin(plugin::program(&name).ok_or_else(|| {
                 let known: Vec<&str> = plugin::PLUGINS.iter().map(|p| p.name).collect();
                 Failure::new(Failure::USAGE, format_args!("cannot run plugin {name:?}: there are {}", known.join(", ")))
             })?),
