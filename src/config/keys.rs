@@ -10,7 +10,6 @@ mod kind;
 pub use kind::{Key, Keys, Kind, Word};
 
 use super::value::YEAR;
-use crate::journal::FACILITIES;
 use crate::link::record::MESSAGE_MAX;
 use std::time::Duration;
 
@@ -72,10 +71,10 @@ pub const DAEMON: Keys = &[
     ),
     key(
         "syslog_facility",
-        Kind::Names(&FACILITIES),
+        Kind::Words(&crate::journal::FACILITIES),
         r#""daemon""#,
-        "daemon, user, local0 ... local7, as syslog(3) has them; at the next start",
-        "The facility of what goes to syslog, as syslog(3) has them. A change holds from the next start of the daemon.",
+        "daemon, user, local0 ... local7, as syslog(3) has them",
+        "The facility that the system's log files it under. A change counts from the daemon's next start.",
     ),
     key(
         "log_level",

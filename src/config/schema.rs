@@ -74,7 +74,6 @@ fn of(kind: &Kind) -> Value {
         }
         Kind::Octal => json!({"type": "string", "pattern": OCTAL}),
         Kind::Words(words) => json!({"enum": names(words)}),
-        Kind::Names(names) => json!({"enum": names}),
         Kind::WordsOr(words, other) => json!({"anyOf": [{"enum": names(words)}, of(other)]}),
         Kind::Duration(..) => json!({"type": "string", "pattern": DURATION}),
         Kind::Size(..) => json!({"type": "string", "pattern": SIZE}),

@@ -49,7 +49,6 @@ fn entry(key: &Key) -> String {
         Kind::Duration(least, most) => entry += &range(&duration_text(least), &duration_text(most)),
         Kind::Size(least, most) if most > A_TERABYTE => entry += &text(&format!("At least {}.", size_text(least))),
         Kind::Size(least, most) => entry += &range(&size_text(least), &size_text(most)),
-        Kind::Names(names) => entry += &text(&format!("One of {}.", names.join(", "))),
         Kind::Limits => entry += &text(&limits()),
         _ => {}
     }

@@ -43,8 +43,6 @@ pub enum Kind {
     Octal,
     /// One of these words; each with its meaning.
     Words(&'static [Word]),
-    /// One of these names, which need no explaining.
-    Names(&'static [&'static str]),
     /// One of these words, or else that.
     WordsOr(&'static [Word], &'static Kind),
     /// A duration from the one to the other.
@@ -85,7 +83,7 @@ impl Kind {
             Kind::Network => "network",
             Kind::Signal => "name of a signal",
             Kind::Octal => "octal mode",
-            Kind::Words(_) | Kind::Names(_) => "word",
+            Kind::Words(_) => "word",
             Kind::WordsOr(_, other) => return format!("word or {}", other.called()),
             Kind::Duration(..) => "duration",
             Kind::Size(..) => "size",
