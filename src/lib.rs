@@ -9,6 +9,7 @@
 //! - [`control`]: what operators' commands and the daemon say to each other;
 //! - [`journal`]: the daemon's log;
 //! - [`link`]: what flows from a source to a sink, and how it survives both;
+//! - [`listen_fds`]: descriptors that are handed to a process, as sd_listen_fds(3) has it;
 //! - [`notify`]: what is said to whoever started a process, as sd_notify(3) has it;
 //! - [`plugin`]: the built-in programs, echo and logger;
 //! - [`supervisor`]: one thread, one loop: spawn, reap, restart, reload, stop;
@@ -19,6 +20,7 @@ pub mod config;
 pub mod control;
 pub mod journal;
 pub mod link;
+pub mod listen_fds;
 pub mod notify;
 pub mod plugin;
 pub mod supervisor;

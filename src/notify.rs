@@ -1,12 +1,20 @@
 //! Saying something to whoever started this process: sd_notify(3), for the
 //! supervisor towards systemd and for plugins towards the supervisor.
 
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use nix::time::{ClockId, clock_gettime};
 use std::ffi::OsStr;
-use std::io;
-use std::os::linux::net::SocketAddrExt;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+/// Whether there is somebody to tell.
+pub fn is_heard() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
 
 /// Sends `NAME=value` lines as one datagram to $NOTIFY_SOCKET, which is a path
 /// or, after an `@`, a name in the abstract namespace (unix(7)). Without the
@@ -16,18 +24,49 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 /// Nobody listens there, or not for this process.
 pub fn send(lines: &str) -> io::Result<()> {
     match std::env::var_os("NOTIFY_SOCKET") {
-        Some(name) => send_to(&name, lines),
+        Some(name) => send_to(&name, lines, None),
         None => Ok(()),
     }
 }
 
-fn send_to(name: &OsStr, lines: &str) -> io::Result<()> {
+/// The same, and a descriptor with it.
+///
+/// # Errors
+/// As [`send`].
+pub fn send_with(lines: &str, fd: BorrowedFd<'_>) -> io::Result<()> {
+    match std::env::var_os("NOTIFY_SOCKET") {
+        Some(name) => send_to(&name, lines, Some(fd)),
+        None => Ok(()),
+    }
+}
+
+fn send_to(name: &OsStr, lines: &str, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let address = match name.as_bytes().strip_prefix(b"@") {
-        Some(name) => SocketAddr::from_abstract_name(name)?,
-        None => SocketAddr::from_pathname(name)?,
+        Some(name) => UnixAddr::new_abstract(name)?,
+        None => UnixAddr::new(name)?,
     };
-    UnixDatagram::unbound()?.send_to_addr(lines.as_bytes(), &address)?;
-    Ok(())
+    let socket = UnixDatagram::unbound()?;
+    let fds: Vec<RawFd> = fd.iter().map(AsRawFd::as_raw_fd).collect();
+    let with: &[ControlMessage<'_>] = if fds.is_empty() { &[] } else { &[ControlMessage::ScmRights(&fds)] };
+    let lines = [IoSlice::new(lines.as_bytes())];
+    loop {
+        match sendmsg(socket.as_raw_fd(), &lines, with, MsgFlags::MSG_NOSIGNAL, Some(&address)) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// How often the service manager wants to hear `WATCHDOG=1`
+/// (sd_watchdog_enabled(3)); `None`: not at all.
+pub fn watchdog() -> Option<Duration> {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().ok());
+    // Without $WATCHDOG_PID it is meant for whoever reads it.
+    if number("WATCHDOG_PID").is_some_and(|pid| pid != Some(u64::from(std::process::id()))) {
+        return None;
+    }
+    number("WATCHDOG_USEC").flatten().filter(|&micros| micros > 0).map(Duration::from_micros)
 }
 
 /// `MONOTONIC_USEC=` for now, which goes with `RELOADING=1` in one datagram.
@@ -42,9 +81,11 @@ pub fn monotonic_usec() -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::SocketAddr;
 
     fn arrives_at(socket: &UnixDatagram, name: &OsStr) {
-        send_to(name, "READY=1\nSTATUS=fine").unwrap();
+        send_to(name, "READY=1\nSTATUS=fine", None).unwrap();
         let mut bytes = [0; 64];
         let len = socket.recv(&mut bytes).unwrap();
         assert_eq!(&bytes[..len], b"READY=1\nSTATUS=fine");
@@ -63,6 +104,6 @@ mod tests {
 
     #[test]
     fn nobody_there_is_an_error() {
-        assert!(send_to(OsStr::new("/nonexistent/notify"), "READY=1").is_err());
+        assert!(send_to(OsStr::new("/nonexistent/notify"), "READY=1", None).is_err());
     }
 }

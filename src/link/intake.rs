@@ -73,14 +73,15 @@ impl Intake {
     /// # Errors
     /// Its ledger makes no sense.
     pub fn open(inbound: &Inbound) -> Result<Intake, String> {
-        let from = inbound.from.clone();
+        let from = &inbound.from;
         let [read, write] = inbound.staging;
-        let ledger = Ledger::open(inherited(inbound.ledger)).map_err(|e| format!("{e} (link from {from})"))?;
+        let take = |fd| inherited(fd).map_err(|e| format!("cannot take descriptor {fd} (link from {from}): {e}"));
+        let ledger = Ledger::open(take(inbound.ledger)?).map_err(|e| format!("{e} (link from {from})"))?;
         Ok(Intake {
-            from,
+            from: from.clone(),
             protocol: inbound.protocol,
-            queue: inherited(inbound.queue),
-            staging: Pipe { read: inherited(read), write: inherited(write) },
+            queue: take(inbound.queue)?,
+            staging: Pipe { read: take(read)?, write: take(write)? },
             ledger,
             window: Vec::new(),
             start: 0,

@@ -44,6 +44,49 @@ pub struct Intake {
     pub ledger: OwnedFd,
 }
 
+/// What of a link may outlive the supervisor that made it: the read ends of
+/// its queue and of staging, and the ledger. Replies need not: a source that
+/// begins anew waits for no old ones.
+#[derive(Debug)]
+pub struct Kept {
+    /// Read end of the queue.
+    pub queue: OwnedFd,
+    /// Read end of staging, and the ledger, where the sink has an intake.
+    pub intake: Option<(OwnedFd, OwnedFd)>,
+}
+
+impl Kept {
+    /// The link again, whole.
+    ///
+    /// # Errors
+    /// A write end can't be opened; EMFILE, ENFILE, ENOMEM.
+    pub fn again(self, protocol: Protocol) -> io::Result<Link> {
+        let reopen = |read: OwnedFd| pipe::writer_of(&read).map(|write| Pipe { read, write });
+        let queue = reopen(self.queue)?;
+        let intake = match self.intake {
+            Some((staging, ledger)) => Some(Intake { staging: reopen(staging)?, ledger }),
+            None => None,
+        };
+        let replies = if intake.is_some() { replies(&queue, protocol)? } else { None };
+        Ok(Link { queue, intake, replies })
+    }
+}
+
+/// The acknowledgements' way back, with records; and how the queue's write end
+/// then is.
+fn replies(queue: &Pipe, protocol: Protocol) -> io::Result<Option<Pipe>> {
+    match protocol {
+        Protocol::Lines => Ok(None),
+        Protocol::Records => {
+            pipe::set_nonblocking(&queue.write, true)?;
+            let replies = Pipe::new(pipe::capacity(&queue.write)?.min(1 << 16))?;
+            pipe::set_nonblocking(&replies.read, true)?;
+            pipe::set_nonblocking(&replies.write, true)?;
+            Ok(Some(replies))
+        }
+    }
+}
+
 impl Link {
     /// A link from any source to a sink with an intake. The queue holds
     /// `capacity` bytes where the kernel grants that ([`Link::capacity`]).
@@ -56,16 +99,7 @@ impl Link {
     pub fn to_intake(capacity: usize, protocol: Protocol) -> io::Result<Link> {
         let queue = Pipe::new(capacity)?;
         let staging = Pipe::new(pipe::capacity(&queue.write)?)?;
-        let replies = match protocol {
-            Protocol::Lines => None,
-            Protocol::Records => {
-                pipe::set_nonblocking(&queue.write, true)?;
-                let replies = Pipe::new(pipe::capacity(&queue.write)?.min(1 << 16))?;
-                pipe::set_nonblocking(&replies.read, true)?;
-                pipe::set_nonblocking(&replies.write, true)?;
-                Some(replies)
-            }
-        };
+        let replies = replies(&queue, protocol)?;
         let intake = Intake { staging, ledger: ledger::create()? };
         Ok(Link { queue, intake: Some(intake), replies })
     }

@@ -4,6 +4,7 @@
 //! sd_listen_fds(3) and sd_notify(3) where they exist.
 
 use crate::link::handover::{self, Links};
+use crate::listen_fds;
 use crate::sys;
 use crate::sys::map::SharedMap;
 use crate::sys::signals::Signals;
@@ -55,7 +56,15 @@ impl Start {
             Some(fd) => Metrics::shared(take(fd)).map_err(|e| format!("cannot map PLUMBD_METRICS: {e}"))?,
             None => Metrics::private(),
         };
-        Ok(Start { child, settings, listeners: listeners()?, links, metrics, signals, supervisor })
+        Ok(Start {
+            child,
+            settings,
+            listeners: listen_fds::take()?.into_iter().map(|(_scheme, socket)| socket).collect(),
+            links,
+            metrics,
+            signals,
+            supervisor,
+        })
     }
 
     /// Whether the supervisor that started this process is dead.
@@ -65,8 +74,11 @@ impl Start {
 }
 
 /// Owns a descriptor that the environment named. Each is named once.
+///
+/// # Panics
+/// Where it is not open: whoever named it was wrong.
 pub fn take(fd: RawFd) -> OwnedFd {
-    sys::inherited(fd)
+    sys::inherited(fd).unwrap_or_else(|e| panic!("cannot take descriptor {fd}: {e}"))
 }
 
 fn descriptor(variable: &str) -> Result<Option<RawFd>, String> {
@@ -76,22 +88,6 @@ fn descriptor(variable: &str) -> Result<Option<RawFd>, String> {
             Ok(fd) if fd > 2 => Ok(Some(fd)),
             _ => Err(format!("cannot use {variable}={text}: it is no descriptor number above 2")),
         },
-    }
-}
-
-/// sd_listen_fds(3): `LISTEN_FDS` sockets from descriptor 3, if `LISTEN_PID`
-/// says that they are meant for this process.
-fn listeners() -> Result<Vec<OwnedFd>, String> {
-    let number = |variable: &str| std::env::var(variable).ok().map(|text| (text.parse::<u32>().ok(), text));
-    let (Some((pid, _)), Some((count, text))) = (number("LISTEN_PID"), number("LISTEN_FDS")) else {
-        return Ok(Vec::new());
-    };
-    if pid != Some(std::process::id()) {
-        return Ok(Vec::new());
-    }
-    match count.and_then(|n| RawFd::try_from(n).ok()).and_then(|n| n.checked_add(3)) {
-        Some(end) => Ok((3..end).map(take).collect()),
-        None => Err(format!("cannot take LISTEN_FDS={text}: it is no number of sockets")),
     }
 }
 

@@ -260,8 +260,9 @@ impl Supervisor {
             Err(problems) => return self.nothing_changes(waiter, &problems, WRONG_CONFIGURATION),
         };
         let plan = plan::plan(self.model(), &loaded.model);
-        let sockets = self.sockets.bind_new(loaded.model.children.iter().flat_map(|child| &child.listen));
-        let made = sockets.and_then(|sockets| Ok((sockets, self.links.make_new(&loaded.model)?)));
+        let addresses = loaded.model.children.iter().flat_map(|child| &child.listen);
+        let sockets = self.sockets.bind_new(addresses, &self.store);
+        let made = sockets.and_then(|sockets| Ok((sockets, self.links.make_new(&loaded.model, &self.store)?)));
         let (sockets, links) = match made {
             Ok(made) => made,
             Err(why) => return self.nothing_changes(waiter, &why, 1),
@@ -332,6 +333,7 @@ impl Supervisor {
         self.links.keep(links, &model);
         self.sockets.keep(sockets);
         self.sockets.retain(|address| model.children.iter().any(|child| child.listen.contains(address)));
+        self.keep_in_store();
         crate::journal::set_level(model.daemon.log_level);
 
         let mut coming = BTreeSet::new();
@@ -474,7 +476,9 @@ impl Supervisor {
             .iter()
             .map(|held| (held, self.links.queued(held)))
             .filter(|&(_, queued)| queued > 0)
-            .map(|(held, queued)| format!("{queued} bytes in the link {} -> {}", held.config.from, held.config.to))
+            .map(|(held, queued)| (held.title(), queued))
+            .chain(self.store.waiting())
+            .map(|(link, queued)| format!("{queued} bytes in the link {link}"))
             .collect();
         let end = if lost.is_empty() {
             log::info!("stopped");
@@ -484,6 +488,9 @@ impl Supervisor {
         };
         // Whoever is told that it is over may start the next one at once.
         self.sockets = Sockets::default();
+        // What nobody took is there again if the service manager starts the next one.
+        let unsaved = self.links.stored(|held| self.links.queued(held) > 0).collect();
+        self.store.keep(&unsaved);
         self.server.close();
         self.answer_shutdown(&end);
         self.end = Some(end);

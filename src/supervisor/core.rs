@@ -10,10 +10,12 @@ use super::ready::Ready;
 use super::requests::Waiter;
 use super::server::{Interest, Server};
 use super::sockets::Sockets;
+use super::store::Store;
 use super::supervised::Supervised;
 use crate::config::model::Model;
 use crate::config::{Loaded, order};
 use crate::journal::{self, Waiting};
+use crate::notify;
 use crate::sys::process;
 use crate::sys::signals::Signals;
 use jiff::Timestamp;
@@ -28,6 +30,12 @@ use std::time::{Duration, Instant};
 /// After EMFILE and its like, nobody is accepted for this long.
 const SHORT_OF_DESCRIPTORS: Duration = Duration::from_secs(1);
 
+/// The service manager's watchdog (sd_watchdog_enabled(3)): fed at half its time.
+pub(super) struct Watchdog {
+    every: Duration,
+    next: Instant,
+}
+
 /// The supervisor.
 pub struct Supervisor {
     pub(super) loaded: Loaded,
@@ -40,6 +48,7 @@ pub struct Supervisor {
     pub(super) next_id: Id,
     pub(super) links: Links,
     pub(super) sockets: Sockets,
+    pub(super) store: Store,
     pub(super) server: Server,
     pub(super) poll: Poll,
     pub(super) signals: Signals,
@@ -65,6 +74,7 @@ pub struct Supervisor {
     pub(super) failed_start: Option<String>,
     pub(super) since: Timestamp,
     pub(super) reloads: u64,
+    pub(super) watchdog: Option<Watchdog>,
     /// Set at the end: what [`Supervisor::run`] returns.
     pub(super) end: Option<Result<(), String>>,
 }
@@ -74,6 +84,8 @@ impl Supervisor {
     pub(super) fn open(options: Options) -> Result<Supervisor, String> {
         let Options { loaded, daemonized } = options;
         let at = |what: &'static str| move |e: std::io::Error| format!("cannot {what}: {e}");
+        // Before anything else is opened: they have the first numbers.
+        let store = Store::open()?;
         let soft_descriptors = process::raise_descriptor_limit().map_err(at("raise the limit on descriptors"))?;
         process::become_subreaper().map_err(at("become the subreaper"))?;
         let signals = Signals::catch(&[SIGHUP, SIGTERM, SIGINT, SIGUSR1, SIGCHLD]).map_err(at("catch signals"))?;
@@ -84,10 +96,13 @@ impl Supervisor {
         poll.add(&server, EpollFlags::EPOLLIN, Token::Control).map_err(at("watch the control socket"))?;
 
         let mut sockets = Sockets::default();
-        let bound = sockets.bind_new(loaded.model.children.iter().flat_map(|child| &child.listen))?;
+        let bound = sockets.bind_new(loaded.model.children.iter().flat_map(|child| &child.listen), &store)?;
         sockets.keep(bound);
+        for address in store.idle(|address| sockets.get(address).is_some()) {
+            log::warn!("the service manager listens on {address} for this daemon, but no child does");
+        }
         let mut links = Links::default();
-        let made = links.make_new(&loaded.model)?;
+        let made = links.make_new(&loaded.model, &store)?;
         links.keep(made, &loaded.model);
 
         let mut supervisor = Supervisor {
@@ -99,6 +114,7 @@ impl Supervisor {
             next_id: 0,
             links,
             sockets,
+            store,
             server,
             poll,
             signals,
@@ -118,12 +134,21 @@ impl Supervisor {
             failed_start: None,
             since: Timestamp::now(),
             reloads: 0,
+            watchdog: notify::watchdog().map(|within| Watchdog { every: within / 2, next: Instant::now() }),
             end: None,
             loaded,
         };
         for child in supervisor.loaded.model.children.clone() {
             let id = supervisor.add(child)?;
             supervisor.set_pending(id);
+        }
+        // Before the first child can write anything.
+        supervisor.keep_in_store();
+        for (link, bytes) in supervisor.store.waiting() {
+            log::warn!(
+                "the last supervisor left {bytes} bytes in the link {link}, which is not in the configuration: \
+                 they wait for a reload that has it again"
+            );
         }
         Ok(supervisor)
     }
@@ -158,7 +183,8 @@ impl Supervisor {
             Waiting::Nothing | Waiting::Writable(_) => None,
         };
         let child = self.timers.first().map(|&(at, _)| at);
-        let nearest = [child, self.look_at, self.accept_at, journal].into_iter().flatten().min();
+        let watchdog = self.watchdog.as_ref().map(|watchdog| watchdog.next);
+        let nearest = [child, self.look_at, self.accept_at, journal, watchdog].into_iter().flatten().min();
         nearest.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
@@ -199,6 +225,7 @@ impl Supervisor {
             }
             self.step(id, Event::Tick);
         }
+        self.feed_watchdog(now);
         if self.look_at.is_some_and(|at| at <= now) {
             self.look_at = None;
             self.dirty = true;
@@ -210,6 +237,15 @@ impl Supervisor {
                 log::error!("cannot watch the control socket: {error}");
                 self.accept_at = Some(now + SHORT_OF_DESCRIPTORS);
             }
+        }
+    }
+
+    /// Tells the service manager that the loop goes round.
+    fn feed_watchdog(&mut self, now: Instant) {
+        let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| watchdog.next <= now) else { return };
+        watchdog.next = now + watchdog.every;
+        if let Err(error) = notify::send("WATCHDOG=1") {
+            log::warn!("cannot notify the service manager: {error}");
         }
     }
 
@@ -326,6 +362,13 @@ impl Supervisor {
         }
         log::info!("reopen: told {}", if told.is_empty() { "nobody".to_owned() } else { told.join(", ") });
         told
+    }
+
+    /// Has the service manager keep sockets and links for a supervisor that
+    /// comes after this one was killed.
+    pub(super) fn keep_in_store(&mut self) {
+        let wanted = self.sockets.stored().chain(self.links.stored(|_| true)).collect();
+        self.store.keep(&wanted);
     }
 
     pub(super) fn model(&self) -> &Model {

@@ -1,15 +1,16 @@
 //! The links as the supervisor holds them: every pipe with both its ends, so
 //! that what is in it outlives both processes.
 
+use super::store::{self, Store};
 use crate::config::model::{Link as Config, Model, Program};
 use crate::link::handover::Protocol;
 use crate::link::ledger::View;
-use crate::link::{Intake, Link};
+use crate::link::{Intake, Kept, Link};
 use crate::plugin;
 use crate::sys::pipe::{self, Pipe};
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// A link and its kernel objects.
@@ -54,6 +55,16 @@ pub enum QueueId {
     Between(String, String),
 }
 
+impl QueueId {
+    /// Its link's name in the store.
+    fn name(&self, protocol: Protocol) -> String {
+        match self {
+            QueueId::Of(to) => store::link_name(protocol, None, to),
+            QueueId::Between(from, to) => store::link_name(protocol, Some(from), to),
+        }
+    }
+}
+
 /// All links.
 #[derive(Debug, Default)]
 pub struct Links {
@@ -78,6 +89,11 @@ impl Held {
             && held.to == link.to
             && held.protocol == link.protocol
             && self.intake.is_some() == has_intake(model, link)
+    }
+
+    /// `FROM -> TO`.
+    pub fn title(&self) -> String {
+        format!("{} -> {}", self.config.from, self.config.to)
     }
 
     /// What `model` says of this link, if it has it.
@@ -125,33 +141,35 @@ impl Links {
         self.queues.iter().find(|q| q.id == held.queue).expect("a link's queue is held as long as the link")
     }
 
-    /// Makes the links of `model` that are not held yet, all or none; they are
-    /// to be [kept](Links::keep) when everything else is ready too.
+    /// Makes the links of `model` that are not held yet, or takes them up as an
+    /// earlier supervisor left them, all or none; they are to be [kept](Links::keep) when everything else is ready too.
     ///
     /// # Errors
     /// `cannot make the link A -> B: cause` for the first that failed.
-    pub fn make_new(&self, model: &Model) -> Result<Links, String> {
+    pub fn make_new(&self, model: &Model, store: &Store) -> Result<Links, String> {
         let mut new = Links::default();
         for link in &model.links {
             if self.held.iter().any(|held| held.is(link, model)) {
                 continue;
             }
-            self.make(link, model, &mut new)
+            self.make(link, model, store, &mut new)
                 .map_err(|e| format!("cannot make the link {} -> {}: {e}", link.from, link.to))?;
         }
         Ok(new)
     }
 
-    fn make(&self, link: &Config, model: &Model, new: &mut Links) -> io::Result<()> {
+    fn make(&self, link: &Config, model: &Model, store: &Store, new: &mut Links) -> io::Result<()> {
         let intake = has_intake(model, link);
         let id =
             if intake { QueueId::Between(link.from.clone(), link.to.clone()) } else { QueueId::Of(link.to.clone()) };
         // One that goes is of no use: its input ends.
         let shared = self.stays(&id, model) || new.queues.iter().any(|q| q.id == id);
-        let made = match (intake, shared) {
-            (true, _) => Some(Link::to_intake(link.capacity, link.protocol)?),
-            (false, false) => Some(Link::to_stdin(link.capacity)?),
-            (false, true) => None,
+        let kept = if shared { None } else { store.link(&id.name(link.protocol), intake) };
+        let made = match (kept, intake) {
+            (Some(kept), _) => Some(take_up(link, kept)?),
+            (None, true) => Some(Link::to_intake(link.capacity, link.protocol)?),
+            (None, false) if !shared => Some(Link::to_stdin(link.capacity)?),
+            (None, false) => None,
         };
         let mut held = Held { config: link.clone(), queue: id.clone(), intake: None, replies: None, seen: None };
         if let Some(made) = made {
@@ -171,6 +189,15 @@ impl Links {
         }
         new.held.push(held);
         Ok(())
+    }
+
+    /// What shall outlive this process, by its name in the store, of those
+    /// links that `which` takes.
+    pub fn stored<'a>(&'a self, which: impl Fn(&Held) -> bool + 'a) -> impl Iterator<Item = (String, BorrowedFd<'a>)> {
+        self.held.iter().filter(move |held| which(held)).flat_map(|held| {
+            let intake = held.intake.as_ref().map(|held| (&held.intake.staging.read, &held.intake.ledger));
+            store::parts(&held.queue.name(held.config.protocol), &self.queue(held).read, intake)
+        })
     }
 
     /// Holds these too, in the order of the configuration.
@@ -256,6 +283,25 @@ impl Links {
         }
         answers
     }
+}
+
+/// A link that an earlier supervisor left.
+fn take_up(link: &Config, kept: Kept) -> io::Result<Link> {
+    let made = kept.again(link.protocol)?;
+    let staging = made.intake.as_ref().map(|intake| &intake.staging.write);
+    for end in [Some(&made.queue.write), staging].into_iter().flatten() {
+        if pipe::capacity(end)? < link.capacity {
+            // Refused is told by the caller.
+            let _refused = pipe::set_capacity(end, link.capacity);
+        }
+    }
+    log::info!(
+        "link {} -> {}: taken up as the last supervisor left it, with {} bytes",
+        link.from,
+        link.to,
+        pipe::bytes_in(&made.queue.read)?
+    );
+    Ok(made)
 }
 
 fn resize(held: &Held, queue: &OwnedFd, capacity: usize) {

@@ -12,6 +12,7 @@
 //! | `requests`, `server` | operators' requests, and their connections |
 //! | `ready` | telling whoever started the daemon how that went |
 //! | `child`, `backoff` | one child's states, pure |
+//! | `store` | what outlives this process, at the service manager |
 //! | `supervised`, `spawn`, `links`, `sockets`, `notify` | what is held for the children |
 
 mod backoff;
@@ -27,6 +28,7 @@ mod requests;
 mod server;
 mod sockets;
 mod spawn;
+mod store;
 mod supervised;
 
 use crate::config::Loaded;

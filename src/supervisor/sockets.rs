@@ -1,6 +1,7 @@
 //! Listening sockets: bound once, held for as long as a child names them, so
 //! that a restart refuses no one.
 
+use super::store::{Store, socket_name};
 use crate::config::model::Address;
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -10,7 +11,7 @@ use nix::sys::socket::{
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
@@ -21,27 +22,47 @@ const BACKLOG: i32 = 4096;
 /// Every socket that is held, by its address.
 #[derive(Debug, Default)]
 pub struct Sockets {
-    held: BTreeMap<Address, OwnedFd>,
+    held: BTreeMap<Address, Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    socket: OwnedFd,
+    /// It is a socket unit's: the service manager has it too, and its name.
+    lent: bool,
 }
 
 impl Sockets {
     /// The socket bound to that address.
     pub fn get(&self, address: &Address) -> Option<&OwnedFd> {
-        self.held.get(address)
+        self.held.get(address).map(|held| &held.socket)
     }
 
-    /// Binds those addresses that are not held yet, all or none: the new ones
-    /// are given back, to be [kept](Sockets::keep) when everything else is
+    /// Those that shall outlive this process, by their names in the store.
+    pub fn stored(&self) -> impl Iterator<Item = (String, BorrowedFd<'_>)> {
+        let own = self.held.iter().filter(|(_, held)| !held.lent);
+        own.map(|(address, held)| (socket_name(address), held.socket.as_fd()))
+    }
+
+    /// Binds those addresses that are not held yet and that the service manager
+    /// has no socket for, all or none: the new ones are given back, to be [kept](Sockets::keep) when everything else is
     /// ready too.
     ///
     /// # Errors
     /// `cannot listen on ADDRESS: cause` for the first that failed.
-    pub fn bind_new<'a>(&self, addresses: impl IntoIterator<Item = &'a Address>) -> Result<Sockets, String> {
+    pub fn bind_new<'a>(
+        &self,
+        addresses: impl IntoIterator<Item = &'a Address>,
+        store: &Store,
+    ) -> Result<Sockets, String> {
         let mut new = Sockets::default();
         for address in addresses {
             if !self.held.contains_key(address) && !new.held.contains_key(address) {
-                let socket = open(address).map_err(|e| self.why_not(address, &e))?;
-                new.held.insert(address.clone(), socket);
+                let (socket, lent) = match store.socket(address) {
+                    Some(handed) => handed,
+                    None => (open(address).map_err(|e| self.why_not(address, &e))?, false),
+                };
+                new.held.insert(address.clone(), Held { socket, lent });
             }
         }
         Ok(new)
@@ -71,10 +92,10 @@ impl Sockets {
 
     /// Closes those that nobody names any more; a Unix socket's name goes with it.
     pub fn retain(&mut self, named: impl Fn(&Address) -> bool) {
-        self.held.retain(|address, _| {
+        self.held.retain(|address, held| {
             let keep = named(address);
             if !keep {
-                remove_name(address);
+                remove_name(address, held);
             }
             keep
         });
@@ -83,12 +104,12 @@ impl Sockets {
 
 impl Drop for Sockets {
     fn drop(&mut self) {
-        self.held.keys().for_each(remove_name);
+        self.held.iter().for_each(|(address, held)| remove_name(address, held));
     }
 }
 
-fn remove_name(address: &Address) {
-    if let Address::Unix(path) = address {
+fn remove_name(address: &Address, held: &Held) {
+    if let (Address::Unix(path), false) = (address, held.lent) {
         if let Err(error) = std::fs::remove_file(path) {
             log::warn!("cannot remove {}: {error}", path.display());
         }

@@ -9,7 +9,8 @@ pub mod process;
 pub mod signals;
 pub mod socket;
 
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Closes every descriptor above standard error, as daemon(7) asks: a daemon
 /// must not hold what its caller happened to have open, such as a lock or the
@@ -26,22 +27,18 @@ pub(crate) fn close_inherited() {
     }
 }
 
-/// Owns a descriptor that this process was started with.
+/// Owns a descriptor that this process was started with; close-on-exec from now on.
 ///
-/// # Panics
-/// Where it is not open: whoever named it was wrong.
-pub fn inherited(fd: RawFd) -> OwnedFd {
+/// # Errors
+/// EBADF: it is not open, so whoever named it was wrong.
+pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
     #[allow(unsafe_code)]
     // SAFETY: borrowed for one fcntl, which checks that it is open.
-    let open = nix::fcntl::fcntl(
-        unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) },
-        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
-    );
-    assert!(open.is_ok(), "descriptor {fd} is not open");
+    let named = unsafe { BorrowedFd::borrow_raw(fd) };
+    fcntl(named, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     #[allow(unsafe_code)]
     // SAFETY: it is open, came by inheritance, and is named to this process
     // once, so nothing else here owns it.
-    unsafe {
-        OwnedFd::from_raw_fd(fd)
-    }
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

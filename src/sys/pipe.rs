@@ -37,6 +37,17 @@ impl Pipe {
     }
 }
 
+/// A pipe's write end, opened from its read end by its name in /proc (proc(5)),
+/// blocking, close-on-exec.
+///
+/// # Errors
+/// EACCES where the pipe is another user's, ENOENT without /proc.
+pub fn writer_of(read: &OwnedFd) -> io::Result<OwnedFd> {
+    // A pipe that has a reader is opened for writing without waiting (fifo(7)).
+    let name = format!("/proc/self/fd/{}", read.as_raw_fd());
+    Ok(std::fs::OpenOptions::new().write(true).open(name)?.into())
+}
+
 /// Asks for a capacity in bytes (F_SETPIPE_SZ); the kernel rounds it up to a
 /// power of two of pages. Returns what it granted.
 ///

@@ -1,6 +1,7 @@
 //! A whole daemon in a folder of its own, for tests of the contract. It ends
 //! with "no strays, no zombies, no leaked descriptors", whatever the test did.
 
+use crate::manager::Manager;
 use plumbd::control::status::{Child, ChildState, DaemonState, Link, Status};
 use plumbd::control::{Request, Response, client};
 use std::collections::BTreeSet;
@@ -32,6 +33,9 @@ pub fn wait_for<T>(what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
 
 /// A daemon and its folder.
 pub struct Daemon {
+    /// Who started it, where it was not just a shell. Before the folder, which
+    /// its socket is in.
+    pub manager: Option<Manager>,
     pub dir: tempfile::TempDir,
     process: std::process::Child,
     over: bool,
@@ -57,7 +61,7 @@ impl Daemon {
     pub fn spawn_in(dir: tempfile::TempDir, config: &str) -> Daemon {
         std::fs::write(dir.path().join("plumbd.toml"), config).unwrap();
         let process = run_in(dir.path(), "");
-        Daemon { dir, process, over: false }
+        Daemon { dir, manager: None, process, over: false }
     }
 
     /// Starts it with a log of its own, and does not wait.
@@ -65,7 +69,7 @@ impl Daemon {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("plumbd.toml"), config).unwrap();
         let process = run(dir.path(), "", log.into());
-        Daemon { dir, process, over: false }
+        Daemon { dir, manager: None, process, over: false }
     }
 
     /// Starts it from a shell that has done `first` before it becomes the
@@ -74,14 +78,37 @@ impl Daemon {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("plumbd.toml"), config).unwrap();
         let process = run_in(dir.path(), first);
-        let daemon = Daemon { dir, process, over: false };
+        let daemon = Daemon { dir, manager: None, process, over: false };
         daemon.wait_state(DaemonState::Running);
         daemon
     }
 
+    /// Starts it under a service manager, and waits until it is past starting.
+    pub fn start_managed(config: &str) -> Daemon {
+        let dir = tempfile::tempdir().unwrap();
+        let manager = Manager::new(dir.path());
+        Daemon::start_under(manager, dir, config)
+    }
+
+    /// Starts it under that service manager, which was made for that folder.
+    pub fn start_under(manager: Manager, dir: tempfile::TempDir, config: &str) -> Daemon {
+        std::fs::write(dir.path().join("plumbd.toml"), config).unwrap();
+        let process = manager.start(dir.path(), log_of(dir.path()));
+        let daemon = Daemon { dir, manager: Some(manager), process, over: false };
+        daemon.wait_state(DaemonState::Running);
+        daemon
+    }
+
+    pub fn manager(&self) -> &Manager {
+        self.manager.as_ref().unwrap()
+    }
+
     /// Starts another one in the same folder; the one before must be dead.
     pub fn start_again(&mut self) {
-        self.process = run_in(self.dir.path(), "");
+        self.process = match &self.manager {
+            Some(manager) => manager.start(self.dir.path(), log_of(self.dir.path())),
+            None => run_in(self.dir.path(), ""),
+        };
         self.over = false;
         self.wait_state(DaemonState::Running);
     }
@@ -289,9 +316,12 @@ fn ask(socket: &Path, request: &Request) -> Result<(u8, String, String), String>
     status.map(|status| (status, out, err)).map_err(|e| e.to_string())
 }
 
+fn log_of(dir: &Path) -> Stdio {
+    File::options().create(true).append(true).open(dir.join("daemon.log")).unwrap().into()
+}
+
 fn run_in(dir: &Path, first: &str) -> std::process::Child {
-    let log = File::options().create(true).append(true).open(dir.join("daemon.log")).unwrap();
-    run(dir, first, log.into())
+    run(dir, first, log_of(dir))
 }
 
 fn run(dir: &Path, first: &str, log: Stdio) -> std::process::Child {

@@ -25,7 +25,17 @@ struct Service {
 impl Service {
     fn start(echo_after: &str, format: Format) -> Service {
         let port = free_port();
-        let config = format!(
+        Service { port, format, daemon: Daemon::start(&Service::config(echo_after, format, port)) }
+    }
+
+    /// The same under a service manager that keeps its descriptors.
+    fn start_managed(echo_after: &str, format: Format) -> Service {
+        let port = free_port();
+        Service { port, format, daemon: Daemon::start_managed(&Service::config(echo_after, format, port)) }
+    }
+
+    fn config(echo_after: &str, format: Format, port: u16) -> String {
+        format!(
             r#"
             [daemon]
             log_level = "warn"
@@ -48,8 +58,7 @@ impl Service {
             to = "logger"
             "#,
             format.name()
-        );
-        Service { port, format, daemon: Daemon::start(&config) }
+        )
     }
 
     /// Clients that go on until told to stop, on a thread of their own.
@@ -221,6 +230,53 @@ fn saved_survives_kills_of_all_at_once() {
 #[test]
 fn synced_survives_kills_of_all_at_once() {
     survives_kills_of_the_supervisor(true, "synced");
+}
+
+/// The same where a service manager keeps sockets and links: the clients go on
+/// while one daemon follows the other.
+fn survives_kills_under_a_manager(all: bool, echo_after: &str) {
+    let mut service = Service::start_managed(echo_after, Format::Text);
+    let load = service.load(0);
+    for _ in 0..10 {
+        service.wait_progress();
+        moment();
+        let children = children_of(service.daemon.pid());
+        assert_eq!(children.len(), 2);
+        kill(service.daemon.pid(), SIGKILL);
+        if all {
+            children.iter().for_each(|&pid| kill(pid, SIGKILL));
+        }
+        service.daemon.wait_killed();
+        // As a service manager does, before it starts the next one.
+        wait_for("the children end by themselves", || children.iter().all(|&pid| !alive(pid)).then_some(()));
+        service.daemon.start_again();
+    }
+    service.wait_progress();
+    let outcome = load.end();
+    service.daemon.stop();
+    service.assert_kept(&outcome);
+    assert_eq!(outcome.refused, 0, "a client was refused");
+    service.daemon.manager().wait_stored(&[]);
+}
+
+#[test]
+fn queued_survives_kills_of_the_supervisor_under_a_manager() {
+    survives_kills_under_a_manager(false, "queued");
+}
+
+#[test]
+fn queued_survives_kills_of_all_at_once_under_a_manager() {
+    survives_kills_under_a_manager(true, "queued");
+}
+
+#[test]
+fn saved_survives_kills_of_all_at_once_under_a_manager() {
+    survives_kills_under_a_manager(true, "saved");
+}
+
+#[test]
+fn synced_survives_kills_of_the_supervisor_under_a_manager() {
+    survives_kills_under_a_manager(false, "synced");
 }
 
 #[test]

@@ -1,0 +1,242 @@
+//! What outlives the supervisor: the service manager's descriptor store.
+//!
+//! Under systemd each listening socket and each link is handed to the service
+//! manager (`FDSTORE=1`, sd_pid_notify_with_fds(3)), which gives it back, by
+//! name, to the next supervisor when this one is killed: no client is refused,
+//! and what was in a pipe is there still. Of a pipe only the read end is
+//! stored; a write end is opened from it (proc(5)). So whoever reads still sees
+//! the end of its input when all writers are gone, and can end.
+//!
+//! | name | what |
+//! |---|---|
+//! | `listen/ADDRESS` | a listening socket |
+//! | `link/PROTOCOL/FROM/TO/queue` | the read end of a link's queue; FROM is `*` where several may share it |
+//! | `link/PROTOCOL/FROM/TO/staging`, `.../ledger` | the other two of a link to a sink with an intake |
+//!
+//! The same way come the sockets of a socket unit (systemd.socket(5)), under
+//! names of their own: they are matched by address, and stay the manager's.
+
+use crate::config::model::Address;
+use crate::link::Kept;
+use crate::link::handover::Protocol;
+use crate::link::ledger::View;
+use crate::sys::pipe;
+use crate::{listen_fds, notify};
+use nix::sys::socket::{SockType, SockaddrStorage, getsockname, getsockopt, sockopt};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+const QUEUE: &str = "queue";
+const STAGING: &str = "staging";
+const LEDGER: &str = "ledger";
+
+/// systemd takes no longer names (fdname_is_valid in its fd-util.c).
+const NAME_MAX: usize = 255;
+
+/// The service manager's store, as far as this process knows it.
+#[derive(Debug, Default)]
+pub struct Store {
+    /// What an earlier supervisor left and nobody took up yet.
+    left: BTreeMap<String, OwnedFd>,
+    /// Sockets of a socket unit.
+    lent: BTreeMap<Address, OwnedFd>,
+    /// What the manager keeps: by name, which kernel object (its inode).
+    kept: BTreeMap<String, u64>,
+}
+
+impl Store {
+    /// Takes what the service manager hands to this process.
+    ///
+    /// # Errors
+    /// What was announced is not there.
+    pub fn open() -> Result<Store, String> {
+        let mut store = Store::default();
+        for (name, fd) in listen_fds::take()? {
+            if name.starts_with("listen/") || name.starts_with("link/") {
+                store.kept.insert(name.clone(), inode(fd.as_fd()));
+                store.left.insert(name, fd);
+                continue;
+            }
+            match address_of(&fd) {
+                Some(address) => {
+                    store.lent.insert(address, fd);
+                }
+                None => log::warn!(
+                    "the service manager gave \"{name}\", which is no socket that a child could listen on: closed"
+                ),
+            }
+        }
+        Ok(store)
+    }
+
+    /// The socket for that address, if the manager handed one, and whether it
+    /// stays the manager's own.
+    pub fn socket(&self, address: &Address) -> Option<(OwnedFd, bool)> {
+        let left = self.left.get(&socket_name(address)).map(|fd| (fd, false));
+        let (fd, lent) = left.or_else(|| self.lent.get(address).map(|fd| (fd, true)))?;
+        Some((fd.try_clone().ok()?, lent))
+    }
+
+    /// The sockets of a socket unit that no child listens on.
+    pub fn idle<'a>(&'a self, used: impl Fn(&Address) -> bool + 'a) -> impl Iterator<Item = &'a Address> {
+        self.lent.keys().filter(move |address| !used(address))
+    }
+
+    /// The link of that name as an earlier supervisor left it.
+    pub fn link(&self, link: &str, has_intake: bool) -> Option<Kept> {
+        let part = |part: &str| self.left.get(&format!("{link}/{part}"))?.try_clone().ok();
+        let queue = part(QUEUE)?;
+        let intake = if has_intake { Some((part(STAGING)?, part(LEDGER)?)) } else { None };
+        Some(Kept { queue, intake })
+    }
+
+    /// What was left by links that nobody took up: the link, and how many
+    /// bytes wait in it.
+    pub fn waiting(&self) -> Vec<(String, usize)> {
+        let links = self.left.keys().filter_map(|name| name.strip_suffix(QUEUE)?.strip_suffix('/'));
+        links.map(|link| (title(link), self.bytes_left(link))).filter(|&(_, bytes)| bytes > 0).collect()
+    }
+
+    fn bytes_left(&self, link: &str) -> usize {
+        let in_pipe =
+            |part: &str| self.left.get(&format!("{link}/{part}")).map_or(0, |fd| pipe::bytes_in(fd).unwrap_or(0));
+        let ledger = self.left.get(&format!("{link}/{LEDGER}")).and_then(|fd| View::open(fd).ok());
+        in_pipe(QUEUE) + in_pipe(STAGING) + ledger.map_or(0, |view| view.carried())
+    }
+
+    /// Has the manager keep these, what was left with bytes in it, and nothing
+    /// else.
+    pub fn keep(&mut self, wanted: &BTreeMap<String, BorrowedFd<'_>>) {
+        if !notify::is_heard() {
+            return;
+        }
+        self.left.retain(|name, _| !wanted.contains_key(name));
+        let empty: Vec<String> = self
+            .left
+            .keys()
+            .filter(|name| name.rsplit_once('/').is_none_or(|(link, _)| self.bytes_left(link) == 0))
+            .cloned()
+            .collect();
+        for name in empty {
+            self.left.remove(&name);
+        }
+        let gone: Vec<String> = self
+            .kept
+            .iter()
+            .filter(|&(name, &object)| match wanted.get(name) {
+                Some(fd) => inode(*fd) != object,
+                None => !self.left.contains_key(name),
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in gone {
+            self.kept.remove(&name);
+            tell(&name, notify::send(&format!("FDSTOREREMOVE=1\nFDNAME={name}")));
+        }
+        for (name, fd) in wanted {
+            if self.kept.contains_key(name) {
+                continue;
+            }
+            if name.len() > NAME_MAX {
+                log::warn!("cannot have the service manager keep {name}: its name is too long");
+                continue;
+            }
+            // FDPOLL=0: a pipe without a writer is not to be thrown away.
+            tell(name, notify::send_with(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), *fd));
+            self.kept.insert(name.clone(), inode(*fd));
+        }
+    }
+}
+
+fn tell(name: &str, outcome: std::io::Result<()>) {
+    if let Err(error) = outcome {
+        log::warn!("cannot tell the service manager about {name}: {error}");
+    }
+}
+
+/// The name of a socket in the store.
+pub fn socket_name(address: &Address) -> String {
+    format!("listen/{}", escape(&address.to_string()))
+}
+
+/// The name of a link in the store, whose parts follow it; `from` is `None`
+/// where several sources may share its queue.
+pub fn link_name(protocol: Protocol, from: Option<&str>, to: &str) -> String {
+    let protocol = match protocol {
+        Protocol::Lines => "lines",
+        Protocol::Records => "records",
+    };
+    format!("link/{protocol}/{}/{to}", from.unwrap_or("*"))
+}
+
+/// The parts of a link, named.
+pub fn parts<'a>(
+    link: &str,
+    queue: &'a OwnedFd,
+    intake: Option<(&'a OwnedFd, &'a OwnedFd)>,
+) -> Vec<(String, BorrowedFd<'a>)> {
+    let (staging, ledger) = intake.unzip();
+    let all = [(QUEUE, Some(queue)), (STAGING, staging), (LEDGER, ledger)];
+    all.into_iter().filter_map(|(part, fd)| Some((format!("{link}/{part}"), fd?.as_fd()))).collect()
+}
+
+/// `FROM -> TO` of a link's name in the store.
+fn title(link: &str) -> String {
+    let mut words = link.split('/').skip(2);
+    let mut word = || words.next().unwrap_or_default();
+    format!("{} -> {}", word(), word())
+}
+
+/// A name in the store is printable ASCII without a colon.
+fn escape(text: &str) -> String {
+    let plain = |byte: u8| (byte.is_ascii_graphic() || byte == b' ') && byte != b':' && byte != b'%';
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+fn inode(fd: BorrowedFd<'_>) -> u64 {
+    nix::sys::stat::fstat(fd).map_or(0, |stat| stat.st_ino)
+}
+
+/// Where a socket is bound, as a configuration would say it.
+fn address_of(fd: &OwnedFd) -> Option<Address> {
+    let kind = getsockopt(fd, sockopt::SockType).ok()?;
+    let bound: SockaddrStorage = getsockname(fd.as_raw_fd()).ok()?;
+    let v4 = bound.as_sockaddr_in().map(|at| SocketAddr::V4((*at).into()));
+    let v6 = bound.as_sockaddr_in6().map(|at| SocketAddr::V6((*at).into()));
+    match (v4.or(v6), kind) {
+        (Some(at), SockType::Stream) => Some(Address::Tcp(at)),
+        (Some(at), SockType::Datagram) => Some(Address::Udp(at)),
+        (None, SockType::Stream) => Some(Address::Unix(bound.as_unix_addr()?.path()?.to_owned())),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_such_as_the_store_takes() {
+        let address = Address::Tcp("[::1]:7007".parse().unwrap());
+        assert_eq!(socket_name(&address), "listen/tcp%3A//[%3A%3A1]%3A7007");
+        assert_eq!(socket_name(&Address::Unix("/run/caf\u{e9} 100%".into())), "listen/unix%3A/run/caf%C3%A9 100%25");
+        assert_eq!(link_name(Protocol::Records, Some("echo.0"), "logger"), "link/records/echo.0/logger");
+        assert_eq!(title(&link_name(Protocol::Lines, None, "x")), "* -> x");
+    }
+
+    #[test]
+    fn a_socket_says_where_it_is_bound() {
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = tcp.local_addr().unwrap();
+        assert_eq!(address_of(&tcp.into()), Some(Address::Tcp(at)));
+        let udp = std::net::UdpSocket::bind("[::1]:0").unwrap();
+        let at = udp.local_addr().unwrap();
+        assert_eq!(address_of(&udp.into()), Some(Address::Udp(at)));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let unix = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert_eq!(address_of(&unix.into()), Some(Address::Unix(path)));
+        assert_eq!(address_of(&std::fs::File::open("/dev/null").unwrap().into()), None);
+    }
+}

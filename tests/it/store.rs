@@ -1,0 +1,168 @@
+//! What a service manager keeps for the next supervisor, and gives to the
+//! first: links, listening sockets, sockets of its own.
+
+use crate::daemon::{Daemon, alive, children_of, free_port, kill, wait_for};
+use crate::manager::Manager;
+use nix::libc::SIGKILL;
+use plumbd::control::Request;
+use plumbd::control::status::ChildState;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+
+fn echo_and_logger(port: u16) -> String {
+    format!(
+        "[children.echo]\nplugin = \"echo\"\nlisten = [\"tcp://127.0.0.1:{port}\"]\n\
+         [children.logger]\nplugin = \"logger\"\n[children.logger.settings]\nfile = \"messages.log\"\nformat = \"raw\"\n\
+         [[links]]\nfrom = \"echo\"\nto = \"logger\"\n"
+    )
+}
+
+const LINES: &str = "[children.lines]\ncommand = [\"./lines\"]\n\
+     [children.sink]\ncommand = [\"/bin/sleep\", \"1000\"]\nstop_signal = \"SIGKILL\"\n\
+     [[links]]\nfrom = \"lines\"\nto = \"sink\"\n";
+
+/// Kills the daemon and all below it, as a crash would that leaves nothing.
+fn kill_all(daemon: &mut Daemon) {
+    let children = children_of(daemon.pid());
+    kill(daemon.pid(), SIGKILL);
+    children.iter().for_each(|&pid| kill(pid, SIGKILL));
+    daemon.wait_killed();
+    wait_for("the children are dead", || children.iter().all(|&pid| !alive(pid)).then_some(()));
+}
+
+#[test]
+fn sockets_and_links_are_stored_while_they_are_in_use_and_not_after() {
+    let (first, second) = (free_port(), free_port());
+    let mut daemon = Daemon::start_managed(&echo_and_logger(first));
+    let stored = |daemon: &Daemon, port: u16| {
+        let [ledger, queue, staging] =
+            ["ledger", "queue", "staging"].map(|part| format!("link/records/echo/logger/{part}"));
+        let socket = format!("listen/tcp%3A//127.0.0.1%3A{port}");
+        daemon.manager().wait_stored(&[&ledger, &queue, &staging, &socket]);
+    };
+    stored(&daemon, first);
+    daemon.reload(&echo_and_logger(second));
+    stored(&daemon, second);
+    daemon.reload("[children.one]\ncommand = [\"/bin/sleep\", \"1000\"]\n");
+    daemon.manager().wait_stored(&[]);
+    daemon.reload(&echo_and_logger(first));
+    stored(&daemon, first);
+    daemon.stop();
+    daemon.manager().wait_stored(&[]);
+}
+
+#[test]
+fn a_client_that_comes_between_two_supervisors_waits_and_is_served() {
+    let port = free_port();
+    let mut daemon = Daemon::start_managed(&echo_and_logger(port));
+    kill_all(&mut daemon);
+    let mut client = daemon.connect(port);
+    client.write_all(b"early\n").unwrap();
+    daemon.start_again();
+    let mut echo = [0; 6];
+    client.read_exact(&mut echo).unwrap();
+    assert_eq!((&echo, daemon.read_text("messages.log").as_str()), (b"early\n", "early\n"));
+    drop(client);
+    daemon.stop();
+}
+
+#[test]
+fn what_was_in_an_ordinary_link_is_there_for_the_next_sink() {
+    let dir = tempfile::tempdir().unwrap();
+    write_program(&dir, "lines", "echo one; echo two; touch written; exec sleep 1000");
+    let manager = Manager::new(dir.path());
+    let mut daemon = Daemon::start_under(manager, dir, LINES);
+    wait_for("the lines are in the pipe", || daemon.path("written").exists().then_some(()));
+    kill_all(&mut daemon);
+    daemon.manager().wait_stored(&["link/lines/*/sink/queue"]);
+
+    // The next configuration knows nothing of the link: it says so and keeps it.
+    write_program(&daemon.dir, "lines", "exec sleep 1000");
+    let without = LINES.split("[[links]]").next().unwrap().to_owned();
+    daemon.configure(&without);
+    daemon.start_again();
+    daemon.wait_log("the last supervisor left 8 bytes in the link * -> sink");
+    daemon.manager().wait_stored(&["link/lines/*/sink/queue"]);
+
+    // One that has it again takes it up.
+    let reading = LINES.replace(
+        "[\"/bin/sleep\", \"1000\"]",
+        "[\"/bin/sh\", \"-c\", \"while read -r line; do echo $line >>taken; done\"]",
+    );
+    daemon.reload(&reading);
+    wait_for("both lines are taken", || (daemon.read_text("taken") == "one\ntwo\n").then_some(()));
+    daemon.stop();
+    daemon.manager().wait_stored(&[]);
+}
+
+#[test]
+fn what_nobody_takes_at_the_end_is_said_and_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    write_program(&dir, "lines", "echo one; touch written; exec sleep 1000");
+    let manager = Manager::new(dir.path());
+    let mut daemon = Daemon::start_under(manager, dir, &format!("[daemon]\nstop_timeout = \"100ms\"\n{LINES}"));
+    wait_for("the line is in the pipe", || daemon.path("written").exists().then_some(()));
+    daemon.signal(nix::libc::SIGTERM);
+    assert_eq!(daemon.wait_end().code(), Some(1));
+    assert!(daemon.log().contains("nobody took 4 bytes in the link lines -> sink"), "{}", daemon.log());
+    daemon.manager().wait_stored(&["link/lines/*/sink/queue"]);
+}
+
+#[test]
+fn sockets_of_a_socket_unit_are_taken_and_given_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("lent.sock");
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = tcp.local_addr().unwrap().port();
+    let mut manager = Manager::new(dir.path());
+    manager.lent =
+        vec![tcp.into(), UnixListener::bind(&path).unwrap().into(), TcpListener::bind("127.0.0.1:0").unwrap().into()];
+    let mut daemon = Daemon::start_under(
+        manager,
+        dir,
+        &format!(
+            "{}[children.other]\ncommand = [\"/bin/sleep\", \"1000\"]\nlisten = [\"unix:{}\"]\n",
+            echo_and_logger(port),
+            path.display()
+        ),
+    );
+    daemon.wait_log("for this daemon, but no child does");
+    let mut client = daemon.connect(port);
+    client.write_all(b"hello\n").unwrap();
+    client.read_exact(&mut [0; 6]).unwrap();
+    drop(client);
+    // The sockets are the manager's own.
+    let [ledger, queue, staging] =
+        ["ledger", "queue", "staging"].map(|part| format!("link/records/echo/logger/{part}"));
+    daemon.manager().wait_stored(&[&ledger, &queue, &staging]);
+    // Gone and come again, it is the same socket.
+    daemon.reload(&echo_and_logger(free_port()));
+    daemon.reload(&echo_and_logger(port));
+    daemon.wait_child("echo", ChildState::Up);
+    daemon.stop();
+    assert!(path.exists(), "the name of a socket that is the manager's");
+    daemon.connect(port);
+}
+
+#[test]
+fn the_watchdog_is_fed_while_nothing_happens() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut manager = Manager::new(dir.path());
+    manager.environment = vec![("WATCHDOG_USEC", "200000".to_owned())];
+    let mut daemon = Daemon::start_under(manager, dir, "[children.one]\ncommand = [\"/bin/sleep\", \"1000\"]\n");
+    for _ in 0..5 {
+        daemon.manager().wait_heard("WATCHDOG=1");
+    }
+    assert_eq!(daemon.done(&Request::Reopen), "no child has a handler for SIGUSR1\n");
+    daemon.stop();
+}
+
+fn write_program(dir: &tempfile::TempDir, name: &str, script: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let path = dir.path().join(name);
+    // A new file: the old one may be executed just now.
+    let _none_before = std::fs::remove_file(&path);
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+}
