@@ -52,6 +52,16 @@ pub struct Loaded {
     pub builtin: bool,
 }
 
+impl Loaded {
+    /// `FILE:LINE`, as problems are placed; the file alone for line 0.
+    pub fn place(&self, line: usize) -> String {
+        match line {
+            0 => self.name.clone(),
+            line => format!("{}:{line}", self.name),
+        }
+    }
+}
+
 /// Where the configuration is: `path` where given, else the first of
 /// [`PLACES`] that exists, else `None`: the built-in one.
 ///

@@ -67,14 +67,14 @@ impl Kept {
             Some((staging, ledger)) => Some(Intake { staging: reopen(staging)?, ledger }),
             None => None,
         };
-        let replies = if intake.is_some() { replies(&queue, protocol)? } else { None };
+        let replies = if intake.is_some() { way_back(&queue, protocol)? } else { None };
         Ok(Link { queue, intake, replies })
     }
 }
 
 /// The acknowledgements' way back, with records; and how the queue's write end
 /// then is.
-fn replies(queue: &Pipe, protocol: Protocol) -> io::Result<Option<Pipe>> {
+fn way_back(queue: &Pipe, protocol: Protocol) -> io::Result<Option<Pipe>> {
     match protocol {
         Protocol::Lines => Ok(None),
         Protocol::Records => {
@@ -99,7 +99,7 @@ impl Link {
     pub fn to_intake(capacity: usize, protocol: Protocol) -> io::Result<Link> {
         let queue = Pipe::new(capacity)?;
         let staging = Pipe::new(pipe::capacity(&queue.write)?)?;
-        let replies = replies(&queue, protocol)?;
+        let replies = way_back(&queue, protocol)?;
         let intake = Intake { staging, ledger: ledger::create()? };
         Ok(Link { queue, intake: Some(intake), replies })
     }

@@ -1,4 +1,5 @@
-//! What takes several steps: the first start, a reload, the end.
+//! What takes several steps: the first start, the end, and the phases of a
+//! reload (whose own steps are in `reload`).
 //!
 //! Each is a phase; [`Supervisor::advance`] is called after everything that
 //! happened and takes the steps that have become possible. Nothing here waits.
@@ -8,20 +9,19 @@
 //! | Starting | each child is up, or is known not to be | Running, READY=1 |
 //! | Running | a reload, a stop | |
 //! | Winding (a reload's first half) | what changes or goes is down, sources first, and links that go are empty | new links, sockets, children: the point of no return |
-//! | Rising (its second half) | what changed or came is up, or is known not to be | Running |
+//! | Rising (its second half) | what changed or came is up | Running |
+//! | | one of them is known not to be | Winding back to the configuration of before |
 //! | Stopping | all are down, sources first, their sinks when their input has ended | the process ends |
 //!
 //! Children start sinks first, by [`order::needs`], and stop the other way round.
 
 use super::child::{Event, State, Want};
 use super::core::Supervisor;
-use super::links::Links;
 use super::poll::Id;
-use super::requests::Waiter;
+use super::reload::{Rising, Winding};
 use super::sockets::Sockets;
 use crate::config::model::Model;
-use crate::config::plan::{self, Action, Plan};
-use crate::config::{self, Loaded, order};
+use crate::config::order;
 use crate::control::status::DaemonState;
 use crate::sys::process;
 use std::collections::BTreeSet;
@@ -31,8 +31,6 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_millis(10);
 /// What children left behind has so long to die when it is killed at the end.
 const LAST_STRAYS: Duration = Duration::from_secs(5);
-/// The exit status of a command that found problems in a configuration.
-pub(super) const WRONG_CONFIGURATION: u8 = 78;
 /// How often a sink is started at the end to save what still waits for it.
 const DRAIN_STARTS: u32 = 5;
 
@@ -45,29 +43,12 @@ pub(super) enum Phase {
     /// A reload's first half: children that change or go are stopped.
     Winding(Box<Winding>),
     /// A reload's second half: children that changed or came are started.
-    Rising(Rising),
+    Rising(Box<Rising>),
     /// The end.
     Stopping {
         /// Drains take no longer.
         deadline: Instant,
     },
-}
-
-/// A reload before its point of no return: everything that can fail is done.
-pub(super) struct Winding {
-    loaded: Loaded,
-    plan: Plan,
-    sockets: Sockets,
-    links: Links,
-    going: BTreeSet<String>,
-    deadline: Instant,
-    waiter: Option<u32>,
-}
-
-/// A reload after it.
-pub(super) struct Rising {
-    coming: BTreeSet<String>,
-    waiter: Option<u32>,
 }
 
 /// What became of a start.
@@ -107,7 +88,7 @@ impl Supervisor {
             Phase::Winding(_) => self.wind(),
             Phase::Rising(_) => {
                 self.start_pending();
-                self.risen();
+                self.rise();
             }
             Phase::Stopping { deadline } => self.stop_all(*deadline),
         }
@@ -134,7 +115,7 @@ impl Supervisor {
     }
 
     /// Whether that child is up, or finished as it should.
-    fn served(&self, name: &str) -> bool {
+    pub(super) fn served(&self, name: &str) -> bool {
         self.child(name).is_none_or(|child| match child.machine.state {
             State::Up { .. } => true,
             State::Down => !child.pending && !child.held_down && child.machine.last_exit.is_some_and(|e| e.success()),
@@ -163,6 +144,9 @@ impl Supervisor {
         };
         match machine.state {
             State::Up { .. } => Start::Good,
+            // Killed because it was not ready in time: its time is up, whatever
+            // another try comes to.
+            State::Stopping { late: true, .. } => Start::Bad(why()),
             State::Starting { .. } | State::Stopping { .. } => Start::Open,
             State::Backoff { .. } | State::Failed => Start::Bad(why()),
             State::Down if child.pending => match self.blocked_by(name) {
@@ -216,194 +200,6 @@ impl Supervisor {
         }
     }
 
-    /// SIGHUP, or an operator's word.
-    pub(super) fn request_reload(&mut self, waiter: Option<u32>) {
-        match self.phase {
-            Phase::Starting | Phase::Running => self.reload(waiter),
-            // One that waits already will read the file later than now.
-            Phase::Winding(_) | Phase::Rising(_)
-                if waiter.is_none() && self.waiters.contains(&Waiter::Reload(None)) => {}
-            Phase::Winding(_) | Phase::Rising(_) => self.waiters.push(Waiter::Reload(waiter)),
-            Phase::Stopping { .. } => self.refuse(waiter, "cannot reload: the daemon is stopping"),
-        }
-    }
-
-    /// The next one that waited for its turn.
-    fn reload_next(&mut self) {
-        if !matches!(self.phase, Phase::Starting | Phase::Running) {
-            return;
-        }
-        let next = self.waiters.iter().position(|waiter| matches!(waiter, Waiter::Reload(_)));
-        if let Some(Waiter::Reload(waiter)) = next.map(|place| self.waiters.remove(place)) {
-            self.dirty = true;
-            self.reload(waiter);
-        }
-    }
-
-    /// What a reload from `file`, or from where the configuration came from,
-    /// would be.
-    pub(super) fn load_again(&self, file: Option<&std::path::Path>) -> Result<Loaded, String> {
-        let from = file.or(self.model().file.as_deref());
-        config::load(from).map_err(|problems| problems.to_string())
-    }
-
-    fn reload(&mut self, waiter: Option<u32>) {
-        // Before it reads the file: a service manager that sent SIGHUP waits
-        // for this word, and for READY=1, whatever comes of it.
-        if self.has_started {
-            if let Ok(now) = crate::notify::monotonic_usec() {
-                notify(&format!("RELOADING=1\n{now}"));
-            }
-        }
-        let loaded = match self.load_again(None) {
-            Ok(loaded) => loaded,
-            Err(problems) => return self.nothing_changes(waiter, &problems, WRONG_CONFIGURATION),
-        };
-        let plan = plan::plan(self.model(), &loaded.model);
-        let addresses = loaded.model.children.iter().flat_map(|child| &child.listen);
-        let sockets = self.sockets.bind_new(addresses, &self.store);
-        let made = sockets.and_then(|sockets| Ok((sockets, self.links.make_new(&loaded.model, &self.store)?)));
-        let (sockets, links) = match made {
-            Ok(made) => made,
-            Err(why) => return self.nothing_changes(waiter, &why, 1),
-        };
-        let text = plan.to_string();
-        for line in text.lines() {
-            log::info!("reload: {line}");
-        }
-        self.say(waiter, &text);
-        let going = plan
-            .children
-            .iter()
-            .filter(|child| matches!(child.action, Action::Restart | Action::Stop))
-            .map(|child| child.name.clone())
-            .collect();
-        let deadline = Instant::now() + self.model().daemon.stop_timeout;
-        self.children.values_mut().for_each(|child| child.drain_starts = 0);
-        self.phase = Phase::Winding(Box::new(Winding { loaded, plan, sockets, links, going, deadline, waiter }));
-        self.dirty = true;
-    }
-
-    /// A reload that is none, and why.
-    fn nothing_changes(&mut self, waiter: Option<u32>, why: &str, exit: u8) {
-        for line in why.lines() {
-            log::error!("reload: {line}");
-        }
-        if self.has_started {
-            notify("READY=1\nSTATUS=the last reload changed nothing: see the log");
-        }
-        self.refuse_as(waiter, &format!("{}\ncannot reload: nothing is changed", why.trim_end()), exit);
-    }
-
-    /// Stops what changes or goes; once that is down, carries the plan out.
-    fn wind(&mut self) {
-        let Phase::Winding(winding) = std::mem::replace(&mut self.phase, Phase::Running) else { return };
-        for name in &winding.going {
-            if let Some(id) = self.by_name.get(name) {
-                if let Some(child) = self.children.get_mut(id) {
-                    child.pending = false;
-                }
-            }
-        }
-        let down = self.wind_down(&winding.going, Some(&winding.loaded.model), winding.deadline);
-        if down {
-            self.carry_out(*winding);
-        } else {
-            self.phase = Phase::Winding(winding);
-        }
-    }
-
-    /// The point of no return: from here on the new configuration holds.
-    fn carry_out(&mut self, winding: Winding) {
-        let Winding { loaded, plan, sockets, links, waiter, .. } = winding;
-        self.loaded = loaded;
-        self.needs = order::needs(self.model());
-        let model = self.loaded.model.clone();
-        for held in self.links.going(&model) {
-            let lost = self.links.queued(held);
-            if lost > 0 {
-                log::error!(
-                    "link {} -> {} is gone with {lost} bytes that nobody took in time",
-                    held.config.from,
-                    held.config.to
-                );
-            }
-        }
-        self.links.retain(&model);
-        self.links.keep(links, &model);
-        self.sockets.keep(sockets);
-        self.sockets.retain(|address| model.children.iter().any(|child| child.listen.contains(address)));
-        self.keep_in_store();
-        crate::journal::set_level(model.daemon.log_level);
-
-        let mut coming = BTreeSet::new();
-        for step in &plan.children {
-            let id = self.by_name.get(&step.name).copied();
-            let config = model.child(&step.name).cloned();
-            let done = match (id, config) {
-                (Some(id), None) => {
-                    self.forget(id);
-                    Ok(())
-                }
-                (Some(id), Some(config)) if step.action == Action::Restart => {
-                    let changed = self.reconfigure(id, config);
-                    self.come_again(id, &mut coming);
-                    changed
-                }
-                (Some(id), Some(config)) => {
-                    if let Some(child) = self.children.get_mut(&id) {
-                        child.machine.policy = super::child::Policy::from(&config);
-                        child.config = config;
-                        if step.action == Action::Update && child.machine.state == State::Failed {
-                            self.come_again(id, &mut coming);
-                        }
-                    }
-                    Ok(())
-                }
-                (None, Some(config)) => self.add(config).map(|id| self.come_again(id, &mut coming)),
-                (None, None) => Ok(()),
-            };
-            if let Err(why) = done {
-                log::error!("reload: {why}");
-                self.say(waiter, &why);
-            }
-        }
-        self.phase = Phase::Rising(Rising { coming, waiter });
-        self.dirty = true;
-    }
-
-    /// A child that changed or came is started, unless an operator stopped it.
-    fn come_again(&mut self, id: Id, coming: &mut BTreeSet<String>) {
-        if let Some(child) = self.children.get(&id).filter(|child| !child.held_down) {
-            coming.insert(child.config.name.clone());
-            self.set_pending(id);
-        }
-    }
-
-    fn risen(&mut self) {
-        let Phase::Rising(Rising { coming, waiter }) = &self.phase else { return };
-        let Some(bad) = self.outcome_of(coming) else { return };
-        let waiter = *waiter;
-        self.reloads += 1;
-        self.dirty = true;
-        if self.has_started {
-            self.phase = Phase::Running;
-            notify("READY=1");
-        } else {
-            // Whoever waits for the first start has not been told yet.
-            self.phase = Phase::Starting;
-        }
-        if bad.is_empty() {
-            log::info!("reloaded");
-            self.say(waiter, "reloaded");
-            self.finish(waiter, 0);
-        } else {
-            let why = bad.join("; ");
-            log::error!("reloaded, but {why}");
-            self.refuse(waiter, &format!("reloaded, but {why}"));
-        }
-    }
-
     /// SIGTERM or SIGINT: the first drains, the second does not.
     pub(super) fn asked_to_end(&mut self) {
         match self.phase {
@@ -415,8 +211,8 @@ impl Supervisor {
     /// Drains and ends.
     pub(super) fn begin_end(&mut self) {
         match std::mem::replace(&mut self.phase, Phase::Running) {
-            Phase::Winding(winding) => self.refuse(winding.waiter, "cannot reload: the daemon is stopping"),
-            Phase::Rising(rising) => self.refuse(rising.waiter, "reloaded, but now the daemon is stopping"),
+            Phase::Winding(winding) => self.refuse(winding.waiter(), "cannot reload: the daemon is stopping"),
+            Phase::Rising(rising) => self.refuse(rising.waiter(), "reloaded, but now the daemon is stopping"),
             Phase::Starting | Phase::Running | Phase::Stopping { .. } => {}
         }
         log::info!("stopping");
@@ -499,7 +295,7 @@ impl Supervisor {
     /// Stops these children, sources first; whether all are down. A sink is
     /// stopped only when what flows to it by links that `new` doesn't have
     /// (all of them, where there is no `new`) is taken.
-    fn wind_down(&mut self, going: &BTreeSet<String>, new: Option<&Model>, deadline: Instant) -> bool {
+    pub(super) fn wind_down(&mut self, going: &BTreeSet<String>, new: Option<&Model>, deadline: Instant) -> bool {
         let needed_by = order::needed_by(&self.needs);
         let mut all_down = true;
         for name in going {
@@ -567,7 +363,7 @@ impl Supervisor {
 }
 
 /// Tells the service manager, where there is one.
-fn notify(lines: &str) {
+pub(super) fn notify(lines: &str) {
     if let Err(error) = crate::notify::send(lines) {
         log::warn!("cannot notify the service manager: {error}");
     }

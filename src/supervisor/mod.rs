@@ -8,7 +8,8 @@
 //! |---|---|
 //! | `core` | the loop, and what each event leads to |
 //! | `children` | children's processes, and what comes from them |
-//! | `change` | what takes several steps: start, reload, shutdown |
+//! | `change` | what takes several steps: start, shutdown |
+//! | `reload` | from one configuration to another, and back |
 //! | `requests`, `server` | operators' requests, and their connections |
 //! | `ready` | telling whoever started the daemon how that went |
 //! | `child`, `backoff` | one child's states, pure |
@@ -24,6 +25,7 @@ pub mod links;
 mod notify;
 mod poll;
 pub mod ready;
+mod reload;
 mod requests;
 mod server;
 mod sockets;

@@ -1,9 +1,9 @@
 //! Operators' requests, and those who wait for an answer.
 
-use super::change::WRONG_CONFIGURATION;
 use super::child::{Event, State};
 use super::core::Supervisor;
 use super::poll::Id;
+use super::reload::WRONG_CONFIGURATION;
 use crate::config::plan;
 use crate::control::status::{self, Status};
 use crate::control::{Request, Response};

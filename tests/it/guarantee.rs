@@ -331,3 +331,27 @@ fn a_reload_under_load_loses_nothing_and_refuses_nobody() {
     service.assert_kept(&outcome);
     assert_eq!(outcome.refused, 0);
 }
+
+#[test]
+fn a_reload_that_is_undone_under_load_loses_nothing_and_refuses_nobody() {
+    use plumbd::control::Request;
+    let mut service = Service::start("saved", Format::Text);
+    let load = service.load(0);
+    let config = service.daemon.read_text("plumbd.toml");
+    let bad = "[children.bad]\ncommand = [\"/bin/false\"]\nready = \"fd\"\nafter = [\"echo\"]\n";
+    let changed = config
+        .replace("[children.echo.settings]", "[children.echo.settings]\nmax_message = \"32KiB\"")
+        .replace("[children.logger.settings]", "[children.logger.settings]\nmode = \"0600\"");
+    service.daemon.configure(&format!("{changed}\n{bad}"));
+    for _ in 0..3 {
+        service.wait_progress();
+        let (status, _, err) = service.daemon.ask(&Request::Reload);
+        assert_eq!(status, 1);
+        assert!(err.contains("; undone: the configuration of before runs again"), "{err}");
+    }
+    service.wait_progress();
+    let outcome = load.end();
+    service.daemon.stop();
+    service.assert_kept(&outcome);
+    assert_eq!(outcome.refused, 0);
+}

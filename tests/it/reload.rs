@@ -402,23 +402,104 @@ fn a_failed_child_starts_again_when_a_reload_changes_it() {
     daemon.stop();
 }
 
+/// A child that never becomes ready, and ends at once.
+const BAD: &str = "[children.bad]\ncommand = [\"sh\", \"-c\", \"exit 3\"]\nready = \"fd\"\nrestart = \"never\"\n";
+
 #[test]
-fn a_reload_whose_new_child_does_not_start_says_so() {
-    let mut daemon = Daemon::start(&format!("[children.one]\n{SLEEP}"));
+fn a_reload_whose_new_child_does_not_start_is_undone() {
+    let mut daemon = Daemon::start_managed(&format!("[children.one]\n{SLEEP}[children.two]\n{SLEEP}"));
     let one = daemon.child_pid("one");
-    daemon.configure(&format!(
-        "[children.one]\n{SLEEP}[children.bad]\ncommand = [\"sh\", \"-c\", \"exit 3\"]\nready = \"fd\"\n\
-         restart = \"never\"\n"
-    ));
-    let (status, _, err) = daemon.ask(&Request::Reload);
-    assert_eq!(status, 1);
-    assert!(err.contains("reloaded, but cannot start bad: exited with status 3"), "{err}");
-    assert_eq!(daemon.child_pid("one"), one);
+    daemon.configure(&format!("[children.one]\n{SLEEP}[children.two]\n{SLEEP}umask = \"0077\"\n{BAD}"));
+    let (status, out, err) = daemon.ask(&Request::Reload);
+    let file = daemon.path("plumbd.toml").canonicalize().unwrap();
+    let why = format!("cannot start bad ({}:6): exited with status 3, and restart = \"never\"", file.display());
+    assert_eq!(
+        (status, err.as_str()),
+        (1, &*format!("cannot reload: {why}; undone: the configuration of before runs again\n"))
+    );
+    assert!(out.contains(&format!("{why}\ngoing back to the configuration of before\n")), "{out}");
+    assert_eq!(daemon.child_pid("one"), one, "nothing of it changed");
+    let two = daemon.wait_child("two", ChildState::Up);
+    let umask = std::fs::read_to_string(format!("/proc/{}/status", two.pid.unwrap())).unwrap();
+    assert!(umask.contains("Umask:\t0022\n"), "{umask}");
+    let status = daemon.status();
+    assert_eq!((status.children.len(), status.reloads), (2, 0));
+    for said in ["RELOADING=1\n", "READY=1\nSTATUS=cannot reload: cannot start bad"] {
+        daemon.manager().wait_heard(said);
+    }
     daemon.stop();
 }
 
 #[test]
-fn a_child_that_is_stuck_at_its_start_does_not_keep_the_next_reload_waiting() {
+fn a_reload_whose_child_is_not_ready_in_time_is_undone() {
+    let mut daemon = Daemon::start(&format!("[children.one]\n{SLEEP}"));
+    daemon.configure(&format!("[children.one]\n{SLEEP}umask = \"0077\"\nready = \"fd\"\nready_timeout = \"100ms\"\n"));
+    let (status, _, err) = daemon.ask(&Request::Reload);
+    assert_eq!(status, 1);
+    assert!(err.contains("/plumbd.toml:1): not ready within 0.1 s; undone: "), "{err}");
+    assert_eq!(daemon.child("one").state, ChildState::Up);
+    daemon.stop();
+}
+
+#[test]
+fn what_a_reload_took_away_is_there_again_when_it_is_undone() {
+    let before = format!(
+        "[children.gone]\n{SLEEP}listen = [\"unix:gone.sock\"]\n[children.held]\n{SLEEP}\
+         [children.reader]\ncommand = [\"sh\", \"-c\", \"exec cat >>out\"]\n\
+         [children.writer]\ncommand = [\"sh\", \"-c\", \"echo again; exec sleep 1000\"]\n\
+         [[links]]\nfrom = \"writer\"\nto = \"reader\"\n"
+    );
+    let mut daemon = Daemon::start(&before);
+    daemon.done(&Request::Stop { children: vec!["held".into()] });
+    let (_, inode) =
+        (daemon.child_pid("gone"), std::os::unix::fs::MetadataExt::ino(&daemon.path("gone.sock").metadata().unwrap()));
+    // Half-way it waits for a child that is to say that it is ready.
+    daemon.configure("[children.new]\ncommand = [\"sh\", \"-c\", \"while ! test -e go; do sleep 0.01; done; exit 1\"]\nready = \"fd\"\n");
+    let reload = daemon.ask_meanwhile(Request::Reload);
+    wait_for("what is new starts", || {
+        daemon.status().children.iter().any(|c| c.name == "new" && c.state == ChildState::Starting).then_some(())
+    });
+    assert_eq!(daemon.status().children.len(), 1);
+    let _waits_in_the_backlog = std::os::unix::net::UnixStream::connect(daemon.path("gone.sock")).unwrap();
+    std::fs::write(daemon.path("go"), "").unwrap();
+    let (status, _, err) = reload.join().unwrap().unwrap();
+    assert_eq!(status, 1, "{err}");
+    let states: Vec<_> = daemon.status().children.into_iter().map(|child| (child.name, child.state)).collect();
+    let wanted =
+        [("gone", ChildState::Up), ("held", ChildState::Down), ("reader", ChildState::Up), ("writer", ChildState::Up)];
+    assert_eq!(states, wanted.map(|(name, state)| (name.to_owned(), state)));
+    assert_eq!(std::os::unix::fs::MetadataExt::ino(&daemon.path("gone.sock").metadata().unwrap()), inode);
+    wait_for("the link works again", || (daemon.read_text("out") == "again\nagain\n").then_some(()));
+    daemon.stop();
+}
+
+#[test]
+fn a_child_that_did_not_serve_before_is_no_reason_to_go_back() {
+    let bad = BAD.replace("exit 3", "test -e mended || exit 3; echo >&$PLUMBD_READY_FD; exec sleep 1000");
+    let mut daemon = Daemon::start(&bad);
+    // Still bad, and another one waits for it; but what is new and good comes.
+    daemon.configure(&format!(
+        "{}[children.good]\n{SLEEP}[children.waits]\n{SLEEP}after = [\"bad\"]\n",
+        bad.replace("exit 3", "exit 4")
+    ));
+    let (status, _, err) = daemon.ask(&Request::Reload);
+    assert_eq!(status, 1);
+    let said = [
+        "reloaded, but cannot start bad (",
+        ":1): exited with status 4",
+        "; cannot start waits (",
+        ":7): it waits for bad, which is not up\n",
+    ];
+    assert!(said.iter().all(|part| err.contains(part)), "{err}");
+    assert_eq!(daemon.child("good").state, ChildState::Up);
+    std::fs::write(daemon.path("mended"), "").unwrap();
+    daemon.done(&Request::Start { children: vec!["bad".into()] });
+    daemon.wait_child("waits", ChildState::Up);
+    daemon.stop();
+}
+
+#[test]
+fn a_reload_whose_child_is_stuck_at_its_start_is_undone() {
     let logger = |file: &str| {
         format!(
             "[children.source]\n{SLEEP}[children.logger]\nplugin = \"logger\"\nready_timeout = \"1s\"\n\
@@ -431,9 +512,8 @@ fn a_child_that_is_stuck_at_its_start_does_not_keep_the_next_reload_waiting() {
     daemon.configure(&logger("two"));
     let (status, _, err) = daemon.ask(&Request::Reload);
     assert_eq!(status, 1);
-    assert!(err.contains("cannot start logger: cannot open") && err.contains("locked"), "{err}");
-    // It goes on trying, and another reload is possible meanwhile.
-    assert_eq!(daemon.child("logger").state, ChildState::Starting);
+    assert!(err.contains("cannot start logger (") && err.contains("locked") && err.contains("; undone"), "{err}");
+    assert_eq!(daemon.child("logger").state, ChildState::Up);
     daemon.reload(&logger("three"));
     assert_eq!(daemon.child("logger").state, ChildState::Up);
     drop(taken);

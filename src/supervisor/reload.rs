@@ -1,0 +1,364 @@
+//! A reload: from one configuration to another, and back where the other one
+//! doesn't serve.
+//!
+//! | step | what can go wrong | then |
+//! |---|---|---|
+//! | read, check, plan, bind, make pipes | a problem in the file, a port that is taken | nothing changes |
+//! | Winding: what changes or goes is stopped, sources first | | |
+//! | the new configuration holds | | |
+//! | Rising: what changed or came is started | one of them does not become ready | undone: Winding and Rising again, to the configuration of before |
+//! | settled: sockets that nobody names any more are closed | | |
+//!
+//! A child that did not serve before is no reason to go back: half a mend is
+//! better than none.
+
+use super::change::{Phase, Start, notify};
+use super::child::{Policy, State};
+use super::core::Supervisor;
+use super::links::Links;
+use super::poll::Id;
+use super::requests::Waiter;
+use super::sockets::Sockets;
+use crate::config::plan::{self, Action, Plan};
+use crate::config::{self, Loaded, order};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Instant;
+
+/// The exit status of a command that found problems in a configuration.
+pub(super) const WRONG_CONFIGURATION: u8 = 78;
+
+/// A reload before the new configuration holds: everything that can fail of
+/// the configuration itself is done.
+pub(super) struct Winding {
+    loaded: Loaded,
+    plan: Plan,
+    sockets: Sockets,
+    links: Links,
+    going: BTreeSet<String>,
+    deadline: Instant,
+    course: Course,
+    waiter: Option<u32>,
+}
+
+/// A reload after it: only now it shows whether what came serves.
+pub(super) struct Rising {
+    before: Loaded,
+    plan: Plan,
+    /// Those that have not been up yet.
+    coming: BTreeSet<String>,
+    course: Course,
+    waiter: Option<u32>,
+}
+
+/// Which way it goes.
+struct Course {
+    way: Way,
+    /// Those that an operator stopped: they stay so.
+    held_down: BTreeSet<String>,
+}
+
+enum Way {
+    /// To the new configuration.
+    There {
+        /// Those that did not serve before.
+        hopeless: BTreeSet<String>,
+    },
+    /// Back again.
+    Back {
+        /// What made it so.
+        why: String,
+    },
+}
+
+impl Winding {
+    /// Whose answer it owes.
+    pub(super) fn waiter(&self) -> Option<u32> {
+        self.waiter
+    }
+}
+
+impl Rising {
+    /// Whose answer it owes.
+    pub(super) fn waiter(&self) -> Option<u32> {
+        self.waiter
+    }
+}
+
+impl Supervisor {
+    /// SIGHUP, or an operator's word.
+    pub(super) fn request_reload(&mut self, waiter: Option<u32>) {
+        match self.phase {
+            Phase::Starting | Phase::Running => self.reload(waiter),
+            // One that waits already will read the file later than now.
+            Phase::Winding(_) | Phase::Rising(_)
+                if waiter.is_none() && self.waiters.contains(&Waiter::Reload(None)) => {}
+            Phase::Winding(_) | Phase::Rising(_) => self.waiters.push(Waiter::Reload(waiter)),
+            Phase::Stopping { .. } => self.refuse(waiter, "cannot reload: the daemon is stopping"),
+        }
+    }
+
+    /// The next one that waited for its turn.
+    pub(super) fn reload_next(&mut self) {
+        if !matches!(self.phase, Phase::Starting | Phase::Running) {
+            return;
+        }
+        let next = self.waiters.iter().position(|waiter| matches!(waiter, Waiter::Reload(_)));
+        if let Some(Waiter::Reload(waiter)) = next.map(|place| self.waiters.remove(place)) {
+            self.dirty = true;
+            self.reload(waiter);
+        }
+    }
+
+    /// What a reload from `file`, or from where the configuration came from,
+    /// would be.
+    pub(super) fn load_again(&self, file: Option<&Path>) -> Result<Loaded, String> {
+        let from = file.or(self.model().file.as_deref());
+        config::load(from).map_err(|problems| problems.to_string())
+    }
+
+    fn reload(&mut self, waiter: Option<u32>) {
+        // Before it reads the file: a service manager that sent SIGHUP waits
+        // for this word, and for READY=1, whatever comes of it.
+        if self.has_started {
+            if let Ok(now) = crate::notify::monotonic_usec() {
+                notify(&format!("RELOADING=1\n{now}"));
+            }
+        }
+        let loaded = match self.load_again(None) {
+            Ok(loaded) => loaded,
+            Err(problems) => return self.nothing_changes(waiter, &problems, WRONG_CONFIGURATION),
+        };
+        let hopeless = self.by_name.keys().filter(|name| !self.served(name)).cloned().collect();
+        let held_down = self.children.values().filter(|c| c.held_down).map(|c| c.config.name.clone()).collect();
+        let course = Course { way: Way::There { hopeless }, held_down };
+        if let Err(why) = self.begin_reload(loaded, course, waiter) {
+            self.nothing_changes(waiter, &why, 1);
+        }
+    }
+
+    /// Does what can fail of the configuration itself; the children come next.
+    fn begin_reload(&mut self, loaded: Loaded, course: Course, waiter: Option<u32>) -> Result<(), String> {
+        let plan = plan::plan(self.model(), &loaded.model);
+        let addresses = loaded.model.children.iter().flat_map(|child| &child.listen);
+        let sockets = self.sockets.bind_new(addresses, &self.store)?;
+        let links = self.links.make_new(&loaded.model, &self.store)?;
+        let text = plan.to_string();
+        for line in text.lines() {
+            log::info!("reload: {line}");
+        }
+        self.say(waiter, &text);
+        let going = plan
+            .children
+            .iter()
+            .filter(|child| matches!(child.action, Action::Restart | Action::Stop))
+            .map(|child| child.name.clone())
+            .collect();
+        let deadline = Instant::now() + self.model().daemon.stop_timeout;
+        self.children.values_mut().for_each(|child| child.drain_starts = 0);
+        let winding = Winding { loaded, plan, sockets, links, going, deadline, course, waiter };
+        self.phase = Phase::Winding(Box::new(winding));
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// A reload that is none, and why.
+    fn nothing_changes(&mut self, waiter: Option<u32>, why: &str, exit: u8) {
+        for line in why.lines() {
+            log::error!("reload: {line}");
+        }
+        if self.has_started {
+            notify("READY=1\nSTATUS=the last reload changed nothing: see the log");
+        }
+        self.refuse_as(waiter, &format!("{}\ncannot reload: nothing is changed", why.trim_end()), exit);
+    }
+
+    /// Stops what changes or goes; once that is down, carries the plan out.
+    pub(super) fn wind(&mut self) {
+        let Phase::Winding(winding) = std::mem::replace(&mut self.phase, Phase::Running) else { return };
+        for name in &winding.going {
+            if let Some(id) = self.by_name.get(name) {
+                if let Some(child) = self.children.get_mut(id) {
+                    child.pending = false;
+                }
+            }
+        }
+        let down = self.wind_down(&winding.going, Some(&winding.loaded.model), winding.deadline);
+        if down {
+            self.carry_out(*winding);
+        } else {
+            self.phase = Phase::Winding(winding);
+        }
+    }
+
+    /// From here on the new configuration holds. Its predecessor's sockets stay
+    /// until it has shown that it serves.
+    fn carry_out(&mut self, winding: Winding) {
+        let Winding { loaded, plan, sockets, links, course, waiter, .. } = winding;
+        let before = std::mem::replace(&mut self.loaded, loaded);
+        self.needs = order::needs(self.model());
+        let model = self.loaded.model.clone();
+        for held in self.links.going(&model) {
+            let lost = self.links.queued(held);
+            if lost > 0 {
+                log::error!("link {} is gone with {lost} bytes that nobody took in time", held.title());
+            }
+        }
+        self.links.retain(&model);
+        self.links.keep(links, &model);
+        self.sockets.keep(sockets);
+        self.keep_in_store();
+        crate::journal::set_level(model.daemon.log_level);
+
+        let mut coming = BTreeSet::new();
+        for step in &plan.children {
+            let id = self.by_name.get(&step.name).copied();
+            let config = model.child(&step.name).cloned();
+            let done = match (id, config) {
+                (Some(id), None) => {
+                    self.forget(id);
+                    Ok(())
+                }
+                (Some(id), Some(config)) if step.action == Action::Restart => {
+                    let changed = self.reconfigure(id, config);
+                    self.come_again(id, &mut coming);
+                    changed
+                }
+                (Some(id), Some(config)) => {
+                    if let Some(child) = self.children.get_mut(&id) {
+                        child.machine.policy = Policy::from(&config);
+                        child.config = config;
+                        if step.action == Action::Update && child.machine.state == State::Failed {
+                            self.come_again(id, &mut coming);
+                        }
+                    }
+                    Ok(())
+                }
+                (None, Some(config)) => self.add(config).map(|id| {
+                    if let Some(child) = self.children.get_mut(&id) {
+                        child.held_down = course.held_down.contains(&step.name);
+                    }
+                    self.come_again(id, &mut coming);
+                }),
+                (None, None) => Ok(()),
+            };
+            if let Err(why) = done {
+                log::error!("reload: {why}");
+                self.say(waiter, &why);
+                // It is found not to be up.
+                coming.insert(step.name.clone());
+            }
+        }
+        self.phase = Phase::Rising(Box::new(Rising { before, plan, coming, course, waiter }));
+        self.dirty = true;
+    }
+
+    /// A child that changed or came is started, unless an operator stopped it.
+    fn come_again(&mut self, id: Id, coming: &mut BTreeSet<String>) {
+        if let Some(child) = self.children.get(&id).filter(|child| !child.held_down) {
+            coming.insert(child.config.name.clone());
+            self.set_pending(id);
+        }
+    }
+
+    /// Sees who has come up, and goes back where one can't.
+    pub(super) fn rise(&mut self) {
+        let Phase::Rising(mut rising) = std::mem::replace(&mut self.phase, Phase::Running) else { return };
+        // Who was up once has come; what happens to it later is no longer the reload's.
+        rising.coming.retain(|name| self.start_of(name) != Start::Good);
+        let mut bad = Vec::new();
+        let (mut open, mut back) = (false, false);
+        for name in &rising.coming {
+            if let Start::Bad(why) = self.start_of(name) {
+                let line = rising.plan.child(name).map_or(0, |step| step.line);
+                bad.push(format!("cannot start {name} ({}): {why}", self.loaded.place(line)));
+                back |= self.is_to_blame(self.cause(name), &rising);
+            } else {
+                open = true;
+            }
+        }
+        if back {
+            self.undo(*rising, &bad);
+        } else if open {
+            self.phase = Phase::Rising(rising);
+        } else {
+            self.settle(*rising, &bad);
+        }
+    }
+
+    /// The child because of which that one does not start: itself, or one that
+    /// it waits for.
+    fn cause<'a>(&'a self, name: &'a str) -> &'a str {
+        let mut cause = name;
+        while self.child(cause).is_some_and(|child| child.pending) {
+            match self.blocked_by(cause) {
+                Some(other) => cause = other,
+                None => break,
+            }
+        }
+        cause
+    }
+
+    /// Whether the new configuration is the reason that this child is not up.
+    fn is_to_blame(&self, name: &str, rising: &Rising) -> bool {
+        match &rising.course.way {
+            Way::There { hopeless } => rising.coming.contains(name) && !hopeless.contains(name),
+            Way::Back { .. } => false,
+        }
+    }
+
+    /// Back to the configuration of before.
+    fn undo(&mut self, rising: Rising, bad: &[String]) {
+        let why = bad.join("; ");
+        log::error!("reload: {why}: going back to the configuration of before");
+        self.say(rising.waiter, &format!("{why}\ngoing back to the configuration of before"));
+        let Rising { before, course, waiter, .. } = rising;
+        let course = Course { way: Way::Back { why: why.clone() }, held_down: course.held_down };
+        if let Err(error) = self.begin_reload(before, course, waiter) {
+            self.reloads += 1;
+            self.finish_reload(waiter, Err(format!("reloaded, but {why}; cannot go back: {error}")));
+        }
+    }
+
+    /// All that came is up, or is known not to be.
+    fn settle(&mut self, rising: Rising, bad: &[String]) {
+        self.reloads += u64::from(matches!(rising.course.way, Way::There { .. }));
+        let outcome = match (rising.course.way, bad) {
+            (Way::There { .. }, []) => Ok(()),
+            (Way::There { .. }, bad) => Err(format!("reloaded, but {}", bad.join("; "))),
+            (Way::Back { why }, []) => {
+                Err(format!("cannot reload: {why}; undone: the configuration of before runs again"))
+            }
+            (Way::Back { why }, bad) => Err(format!("cannot reload: {why}; undone, but {}", bad.join("; "))),
+        };
+        self.finish_reload(rising.waiter, outcome);
+    }
+
+    fn finish_reload(&mut self, waiter: Option<u32>, outcome: Result<(), String>) {
+        let model = &self.loaded.model;
+        self.sockets.retain(|address| model.children.iter().any(|child| child.listen.contains(address)));
+        self.keep_in_store();
+        self.dirty = true;
+        // Whoever waits for the first start has not been told of it yet.
+        self.phase = if self.has_started { Phase::Running } else { Phase::Starting };
+        match outcome {
+            Ok(()) => {
+                log::info!("reloaded");
+                self.ready_again("reloaded: all that changed is ready");
+                self.say(waiter, "reloaded");
+                self.finish(waiter, 0);
+            }
+            Err(why) => {
+                log::error!("{why}");
+                self.ready_again(&why);
+                self.refuse(waiter, &why);
+            }
+        }
+    }
+
+    fn ready_again(&self, status: &str) {
+        if self.has_started {
+            notify(&format!("READY=1\nSTATUS={}", status.replace('\n', " ")));
+        }
+    }
+}
