@@ -21,6 +21,9 @@ use std::process::{Child, Command, Stdio};
 /// What the root has beside a minimal Debian.
 const PACKAGES: &str = "dbus,netcat-openbsd,procps,systemd,systemd-sysv";
 
+/// The exit status by which systemd-nspawn asks to be started again.
+const REBOOT: i32 = 133;
+
 /// One machine. It ends when this is dropped.
 pub struct Machine {
     dir: tempfile::TempDir,
@@ -55,23 +58,10 @@ impl Machine {
         for folder in [&root, &upper, &work] {
             fs::create_dir(folder).unwrap();
         }
-        let layers =
-            format!("lowerdir={},upperdir={},workdir={}", base.display(), upper.display(), work.display());
+        let layers = format!("lowerdir={},upperdir={},workdir={}", base.display(), upper.display(), work.display());
         mount(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(layers.as_str())).unwrap();
 
-        let console = File::create(dir.path().join("console")).unwrap();
-        let nspawn = Command::new("setpriv")
-            // Its end is the machine's, also where this process is killed.
-            .args(["--pdeathsig", "KILL", "systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit"])
-            .args(["--private-network", "--resolv-conf=off", "--timezone=off", "--link-journal=no", "-D"])
-            .arg(&root)
-            // Where the host has the older control groups, the machine has the newer ones.
-            .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1")
-            .stdin(Stdio::null())
-            .stdout(console.try_clone().unwrap())
-            .stderr(console)
-            .spawn()
-            .expect("cannot start systemd-nspawn");
+        let nspawn = start(dir.path());
         let mut machine = Machine { dir, nspawn, init: Pid::from_raw(0), _turn: turn };
         machine.wait_booted();
         machine
@@ -93,10 +83,11 @@ impl Machine {
 
     /// Boots it anew: its disk stays, all else is new.
     pub fn reboot(&mut self) {
-        let before = self.init;
         // Whether the answer still comes is chance.
         let _cut_off = self.try_run(&["systemctl", "reboot"]);
-        wait_for("another process 1", || child_of(self.nspawn.id()).filter(|&init| init != before));
+        let ended = wait_for("the machine is down", || self.nspawn.try_wait().unwrap());
+        assert_eq!(ended.code(), Some(REBOOT), "{}", self.console());
+        self.nspawn = start(self.dir.path());
         self.wait_booted();
     }
 
@@ -202,6 +193,22 @@ impl Drop for Machine {
         let _unmounted = nix::mount::umount2(&self.dir.path().join("root"), nix::mount::MntFlags::MNT_DETACH);
         let _unmounted = nix::mount::umount2(self.dir.path(), nix::mount::MntFlags::MNT_DETACH);
     }
+}
+
+fn start(dir: &Path) -> Child {
+    let console = File::options().create(true).append(true).open(dir.join("console")).unwrap();
+    Command::new("setpriv")
+        // Its end is the machine's, also where this process is killed.
+        .args(["--pdeathsig", "KILL", "systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit"])
+        .args(["--private-network", "--resolv-conf=off", "--timezone=off", "--link-journal=no", "-D"])
+        .arg(dir.join("root"))
+        // Where the host has the older control groups, the machine has the newer ones.
+        .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1")
+        .stdin(Stdio::null())
+        .stdout(console.try_clone().unwrap())
+        .stderr(console)
+        .spawn()
+        .expect("cannot start systemd-nspawn")
 }
 
 fn child_of(parent: u32) -> Option<Pid> {

@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the answer")]
 
+mod activation;
+mod by_hand;
 mod crash;
 mod install;
 #[path = "../../benches/load/mod.rs"]
@@ -13,5 +15,8 @@ mod install;
 mod load;
 mod machine;
 mod reload;
+mod sandbox;
 mod service;
+mod stop;
+mod upgrade;
 mod wait;

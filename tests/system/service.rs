@@ -127,6 +127,15 @@ impl Machine {
         self.sh(&format!("printf '{line}\\n' | nc -N -w 60 127.0.0.1 7007"))
     }
 
+    /// Waits for a line with that message in a file.
+    #[track_caller]
+    pub fn wait_line(&self, path: &str, message: &str) {
+        let end = format!(" {message}");
+        wait_for(&format!("{message:?} in {path}"), || {
+            self.read_text(path).lines().any(|line| line.ends_with(&end)).then_some(())
+        });
+    }
+
     /// Clients that go on until told to stop, and come again where the server
     /// ends their connection.
     pub fn load(&self) -> Load {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// Every wait ends with this; on a loaded machine it is long.
-pub const DEADLINE: Duration = Duration::from_secs(120);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Waits until `fact` gives something.
 ///
