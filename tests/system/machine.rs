@@ -11,7 +11,6 @@ use crate::wait::wait_for;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -27,6 +26,7 @@ const REBOOT: i32 = 133;
 /// One machine. It ends when this is dropped.
 pub struct Machine {
     dir: tempfile::TempDir,
+    /// unshare, whose child is systemd-nspawn, whose child is the machine's process 1.
     nspawn: Child,
     init: Pid,
     /// All machines have the same control group: one at a time.
@@ -71,7 +71,7 @@ impl Machine {
         wait_for("the machine has booted", || {
             let ended = self.nspawn.try_wait().unwrap();
             assert!(ended.is_none(), "systemd-nspawn ended, {}:\n{}", ended.unwrap(), self.console());
-            self.init = child_of(self.nspawn.id())?;
+            self.init = child_of(child_of(Pid::from_raw(self.nspawn.id().try_into().unwrap()))?)?;
             (self.try_run(&["systemctl", "is-system-running"])?.out.trim() == "running").then_some(())
         });
     }
@@ -183,12 +183,11 @@ impl Drop for Machine {
         if std::thread::panicking() {
             eprintln!("the service's journal:\n{}", self.journal());
         }
-        // With process 1 of a pid namespace all others in it die.
-        if self.init.as_raw() > 0 {
-            let _gone_already = kill(self.init, Signal::SIGKILL);
-        }
         let _killed = self.nspawn.kill();
         let _reaped = self.nspawn.wait();
+        wait_for("the machine's processes are gone", || {
+            (!Path::new(&format!("/proc/{}", self.init)).exists()).then_some(())
+        });
         // The mounts go with this thread; the folder under them must go too.
         let _unmounted = nix::mount::umount2(&self.dir.path().join("root"), nix::mount::MntFlags::MNT_DETACH);
         let _unmounted = nix::mount::umount2(self.dir.path(), nix::mount::MntFlags::MNT_DETACH);
@@ -198,8 +197,10 @@ impl Drop for Machine {
 fn start(dir: &Path) -> Child {
     let console = File::options().create(true).append(true).open(dir.join("console")).unwrap();
     Command::new("setpriv")
-        // Its end is the machine's, also where this process is killed.
-        .args(["--pdeathsig", "KILL", "systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit"])
+        // Where this process is killed, unshare is too, and with it systemd-nspawn;
+        // with that, process 1 of a pid namespace, the machine.
+        .args(["--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args(["systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit"])
         .args(["--private-network", "--resolv-conf=off", "--timezone=off", "--link-journal=no", "-D"])
         .arg(dir.join("root"))
         // Where the host has the older control groups, the machine has the newer ones.
@@ -211,7 +212,7 @@ fn start(dir: &Path) -> Child {
         .expect("cannot start systemd-nspawn")
 }
 
-fn child_of(parent: u32) -> Option<Pid> {
+fn child_of(parent: Pid) -> Option<Pid> {
     let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
     Some(Pid::from_raw(children.split_ascii_whitespace().next()?.parse().ok()?))
 }
