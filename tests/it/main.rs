@@ -5,6 +5,7 @@
 mod background;
 mod cli;
 mod config;
+mod container;
 mod control;
 mod daemon;
 mod echo;
