@@ -1,6 +1,7 @@
 //! Processes killed with clients under way, and a supervisor that hangs.
 
 use crate::machine::Machine;
+use crate::service::MESSAGES;
 
 /// How often each is killed: less than the unit's start limit.
 const KILLS: usize = 5;
@@ -32,8 +33,9 @@ fn supervisor(machine: &Machine) -> Vec<String> {
     vec![machine.supervisor()]
 }
 
+/// The supervisor last: its death ends the others before they can be killed.
 fn all(machine: &Machine) -> Vec<String> {
-    vec![machine.supervisor(), machine.child("echo"), machine.child("logger")]
+    vec![machine.child("echo"), machine.child("logger"), machine.supervisor()]
 }
 
 #[test]
@@ -58,6 +60,25 @@ fn the_supervisor_is_killed_with_messages_only_queued() {
 #[ignore = "needs root, systemd-nspawn, debootstrap and cargo-deb"]
 fn all_are_killed_with_messages_only_queued() {
     survives_kills(all, "queued");
+}
+
+#[test]
+#[ignore = "needs root, systemd-nspawn, debootstrap and cargo-deb"]
+fn what_waits_in_a_pipe_while_all_are_killed_is_saved_by_the_next() {
+    let machine = Machine::with_package();
+    machine.edit("#echo_after ", "echo_after = \"queued\" #");
+    machine.done(&["systemctl", "start", "plumbd"]);
+    // A logger that takes nothing: what is echoed is in the pipe alone.
+    machine.done(&["kill", "-STOP", &machine.child("logger")]);
+    let numbers = machine.sh("seq 1000 | nc -N -w 60 127.0.0.1 7007");
+    assert_eq!(numbers, machine.sh("seq 1000"));
+    assert_eq!(machine.read_text(MESSAGES), "");
+    let pids = all(&machine);
+    machine.done(&["kill", "-KILL", &pids[0], &pids[1], &pids[2]]);
+    machine.wait_replaced(&pids[2]);
+    machine.wait_line(MESSAGES, "1000");
+    let saved = machine.sh(&format!("cut -d ' ' -f 3 {MESSAGES}"));
+    assert_eq!(saved, numbers);
 }
 
 #[test]
