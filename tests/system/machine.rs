@@ -20,6 +20,8 @@ use std::process::{Child, Command, Stdio};
 /// What the root has beside a minimal Debian.
 const PACKAGES: &str = "dbus,netcat-openbsd,procps,systemd,systemd-sysv";
 
+const JOURNAL: [&str; 6] = ["journalctl", "--no-pager", "-o", "short-precise", "-u", "plumbd"];
+
 /// The exit status by which systemd-nspawn asks to be started again.
 const REBOOT: i32 = 133;
 
@@ -157,7 +159,7 @@ impl Machine {
 
     /// What the service has logged, and what systemd says about it.
     pub fn journal(&self) -> String {
-        self.run(&["journalctl", "--no-pager", "-o", "short-precise", "-u", "plumbd"]).out
+        self.run(&JOURNAL).out
     }
 
     #[track_caller]
@@ -181,7 +183,10 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the service's journal:\n{}", self.journal());
+            match self.try_run(&JOURNAL) {
+                Some(said) => eprintln!("the service's journal:\n{}", said.out),
+                None => eprintln!("the machine's console:\n{}", self.console()),
+            }
         }
         let _killed = self.nspawn.kill();
         let _reaped = self.nspawn.wait();
