@@ -114,7 +114,8 @@ fn problems(status: &Status) -> Vec<String> {
         (stalled >= STALLED)
             .then(|| format!("{} -> {}: {} has taken nothing for {}", link.from, link.to, link.to, short(stalled)))
     });
-    children.chain(links).collect()
+    let log = (status.unlogged > 0).then(|| format!("log: {} entries are not out", status.unlogged));
+    children.chain(links).chain(log).collect()
 }
 
 /// Cells in columns, two spaces between them.

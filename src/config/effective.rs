@@ -26,6 +26,7 @@ pub fn effective(model: &Model) -> String {
     let pairs = [
         ("control", string(&daemon.control.to_string_lossy())),
         ("log", string(log)),
+        ("syslog_facility", string(daemon.syslog_facility)),
         ("log_level", string(&level)),
         ("stop_timeout", duration(daemon.stop_timeout)),
     ];

@@ -33,6 +33,7 @@ pub const FILE: Keys = &[
 pub const DAEMON: Keys = &[
     key("control", r#""plumbd.sock""#, "operator socket; mode 0600"),
     key("log", r#""auto""#, "auto | stderr | syslog; auto: syslog where it daemonized, else stderr"),
+    key("syslog_facility", r#""daemon""#, "daemon, user, local0 ... local7, as syslog(3) has them; at the next start"),
     key("log_level", r#""info""#, "error | warn | info | debug | trace"),
     key("stop_timeout", r#""10s""#, "bound on a drain"),
 ];

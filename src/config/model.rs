@@ -29,6 +29,8 @@ pub struct Daemon {
     pub control: PathBuf,
     /// Where the log goes.
     pub log: LogTarget,
+    /// Under which facility it goes to the system's log: a name of [`crate::journal::FACILITIES`].
+    pub syslog_facility: &'static str,
     /// What is logged.
     pub log_level: log::LevelFilter,
     /// Bound on a drain.

@@ -314,6 +314,7 @@ fn daemon(old: &Model, new: &Model) -> Vec<DaemonPlan> {
     let differ = [
         ("control", false, a.control != b.control),
         ("log", false, a.log != b.log),
+        ("syslog_facility", false, a.syslog_facility != b.syslog_facility),
         ("log_level", true, a.log_level != b.log_level),
         ("stop_timeout", true, a.stop_timeout != b.stop_timeout),
     ];
@@ -488,10 +489,11 @@ to = "logger"
 
     #[test]
     fn the_daemon_changes_what_it_can() {
-        let keys = "[daemon]\nlog_level = \"debug\"\nstop_timeout = \"1s\"\ncontrol = \"/other.sock\"\nlog = \"syslog\"\n\n[children.echo]";
+        let keys = "[daemon]\nlog_level = \"debug\"\nstop_timeout = \"1s\"\ncontrol = \"/other.sock\"\nlog = \"syslog\"\nsyslog_facility = \"local0\"\n\n[children.echo]";
         let said = "keep     echo\nkeep     logger\n\
                     daemon   control changes only with a restart of the daemon\n\
                     daemon   log changes only with a restart of the daemon\n\
+                    daemon   syslog_facility changes only with a restart of the daemon\n\
                     daemon   log_level changes\ndaemon   stop_timeout changes";
         assert_eq!(changed("[children.echo]", keys), said);
     }

@@ -24,6 +24,9 @@ pub struct Status {
     pub since: Timestamp,
     /// How many reloads were applied.
     pub reloads: u64,
+    /// How many log entries are not out: they wait, or were dropped and that is not logged yet.
+    #[serde(default)]
+    pub unlogged: u64,
     /// Every child, in the order of the configuration.
     pub children: Vec<Child>,
     /// Every link, in the order of the configuration.
@@ -175,7 +178,7 @@ mod tests {
     fn contract() -> serde_json::Value {
         serde_json::json!({
             "version": 1, "pid": 4242, "state": "running", "config": "/etc/plumbd/plumbd.toml",
-            "since": "2026-11-22T15:00:00.000Z", "reloads": 0,
+            "since": "2026-11-22T15:00:00.000Z", "reloads": 0, "unlogged": 0,
             "children": [
                 {"name": "echo", "state": "up", "pid": 4243, "ready": true, "since": "2026-11-22T15:00:01.250Z",
                  "restarts": 0, "last_exit": null, "problem": null,

@@ -260,6 +260,7 @@ impl Supervisor {
             config: self.model().file.as_ref().map(|file| file.display().to_string()),
             since: self.since,
             reloads: self.reloads,
+            unlogged: crate::journal::unsent(),
             children: children.collect(),
             links,
         }

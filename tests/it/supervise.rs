@@ -267,7 +267,7 @@ fn one_that_writes_without_end_keeps_nobody_from_being_served() {
         "#,
     );
     daemon.wait_state(DaemonState::Running);
-    wait_for("pressure: a log pipe is full, and who writes it waits", || {
+    wait_for("a log pipe is full, and who writes it waits a moment", || {
         let pid = daemon.child_pid("louder");
         let text = std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
         let state = crate::daemon::state(pid);
