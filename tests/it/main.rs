@@ -24,6 +24,7 @@ mod manager;
 mod mini;
 mod readiness;
 mod reload;
+mod share;
 mod spawn;
 mod steady;
 mod stop;
