@@ -93,6 +93,7 @@ impl Supervisor {
             if std::mem::discriminant(&before) != std::mem::discriminant(&child.machine.state) {
                 child.since = Timestamp::now();
                 self.dirty = true;
+                self.tell_of(id);
             }
             for action in actions {
                 events.extend(self.act(id, action));

@@ -68,6 +68,8 @@ pub struct Supervisor {
     pub(super) quiet_until: Option<Instant>,
     pub(super) phase: Phase,
     pub(super) waiters: Vec<Waiter>,
+    /// The connection of the operator who asked for the reload under way.
+    pub(super) follower: Option<u32>,
     pub(super) ready: Ready,
     /// Each child has been up once, or is known not to be.
     pub(super) has_started: bool,
@@ -132,6 +134,7 @@ impl Supervisor {
             quiet_until: None,
             phase: Phase::Starting,
             waiters: Vec::new(),
+            follower: None,
             ready: Ready::default(),
             has_started: false,
             must_start: daemonized,

@@ -4,6 +4,7 @@
 
 mod background;
 mod cli;
+mod completions;
 mod config;
 mod container;
 mod control;
@@ -21,9 +22,11 @@ mod log;
 mod logger;
 mod logger_kills;
 mod manager;
+mod manuals;
 mod mini;
 mod readiness;
 mod reload;
+mod schema;
 mod share;
 mod spawn;
 mod steady;
@@ -31,4 +34,5 @@ mod stop;
 mod store;
 mod supervise;
 mod syslog;
+mod terminal;
 mod trace;

@@ -6,9 +6,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What prints each file below share/. Shells look for completions there.
-const PRINTED: [(&[&str], &str); 4] = [
-    (&["man"], "man/man1/plumbd.1"),
+/// What prints completions, and where each shell looks for them, below share/.
+const PRINTED: [(&[&str], &str); 3] = [
     (&["completions", "bash"], "bash-completion/completions/plumbd"),
     (&["completions", "fish"], "fish/vendor_completions.d/plumbd.fish"),
     (&["completions", "zsh"], "zsh/vendor-completions/_plumbd"),
@@ -43,6 +42,7 @@ fn write(folder: &Path) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, plumbd(arguments)).unwrap();
     }
+    plumbd(&["man", "--out", folder.join("man").to_str().unwrap()]);
 }
 
 #[test]
