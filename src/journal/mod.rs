@@ -48,10 +48,27 @@ pub enum Target {
     Syslog(&'static str),
 }
 
-/// Names of facilities, as syslog(3) has them.
-pub const FACILITIES: [&str; 19] = [
-    "auth", "authpriv", "cron", "daemon", "ftp", "lpr", "mail", "news", "syslog", "user", "uucp", "local0", "local1",
-    "local2", "local3", "local4", "local5", "local6", "local7",
+/// Facilities by name, and what each is for, as syslog(3) has them.
+pub const FACILITIES: [(&str, &str); 19] = [
+    ("auth", "security and authorization"),
+    ("authpriv", "the same, in private"),
+    ("cron", "clock daemons"),
+    ("daemon", "daemons that have none of their own"),
+    ("ftp", "file transfer"),
+    ("lpr", "printers"),
+    ("mail", "mail"),
+    ("news", "news"),
+    ("syslog", "the syslog daemon itself"),
+    ("user", "programs of users"),
+    ("uucp", "UUCP"),
+    ("local0", "whatever this machine uses it for"),
+    ("local1", "the same"),
+    ("local2", "the same"),
+    ("local3", "the same"),
+    ("local4", "the same"),
+    ("local5", "the same"),
+    ("local6", "the same"),
+    ("local7", "the same"),
 ];
 
 /// What the log waits for before more of it can go.

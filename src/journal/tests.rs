@@ -146,7 +146,7 @@ fn the_supervisors_own_entries_are_never_cut_off() {
 
 #[test]
 fn each_facility_is_known_to_syslog() {
-    assert!(FACILITIES.iter().all(|name| name.parse::<::syslog::Facility>().is_ok()));
+    assert!(FACILITIES.iter().all(|(name, _)| name.parse::<::syslog::Facility>().is_ok()));
 }
 
 #[test]

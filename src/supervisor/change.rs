@@ -286,11 +286,12 @@ impl Supervisor {
         } else {
             Err(format!("stopped, but nobody took {}", lost.join(", ")))
         };
+        // If the service manager starts the next one, clients have waited for
+        // it, and what nobody took is there again. Else it forgets them itself.
+        let unsaved = self.links.stored(|held| self.links.queued(held) > 0);
+        self.store.keep(&self.sockets.stored_at_the_end().chain(unsaved).collect());
         // Whoever is told that it is over may start the next one at once.
         self.sockets = Sockets::default();
-        // What nobody took is there again if the service manager starts the next one.
-        let unsaved = self.links.stored(|held| self.links.queued(held) > 0).collect();
-        self.store.keep(&unsaved);
         self.server.close();
         self.answer_shutdown(&end);
         self.end = Some(end);

@@ -30,6 +30,7 @@ mod reload;
 mod rotation;
 mod rotation_kills;
 mod schema;
+mod share;
 mod spawn;
 mod steady;
 mod stop;

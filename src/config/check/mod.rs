@@ -76,7 +76,7 @@ fn daemon(reader: &mut Reader<'_>, root: &Section<'_>) -> Daemon {
     let section = reader.inner(root, "daemon", "[daemon]", keys::DAEMON);
     let targets = [("auto", LogTarget::Auto), ("stderr", LogTarget::Stderr), ("syslog", LogTarget::Syslog)];
     let levels = [("error", Error), ("warn", Warn), ("info", Info), ("debug", Debug), ("trace", Trace)];
-    let facilities = journal::FACILITIES.map(|name| (name, name));
+    let facilities = journal::FACILITIES.map(|(name, _)| (name, name));
     let base = reader.base;
     let control = reader.read(&section, "control", |value| Ok(value::absolute(base, &value::filled(value)?)));
     reader.take(section.place("control"), value::socket_path(&control));
