@@ -100,7 +100,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Reads the file (or several, one chained to the other) and compares.
+/// Reads the file (or several, one chained to the other: [`super::rotated`]) and compares.
 ///
 /// # Errors
 /// Where it can't be read.

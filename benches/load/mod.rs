@@ -7,10 +7,12 @@
 //! - [`generator`]: clients that send them and compare each echo;
 //! - [`histogram`]: how long the echoes took;
 //! - [`checker`]: the message file against what the clients sent and got back;
+//! - [`rotated`]: a message file and what was rotated from it, as one;
 //! - [`yardstick`]: an echo server that saves nothing, to compare with.
 
 pub(crate) mod checker;
 pub(crate) mod generator;
 pub(crate) mod histogram;
 pub(crate) mod message;
+pub(crate) mod rotated;
 pub(crate) mod yardstick;

@@ -2,11 +2,11 @@
 
 use crate::load::checker::{self, Format};
 use crate::load::generator::Connection;
+use crate::load::rotated;
 use crate::proc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
-use std::io::BufReader;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -136,8 +136,8 @@ impl Rig {
     /// # Errors
     /// What is wrong with it; then its folder is kept.
     pub(crate) fn check(&mut self, file: &Path, format: Format, sent: &[Connection]) -> Result<String, String> {
-        let verdict = File::open(file)
-            .and_then(|file| checker::check(BufReader::with_capacity(1 << 20, file), format, sent))
+        let verdict = rotated::open(file)
+            .and_then(|all| checker::check(all, format, sent))
             .map_err(|e| self.complaint(&format!("cannot read {}: {e}", file.display())))?;
         if verdict.is_clean() {
             return Ok(verdict.to_string());

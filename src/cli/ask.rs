@@ -4,20 +4,30 @@
 use super::socket::Socket;
 use super::{Failure, output};
 use crate::control::{Request, Response, client};
+use std::io::IsTerminal;
 
 /// Asks, prints the answers as they come, and returns the status that the
 /// daemon gave. Who reads no further (`| head -1`) still gets it.
 pub(super) fn ask(socket: &Socket, request: &Request) -> Result<u8, Failure> {
+    // Progress is for a person who looks on; NO_COLOR is for who wants none.
+    let watched = std::io::stdout().is_terminal() && output::colours();
+    let mut problems = Vec::new();
     let status = client::ask(&socket.path()?, request, |response| {
         match response {
             Response::Out(text) => {
                 output::print(format!("{text}\n")).map_err(|e| e.why)?;
             }
-            Response::Err(text) => output::tell(&format!("plumbd: {text}")),
+            Response::Progress(text) if watched => {
+                output::print(format!("  {text}\n")).map_err(|e| e.why)?;
+            }
+            Response::Err(text) => problems.push(text),
             // `status` is a command of its own.
-            Response::Status(_) | Response::Exit(_) => {}
+            Response::Progress(_) | Response::Status(_) | Response::Exit(_) => {}
         }
         Ok(())
     });
+    // Of a configuration, each line says FILE:LINE:COL by itself.
+    let prefix = if matches!(status, Ok(Failure::CONFIGURATION)) { "" } else { "plumbd: " };
+    problems.iter().for_each(|text| output::tell(&format!("{prefix}{text}")));
     status.map_err(|failure| Failure::from(failure.to_string()))
 }

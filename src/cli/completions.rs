@@ -1,14 +1,123 @@
-//! `plumbd completions SHELL`.
+//! `plumbd completions SHELL`, and what such a script asks for.
+//!
+//! The script holds nothing but the way back to here: at each Tab it runs
+//! `plumbd` with [`ASKS`] set, which completes the words from the same
+//! description of the arguments as `--help`, and children's names from the
+//! daemon that runs now.
 
+use super::meant;
+use super::socket::Socket;
 use super::typed::Typed;
 use super::{Failure, output};
+use crate::config::model::base_name;
+use crate::config::{self, examples::EXAMPLES};
+use crate::control::{Request, Response, client};
+use crate::plugin::PLUGINS;
 use clap::CommandFactory;
-use clap_complete::{Shell, generate};
+use clap_complete::engine::CompletionCandidate;
+use clap_complete::{CompleteEnv, Shell, env::Shells};
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
 
-/// Prints them.
+/// Set by the scripts, to the name of their shell.
+const ASKS: &str = "PLUMBD_COMPLETE";
+
+/// A person waits with his finger on Tab.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What zsh needs where the script is a file in `$fpath`: the first Tab runs
+/// the file as the completion itself.
+const ZSH_FIRST_TAB: &str = "
+if [[ \"$funcstack[1]\" == _plumbd ]]; then
+    _clap_dynamic_completer_plumbd \"$@\"
+fi
+";
+
+/// Prints the script.
 pub(super) fn completions(shell: Shell) -> Result<u8, Failure> {
-    let mut script = Vec::new();
-    generate(shell, &mut Typed::command(), "plumbd", &mut script);
+    let script = script(shell).map_err(|e| format!("cannot write completions for {shell}: {e}"))?;
     output::print(script)?;
     Ok(0)
+}
+
+fn script(shell: Shell) -> io::Result<Vec<u8>> {
+    let shells = Shells::builtins();
+    let known = shells.completer(&shell.to_string()).ok_or(io::ErrorKind::Unsupported)?;
+    let mut script = Vec::new();
+    known.write_registration(ASKS, "plumbd", "plumbd", "plumbd", &mut script)?;
+    if shell == Shell::Zsh {
+        script.extend_from_slice(ZSH_FIRST_TAB.as_bytes());
+    }
+    Ok(script)
+}
+
+/// Answers a script, where one asks; whether one did.
+pub(super) fn answer(arguments: &[OsString]) -> bool {
+    if std::env::var_os(ASKS).is_none() {
+        return false;
+    }
+    // What can't be completed is no news to a person in the middle of a line.
+    CompleteEnv::with_factory(Typed::command).var(ASKS).try_complete(arguments, None).unwrap_or(true)
+}
+
+/// The children that can be named: those of the daemon that runs, or else
+/// those of the configuration; a child with instances by its own name too.
+pub(super) fn children() -> Vec<CompletionCandidate> {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let config = option(&words, &["-c", "--config"]);
+    let socket = meant::socket_of(option(&words, &["--control"]), config.clone());
+    let mut candidates = Vec::new();
+    for (name, help) in running(&socket).unwrap_or_else(|| configured(config)) {
+        let base = base_name(&name).to_owned();
+        if base != name && !candidates.iter().any(|(known, _)| *known == base) {
+            candidates.push((base, "all its instances".to_owned()));
+        }
+        candidates.push((name, help));
+    }
+    candidates.into_iter().map(|(name, help)| CompletionCandidate::new(name).help(Some(help.into()))).collect()
+}
+
+fn running(socket: &Socket) -> Option<Vec<(String, String)>> {
+    let mut children = None;
+    let asked = client::ask_within(PATIENCE, &socket.path().ok()?, &Request::Status, |response| {
+        if let Response::Status(status) = response {
+            let named = status.children.into_iter().map(|child| (child.name, child.state.to_string()));
+            children = Some(named.collect());
+        }
+        Ok(())
+    });
+    asked.ok().and(children)
+}
+
+fn configured(file: Option<PathBuf>) -> Vec<(String, String)> {
+    let children = config::load(file.as_deref()).map(|loaded| loaded.model.children).unwrap_or_default();
+    children.into_iter().map(|child| (child.name, "configured, no daemon runs".to_owned())).collect()
+}
+
+/// What an option is set to on the line that is being typed.
+fn option(words: &[OsString], names: &[&str]) -> Option<PathBuf> {
+    words.iter().enumerate().find_map(|(at, word)| {
+        let word = word.to_str()?;
+        names.iter().find_map(|name| match word.strip_prefix(name)? {
+            "" => words.get(at + 1).map(PathBuf::from),
+            rest => rest.strip_prefix('=').map(PathBuf::from),
+        })
+    })
+}
+
+/// The names of `plumbd example`.
+pub(super) fn examples() -> Vec<CompletionCandidate> {
+    EXAMPLES.iter().map(|example| CompletionCandidate::new(example.name).help(Some(example.about.into()))).collect()
+}
+
+/// The names of `plumbd plugin`.
+pub(super) fn plugins() -> Vec<CompletionCandidate> {
+    PLUGINS.iter().map(|plugin| CompletionCandidate::new(plugin.name).help(Some(plugin.about.into()))).collect()
+}
+
+/// The names of `plumbd man`.
+pub(super) fn pages() -> Vec<CompletionCandidate> {
+    super::man::PAGES.iter().map(|page| CompletionCandidate::new(page.name).help(Some(page.about.into()))).collect()
 }

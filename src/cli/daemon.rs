@@ -33,6 +33,7 @@ pub(super) fn fork(stay: bool) -> Result<Side, String> {
         PathBuf::from("/")
     };
     sys::close_inherited();
+    sys::signals::hear_of_children();
     let (mut ready, awaited) = ready::pair().map_err(|e| format!("cannot make a pipe to the daemon: {e}"))?;
     // Each child has a umask of its own; the daemon's files name their modes.
     match Daemonize::new().working_directory(directory).umask(0o022).execute() {

@@ -1,6 +1,7 @@
 //! What is meant: the arguments with every name looked up and every path
 //! absolute.
 
+use super::man::{self, Page};
 use super::run::Run;
 use super::socket::Socket;
 use super::status::How;
@@ -30,7 +31,13 @@ pub(super) enum Meant {
     /// `completions`
     Completions(Shell),
     /// `man`
-    Man,
+    Manuals,
+    /// `man PAGE`
+    Manual(&'static Page),
+    /// `man --out DIR`
+    ManualsTo(PathBuf),
+    /// `schema`
+    Schema,
     /// `plugin`
     Plugin(&'static Plugin),
 }
@@ -63,8 +70,11 @@ impl Typed {
             Command::Example { name: None } => Meant::Examples,
             Command::Example { name: Some(name) } => Meant::Example(example::find(&name)?),
             Command::Completions { shell } => Meant::Completions(shell),
-            Command::Man => Meant::Man,
-            Command::Plugin { name } => Meant::Plugin(plugin::find(&name).ok_or_else(|| {
+            Command::Man { page: None, out: None } => Meant::Manuals,
+            Command::Man { page: Some(page), .. } => Meant::Manual(man::find(&page)?),
+            Command::Man { page: None, out: Some(folder) } => Meant::ManualsTo(folder),
+            Command::Schema => Meant::Schema,
+            Command::Plugin { name } => Meant::Plugin(plugin::program(&name).ok_or_else(|| {
                 let known: Vec<&str> = plugin::PLUGINS.iter().map(|p| p.name).collect();
                 Failure::new(Failure::USAGE, format_args!("cannot run plugin {name:?}: there are {}", known.join(", ")))
             })?),
@@ -77,10 +87,15 @@ fn ask(daemon: Daemon, request: Request) -> Meant {
 }
 
 fn socket(daemon: Daemon) -> Socket {
+    socket_of(daemon.control, daemon.config.config)
+}
+
+/// The daemon's socket, by what was typed of it.
+pub(super) fn socket_of(control: Option<PathBuf>, config: Option<PathBuf>) -> Socket {
     let from_environment = || std::env::var_os("PLUMBD_CONTROL").filter(|path| !path.is_empty()).map(PathBuf::from);
-    match daemon.control.or_else(from_environment) {
+    match control.or_else(from_environment) {
         Some(path) => Socket::Given(path),
-        None => Socket::Configured(daemon.config.config),
+        None => Socket::Configured(config),
     }
 }
 

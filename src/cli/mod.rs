@@ -12,13 +12,17 @@ mod example;
 mod man;
 mod meant;
 mod output;
+mod page;
 mod pid_file;
 mod plugin;
 mod run;
+mod schema;
+mod screen;
 mod socket;
 mod status;
 mod table;
 mod typed;
+mod watch;
 
 use clap::Parser;
 use meant::Meant;
@@ -82,6 +86,10 @@ impl From<crate::config::Problems> for Failure {
 /// # Errors
 /// What to print on standard error before exiting with its status.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<u8, Failure> {
+    let arguments: Vec<OsString> = arguments.collect();
+    if completions::answer(&arguments) {
+        return Ok(0);
+    }
     match typed::Typed::try_parse_from(arguments) {
         Ok(typed) => carry_out(typed.meant()?),
         Err(usage) => {
@@ -102,7 +110,10 @@ fn carry_out(meant: Meant) -> Result<u8, Failure> {
         Meant::Examples => example::list(),
         Meant::Example(example) => example::print(example),
         Meant::Completions(shell) => completions::completions(shell),
-        Meant::Man => man::man(),
+        Meant::Manuals => man::list(),
+        Meant::Manual(page) => man::print(page),
+        Meant::ManualsTo(folder) => man::write_all(&folder),
+        Meant::Schema => schema::schema(),
         Meant::Plugin(plugin) => plugin::plugin(plugin),
     }
 }

@@ -31,3 +31,9 @@ pub(super) fn print(text: impl AsRef<[u8]>) -> Result<Reader, Failure> {
 pub(super) fn tell(text: &str) {
     let _unheard = writeln!(io::stderr().lock(), "{text}");
 }
+
+/// Whether colours are wanted where they can be (no-color.org), and understood.
+pub(super) fn colours() -> bool {
+    let unset = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    unset && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
+}

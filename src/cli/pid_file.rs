@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub(super) struct PidFile {
     path: PathBuf,
-    _lock: Flock<File>,
+    lock: Flock<File>,
 }
 
 impl PidFile {
@@ -25,7 +25,11 @@ impl PidFile {
         let cannot = |verb: &str, why: &str| format!("cannot {verb} the pid file {}: {why}", path.display());
         loop {
             let file = open(path).map_err(|e| cannot("open", &cause(&e)))?;
-            let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            if !file.metadata().is_ok_and(|data| data.is_file()) {
+                // It is removed at the end, which must not hit /dev/null.
+                return Err(cannot("use", "it is no ordinary file"));
+            }
+            let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => lock,
                 Err((_, Errno::EINTR)) => continue,
                 Err((_, Errno::EAGAIN)) => return Err(cannot("lock", &holder(path))),
@@ -36,8 +40,10 @@ impl PidFile {
             if !is_at(&lock, path) {
                 continue;
             }
-            write(&mut lock).map_err(|e| cannot("write", &cause(&e)))?;
-            return Ok(PidFile { path: path.to_owned(), _lock: lock });
+            let mut held = PidFile { path: path.to_owned(), lock };
+            // Where that fails (the disk is full) no empty file is left behind.
+            write(&mut held.lock).map_err(|e| cannot("write", &cause(&e)))?;
+            return Ok(held);
         }
     }
 }
@@ -107,6 +113,16 @@ mod tests {
             why,
             format!("cannot lock the pid file {}: process {} holds it", path.display(), std::process::id())
         );
+    }
+
+    #[test]
+    fn what_is_no_file_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let why = PidFile::hold(&path).unwrap_err();
+        assert_eq!(why, format!("cannot use the pid file {}: it is no ordinary file", path.display()));
+        assert!(path.exists());
     }
 
     #[test]

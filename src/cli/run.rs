@@ -33,8 +33,14 @@ impl Run {
         if loaded.builtin {
             output::tell(&built_in(&loaded.model));
         }
-        if self.target(&loaded.model) == Target::Syslog && !journal::syslog_listens() {
-            output::tell("plumbd: nobody listens on /dev/log: the log waits for a syslog daemon");
+        match self.target(&loaded.model) {
+            Target::Syslog(_) if !journal::syslog_listens() => {
+                output::tell("plumbd: nobody listens on /dev/log: the log waits for a syslog daemon");
+            }
+            Target::Stderr if self.daemon => {
+                output::tell("plumbd: daemon.log is \"stderr\", which a daemon has none of: nothing is logged");
+            }
+            Target::Stderr | Target::Syslog(_) => {}
         }
         if !self.daemon {
             self.supervise(loaded, &mut Ready::nobody_waits())?;
@@ -60,9 +66,8 @@ impl Run {
     fn target(&self, model: &Model) -> Target {
         match model.daemon.log {
             LogTarget::Stderr => Target::Stderr,
-            LogTarget::Syslog => Target::Syslog,
-            LogTarget::Auto if self.daemon => Target::Syslog,
-            LogTarget::Auto => Target::Stderr,
+            LogTarget::Auto if !self.daemon => Target::Stderr,
+            LogTarget::Auto | LogTarget::Syslog => Target::Syslog(model.daemon.syslog_facility),
         }
     }
 
@@ -72,10 +77,15 @@ impl Run {
         journal::start(target, loaded.model.daemon.log_level)?;
         let outcome = supervisor::run(Options { loaded, daemonized: self.daemon }, ready);
         // On standard error it is told as the command's failure.
-        if let (Err(why), Target::Syslog) = (&outcome, target) {
+        if let (Err(why), Target::Syslog(_)) = (&outcome, target) {
             log::error!("{why}");
         }
         journal::finish(LAST_WORDS);
+        let unsent = journal::unsent();
+        if unsent > 0 {
+            // A daemon's standard error is /dev/null; but not all are daemons.
+            output::tell(&format!("plumbd: {unsent} log entries could not be logged"));
+        }
         outcome
     }
 }

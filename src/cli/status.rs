@@ -1,13 +1,15 @@
 //! `plumbd status`.
 
-use super::output::{self, Reader};
+use super::page::{Page, page};
 use super::socket::Socket;
-use super::{Failure, table};
+use super::table::Paper;
+use super::{Failure, output, watch};
 use crate::control::{Request, Response, Status, client};
 use jiff::Timestamp;
 use std::io::IsTerminal;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use terminal_size::terminal_size;
 
 /// How it is shown.
 #[derive(Debug, Clone, Copy)]
@@ -18,53 +20,63 @@ pub(super) struct How {
     pub(super) watch: bool,
 }
 
-/// How often it is shown anew.
-const WATCH: Duration = Duration::from_secs(1);
+/// Between the two looks that a rate is made of.
+const MOMENT: Duration = Duration::from_millis(200);
 
-/// Clears the terminal and goes to its top left.
-const CLEAR: &str = "\x1b[H\x1b[2J";
+/// A daemon that runs answers at once.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What was seen, and when.
+#[derive(Debug)]
+pub(super) struct Look {
+    pub(super) status: Status,
+    at: Instant,
+}
 
 /// Shows how the children and links are. The exit status is 0 where all is up.
 pub(super) fn status(socket: &Socket, how: How) -> Result<u8, Failure> {
     let path = socket.path()?;
-    let status = fetch(&path)?;
+    let first = look(&path, None)?;
+    let seen = if moves(&first.status) {
+        std::thread::sleep(MOMENT);
+        // One that went meanwhile was there.
+        look(&path, Some(&first)).unwrap_or(first)
+    } else {
+        first
+    };
     if how.watch {
-        return watch(&path, status, how.json);
+        return watch::watch(&path, seen, how.json);
     }
-    output::print(shown(&status, how))?;
-    Ok(if status.all_up() { 0 } else { Failure::NOT_ALL_UP })
+    let text = match how.json {
+        true => pretty(&seen.status),
+        false => shown(&seen.status).print(),
+    };
+    output::print(text)?;
+    Ok(if seen.status.all_up() { 0 } else { Failure::NOT_ALL_UP })
 }
 
-/// Until nobody reads any more, or Ctrl-C. A daemon that goes away may come
-/// back: a watcher wants to see that.
-fn watch(path: &Path, first: Status, json: bool) -> Result<u8, Failure> {
-    let in_place = !json && std::io::stdout().is_terminal();
-    let mut next: Result<Status, Failure> = Ok(first);
-    loop {
-        let text = match &next {
-            Ok(status) => shown(status, How { json, watch: true }),
-            Err(failure) if in_place => format!("{failure}\n"),
-            Err(failure) => {
-                output::tell(&failure.to_string());
-                String::new()
-            }
-        };
-        let clear = if in_place { CLEAR } else { "" };
-        if output::print(format!("{clear}{text}"))? == Reader::Gone {
-            return Ok(0);
-        }
-        std::thread::sleep(WATCH);
-        next = fetch(path);
+/// Whether a second look can tell more than one.
+fn moves(status: &Status) -> bool {
+    status.children.iter().any(|child| !child.metrics.is_empty()) || status.links.iter().any(|l| l.queued_bytes > 0)
+}
+
+/// Asks the daemon; with a look before, for rates since then too.
+pub(super) fn look(path: &Path, before: Option<&Look>) -> Result<Look, Failure> {
+    let mut status = fetch(path)?;
+    let at = Instant::now();
+    if let Some(before) = before.filter(|before| before.status.pid == status.pid) {
+        status.rate(&before.status, at - before.at);
     }
+    Ok(Look { status, at })
 }
 
 fn fetch(path: &Path) -> Result<Status, Failure> {
     let mut got = None;
-    let exit = client::ask(path, &Request::Status, |response| {
+    let exit = client::ask_within(PATIENCE, path, &Request::Status, |response| {
         match response {
             Response::Status(status) => got = Some(*status),
             Response::Err(text) => output::tell(&format!("plumbd: {text}")),
-            Response::Out(_) | Response::Exit(_) => {}
+            Response::Out(_) | Response::Progress(_) | Response::Exit(_) => {}
         }
         Ok(())
     });
@@ -76,12 +88,23 @@ fn fetch(path: &Path) -> Result<Status, Failure> {
     }
 }
 
-fn shown(status: &Status, how: How) -> String {
-    let json = match how {
-        // A line each time, for a program that follows it.
-        How { json: true, watch: true } => serde_json::to_string(status),
-        How { json: true, watch: false } => serde_json::to_string_pretty(status),
-        How { json: false, .. } => return table::render(status, Timestamp::now()),
-    };
-    json.expect("strings, numbers and maps with string keys are always JSON") + "\n"
+/// For people.
+pub(super) fn shown(status: &Status) -> Page {
+    page(status, Timestamp::now(), paper())
+}
+
+/// What standard output is.
+fn paper() -> Paper {
+    let terminal = std::io::stdout().is_terminal();
+    let width = terminal_size().filter(|_| terminal).map(|(width, _)| usize::from(width.0));
+    Paper { width: width.filter(|&width| width > 0), colours: terminal && output::colours() }
+}
+
+fn pretty(status: &Status) -> String {
+    serde_json::to_string_pretty(status).expect("strings, numbers and maps with string keys are always JSON") + "\n"
+}
+
+/// A line, for a program that follows it.
+pub(super) fn line(status: &Status) -> String {
+    serde_json::to_string(status).expect("strings, numbers and maps with string keys are always JSON") + "\n"
 }

@@ -1,257 +1,200 @@
-//! `plumbd status` for people: children, links, and what is wrong. Pure.
+//! Columns for people: aligned, coloured, and no wider than the terminal where
+//! that can be.
 
-use crate::control::status::{Child, ChildState, Ended, LastExit, Link, Status};
-use jiff::Timestamp;
-use std::time::Duration;
+/// What it is printed on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Paper {
+    /// How wide it is, where it is a terminal.
+    pub(super) width: Option<usize>,
+    /// Whether colours and bars are wanted.
+    pub(super) colours: bool,
+}
 
-/// What plugins count that is worth a column where anybody counts it; `--json`
-/// has everything.
-const METRICS: [&str; 3] = ["messages", "bytes", "connections"];
+/// A colour that says something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Colour {
+    None,
+    Good,
+    Wait,
+    Bad,
+    Quiet,
+}
 
-/// For how long a sink may take nothing before that is called a problem.
-const STALLED: Duration = Duration::from_secs(1);
-
-/// The whole page, each line with its newline. `now` is what ages count to.
-pub(super) fn render(status: &Status, now: Timestamp) -> String {
-    let config = status.config.as_deref().unwrap_or("the built-in configuration");
-    let mut page = format!(
-        "plumbd {}, process {}, for {}, with {config}{}\n\n",
-        status.state,
-        status.pid,
-        age(status.since, now),
-        match status.reloads {
-            0 => String::new(),
-            1 => ", reloaded once".to_owned(),
-            n => format!(", reloaded {n} times"),
-        }
-    );
-    page += &aligned(&children(status, now));
-    if !status.links.is_empty() {
-        page.push('\n');
-        page += &aligned(&links(&status.links));
+impl Paper {
+    /// A text in that colour.
+    pub(super) fn paint(self, colour: Colour, text: &str) -> String {
+        let code = match colour {
+            Colour::None => return text.to_owned(),
+            Colour::Good => "32",
+            Colour::Wait => "33",
+            Colour::Bad => "1;31",
+            Colour::Quiet => "2",
+        };
+        if self.colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
-    let problems = problems(status);
-    if !problems.is_empty() {
-        page.push('\n');
-        for problem in problems {
-            // A child's words, and no child may steer the terminal.
-            page += &problem.replace(char::is_control, "\u{fffd}");
-            page.push('\n');
+}
+
+/// A column: its title and a cell a row.
+#[derive(Debug, Clone)]
+pub(super) struct Column {
+    pub(super) title: &'static str,
+    /// Numbers stand to the right.
+    pub(super) right: bool,
+    /// Whether it is left out where the paper is too narrow.
+    pub(super) gives_way: bool,
+    pub(super) cells: Vec<(String, Colour)>,
+}
+
+/// The shortest that a name is cut to.
+const NAME: usize = 12;
+/// Between two columns.
+const GAP: usize = 2;
+
+impl Column {
+    pub(super) fn text(title: &'static str, cells: impl Iterator<Item = (String, Colour)>) -> Column {
+        Column { title, right: false, gives_way: false, cells: cells.collect() }
+    }
+
+    pub(super) fn number(title: &'static str, cells: impl Iterator<Item = String>) -> Column {
+        let cells = cells.map(|cell| (cell, Colour::None)).collect();
+        Column { title, right: true, gives_way: false, cells }
+    }
+
+    /// The same, which may be left out.
+    pub(super) fn optional(self) -> Column {
+        Column { gives_way: true, ..self }
+    }
+
+    fn width(&self) -> usize {
+        let cells = self.cells.iter().map(|(cell, _)| cell.chars().count());
+        cells.max().unwrap_or(0).max(self.title.len())
+    }
+
+    /// Cuts its cells to that width; what is cut ends in "..".
+    fn cut(&mut self, width: usize) {
+        for (cell, _) in self.cells.iter_mut().filter(|(cell, _)| cell.chars().count() > width) {
+            let kept: String = cell.chars().take(width.saturating_sub(2)).collect();
+            *cell = kept + "..";
         }
     }
-    page
 }
 
-/// A cell, and whether it is a number, which stands to the right.
-type Cell = (String, bool);
-
-fn text(text: impl ToString) -> Cell {
-    (text.to_string(), false)
+fn width(columns: &[Column]) -> usize {
+    columns.iter().map(|column| column.width() + GAP).sum::<usize>().saturating_sub(GAP)
 }
 
-fn number(number: Option<impl ToString>) -> Cell {
-    (number.map_or("-".to_owned(), |n| n.to_string()), true)
+/// Makes them fit where they can: names, which are the first column, are cut,
+/// then what may be left out is, from the right.
+fn fitted(mut columns: Vec<Column>, most: usize) -> Vec<Column> {
+    loop {
+        let over = width(&columns).saturating_sub(most);
+        let Some(names) = columns.first_mut().filter(|_| over > 0) else { return columns };
+        let now = names.width();
+        let shortest = NAME.max(names.title.len());
+        if now > shortest {
+            names.cut(now.saturating_sub(over).max(shortest));
+        } else if let Some(place) = columns.iter().rposition(|column| column.gives_way) {
+            columns.remove(place);
+        } else {
+            return columns;
+        }
+    }
 }
 
-fn children(status: &Status, now: Timestamp) -> Vec<Vec<Cell>> {
-    let counted: Vec<&str> =
-        METRICS.into_iter().filter(|name| status.children.iter().any(|c| c.metrics.contains_key(*name))).collect();
-    let mut head: Vec<Cell> = ["CHILD", "STATE"].map(text).to_vec();
-    head.extend([number(Some("PID")), text("SINCE"), number(Some("RESTARTS")), text("LAST EXIT")]);
-    head.extend(counted.iter().map(|name| number(Some(name.to_uppercase()))));
-    let rows = status.children.iter().map(|child| {
-        let mut row = vec![
-            text(&child.name),
-            text(child.state),
-            number(child.pid),
-            text(age(child.since, now)),
-            number(Some(child.restarts)),
-            text(child.last_exit.as_ref().map_or("-".to_owned(), |exit| last_exit(exit, now))),
-        ];
-        row.extend(counted.iter().map(|name| metric(child, name)));
-        row
-    });
-    std::iter::once(head).chain(rows).collect()
-}
-
-fn metric(child: &Child, name: &str) -> Cell {
-    let value = child.metrics.get(name).copied();
-    if name == "bytes" { number(value.map(size)) } else { number(value) }
-}
-
-fn last_exit(exit: &LastExit, now: Timestamp) -> String {
-    let how = match &exit.how {
-        Ended::Code(code) => format!("status {code}"),
-        Ended::Signal(name) => name.clone(),
+/// The table, each line with its newline.
+pub(super) fn table(columns: Vec<Column>, paper: Paper) -> String {
+    let columns = match paper.width {
+        Some(most) => fitted(columns, most),
+        None => columns,
     };
-    format!("{how}, {} ago", age(exit.at, now))
-}
-
-fn links(links: &[Link]) -> Vec<Vec<Cell>> {
-    let head = vec![text("LINK"), number(Some("QUEUED")), number(Some("CAPACITY")), text("STALLED")];
-    let rows = links.iter().map(|link| {
-        let stalled = Duration::from_millis(link.stalled_for_ms);
-        vec![
-            text(format_args!("{} -> {}", link.from, link.to)),
-            number(Some(size(link.queued_bytes))),
-            number(Some(size(link.capacity_bytes))),
-            text(if stalled.is_zero() { "-".to_owned() } else { short(stalled) }),
-        ]
-    });
-    std::iter::once(head).chain(rows).collect()
-}
-
-fn problems(status: &Status) -> Vec<String> {
-    let children = status.children.iter().filter_map(|child| match (&child.problem, child.state) {
-        (Some(problem), _) => Some(format!("{}: {problem}", child.name)),
-        (None, ChildState::Failed) => {
-            Some(format!("{0}: it is past its start limit; `plumbd start {0}` tries again", child.name))
-        }
-        _ => None,
-    });
-    let links = status.links.iter().filter_map(|link| {
-        let stalled = Duration::from_millis(link.stalled_for_ms);
-        (stalled >= STALLED)
-            .then(|| format!("{} -> {}: {} has taken nothing for {}", link.from, link.to, link.to, short(stalled)))
-    });
-    children.chain(links).collect()
-}
-
-/// Cells in columns, two spaces between them.
-fn aligned(rows: &[Vec<Cell>]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].0.chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..rows.first().map_or(0, Vec::len)).map(width).collect();
-    let line = |row: &Vec<Cell>| {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .map(|((cell, right), &width)| if *right { format!("{cell:>width$}") } else { format!("{cell:<width$}") })
-            .collect();
-        cells.join("  ").trim_end().to_owned() + "\n"
+    let rows = columns.first().map_or(0, |column| column.cells.len());
+    let line = |cell: &dyn Fn(&Column) -> (String, Colour)| {
+        let last = columns.len().saturating_sub(1);
+        let cells = columns.iter().enumerate().map(|(place, column)| {
+            let (text, colour) = cell(column);
+            let width = column.width();
+            let padding = " ".repeat(width - text.chars().count());
+            match (column.right, place == last) {
+                (true, _) => padding + &paper.paint(colour, &text),
+                (false, true) => paper.paint(colour, &text),
+                (false, false) => paper.paint(colour, &text) + &padding,
+            }
+        });
+        cells.collect::<Vec<_>>().join(&" ".repeat(GAP)) + "\n"
     };
-    rows.iter().map(line).collect()
+    let head = line(&|column| (column.title.to_owned(), Colour::Quiet));
+    let body = (0..rows).map(|row| line(&|column| column.cells[row].clone()));
+    std::iter::once(head).chain(body).collect()
 }
 
-/// How long ago, for people. A clock that was set back shows nothing odd.
-fn age(since: Timestamp, now: Timestamp) -> String {
-    short(Duration::from_secs(u64::try_from(now.as_second() - since.as_second()).unwrap_or(0)))
-}
-
-/// A duration in its two largest units.
-fn short(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    match seconds {
-        0 if !duration.is_zero() => format!("{}ms", duration.as_millis()),
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
-        3600..86_400 => format!("{}h {}m", seconds / 3600, seconds % 3600 / 60),
-        _ => format!("{}d {}h", seconds / 86_400, seconds % 86_400 / 3600),
+/// A share of the whole as a bar, or as a number where there are to be none.
+pub(super) fn bar(part: u64, whole: u64, paper: Paper) -> (String, Colour) {
+    const CELLS: u64 = 10;
+    let share = |of: u64| part.min(whole).checked_mul(of).and_then(|n| n.checked_div(whole)).unwrap_or(0);
+    let percent = share(100);
+    let colour = match percent {
+        0..50 => Colour::None,
+        50..90 => Colour::Wait,
+        _ => Colour::Bad,
+    };
+    if !paper.colours {
+        return (format!("{percent}%"), Colour::None);
     }
-}
-
-/// A size in the largest unit that leaves something before the point.
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut unit = 0;
-    let mut scale = 1;
-    while unit + 1 < UNITS.len() && bytes / scale >= 1024 {
-        scale *= 1024;
-        unit += 1;
-    }
-    match (bytes % scale) * 10 / scale {
-        0 => format!("{} {}", bytes / scale, UNITS[unit]),
-        tenth => format!("{}.{tenth} {}", bytes / scale, UNITS[unit]),
-    }
+    // What waits is seen, however little it is.
+    let full = usize::try_from(share(CELLS).max(u64::from(part > 0))).unwrap_or(0);
+    (format!("[{}{}] {percent:>3}%", "#".repeat(full), ".".repeat(10 - full)), colour)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn at(time: &str) -> Timestamp {
-        time.parse().unwrap()
-    }
+    const PLAIN: Paper = Paper { width: None, colours: false };
 
-    fn status(json: serde_json::Value) -> Status {
-        serde_json::from_value(json).unwrap()
-    }
-
-    #[test]
-    fn all_is_well() {
-        let status = status(serde_json::json!({
-            "version": 1, "pid": 4242, "state": "running", "config": "/etc/plumbd/plumbd.toml",
-            "since": "2026-11-22T15:00:00Z", "reloads": 2,
-            "children": [
-                {"name": "echo", "state": "up", "pid": 4243, "ready": true, "since": "2026-11-22T15:00:00Z",
-                 "restarts": 0, "last_exit": null, "problem": null,
-                 "metrics": {"connections": 3, "accepted": 10, "refused": 0, "messages": 1234, "bytes": 56789}},
-                {"name": "logger", "state": "up", "pid": 4244, "ready": true, "since": "2026-11-22T16:58:00Z",
-                 "restarts": 1, "last_exit": {"signal": "SIGKILL", "at": "2026-11-22T16:58:00Z"}, "problem": null,
-                 "metrics": {"messages": 1234, "bytes": 99000}}
-            ],
-            "links": [
-                {"from": "echo", "to": "logger", "queued_bytes": 0, "capacity_bytes": 1048576, "stalled_for_ms": 0}
-            ]
-        }));
-        insta::assert_snapshot!(render(&status, at("2026-11-22T17:03:20Z")), @r"
-        plumbd running, process 4242, for 2h 3m, with /etc/plumbd/plumbd.toml, reloaded 2 times
-
-        CHILD   STATE   PID  SINCE   RESTARTS  LAST EXIT            MESSAGES     BYTES  CONNECTIONS
-        echo    up     4243  2h 3m          0  -                        1234  55.4 KiB            3
-        logger  up     4244  5m 20s         1  SIGKILL, 5m 20s ago      1234  96.6 KiB            -
-
-        LINK            QUEUED  CAPACITY  STALLED
-        echo -> logger     0 B     1 MiB  -
-        ");
+    fn columns(name: &str) -> Vec<Column> {
+        let cells = |text: &str| std::iter::once((text.to_owned(), Colour::None));
+        vec![
+            Column::text("CHILD", cells(name)),
+            Column::text("STATE", cells("up")),
+            Column::text("LAST EXIT", cells("SIGKILL 5m ago")).optional(),
+            Column::number("MSGS/S", std::iter::once("12".to_owned())),
+        ]
     }
 
     #[test]
-    fn what_is_wrong_is_said_in_words() {
-        let status = status(serde_json::json!({
-            "version": 1, "pid": 4242, "state": "starting", "config": null,
-            "since": "2026-11-22T15:00:00Z", "reloads": 0,
-            "children": [
-                {"name": "ticker", "state": "failed", "pid": null, "ready": false, "since": "2026-11-22T15:00:30Z",
-                 "restarts": 10, "last_exit": {"code": 1, "at": "2026-11-22T15:00:30Z"}, "problem": null, "metrics": {}},
-                {"name": "logger", "state": "up", "pid": 4244, "ready": true, "since": "2026-11-22T15:00:00Z",
-                 "restarts": 0, "last_exit": null,
-                 "problem": "cannot write /var/log/m.log: No space left on device\u{1b}[2J", "metrics": {}}
-            ],
-            "links": [
-                {"from": "ticker", "to": "logger", "queued_bytes": 1000000, "capacity_bytes": 1048576,
-                 "stalled_for_ms": 62500}
-            ]
-        }));
-        insta::assert_snapshot!(render(&status, at("2026-11-22T15:01:00Z")), @r"
-        plumbd starting, process 4242, for 1m 0s, with the built-in configuration
-
-        CHILD   STATE    PID  SINCE  RESTARTS  LAST EXIT
-        ticker  failed     -  30s          10  status 1, 30s ago
-        logger  up      4244  1m 0s         0  -
-
-        LINK                 QUEUED  CAPACITY  STALLED
-        ticker -> logger  976.5 KiB     1 MiB  1m 2s
-
-        ticker: it is past its start limit; `plumbd start ticker` tries again
-        logger: cannot write /var/log/m.log: No space left on device�[2J
-        ticker -> logger: logger has taken nothing for 1m 2s
-        ");
+    fn names_are_cut_before_anything_is_left_out() {
+        let name = "a-very-long-name-for-a-child-of-somebody";
+        assert_eq!(
+            table(columns(name), PLAIN).lines().nth(1).unwrap(),
+            format!("{name}  up     SIGKILL 5m ago      12")
+        );
+        let at = |width| table(columns(name), Paper { width: Some(width), ..PLAIN });
+        assert_eq!(
+            at(50),
+            "CHILD                STATE  LAST EXIT       MSGS/S
+a-very-long-name-..  up     SIGKILL 5m ago      12
+"
+        );
+        assert_eq!(at(30), "CHILD         STATE  MSGS/S\na-very-lon..  up         12\n");
+        assert_eq!(at(5), at(30));
     }
 
     #[test]
-    fn sizes_are_short() {
-        let shown = [0, 1023, 1024, 1536, 1_048_576, 1_258_292, u64::MAX].map(size);
-        assert_eq!(shown, ["0 B", "1023 B", "1 KiB", "1.5 KiB", "1 MiB", "1.2 MiB", "16777215.9 TiB"]);
+    fn a_bar_shows_what_waits_however_little() {
+        let fancy = Paper { width: Some(80), colours: true };
+        assert_eq!(bar(0, 1 << 20, fancy).0, "[..........]   0%");
+        assert_eq!(bar(1, 1 << 20, fancy).0, "[#.........]   0%");
+        assert_eq!(bar(1 << 20, 1 << 20, fancy), ("[##########] 100%".to_owned(), Colour::Bad));
+        assert_eq!(bar(2 << 20, 1 << 20, fancy).0, "[##########] 100%");
+        assert_eq!(bar(7, 0, fancy).0, "[#.........]   0%");
+        assert_eq!(bar(600, 1000, PLAIN).0, "60%");
     }
 
     #[test]
-    fn durations_are_short() {
-        let shown = [0, 1, 999, 1000, 59_999, 60_000, 3_725_000, 90_000_000].map(|ms| short(Duration::from_millis(ms)));
-        assert_eq!(shown, ["0s", "1ms", "999ms", "1s", "59s", "1m 0s", "1h 2m", "1d 1h"]);
-    }
-
-    #[test]
-    fn a_clock_that_was_set_back_shows_no_age() {
-        assert_eq!(age(at("2026-11-22T15:00:00Z"), at("2026-11-22T14:00:00Z")), "0s");
+    fn colours_are_no_part_of_the_width() {
+        let fancy = Paper { width: Some(80), colours: true };
+        let plain: Vec<String> = table(columns("x"), PLAIN).lines().map(str::to_owned).collect();
+        let painted = table(columns("x"), fancy).replace("\x1b[2m", "").replace("\x1b[0m", "");
+        assert_eq!(painted.lines().collect::<Vec<_>>(), plain);
     }
 }

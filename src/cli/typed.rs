@@ -1,7 +1,9 @@
 //! What was typed: the shape of the command line, and its help.
 
+use super::completions;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use clap_complete::engine::ArgValueCandidates;
 use std::path::PathBuf;
 
 /// Supervise programs linked by pipes; an echoed message is a saved message
@@ -62,6 +64,10 @@ Exit status: 0 it is right; 78 it has problems.")]
         effective: bool,
     },
     /// Say what a reload would do, child by child, and why; changes nothing
+    ///
+    /// A line each: keep, restart, start or stop; the child; the line of the
+    /// configuration that is the reason, and the reason. Then the links and
+    /// sockets that come, change or go.
     #[command(after_help = "\
 Examples:
   plumbd plan
@@ -71,6 +77,11 @@ Examples:
         daemon: Daemon,
     },
     /// Have the daemon read its configuration again, and report what changed, or every problem
+    ///
+    /// Prints the plan, and on a terminal what happens meanwhile, and comes back
+    /// when all that changed is ready. A wrong file changes nothing: every
+    /// problem is told, and the exit status is 78. What can not be started makes
+    /// it 1.
     #[command(after_help = "\
 Examples:
   plumbd check && plumbd reload")]
@@ -79,6 +90,15 @@ Examples:
         daemon: Daemon,
     },
     /// Show the children and the links
+    ///
+    /// Of each child: its state, process, for how long it has been in that
+    /// state, how often it was started again, how it ended the last time, and,
+    /// of plugins, messages and bytes a second and open connections. Of each
+    /// link: how full it is, and for how long its sink has taken nothing while
+    /// bytes waited. What is wrong stands below, in words.
+    ///
+    /// A child that ended as it should, and that its `restart` does not start
+    /// again, is finished: that is no reason for exit status 4.
     #[command(after_help = "\
 Examples:
   plumbd status
@@ -89,7 +109,7 @@ Exit status: 0 all is up; 3 no daemon runs; 4 one runs, but not all is up.")]
     Status {
         #[command(flatten)]
         daemon: Daemon,
-        /// As JSON, for programs
+        /// As JSON, for programs: keys may be added in later versions, never changed
         #[arg(long)]
         json: bool,
         /// Again each second, until Ctrl-C
@@ -139,6 +159,7 @@ Examples:
   plumbd example echo-store >plumbd.toml && plumbd run")]
     Example {
         /// Which one
+        #[arg(add = ArgValueCandidates::new(completions::examples))]
         name: Option<String>,
     },
     /// Print completions for a shell
@@ -151,12 +172,27 @@ Examples:
         /// Which shell
         shell: Shell,
     },
-    /// Print the manual page plumbd(1)
+    /// List the manual pages, print one, or write them all to a folder
     #[command(after_help = "\
 Examples:
-  plumbd man >/usr/local/share/man/man1/plumbd.1
-  plumbd man | man -l -")]
-    Man,
+  plumbd man
+  plumbd man plumbd.toml | man -l -
+  plumbd man --out /usr/local/share/man")]
+    Man {
+        /// Which one
+        #[arg(add = ArgValueCandidates::new(completions::pages), conflicts_with = "out")]
+        page: Option<String>,
+        /// Write every page below this folder, as man1/plumbd.1 and so on
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+    /// Print the JSON schema of the configuration, for editors
+    #[command(after_help = "\
+Examples:
+  plumbd schema >plumbd.schema.json
+
+Name it in the first line of plumbd.toml, as taplo reads it: #:schema ./plumbd.schema.json")]
+    Schema,
     /// Run a built-in plugin; `plumbd run` does this
     #[command(
         hide = true,
@@ -166,6 +202,7 @@ Examples:
     )]
     Plugin {
         /// Which one
+        #[arg(add = ArgValueCandidates::new(completions::plugins))]
         name: String,
     },
 }
@@ -191,8 +228,8 @@ pub(super) struct Daemon {
 /// Which children, of which daemon.
 #[derive(Debug, Args)]
 pub(super) struct Children {
-    /// Their names
-    #[arg(required = true, value_name = "CHILD")]
+    /// Their names; a child with instances is all of them, NAME.0 is one
+    #[arg(required = true, value_name = "CHILD", add = ArgValueCandidates::new(completions::children))]
     pub(super) children: Vec<String>,
     #[command(flatten)]
     pub(super) daemon: Daemon,

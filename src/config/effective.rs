@@ -26,6 +26,7 @@ pub fn effective(model: &Model) -> String {
     let pairs = [
         ("control", string(&daemon.control.to_string_lossy())),
         ("log", string(log)),
+        ("syslog_facility", string(daemon.syslog_facility)),
         ("log_level", string(&level)),
         ("stop_timeout", duration(daemon.stop_timeout)),
     ];
@@ -176,14 +177,38 @@ fn of_logger(settings: &logger::Settings) -> Vec<(&'static str, String)> {
         logger::Sync::Always => string("always"),
         logger::Sync::EveryMs(millis) => duration(Duration::from_millis(millis)),
     };
+    let when_full = match settings.when_full {
+        logger::WhenFull::Wait => "wait",
+        logger::WhenFull::DropArchives => "drop-archives",
+    };
     vec![
         ("file", string(&settings.file.to_string_lossy())),
         ("mode", string(&format!("{:04o}", settings.mode))),
         ("format", string(format)),
         ("sync", sync),
-        ("rotate", "{}".to_owned()),
-        ("when_full", string("wait")),
+        ("rotate", rotate(&settings.rotate)),
+        ("when_full", string(when_full)),
     ]
+}
+
+fn rotate(rotate: &logger::Rotate) -> String {
+    if !rotate.is_on() {
+        return inline([]);
+    }
+    let compress = match rotate.compress {
+        None => "none",
+        Some(logger::Compress::Gzip) => "gzip",
+        Some(logger::Compress::Zstd) => "zstd",
+    };
+    let bytes = |bytes: u64| string(&size_text(bytes));
+    let pairs = [
+        ("size", rotate.size.map(bytes)),
+        ("age", rotate.age_ms.map(|millis| duration(Duration::from_millis(millis)))),
+        ("keep", rotate.keep.map(|keep| keep.to_string())),
+        ("keep_size", rotate.keep_size.map(bytes)),
+        ("compress", Some(string(compress))),
+    ];
+    inline(pairs.into_iter().filter_map(|(key, value)| Some((key, value?))))
 }
 
 fn duration(duration: Duration) -> String {

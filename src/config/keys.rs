@@ -1,105 +1,511 @@
-//! Every key of a configuration: its name, its default, what it does.
+//! Every key of a configuration: its name, what it is, its default, what it
+//! does.
 //!
-//! The one table: the check reads defaults and suggestions from it, and
-//! etc/plumbd.toml is held against it by a test.
+//! The one table. The checks read names, defaults and ranges from it;
+//! plumbd.toml(5) and the JSON schema are made of it; etc/plumbd.toml is held
+//! against it by a test.
 
-/// A key of a table.
-#[derive(Debug, Clone, Copy)]
-pub struct Key {
-    /// Its name.
-    pub name: &'static str,
-    /// Its default as TOML; empty where it has none and must be given, or
-    /// where not to give it means something of its own.
-    pub default: &'static str,
-    /// What it does, in a line.
-    pub doc: &'static str,
+mod kind;
+
+pub use kind::{Key, Keys, Kind, Word};
+
+use super::value::YEAR;
+use crate::link::record::MESSAGE_MAX;
+use std::time::Duration;
+
+const NOTHING: Duration = Duration::ZERO;
+const MILLISECOND: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);
+/// The least that a pipe holds, and the most that fcntl(2) F_SETPIPE_SZ takes
+/// by a power of two.
+const PIPE: Kind = Kind::Size(4 << 10, 1 << 30);
+const MAX_CONNECTIONS: u64 = 1_000_000;
+
+const fn key(name: &'static str, kind: Kind, default: &'static str, doc: &'static str, text: &'static str) -> Key {
+    Key { name, kind, default, required: false, doc, text }
 }
 
-/// The keys of one table.
-pub type Keys = &'static [Key];
-
-const fn key(name: &'static str, default: &'static str, doc: &'static str) -> Key {
-    Key { name, default, doc }
+const fn required(name: &'static str, kind: Kind, doc: &'static str, text: &'static str) -> Key {
+    Key { name, kind, default: "", required: true, doc, text }
 }
 
 /// The file itself.
 pub const FILE: Keys = &[
-    key("daemon", "{}", "the daemon itself"),
-    key("children", "", "a table a child, by its name"),
-    key("links", "[]", "a table a link: what one child writes, another reads"),
+    key("daemon", Kind::Table(DAEMON), "{}", "the daemon itself", "The daemon itself."),
+    required(
+        "children",
+        Kind::Named(CHILD),
+        "a table a child, by its name",
+        "The children, a table each, by their names.",
+    ),
+    key(
+        "links",
+        Kind::Row(LINK),
+        "[]",
+        "a table a link: what one child writes, another reads",
+        "The links, a table each: what one child writes, another reads.",
+    ),
 ];
 
 /// `[daemon]`.
 pub const DAEMON: Keys = &[
-    key("control", r#""plumbd.sock""#, "operator socket; mode 0600"),
-    key("log", r#""auto""#, "auto | stderr | syslog; auto: syslog where it daemonized, else stderr"),
-    key("log_level", r#""info""#, "error | warn | info | debug | trace"),
-    key("stop_timeout", r#""10s""#, "bound on a drain"),
+    key(
+        "control",
+        Kind::Path,
+        r#""plumbd.sock""#,
+        "operator socket; mode 0600",
+        "The socket that operators' commands talk to. Its mode is 0600, and only root and the daemon's own user are \
+         served. Its folder must exist.",
+    ),
+    key(
+        "log",
+        Kind::Words(&[
+            ("auto", "to syslog where it was started with `--daemon`, else to standard error"),
+            ("stderr", "to standard error, a line an entry"),
+            ("syslog", "to the system's log, through /dev/log"),
+        ]),
+        r#""auto""#,
+        "auto | stderr | syslog; auto: syslog where it daemonized, else stderr",
+        "Where the log goes: the daemon's own entries and every line that a child writes to standard error, or to a \
+         standard output that is no link.",
+    ),
+    key(
+        "syslog_facility",
+        Kind::Words(&crate::journal::FACILITIES),
+        r#""daemon""#,
+        "daemon, user, local0 ... local7, as syslog(3) has them",
+        "The facility that the system's log files it under. A change counts from the daemon's next start.",
+    ),
+    key(
+        "log_level",
+        Kind::Words(&[
+            ("error", "what needs a person"),
+            ("warn", "and what may soon"),
+            ("info", "and what happens to children, and their own lines"),
+            ("debug", "and processes and signals"),
+            ("trace", "everything"),
+        ]),
+        r#""info""#,
+        "error | warn | info | debug | trace",
+        "What is logged. A reload changes it at once.",
+    ),
+    key(
+        "stop_timeout",
+        Kind::Duration(NOTHING, YEAR),
+        r#""10s""#,
+        "bound on a drain",
+        "How long a drain may take at the end of the daemon, and in a reload that stops children. What the links still \
+         hold then is logged as lost, and the exit status is 1.",
+    ),
 ];
 
 /// `[children.NAME]`.
 pub const CHILD: Keys = &[
-    key("plugin", "", "a built-in plugin, echo or logger; or else:"),
-    key("command", "", "any program and its arguments"),
-    key("listen", "[]", "tcp://HOST:PORT  udp://HOST:PORT  unix:PATH  ([::1] form for IPv6)"),
-    key("instances", "1", "NAME.0, NAME.1 ... share the listening sockets"),
-    key("restart", r#""always""#, "always | on-failure | never"),
-    key("backoff", "{}", "wait before each start in a row; first 0: at once, then 100ms, then by the factor"),
-    key("start_limit", "{}", "past it: failed, until an operator starts it or a reload changes it"),
-    key("ready", r#""exec""#, "exec | notify (sd_notify) | fd (a newline on $PLUMBD_READY_FD); plugins: notify"),
-    key("ready_timeout", r#""10s""#, "not ready by then: it is stopped and counts as failed"),
-    key("stop_signal", r#""SIGTERM""#, "what asks it to stop"),
-    key("stop_timeout", r#""10s""#, "then SIGKILL to its whole process group"),
-    key("after", "[]", "start after these are ready; linked children start sinks first"),
-    key("user", r#""""#, "with its supplementary groups; needs root"),
-    key("group", r#""""#, "instead of the user's own; needs root"),
-    key("directory", r#""""#, "where it runs; else where the supervisor runs"),
-    key("umask", r#""0022""#, "file mode creation mask"),
-    key("environment", "{}", "added to a minimal one: PATH, LANG, TZ, HOME/USER of `user`"),
-    key("pass_environment", "[]", "names passed on from the supervisor's own"),
-    key("limits", "{}", "nofile = 20000, core = 0, ... as setrlimit(2); a number, a size or \"unlimited\""),
-    key("settings", "{}", "given to the plugin; each plugin checks its own"),
+    key(
+        "plugin",
+        Kind::Words(&[
+            ("echo", "the network echo server, see SETTINGS OF ECHO"),
+            ("logger", "saves messages to a file, see SETTINGS OF LOGGER"),
+        ]),
+        "",
+        "a built-in plugin, echo or logger; or else:",
+        "The built-in plugin that this child is. Either this or `command` must be given.",
+    ),
+    key(
+        "command",
+        Kind::List(&Kind::Text),
+        "",
+        "any program and its arguments",
+        "The program that this child runs, and its arguments, a string each; there is no shell. A program with a slash \
+         in its name is relative to the file, one without is looked for in the PATH that it gets.",
+    ),
+    key(
+        "listen",
+        Kind::List(&Kind::Address),
+        "[]",
+        "tcp://HOST:PORT  udp://HOST:PORT  unix:PATH  ([::1] form for IPv6)",
+        "Sockets that the supervisor binds and keeps, so that a restart or a reload refuses nobody: `tcp://HOST:PORT`, \
+         `udp://HOST:PORT` or `unix:PATH`, an IPv6 address in brackets. HOST is an address or `localhost`: no names \
+         are looked up. The program finds them from descriptor 3 on, see plumbd-plugin(7).",
+    ),
+    key(
+        "instances",
+        Kind::Integer(1, 256),
+        "1",
+        "NAME.0, NAME.1 ... share the listening sockets",
+        "How many processes it is. With more than one they are called NAME.0, NAME.1 and so on, share the listening \
+         sockets, and have a link each.",
+    ),
+    key(
+        "restart",
+        Kind::Words(&[
+            ("always", "however it ended"),
+            ("on-failure", "after an exit status other than 0, or a signal"),
+            ("never", "not at all"),
+        ]),
+        r#""always""#,
+        "always | on-failure | never",
+        "When it is started again after it ended by itself.",
+    ),
+    key(
+        "backoff",
+        Kind::Table(BACKOFF),
+        "{}",
+        "wait before each start in a row; first 0: at once, then 100ms, then by the factor",
+        "How long to wait before each start of a row of starts.",
+    ),
+    key(
+        "start_limit",
+        Kind::Table(START_LIMIT),
+        "{}",
+        "past it: failed, until an operator starts it or a reload changes it",
+        "How often it may be started. Past that its state is failed, until `plumbd start` or a reload that changes it.",
+    ),
+    key(
+        "ready",
+        Kind::Words(&[
+            ("exec", "once the program is executed"),
+            ("notify", "when it sends READY=1 to $NOTIFY_SOCKET, as sd_notify(3) does"),
+            ("fd", "when it writes a newline to the descriptor $PLUMBD_READY_FD"),
+        ]),
+        r#""exec""#,
+        "exec | notify (sd_notify) | fd (a newline on $PLUMBD_READY_FD); plugins: notify",
+        "How it says that it is ready. What comes after it, and a reload, wait for that. The default of built-in \
+         plugins is notify.",
+    ),
+    key(
+        "ready_timeout",
+        Kind::Duration(MILLISECOND, YEAR),
+        r#""10s""#,
+        "not ready by then: it is stopped and counts as failed",
+        "How long it may take to be ready. Then it is killed, and that counts as a failure.",
+    ),
+    key(
+        "stop_signal",
+        Kind::Signal,
+        r#""SIGTERM""#,
+        "what asks it to stop",
+        "The signal, sent to its whole process group, that asks it to stop. Built-in plugins drain at SIGTERM and take \
+         no other.",
+    ),
+    key(
+        "stop_timeout",
+        Kind::Duration(NOTHING, YEAR),
+        r#""10s""#,
+        "then SIGKILL to its whole process group",
+        "How long it may take to stop. Then its whole process group gets SIGKILL.",
+    ),
+    key(
+        "after",
+        Kind::List(&Kind::Name),
+        "[]",
+        "start after these are ready; linked children start sinks first",
+        "Children that must be ready before this one is started. Linked children need none: sinks start before their \
+         sources.",
+    ),
+    key(
+        "user",
+        Kind::Text,
+        r#""""#,
+        "with its supplementary groups; needs root",
+        "Who it runs as, by name or number, with the supplementary groups of that user; empty: as the supervisor. \
+         Needs root.",
+    ),
+    key(
+        "group",
+        Kind::Text,
+        r#""""#,
+        "instead of the user's own; needs root",
+        "The group it runs as, by name or number; empty: the user's own. Needs root.",
+    ),
+    key(
+        "directory",
+        Kind::Path,
+        r#""""#,
+        "where it runs; else where the supervisor runs",
+        "Its working directory; empty: the supervisor's, which is / with `--daemon`.",
+    ),
+    key("umask", Kind::Octal, r#""0022""#, "file mode creation mask", "Its file mode creation mask, see umask(2)."),
+    key(
+        "environment",
+        Kind::Map(&Kind::Text),
+        "{}",
+        "added to a minimal one: PATH, LANG, TZ, HOME/USER of `user`",
+        "Variables added to its environment, which is otherwise minimal: PATH, LANG and TZ of the supervisor; HOME, \
+         USER, LOGNAME and SHELL of `user`; and what plumbd-plugin(7) lists.",
+    ),
+    key(
+        "pass_environment",
+        Kind::List(&Kind::Text),
+        "[]",
+        "names passed on from the supervisor's own",
+        "Names of variables that are passed on from the supervisor's own environment.",
+    ),
+    key(
+        "limits",
+        Kind::Limits,
+        "{}",
+        "nofile = 20000, core = 0, ... as setrlimit(2); a number, a size or \"unlimited\"",
+        "Resource limits, soft and hard alike, by the names of setrlimit(2) in lower case without RLIMIT_, as in \
+         `{ nofile = 20000, core = 0 }`: a number, a size or \"unlimited\".",
+    ),
+    key(
+        "settings",
+        Kind::Settings,
+        "{}",
+        "given to the plugin; each plugin checks its own",
+        "Given to the plugin, which checks its own: see SETTINGS OF ECHO and SETTINGS OF LOGGER. A program of your own \
+         gets them as JSON, see plumbd-plugin(7).",
+    ),
 ];
 
 /// `backoff`.
 pub const BACKOFF: Keys = &[
-    key("first", r#""0ms""#, "before the first start in a row; 0: at once, and 100ms before the second"),
-    key("factor", "2.0", "by what each wait is longer than the one before"),
-    key("max", r#""30s""#, "no wait is longer"),
-    key("reset_after", r#""10s""#, "up for so long: the row is over"),
+    key(
+        "first",
+        Kind::Duration(NOTHING, YEAR),
+        r#""0ms""#,
+        "before the first start in a row; 0: at once, and 100ms before the second",
+        "The wait before the first start in a row; 0: at once, and 100ms before the second.",
+    ),
+    key(
+        "factor",
+        Kind::Number(1.0, 1000.0),
+        "2.0",
+        "by what each wait is longer than the one before",
+        "By what each wait is longer than the one before.",
+    ),
+    key("max", Kind::Duration(NOTHING, YEAR), r#""30s""#, "no wait is longer", "No wait is longer."),
+    key(
+        "reset_after",
+        Kind::Duration(NOTHING, YEAR),
+        r#""10s""#,
+        "up for so long: the row is over",
+        "A child that was up for so long begins a new row.",
+    ),
 ];
 
 /// `start_limit`.
-pub const START_LIMIT: Keys = &[key("burst", "10", "so many starts"), key("within", r#""60s""#, "in that time")];
+pub const START_LIMIT: Keys = &[
+    key("burst", Kind::Integer(1, 1_000_000), "10", "so many starts", "How many starts are too many."),
+    key("within", Kind::Duration(MILLISECOND, YEAR), r#""60s""#, "in that time", "The time in which they are counted."),
+];
 
 /// `[[links]]`.
 pub const LINK: Keys = &[
-    key("from", "", "the source: its standard output"),
-    key("to", "", "the sink: its standard input"),
-    key("capacity", r#""1MiB""#, "what the link holds while the sink is busy"),
-    key("protocol", "", "lines | records; records between echo and logger, else lines"),
+    required(
+        "from",
+        Kind::Name,
+        "the source: its standard output",
+        "The source: its standard output is the link. A child is the source of at most one link.",
+    ),
+    required(
+        "to",
+        Kind::Name,
+        "the sink: its standard input",
+        "The sink: its standard input is the link. Several sources may flow into one sink.",
+    ),
+    key(
+        "capacity",
+        PIPE,
+        r#""1MiB""#,
+        "what the link holds while the sink is busy",
+        "What the link holds while the sink is busy or dead; then its source waits. The kernel may grant less to an \
+         ordinary user, see pipe(7); `plumbd status` shows what it granted.",
+    ),
+    key(
+        "protocol",
+        Kind::Words(&[
+            ("lines", "a message is a line"),
+            ("records", "the record protocol of plumbd-plugin(7), with acknowledgements"),
+        ]),
+        "",
+        "lines | records; records between echo and logger, else lines",
+        "How messages stand in the link. The default is records between echo and logger, else lines.",
+    ),
 ];
 
 /// `settings` of echo.
 pub const ECHO: Keys = &[
-    key("echo_after", r#""saved""#, "queued | saved | synced: what has happened to a message before its echo leaves"),
-    key("framing", r#""line""#, "line: a message ends at a newline; read: each read is one"),
-    key("partial_after", r#""20ms""#, "bytes with no newline become a message when this long idle"),
-    key("max_message", r#""64KiB""#, "longer ones are saved in parts, in order, none lost"),
-    key("max_connections", "10000", "at the limit new clients wait in the backlog"),
-    key("max_connections_per_address", "0", "0: no limit"),
-    key("idle_timeout", r#""0s""#, "0s: none"),
-    key("allow", r#"["0.0.0.0/0", "::/0"]"#, "networks; others are closed at once and counted"),
+    key(
+        "echo_after",
+        Kind::Words(&[
+            ("queued", "it is in a pipe that the supervisor holds: survives SIGKILL of any child"),
+            ("saved", "it is in the file, as every reader of it sees: survives SIGKILL of every process at once"),
+            ("synced", "it is on the disk, fdatasync(2) returned: survives power loss"),
+        ]),
+        r#""saved""#,
+        "queued | saved | synced: what has happened to a message before its echo leaves",
+        "What has happened to a message before its echo leaves.",
+    ),
+    key(
+        "framing",
+        Kind::Words(&[("line", "a message ends at a newline"), ("read", "each read from the socket is a message")]),
+        r#""line""#,
+        "line: a message ends at a newline; read: each read is one",
+        "What a message is. Clients get each byte back as it came, whatever this is.",
+    ),
+    key(
+        "partial_after",
+        Kind::Duration(MILLISECOND, HOUR),
+        r#""20ms""#,
+        "bytes with no newline become a message when this long idle",
+        "Bytes with no newline become a message when the connection has been idle for so long.",
+    ),
+    key(
+        "max_message",
+        Kind::Size(1, MESSAGE_MAX as u64),
+        r#""64KiB""#,
+        "longer ones are saved in parts, in order, none lost",
+        "Longer messages are saved in parts, in order, none lost. At most a quarter of the link's capacity.",
+    ),
+    key(
+        "max_connections",
+        Kind::Integer(1, MAX_CONNECTIONS),
+        "10000",
+        "at the limit new clients wait in the backlog",
+        "How many clients are served at once. Others wait in the backlog; none is refused.",
+    ),
+    key(
+        "max_connections_per_address",
+        Kind::Integer(0, MAX_CONNECTIONS),
+        "0",
+        "0: no limit",
+        "How many clients of one address are served at once; others are closed at once and counted. 0: no limit.",
+    ),
+    key(
+        "idle_timeout",
+        Kind::Duration(NOTHING, YEAR),
+        r#""0s""#,
+        "0s: none",
+        "A client that sends nothing for so long is disconnected. 0s: never.",
+    ),
+    key(
+        "allow",
+        Kind::List(&Kind::Network),
+        r#"["0.0.0.0/0", "::/0"]"#,
+        "networks; others are closed at once and counted",
+        "Networks whose clients are served, as in `10.0.0.0/8` or `::1`. Others are closed at once and counted.",
+    ),
 ];
 
 /// `settings` of logger.
 pub const LOGGER: Keys = &[
-    key("file", "", "the message file; its folder must exist"),
-    key("mode", r#""0640""#, "the file's, when it is created"),
-    key("format", r#""text""#, "text | raw | json"),
-    key("sync", r#""asked""#, "asked: when a source asks; always; \"1s\": at least so often"),
-    key("rotate", "{}", "not in this version: use logrotate and `plumbd reopen`"),
-    key("when_full", r#""wait""#, "disk full: wait (pressure back to the clients, nothing lost)"),
+    required(
+        "file",
+        Kind::Path,
+        "the message file; its folder must exist",
+        "The message file. Its folder must exist, and the child must be allowed to write to it. The file is locked: a \
+         second logger on it waits.",
+    ),
+    key(
+        "mode",
+        Kind::Octal,
+        r#""0640""#,
+        "the file's, when it is created",
+        "The mode of the file when it is created; the child's `umask` takes bits away.",
+    ),
+    key(
+        "format",
+        Kind::Words(&[
+            ("text", "TIME PEER MESSAGE, with everything escaped that could steer a terminal"),
+            ("raw", "the message's bytes and a newline, nothing else"),
+            ("json", "an object a line: time, child, peer, message or message_base64, more"),
+        ]),
+        r#""text""#,
+        "text | raw | json",
+        "How a message stands in the file, see THE MESSAGE FILE.",
+    ),
+    key(
+        "sync",
+        Kind::WordsOr(
+            &[("asked", "when a source asks, as echo does with echo_after = \"synced\""), ("always", "every batch")],
+            &Kind::Duration(MILLISECOND, HOUR),
+        ),
+        r#""asked""#,
+        "asked: when a source asks; always; \"1s\": at least so often",
+        "When the file is brought to the disk with fdatasync(2). A duration: at least so often, and when a source asks.",
+    ),
+    key(
+        "rotate",
+        Kind::Table(ROTATE),
+        "{}",
+        "as in { size = \"100MiB\", age = \"24h\", keep = 14, compress = \"zstd\" }; {}: never",
+        "When the logger renames its file and begins a new one, and what becomes of the renamed ones, which are called \
+         `FILE.20261122T150405.123456Z`, with .gz or .zst where they are compressed. `tail -F` loses no line by it. \
+         With neither `size` nor `age` it never does.",
+    ),
+    key(
+        "when_full",
+        Kind::Words(&[
+            ("wait", "clients wait, and status and log say so; nothing is lost, and it goes on by itself"),
+            ("drop-archives", "the oldest rotated files are removed first, then clients wait"),
+        ]),
+        r#""wait""#,
+        "wait | drop-archives: the oldest rotated files first, then wait: clients wait, nothing is lost",
+        "What is done when the disk is full.",
+    ),
+];
+
+/// `rotate`.
+pub const ROTATE: Keys = &[
+    key(
+        "size",
+        Kind::Size(4 << 10, 1 << 60),
+        "",
+        "rotate when the file has so many bytes; two rotations are at least 10s apart",
+        "Rotate when the file has so many bytes. Two rotations are at least 10s apart.",
+    ),
+    key(
+        "age",
+        Kind::Duration(Duration::from_secs(10), YEAR),
+        "",
+        "rotate when its first message is so old",
+        "Rotate when its first message is so old.",
+    ),
+    key(
+        "keep",
+        Kind::Integer(1, 100_000),
+        "",
+        "so many rotated files are kept; else all",
+        "How many rotated files are kept, the newest. Without it, all are.",
+    ),
+    key(
+        "keep_size",
+        Kind::Size(4 << 10, 1 << 60),
+        "",
+        "so many bytes of rotated files are kept, and always the newest; else all",
+        "How many bytes of rotated files are kept, and always the newest file. Without it, all are.",
+    ),
+    key(
+        "compress",
+        Kind::Words(&[("none", "they stay as they are"), ("gzip", "as .gz"), ("zstd", "as .zst")]),
+        r#""none""#,
+        "none | gzip | zstd: in the background, at low priority",
+        "How rotated files are compressed, in the background at low priority.",
+    ),
+];
+
+/// The settings of that built-in plugin.
+pub fn settings_of(plugin: &str) -> Option<Keys> {
+    match plugin {
+        "echo" => Some(ECHO),
+        "logger" => Some(LOGGER),
+        _ => None,
+    }
+}
+
+/// Every table, with what it is called.
+pub const TABLES: &[(&str, Keys)] = &[
+    ("the file", FILE),
+    ("[daemon]", DAEMON),
+    ("[children.NAME]", CHILD),
+    ("backoff", BACKOFF),
+    ("start_limit", START_LIMIT),
+    ("[[links]]", LINK),
+    ("settings of echo", ECHO),
+    ("settings of logger", LOGGER),
+    ("rotate", ROTATE),
 ];
 
 /// The known name nearest to one that is not known; `None` where none is near.

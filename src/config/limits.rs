@@ -25,6 +25,11 @@ const RESOURCES: [(&str, Resource); 16] = [
     ("stack", Resource::RLIMIT_STACK),
 ];
 
+/// Their names.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    RESOURCES.iter().map(|(name, _)| *name)
+}
+
 /// The resource of that name.
 pub(super) fn resource(name: &str) -> Read<Resource> {
     let known = || RESOURCES.iter().map(|(known, _)| *known);

@@ -5,6 +5,7 @@
 //! - [`effective`] prints a model with every default filled in;
 //! - [`order`] says which child must be ready before which;
 //! - [`plan`] says what a reload does;
+//! - [`keys`] is the table of every key; [`schema`] is that for editors;
 //! - [`examples`] ship with the program.
 //!
 //! Nothing here changes anything outside.
@@ -13,19 +14,21 @@ mod check;
 pub mod effective;
 pub mod examples;
 pub mod keys;
-mod limits;
+pub mod limits;
 pub mod model;
 pub mod order;
 pub mod plan;
 pub mod problem;
+pub mod schema;
 mod syntax;
 pub mod system;
 mod table;
 mod value;
 
 pub use problem::{Problem, Problems};
+pub use value::{duration_text, size_text};
 
-use model::Model;
+use model::{Lines, Model};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use system::{Real, System};
@@ -83,7 +86,10 @@ pub fn load(path: Option<&Path>) -> Result<Loaded, Problems> {
         let here = std::env::current_dir().map_err(|error| unreadable(BUILTIN_NAME, &error))?;
         let mut model = check_text(BUILTIN.as_bytes(), BUILTIN_NAME, &here)?;
         // These lines are in no file that anybody could open.
-        model.children.iter_mut().for_each(|child| child.line = 0);
+        model.daemon.lines = Lines::default();
+        for child in &mut model.children {
+            (child.line, child.lines) = (0, Lines::default());
+        }
         model.links.iter_mut().for_each(|link| link.line = 0);
         return Ok(Loaded { model, name: BUILTIN_NAME.to_owned(), builtin: true });
     };

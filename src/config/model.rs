@@ -5,6 +5,7 @@
 
 use crate::link::handover::Protocol;
 use nix::sys::signal::Signal;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,10 +30,14 @@ pub struct Daemon {
     pub control: PathBuf,
     /// Where the log goes.
     pub log: LogTarget,
+    /// Under which facility it goes to the system's log: a name of [`crate::journal::FACILITIES`].
+    pub syslog_facility: &'static str,
     /// What is logged.
     pub log_level: log::LevelFilter,
     /// Bound on a drain.
     pub stop_timeout: Duration,
+    /// Where its keys stand.
+    pub lines: Lines,
 }
 
 /// `daemon.log`.
@@ -87,6 +92,38 @@ pub struct Child {
     pub limits: Vec<(Resource, u64)>,
     /// Given to the plugin as JSON; checked by the plugin's own rules.
     pub settings: serde_json::Value,
+    /// Where its keys stand.
+    pub lines: Lines,
+}
+
+/// On which line of the file each key of a table stands, from 1; keys of a
+/// table within it are `table.key`.
+///
+/// Any two are equal: where something stands is no part of what it says.
+#[derive(Debug, Clone, Default)]
+pub struct Lines(BTreeMap<String, usize>);
+
+impl PartialEq for Lines {
+    fn eq(&self, _other: &Lines) -> bool {
+        true
+    }
+}
+
+impl Eq for Lines {}
+
+impl FromIterator<(String, usize)> for Lines {
+    fn from_iter<T: IntoIterator<Item = (String, usize)>>(lines: T) -> Lines {
+        Lines(lines.into_iter().collect())
+    }
+}
+
+impl Lines {
+    /// The line of that key; for `table.key` that of `table`, where it is
+    /// written in one. `None` where the file does not give it.
+    pub fn of(&self, key: &str) -> Option<usize> {
+        let table = key.split_once('.').map(|(table, _)| table);
+        self.0.get(key).or_else(|| self.0.get(table?)).copied()
+    }
 }
 
 /// What a child runs.

@@ -1,13 +1,17 @@
 //! What a reload does: a pure function of the old configuration and the new.
 
 use super::model::{Address, Child, Model, Program};
+use super::value::size_text;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::PathBuf;
 
 /// What a reload does. Children and links stand in the order of the new file,
 /// those that go last.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Plan {
+    /// The new file; `None` for the built-in configuration.
+    pub file: Option<PathBuf>,
     /// Every child of either configuration.
     pub children: Vec<ChildPlan>,
     /// Links that come, go or change.
@@ -28,8 +32,18 @@ pub struct ChildPlan {
     pub line: usize,
     /// What happens.
     pub action: Action,
-    /// Why, in words, each about one key. Empty for [`Action::Keep`].
-    pub reasons: Vec<String>,
+    /// Why, each about one key. Empty for [`Action::Keep`].
+    pub reasons: Vec<Reason>,
+}
+
+/// Why something happens to a child.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason {
+    /// In words.
+    pub why: String,
+    /// The line in the new file that says so: the key's, or else the table's;
+    /// 0 where there is none.
+    pub line: usize,
 }
 
 /// What happens to a child.
@@ -82,6 +96,8 @@ pub enum LinkChange {
 pub struct SocketPlan {
     /// Where it listens.
     pub address: Address,
+    /// The line in the new file that names it; 0 where there is none.
+    pub line: usize,
     /// Bound, or closed.
     pub added: bool,
 }
@@ -91,6 +107,8 @@ pub struct SocketPlan {
 pub struct DaemonPlan {
     /// The key of `[daemon]`.
     pub key: &'static str,
+    /// Its line in the new file; 0 where it is not given any more.
+    pub line: usize,
     /// Whether a reload can do it; otherwise the daemon must be restarted.
     pub in_place: bool,
 }
@@ -132,18 +150,20 @@ pub fn plan(old: &Model, new: &Model) -> Plan {
         name: child.name.clone(),
         line: 0,
         action: Action::Stop,
-        reasons: vec!["it is not in the new configuration".to_owned()],
+        reasons: vec![Reason { why: "it is not in the new configuration".to_owned(), line: 0 }],
     }));
-    Plan { children, links, sockets: sockets(old, new), daemon: daemon(old, new) }
+    Plan { file: new.file.clone(), children, links, sockets: sockets(old, new), daemon: daemon(old, new) }
 }
 
 fn child_plan(old: &Model, new: &Model, child: &Child) -> ChildPlan {
+    let at = |(key, why): (&str, String)| Reason { why, line: child.lines.of(key).unwrap_or(child.line) };
     let (action, reasons) = match old.child(&child.name) {
-        None => (Action::Start, vec!["it is new".to_owned()]),
+        None => (Action::Start, vec![Reason { why: "it is new".to_owned(), line: child.line }]),
         Some(before) => {
-            let mut restart = given(before, child);
-            restart.extend(linked(old, new, &child.name));
-            let update = policy(before, child);
+            let mut restart: Vec<Reason> =
+                given(before, child).iter().map(|(key, why)| at((key, why.clone()))).collect();
+            restart.extend(linked(old, new, child));
+            let update: Vec<Reason> = policy(before, child).into_iter().map(at).collect();
             match (restart.is_empty(), update.is_empty()) {
                 (true, true) => (Action::Keep, Vec::new()),
                 (true, false) => (Action::Update, update),
@@ -154,32 +174,40 @@ fn child_plan(old: &Model, new: &Model, child: &Child) -> ChildPlan {
     ChildPlan { name: child.name.clone(), line: child.line, action, reasons }
 }
 
-/// What a process is given when it starts: a change needs a new process.
-fn given(old: &Child, new: &Child) -> Vec<String> {
+/// What a process is given when it starts: a change needs a new process. Each
+/// with the key that it is about.
+fn given(old: &Child, new: &Child) -> Vec<(String, String)> {
     let mut reasons = Vec::new();
+    let mut because = |key: &str, why: String| reasons.push((key.to_owned(), why));
     match (&old.program, &new.program) {
-        (Program::Plugin(a), Program::Plugin(b)) if a != b => reasons.push(format!("plugin {a} becomes {b}")),
-        (Program::Command(a), Program::Command(b)) if a != b => reasons.push("command changes".to_owned()),
-        (Program::Plugin(a), Program::Command(_)) => reasons.push(format!("plugin {a} becomes a command")),
-        (Program::Command(_), Program::Plugin(b)) => reasons.push(format!("the command becomes plugin {b}")),
+        (Program::Plugin(a), Program::Plugin(b)) if a != b => because("plugin", format!("plugin {a} becomes {b}")),
+        (Program::Command(a), Program::Command(b)) if a != b => because("command", "command changes".to_owned()),
+        (Program::Plugin(a), Program::Command(_)) => because("command", format!("plugin {a} becomes a command")),
+        (Program::Command(_), Program::Plugin(b)) => because("plugin", format!("the command becomes plugin {b}")),
         _ => {}
     }
     if old.listen != new.listen {
-        reasons.push(listens(&old.listen, &new.listen));
+        because("listen", listens(&old.listen, &new.listen));
+    }
+    if old.user != new.user {
+        let key = if new.lines.of("user").is_some() { "user" } else { "group" };
+        because(key, "user or group changes".to_owned());
     }
     let differ = [
-        ("user or group", old.user != new.user),
         ("directory", old.directory != new.directory),
         ("umask", old.umask != new.umask),
         ("pass_environment", old.pass_environment != new.pass_environment),
         ("limits", old.limits != new.limits),
         ("ready", old.ready != new.ready),
     ];
-    reasons.extend(differ.iter().filter(|(_, differs)| *differs).map(|(key, _)| format!("{key} changes")));
+    differ.iter().filter(|(_, differs)| *differs).for_each(|(key, _)| because(key, format!("{key} changes")));
     // Values may be secrets, and this goes to the log: names only.
-    let environment = different(&old.environment, &new.environment, |(name, _)| name.clone());
-    reasons.extend(environment.into_iter().map(|name| format!("environment {name} changes")));
-    reasons.extend(settings(old, new));
+    for name in different(&old.environment, &new.environment, |(name, _)| name.clone()) {
+        because(&format!("environment.{name}"), format!("environment {name} changes"));
+    }
+    for (key, why) in settings(old, new) {
+        because(&key, why);
+    }
     reasons
 }
 
@@ -200,12 +228,12 @@ fn different<T: PartialEq>(old: &[T], new: &[T], name: impl Fn(&T) -> String) ->
     gone.chain(come).map(name).collect()
 }
 
-fn settings(old: &Child, new: &Child) -> Vec<String> {
+fn settings(old: &Child, new: &Child) -> Vec<(String, String)> {
     if old.settings == new.settings {
         return Vec::new();
     }
     let (Some(a), Some(b)) = (old.settings.as_object(), new.settings.as_object()) else {
-        return vec!["settings change".to_owned()];
+        return vec![("settings".to_owned(), "settings change".to_owned())];
     };
     let names: BTreeSet<&String> = a.keys().chain(b.keys()).filter(|name| a.get(*name) != b.get(*name)).collect();
     // A plugin's durations have their unit in the name; the file has not.
@@ -213,11 +241,12 @@ fn settings(old: &Child, new: &Child) -> Vec<String> {
         Program::Plugin(_) => name.strip_suffix("_ms").unwrap_or(name).to_owned(),
         Program::Command(_) => name.to_owned(),
     };
-    names.into_iter().map(|name| format!("settings.{} changes", key(name))).collect()
+    let keys = names.into_iter().map(|name| format!("settings.{}", key(name)));
+    keys.map(|key| (key.clone(), format!("{key} changes"))).collect()
 }
 
 /// What only the supervisor goes by.
-fn policy(old: &Child, new: &Child) -> Vec<String> {
+fn policy(old: &Child, new: &Child) -> Vec<(&'static str, String)> {
     let differ = [
         ("restart", old.restart != new.restart),
         ("backoff", old.backoff != new.backoff),
@@ -227,7 +256,7 @@ fn policy(old: &Child, new: &Child) -> Vec<String> {
         ("stop_timeout", old.stop_timeout != new.stop_timeout),
         ("after", old.after != new.after),
     ];
-    differ.iter().filter(|(_, differs)| *differs).map(|(key, _)| format!("{key} changes")).collect()
+    differ.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| (key, format!("{key} changes"))).collect()
 }
 
 /// What runs at the sink of a link, if it is a plugin: a link into one is made
@@ -254,22 +283,28 @@ fn ends_of(model: &Model, name: &str) -> Vec<End> {
 }
 
 /// Why a child's links, which it gets as descriptors when it starts, are others.
-fn linked(old: &Model, new: &Model, name: &str) -> Vec<String> {
+fn linked(old: &Model, new: &Model, child: &Child) -> Vec<Reason> {
+    let name = child.name.as_str();
     let ends = |model| ends_of(model, name);
     let (before, after) = (ends(old), ends(new));
     let word = |out: bool| if out { "to" } else { "from" };
+    let line_of = |out: bool, other: &str| {
+        let (from, to) = if out { (name, other) } else { (other, name) };
+        new.links.iter().find(|link| link.from == from && link.to == to).map_or(child.line, |link| link.line)
+    };
     let come = after.iter().filter(|end| !before.contains(end)).map(|(out, other, (protocol, _))| {
-        match before.iter().find(|(o, p, _)| (o, p) == (out, other)) {
+        let why = match before.iter().find(|(o, p, _)| (o, p) == (out, other)) {
             Some((_, _, (was, _))) if was != protocol => format!("the link {} {other} speaks {protocol}", word(*out)),
             Some(_) => format!("the link {} {other} is made anew, for what runs at its sink", word(*out)),
             None => format!("a link {} {other} comes", word(*out)),
-        }
+        };
+        Reason { why, line: line_of(*out, other) }
     });
     let stays = |out: &bool, other: &String| after.iter().any(|(o, p, _)| (o, p) == (out, other));
     let gone = before
         .iter()
         .filter(|(out, other, _)| !stays(out, other))
-        .map(|(out, other, _)| format!("the link {} {other} goes", word(*out)));
+        .map(|(out, other, _)| Reason { why: format!("the link {} {other} goes", word(*out)), line: child.line });
     come.chain(gone).collect()
 }
 
@@ -304,8 +339,13 @@ fn sockets(old: &Model, new: &Model) -> Vec<SocketPlan> {
         model.children.iter().flat_map(|child| child.listen.iter().cloned()).collect()
     };
     let (before, after) = (bound(old), bound(new));
-    let added = after.difference(&before).map(|address| SocketPlan { address: address.clone(), added: true });
-    let removed = before.difference(&after).map(|address| SocketPlan { address: address.clone(), added: false });
+    let line = |address: &Address| {
+        let child = new.children.iter().find(|child| child.listen.contains(address));
+        child.map_or(0, |child| child.lines.of("listen").unwrap_or(child.line))
+    };
+    let of = |address: &Address, added| SocketPlan { address: address.clone(), line: line(address), added };
+    let added = after.difference(&before).map(|address| of(address, true));
+    let removed = before.difference(&after).map(|address| of(address, false));
     added.chain(removed).collect()
 }
 
@@ -314,47 +354,62 @@ fn daemon(old: &Model, new: &Model) -> Vec<DaemonPlan> {
     let differ = [
         ("control", false, a.control != b.control),
         ("log", false, a.log != b.log),
+        ("syslog_facility", false, a.syslog_facility != b.syslog_facility),
         ("log_level", true, a.log_level != b.log_level),
         ("stop_timeout", true, a.stop_timeout != b.stop_timeout),
     ];
-    differ.iter().filter(|(.., d)| *d).map(|(key, in_place, _)| DaemonPlan { key, in_place: *in_place }).collect()
+    let differ = differ.into_iter().filter(|(.., differs)| *differs);
+    differ.map(|(key, in_place, _)| DaemonPlan { key, line: b.lines.of(key).unwrap_or(0), in_place }).collect()
 }
 
 impl fmt::Display for Plan {
-    /// A line a child, then a line each for what else changes; no newline at the end.
+    /// A line a child, one each where there are several reasons; then a line
+    /// each for what else changes. Each line is whole: it may go to the log
+    /// alone. No newline at the end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut lines = Vec::new();
-        for child in &self.children {
-            let place = if child.line > 0 { format!(" (line {})", child.line) } else { String::new() };
-            let why = if child.reasons.is_empty() { String::new() } else { format!(": {}", child.reasons.join(", ")) };
-            lines.push(match child.action {
-                Action::Keep => format!("keep     {}", child.name),
-                action => format!("{:<8} {}{place}{why}", action.word(), child.name),
-            });
-        }
-        for link in &self.links {
+        let children = self.children.iter().flat_map(|child| self.child_lines(child));
+        let links = self.links.iter().map(|link| {
             let ends = format!("{} -> {}", link.from, link.to);
-            lines.push(match link.change {
-                LinkChange::Added => format!("link     {ends} (line {}): comes", link.line),
-                LinkChange::Removed => format!("link     {ends}: goes, once what is in it has been taken"),
+            let what = match link.change {
+                LinkChange::Added => "it is new".to_owned(),
+                LinkChange::Removed => "it goes, once what is in it has been taken".to_owned(),
                 LinkChange::Capacity { from, to } => {
-                    format!("link     {ends} (line {}): holds {to} bytes instead of {from}", link.line)
+                    format!("holds {} instead of {}", size_text(to as u64), size_text(from as u64))
                 }
-            });
+            };
+            format!("link     {ends}  {}{what}", self.place(link.line))
+        });
+        let sockets = self.sockets.iter().map(|socket| {
+            let what = if socket.added { "bound" } else { "closed" };
+            format!("socket   {}  {}{what}", socket.address, self.place(socket.line))
+        });
+        let daemon = self.daemon.iter().map(|part| {
+            let what = if part.in_place { "changes" } else { "changes only with a restart of the daemon" };
+            format!("daemon   {}  {}{what}", part.key, self.place(part.line))
+        });
+        let lines: Vec<String> = children.chain(links).chain(sockets).chain(daemon).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+impl Plan {
+    fn child_lines(&self, child: &ChildPlan) -> Vec<String> {
+        let word = child.action.word();
+        if child.reasons.is_empty() {
+            return vec![format!("{word:<8} {}", child.name)];
         }
-        for socket in &self.sockets {
-            lines.push(match socket.added {
-                true => format!("socket   {}: bound", socket.address),
-                false => format!("socket   {}: closed", socket.address),
-            });
+        let width = self.children.iter().map(|child| child.name.len()).max().unwrap_or(0);
+        let note = if child.action == Action::Update { "; its process stays" } else { "" };
+        let lines = child.reasons.iter();
+        lines.map(|r| format!("{word:<8} {:<width$}  {}{}{note}", child.name, self.place(r.line), r.why)).collect()
+    }
+
+    /// `FILE:LINE: `; nothing where no line says it.
+    fn place(&self, line: usize) -> String {
+        match &self.file {
+            Some(file) if line > 0 => format!("{}:{line}: ", file.display()),
+            _ => String::new(),
         }
-        for part in &self.daemon {
-            lines.push(match part.in_place {
-                true => format!("daemon   {} changes", part.key),
-                false => format!("daemon   {} changes only with a restart of the daemon", part.key),
-            });
-        }
-        write!(f, "{}", lines.join("\n"))
     }
 }
 
@@ -378,8 +433,13 @@ to = "logger"
 "#;
 
     fn model(text: &str) -> Model {
-        crate::config::check_text(text.as_bytes(), "test", Path::new("/"))
-            .unwrap_or_else(|problems| panic!("{problems}"))
+        let model = crate::config::check_text(text.as_bytes(), "test", Path::new("/"));
+        Model { file: Some("/t".into()), ..model.unwrap_or_else(|problems| panic!("{problems}")) }
+    }
+
+    /// Why, of that child.
+    fn whys<'a>(plan: &'a Plan, child: &str) -> Vec<&'a str> {
+        plan.child(child).unwrap().reasons.iter().map(|reason| reason.why.as_str()).collect()
     }
 
     /// What a reload from [`TWO`] does when one text in it becomes another.
@@ -398,7 +458,9 @@ to = "logger"
     #[test]
     fn a_policy_changes_in_place() {
         let keys = "restart = \"never\"\nstop_timeout = \"1s\"\nafter = [\"logger\"]\nplugin = \"echo\"";
-        let said = "keep     echo (line 2): restart changes, stop_timeout changes, after changes\nkeep     logger";
+        let said = "keep     echo    /t:3: restart changes; its process stays\n\
+                    keep     echo    /t:4: stop_timeout changes; its process stays\n\
+                    keep     echo    /t:5: after changes; its process stays\nkeep     logger";
         assert_eq!(changed("plugin = \"echo\"", keys), said);
     }
 
@@ -412,15 +474,29 @@ to = "logger"
             ("limits = { core = 0 }", "limits changes"),
             ("settings = { partial_after = \"1s\" }", "settings.partial_after changes"),
         ] {
-            let said = format!("restart  echo (line 2): {why}\nkeep     logger");
+            let said = format!("restart  echo    /t:4: {why}\nkeep     logger");
             assert_eq!(changed("plugin = \"echo\"", &format!("plugin = \"echo\"\n{keys}")), said);
         }
     }
 
     #[test]
+    fn each_reason_has_the_line_of_its_key_or_else_of_its_table() {
+        let keys = "plugin = \"echo\"\numask = \"0077\"\n[children.echo.environment]\nA = \"1\"\nB = \"2\"\n\
+                    [children.echo.settings]\nframing = \"read\"\n#";
+        let text = TWO.replacen("listen = [\"tcp://127.0.0.1:7007\"]\n", "", 1);
+        let text = text.replacen("plugin = \"echo\"", &format!("listen = [\"tcp://127.0.0.1:7007\"]\n{keys}"), 1);
+        let there = plan(&model(TWO), &model(&text));
+        let lines = |plan: &Plan| plan.child("echo").unwrap().reasons.iter().map(|r| r.line).collect::<Vec<_>>();
+        assert_eq!((whys(&there, "echo").len(), lines(&there)), (4, vec![5, 7, 8, 10]));
+        // What is left out now has no line of its own.
+        let back = plan(&model(&text), &model(TWO));
+        assert_eq!(lines(&back), [2, 2, 2, 2]);
+    }
+
+    #[test]
     fn a_socket_comes_and_another_goes() {
-        let said = "restart  echo (line 2): listens on tcp://127.0.0.1:7008, no longer on tcp://127.0.0.1:7007\n\
-                    keep     logger\nsocket   tcp://127.0.0.1:7008: bound\nsocket   tcp://127.0.0.1:7007: closed";
+        let said = "restart  echo    /t:4: listens on tcp://127.0.0.1:7008, no longer on tcp://127.0.0.1:7007\n\
+                    keep     logger\nsocket   tcp://127.0.0.1:7008  /t:4: bound\nsocket   tcp://127.0.0.1:7007  closed";
         assert_eq!(changed(":7007", ":7008"), said);
     }
 
@@ -435,8 +511,7 @@ to = "logger"
 
     #[test]
     fn a_capacity_restarts_nobody() {
-        let said =
-            "keep     echo\nkeep     logger\nlink     echo -> logger (line 10): holds 2097152 bytes instead of 1048576";
+        let said = "keep     echo\nkeep     logger\nlink     echo -> logger  /t:10: holds 2MiB instead of 1MiB";
         assert_eq!(changed("to = \"logger\"", "to = \"logger\"\ncapacity = \"2MiB\""), said);
     }
 
@@ -444,13 +519,13 @@ to = "logger"
     fn a_new_source_restarts_its_sink() {
         let more =
             "[children.other]\ncommand = [\"/bin/sh\"]\n\n[[links]]\nfrom = \"other\"\nto = \"logger\"\n\n[[links]]";
-        let said = "keep     echo\nrestart  logger (line 6): a link from other comes\nstart    other (line 10): it is new\n\
-                    link     other -> logger (line 13): comes";
+        let said = "keep     echo\nrestart  logger  /t:13: a link from other comes\nstart    other   /t:10: it is new\n\
+                    link     other -> logger  /t:13: it is new";
         assert_eq!(changed("[[links]]", more), said);
         let back = plan(&model(&TWO.replacen("[[links]]", more, 1)), &model(TWO)).to_string();
-        let said = "keep     echo\nrestart  logger (line 6): the link from other goes\n\
-                    stop     other: it is not in the new configuration\n\
-                    link     other -> logger: goes, once what is in it has been taken";
+        let said = "keep     echo\nrestart  logger  /t:6: the link from other goes\n\
+                    stop     other   it is not in the new configuration\n\
+                    link     other -> logger  it goes, once what is in it has been taken";
         assert_eq!(back, said);
     }
 
@@ -472,8 +547,8 @@ to = "logger"
         let plan = plan(&model(&records), &model(&lines));
         let changes: Vec<_> = plan.links.iter().map(|link| link.change).collect();
         assert_eq!(changes, [LinkChange::Added, LinkChange::Removed]);
-        assert_eq!(plan.child("echo").unwrap().reasons, ["the link to logger speaks lines"]);
-        assert_eq!(plan.child("logger").unwrap().reasons, ["the link from echo speaks lines"]);
+        assert_eq!(whys(&plan, "echo"), ["the link to logger speaks lines"]);
+        assert_eq!(whys(&plan, "logger"), ["the link from echo speaks lines"]);
     }
 
     #[test]
@@ -483,16 +558,17 @@ to = "logger"
         let logger = "plugin = \"logger\"\nsettings = { file = \"messages.log\" }";
         let plan = plan(&model(ORDINARY), &model(&ORDINARY.replace("command = [\"/bin/cat\"]", logger)));
         let why = "the link to b is made anew, for what runs at its sink";
-        assert_eq!(plan.child("a").unwrap().reasons, [why]);
+        assert_eq!(whys(&plan, "a"), [why]);
     }
 
     #[test]
     fn the_daemon_changes_what_it_can() {
-        let keys = "[daemon]\nlog_level = \"debug\"\nstop_timeout = \"1s\"\ncontrol = \"/other.sock\"\nlog = \"syslog\"\n\n[children.echo]";
+        let keys = "[daemon]\nlog_level = \"debug\"\nstop_timeout = \"1s\"\ncontrol = \"/other.sock\"\nlog = \"syslog\"\nsyslog_facility = \"local0\"\n\n[children.echo]";
         let said = "keep     echo\nkeep     logger\n\
-                    daemon   control changes only with a restart of the daemon\n\
-                    daemon   log changes only with a restart of the daemon\n\
-                    daemon   log_level changes\ndaemon   stop_timeout changes";
+                    daemon   control  /t:5: changes only with a restart of the daemon\n\
+                    daemon   log  /t:6: changes only with a restart of the daemon\n\
+                    daemon   syslog_facility  /t:7: changes only with a restart of the daemon\n\
+                    daemon   log_level  /t:3: changes\ndaemon   stop_timeout  /t:4: changes";
         assert_eq!(changed("[children.echo]", keys), said);
     }
 }

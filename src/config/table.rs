@@ -1,12 +1,14 @@
 //! Reading a file's tables: a value or its default, and a problem for each
 //! that is not right.
 
-use super::keys::{Key, Keys, nearest};
+use super::keys::{Key, Keys, Kind, nearest};
+use super::model::Lines;
 use super::problem::{Places, Problem};
 use super::system::System;
-use super::value::{Read, Wrong, kind, quoted};
+use super::value::{self, Read, Wrong, kind, quoted};
 use std::ops::Range;
 use std::path::Path;
+use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -69,6 +71,16 @@ impl Section<'_> {
         self.entries.iter().find(|entry| entry.key == name)
     }
 
+    /// On which line each key stands, and each of the tables within.
+    pub(super) fn lines(&self, places: &Places<'_>) -> Lines {
+        let all = self.entries.iter().flat_map(|outer| {
+            let inner = outer.value.get_ref().as_table().map(entries).unwrap_or_default();
+            let inner = inner.into_iter().map(|entry| (format!("{}.{}", outer.key, entry.key), entry.key_span));
+            std::iter::once((outer.key.to_owned(), outer.key_span.clone())).chain(inner.collect::<Vec<_>>())
+        });
+        all.map(|(key, span)| (key, places.line(span.start))).collect()
+    }
+
     /// Whether a key is missing, and not only written wrongly.
     pub(super) fn lacks(&self, name: &str) -> bool {
         self.whole && !self.has(name) && !self.slips.contains(&name)
@@ -99,9 +111,12 @@ impl Section<'_> {
         self.entry(name).map_or_else(|| self.span.clone(), |entry| entry.key_span.clone())
     }
 
+    fn key(&self, name: &str) -> &'static Key {
+        self.keys.iter().find(|key| key.name == name).expect("the table of keys has each that is read")
+    }
+
     fn default(&self, name: &str) -> DeValue<'static> {
-        let key: &Key = self.keys.iter().find(|key| key.name == name).expect("the table of keys has each that is read");
-        DeValue::parse(key.default).expect("every default is TOML: a test reads them all").into_inner()
+        DeValue::parse(self.key(name).default).expect("every default is TOML: a test reads them all").into_inner()
     }
 }
 
@@ -170,6 +185,38 @@ impl<'a> Reader<'a> {
             None => {
                 parse(&section.default(name)).unwrap_or_else(|wrong| unreachable!("default of {name}: {}", wrong.what))
             }
+        }
+    }
+
+    /// A duration in the key's range.
+    pub(super) fn duration(&mut self, section: &Section<'_>, name: &str) -> Duration {
+        match section.key(name).kind {
+            Kind::Duration(least, most) => self.read(section, name, value::duration(least..=most)),
+            other => unreachable!("{name} is read as a duration, and is {other:?}"),
+        }
+    }
+
+    /// A size in the key's range, in bytes.
+    pub(super) fn size(&mut self, section: &Section<'_>, name: &str) -> u64 {
+        match section.key(name).kind {
+            Kind::Size(least, most) => self.read(section, name, value::size(least..=most)),
+            other => unreachable!("{name} is read as a size, and is {other:?}"),
+        }
+    }
+
+    /// A whole number in the key's range.
+    pub(super) fn integer(&mut self, section: &Section<'_>, name: &str) -> u64 {
+        match section.key(name).kind {
+            Kind::Integer(least, most) => self.read(section, name, value::integer(least..=most)),
+            other => unreachable!("{name} is read as a whole number, and is {other:?}"),
+        }
+    }
+
+    /// A number in the key's range.
+    pub(super) fn number(&mut self, section: &Section<'_>, name: &str) -> f64 {
+        match section.key(name).kind {
+            Kind::Number(least, most) => self.read(section, name, value::float(least..=most)),
+            other => unreachable!("{name} is read as a number, and is {other:?}"),
         }
     }
 

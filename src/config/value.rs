@@ -196,7 +196,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A duration as it is written, in the largest unit that is exact.
-pub(super) fn duration_text(duration: Duration) -> String {
+pub fn duration_text(duration: Duration) -> String {
     let millis = duration.as_millis();
     let units = [(3600 * 1000, "h"), (60 * 1000, "m"), (1000, "s")];
     match units.iter().find(|(unit, _)| millis >= *unit && millis % unit == 0) {
@@ -246,7 +246,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 /// A size as it is written, in the largest unit that is exact.
-pub(super) fn size_text(bytes: u64) -> String {
+pub fn size_text(bytes: u64) -> String {
     let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     match units.iter().find(|(unit, _)| bytes >= *unit && bytes % unit == 0) {
         Some((unit, name)) => format!("{}{name}", bytes / unit),

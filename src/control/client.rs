@@ -2,10 +2,13 @@
 
 use super::{Request, Response};
 use crate::config::system::cause as words;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Why there is no answer, or not a whole one.
 #[derive(Debug)]
@@ -49,16 +52,58 @@ impl fmt::Display for Failure {
 ///
 /// # Errors
 /// See [`Failure`].
-pub fn ask(
+pub fn ask(path: &Path, request: &Request, each: impl FnMut(Response) -> Result<(), String>) -> Result<u8, Failure> {
+    let unreachable = |cause| Failure::Unreachable { path: path.to_owned(), cause };
+    talk(&UnixStream::connect(path).map_err(unreachable)?, request, each)
+}
+
+/// The same, for what the daemon answers at once: who waits longer than
+/// `patience` for a line of it is told that it does not answer.
+///
+/// # Errors
+/// See [`Failure`].
+pub fn ask_within(
+    patience: Duration,
     path: &Path,
+    request: &Request,
+    each: impl FnMut(Response) -> Result<(), String>,
+) -> Result<u8, Failure> {
+    let unreachable = |cause| Failure::Unreachable { path: path.to_owned(), cause };
+    let stream = connect_now(path).map_err(unreachable)?;
+    stream
+        .set_read_timeout(Some(patience))
+        .and_then(|()| stream.set_write_timeout(Some(patience)))
+        .map_err(unreachable)?;
+    talk(&stream, request, each)
+}
+
+/// Connects, or fails at once where too many wait already, which connect(2)
+/// would wait for without bound.
+fn connect_now(path: &Path) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+fn talk(
+    stream: &UnixStream,
     request: &Request,
     mut each: impl FnMut(Response) -> Result<(), String>,
 ) -> Result<u8, Failure> {
     let line = request.line().map_err(Failure::Broken)?;
-    let stream = UnixStream::connect(path).map_err(|cause| Failure::Unreachable { path: path.to_owned(), cause })?;
-    let broken = |error: io::Error| Failure::Broken(format!("cannot talk to the daemon: {}", words(&error)));
-    (&stream).write_all(&line).map_err(broken)?;
-    let mut answers = BufReader::new(&stream);
+    let broken = |error: io::Error| match error.kind() {
+        // A timeout of the socket's, see socket(7).
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            Failure::Broken("cannot talk to the daemon: it runs, but does not answer".to_owned())
+        }
+        _ => Failure::Broken(format!("cannot talk to the daemon: {}", words(&error))),
+    };
+    let mut to = stream;
+    to.write_all(&line).map_err(broken)?;
+    let mut answers = BufReader::new(stream);
     let mut answer = Vec::new();
     loop {
         answer.clear();

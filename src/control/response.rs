@@ -3,8 +3,8 @@
 use super::Status;
 use serde::{Deserialize, Serialize};
 
-/// One line of an answer: `{"out":"..."}`, `{"err":"..."}`, `{"status":{...}}`,
-/// and at last `{"exit":0}`.
+/// One line of an answer: `{"out":"..."}`, `{"err":"..."}`, `{"progress":"..."}`,
+/// `{"status":{...}}`, and at last `{"exit":0}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Response {
@@ -12,6 +12,9 @@ pub enum Response {
     Out(String),
     /// For its standard error; a newline is added.
     Err(String),
+    /// What happens meanwhile, for a person who watches; a newline is added. A
+    /// program that reads the answer misses nothing without it.
+    Progress(String),
     /// How the children and links are.
     Status(Box<Status>),
     /// The request is done: the client's exit status. Nothing follows.
@@ -33,8 +36,12 @@ mod tests {
 
     #[test]
     fn responses_look_as_documented() {
-        let lines = [Response::Out("a\nb".to_owned()), Response::Err("c".to_owned()), Response::Exit(1)];
+        let progress = Response::Progress("d".to_owned());
+        let lines = [Response::Out("a\nb".to_owned()), Response::Err("c".to_owned()), progress, Response::Exit(1)];
         let text: Vec<u8> = lines.iter().flat_map(Response::line).collect();
-        assert_eq!(String::from_utf8(text).unwrap(), "{\"out\":\"a\\nb\"}\n{\"err\":\"c\"}\n{\"exit\":1}\n");
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "{\"out\":\"a\\nb\"}\n{\"err\":\"c\"}\n{\"progress\":\"d\"}\n{\"exit\":1}\n"
+        );
     }
 }

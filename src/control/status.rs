@@ -4,12 +4,16 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// The version of this shape.
 pub const VERSION: u32 = 1;
 
+/// What plugins count whose rate is of use.
+const COUNTED: [&str; 2] = ["messages", "bytes"];
+
 /// The daemon, its children and its links at one instant.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// [`VERSION`].
     pub version: u32,
@@ -24,6 +28,9 @@ pub struct Status {
     pub since: Timestamp,
     /// How many reloads were applied.
     pub reloads: u64,
+    /// How many log entries are not out: they wait, or were dropped and that is not logged yet.
+    #[serde(default)]
+    pub unlogged: u64,
     /// Every child, in the order of the configuration.
     pub children: Vec<Child>,
     /// Every link, in the order of the configuration.
@@ -63,7 +70,7 @@ pub enum ChildState {
 }
 
 /// One child.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Child {
     /// Its name.
     pub name: String,
@@ -76,6 +83,10 @@ pub struct Child {
     /// When it came into this state.
     #[serde(with = "rfc3339")]
     pub since: Timestamp,
+    /// Whether it ended as it should and is not to be started again, by its
+    /// `restart`: it is down, and nothing is wrong.
+    #[serde(default)]
+    pub finished: bool,
     /// How often it was started again.
     pub restarts: u64,
     /// How its last process ended.
@@ -84,6 +95,10 @@ pub struct Child {
     pub problem: Option<String>,
     /// What its plugin counts.
     pub metrics: BTreeMap<String, u64>,
+    /// How fast it counts, a second, over the moment between two looks of the
+    /// command that shows it; the daemon itself tells none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rates: BTreeMap<String, f64>,
 }
 
 /// How a process ended: `{"code":1,"at":"..."}` or `{"signal":"SIGKILL","at":"..."}`.
@@ -118,14 +133,34 @@ pub struct Link {
     pub queued_bytes: u64,
     /// Bytes that the queue can hold.
     pub capacity_bytes: u64,
-    /// For how long the queue has held bytes of which the sink took none, in milliseconds.
+    /// For how long the sink has taken nothing while bytes waited, in milliseconds.
+    /// The daemon learns of it by being asked: bytes that it sees for the first
+    /// time count from then. Once they have waited for 100 ms, it counts from
+    /// when the sink took something the last time, where the sink keeps a
+    /// ledger, as logger does.
     pub stalled_for_ms: u64,
 }
 
 impl Status {
-    /// Whether the daemon runs and each child is up.
+    /// Whether the daemon runs and each child is up, or finished as it should.
     pub fn all_up(&self) -> bool {
-        self.state == DaemonState::Running && self.children.iter().all(|c| c.state == ChildState::Up)
+        self.state == DaemonState::Running && self.children.iter().all(|c| c.state == ChildState::Up || c.finished)
+    }
+
+    /// Fills in how fast children count, by how they counted so long `before`.
+    pub fn rate(&mut self, before: &Status, elapsed: Duration) {
+        for child in &mut self.children {
+            // Another process may count from zero again.
+            let same = before.children.iter().find(|other| other.name == child.name && other.pid == child.pid);
+            let Some(same) = same.filter(|_| child.pid.is_some() && !elapsed.is_zero()) else { continue };
+            for (&name, counted) in COUNTED.iter().filter_map(|name| Some((name, child.metrics.get(*name)?))) {
+                let more = same.metrics.get(name).and_then(|less| counted.checked_sub(*less));
+                if let Some(more) = more {
+                    let rate = more as f64 / elapsed.as_secs_f64();
+                    child.rates.insert(name.to_owned(), (rate * 10.0).round() / 10.0);
+                }
+            }
+        }
     }
 }
 
@@ -175,15 +210,15 @@ mod tests {
     fn contract() -> serde_json::Value {
         serde_json::json!({
             "version": 1, "pid": 4242, "state": "running", "config": "/etc/plumbd/plumbd.toml",
-            "since": "2026-11-22T15:00:00.000Z", "reloads": 0,
+            "since": "2026-11-22T15:00:00.000Z", "reloads": 0, "unlogged": 0,
             "children": [
-                {"name": "echo", "state": "up", "pid": 4243, "ready": true, "since": "2026-11-22T15:00:01.250Z",
+                {"name": "echo", "state": "up", "pid": 4243, "ready": true, "since": "2026-11-22T15:00:01.250Z", "finished": false,
                  "restarts": 0, "last_exit": null, "problem": null,
                  "metrics": {"connections": 3, "accepted": 10, "refused": 0, "messages": 1234, "bytes": 56789}},
-                {"name": "tidy", "state": "backoff", "pid": null, "ready": false, "since": "2026-11-22T15:00:01.250Z",
+                {"name": "tidy", "state": "backoff", "pid": null, "ready": false, "since": "2026-11-22T15:00:01.250Z", "finished": false,
                  "restarts": 2, "last_exit": {"code": 1, "at": "2026-11-22T15:00:01.250Z"},
                  "problem": "it exits at once", "metrics": {}},
-                {"name": "gone", "state": "down", "pid": null, "ready": false, "since": "2026-11-22T15:00:01.250Z",
+                {"name": "gone", "state": "down", "pid": null, "ready": false, "since": "2026-11-22T15:00:01.250Z", "finished": false,
                  "restarts": 2, "last_exit": {"signal": "SIGKILL", "at": "2026-11-22T15:00:01.250Z"},
                  "problem": null, "metrics": {}}
             ],
@@ -215,5 +250,31 @@ mod tests {
         assert!(status.all_up());
         status.state = DaemonState::Reloading;
         assert!(!status.all_up());
+    }
+
+    #[test]
+    fn a_child_that_finished_is_no_reason_for_alarm() {
+        let mut status: Status = serde_json::from_value(contract()).unwrap();
+        status.children.remove(1);
+        assert!(!status.all_up());
+        status.children[1].finished = true;
+        assert!(status.all_up());
+    }
+
+    #[test]
+    fn rates_are_of_one_process_between_two_looks() {
+        let before: Status = serde_json::from_value(contract()).unwrap();
+        let mut now = before.clone();
+        now.children[0].metrics.insert("messages".to_owned(), 1234 + 100);
+        now.rate(&before, Duration::from_millis(200));
+        assert_eq!(now.children[0].rates, [("bytes".to_owned(), 0.0), ("messages".to_owned(), 500.0)].into());
+        assert!(now.children[1].rates.is_empty());
+        for (pid, messages) in [(Some(5), 2000), (Some(4243), 7)] {
+            let mut other = before.clone();
+            other.children[0].pid = pid;
+            other.children[0].metrics = [("messages".to_owned(), messages)].into();
+            other.rate(&before, Duration::from_millis(200));
+            assert!(other.children[0].rates.is_empty(), "{pid:?}");
+        }
     }
 }

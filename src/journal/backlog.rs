@@ -66,6 +66,17 @@ impl Backlog {
         !self.waiting.is_empty()
     }
 
+    /// The first entry is to go from its beginning: whoever had the first part
+    /// of it is gone.
+    pub(super) fn anew(&mut self) {
+        self.went = 0;
+    }
+
+    /// How many entries did not go, those that wait included.
+    pub(super) fn unsent(&self) -> u64 {
+        self.dropped + self.waiting.iter().map(|item| item.stands_for).sum::<u64>()
+    }
+
     fn put(&mut self, item: Item) {
         self.bytes += item.bytes.len();
         self.waiting.push_back(item);
@@ -106,6 +117,17 @@ mod tests {
         }
         assert_eq!(all(&mut backlog, 2), "one two three ");
         assert_eq!(backlog.bytes, 0);
+    }
+
+    #[test]
+    fn an_entry_that_was_half_out_goes_whole_to_the_next_reader() {
+        let mut backlog = Backlog::default();
+        backlog.push("entry ".into(), note);
+        backlog.went(3);
+        backlog.anew();
+        assert_eq!(all(&mut backlog, 100), "entry ");
+        backlog.anew();
+        assert_eq!(all(&mut backlog, 100), "");
     }
 
     #[test]
@@ -181,8 +203,7 @@ mod tests {
                         backlog.drop_front();
                     }
                 }
-                let waiting: u64 = backlog.waiting.iter().map(|item| item.stands_for).sum();
-                prop_assert_eq!(pushed, gone + waiting + backlog.dropped);
+                prop_assert_eq!(pushed, gone + backlog.unsent());
                 prop_assert!(backlog.bytes <= BOUND);
             }
         }

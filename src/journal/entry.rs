@@ -1,16 +1,17 @@
 //! What an entry is, and how it looks where it goes. Pure but for the clock.
 
 use super::lines::LONGEST;
-use jiff::Timestamp;
+use jiff::{Timestamp, Zoned};
 use log::Level;
-use std::fmt::Write;
-use syslog::{Formatter3164, LogFormat, Severity};
+use std::fmt::{self, Write};
+use std::io;
+use syslog::{Facility, LogFormat, Severity};
 
 /// Whose the daemon's own entries are.
 pub(super) const OWN: &str = "plumbd";
 
 /// How much an entry matters, as syslog(3) counts: 0 the system is unusable, 7 debugging.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Priority(u8);
 
 impl Priority {
@@ -30,6 +31,11 @@ impl Priority {
     /// As sd-daemon(3) writes it, without the angle brackets.
     pub(super) fn number(self) -> u8 {
         self.0
+    }
+
+    /// A warning, or worse.
+    pub(super) fn is_trouble(self) -> bool {
+        self <= Priority::WARNING
     }
 
     fn severity(self) -> Severity {
@@ -73,8 +79,25 @@ pub(super) enum Style {
     Plain,
     /// For systemd's journal, which knows the time.
     Journal,
-    /// For syslog(3): RFC 3164, a datagram an entry.
-    Syslog(Box<Formatter3164>),
+    /// For a syslog daemon: RFC 3164, as syslog(3) writes it to /dev/log; with
+    /// a NUL at its end, which a datagram does without.
+    Syslog(Local3164),
+}
+
+/// RFC 3164 with the time of day here, which is what that means; the syslog
+/// crate's own formatter writes UTC.
+#[derive(Debug)]
+pub(super) struct Local3164 {
+    pub(super) facility: Facility,
+    pub(super) pid: u32,
+}
+
+impl<T: fmt::Display> LogFormat<T> for Local3164 {
+    fn format<W: io::Write>(&self, out: &mut W, severity: Severity, message: T) -> syslog::Result<()> {
+        let priority = self.facility as u8 | severity as u8;
+        let time = Zoned::now().strftime("%b %e %H:%M:%S");
+        write!(out, "<{priority}>{time} {OWN}[{}]: {message}", self.pid).map_err(syslog::Error::Write)
+    }
 }
 
 impl Entry<'_> {
@@ -85,11 +108,12 @@ impl Entry<'_> {
             Style::Plain => format!("{:.3} {} {child}: {text}\n", Timestamp::now(), priority.level()).into_bytes(),
             Style::Journal => format!("<{}>{child}: {text}\n", priority.number()).into_bytes(),
             Style::Syslog(formatter) => {
-                let mut datagram = Vec::new();
+                let mut bytes = Vec::new();
                 formatter
-                    .format(&mut datagram, priority.severity(), format_args!("{child}: {text}"))
-                    .expect("memory takes every byte, and the clock is past 1970");
-                datagram
+                    .format(&mut bytes, priority.severity(), format_args!("{child}: {text}"))
+                    .expect("memory takes every byte");
+                bytes.push(0);
+                bytes
             }
         }
     }
@@ -115,7 +139,7 @@ pub(super) fn priority_of(line: &[u8]) -> (Priority, &[u8]) {
 
 /// The line as text that can forge no entry and steer no terminal: control
 /// characters (but the tab) and bytes that are not UTF-8 as `\xNN`; cut into
-/// parts of at most 8 KiB, at least one.
+/// parts of at most 7 KiB, at least one.
 pub(super) fn escaped_parts(line: &[u8]) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut add = |piece: &str| match parts.last_mut() {
@@ -171,12 +195,13 @@ mod tests {
     }
 
     #[test]
-    fn syslog_sees_facility_and_severity_and_no_newline() {
-        let formatter =
-            Formatter3164 { facility: syslog::Facility::LOG_DAEMON, hostname: None, process: "plumbd".into(), pid: 7 };
-        let line = String::from_utf8(entry("no room").render(&Style::Syslog(Box::new(formatter)))).unwrap();
-        assert!(line.starts_with("<27>"), "{line}");
-        assert!(line.ends_with(" plumbd[7]: echo: no room"), "{line}");
+    fn syslog_sees_facility_and_severity_and_the_time_here() {
+        let style = Style::Syslog(Local3164 { facility: Facility::LOG_DAEMON, pid: 7 });
+        let before = Zoned::now();
+        let line = String::from_utf8(entry("no room").render(&style)).unwrap();
+        let times = [before, Zoned::now()].map(|time| time.strftime("<27>%b %e %H:%M:%S").to_string());
+        let time = line.strip_suffix(" plumbd[7]: echo: no room\0").unwrap_or_else(|| panic!("{line}"));
+        assert!(times.contains(&time.to_owned()), "{line}");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! From the bytes of a child's log pipe to lines.
 
-/// The longest line, in bytes; a longer one comes in parts.
-pub(super) const LONGEST: usize = 8 * 1024;
+/// The longest line, in bytes; a longer one comes in parts. With time, name and
+/// process id before it an entry is within the 8 KiB that rsyslog takes of one
+/// (rsyslog's global option maxMessageSize), and cuts without a word.
+pub(super) const LONGEST: usize = 7 * 1024;
 
 /// Cuts what a child wrote into lines, whichever way its bytes arrive.
 #[derive(Debug, Default)]
@@ -12,7 +14,7 @@ pub struct LineSplitter {
 
 impl LineSplitter {
     /// Takes what was read, and hands on each whole line without its newline,
-    /// and a line above 8 KiB in parts of that length.
+    /// and a line above 7 KiB in parts of that length.
     pub fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(&[u8])) {
         for piece in bytes.split_inclusive(|&b| b == b'\n') {
             let (mut text, ended) = match piece.strip_suffix(b"\n") {

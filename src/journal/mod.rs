@@ -1,9 +1,10 @@
 //! The daemon's log: its own entries and its children's lines, a line each.
 //!
 //! It goes to standard error or to the system's log, never blocks the
-//! supervisor, and loses nothing silently: what can't go now waits in a bounded
-//! backlog; what does not fit there is counted, and the count is logged as
-//! soon as something goes again.
+//! supervisor or a child, and loses nothing silently: what can't go now waits
+//! in a bounded backlog; what does not fit there is counted, and the count is
+//! logged as soon as something goes again. Nor is it flooded: what repeats, and
+//! what a child writes past its share, is counted and summed up (`flood`).
 //!
 //! | where | an entry |
 //! |---|---|
@@ -13,22 +14,26 @@
 //!
 //! The supervisor calls [`start`] once, logs with the macros of the `log` crate
 //! (`target: NAME` for an entry about a child), hands its children's lines to
-//! [`child_line`], and in its loop waits for what [`waiting`] says, then calls
-//! [`flush`]. A plugin calls [`plugin::start`] instead.
+//! [`child_line`], and in its loop waits for what [`waiting`] says, and no longer
+//! than until [`deadline`], then calls [`flush`]. A plugin calls [`plugin::start`] instead.
 
 mod backlog;
 mod entry;
+mod flood;
 mod lines;
 mod output;
 pub mod plugin;
+mod syslog;
 
 pub use lines::LineSplitter;
 
 use backlog::Backlog;
 use entry::{Entry, Priority, Style};
+use flood::{Flow, Sum};
 use log::{LevelFilter, Log, Metadata, Record};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use output::{Output, Sent};
+use output::{Output, RETRY, Sent};
+use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -38,9 +43,33 @@ use std::time::{Duration, Instant};
 pub enum Target {
     /// Standard error; in the form of sd-daemon(3) where systemd's journal reads it.
     Stderr,
-    /// The system's log, through /dev/log.
-    Syslog,
+    /// The system's log, through /dev/log, under this facility: a name of
+    /// [`FACILITIES`].
+    Syslog(&'static str),
 }
+
+/// Facilities by name, and what each is for, as syslog(3) has them.
+pub const FACILITIES: [(&str, &str); 19] = [
+    ("auth", "security and authorization"),
+    ("authpriv", "the same, in private"),
+    ("cron", "clock daemons"),
+    ("daemon", "daemons that have none of their own"),
+    ("ftp", "file transfer"),
+    ("lpr", "printers"),
+    ("mail", "mail"),
+    ("news", "news"),
+    ("syslog", "the syslog daemon itself"),
+    ("user", "programs of users"),
+    ("uucp", "UUCP"),
+    ("local0", "whatever this machine uses it for"),
+    ("local1", "the same"),
+    ("local2", "the same"),
+    ("local3", "the same"),
+    ("local4", "the same"),
+    ("local5", "the same"),
+    ("local6", "the same"),
+    ("local7", "the same"),
+];
 
 /// What the log waits for before more of it can go.
 #[derive(Debug)]
@@ -53,9 +82,6 @@ pub enum Waiting {
     Until(Instant),
 }
 
-/// How long to wait where there is nothing to poll.
-const RETRY: Duration = Duration::from_secs(1);
-
 static JOURNAL: OnceLock<Journal> = OnceLock::new();
 
 /// Starts the log of this process, once, after it daemonized.
@@ -66,7 +92,10 @@ static JOURNAL: OnceLock<Journal> = OnceLock::new();
 pub fn start(target: Target, level: LevelFilter) -> Result<(), String> {
     let output = match target {
         Target::Stderr => Output::stderr().map_err(|e| format!("cannot log to standard error: {e}"))?,
-        Target::Syslog => Output::syslog().map_err(|e| format!("cannot log to syslog: {e}"))?,
+        Target::Syslog(facility) => {
+            let facility = facility.parse().map_err(|()| format!("cannot log to syslog: no facility {facility}"))?;
+            Output::syslog(facility).map_err(|e| format!("cannot log to syslog: {e}"))?
+        }
     };
     let journal = JOURNAL.get_or_init(|| Journal::new(output));
     log::set_logger(journal).map_err(|_| "cannot start the log: it was started before".to_owned())?;
@@ -76,7 +105,7 @@ pub fn start(target: Target, level: LevelFilter) -> Result<(), String> {
 
 /// Whether a syslog daemon listens now. Where none does, entries wait for one.
 pub fn syslog_listens() -> bool {
-    output::syslog_listens()
+    syslog::listens()
 }
 
 /// What is logged from now on.
@@ -84,21 +113,18 @@ pub fn set_level(level: LevelFilter) {
     log::set_max_level(level);
 }
 
-/// Logs a line that a child wrote, without its newline.
+/// Logs a line that a child wrote, without its newline; or counts it, where it
+/// is one too many. Returns whether it was logged.
 ///
 /// It may begin with `<N>`, its priority (sd-daemon(3)); without one it is
 /// information. Control characters and bytes that are not UTF-8 become `\xNN`,
-/// so that no child can forge an entry or steer a terminal. A line above 8 KiB
+/// so that no child can forge an entry or steer a terminal. A line above 7 KiB
 /// becomes several entries.
-pub fn child_line(child: &str, line: &[u8]) {
+pub fn child_line(child: &str, line: &[u8]) -> bool {
     let (priority, text) = entry::priority_of(line);
-    if priority.level() > log::max_level() {
-        return;
-    }
-    if let Some(journal) = JOURNAL.get() {
-        for text in entry::escaped_parts(text) {
-            journal.add(&Entry { priority, child, text: &text });
-        }
+    match JOURNAL.get() {
+        Some(journal) if priority.level() <= log::max_level() => journal.child_line(child, priority, text),
+        _ => true,
     }
 }
 
@@ -112,7 +138,17 @@ pub fn waiting() -> Waiting {
     JOURNAL.get().map_or(Waiting::Nothing, Journal::waiting)
 }
 
-/// Writes the rest before the process ends, for no longer than `bound`.
+/// When [`flush`] has something to sum up, though nothing happens.
+pub fn deadline() -> Option<Instant> {
+    JOURNAL.get().and_then(|journal| journal.state().sum_at)
+}
+
+/// How many entries could not be logged, for now or for good.
+pub fn unsent() -> u64 {
+    JOURNAL.get().map_or(0, |journal| journal.state().backlog.unsent())
+}
+
+/// Sums up, and writes the rest before the process ends, for no longer than `bound`.
 pub fn finish(bound: Duration) {
     if let Some(journal) = JOURNAL.get() {
         journal.finish(Instant::now() + bound);
@@ -131,6 +167,17 @@ struct Journal {
 struct State {
     backlog: Backlog,
     blocked: Blocked,
+    /// By the child's name; the supervisor's own entries under [`entry::OWN`].
+    speakers: HashMap<String, Speaker>,
+    /// When the first of them has something to be summed up.
+    sum_at: Option<Instant>,
+}
+
+/// What was logged of late about a child, and by it: neither hides the other.
+#[derive(Debug, Default)]
+struct Speaker {
+    about: Flow,
+    by: Flow,
 }
 
 /// Why the backlog does not go out.
@@ -155,9 +202,67 @@ impl Journal {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, entry: &Entry<'_>) {
+    fn child_line(&self, child: &str, priority: Priority, line: &[u8]) -> bool {
         let now = Instant::now();
         let mut state = self.state();
+        let goes = state.speak(child, now, |speaker| {
+            let goes = speaker.by.admit_share(priority, line, now);
+            (goes, speaker.by.deadline())
+        });
+        if goes {
+            self.add_escaped(&mut state, priority, child, line, now);
+        }
+        goes
+    }
+
+    fn own_line(&self, priority: Priority, child: &str, line: &[u8]) {
+        let now = Instant::now();
+        let mut state = self.state();
+        let goes = state.speak(child, now, |speaker| {
+            let goes = speaker.about.admit(priority, line, now);
+            (goes, speaker.about.deadline())
+        });
+        if goes {
+            self.add_escaped(&mut state, priority, child, line, now);
+        }
+    }
+
+    /// Sums up what was counted, once it is time; at the `end` all of it.
+    fn sum_up(&self, state: &mut State, now: Instant, end: bool) {
+        if !end && state.sum_at.is_none_or(|at| now < at) {
+            return;
+        }
+        let mut sums = Vec::new();
+        for (child, speaker) in &mut state.speakers {
+            for flow in [&mut speaker.about, &mut speaker.by] {
+                sums.extend(flow.sums(now, end).into_iter().map(|sum| (child.clone(), sum)));
+            }
+        }
+        let deadlines = state.speakers.values().flat_map(|speaker| [speaker.about.deadline(), speaker.by.deadline()]);
+        state.sum_at = deadlines.flatten().min();
+        for (child, sum) in sums {
+            let (priority, text) = match sum {
+                Sum::Again { priority, line, times, within } => {
+                    let mut text = format!("{times} more times in {}: ", seconds(within)).into_bytes();
+                    text.extend_from_slice(&line);
+                    (priority, text)
+                }
+                Sum::LeftOut { lines, within } => {
+                    let text = format!("{lines} more lines in {} are not logged: they are too many", seconds(within));
+                    (Priority::WARNING, text.into_bytes())
+                }
+            };
+            self.add_escaped(state, priority, &child, &text, now);
+        }
+    }
+
+    fn add_escaped(&self, state: &mut State, priority: Priority, child: &str, line: &[u8], now: Instant) {
+        for text in entry::escaped_parts(line) {
+            self.add(state, &Entry { priority, child, text: &text }, now);
+        }
+    }
+
+    fn add(&self, state: &mut State, entry: &Entry<'_>, now: Instant) {
         state.backlog.push(entry.render(&self.style), |dropped| self.note(dropped));
         // Once it is full, the loop says when to go on: a busy child must not
         // cost a failing system call a line.
@@ -167,30 +272,43 @@ impl Journal {
             Blocked::Until(then) => now >= then,
         };
         if go {
-            self.send(&mut state, now);
+            self.send(state, now);
         }
     }
 
     fn note(&self, dropped: u64) -> Vec<u8> {
         let text = if dropped == 1 {
-            "1 log entry was dropped".to_owned()
+            "1 entry could not be logged".to_owned()
         } else {
-            format!("{dropped} log entries were dropped")
+            format!("{dropped} entries could not be logged")
         };
         Entry { priority: Priority::WARNING, child: entry::OWN, text: &text }.render(&self.style)
     }
 
     fn send(&self, state: &mut State, now: Instant) {
         state.blocked = Blocked::No;
+        let mut anew = false;
         while let Some(bytes) = state.backlog.front(|dropped| self.note(dropped)) {
             match self.output.send(bytes) {
-                Sent::Bytes(n) => state.backlog.went(n),
+                Sent::Bytes(n) => {
+                    anew = false;
+                    state.backlog.went(n);
+                }
                 Sent::Full => {
                     state.blocked = Blocked::Full;
                     return;
                 }
-                Sent::Later => {
+                // A reader that goes as soon as it comes is none.
+                Sent::Anew if anew => {
                     state.blocked = Blocked::Until(now + RETRY);
+                    return;
+                }
+                Sent::Anew => {
+                    anew = true;
+                    state.backlog.anew();
+                }
+                Sent::Later(pause) => {
+                    state.blocked = Blocked::Until(now + pause);
                     return;
                 }
                 Sent::Never => {
@@ -211,18 +329,27 @@ impl Journal {
     }
 
     fn flush(&'static self, now: Instant) -> Waiting {
-        self.send(&mut self.state(), now);
+        let mut state = self.state();
+        self.sum_up(&mut state, now, false);
+        if !matches!(state.blocked, Blocked::Until(then) if now < then) {
+            self.send(&mut state, now);
+        }
+        drop(state);
         self.waiting()
     }
 
     fn finish(&'static self, deadline: Instant) {
+        self.sum_up(&mut self.state(), Instant::now(), true);
         loop {
             let now = Instant::now();
             let left = deadline.saturating_duration_since(now);
-            match self.flush(now) {
-                // Where nothing tells when there is room again, a moment more would not help.
-                Waiting::Nothing | Waiting::Until(_) => return,
+            self.send(&mut self.state(), now);
+            match self.waiting() {
+                Waiting::Nothing => return,
                 _ if left.is_zero() => return,
+                // Nobody takes anything before the process is gone.
+                Waiting::Until(then) if then >= deadline => return,
+                Waiting::Until(then) => std::thread::sleep(then.saturating_duration_since(now)),
                 Waiting::Writable(fd) => {
                     let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
                     // Interrupted or not: the loop asks the time and tries again.
@@ -231,6 +358,25 @@ impl Journal {
             }
         }
     }
+}
+
+impl State {
+    /// Has one of them speak, and learns when that is to be summed up.
+    fn speak(&mut self, name: &str, now: Instant, say: impl FnOnce(&mut Speaker) -> (bool, Option<Instant>)) -> bool {
+        if !self.speakers.contains_key(name) {
+            // Names come and go with the configuration.
+            self.speakers.retain(|_, speaker| !(speaker.about.is_idle(now) && speaker.by.is_idle(now)));
+            self.speakers.insert(name.to_owned(), Speaker::default());
+        }
+        let (goes, sum_at) = self.speakers.get_mut(name).map_or((true, None), say);
+        self.sum_at = [self.sum_at, sum_at].into_iter().flatten().min();
+        goes
+    }
+}
+
+/// As `5 s`, `0.3 s`.
+fn seconds(time: Duration) -> String {
+    format!("{} s", (time.as_secs_f64() * 10.0).round() / 10.0)
 }
 
 impl Log for Journal {
@@ -245,9 +391,7 @@ impl Log for Journal {
         let child = entry::child_of(record.target());
         let priority = Priority::from(record.level());
         for line in record.args().to_string().lines() {
-            for text in entry::escaped_parts(line.as_bytes()) {
-                self.add(&Entry { priority, child, text: &text });
-            }
+            self.own_line(priority, child, line.as_bytes());
         }
     }
 

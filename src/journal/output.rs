@@ -5,7 +5,9 @@
 //! MSG_DONTWAIT; pipes and terminals are opened a second time through /proc,
 //! which gives an open file description that is this process's own.
 
-use super::entry::Style;
+use super::entry::{Local3164, Style};
+use super::syslog::Syslog;
+use ::syslog::Facility;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -13,16 +15,16 @@ use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
-use syslog::{Facility, Formatter3164};
+use std::path::Path;
+use std::time::Duration;
 
 /// The most that goes in one write to a pipe or terminal that other processes'
 /// flags rule: where poll(2) says that a pipe has room, it has room for this.
 const SHARED_WRITE: usize = 4096;
 
-/// Where a syslog daemon listens (syslog(3)).
-const SYSLOG: &str = "/dev/log";
+/// How long to wait where there is nothing to poll: the disk is full, no
+/// syslog daemon runs.
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 /// Where entries go.
 #[derive(Debug)]
@@ -44,8 +46,8 @@ enum How {
     Shared,
     /// A regular file never waits (not in the sense of poll(2)).
     File,
-    /// The socket of a syslog daemon: MSG_DONTWAIT, and connect again when it restarts.
-    Syslog(PathBuf),
+    /// A syslog daemon.
+    Syslog(Syslog),
 }
 
 /// What became of a write.
@@ -55,8 +57,10 @@ pub(super) enum Sent {
     Bytes(usize),
     /// No room: poll(2) tells when.
     Full,
-    /// Not now, and nothing tells when.
-    Later,
+    /// Not now, and nothing tells when: try again after this time.
+    Later(Duration),
+    /// Another one reads from now on: the entry is to go from its beginning.
+    Anew,
     /// Not these bytes, ever: nobody reads any more.
     Never,
 }
@@ -92,60 +96,41 @@ impl Output {
     ///
     /// # Errors
     /// EMFILE, ENFILE. That nobody listens is none.
-    pub(super) fn syslog() -> io::Result<Output> {
-        Output::syslog_at(Path::new(SYSLOG))
+    pub(super) fn syslog(facility: Facility) -> io::Result<Output> {
+        Output::syslog_at(Path::new(super::syslog::PATH), facility)
     }
 
-    fn syslog_at(path: &Path) -> io::Result<Output> {
-        // One socket for good, connected anew as often as it takes: whoever
-        // polls it need not learn another number.
-        let socket = UnixDatagram::unbound()?;
-        let fd = OwnedFd::from(socket);
-        Ok(Output { fd, how: How::Syslog(path.to_owned()), journal: false })
+    fn syslog_at(path: &Path, facility: Facility) -> io::Result<Output> {
+        let (syslog, fd) = Syslog::at(path, facility)?;
+        Ok(Output { fd, how: How::Syslog(syslog), journal: false })
     }
 
     /// How entries look here.
     pub(super) fn style(&self) -> Style {
-        match self.how {
-            How::Syslog(_) => Style::Syslog(Box::new(Formatter3164 {
-                facility: Facility::LOG_DAEMON,
-                hostname: None,
-                process: "plumbd".to_owned(),
-                pid: std::process::id(),
-            })),
+        match &self.how {
+            How::Syslog(syslog) => Style::Syslog(Local3164 { facility: syslog.facility(), pid: std::process::id() }),
             _ if self.journal => Style::Journal,
             _ => Style::Plain,
         }
     }
 
-    /// Writes what goes at once.
+    /// Writes what goes at once of an entry, or of the rest of it.
     pub(super) fn send(&self, bytes: &[u8]) -> Sent {
         loop {
             let result = match &self.how {
-                How::Socket => self.send_now(bytes),
+                How::Socket => send_now(&self.fd, bytes),
                 How::Own | How::File => nix::unistd::write(&self.fd, bytes),
                 How::Shared => self.write_shared(bytes),
-                How::Syslog(path) => self.send_now(bytes).or_else(|e| match e {
-                    Errno::ENOTCONN | Errno::ECONNREFUSED | Errno::ECONNRESET => {
-                        connect(&self.fd, path).and_then(|()| self.send_now(bytes))
-                    }
-                    other => Err(other),
-                }),
+                How::Syslog(syslog) => return syslog.send(&self.fd, bytes),
             };
             return match result {
                 Ok(n) => Sent::Bytes(n),
                 Err(Errno::EINTR) => continue,
                 Err(Errno::EAGAIN) => Sent::Full,
-                Err(Errno::ENOSPC | Errno::EDQUOT | Errno::ENOBUFS | Errno::ENOMEM) => Sent::Later,
-                Err(Errno::EMSGSIZE) => Sent::Never,
-                Err(_) if matches!(self.how, How::Syslog(_)) => Sent::Later,
+                Err(Errno::ENOSPC | Errno::EDQUOT | Errno::ENOBUFS | Errno::ENOMEM) => Sent::Later(RETRY),
                 Err(_) => Sent::Never,
             };
         }
-    }
-
-    fn send_now(&self, bytes: &[u8]) -> nix::Result<usize> {
-        send(self.fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
     }
 
     fn write_shared(&self, bytes: &[u8]) -> nix::Result<usize> {
@@ -163,21 +148,15 @@ impl AsFd for Output {
     }
 }
 
-/// Whether somebody listens at [`SYSLOG`].
-pub(super) fn syslog_listens() -> bool {
-    UnixDatagram::unbound().is_ok_and(|socket| socket.connect(SYSLOG).is_ok())
+/// Sends to a socket without waiting, whatever its flags.
+pub(super) fn send_now(socket: &OwnedFd, bytes: &[u8]) -> nix::Result<usize> {
+    send(socket.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
 }
 
 /// The same pipe or terminal with flags of our own (proc(5), /proc/self/fd).
 fn open_again(fd: &OwnedFd) -> nix::Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     open(path.as_str(), OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty())
-}
-
-/// Connects a datagram socket, also one that is connected: it never waits.
-fn connect(fd: &OwnedFd, path: &Path) -> nix::Result<()> {
-    let address = nix::sys::socket::UnixAddr::new(path)?;
-    nix::sys::socket::connect(fd.as_raw_fd(), &address)
 }
 
 /// Whether `DEVICE:INODE` is this file (systemd.exec(5), JOURNAL_STREAM).

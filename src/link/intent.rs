@@ -72,7 +72,8 @@ const HEADER: usize = 0;
 const PHASE: usize = 1;
 const PROMISES: [usize; 2] = [2, 10];
 const UNTRUSTED: [usize; 2] = [18, 19];
-const WORDS: usize = 20;
+const BEGAN: [usize; 3] = [20, 21, 22];
+const WORDS: usize = 23;
 
 const IDLE: u64 = 0;
 
@@ -122,9 +123,11 @@ impl Intent {
         Found::Writing(Promise { batch, file: FileId { device, inode }, offset, length })
     }
 
-    /// Makes the header a new one, with nothing under way.
+    /// Makes the header a new one, with nothing under way. When a file began
+    /// outlives the machine's end.
     pub fn reset(&self) {
-        (PHASE..WORDS).for_each(|word| self.set(word, 0));
+        let kept = if self.get(HEADER) == MAGIC { BEGAN[0] } else { WORDS };
+        (PHASE..kept).for_each(|word| self.set(word, 0));
         self.set(HEADER, MAGIC);
     }
 
@@ -160,6 +163,22 @@ impl Intent {
     pub fn set_untrusted(&self, file: Option<FileId>) {
         self.set(UNTRUSTED[0], file.map_or(0, |f| f.device));
         self.set(UNTRUSTED[1], file.map_or(0, |f| f.inode));
+    }
+
+    /// When the first message of that file came, in microseconds since 1970,
+    /// where that is known.
+    pub fn began(&self, file: FileId) -> Option<i64> {
+        let [device, inode, time] = BEGAN.map(|word| self.get(word));
+        (file == FileId { device, inode }).then_some(i64::from_le_bytes(time.to_le_bytes()))
+    }
+
+    /// Remembers that.
+    pub fn set_began(&self, file: FileId, time: i64) {
+        // Number 0 is no file's: killed in between, it is no file's time.
+        self.set(BEGAN[1], 0);
+        self.set(BEGAN[0], file.device);
+        self.set(BEGAN[2], u64::from_le_bytes(time.to_le_bytes()));
+        self.set(BEGAN[1], file.inode);
     }
 
     /// The highest batch id in it.
@@ -312,6 +331,30 @@ mod tests {
         intent.boot[1] ^= 1;
         intent.promise(&promise(5));
         assert_eq!(open_after(intent, &folder).found(), Found::OtherBoot);
+    }
+
+    #[test]
+    fn when_a_file_began_is_whole_or_unknown_and_outlives_a_reset() {
+        let files = [FileId { device: 1, inode: 2 }, FileId { device: 3, inode: 4 }];
+        for stores in 0.. {
+            let folder = tempfile::tempdir().unwrap();
+            let intent = open(&folder);
+            // Of a file that is no intent file nothing is believed.
+            (0..WORDS).for_each(|word| intent.set(word, 7));
+            intent.reset();
+            assert_eq!(intent.began(FileId { device: 7, inode: 7 }), None);
+            intent.set_began(files[0], 50);
+            intent.reset();
+            assert_eq!(intent.began(files[0]), Some(50));
+            let killed = killed_after(stores, || intent.set_began(files[1], -60));
+            let [first, second] = files.map(|file| intent.began(file));
+            assert!(first.is_none_or(|time| time == 50 && second.is_none()));
+            assert!(second.is_none_or(|time| time == -60));
+            if !killed {
+                assert_eq!(second, Some(-60));
+                return;
+            }
+        }
     }
 
     #[test]

@@ -51,6 +51,23 @@ pub static PLUGINS: [Plugin; 2] = [
     },
 ];
 
+/// What plugins start for work beside their own. It plays no role in a
+/// configuration.
+pub static HELPERS: [Plugin; 1] = [Plugin {
+    name: logger::archivist::NAME,
+    about: "compresses and removes rotated message files",
+    source: false,
+    sink: false,
+    instances: false,
+    metrics: &[],
+    run: logger::archivist::run,
+}];
+
+/// What `plumbd plugin NAME` runs.
+pub fn program(name: &str) -> Option<&'static Plugin> {
+    PLUGINS.iter().chain(&HELPERS).find(|p| p.name == name)
+}
+
 /// The plugin of that name.
 pub fn find(name: &str) -> Option<&'static Plugin> {
     PLUGINS.iter().find(|p| p.name == name)

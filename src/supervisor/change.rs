@@ -183,14 +183,16 @@ impl Supervisor {
         self.dirty = true;
         if bad.is_empty() {
             log::info!("ready");
-            notify("READY=1\nSTATUS=all children are ready");
+            // Whoever started this process as a daemon knows its caller only.
+            let main = if self.must_start { format!("MAINPID={}\n", std::process::id()) } else { String::new() };
+            notify(&format!("{main}READY=1\nSTATUS=all children are ready"));
             self.ready.ready();
             return;
         }
         let why = bad.join("; ");
         log::error!("not all children are up: {why}");
         if self.must_start {
-            self.ready.failed(&why);
+            // Whoever waits for it is told when nothing of it is left.
             self.failed_start = Some(why);
             self.begin_end();
         } else {
@@ -217,7 +219,9 @@ impl Supervisor {
         }
         log::info!("stopping");
         notify("STOPPING=1");
-        self.ready.failed("it was told to stop before all children were ready");
+        if self.failed_start.is_none() {
+            self.ready.failed("it was told to stop before all children were ready");
+        }
         for child in self.children.values_mut() {
             child.pending = false;
             child.drain_starts = 0;
@@ -278,15 +282,16 @@ impl Supervisor {
             .collect();
         let end = if lost.is_empty() {
             log::info!("stopped");
-            self.failed_start.take().map_or(Ok(()), |why| Err(format!("cannot start: {why}")))
+            self.failed_start.take().map_or(Ok(()), Err)
         } else {
             Err(format!("stopped, but nobody took {}", lost.join(", ")))
         };
+        // If the service manager starts the next one, clients have waited for
+        // it, and what nobody took is there again. Else it forgets them itself.
+        let unsaved = self.links.stored(|held| self.links.queued(held) > 0);
+        self.store.keep(&self.sockets.stored_at_the_end().chain(unsaved).collect());
         // Whoever is told that it is over may start the next one at once.
         self.sockets = Sockets::default();
-        // What nobody took is there again if the service manager starts the next one.
-        let unsaved = self.links.stored(|held| self.links.queued(held) > 0).collect();
-        self.store.keep(&unsaved);
         self.server.close();
         self.answer_shutdown(&end);
         self.end = Some(end);

@@ -3,6 +3,7 @@
 
 use super::child::{Action, Event};
 use super::core::Supervisor;
+use super::logs::LOG_REST;
 use super::notify::Said;
 use super::poll::{Id, Token};
 use super::spawn;
@@ -21,10 +22,7 @@ use std::time::{Duration, Instant};
 const REST_OF_GROUP: Duration = Duration::from_secs(1);
 /// How often to look whether it is gone, where no SIGCHLD tells.
 const LOOK_FOR_GROUP: Duration = Duration::from_millis(1);
-/// From one child's log pipe a round, so that one that writes without end
-/// keeps nobody waiting.
-pub(super) const LOG_READ: usize = 64 * 1024;
-/// Notifications from one child a round, for the same reason as [`LOG_READ`].
+/// Notifications from one child a round, for the same reason as `LOG_ROUND`.
 const NOTIFICATIONS: usize = 64;
 
 /// A child whose process is reaped, and its number so no longer its own.
@@ -48,7 +46,7 @@ impl Supervisor {
     }
 
     fn watch(&self, child: &Supervised, id: Id) -> std::io::Result<()> {
-        self.poll.add(&child.holdings.log.read, self.log_flags(), Token::Log(id))?;
+        self.poll.add(&child.holdings.log.read, EpollFlags::EPOLLIN, Token::Log(id))?;
         if let Some(socket) = &child.holdings.notify {
             self.poll.add(socket, EpollFlags::EPOLLIN, Token::Notify(id))?;
         }
@@ -75,7 +73,7 @@ impl Supervisor {
     /// Lets go of a child that is down.
     pub(super) fn forget(&mut self, id: Id) {
         // As much as its pipe holds; somebody that it left behind may go on writing.
-        self.read_log(id, LOG_READ);
+        self.read_log(id, LOG_REST);
         if let Some(child) = self.children.remove(&id) {
             self.unwatch(&child);
             self.by_name.remove(&child.config.name);
@@ -95,6 +93,7 @@ impl Supervisor {
             if std::mem::discriminant(&before) != std::mem::discriminant(&child.machine.state) {
                 child.since = Timestamp::now();
                 self.dirty = true;
+                self.tell_of(id);
             }
             for action in actions {
                 events.extend(self.act(id, action));
@@ -241,25 +240,6 @@ impl Supervisor {
         }
     }
 
-    /// Logs up to `most` bytes of what a child wrote.
-    pub(super) fn read_log(&mut self, id: Id, most: usize) {
-        let Some(child) = self.children.get_mut(&id) else { return };
-        let mut bytes = [0u8; 16 * 1024];
-        let mut left = most;
-        while left > 0 {
-            let want = left.min(bytes.len());
-            match nix::unistd::read(&child.holdings.log.read, &mut bytes[..want]) {
-                Ok(n) if n > 0 => {
-                    let name = &child.config.name;
-                    child.lines.feed(&bytes[..n], |line| journal::child_line(name, line));
-                    left -= n;
-                }
-                Err(nix::errno::Errno::EINTR) => {}
-                Ok(_) | Err(_) => return,
-            }
-        }
-    }
-
     /// Reaps every dead process: children, and orphans below them.
     pub(super) fn reap(&mut self) {
         loop {
@@ -320,10 +300,12 @@ impl Supervisor {
         // Its last words, why it could not start among them, come first.
         self.on_exec(id);
         self.on_notify(id);
-        self.read_log(id, LOG_READ);
+        self.read_log(id, LOG_REST);
         let Some(child) = self.children.get_mut(&id) else { return };
         let name = &child.config.name;
-        child.lines.finish(|line| journal::child_line(name, line));
+        child.lines.finish(|line| {
+            journal::child_line(name, line);
+        });
         child.ended = Some(Timestamp::now());
         child.says = None;
         for fd in [child.exec.take(), child.ready.take()].into_iter().flatten() {

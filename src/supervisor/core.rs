@@ -3,8 +3,9 @@
 use super::Options;
 use super::change::Phase;
 use super::child::Event;
-use super::children::{LOG_READ, Leaving};
+use super::children::Leaving;
 use super::links::Links;
+use super::logs::LOG_ROUND;
 use super::poll::{Id, Poll, Token};
 use super::ready::Ready;
 use super::requests::Waiter;
@@ -62,9 +63,13 @@ pub struct Supervisor {
     pub(super) look_at: Option<Instant>,
     pub(super) accept_at: Option<Instant>,
     pub(super) journal_watched: Option<BorrowedFd<'static>>,
-    pub(super) log_paused: bool,
+    /// Children that wrote more to the log than is logged, not read until then.
+    pub(super) quiet: Vec<Id>,
+    pub(super) quiet_until: Option<Instant>,
     pub(super) phase: Phase,
     pub(super) waiters: Vec<Waiter>,
+    /// The connection of the operator who asked for the reload under way.
+    pub(super) follower: Option<u32>,
     pub(super) ready: Ready,
     /// Each child has been up once, or is known not to be.
     pub(super) has_started: bool,
@@ -125,9 +130,11 @@ impl Supervisor {
             look_at: None,
             accept_at: None,
             journal_watched: None,
-            log_paused: false,
+            quiet: Vec::new(),
+            quiet_until: None,
             phase: Phase::Starting,
             waiters: Vec::new(),
+            follower: None,
             ready: Ready::default(),
             has_started: false,
             must_start: daemonized,
@@ -154,8 +161,8 @@ impl Supervisor {
     }
 
     /// The loop.
-    pub(super) fn run(mut self, ready: Ready) -> Result<(), String> {
-        self.ready = ready;
+    pub(super) fn run(mut self, ready: &mut Ready) -> Result<(), String> {
+        self.ready = std::mem::take(ready);
         log::info!("supervises {} children, configured by {}", self.children.len(), self.loaded.name);
         let mut events = Vec::new();
         loop {
@@ -165,6 +172,7 @@ impl Supervisor {
             }
             self.flush_log();
             if let Some(end) = self.end.take() {
+                *ready = std::mem::take(&mut self.ready);
                 return end;
             }
             let timeout = self.timeout();
@@ -184,7 +192,8 @@ impl Supervisor {
         };
         let child = self.timers.first().map(|&(at, _)| at);
         let watchdog = self.watchdog.as_ref().map(|watchdog| watchdog.next);
-        let nearest = [child, self.look_at, self.accept_at, journal, watchdog].into_iter().flatten().min();
+        let deadlines = [child, self.look_at, self.accept_at, self.quiet_until, journal, journal::deadline(), watchdog];
+        let nearest = deadlines.into_iter().flatten().min();
         nearest.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
@@ -195,7 +204,7 @@ impl Supervisor {
             Token::Connection(id) => self.on_connection(id, flags),
             Token::Exec(id) => self.on_exec(id),
             Token::Log(id) => {
-                self.read_log(id, LOG_READ);
+                self.read_log(id, LOG_ROUND);
             }
             Token::Notify(id) => self.on_notify(id),
             Token::Ready(id) => self.on_ready(id),
@@ -225,6 +234,7 @@ impl Supervisor {
             }
             self.step(id, Event::Tick);
         }
+        self.listen_again(now);
         self.feed_watchdog(now);
         if self.look_at.is_some_and(|at| at <= now) {
             self.look_at = None;
@@ -301,40 +311,6 @@ impl Supervisor {
                 self.server.forget(id);
             }
         }
-    }
-
-    /// Writes what the log's output takes. While it takes nothing, children's
-    /// lines wait in their pipes.
-    fn flush_log(&mut self) {
-        let waiting = journal::flush();
-        match (&waiting, self.journal_watched) {
-            (Waiting::Writable(fd), None) => {
-                if self.poll.add(fd, EpollFlags::EPOLLOUT, Token::Journal).is_ok() {
-                    self.journal_watched = Some(*fd);
-                } else {
-                    self.look_after(SHORT_OF_DESCRIPTORS);
-                }
-            }
-            (Waiting::Nothing | Waiting::Until(_), Some(fd)) => {
-                self.poll.remove(fd);
-                self.journal_watched = None;
-            }
-            (Waiting::Writable(_), Some(_)) | (Waiting::Nothing | Waiting::Until(_), None) => {}
-        }
-        let pause = !matches!(waiting, Waiting::Nothing);
-        if pause != self.log_paused {
-            self.log_paused = pause;
-            let flags = self.log_flags();
-            for (&id, child) in &self.children {
-                if let Err(error) = self.poll.change(&child.holdings.log.read, flags, Token::Log(id)) {
-                    log::error!(target: &child.config.name, "cannot watch its log pipe: {error}");
-                }
-            }
-        }
-    }
-
-    pub(super) fn log_flags(&self) -> EpollFlags {
-        if self.log_paused { EpollFlags::empty() } else { EpollFlags::EPOLLIN }
     }
 
     pub(super) fn set_pending(&mut self, id: Id) {

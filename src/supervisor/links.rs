@@ -8,10 +8,15 @@ use crate::link::ledger::View;
 use crate::link::{Intake, Kept, Link};
 use crate::plugin;
 use crate::sys::pipe::{self, Pipe};
+use jiff::Timestamp;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
+
+/// Bytes may wait at any instant; those that do for so long wait for a sink
+/// that takes none.
+const NO_ACCIDENT: Duration = Duration::from_millis(100);
 
 /// A link and its kernel objects.
 #[derive(Debug)]
@@ -26,6 +31,8 @@ pub struct Held {
     pub replies: Option<Pipe>,
     /// When bytes were first seen to wait, and how many the sink had taken then.
     seen: Option<(Instant, u64)>,
+    /// When none were seen to wait the last time.
+    idle_at: Timestamp,
 }
 
 /// An intake, and a look into its ledger.
@@ -171,7 +178,14 @@ impl Links {
             (None, false) if !shared => Some(Link::to_stdin(link.capacity)?),
             (None, false) => None,
         };
-        let mut held = Held { config: link.clone(), queue: id.clone(), intake: None, replies: None, seen: None };
+        let mut held = Held {
+            config: link.clone(),
+            queue: id.clone(),
+            intake: None,
+            replies: None,
+            seen: None,
+            idle_at: Timestamp::now(),
+        };
         if let Some(made) = made {
             let real = made.capacity()?;
             if real < link.capacity {
@@ -258,31 +272,55 @@ impl Links {
     /// Bytes that wait in a link: in its queue, in staging, and carried over in
     /// the ledger.
     pub fn queued(&self, held: &Held) -> usize {
-        let staged = held
-            .intake
-            .as_ref()
-            .map_or(0, |held| pipe::bytes_in(&held.intake.staging.read).unwrap_or(0) + held.view.carried());
+        self.untaken(held) + held.intake.as_ref().map_or(0, |held| held.view.carried())
+    }
+
+    /// The same without what the sink carries: half a line that it took, and
+    /// whose other half nobody wrote yet, is no delay of the sink's.
+    fn untaken(&self, held: &Held) -> usize {
+        let staged = held.intake.as_ref().map_or(0, |held| pipe::bytes_in(&held.intake.staging.read).unwrap_or(0));
         pipe::bytes_in(&self.queue(held).read).unwrap_or(0) + staged
     }
 
-    /// Notes which links have bytes that wait, and for how long none of them
-    /// was taken. It can only know from one look to the next, so the answer is
-    /// a lower bound.
-    pub fn look(&mut self, now: Instant) -> Vec<(usize, Duration)> {
-        let queued: Vec<usize> = self.held.iter().map(|held| self.queued(held)).collect();
-        let mut answers = Vec::with_capacity(queued.len());
-        for (held, queued) in self.held.iter_mut().zip(queued) {
+    /// How many bytes wait in each link, and for how long its sink has taken
+    /// nothing while some did.
+    ///
+    /// Nobody tells the supervisor when bytes come, and it has no timer for it:
+    /// it knows what it saw at earlier looks, and, of a sink with a ledger,
+    /// when that took something. So a first look only notes what waits.
+    pub fn look(&mut self, now: Instant, clock: Timestamp) -> Vec<(usize, Duration)> {
+        let sizes: Vec<(usize, usize)> = self.held.iter().map(|held| (self.queued(held), self.untaken(held))).collect();
+        let mut answers = Vec::with_capacity(sizes.len());
+        for (held, (queued, untaken)) in self.held.iter_mut().zip(sizes) {
             // Another batch, or, where nobody tells, another number of bytes.
-            let taken = held.intake.as_ref().map_or(queued as u64, |intake| intake.view.batch());
+            let batch = held.intake.as_ref().map(|intake| intake.view.batch());
+            let taken = batch.unwrap_or(untaken as u64);
             held.seen = match held.seen {
-                _ if queued == 0 => None,
+                _ if untaken == 0 => None,
                 Some((since, before)) if before == taken => Some((since, taken)),
                 _ => Some((now, taken)),
             };
-            answers.push((queued, held.seen.map_or(Duration::ZERO, |(since, _)| now.duration_since(since))));
+            if untaken == 0 {
+                held.idle_at = clock;
+            }
+            let seen = held.seen.map_or(Duration::ZERO, |(since, _)| now.duration_since(since));
+            answers.push((queued, batch.map_or(seen, |batch| stalled(seen, clock, held.idle_at, batch))));
         }
         answers
     }
+}
+
+/// For how long a sink with a ledger has taken nothing, where bytes were seen
+/// to wait for it for `seen`: since its last batch, whose id is the time
+/// (nanoseconds since 1970), or since nothing waited, whichever was later.
+fn stalled(seen: Duration, clock: Timestamp, idle_at: Timestamp, batch: u64) -> Duration {
+    if seen < NO_ACCIDENT {
+        return seen;
+    }
+    let batch = Timestamp::from_nanosecond(i128::from(batch)).unwrap_or(Timestamp::UNIX_EPOCH);
+    let since = clock.duration_since(batch.max(idle_at));
+    // A clock that was set back makes this no less than what was seen.
+    Duration::try_from(since).unwrap_or(Duration::ZERO).max(seen)
 }
 
 /// A link that an earlier supervisor left.
@@ -321,5 +359,36 @@ impl HeldIntake {
     fn new(intake: Intake) -> io::Result<HeldIntake> {
         let view = View::open(&intake.ledger)?;
         Ok(HeldIntake { intake, view })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn a_stall_is_counted_from_the_last_batch_or_from_when_nothing_waited() {
+        let batch = 1000 * 1_000_000_000;
+        let long = Duration::from_millis(200);
+        assert_eq!(stalled(long, at(1060), at(900), batch), Duration::from_secs(60));
+        assert_eq!(stalled(long, at(1060), at(1050), batch), Duration::from_secs(10));
+        assert_eq!(stalled(long, at(1060), at(900), 0), Duration::from_secs(160));
+    }
+
+    #[test]
+    fn bytes_that_were_only_just_seen_are_no_stall() {
+        let just = Duration::from_millis(3);
+        assert_eq!(stalled(just, at(5000), at(900), 0), just);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_leaves_what_was_seen() {
+        let long = Duration::from_secs(7);
+        assert_eq!(stalled(long, at(10), at(900), 1000 * 1_000_000_000), long);
+        assert_eq!(stalled(long, at(10), at(5), u64::MAX), long);
     }
 }

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `core` | the loop, and what each event leads to |
 //! | `children` | children's processes, and what comes from them |
+//! | `logs` | what they write to the log, and how it goes out |
 //! | `change` | what takes several steps: start, shutdown |
 //! | `reload` | from one configuration to another, and back |
 //! | `requests`, `server` | operators' requests, and their connections |
@@ -22,6 +23,7 @@ pub mod child;
 mod children;
 mod core;
 pub mod links;
+mod logs;
 mod notify;
 mod poll;
 pub mod ready;
@@ -52,5 +54,5 @@ pub struct Options {
 /// What it could not do before the first child was started, untold to `ready`;
 /// or, at the end, why the start failed, or what was lost.
 pub fn run(options: Options, ready: &mut Ready) -> Result<(), String> {
-    core::Supervisor::open(options)?.run(std::mem::take(ready))
+    core::Supervisor::open(options)?.run(ready)
 }

@@ -139,7 +139,11 @@ impl Supervisor {
 
     /// Does what can fail of the configuration itself; the children come next.
     fn begin_reload(&mut self, loaded: Loaded, course: Course, waiter: Option<u32>) -> Result<(), String> {
-        let plan = plan::plan(self.model(), &loaded.model);
+        let mut plan = plan::plan(self.model(), &loaded.model);
+        if matches!(course.way, Way::Back { .. }) {
+            // What is on those lines by now is the configuration that failed.
+            plan.file = None;
+        }
         let addresses = loaded.model.children.iter().flat_map(|child| &child.listen);
         let sockets = self.sockets.bind_new(addresses, &self.store)?;
         let links = self.links.make_new(&loaded.model, &self.store)?;
@@ -148,6 +152,7 @@ impl Supervisor {
             log::info!("reload: {line}");
         }
         self.say(waiter, &text);
+        self.follower = waiter;
         let going = plan
             .children
             .iter()
@@ -195,6 +200,10 @@ impl Supervisor {
     /// until it has shown that it serves.
     fn carry_out(&mut self, winding: Winding) {
         let Winding { loaded, plan, sockets, links, course, waiter, .. } = winding;
+        self.progress(match course.way {
+            Way::There { .. } => "the new configuration holds from here",
+            Way::Back { .. } => "the configuration of before holds again from here",
+        });
         let before = std::mem::replace(&mut self.loaded, loaded);
         self.needs = order::needs(self.model());
         let model = self.loaded.model.clone();

@@ -7,6 +7,8 @@ use super::reload::WRONG_CONFIGURATION;
 use crate::config::plan;
 use crate::control::status::{self, Status};
 use crate::control::{Request, Response};
+use jiff::Timestamp;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
 
@@ -77,6 +79,9 @@ impl Supervisor {
             Ok(loaded) => {
                 let plan = plan::plan(self.model(), &loaded.model);
                 self.say(Some(connection), &plan.to_string());
+                if plan.is_empty() {
+                    self.say(Some(connection), "nothing would change");
+                }
                 self.finish(Some(connection), 0);
             }
             Err(problems) => self.refuse_as(Some(connection), problems.trim_end(), WRONG_CONFIGURATION),
@@ -97,6 +102,7 @@ impl Supervisor {
             }
         }
         let names: Vec<String> = ids.iter().map(|id| self.children[id].config.name.clone()).collect();
+        self.waiters.push(Waiter::Children { connection, names: names.clone(), goal });
         for (&id, name) in ids.iter().zip(&names) {
             let running = self.children.get(&id).is_some_and(|child| child.machine.pid().is_some());
             match goal {
@@ -122,7 +128,6 @@ impl Supervisor {
                 }
             }
         }
-        self.waiters.push(Waiter::Children { connection, names, goal });
         self.dirty = true;
     }
 
@@ -203,6 +208,42 @@ impl Supervisor {
         }
     }
 
+    /// Tells whoever follows the reload under way what happens in it. The log
+    /// is told elsewhere.
+    pub(super) fn progress(&mut self, text: &str) {
+        self.tell_progress(self.follower, text);
+    }
+
+    fn tell_progress(&mut self, connection: Option<u32>, text: &str) {
+        if let Some(connection) = connection {
+            self.server.answer(connection, &Response::Progress(text.to_owned()));
+            self.rewatch_connection(connection);
+        }
+    }
+
+    /// A child's state has changed: who waits for it, or follows a reload, is
+    /// told as it happens.
+    pub(super) fn tell_of(&mut self, id: Id) {
+        let Some(child) = self.children.get(&id) else { return };
+        let name = &child.config.name;
+        let mut followers: BTreeSet<u32> = self.follower.into_iter().collect();
+        followers.extend(self.waiters.iter().filter_map(|waiter| match waiter {
+            Waiter::Children { connection, names, .. } if names.contains(name) => Some(*connection),
+            _ => None,
+        }));
+        if followers.is_empty() {
+            return;
+        }
+        let what = match (&child.machine.state, &child.machine.problem) {
+            (State::Up { pid, .. }, _) => format!("{name}: up, process {pid}"),
+            (State::Backoff { .. } | State::Failed, Some(why)) => format!("{name}: {}, {why}", child.state()),
+            _ => format!("{name}: {}", child.state()),
+        };
+        for connection in followers {
+            self.tell_progress(Some(connection), &what);
+        }
+    }
+
     /// The last word: why not.
     pub(super) fn refuse(&mut self, connection: Option<u32>, why: &str) {
         self.refuse_as(connection, why, 1);
@@ -218,6 +259,9 @@ impl Supervisor {
 
     /// The last word: the exit status of who asked.
     pub(super) fn finish(&mut self, connection: Option<u32>, exit: u8) {
+        if self.follower == connection {
+            self.follower = None;
+        }
         if let Some(connection) = connection {
             self.server.answer(connection, &Response::Exit(exit));
             self.rewatch_connection(connection);
@@ -225,7 +269,7 @@ impl Supervisor {
     }
 
     fn status(&mut self) -> Status {
-        let waits = self.links.look(Instant::now());
+        let waits = self.links.look(Instant::now(), Timestamp::now());
         let links = self
             .links
             .iter()
@@ -247,10 +291,12 @@ impl Supervisor {
                 pid: child.machine.pid().map(nix::unistd::Pid::as_raw),
                 ready: child.machine.is_up(),
                 since: child.since,
+                finished: child.finished(),
                 restarts: child.machine.restarts,
                 last_exit: child.last_exit(),
                 problem: problem.or_else(|| waits_for.map(|other| format!("waits for {other}"))),
                 metrics: child.metrics(),
+                rates: std::collections::BTreeMap::new(),
             }
         });
         Status {
@@ -260,6 +306,7 @@ impl Supervisor {
             config: self.model().file.as_ref().map(|file| file.display().to_string()),
             since: self.since,
             reloads: self.reloads,
+            unlogged: crate::journal::unsent(),
             children: children.collect(),
             links,
         }

@@ -44,6 +44,13 @@ impl Sockets {
         own.map(|(address, held)| (socket_name(address), held.socket.as_fd()))
     }
 
+    /// Those of them that a restart takes over: a Unix socket's name goes at the
+    /// end, for nobody may start again.
+    pub fn stored_at_the_end(&self) -> impl Iterator<Item = (String, BorrowedFd<'_>)> {
+        let nameless = self.held.iter().filter(|(address, held)| !held.lent && !matches!(address, Address::Unix(_)));
+        nameless.map(|(address, held)| (socket_name(address), held.socket.as_fd()))
+    }
+
     /// Binds those addresses that are not held yet and that the service manager
     /// has no socket for, all or none: the new ones are given back, to be [kept](Sockets::keep) when everything else is
     /// ready too.

@@ -205,6 +205,9 @@ fn command(child: &Child) -> io::Result<(CString, Vec<CString>)> {
         // This process's own executable, also where its file was replaced or
         // removed since: supervisor and plugins are of one version.
         Program::Plugin(name) => {
+            if !process::shows_itself() {
+                return Err(io::Error::other("built-in plugins need /proc, which is not mounted"));
+            }
             let arguments = [c"plumbd".to_owned(), c"plugin".to_owned(), c_string(name.as_bytes())?];
             Ok((c"/proc/self/exe".to_owned(), arguments.to_vec()))
         }

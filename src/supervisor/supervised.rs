@@ -4,7 +4,7 @@
 use super::child::{Machine, Policy, State};
 use super::notify;
 use super::spawn::Holdings;
-use crate::config::model::{Child, Program, Ready};
+use crate::config::model::{Child, Program, Ready, Restart};
 use crate::control::status::{ChildState, Ended, LastExit};
 use crate::journal::LineSplitter;
 use crate::plugin;
@@ -139,6 +139,15 @@ impl Supervised {
     pub fn stuck(&self) -> Option<&str> {
         let late = self.started?.elapsed() >= self.machine.policy.ready_timeout;
         self.says.as_deref().filter(|_| late && matches!(self.machine.state, State::Starting { .. }))
+    }
+
+    /// Whether it did what it was there for: it ended well, and its policy says
+    /// that it is not started again. One that an operator stopped did not.
+    pub fn finished(&self) -> bool {
+        let machine = &self.machine;
+        let ended_well = machine.last_exit.is_some_and(|exit| exit.success());
+        let over = machine.state == State::Down && !self.pending && !self.held_down;
+        over && ended_well && machine.policy.restart != Restart::Always
     }
 
     /// Its state, in the contract's words.

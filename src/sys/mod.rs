@@ -3,7 +3,9 @@
 //! This is the only module that may hold `unsafe`; each block says what it
 //! relies on. Everything above it is safe Rust.
 
+pub mod background;
 pub mod map;
+pub mod name;
 pub mod pipe;
 pub mod process;
 pub mod signals;

@@ -380,8 +380,12 @@ pub fn group_exists(group: Pid) -> bool {
 /// (`SigCgt` in proc_pid_status(5)): the default action of SIGUSR1 is death.
 ///
 /// # Errors
-/// EPERM.
+/// EPERM; or /proc is none, or of other processes than this one sees, where
+/// the number would be somebody else's.
 pub fn signal_if_caught(pid: Pid, signal: Signal) -> io::Result<bool> {
+    if std::fs::read_link("/proc/self").ok() != Some(getpid().to_string().into()) {
+        return Err(io::Error::other("/proc is not mounted in this pid namespace"));
+    }
     let status = match std::fs::read_to_string(format!("/proc/{pid}/status")) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -410,6 +414,11 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(soft)
+}
+
+/// Whether /proc tells what this process runs: it is to be executed again.
+pub fn shows_itself() -> bool {
+    std::fs::symlink_metadata("/proc/self/exe").is_ok()
 }
 
 /// Becomes the parent of every orphan below (PR_SET_CHILD_SUBREAPER, prctl(2)).

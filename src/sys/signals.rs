@@ -1,5 +1,6 @@
 //! Signals as something to poll: signal-hook's self-pipe.
 
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 use std::io;
@@ -13,7 +14,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Catches these signals from now on.
+    /// Catches these signals from now on, also where whoever started this
+    /// process had blocked them: a mask goes through fork and exec (signal(7)).
     ///
     /// # Errors
     /// EMFILE, ENFILE; EINVAL for a signal that can't be caught.
@@ -22,6 +24,8 @@ impl Signals {
         read.set_nonblocking(true)?;
         write.set_nonblocking(true)?;
         let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, signals)?;
+        let caught: SigSet = signals.iter().filter_map(|&number| Signal::try_from(number).ok()).collect();
+        sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&caught), None)?;
         Ok(Signals { delivery })
     }
 
@@ -30,6 +34,15 @@ impl Signals {
     pub fn pending(&mut self) -> impl Iterator<Item = i32> {
         self.delivery.pending()
     }
+}
+
+/// Has this process hear of its children's ends, also where whoever started it
+/// ignored SIGCHLD: that goes through exec, and wait(2) then knows no children.
+pub fn hear_of_children() {
+    #[allow(unsafe_code)]
+    // SAFETY: the default disposition runs no code of this process.
+    let set = unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) };
+    debug_assert!(set.is_ok(), "SIGCHLD has a disposition");
 }
 
 impl AsFd for Signals {

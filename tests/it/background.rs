@@ -12,6 +12,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
 
+const NO_LOG: &str = "plumbd: daemon.log is \"stderr\", which a daemon has none of: nothing is logged\n";
+
+const RUN: [&str; 4] = ["run", "--daemon", "--pid-file", "pid"];
+
 /// A folder with a configuration, whose daemon does not outlive the test.
 struct Folder {
     dir: TempDir,
@@ -20,7 +24,7 @@ struct Folder {
 impl Folder {
     fn new(config: &str) -> Folder {
         let dir = tempfile::tempdir().unwrap();
-        // In this place nobody need listen on /dev/log.
+        // Nobody need listen on /dev/log here; so nothing is logged, and it says so.
         fs::write(dir.path().join("plumbd.toml"), format!("daemon.log = \"stderr\"\n{config}")).unwrap();
         Folder { dir }
     }
@@ -31,10 +35,16 @@ impl Folder {
 
     /// `plumbd run --daemon`: its exit status and standard error.
     fn run(&self) -> (i32, String) {
-        let words = ["run", "--daemon", "--pid-file", "pid"];
-        let output = command(self.dir.path(), &words).output().unwrap();
+        self.run_by(Command::new(env!("CARGO_BIN_EXE_plumbd")))
+    }
+
+    /// The same by a program that becomes it.
+    fn run_by(&self, command: Command) -> (i32, String) {
+        let output = prepared(command, self.dir.path(), &RUN).output().unwrap();
         assert!(output.stdout.is_empty());
-        (output.status.code().expect("it takes too long"), String::from_utf8(output.stderr).unwrap())
+        let said = String::from_utf8(output.stderr).unwrap();
+        let said = said.strip_prefix(NO_LOG).unwrap_or_else(|| panic!("{said}"));
+        (output.status.code().expect("it takes too long"), said.to_owned())
     }
 
     fn pid(&self) -> Option<i32> {
@@ -64,9 +74,26 @@ impl Drop for Folder {
 }
 
 fn command(dir: &Path, words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_plumbd"));
+    prepared(Command::new(env!("CARGO_BIN_EXE_plumbd")), dir, words)
+}
+
+fn prepared(mut command: Command, dir: &Path, words: &[&str]) -> Command {
     command.args(words).current_dir(dir).env_remove("PLUMBD_CONTROL").timeout(Duration::from_secs(60));
     command
+}
+
+fn assert_streams_are_null(pid: i32) {
+    for number in 0..=2 {
+        assert_eq!(fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap(), Path::new("/dev/null"));
+    }
+}
+
+/// Session and terminal (0: none) of a process, as proc_pid_stat(5) has them.
+fn session(pid: i32) -> (i32, i32) {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // After the state come parent, group, session, terminal.
+    let mut fields = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().skip(3).map(|n| n.parse().unwrap());
+    (fields.next().unwrap(), fields.next().unwrap())
 }
 
 const SLEEPER: &str = "[children.x]\ncommand = [\"/bin/sleep\", \"1000\"]\n";
@@ -91,8 +118,7 @@ fn a_child_that_is_not_ready_in_time_is_the_reason() {
     let (status, why) = folder.run();
     assert_eq!(status, 1);
     assert!(why.starts_with("plumbd: cannot start x: "), "{why}");
-    wait_for("the daemon is gone", || (!folder.path("pid").exists()).then_some(()));
-    assert!(!folder.path("plumbd.sock").exists());
+    assert!(!folder.path("pid").exists() && !folder.path("plumbd.sock").exists(), "nothing of it is left");
 }
 
 #[test]
@@ -131,4 +157,90 @@ fn a_daemon_holds_nothing_that_its_caller_had_open() {
     let held: Vec<PathBuf> = open.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok()).collect();
     assert!(!held.contains(&folder.path("theirs")), "{held:?}");
     assert!(held.contains(&folder.path("pid")), "{held:?}");
+}
+
+#[test]
+fn a_daemon_has_no_terminal_and_outlives_that_of_its_caller() {
+    let folder = Folder::new(SLEEPER);
+    // A terminal that is gone once the caller has ended.
+    let caller = format!("{} {}", env!("CARGO_BIN_EXE_plumbd"), RUN.join(" "));
+    let mut script = std::process::Command::new("script");
+    let status = script.args(["-qec", &caller, "/dev/null"]).current_dir(folder.dir.path()).output().unwrap().status;
+    assert!(status.success());
+    let pid = folder.pid().unwrap();
+    let (session, terminal) = session(pid);
+    assert_eq!(terminal, 0);
+    assert_ne!(session, pid, "a leader of a session could get a terminal");
+    assert!(!alive(session), "nobody else is in its session");
+    assert!(folder.status().all_up());
+    assert_streams_are_null(pid);
+}
+
+#[test]
+fn it_starts_where_no_standard_stream_is_open() {
+    let folder = Folder::new(SLEEPER);
+    let script = format!("exec {} {} <&- >&- 2>&-", env!("CARGO_BIN_EXE_plumbd"), RUN.join(" "));
+    let mut shell = std::process::Command::new("sh");
+    assert!(shell.args(["-c", &script]).current_dir(folder.dir.path()).status().unwrap().success());
+    assert!(folder.status().all_up());
+    assert_streams_are_null(folder.pid().unwrap());
+}
+
+#[test]
+fn signals_that_its_caller_blocked_or_ignored_reach_it() {
+    let folder = Folder::new(SLEEPER);
+    let mut env = Command::new("env");
+    env.args(["--block-signal", "--ignore-signal", env!("CARGO_BIN_EXE_plumbd")]);
+    assert_eq!(folder.run_by(env), (0, String::new()));
+    let status = folder.status();
+    let child = status.children[0].pid.unwrap();
+    kill(child, nix::libc::SIGKILL);
+    wait_for("a dead child is seen", || (folder.status().children[0].pid != Some(child)).then_some(()));
+    kill(status.pid, nix::libc::SIGTERM);
+    wait_for("the daemon is gone", || (!alive(status.pid)).then_some(()));
+    assert!(!folder.path("pid").exists());
+}
+
+#[test]
+fn a_relative_configuration_is_read_again_where_it_was() {
+    let folder = Folder::new(SLEEPER);
+    assert_eq!(folder.run(), (0, String::new()));
+    fs::write(folder.path("here"), "#!/bin/sh\nexec sleep 1000\n").unwrap();
+    fs::set_permissions(folder.path("here"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let config = format!("daemon.log = \"stderr\"\n{SLEEPER}[children.y]\ncommand = [\"./here\"]\n");
+    fs::write(folder.path("plumbd.toml"), config).unwrap();
+    command(folder.dir.path(), &["reload"]).assert().success();
+    let status = folder.status();
+    assert!(status.all_up() && status.children.len() == 2, "{status:?}");
+}
+
+#[test]
+fn of_two_that_start_at_once_one_holds_the_pid_file() {
+    let folder = Folder::new(SLEEPER);
+    let (one, other) = std::thread::scope(|scope| {
+        let one = scope.spawn(|| folder.run());
+        let other = scope.spawn(|| folder.run());
+        (one.join().unwrap(), other.join().unwrap())
+    });
+    let (won, lost) = if one.0 == 0 { (one, other) } else { (other, one) };
+    assert_eq!(won, (0, String::new()));
+    assert_eq!(lost.0, 1);
+    assert!(lost.1.starts_with("plumbd: cannot lock the pid file "), "{}", lost.1);
+    assert_eq!(folder.pid(), Some(folder.status().pid));
+}
+
+#[test]
+fn the_service_manager_is_told_who_the_daemon_is() {
+    let folder = Folder::new(SLEEPER);
+    let manager = std::os::unix::net::UnixDatagram::bind(folder.path("notify")).unwrap();
+    let mut plumbd = Command::new(env!("CARGO_BIN_EXE_plumbd"));
+    plumbd.env("NOTIFY_SOCKET", folder.path("notify"));
+    assert_eq!(folder.run_by(plumbd), (0, String::new()));
+    let mut said = [0; 1000];
+    let len = manager.recv(&mut said).unwrap();
+    let said = String::from_utf8_lossy(&said[..len]).into_owned();
+    let pid = folder.pid().unwrap();
+    assert!(said.lines().any(|line| line == format!("MAINPID={pid}")), "{said}");
+    assert!(said.lines().any(|line| line == "READY=1"), "{said}");
+    assert_eq!(folder.status().pid, pid);
 }

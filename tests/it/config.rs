@@ -66,8 +66,18 @@ fn check(text: &[u8], name: &str, root: bool) -> Result<Model, Problems> {
     config::check_text_on(text, name, Path::new(BASE), &Pretend { root })
 }
 
+/// Whether a text is a configuration, for whoever is root on a system that is
+/// the same everywhere.
+pub fn is_right(text: &str) -> bool {
+    check(text.as_bytes(), "text", true).is_ok()
+}
+
+/// Folders under tests/config.
+pub const GOOD: &str = "good";
+pub const BAD: &str = "bad";
+
 /// The `.toml` files of a folder under tests/config, by name.
-fn files(folder: &str) -> Vec<PathBuf> {
+pub fn files(folder: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config").join(folder);
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect();
@@ -173,9 +183,7 @@ fn the_commented_configuration_has_every_key() {
 
 #[test]
 fn every_default_is_right() {
-    let all =
-        [keys::FILE, keys::DAEMON, keys::CHILD, keys::BACKOFF, keys::START_LIMIT, keys::LINK, keys::ECHO, keys::LOGGER];
-    for key in all.into_iter().flatten().filter(|key| !key.default.is_empty()) {
+    for key in keys::TABLES.iter().flat_map(|(_, keys)| *keys).filter(|key| !key.default.is_empty()) {
         let text = format!("{} = {}", key.name, key.default);
         assert!(text.parse::<toml::Table>().is_ok(), "{text}");
     }

@@ -242,3 +242,102 @@ fn status_tells_the_contracts_facts() {
     assert!(next.since >= one.since && next.last_exit.unwrap().at >= one.since);
     daemon.stop();
 }
+
+/// `plumbd WORDS` in the daemon's folder: exit status, standard output, standard error.
+fn plumbd(daemon: &Daemon, words: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_plumbd"));
+    let output = command.args(words).current_dir(daemon.dir.path()).env_remove("PLUMBD_CONTROL").output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn a_child_that_finished_as_it_should_is_no_reason_for_alarm() {
+    let once = |name: &str, code: u8| {
+        format!("[children.{name}]\ncommand = [\"sh\", \"-c\", \"exit {code}\"]\nrestart = \"never\"\n")
+    };
+    let mut daemon = Daemon::start(&format!("{ONE}{}", once("setup", 0)));
+    wait_for("it finished", || daemon.child("setup").finished.then_some(()));
+    let (status, out, _) = plumbd(&daemon, &["status"]);
+    assert_eq!(status, 0, "{out}");
+    assert!(out.lines().any(|line| line.starts_with("setup  finished")) && !out.contains('!'), "{out}");
+    // One that an operator stopped is another matter, and so is one that failed.
+    daemon.done(&Request::Stop { children: vec!["one".into()] });
+    let (status, out, _) = plumbd(&daemon, &["status"]);
+    assert_eq!(status, 4);
+    assert!(out.contains("! one: it is down; `plumbd start one` starts it"), "{out}");
+    daemon.done(&Request::Start { children: vec!["one".into()] });
+    let mut other = Daemon::start(&once("broken", 7));
+    wait_for("it failed", || other.child("broken").last_exit.map(|_| ()));
+    assert!(!other.child("broken").finished);
+    assert_eq!(plumbd(&other, &["status"]).0, 4);
+    other.stop();
+    daemon.stop();
+}
+
+#[test]
+fn a_daemon_that_hangs_is_told_from_one_that_does_not_run() {
+    let mut daemon = Daemon::start(ONE);
+    daemon.signal(nix::libc::SIGSTOP);
+    wait_for("it stands", || (crate::daemon::state(daemon.pid()) == Some('T')).then_some(()));
+    let (status, out, err) = plumbd(&daemon, &["status"]);
+    assert_eq!((status, out.as_str()), (1, ""));
+    assert_eq!(err, "plumbd: cannot talk to the daemon: it runs, but does not answer\n");
+    daemon.signal(nix::libc::SIGCONT);
+    assert_eq!(plumbd(&daemon, &["status"]).0, 0);
+    daemon.stop();
+}
+
+#[test]
+fn half_a_line_that_a_sink_carries_is_queued_and_no_stall() {
+    let mut daemon = Daemon::start(
+        "[children.source]\ncommand = [\"sh\", \"-c\", \"printf half; exec sleep 1000\"]\n\
+         [children.logger]\nplugin = \"logger\"\nsettings = { file = \"messages.log\" }\n\
+         [[links]]\nfrom = \"source\"\nto = \"logger\"\n",
+    );
+    // Later than it takes to tell an accident from a stall: bytes that counted
+    // would have stood since the first look.
+    let start = std::time::Instant::now();
+    wait_for("it is carried", || {
+        let link = daemon.link("source", "logger");
+        let late = start.elapsed() > std::time::Duration::from_millis(300);
+        (late && link.queued_bytes == 4 && link.stalled_for_ms == 0).then_some(())
+    });
+    daemon.stop();
+}
+
+#[test]
+fn one_status_is_enough_to_see_that_a_sink_stands_and_since_when() {
+    let port = crate::daemon::free_port();
+    let mut daemon = Daemon::start(&format!(
+        "[children.echo]\nplugin = \"echo\"\nlisten = [\"tcp://127.0.0.1:{port}\"]\n\
+         [children.logger]\nplugin = \"logger\"\nsettings = {{ file = \"messages.log\" }}\n\
+         [[links]]\nfrom = \"echo\"\nto = \"logger\"\n"
+    ));
+    let mut client = daemon.connect(port);
+    let mut echo = [0; 4];
+    let before = std::time::Instant::now();
+    client.write_all(b"one\n").unwrap();
+    client.read_exact(&mut echo).unwrap();
+    let saved = std::time::Instant::now();
+    let logger = daemon.child_pid("logger");
+    kill(logger, nix::libc::SIGSTOP);
+    wait_for("it stands", || (crate::daemon::state(logger) == Some('T')).then_some(()));
+    client.write_all(b"two\n").unwrap();
+    let stalled = wait_for("a status that tells", || {
+        // The first that sees bytes wait, by looking twice, tells all there is to tell.
+        let least = saved.elapsed();
+        let (_, out, _) = plumbd(&daemon, &["status", "--json"]);
+        let status: plumbd::control::Status = serde_json::from_str(&out).unwrap();
+        let link = &status.links[0];
+        let stalled = std::time::Duration::from_millis(link.stalled_for_ms);
+        (link.queued_bytes > 0 && stalled > least).then_some(stalled)
+    });
+    assert!(stalled <= before.elapsed(), "{stalled:?} of {:?}", before.elapsed());
+    let (status, out, _) = plumbd(&daemon, &["status"]);
+    assert_eq!(status, 0, "it is up all the same: {out}");
+    kill(logger, nix::libc::SIGCONT);
+    client.read_exact(&mut echo).unwrap();
+    wait_for("it flows", || (daemon.link("echo", "logger").stalled_for_ms == 0).then_some(()));
+    daemon.stop();
+}

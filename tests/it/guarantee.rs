@@ -5,6 +5,7 @@
 use crate::daemon::{DEADLINE, Daemon, alive, children_of, free_port, kill, wait_for};
 use crate::load::checker::{self, Format, Verdict};
 use crate::load::generator::{self, Outcome, Plan};
+use crate::load::rotated;
 use nix::libc::SIGKILL;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -16,25 +17,30 @@ use std::time::Duration;
 /// How many times a test kills.
 const KILLS: u32 = 40;
 
-struct Service {
+pub(crate) struct Service {
     port: u16,
     format: Format,
-    daemon: Daemon,
+    pub(crate) daemon: Daemon,
 }
 
 impl Service {
     fn start(echo_after: &str, format: Format) -> Service {
+        Service::with(echo_after, format, "")
+    }
+
+    /// With more settings of the logger.
+    pub(crate) fn with(echo_after: &str, format: Format, settings: &str) -> Service {
         let port = free_port();
-        Service { port, format, daemon: Daemon::start(&Service::config(echo_after, format, port)) }
+        Service { port, format, daemon: Daemon::start(&Service::config(echo_after, format, port, settings)) }
     }
 
     /// The same under a service manager that keeps its descriptors.
     fn start_managed(echo_after: &str, format: Format) -> Service {
         let port = free_port();
-        Service { port, format, daemon: Daemon::start_managed(&Service::config(echo_after, format, port)) }
+        Service { port, format, daemon: Daemon::start_managed(&Service::config(echo_after, format, port, "")) }
     }
 
-    fn config(echo_after: &str, format: Format, port: u16) -> String {
+    fn config(echo_after: &str, format: Format, port: u16, settings: &str) -> String {
         format!(
             r#"
             [daemon]
@@ -53,6 +59,7 @@ impl Service {
             [children.logger.settings]
             file = "messages.log"
             format = "{}"
+            {settings}
             [[links]]
             from = "echo"
             to = "logger"
@@ -62,7 +69,7 @@ impl Service {
     }
 
     /// Clients that go on until told to stop, on a thread of their own.
-    fn load(&self, first: u32) -> Load {
+    pub(crate) fn load(&self, first: u32) -> Load {
         let plan = Plan {
             address: ([127, 0, 0, 1], self.port).into(),
             connections: 20,
@@ -84,15 +91,18 @@ impl Service {
         size / 128
     }
 
-    /// Waits until the file has grown by some more messages.
-    fn wait_progress(&self) {
+    /// Waits until the file has grown by some more messages, or is a new one.
+    pub(crate) fn wait_progress(&self) {
         let before = self.messages();
-        wait_for("messages are saved", || (self.messages() > before + 20).then_some(()));
+        wait_for("messages are saved", || {
+            let now = self.messages();
+            (now > before + 20 || now < before).then_some(())
+        });
     }
 
     fn check(&self, outcome: &Outcome) -> Verdict {
-        let file = self.daemon.read("messages.log");
-        checker::check(file.as_slice(), self.format, &outcome.connections).unwrap()
+        let all = rotated::open(&self.daemon.path("messages.log")).unwrap();
+        checker::check(all, self.format, &outcome.connections).unwrap()
     }
 
     /// The verdict must be clean, and about something.
@@ -106,13 +116,13 @@ impl Service {
     }
 }
 
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Outcome>,
 }
 
 impl Load {
-    fn end(self) -> Outcome {
+    pub(crate) fn end(self) -> Outcome {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
     }
@@ -180,6 +190,30 @@ fn saved_survives_kills_of_both() {
 #[test]
 fn synced_survives_kills_of_both() {
     survives_kills_of(&["logger", "echo"], "synced", Format::Text);
+}
+
+#[test]
+#[ignore = "needs half a minute, run by .ci/run"]
+fn saved_survives_kills_while_the_file_is_rotated_and_compressed() {
+    let rotate = r#"rotate = { size = "64KiB", compress = "gzip" }"#;
+    let mut service = Service::with("saved", Format::Text, rotate);
+    let file = service.daemon.path("messages.log");
+    let load = service.load(0);
+    let began = std::time::Instant::now();
+    while rotated::archives(&file).unwrap().len() < 3 {
+        assert!(began.elapsed() < DEADLINE * 4, "it is not rotated\nlog:\n{}", service.daemon.log());
+        service.wait_progress();
+        moment();
+        for name in ["logger", "echo"] {
+            let pid = service.daemon.child_pid_when_up(name);
+            kill(pid, SIGKILL);
+            service.daemon.wait_replaced(name, pid);
+        }
+    }
+    service.wait_progress();
+    let outcome = load.end();
+    service.daemon.stop();
+    service.assert_kept(&outcome);
 }
 
 /// Kills the supervisor (and its children, where `all`) while clients are
@@ -256,7 +290,8 @@ fn survives_kills_under_a_manager(all: bool, echo_after: &str) {
     service.daemon.stop();
     service.assert_kept(&outcome);
     assert_eq!(outcome.refused, 0, "a client was refused");
-    service.daemon.manager().wait_stored(&[]);
+    // Its links are empty; its socket is there for a restart.
+    service.daemon.manager().wait_stored(&[&format!("listen/tcp%3A//127.0.0.1%3A{}", service.port)]);
 }
 
 #[test]

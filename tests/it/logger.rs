@@ -252,7 +252,7 @@ fn when_the_supervisor_is_dead_it_goes_on_until_its_links_end() {
     let mut rig = Rig::with("raw", Lines);
     let mut supervisor = rig.start_under(&["/bin/sh", "-c", "\"$@\" & echo $! >\"$0\"; wait", &rig.pid_file()]);
     rig.wait_notified("READY=1");
-    let pid = std::fs::read_to_string(rig.pid_file()).unwrap().trim().parse().unwrap();
+    let pid = wait_until("its number is told", || std::fs::read_to_string(rig.pid_file()).ok()?.trim().parse().ok());
     let pid = nix::unistd::Pid::from_raw(pid);
     supervisor.kill_and_reap();
     let state = || {

@@ -1,6 +1,7 @@
 //! A supervisor that is just enough for one logger: it makes the links, holds
 //! them, and starts one incarnation after the other.
 
+use crate::load::rotated;
 use nix::unistd::dup;
 use plumbd::link::handover::{Inbound, Links, Protocol};
 use plumbd::link::record::{ACK_LEN, Ack, Flags, Head, Peer};
@@ -122,7 +123,26 @@ impl Rig {
         std::fs::read(self.path()).unwrap_or_default()
     }
 
+    /// What is in the message file, behind all that was rotated from it.
+    pub(crate) fn all_bytes(&self) -> Vec<u8> {
+        let mut all = Vec::new();
+        rotated::open(&self.path()).unwrap().read_to_end(&mut all).unwrap();
+        all
+    }
+
     /// The same as text.
+    pub(crate) fn all_text(&self) -> String {
+        String::from_utf8(self.all_bytes()).unwrap()
+    }
+
+    /// What was rotated from the message file, the oldest first, in whatever form.
+    pub(crate) fn archives(&self) -> Vec<PathBuf> {
+        let mut all = self.files("m.log.2");
+        all.sort();
+        all
+    }
+
+    /// The message file as text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8(self.bytes()).unwrap()
     }
@@ -158,10 +178,19 @@ impl Rig {
 
     /// Starts a logger under another program, say strace and its arguments.
     pub(crate) fn start_under(&self, wrapper: &[&str]) -> Logger {
+        self.start_plugin("logger", wrapper)
+    }
+
+    /// Starts a logger's archivist, under another program.
+    pub(crate) fn start_archivist(&self, wrapper: &[&str]) -> Logger {
+        self.start_plugin("logger-archivist", wrapper)
+    }
+
+    fn start_plugin(&self, name: &str, wrapper: &[&str]) -> Logger {
         // A socket holds few of them; a logger would wait for one that nobody reads.
         self.receive();
         let plumbd = env!("CARGO_BIN_EXE_plumbd");
-        let words: Vec<&str> = wrapper.iter().copied().chain([plumbd, "plugin", "logger"]).collect();
+        let words: Vec<&str> = wrapper.iter().copied().chain([plumbd, "plugin", name]).collect();
         let mut given = Vec::new();
         let inbound = self.links.iter().map(|link| link.hand_over(&mut given)).collect();
         let settings = memory_file(c"settings", 0).unwrap();

@@ -31,8 +31,15 @@ fn only_what_changed_gets_another_process() {
         "[children.same]\n{SLEEP}[children.changed]\n{SLEEP}umask = \"0077\"\n\
          [children.policy]\n{SLEEP}restart = \"never\"\nstop_timeout = \"3s\"\n[children.new]\n{SLEEP}"
     ));
-    assert!(words(&said).contains("restart changed (line 3): umask changes keep policy"), "{said}");
-    assert!(words(&said).contains("start new (line 10): it is new stop gone"), "{said}");
+    let file = daemon.path("plumbd.toml").display().to_string();
+    for line in [
+        format!("restart changed {file}:5: umask changes"),
+        format!("keep policy {file}:8: restart changes; its process stays"),
+        format!("keep policy {file}:9: stop_timeout changes; its process stays"),
+        format!("start new {file}:10: it is new stop gone it is not in the new configuration"),
+    ] {
+        assert!(words(&said).contains(&line), "{line:?} is not in {said}");
+    }
     let status = daemon.status();
     assert_eq!((status.state, status.reloads), (DaemonState::Running, 1));
     let names: Vec<&str> = status.children.iter().map(|child| child.name.as_str()).collect();

@@ -32,7 +32,7 @@ fn kill_all(daemon: &mut Daemon) {
 }
 
 #[test]
-fn sockets_and_links_are_stored_while_they_are_in_use_and_not_after() {
+fn sockets_and_links_are_stored_while_they_are_in_use_and_sockets_for_a_restart() {
     let (first, second) = (free_port(), free_port());
     let mut daemon = Daemon::start_managed(&echo_and_logger(first));
     let stored = |daemon: &Daemon, port: u16| {
@@ -49,7 +49,16 @@ fn sockets_and_links_are_stored_while_they_are_in_use_and_not_after() {
     daemon.reload(&echo_and_logger(first));
     stored(&daemon, first);
     daemon.stop();
-    daemon.manager().wait_stored(&[]);
+    daemon.manager().wait_stored(&[&format!("listen/tcp%3A//127.0.0.1%3A{first}")]);
+    // A client that comes now waits for the restart.
+    let mut client = daemon.connect(first);
+    client.write_all(b"early\n").unwrap();
+    daemon.start_again();
+    let mut echo = [0; 6];
+    client.read_exact(&mut echo).unwrap();
+    assert_eq!(&echo, b"early\n");
+    drop(client);
+    daemon.stop();
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Ordinary programs that end: started again, or not, or given up; and what
 //! they leave behind.
 
-use crate::daemon::{Daemon, alive, children_of, kill, wait_for};
+use crate::daemon::{Daemon, alive, children_of, free_port, kill, wait_for};
 use plumbd::control::Request;
 use plumbd::control::status::{ChildState, DaemonState, Ended};
 use std::time::{Duration, Instant};
@@ -44,6 +44,30 @@ fn policies_decide_whether_a_child_comes_again() {
         let problem = (code != 0).then(|| format!("exited with status {code}, and restart = \"never\""));
         assert_eq!(child.problem, problem, "{name}");
         assert_eq!(daemon.read_text(name), "start\n");
+    }
+    daemon.stop();
+}
+
+#[test]
+fn plugins_have_names_in_process_lists() {
+    let port = free_port();
+    let mut daemon = Daemon::start(&format!(
+        r#"
+        [children.echo]
+        plugin = "echo"
+        listen = ["tcp://127.0.0.1:{port}"]
+        [children.store]
+        plugin = "logger"
+        [children.store.settings]
+        file = "messages.log"
+        [[links]]
+        from = "echo"
+        to = "store"
+        "#
+    ));
+    for (child, name) in [("echo", "plumbd-echo\n"), ("store", "plumbd-logger\n")] {
+        let comm = format!("/proc/{}/comm", daemon.child_pid(child));
+        assert_eq!(std::fs::read_to_string(comm).unwrap(), name);
     }
     daemon.stop();
 }
@@ -243,7 +267,7 @@ fn one_that_writes_without_end_keeps_nobody_from_being_served() {
         "#,
     );
     daemon.wait_state(DaemonState::Running);
-    wait_for("pressure: a log pipe is full, and who writes it waits", || {
+    wait_for("a log pipe is full, and who writes it waits a moment", || {
         let pid = daemon.child_pid("louder");
         let text = std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
         let state = crate::daemon::state(pid);

@@ -20,7 +20,12 @@ pub(crate) struct Place {
 /// Runs a logger to that place and kills it there. `false`: it ended before
 /// it came there, with success.
 pub(crate) fn kill_at(rig: &Rig, place: Place) -> bool {
-    let logger = rig.start_under(&["/bin/sh", "-c", "kill -STOP $$; exec \"$@\"", "sh"]);
+    kill_started_at(|wrapper| rig.start_under(wrapper), place)
+}
+
+/// The same with whatever else begins with a flock(2), started under a wrapper.
+pub(crate) fn kill_started_at(start: impl FnOnce(&[&str]) -> Logger, place: Place) -> bool {
+    let logger = start(&["/bin/sh", "-c", "kill -STOP $$; exec \"$@\"", "sh"]);
     let pid = logger.pid();
     wait_until("it has stopped itself", || {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();

@@ -4,14 +4,13 @@ use super::super::keys;
 use super::super::limits;
 use super::super::model::{Address, Backoff, Child, Program, Ready, Restart, StartLimit};
 use super::super::table::{Placed, Reader, Section, Span};
-use super::super::value::{self, YEAR, quoted, wrong};
+use super::super::value::{self, quoted, wrong};
 use super::{echo, identity, logger, program};
 use crate::config::keys::nearest;
 use crate::plugin::Plugin;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -85,9 +84,9 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, name: &str, span: Span, table: &
         backoff: backoff(reader, &section),
         start_limit: start_limit(reader, &section),
         ready: ready(reader, &section, plugin),
-        ready_timeout: reader.read(&section, "ready_timeout", value::duration(Duration::from_millis(1)..=YEAR)),
+        ready_timeout: reader.duration(&section, "ready_timeout"),
         stop_signal: stop_signal(reader, &section, plugin),
-        stop_timeout: reader.read(&section, "stop_timeout", value::duration(Duration::ZERO..=YEAR)),
+        stop_timeout: reader.duration(&section, "stop_timeout"),
         after: Vec::new(),
         user: identity,
         directory: directory(reader, &section),
@@ -96,6 +95,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, name: &str, span: Span, table: &
         pass_environment: identity::passed(reader, &section),
         limits: read_limits(reader, &section),
         settings: settings_json,
+        lines: section.lines(&reader.places),
     };
     let after = reader.list(&section, "after", r#"["NAME"]"#, value::string);
     Draft { child, span, instances, instances_span, plugin, listen, after, settings }
@@ -123,7 +123,7 @@ fn listen(reader: &mut Reader<'_>, section: &Section<'_>) -> Vec<Placed<Address>
 }
 
 fn instances(reader: &mut Reader<'_>, section: &Section<'_>, plugin: Option<&'static Plugin>) -> (u64, Span) {
-    let (instances, span) = (reader.read(section, "instances", value::integer(1..=256)), section.place("instances"));
+    let (instances, span) = (reader.integer(section, "instances"), section.place("instances"));
     if let Some(plugin) = plugin.filter(|plugin| instances > 1 && !plugin.instances) {
         let what = format!("{} can have but one instance, not {instances}", plugin.name);
         reader.problem(span.clone(), what, "leave `instances` out; several sources may flow into one");
@@ -172,10 +172,10 @@ fn restart(reader: &mut Reader<'_>, section: &Section<'_>) -> Restart {
 fn backoff(reader: &mut Reader<'_>, section: &Section<'_>) -> Backoff {
     let inner = reader.inner(section, "backoff", "backoff", keys::BACKOFF);
     let backoff = Backoff {
-        first: reader.read(&inner, "first", value::duration(Duration::ZERO..=YEAR)),
-        factor: reader.read(&inner, "factor", value::float(1.0..=1000.0)),
-        max: reader.read(&inner, "max", value::duration(Duration::ZERO..=YEAR)),
-        reset_after: reader.read(&inner, "reset_after", value::duration(Duration::ZERO..=YEAR)),
+        first: reader.duration(&inner, "first"),
+        factor: reader.number(&inner, "factor"),
+        max: reader.duration(&inner, "max"),
+        reset_after: reader.duration(&inner, "reset_after"),
     };
     if backoff.first > backoff.max {
         let (first, max) = (value::duration_text(backoff.first), value::duration_text(backoff.max));
@@ -191,11 +191,8 @@ fn backoff(reader: &mut Reader<'_>, section: &Section<'_>) -> Backoff {
 
 fn start_limit(reader: &mut Reader<'_>, section: &Section<'_>) -> StartLimit {
     let inner = reader.inner(section, "start_limit", "start_limit", keys::START_LIMIT);
-    let burst = reader.read(&inner, "burst", value::integer(1..=1_000_000));
-    StartLimit {
-        burst: u32::try_from(burst).unwrap_or(u32::MAX),
-        within: reader.read(&inner, "within", value::duration(Duration::from_millis(1)..=YEAR)),
-    }
+    let burst = reader.integer(&inner, "burst");
+    StartLimit { burst: u32::try_from(burst).unwrap_or(u32::MAX), within: reader.duration(&inner, "within") }
 }
 
 fn ready(reader: &mut Reader<'_>, section: &Section<'_>, plugin: Option<&'static Plugin>) -> Ready {

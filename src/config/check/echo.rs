@@ -23,11 +23,6 @@ pub(super) struct Echo {
     pub(super) max_message_span: Option<Span>,
 }
 
-const HOUR: Duration = Duration::from_secs(3600);
-/// A sink can hold no longer one until it is whole.
-const MAX_MESSAGE: u64 = crate::link::record::MESSAGE_MAX as u64;
-const MAX_CONNECTIONS: u64 = 1_000_000;
-
 pub(super) fn read(
     reader: &mut Reader<'_>,
     section: &Section<'_>,
@@ -40,23 +35,15 @@ pub(super) fn read(
     let framing = [("line", Framing::Line), ("read", Framing::Read)];
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-    let max_message = reader.read(&inner, "max_message", value::size(1..=MAX_MESSAGE));
+    let max_message = reader.size(&inner, "max_message");
     let settings = Settings {
         echo_after: reader.read(&inner, "echo_after", value::choice(&after)),
         framing: reader.read(&inner, "framing", value::choice(&framing)),
-        partial_after_ms: millis(reader.read(
-            &inner,
-            "partial_after",
-            value::duration(Duration::from_millis(1)..=HOUR),
-        )),
+        partial_after_ms: millis(reader.duration(&inner, "partial_after")),
         max_message: count(max_message),
-        max_connections: count(reader.read(&inner, "max_connections", value::integer(1..=MAX_CONNECTIONS))),
-        max_connections_per_address: count(reader.read(
-            &inner,
-            "max_connections_per_address",
-            value::integer(0..=MAX_CONNECTIONS),
-        )),
-        idle_timeout_ms: millis(reader.read(&inner, "idle_timeout", value::duration(Duration::ZERO..=value::YEAR))),
+        max_connections: count(reader.integer(&inner, "max_connections")),
+        max_connections_per_address: count(reader.integer(&inner, "max_connections_per_address")),
+        idle_timeout_ms: millis(reader.duration(&inner, "idle_timeout")),
         allow: allow(reader, &inner),
     };
     let echo = Echo {

@@ -9,10 +9,6 @@ use crate::link::handover::Protocol;
 use crate::plugin::echo::settings::EchoAfter;
 use toml::de::DeValue;
 
-/// The least and the most that a link can be asked to hold, in bytes: a page,
-/// and the most that fcntl(2) F_SETPIPE_SZ takes by a power of two.
-const CAPACITY: std::ops::RangeInclusive<u64> = 4 << 10..=1 << 30;
-
 /// A link between children, before it is one between instances.
 #[derive(Debug)]
 pub(super) struct LinkDraft {
@@ -106,7 +102,7 @@ fn drafts_of(reader: &mut Reader<'_>, root: &Section<'_>) -> Vec<LinkDraft> {
             line: reader.places.line(item.span().start),
             from: reader.required(&section, "from", r#"add from = "NAME", the source"#, value::string),
             to: reader.required(&section, "to", r#"add to = "NAME", the sink"#, value::string),
-            capacity: reader.read(&section, "capacity", value::size(CAPACITY)),
+            capacity: reader.size(&section, "capacity"),
             capacity_span: section.place("capacity"),
             protocol: reader.optional(&section, "protocol", value::choice(&words)),
         });

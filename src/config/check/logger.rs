@@ -5,11 +5,16 @@ use super::super::model::Address;
 use super::super::table::{Placed, Reader, Section};
 use super::super::value::{self, Read, wrong};
 use super::child;
-use crate::plugin::logger::settings::{Format, Settings, Sync};
+use crate::plugin::logger::settings::{Compress, Format, LEAST, Rotate, Settings, Sync, WhenFull};
 use std::time::Duration;
 use toml::de::DeValue;
 
-const NO_ROTATION: &str = "rotate with logrotate(8), and let it run `plumbd reopen`";
+/// A file smaller than this would be all names and no content.
+const SMALLEST: u64 = 4096;
+/// No file system holds a larger file.
+const LARGEST: u64 = 1 << 60;
+/// More rotated files than this make a folder slow to list.
+const MOST: u64 = 100_000;
 
 pub(super) fn read(
     reader: &mut Reader<'_>,
@@ -36,28 +41,56 @@ pub(super) fn read(
             }
         }
     }
-    rotation(reader, &inner);
+    let (rotate, when_full) = rotation(reader, &inner);
     let formats = [("text", Format::Text), ("raw", Format::Raw), ("json", Format::Json)];
     let settings = Settings {
         file: file.as_ref().map(|placed| placed.value.clone()).unwrap_or_default(),
         mode: reader.read(&inner, "mode", value::octal),
         format: reader.read(&inner, "format", value::choice(&formats)),
         sync: reader.read(&inner, "sync", sync),
+        rotate,
+        when_full,
     };
     let json = serde_json::to_value(&settings).expect("the path is UTF-8, as TOML and the base folder are");
     (child::Settings::Logger(file), json)
 }
 
-/// Parts of the contract that this version does not carry out.
-fn rotation(reader: &mut Reader<'_>, inner: &Section<'_>) {
-    if !reader.free(inner, "rotate", NO_ROTATION).is_empty() {
-        reader.problem(inner.key_place("rotate"), "logger does not rotate its file in this version", NO_ROTATION);
+/// `rotate` and `when_full`.
+fn rotation(reader: &mut Reader<'_>, inner: &Section<'_>) -> (Rotate, WhenFull) {
+    let section = reader.inner(inner, "rotate", "rotate", keys::ROTATE);
+    let sizes = || value::size(SMALLEST..=LARGEST);
+    let size = reader.optional(&section, "size", sizes());
+    let age = reader.optional(&section, "age", value::duration(LEAST..=value::YEAR));
+    let keep = reader.optional(&section, "keep", value::integer(1..=MOST));
+    let keep_size = reader.optional(&section, "keep_size", sizes());
+    let compress = [("none", None), ("gzip", Some(Compress::Gzip)), ("zstd", Some(Compress::Zstd))];
+    let rotate = Rotate {
+        size: size.as_ref().map(|placed| placed.value),
+        age_ms: age.map(|placed| u64::try_from(placed.value.as_millis()).unwrap_or(u64::MAX)),
+        keep: keep.map(|placed| placed.value),
+        keep_size: keep_size.as_ref().map(|placed| placed.value),
+        compress: reader.read(&section, "compress", value::choice(&compress)),
+        ..Rotate::default()
+    };
+    let others = ["keep", "keep_size", "compress"].into_iter().find(|key| section.has(key));
+    let never = section.lacks("size") && section.lacks("age");
+    if let Some(key) = others.filter(|_| never) {
+        let what = "nothing would be rotated: neither size nor age is said";
+        reader.problem(section.key_place(key), what, "add size = \"100MiB\", or age = \"24h\", or both");
     }
-    let words = [("wait", true), ("drop-archives", false)];
-    if !reader.read(inner, "when_full", value::choice(&words)) {
-        let what = "logger does not drop archives in this version: it makes none";
-        reader.problem(inner.place("when_full"), what, "write \"wait\"");
+    if let (Some(size), Some(all)) = (size, keep_size) {
+        if all.value < size.value {
+            let what = "keep_size is less than size: not even one rotated file would fit";
+            reader.problem(all.span, what, format!("write \"{}\" or more", value::size_text(size.value)));
+        }
     }
+    let words = [("wait", WhenFull::Wait), ("drop-archives", WhenFull::DropArchives)];
+    let when_full = reader.read(inner, "when_full", value::choice(&words));
+    if when_full == WhenFull::DropArchives && never {
+        let what = "there is nothing to drop: without `rotate` there are no archives";
+        reader.problem(inner.place("when_full"), what, "add rotate = { size = \"100MiB\" }, or write \"wait\"");
+    }
+    (rotate, when_full)
 }
 
 fn sync(value: &DeValue<'_>) -> Read<Sync> {

@@ -15,10 +15,10 @@ use super::problem::{Places, Problems};
 use super::syntax::{decode, readable};
 use super::system::System;
 use super::table::{Entry, Reader, Section, Span};
-use super::value::{self, YEAR};
+use super::value;
+use crate::journal;
 use child::Draft;
 use std::path::Path;
-use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 /// So many children, and so many links, are looked at.
@@ -76,6 +76,7 @@ fn daemon(reader: &mut Reader<'_>, root: &Section<'_>) -> Daemon {
     let section = reader.inner(root, "daemon", "[daemon]", keys::DAEMON);
     let targets = [("auto", LogTarget::Auto), ("stderr", LogTarget::Stderr), ("syslog", LogTarget::Syslog)];
     let levels = [("error", Error), ("warn", Warn), ("info", Info), ("debug", Debug), ("trace", Trace)];
+    let facilities = journal::FACILITIES.map(|(name, _)| (name, name));
     let base = reader.base;
     let control = reader.read(&section, "control", |value| Ok(value::absolute(base, &value::filled(value)?)));
     reader.take(section.place("control"), value::socket_path(&control));
@@ -85,8 +86,10 @@ fn daemon(reader: &mut Reader<'_>, root: &Section<'_>) -> Daemon {
     Daemon {
         control,
         log: reader.read(&section, "log", value::choice(&targets)),
+        syslog_facility: reader.read(&section, "syslog_facility", value::choice(&facilities)),
         log_level: reader.read(&section, "log_level", value::choice(&levels)),
-        stop_timeout: reader.read(&section, "stop_timeout", value::duration(Duration::ZERO..=YEAR)),
+        stop_timeout: reader.duration(&section, "stop_timeout"),
+        lines: section.lines(&reader.places),
     }
 }
 

@@ -79,6 +79,9 @@ impl Logger {
 
     fn grow(&mut self, body: usize) -> Result<(), Halt> {
         while let Err(error) = self.intent.grow(body.max(BATCH_BYTES)) {
+            if self.make_room(&error) {
+                continue;
+            }
             let trouble = format!(
                 "cannot make room for a message of {body} bytes beside {}: {error}",
                 self.settings.file.display()
@@ -91,7 +94,7 @@ impl Logger {
 
     fn prepare_and_save(&mut self, length: u64) -> Result<(), Halt> {
         self.last_batch = batch_id(self.last_batch);
-        let offset = self.file_len()?;
+        let offset = if length > 0 { self.reserve(length)? } else { self.file_len()? };
         let mut promise = Promise { batch: self.last_batch, file: self.file.id(), offset, length };
         // 4 prepare
         let last = Ack { epoch: 0, sequence: 0 };
@@ -105,6 +108,9 @@ impl Logger {
         if length == 0 {
             // Nothing to save: each link is consumed by itself.
             return Ok(());
+        }
+        if offset == 0 {
+            self.intent.set_began(promise.file, self.press.now);
         }
         // 5 intend: the point of no return
         self.intent.promise(&promise);

@@ -2,8 +2,9 @@
 
 use super::render::name_time;
 use crate::link::intent::{FileId, names};
+use crate::sys::name::rename_to_free;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -19,7 +20,14 @@ pub struct MessageFile {
     /// Its name may not be on the disk yet: nobody knows what the process
     /// that made it came to.
     name_unsynced: bool,
+    /// Up to here the disk has room for it; beyond any offset where its file
+    /// system can't say.
+    reserved: u64,
 }
+
+/// How much room is asked for at once, where there is so much: small batches
+/// then ask seldom.
+const AHEAD: u64 = 64 * 1024;
 
 impl MessageFile {
     /// Opens it, and makes it with that mode where there is none. `None` where
@@ -45,7 +53,7 @@ impl MessageFile {
             Err((_, errno)) => return Err(errno.into()),
         };
         let path = path.to_owned();
-        let file = MessageFile { path, file, id, name_unsynced: true };
+        let file = MessageFile { path, file, id, name_unsynced: true, reserved: 0 };
         Ok(file.is_named().then_some(file))
     }
 
@@ -73,6 +81,12 @@ impl MessageFile {
         Ok(self.file.metadata()?.nlink() == 0)
     }
 
+    /// When it was made, in microseconds since 1970, where its file system knows.
+    pub fn born(&self) -> Option<i64> {
+        let since = self.file.metadata().ok()?.created().ok()?.duration_since(UNIX_EPOCH).ok()?;
+        i64::try_from(since.as_micros()).ok()
+    }
+
     /// How long it is.
     ///
     /// # Errors
@@ -84,6 +98,38 @@ impl MessageFile {
     /// To write to it, at an offset.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Has the disk keep room for `length` bytes at `offset`, its end (fallocate(2)).
+    ///
+    /// # Errors
+    /// ENOSPC, EDQUOT.
+    pub fn reserve(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        let end = offset + length;
+        if end <= self.reserved {
+            return Ok(());
+        }
+        let ahead = end.next_multiple_of(AHEAD);
+        let (reserved, outcome) = match self.allocate(offset, ahead - offset) {
+            Err(Errno::ENOSPC | Errno::EDQUOT) => (end, self.allocate(offset, length)),
+            // It can't say (EOPNOTSUPP): the write will.
+            Err(_) => (u64::MAX, Ok(())),
+            Ok(()) => (ahead, Ok(())),
+        };
+        outcome?;
+        self.reserved = reserved;
+        Ok(())
+    }
+
+    /// Its length stays what it is.
+    fn allocate(&self, offset: u64, length: u64) -> nix::Result<()> {
+        let [offset, length] = [offset, length].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+        loop {
+            match fallocate(&*self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, length) {
+                Err(Errno::EINTR) => {}
+                other => return other,
+            }
+        }
     }
 
     /// Brings what is in it to the disk.
@@ -182,6 +228,43 @@ impl MessageFile {
         Ok(Some(path))
     }
 
+    /// Steps 2 to 4 of a rotation: gives it the name `archive`, and its own
+    /// name to a new file of that mode, which is returned. `None` where there
+    /// is no new one though it has left its name: whatever has that name by
+    /// now, or will, is to be opened.
+    ///
+    /// # Errors
+    /// From open(2) and rename(2): all is as it was.
+    pub fn rotate(&self, archive: &Path, mode: u32) -> io::Result<Option<MessageFile>> {
+        if !self.path.symlink_metadata().is_ok_and(|named| FileId::of(&named) == self.id) {
+            return Err(io::Error::other("its name is a symbolic link, or another file's by now"));
+        }
+        let next = next_path(&self.path);
+        remove_next(&self.path);
+        // 2 make
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(&next)?;
+        let moved = file.metadata().and_then(|metadata| {
+            let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
+            // 3 away: from here on, nothing is written to it
+            rename_to_free(&self.path, archive)?;
+            Ok((FileId::of(&metadata), file))
+        });
+        let (id, file) = match moved {
+            Ok(moved) => moved,
+            Err(error) => {
+                remove_next(&self.path);
+                return Err(error);
+            }
+        };
+        // 4 into place
+        if let Err(error) = rename_to_free(&next, &self.path) {
+            log::error!("cannot put a new file in the place of {}: {error}", self.path.display());
+            remove_next(&self.path);
+            return Ok(None);
+        }
+        Ok(Some(MessageFile { path: self.path.clone(), file, id, name_unsynced: true, reserved: 0 }))
+    }
+
     /// Takes its name away.
     ///
     /// # Errors
@@ -226,13 +309,34 @@ pub fn check(path: &Path) -> io::Result<()> {
 
 /// Where the intent file of a message file is.
 pub fn intent_path(path: &Path) -> PathBuf {
+    beside_hidden(path, "intent")
+}
+
+/// Where the next file is, until it takes the message file's place.
+fn next_path(path: &Path) -> PathBuf {
+    beside_hidden(path, "new")
+}
+
+/// Removes a next file that never took its place. One with something in it is
+/// none; what can't be removed is told when the next one is made.
+pub fn remove_next(path: &Path) {
+    let next = next_path(path);
+    if next.symlink_metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0) {
+        let _told_later = std::fs::remove_file(next);
+    }
+}
+
+/// `.NAME.WHAT`, in the folder of the file.
+pub fn beside_hidden(path: &Path, what: &str) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
-    name.push(".intent");
+    name.push(".");
+    name.push(what);
     folder(path).join(name)
 }
 
-fn folder(path: &Path) -> &Path {
+/// The folder that a file is in.
+pub fn folder(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -240,7 +344,10 @@ fn folder(path: &Path) -> &Path {
 }
 
 /// Brings a file's name to the disk (fsync(2): the folder's own).
-fn sync_folder(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// From open(2) and fsync(2).
+pub fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = File::open(folder(path))?;
     match retried(|| folder.sync_all()) {
         // A file system that can't do that for a folder.
@@ -259,58 +366,4 @@ fn retried(mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn file(content: &[u8]) -> (tempfile::TempDir, MessageFile) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("m.log");
-        std::fs::write(&path, content).unwrap();
-        let file = MessageFile::open(&path, 0o640).unwrap().unwrap();
-        (folder, file)
-    }
-
-    #[test]
-    fn a_torn_tail_goes_elsewhere_and_whole_lines_stay() {
-        let long = [&b"one\n"[..], &[b'x'; 3 * BLOCK]].concat();
-        for (content, whole) in
-            [(&b""[..], 0), (b"one\n", 4), (b"one\ntw", 4), (b"tw", 0), (&long, 4), (b"\n", 1), (b"one\n\n", 5)]
-        {
-            let (_folder, file) = file(content);
-            let torn = file.mend_tail().unwrap();
-            assert_eq!(std::fs::read(file.path()).unwrap(), &content[..whole]);
-            let rest = torn.map(|path| std::fs::read(path).unwrap()).unwrap_or_default();
-            assert_eq!(rest, &content[whole..]);
-        }
-    }
-
-    #[test]
-    fn another_process_has_to_wait_and_a_new_name_is_a_new_file() {
-        let (folder, first) = file(b"");
-        let path = folder.path().join("m.log");
-        assert!(MessageFile::open(&path, 0o640).unwrap().is_none());
-        let aside = first.set_aside("untrusted").unwrap().unwrap();
-        assert!(!first.is_named() && first.set_aside("untrusted").unwrap().is_none());
-        let second = MessageFile::open(&path, 0o640).unwrap().unwrap();
-        assert_ne!(first.id(), second.id());
-        assert_eq!(second.sibling(first.id()).unwrap().0, aside);
-        assert!(second.is_named() && !second.is_removed().unwrap());
-        second.remove().unwrap();
-        assert!(second.is_removed().unwrap());
-    }
-
-    #[test]
-    fn what_is_no_regular_file_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("fifo");
-        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(MessageFile::open(&path, 0o640).unwrap_err().to_string().contains("no regular file"));
-        assert!(MessageFile::open(folder.path(), 0o640).is_err());
-    }
-
-    #[test]
-    fn the_intent_file_is_hidden_beside_it() {
-        assert_eq!(intent_path(Path::new("/var/log/m.log")), Path::new("/var/log/.m.log.intent"));
-        assert_eq!(intent_path(Path::new("m.log")), Path::new("./.m.log.intent"));
-    }
-}
+mod tests;

@@ -4,9 +4,15 @@
 //! - [`render`], [`escape`], [`output`]: how a message stands in the file;
 //! - `batch`: one batch, step by step; `save`: its bytes into the file;
 //!   `recover`: what another incarnation had under way;
-//! - [`mod@file`]: the message file; [`orders`]: signals and troubles.
+//! - [`rotation`]: when and how the file is rotated; [`archives`]: what that
+//!   makes; [`archivist`], [`compress`]: what becomes of it, in a process apart;
+//! - [`mod@file`]: the message file; [`room`]: on a full disk; [`orders`]:
+//!   signals and troubles.
 
+pub mod archives;
+pub mod archivist;
 mod batch;
+pub mod compress;
 pub mod escape;
 pub mod file;
 pub mod lines;
@@ -15,6 +21,8 @@ pub mod orders;
 pub mod output;
 mod recover;
 pub mod render;
+pub mod room;
+pub mod rotation;
 mod save;
 pub mod settings;
 pub mod source;
@@ -23,11 +31,14 @@ use super::start::{Metrics, Start, take};
 use crate::link::intake::{Intake, Tools};
 use crate::link::intent::Intent;
 use crate::link::replies::Replies;
+use archivist::Archivist;
 use file::{MessageFile, intent_path};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::unistd::Pid;
 use orders::{Halt, Orders};
 use render::Renderer;
+use rotation::Rotations;
 use settings::Settings;
 use source::{BATCH_BYTES, Press, Source, Tally};
 use std::io;
@@ -35,13 +46,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// What its metrics page counts.
-pub const METRICS: &[&str] = &["messages", "bytes", "batches", "syncs", "incomplete", "garbage_bytes"];
+pub const METRICS: &[&str] = &["messages", "bytes", "batches", "syncs", "incomplete", "garbage_bytes", "rotations"];
 const MESSAGES: usize = 0;
 const BYTES: usize = 1;
 const BATCHES: usize = 2;
 const SYNCS: usize = 3;
 const INCOMPLETE: usize = 4;
 const GARBAGE: usize = 5;
+const ROTATIONS: usize = 6;
 
 /// A batch that follows another this soon is one of a stream.
 const STREAM: Duration = Duration::from_millis(2);
@@ -72,6 +84,10 @@ fn serve(start: Start) -> Result<(), Halt> {
     let mut logger = Logger::open(start)?;
     logger.recover()?;
     logger.orders.ready();
+    if logger.settings.rotate.is_on() {
+        let started = logger.archivist.start_for_work(&logger.settings);
+        logger.archivist_told(started);
+    }
     let outcome = logger.run();
     logger.leave(outcome)
 }
@@ -92,6 +108,8 @@ struct Logger {
     turn: usize,
     /// When what is in the file must be on the disk.
     sync_at: Option<Instant>,
+    rotations: Rotations,
+    archivist: Archivist,
     names_checked: Instant,
     /// When the last batch was saved.
     batch_at: Instant,
@@ -117,8 +135,10 @@ impl Logger {
         // The intent file first: whoever has it is the one writer of that
         // name, also while the file itself is being replaced.
         let at = intent_path(&settings.file);
-        let intent = wait_for(&mut orders, &at, || Intent::open(&at, BODY))?;
-        let file = wait_for(&mut orders, &settings.file, || MessageFile::open(&settings.file, settings.mode))?;
+        let intent = wait_for(&mut orders, &settings, &at, || Intent::open(&at, BODY))?;
+        file::remove_next(&settings.file);
+        let open = || MessageFile::open(&settings.file, settings.mode);
+        let file = wait_for(&mut orders, &settings, &settings.file, open)?;
         let press = Press { renderer: Renderer::new(settings.format), joined: Vec::new(), now: 0 };
         let known = sources.iter().map(|source| source.intake.done_batch());
         let last_batch = known.chain([intent.last_batch()]).max().unwrap_or(0);
@@ -137,6 +157,8 @@ impl Logger {
             last_batch,
             turn,
             sync_at,
+            rotations: Rotations::default(),
+            archivist: Archivist::new(start.settings),
             names_checked,
             batch_at: names_checked,
             may_gather: false,
@@ -152,6 +174,9 @@ impl Logger {
             if self.orders.stop() || self.is_finished() {
                 return Ok(());
             }
+            self.rotate_if_due()?;
+            self.tend_archivist();
+            wakeups.watch(&self.archivist).map_err(|e| format!("cannot poll: {e}"))?;
             self.wait(&mut wakeups)?;
             self.batch()?;
             if self.sync_at.is_some_and(|at| at <= Instant::now()) {
@@ -178,9 +203,10 @@ impl Logger {
         let timeout = if busy {
             Some(Duration::ZERO)
         } else {
-            let sync = self.sync_at.map(|at| at.saturating_duration_since(Instant::now()));
             let forsaken = self.orders.told_to_stop().map(|_| FORSAKEN);
-            [sync, forsaken].into_iter().flatten().min()
+            let later = [self.sync_at, self.rotations.at(), self.archivist.again_at()].into_iter().flatten().min();
+            let later = later.map(|at| at.saturating_duration_since(Instant::now()));
+            [later, forsaken].into_iter().flatten().min()
         };
         if std::mem::take(&mut self.may_gather) && !busy {
             // A signal cuts it short.
@@ -193,6 +219,8 @@ impl Logger {
         for wakeup in wakeups.wait(timeout).map_err(|e| format!("cannot poll: {e}"))? {
             match wakeup {
                 Wakeup::Signal => self.orders.collect(),
+                // The loop looks after it in any case.
+                Wakeup::Archivist => {}
                 Wakeup::Queue(at) => self.sources[at].ready = true,
                 Wakeup::Replies(at) => self.sources[at].replies.iter_mut().for_each(Replies::send_waiting),
             }
@@ -229,7 +257,12 @@ impl Logger {
 }
 
 /// Opens something that may be locked (`None`), or that there may be no room for.
-fn wait_for<T>(orders: &mut Orders, path: &Path, mut open: impl FnMut() -> io::Result<Option<T>>) -> Result<T, Halt> {
+fn wait_for<T>(
+    orders: &mut Orders,
+    settings: &Settings,
+    path: &Path,
+    mut open: impl FnMut() -> io::Result<Option<T>>,
+) -> Result<T, Halt> {
     loop {
         let trouble = match open() {
             Ok(Some(opened)) => {
@@ -237,6 +270,7 @@ fn wait_for<T>(orders: &mut Orders, path: &Path, mut open: impl FnMut() -> io::R
                 return Ok(opened);
             }
             Ok(None) => locked(path),
+            Err(error) if room::make_room(settings, &error) => continue,
             Err(error) if may_pass(&error) => format!("cannot open {}: {error}", path.display()),
             Err(error) => return Err(Halt::Failed(format!("cannot open {}: {error}", path.display()))),
         };
@@ -259,6 +293,8 @@ fn may_pass(error: &io::Error) -> bool {
 enum Wakeup {
     /// A signal came.
     Signal,
+    /// The archivist has ended.
+    Archivist,
     /// The queue of that source has something, or its end.
     Queue(usize),
     /// The replies pipe of that source has room again.
@@ -272,14 +308,19 @@ struct Wakeups {
     events: Vec<EpollEvent>,
     /// By source: whether its queue is watched, and its replies.
     watched: Vec<(bool, bool)>,
+    /// The archivist that is watched.
+    archivist: Option<Pid>,
 }
+
+/// What epoll(7) says where the archivist has ended; sources count from 1.
+const ARCHIVIST: u64 = u64::MAX;
 
 impl Wakeups {
     fn new(orders: &Orders, sources: &[Source]) -> io::Result<Wakeups> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(orders, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
-        let events = vec![EpollEvent::empty(); 1 + 2 * sources.len()];
-        let mut wakeups = Wakeups { epoll, events, watched: vec![(false, false); sources.len()] };
+        let events = vec![EpollEvent::empty(); 2 + 2 * sources.len()];
+        let mut wakeups = Wakeups { epoll, events, watched: vec![(false, false); sources.len()], archivist: None };
         for (at, source) in sources.iter().enumerate() {
             wakeups.epoll.add(source.intake.queue(), EpollEvent::new(EpollFlags::EPOLLIN, 1 + 2 * at as u64))?;
             wakeups.watched[at].0 = true;
@@ -309,6 +350,17 @@ impl Wakeups {
         Ok(())
     }
 
+    /// Watches the archivist that is at work, if any. One that was reaped is
+    /// not watched any more: its descriptor is closed.
+    fn watch(&mut self, archivist: &Archivist) -> io::Result<()> {
+        let at_work = archivist.at_work();
+        if let Some((_, ended)) = at_work.filter(|(pid, _)| self.archivist != Some(*pid)) {
+            self.epoll.add(ended, EpollEvent::new(EpollFlags::EPOLLIN, ARCHIVIST))?;
+        }
+        self.archivist = at_work.map(|(pid, _)| pid);
+        Ok(())
+    }
+
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<impl Iterator<Item = Wakeup> + '_> {
         // Rounded up: to wake too early would be to wake again and again.
         let timeout =
@@ -318,6 +370,9 @@ impl Wakeups {
             other => other?,
         };
         Ok(self.events[..count].iter().map(|event| {
+            if event.data() == ARCHIVIST {
+                return Wakeup::Archivist;
+            }
             #[expect(clippy::cast_possible_truncation, reason = "an index, as it was given")]
             let token = event.data() as usize;
             match token {

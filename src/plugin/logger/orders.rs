@@ -39,15 +39,26 @@ pub struct Orders {
     extended: Option<Instant>,
     /// What keeps it from going on at all.
     stuck: String,
-    /// What is wrong though it goes on.
-    flaw: String,
+    /// What is wrong though it goes on, by [`Flaw`].
+    flaws: [String; 3],
+}
+
+/// What may be wrong though the logger goes on, the gravest first.
+#[derive(Debug, Clone, Copy)]
+pub enum Flaw {
+    /// The message file has lost its name.
+    Name,
+    /// It can't be rotated.
+    Rotation,
+    /// Its archives are not what they should be.
+    Archives,
 }
 
 impl Orders {
     /// None yet.
     pub fn new(signals: Signals, supervisor: Pid) -> Orders {
-        let (stuck, flaw) = (String::new(), String::new());
-        Orders { signals, supervisor, stop: None, reopen: false, ready: false, extended: None, stuck, flaw }
+        let (stuck, flaws) = (String::new(), <[String; 3]>::default());
+        Orders { signals, supervisor, stop: None, reopen: false, ready: false, extended: None, stuck, flaws }
     }
 
     /// Takes in the signals that came.
@@ -121,10 +132,11 @@ impl Orders {
         }
     }
 
-    /// What is wrong though the logger goes on; empty: nothing any more.
-    pub fn set_flaw(&mut self, flaw: &str) {
-        if self.flaw != flaw {
-            flaw.clone_into(&mut self.flaw);
+    /// What is wrong though the logger goes on; empty: nothing any more of that kind.
+    pub fn set_flaw(&mut self, kind: Flaw, flaw: &str) {
+        let known = &mut self.flaws[kind as usize];
+        if known != flaw {
+            flaw.clone_into(known);
             if !flaw.is_empty() {
                 log::warn!("{flaw}");
             }
@@ -133,7 +145,8 @@ impl Orders {
     }
 
     fn tell(&self) {
-        let problem = if self.stuck.is_empty() { &self.flaw } else { &self.stuck };
+        let all = [&self.stuck].into_iter().chain(&self.flaws);
+        let problem = all.into_iter().find(|problem| !problem.is_empty()).map_or("", String::as_str);
         notify(&format!("X_PLUMBD_PROBLEM={}", problem.replace('\n', " ")));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Logger;
 use super::file::{MessageFile, now};
-use super::orders::Halt;
+use super::orders::{Flaw, Halt};
 use super::settings::Sync;
 use crate::link::intent::Promise;
 use std::fs::File;
@@ -17,6 +17,29 @@ const RETRY: Duration = Duration::from_millis(200);
 const RETRY_LOCK: Duration = Duration::from_millis(100);
 
 impl Logger {
+    /// Has room for that many bytes at the end of the file before anything is
+    /// promised, and returns where that is: a batch that is promised must not
+    /// stop half-way for want of room, for then only this very file can have
+    /// the rest of it.
+    pub(super) fn reserve(&mut self, length: u64) -> Result<u64, Halt> {
+        loop {
+            let offset = self.file_len()?;
+            let Err(error) = self.file.reserve(offset, length) else {
+                self.orders.endured();
+                return Ok(offset);
+            };
+            if self.make_room(&error) {
+                continue;
+            }
+            let trouble = format!("cannot write to {}: {error}", self.file.path().display());
+            self.orders.endure(&trouble, RETRY)?;
+            if self.orders.reopen() {
+                // Somebody may have removed it to make room.
+                self.reopen()?;
+            }
+        }
+    }
+
     /// Step 6: writes what was promised, of which `done` bytes are there.
     /// `elsewhere`: to a file that has another name by now.
     pub(super) fn save(
@@ -32,6 +55,9 @@ impl Logger {
                 self.orders.endured();
                 return Ok(());
             };
+            if self.make_room(&error) {
+                continue;
+            }
             let path = elsewhere.map_or_else(|| self.file.path(), |(path, _)| path);
             let trouble = format!("cannot write to {}: {error}", path.display());
             self.orders.endure(&trouble, RETRY)?;
@@ -129,7 +155,7 @@ impl Logger {
 
     /// Opens the file by its name, and waits for its lock and for room.
     pub(super) fn open_file(&mut self) -> Result<MessageFile, Halt> {
-        super::wait_for(&mut self.orders, &self.settings.file, || {
+        super::wait_for(&mut self.orders, &self.settings, &self.settings.file, || {
             MessageFile::open(&self.settings.file, self.settings.mode)
         })
     }
@@ -139,7 +165,7 @@ impl Logger {
     pub(super) fn reopen(&mut self) -> Result<(), Halt> {
         self.orders.reopened();
         if self.file.is_named() {
-            self.orders.set_flaw("");
+            self.orders.set_flaw(Flaw::Name, "");
             return Ok(());
         }
         if self.sync_at.is_some() {
@@ -158,13 +184,13 @@ impl Logger {
                 Err(error) => {
                     let flaw =
                         format!("cannot reopen {}: {error}; going on with the old file", self.settings.file.display());
-                    self.orders.set_flaw(&flaw);
+                    self.orders.set_flaw(Flaw::Name, &flaw);
                     return Ok(());
                 }
             }
         }
         self.orders.endured();
-        self.orders.set_flaw("");
+        self.orders.set_flaw(Flaw::Name, "");
         log::info!("reopened {}", self.settings.file.display());
         self.mend_tail()
     }
@@ -203,11 +229,11 @@ impl Logger {
         }
         self.names_checked = std::time::Instant::now();
         if self.file.is_named() {
-            self.orders.set_flaw("");
+            self.orders.set_flaw(Flaw::Name, "");
         } else {
             let path = self.file.path().display();
             let flaw = format!("message file {path} was removed or renamed: run plumbd reopen");
-            self.orders.set_flaw(&flaw);
+            self.orders.set_flaw(Flaw::Name, &flaw);
         }
         self.restore_intent()
     }

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// `[children.NAME.settings]` of a logger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +17,12 @@ pub struct Settings {
     pub format: Format,
     /// When it is brought to the disk.
     pub sync: Sync,
+    /// When it is rotated, and what becomes of rotated ones.
+    #[serde(default)]
+    pub rotate: Rotate,
+    /// What happens on a full disk.
+    #[serde(default)]
+    pub when_full: WhenFull,
 }
 
 /// `format`, section "message file" of the manual.
@@ -40,4 +47,68 @@ pub enum Sync {
     Always,
     /// At least every so many milliseconds, and when a source asks.
     EveryMs(u64),
+}
+
+/// The shortest time between two rotations. tail(1) with `-F` and without
+/// inotify looks at the name only after six looks, a second apart, at the file
+/// that it has open: one that came and went between two such looks it never
+/// sees. ARCHITECTURE.md, "Rotation", has the reckoning.
+pub const LEAST: Duration = Duration::from_secs(10);
+
+/// `rotate`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rotate {
+    /// Rotates a file of so many bytes.
+    pub size: Option<u64>,
+    /// Rotates a file whose first message is so many milliseconds old.
+    pub age_ms: Option<u64>,
+    /// How many archives are kept.
+    pub keep: Option<u64>,
+    /// How many bytes of archives are kept.
+    pub keep_size: Option<u64>,
+    /// What archives become.
+    pub compress: Option<Compress>,
+    /// [`LEAST`], in milliseconds: the configuration has no key for it.
+    pub least_ms: u64,
+}
+
+impl Rotate {
+    /// Whether the file is ever rotated.
+    pub fn is_on(&self) -> bool {
+        self.size.is_some() || self.age_ms.is_some()
+    }
+
+    /// See [`LEAST`].
+    pub fn least(&self) -> Duration {
+        Duration::from_millis(self.least_ms)
+    }
+}
+
+impl Default for Rotate {
+    fn default() -> Rotate {
+        let least_ms = u64::try_from(LEAST.as_millis()).unwrap_or(u64::MAX);
+        Rotate { size: None, age_ms: None, keep: None, keep_size: None, compress: None, least_ms }
+    }
+}
+
+/// `compress`, where it is not "none".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compress {
+    /// gzip(1), RFC 1952.
+    Gzip,
+    /// zstd(1), RFC 8878.
+    Zstd,
+}
+
+/// `when_full`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenFull {
+    /// Sources wait until there is room.
+    #[default]
+    Wait,
+    /// The oldest archives go first.
+    DropArchives,
 }

@@ -1,0 +1,65 @@
+//! The tables of keys, as plumbd.toml(5) shows them.
+
+use super::roff::{escaped, text};
+use crate::config::keys::{self, Key, Keys, Kind, Word};
+use crate::config::{duration_text, limits, size_text};
+use std::time::Duration;
+
+const A_DAY: Duration = Duration::from_secs(24 * 3600);
+const A_TERABYTE: u64 = 1 << 40;
+
+/// The keys of one table.
+pub(super) fn keys(table: &str) -> String {
+    let table = match table {
+        "daemon" => keys::DAEMON,
+        "child" => keys::CHILD,
+        "link" => keys::LINK,
+        "echo" => keys::ECHO,
+        "logger" => keys::LOGGER,
+        other => unreachable!("a manual page has @keys {other}"),
+    };
+    list(table)
+}
+
+fn limits() -> String {
+    let names: Vec<String> = limits::names().map(|name| format!("`{name}`")).collect();
+    format!("The resources are {}.", names.join(", "))
+}
+
+fn list(keys: Keys) -> String {
+    keys.iter().map(entry).collect()
+}
+
+fn entry(key: &Key) -> String {
+    let default = match (key.required, key.default) {
+        (true, _) => ", required".to_owned(),
+        (false, "") => String::new(),
+        (false, default) => format!(", default {}", escaped(default)),
+    };
+    let mut entry = format!(".TP\n\\fB{}\\fR (\\fI{}\\fR{default})\n", escaped(key.name), escaped(&key.kind.called()));
+    entry += &text(key.text);
+    match key.kind {
+        Kind::Words(words) | Kind::WordsOr(words, _) => entry += &meanings(words),
+        Kind::Table(inner) => entry += &format!(".RS\n{}.RE\n", list(inner)),
+        // No bound that anybody meets.
+        Kind::Duration(least, most) if least.is_zero() && most > A_DAY => {}
+        Kind::Duration(least, most) if most > A_DAY => {
+            entry += &text(&format!("At least {}.", duration_text(least)));
+        }
+        Kind::Duration(least, most) => entry += &range(&duration_text(least), &duration_text(most)),
+        Kind::Size(least, most) if most > A_TERABYTE => entry += &text(&format!("At least {}.", size_text(least))),
+        Kind::Size(least, most) => entry += &range(&size_text(least), &size_text(most)),
+        Kind::Limits => entry += &text(&limits()),
+        _ => {}
+    }
+    entry
+}
+
+fn range(least: &str, most: &str) -> String {
+    text(&format!("From {least} to {most}."))
+}
+
+fn meanings(words: &[Word]) -> String {
+    let each = words.iter().map(|(word, meaning)| format!(".TP\n\\fB{}\\fR\n{}", escaped(word), text(meaning)));
+    format!(".RS\n{}.RE\n", each.collect::<String>())
+}

@@ -1,0 +1,136 @@
+//! A terminal's other screen, which is left as it was found: at the end, at an
+//! error, and at every signal that ends or halts this process.
+
+use super::Failure;
+use super::output;
+use crate::config::system::cause;
+use crate::sys::signals::Signals;
+use nix::errno::Errno;
+use nix::libc::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGWINCH};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+use terminal_size::terminal_size;
+
+/// The other screen, no cursor, and no line that goes on in the next.
+const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
+/// The same the other way round.
+const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
+/// Where there is no telling how high a terminal is.
+const ROWS: usize = 24;
+
+/// The other screen, while it is shown.
+#[derive(Debug)]
+pub(super) struct Screen {
+    signals: Signals,
+}
+
+/// Why a wait is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Woken {
+    /// Its time is.
+    Time,
+    /// The screen has another size, or was away.
+    Redraw,
+}
+
+impl Screen {
+    /// Goes to the other screen.
+    ///
+    /// # Errors
+    /// Signals can't be caught, or the terminal can't be written to.
+    pub(super) fn enter() -> Result<Screen, Failure> {
+        let signals = Signals::catch(&[SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT, SIGWINCH])
+            .map_err(|e| format!("cannot catch signals: {}", cause(&e)))?;
+        let screen = Screen { signals };
+        output::print(ENTER)?;
+        Ok(screen)
+    }
+
+    /// Shows a text from the top left, as much of it as there are rows.
+    ///
+    /// # Errors
+    /// The terminal can't be written to.
+    pub(super) fn show(&mut self, text: &str) -> Result<(), Failure> {
+        let rows = terminal_size().map_or(ROWS, |(_, height)| usize::from(height.0));
+        output::print(placed(text, rows))?;
+        Ok(())
+    }
+
+    /// Waits so long, or until the screen is to be drawn anew. At a signal that
+    /// ends a process this one restores the terminal and ends by it.
+    ///
+    /// # Errors
+    /// From poll(2).
+    pub(super) fn wait(&mut self, time: Duration) -> Result<Woken, Failure> {
+        let end = Instant::now() + time;
+        loop {
+            for signal in self.signals.pending().collect::<Vec<_>>() {
+                match signal {
+                    SIGWINCH => return Ok(Woken::Redraw),
+                    SIGCONT => {
+                        output::print(ENTER)?;
+                        return Ok(Woken::Redraw);
+                    }
+                    // It ends here, or, halted, goes on at SIGCONT.
+                    other => {
+                        leave();
+                        let _ended = signal_hook::low_level::emulate_default_handler(other);
+                    }
+                }
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(Woken::Time);
+            }
+            let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+            let mut watched = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut watched, timeout) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(Failure::from(format!("cannot wait: {}", error.desc()))),
+            }
+        }
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        leave();
+    }
+}
+
+fn leave() {
+    // A terminal that is gone needs no restoring.
+    let _gone = output::print(LEAVE);
+}
+
+/// A text over what was there before: each line to its end, and nothing below.
+fn placed(text: &str, rows: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let shown = match lines.len() {
+        all if all <= rows => lines,
+        _ => lines[..rows.saturating_sub(1)].iter().copied().chain(["... a higher window shows the rest"]).collect(),
+    };
+    let shown: Vec<String> = shown.into_iter().map(|line| format!("{line}\x1b[K")).collect();
+    // Raw or not, a line begins at its first column. No newline after the
+    // last one: it would scroll a full screen.
+    format!("\x1b[H{}\x1b[J", shown.join("\r\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_there_before_is_gone() {
+        assert_eq!(placed("a\nb\n", 5), "\x1b[Ha\x1b[K\r\nb\x1b[K\x1b[J");
+    }
+
+    #[test]
+    fn nothing_scrolls() {
+        let shown = placed("1\n2\n3\n4\n", 3);
+        assert_eq!(shown.matches("\r\n").count(), 2);
+        assert!(shown.contains("... a higher window"), "{shown:?}");
+        assert_eq!(placed("1\n2\n3\n", 3).matches("...").count(), 0);
+    }
+}

@@ -1,0 +1,53 @@
+//! `plumbd status --watch`.
+
+use super::output::{self, Reader};
+use super::status::{Look, line, look, shown};
+use super::{Failure, screen};
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::Duration;
+
+/// How often it is shown anew.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Until nobody reads any more, or a signal. A daemon that goes away may come
+/// back: a watcher wants to see that.
+pub(super) fn watch(path: &Path, first: Look, json: bool) -> Result<u8, Failure> {
+    if !json && std::io::stdout().is_terminal() {
+        return in_place(path, first);
+    }
+    let mut seen: Result<Look, Failure> = Ok(first);
+    loop {
+        let text = match &seen {
+            Ok(Look { status, .. }) if json => line(status),
+            // A line between one table and the next.
+            Ok(Look { status, .. }) => shown(status).print() + "\n",
+            Err(failure) => {
+                output::tell(&failure.to_string());
+                String::new()
+            }
+        };
+        if output::print(text)? == Reader::Gone {
+            return Ok(0);
+        }
+        std::thread::sleep(EVERY);
+        seen = look(path, seen.as_ref().ok());
+    }
+}
+
+/// On a terminal: one page, refreshed where it stands.
+fn in_place(path: &Path, first: Look) -> Result<u8, Failure> {
+    let mut screen = screen::Screen::enter()?;
+    let mut seen: Result<Look, Failure> = Ok(first);
+    loop {
+        let text = || match &seen {
+            Ok(Look { status, .. }) => shown(status).watch(),
+            Err(failure) => format!("{failure}\nlooking again each second; Ctrl-C ends\n"),
+        };
+        screen.show(&text())?;
+        while let screen::Woken::Redraw = screen.wait(EVERY)? {
+            screen.show(&text())?;
+        }
+        seen = look(path, seen.as_ref().ok());
+    }
+}

@@ -1,0 +1,102 @@
+//! What a key is: the shape of a row of the tables.
+
+use std::time::Duration;
+
+/// A key of a table.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// What its value is.
+    pub kind: Kind,
+    /// Its default as TOML; empty where it has none and must be given, or
+    /// where not to give it means something of its own.
+    pub default: &'static str,
+    /// Whether it must be given.
+    pub required: bool,
+    /// What it does, in a line: the comment beside it in etc/plumbd.toml.
+    pub doc: &'static str,
+    /// What it does, in sentences, for the manual and for editors; `code` is
+    /// between backticks.
+    pub text: &'static str,
+}
+
+/// The keys of one table.
+pub type Keys = &'static [Key];
+
+/// What a value is, and from where to where it may go.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// Any text.
+    Text,
+    /// A path; relative ones are relative to the file.
+    Path,
+    /// The name of a child.
+    Name,
+    /// An address to listen on.
+    Address,
+    /// A network, or one address of it.
+    Network,
+    /// A signal's name.
+    Signal,
+    /// A mode in octal digits.
+    Octal,
+    /// One of these words; each with its meaning.
+    Words(&'static [Word]),
+    /// One of these words, or else that.
+    WordsOr(&'static [Word], &'static Kind),
+    /// A duration from the one to the other.
+    Duration(Duration, Duration),
+    /// A size from the one to the other, in bytes.
+    Size(u64, u64),
+    /// A whole number from the one to the other.
+    Integer(u64, u64),
+    /// A number from the one to the other.
+    Number(f64, f64),
+    /// A list of such.
+    List(&'static Kind),
+    /// A table with these keys.
+    Table(Keys),
+    /// A table a name, each with these keys.
+    Named(Keys),
+    /// Tables in a row, each with these keys.
+    Row(Keys),
+    /// A table of names that the file chooses, each with such a value.
+    Map(&'static Kind),
+    /// Resource limits by name.
+    Limits,
+    /// A plugin's own.
+    Settings,
+}
+
+/// A word that a value can be, and what that means.
+pub type Word = (&'static str, &'static str);
+
+impl Kind {
+    /// What it is called in the manual.
+    pub fn called(&self) -> String {
+        let one = match self {
+            Kind::Text => "string",
+            Kind::Path => "path",
+            Kind::Name => "name of a child",
+            Kind::Address => "address",
+            Kind::Network => "network",
+            Kind::Signal => "name of a signal",
+            Kind::Octal => "octal mode",
+            Kind::Words(_) => "word",
+            Kind::WordsOr(_, other) => return format!("word or {}", other.called()),
+            Kind::Duration(..) => "duration",
+            Kind::Size(..) => "size",
+            Kind::Integer(least, most) => return format!("number from {least} to {most}"),
+            Kind::Number(least, most) => return format!("number from {least} to {most}"),
+            Kind::List(Kind::Address) => "list of addresses",
+            Kind::List(Kind::Network) => "list of networks",
+            Kind::List(Kind::Name) => "list of names",
+            Kind::List(_) => "list of strings",
+            Kind::Table(_) | Kind::Map(_) | Kind::Limits | Kind::Settings => "table",
+            Kind::Named(_) => "table of tables",
+            Kind::Row(_) => "list of tables",
+        };
+        one.to_owned()
+    }
+}

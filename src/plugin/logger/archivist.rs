@@ -1,0 +1,272 @@
+//! The archivist: compresses archives and removes those that are too many, in
+//! a process of its own that stands back; and the logger's end of it.
+
+use super::archives::{self, Archive, list};
+use super::compress::{Outcome, compress, remove_workshop, workshop_path};
+use super::settings::Settings;
+use crate::plugin::start::Start;
+use crate::sys::background::{pidfd, stand_back};
+use crate::sys::map::memory_file;
+use crate::sys::process::{self, Program};
+use crate::sys::signals::Signals;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// `plumbd plugin NAME`.
+pub const NAME: &str = "logger-archivist";
+
+/// Makes one pass over the archives of a message file, whose logger's settings
+/// it is given.
+///
+/// # Errors
+/// What could not be done; the rest is.
+pub fn run(start: Start) -> Result<(), String> {
+    let settings: Settings =
+        serde_json::from_str(&start.settings).map_err(|e| format!("cannot read PLUMBD_SETTINGS: {e}"))?;
+    if let Err(error) = stand_back() {
+        log::warn!("cannot stand back behind other processes: {error}");
+    }
+    Pass { settings, signals: start.signals, failed: 0 }.run()
+}
+
+/// A pass under way.
+struct Pass {
+    settings: Settings,
+    signals: Signals,
+    failed: usize,
+}
+
+impl Pass {
+    fn run(mut self) -> Result<(), String> {
+        let rotate = self.settings.rotate.clone();
+        self.remove(rotate.keep, None)?;
+        for archive in self.list()? {
+            if !self.compress(&archive) {
+                return Ok(());
+            }
+        }
+        self.remove(rotate.keep, rotate.keep_size)?;
+        if let Err(why) = remove_workshop(&self.settings.file) {
+            self.failed += 1;
+            log::error!("{why}");
+        }
+        match self.failed {
+            0 => Ok(()),
+            _ => Err(format!("the archives of {} are not what they should be", self.settings.file.display())),
+        }
+    }
+
+    /// Whether it shall go on.
+    fn compress(&mut self, archive: &Archive) -> bool {
+        let Some(to) = archive.wanted(self.settings.rotate.compress) else {
+            return true;
+        };
+        let signals = &mut self.signals;
+        match compress(&self.settings.file, &archive.time, to, || signals.pending().next().is_some()) {
+            Ok(Outcome::Stopped) => return false,
+            Ok(Outcome::Done | Outcome::Left) => {}
+            Err(why) => {
+                self.failed += 1;
+                log::error!("{why}");
+            }
+        }
+        true
+    }
+
+    fn remove(&mut self, keep: Option<u64>, keep_size: Option<u64>) -> Result<(), String> {
+        let archives = self.list()?;
+        let count = archives::too_many(&archives, keep, keep_size);
+        for archive in &archives[..count] {
+            match archives::remove(&self.settings.file, archive) {
+                Ok(true) => log::debug!("removed the archive of {}", archive.time),
+                Ok(false) => log::warn!("the archive of {} is too many, but somebody has it locked", archive.time),
+                Err(error) => {
+                    self.failed += 1;
+                    log::error!("cannot remove the archive of {}: {error}", archive.time);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn list(&self) -> Result<Vec<Archive>, String> {
+        let file = &self.settings.file;
+        list(file).map_err(|e| format!("cannot look for the archives of {}: {e}", file.display()))
+    }
+}
+
+/// How long after a failure the archivist is started again, at first and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
+
+/// The logger's archivist.
+#[derive(Debug)]
+pub struct Archivist {
+    settings: String,
+    child: Option<Child>,
+    /// Whether something came while it was at work.
+    more: bool,
+    again_at: Option<Instant>,
+    /// How long it waits after the next failure.
+    wait: Duration,
+}
+
+#[derive(Debug)]
+struct Child {
+    pid: Pid,
+    ended: OwnedFd,
+    exec: OwnedFd,
+}
+
+/// What came of a pass.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// All is as it should be.
+    Well,
+    /// It is not: why.
+    Badly(String),
+}
+
+impl Archivist {
+    /// None at work, for a logger with these settings.
+    pub fn new(settings: String) -> Archivist {
+        Archivist { settings, child: None, more: false, again_at: None, wait: AGAIN.0 }
+    }
+
+    /// Starts it where there is something to do.
+    ///
+    /// # Errors
+    /// It can't be started; that is tried again.
+    pub fn start_for_work(&mut self, settings: &Settings) -> Result<(), String> {
+        let left = workshop_path(&settings.file).exists();
+        match list(&settings.file) {
+            Ok(archives) if left || archives::is_work(&archives, &settings.rotate) => self.start(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Starts it, or has it start again when it is done.
+    ///
+    /// # Errors
+    /// It can't be started; that is tried again.
+    pub fn start(&mut self) -> Result<(), String> {
+        self.again_at = None;
+        if self.child.is_some() {
+            self.more = true;
+            return Ok(());
+        }
+        match spawn(&self.settings) {
+            Ok(child) => {
+                self.child = Some(child);
+                Ok(())
+            }
+            Err(error) => {
+                self.try_later();
+                Err(format!("cannot start {NAME}: {error}"))
+            }
+        }
+    }
+
+    /// Its process, where it is at work, and what is readable once that has ended.
+    pub fn at_work(&self) -> Option<(Pid, BorrowedFd<'_>)> {
+        self.child.as_ref().map(|child| (child.pid, child.ended.as_fd()))
+    }
+
+    /// When it is due to be started again.
+    pub fn again_at(&self) -> Option<Instant> {
+        self.again_at
+    }
+
+    /// It has ended: what came of it. `None`: it has not.
+    ///
+    /// # Errors
+    /// From waitpid(2).
+    pub fn reap(&mut self) -> io::Result<Option<Ended>> {
+        let Some(child) = &self.child else {
+            return Ok(None);
+        };
+        let Some(exit) = process::reap(child.pid)? else {
+            return Ok(None);
+        };
+        let ended = match process::outcome(&child.exec) {
+            Ok(process::Exec::Failed(why)) => Ended::Badly(format!("cannot start {NAME}: {why}")),
+            _ if exit.success() => Ended::Well,
+            _ => Ended::Badly(format!("{NAME} {exit}: the log says why")),
+        };
+        self.child = None;
+        if ended == Ended::Well {
+            self.wait = AGAIN.0;
+        } else {
+            self.try_later();
+        }
+        if std::mem::take(&mut self.more) {
+            self.again_at = Some(Instant::now());
+        }
+        Ok(Some(ended))
+    }
+
+    fn try_later(&mut self) {
+        self.again_at = Some(Instant::now() + self.wait);
+        self.wait = (self.wait * 2).min(AGAIN.1);
+    }
+
+    /// Ends it, whatever it is at, and waits until it is gone; it is tried again.
+    pub fn kill(&mut self) {
+        if let Some(child) = self.child.take() {
+            process::force(child.pid);
+            while let Ok(None) = process::reap(child.pid) {
+                // Readable once it has ended, which SIGKILL makes soon.
+                let mut fds = [nix::poll::PollFd::new(child.ended.as_fd(), nix::poll::PollFlags::POLLIN)];
+                let _ended = nix::poll::poll(&mut fds, nix::poll::PollTimeout::NONE);
+            }
+            self.try_later();
+        }
+    }
+}
+
+impl Drop for Archivist {
+    /// The kernel would do that at the logger's end; this is sooner. Who reaps
+    /// it is whoever inherits it.
+    fn drop(&mut self) {
+        if let Some(child) = &self.child {
+            process::force(child.pid);
+        }
+    }
+}
+
+/// Starts an archivist: what it is given is what a plugin is given.
+fn spawn(settings: &str) -> io::Result<Child> {
+    let null = OwnedFd::from(File::options().read(true).write(true).open("/dev/null")?);
+    let settings_fd = memory_file(c"settings", 0)?;
+    File::from(settings_fd.try_clone()?).write_all(settings.as_bytes())?;
+    let stderr = io::stderr();
+    let mut environment = vec![c"PLUMBD_SETTINGS=3".to_owned()];
+    for name in ["PLUMBD_CHILD", crate::journal::plugin::LEVEL, "TZ"] {
+        if let Ok(value) = std::env::var(name) {
+            environment.push(CString::new(format!("{name}={value}"))?);
+        }
+    }
+    let own: &CStr = c"/proc/self/exe";
+    let spawned = process::spawn(&Program {
+        // Of this very version, also where the file was replaced or removed since.
+        path: own,
+        arguments: &[c"plumbd".to_owned(), c"plugin".to_owned(), CString::new(NAME)?],
+        environment: &environment,
+        descriptors: &[null.as_fd(), null.as_fd(), stderr.as_fd(), settings_fd.as_fd()],
+        identity: None,
+        directory: None,
+        umask: 0o077,
+        soft_descriptors: None,
+        limits: &[],
+        death_signal: Signal::SIGKILL,
+    })?;
+    let ended = pidfd(spawned.pid);
+    if ended.is_err() {
+        process::force(spawned.pid);
+    }
+    Ok(Child { pid: spawned.pid, ended: ended?, exec: spawned.status })
+}

@@ -1,0 +1,278 @@
+//! One archive from raw to compressed: the steps of ARCHITECTURE.md,
+//! "The archivist", by number.
+
+use super::archives::{self, Form};
+use super::file::{beside_hidden, sync_folder};
+use super::settings::Compress;
+use crate::link::intent::{FileId, names};
+use flate2::write::GzEncoder;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::{File, FileTimes, OpenOptions, Permissions};
+use std::io::{self, BufWriter, ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+/// How hard each tries: the default of gzip(1), and of zstd(1).
+const GZIP_LEVEL: u32 = 6;
+const ZSTD_LEVEL: i32 = 3;
+
+const BLOCK: usize = 64 * 1024;
+
+/// What became of an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is compressed, and the raw form is gone.
+    Done,
+    /// Somebody has it locked, or it is gone: it is none of ours.
+    Left,
+    /// Told to stop.
+    Stopped,
+}
+
+/// Where an archive is put together, from its first byte to its name.
+pub fn workshop_path(file: &Path) -> PathBuf {
+    beside_hidden(file, "archive")
+}
+
+/// Compresses what was rotated at `time`.
+///
+/// # Errors
+/// What could not be done; the raw form is there as before.
+pub fn compress(file: &Path, time: &str, to: Compress, stop: impl FnMut() -> bool) -> Result<Outcome, String> {
+    let path = archives::path(file, time, Form::Raw);
+    let cannot = |what: &str| {
+        let what = format!("cannot {what} {}", path.display());
+        move |error: io::Error| format!("{what}: {error}")
+    };
+    let raw = match File::open(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Outcome::Left),
+        other => other.map_err(cannot("open"))?,
+    };
+    // Held to the end: nobody may take it for one that is not in use.
+    let Ok(raw) = Flock::lock(raw, FlockArg::LockSharedNonblock) else {
+        return Ok(Outcome::Left);
+    };
+    let workshop = workshop_path(file);
+    let out = open_workshop(&workshop).map_err(cannot("make room to compress"))?;
+    let made = make(&raw, &out, to, stop);
+    if !matches!(made, Ok(true)) {
+        // What it took may be what others lack. It holds the lock, so nobody
+        // else is at work there; if this fails too, the next one empties it.
+        let _left = std::fs::remove_file(&workshop);
+    }
+    if !made.map_err(cannot("compress"))? {
+        return Ok(Outcome::Stopped);
+    }
+    // 4 rename, 5 folder, 6 remove
+    let done = std::fs::rename(&workshop, archives::path(file, time, Form::Compressed(to)));
+    done.and_then(|()| sync_folder(file)).map_err(cannot("keep the compressed form of"))?;
+    std::fs::remove_file(&path).map_err(cannot("remove"))?;
+    Ok(Outcome::Done)
+}
+
+/// Step 1: an empty file that nobody else works in.
+fn open_workshop(path: &Path) -> io::Result<Flock<File>> {
+    loop {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let id = FileId::of(&file.metadata()?);
+        let file = lock(file, FlockArg::LockExclusive)?;
+        // Whoever had it may have finished and renamed it.
+        if names(path, id) {
+            file.set_len(0)?;
+            return Ok(file);
+        }
+    }
+}
+
+fn lock(mut file: File, how: FlockArg) -> io::Result<Flock<File>> {
+    loop {
+        file = match Flock::lock(file, how) {
+            Err((file, Errno::EINTR)) => file,
+            other => return other.map_err(|(_, errno)| errno.into()),
+        };
+    }
+}
+
+/// Removes the workshop that an archivist left who was killed.
+///
+/// # Errors
+/// From open(2), flock(2) and unlink(2).
+pub fn remove_workshop(file: &Path) -> Result<(), String> {
+    let path = workshop_path(file);
+    let removed = match path.symlink_metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        _ => open_workshop(&path).and_then(|_held| std::fs::remove_file(&path)),
+    };
+    removed.map_err(|e| format!("cannot remove {}: {e}", path.display()))
+}
+
+/// Empties the workshop of an archivist that was killed. Whether that freed
+/// anything; what can't be done is the next archivist's to do.
+pub fn empty_workshop(file: &Path) -> bool {
+    let left = OpenOptions::new().write(true).open(workshop_path(file));
+    let left = left.and_then(|left| lock(left, FlockArg::LockExclusiveNonblock));
+    left.is_ok_and(|left| left.metadata().is_ok_and(|is| is.len() > 0) && left.set_len(0).is_ok())
+}
+
+/// Steps 2 and 3. `false`: it was told to stop.
+fn make(raw: &File, out: &File, to: Compress, stop: impl FnMut() -> bool) -> io::Result<bool> {
+    let buffered = BufWriter::with_capacity(BLOCK, out);
+    let read = match to {
+        Compress::Gzip => {
+            let mut encoder = GzEncoder::new(buffered, flate2::Compression::new(GZIP_LEVEL));
+            let read = copy(raw, &mut encoder, stop)?;
+            encoder.finish()?.flush()?;
+            read
+        }
+        Compress::Zstd => {
+            let mut encoder = zstd::Encoder::new(buffered, ZSTD_LEVEL)?;
+            encoder.include_checksum(true)?;
+            let read = copy(raw, &mut encoder, stop)?;
+            encoder.finish()?.flush()?;
+            read
+        }
+    };
+    let Some(read) = read else {
+        return Ok(false);
+    };
+    let like = raw.metadata()?;
+    if like.len() != read {
+        return Err(io::Error::other("it has changed meanwhile"));
+    }
+    let made = out.metadata()?;
+    if (made.uid(), made.gid()) != (like.uid(), like.gid()) {
+        fchown(out, Some(like.uid()), Some(like.gid()))?;
+    }
+    out.set_permissions(Permissions::from_mode(like.mode() & 0o7777))?;
+    out.set_times(FileTimes::new().set_modified(like.modified()?).set_accessed(like.accessed()?))?;
+    out.sync_all()?;
+    Ok(true)
+}
+
+/// How many bytes were copied; `None` where it was told to stop.
+fn copy(mut raw: &File, to: &mut impl Write, mut stop: impl FnMut() -> bool) -> io::Result<Option<u64>> {
+    let mut block = vec![0; BLOCK];
+    let mut count = 0;
+    loop {
+        if stop() {
+            return Ok(None);
+        }
+        match raw.read(&mut block) {
+            Ok(0) => return Ok(Some(count)),
+            Ok(n) => {
+                to.write_all(&block[..n])?;
+                count += n as u64;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, SystemTime};
+
+    const TIME: &str = "20261122T150405.123456Z";
+
+    fn folder(content: &[u8]) -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("m.log");
+        let raw = archives::path(&file, TIME, Form::Raw);
+        std::fs::write(&raw, content).unwrap();
+        (folder, file, raw)
+    }
+
+    fn unpacked(path: &Path, from: Compress) -> Vec<u8> {
+        let (packed, mut content) = (File::open(path).unwrap(), Vec::new());
+        match from {
+            Compress::Gzip => flate2::read::GzDecoder::new(packed).read_to_end(&mut content).unwrap(),
+            Compress::Zstd => zstd::Decoder::new(packed).unwrap().read_to_end(&mut content).unwrap(),
+        };
+        content
+    }
+
+    fn names(folder: &tempfile::TempDir) -> Vec<String> {
+        let all = folder.path().read_dir().unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        let mut all: Vec<String> = all.collect();
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn it_becomes_smaller_keeps_what_it_was_and_the_raw_form_goes() {
+        let content = "a line of many\n".repeat(20_000).into_bytes();
+        for to in [Compress::Gzip, Compress::Zstd] {
+            let (folder, file, raw) = folder(&content);
+            let when = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+            let opened = File::options().write(true).open(&raw).unwrap();
+            opened.set_permissions(Permissions::from_mode(0o604)).unwrap();
+            opened.set_modified(when).unwrap();
+            // What another began, or is at: it does not count.
+            let path = archives::path(&file, TIME, Form::Compressed(to));
+            std::fs::write(&path, "half").unwrap();
+            std::fs::write(workshop_path(&file), "the rest of a longer one".repeat(99_999)).unwrap();
+            assert_eq!(compress(&file, TIME, to, || false), Ok(Outcome::Done));
+            assert_eq!(names(&folder), [path.file_name().unwrap().to_str().unwrap()]);
+            assert_eq!(unpacked(&path, to), content);
+            let is = path.metadata().unwrap();
+            assert_eq!((is.mode() & 0o7777, is.modified().unwrap()), (0o604, when));
+            assert!(is.len() < 10_000);
+        }
+    }
+
+    #[test]
+    fn one_that_is_in_use_or_gone_is_left() {
+        let (folder, file, raw) = folder(b"x");
+        let live = Flock::lock(File::open(&raw).unwrap(), FlockArg::LockExclusiveNonblock).unwrap();
+        assert_eq!(compress(&file, TIME, Compress::Gzip, || false), Ok(Outcome::Left));
+        drop(live);
+        std::fs::remove_file(&raw).unwrap();
+        assert_eq!(compress(&file, TIME, Compress::Gzip, || false), Ok(Outcome::Left));
+        assert!(names(&folder).is_empty());
+    }
+
+    #[test]
+    fn told_to_stop_it_leaves_the_raw_form_and_nothing_else() {
+        let (folder, file, raw) = folder(&[b'x'; 3 * BLOCK]);
+        let mut calls = 0;
+        let stop = || {
+            calls += 1;
+            calls == 2
+        };
+        assert_eq!(compress(&file, TIME, Compress::Zstd, stop), Ok(Outcome::Stopped));
+        assert_eq!(names(&folder), [raw.file_name().unwrap().to_str().unwrap()]);
+    }
+
+    #[test]
+    fn one_that_changes_meanwhile_stays_raw() {
+        let (folder, file, raw) = folder(b"one\n");
+        let mut calls = 0;
+        let change = || {
+            calls += 1;
+            if calls == 2 {
+                let file = File::options().write(true).open(&raw).unwrap();
+                file.set_len(0).unwrap();
+            }
+            false
+        };
+        let why = compress(&file, TIME, Compress::Gzip, change).unwrap_err();
+        assert!(why.contains("it has changed meanwhile"), "{why}");
+        assert_eq!(names(&folder), [raw.file_name().unwrap().to_str().unwrap()]);
+    }
+
+    #[test]
+    fn a_workshop_is_emptied_but_not_under_somebodys_hands() {
+        let (_folder, file, _) = folder(b"");
+        assert!(!empty_workshop(&file) && !workshop_path(&file).exists());
+        std::fs::write(workshop_path(&file), "left").unwrap();
+        let at_work = lock(File::open(workshop_path(&file)).unwrap(), FlockArg::LockExclusive).unwrap();
+        assert!(!empty_workshop(&file));
+        assert_eq!(at_work.metadata().unwrap().len(), 4);
+        drop(at_work);
+        assert!(empty_workshop(&file) && !empty_workshop(&file));
+        assert_eq!(workshop_path(&file).metadata().unwrap().len(), 0);
+    }
+}

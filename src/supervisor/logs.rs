@@ -1,0 +1,84 @@
+//! The log's two sides in the loop: what children write to their log pipes,
+//! and the output that may have no room.
+
+use super::core::Supervisor;
+use super::poll::{Id, Token};
+use crate::journal::{self, Waiting};
+use nix::errno::Errno;
+use nix::sys::epoll::EpollFlags;
+use std::time::{Duration, Instant};
+
+/// From one child's log pipe a round, so that one that writes without end
+/// keeps nobody waiting.
+pub(super) const LOG_ROUND: usize = 16 * 1024;
+/// A pipe full: all that a child that has ended can have left there.
+pub(super) const LOG_REST: usize = 64 * 1024;
+/// A child of which not every line is logged is read again after so long: its
+/// flood costs little, and it gets on, if slowly, whatever the log's output
+/// does.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Where the output can't be watched (ENOMEM), it is tried again after so long.
+const UNWATCHED: Duration = Duration::from_secs(1);
+
+impl Supervisor {
+    /// Logs up to `most` bytes of what a child wrote.
+    pub(super) fn read_log(&mut self, id: Id, most: usize) {
+        let Some(child) = self.children.get_mut(&id) else { return };
+        let name = &child.config.name;
+        let mut bytes = [0u8; LOG_ROUND];
+        let mut left = most;
+        let mut all_logged = true;
+        while left > 0 {
+            let want = left.min(bytes.len());
+            match nix::unistd::read(&child.holdings.log.read, &mut bytes[..want]) {
+                Ok(n) if n > 0 => {
+                    child.lines.feed(&bytes[..n], |line| all_logged &= journal::child_line(name, line));
+                    left -= n;
+                }
+                Err(Errno::EINTR) => {}
+                Ok(_) | Err(_) => break,
+            }
+        }
+        if !all_logged && !self.quiet.contains(&id) {
+            self.listen(id, false);
+            self.quiet.push(id);
+            self.quiet_until.get_or_insert(Instant::now() + PAUSE);
+        }
+    }
+
+    /// Reads those again that wrote too much.
+    pub(super) fn listen_again(&mut self, now: Instant) {
+        if self.quiet_until.is_some_and(|at| at <= now) {
+            self.quiet_until = None;
+            for id in std::mem::take(&mut self.quiet) {
+                self.listen(id, true);
+            }
+        }
+    }
+
+    fn listen(&self, id: Id, on: bool) {
+        let Some(child) = self.children.get(&id) else { return };
+        let flags = if on { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+        if let Err(error) = self.poll.change(&child.holdings.log.read, flags, Token::Log(id)) {
+            log::error!(target: &child.config.name, "cannot watch its log pipe: {error}");
+        }
+    }
+
+    /// Writes what the log's output takes.
+    pub(super) fn flush_log(&mut self) {
+        match (journal::flush(), self.journal_watched) {
+            (Waiting::Writable(fd), None) => {
+                if self.poll.add(fd, EpollFlags::EPOLLOUT, Token::Journal).is_ok() {
+                    self.journal_watched = Some(fd);
+                } else {
+                    self.look_after(UNWATCHED);
+                }
+            }
+            (Waiting::Nothing | Waiting::Until(_), Some(fd)) => {
+                self.poll.remove(fd);
+                self.journal_watched = None;
+            }
+            (Waiting::Writable(_), Some(_)) | (Waiting::Nothing | Waiting::Until(_), None) => {}
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Tab completion, in the shells themselves.
+
+use crate::daemon::{Daemon, wait_for};
+use plumbd::control::Request;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const TWO: &str = "[children.echoes]\ncommand = [\"sleep\", \"1000\"]\ninstances = 2\n\
+                   [children.other]\ncommand = [\"sleep\", \"1000\"]\n";
+
+/// A shell with that script in a folder; `None` where it is not installed.
+fn shell(program: &str, words: &[&str], folder: &Path) -> Option<String> {
+    let bin = Path::new(env!("CARGO_BIN_EXE_plumbd")).parent().unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let mut command = Command::new(program);
+    command.args(words).current_dir(folder).env("PATH", path).env_remove("PLUMBD_CONTROL").env("HOME", folder);
+    let Ok(output) = command.stdin(Stdio::null()).output() else {
+        eprintln!("left out: {program} is not installed");
+        return None;
+    };
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && err.is_empty(), "{program}: {:?} {err}", output.status);
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+/// What bash offers for the last of these words.
+fn bash(folder: &Path, words: &[&str]) -> Vec<String> {
+    let quoted: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+    let script = format!(
+        "source <(plumbd completions bash)\n\
+         COMP_WORDS=({}); COMP_CWORD={}; COMP_TYPE=9; COMP_KEY=9\n\
+         function=$(complete -p plumbd | sed 's/.*-F \\([^ ]*\\).*/\\1/')\n\
+         $function plumbd \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\" 2>/dev/null\n\
+         printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+        quoted.join(" "),
+        words.len() - 1
+    );
+    let offered = shell("bash", &["--norc", "-c", &script], folder).expect("bash is everywhere");
+    // With nothing typed yet, options follow the names.
+    let bare = words.last() == Some(&"");
+    let lines = offered.lines().map(|line| line.trim_end().to_owned());
+    lines.filter(|line| !(bare && line.starts_with("--"))).collect()
+}
+
+#[test]
+fn commands_options_and_examples_are_completed() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(bash(folder.path(), &["plumbd", "sta"]), ["status", "start"]);
+    assert_eq!(bash(folder.path(), &["plumbd", "status", "--w"]), ["--watch"]);
+    assert_eq!(bash(folder.path(), &["plumbd", "example", "echo"]), ["echo-store"]);
+    assert_eq!(bash(folder.path(), &["plumbd", "completions", "z"]), ["zsh"]);
+    assert_eq!(bash(folder.path(), &["plumbd", "man", "plumbd."]), ["plumbd.toml"]);
+    assert!(!bash(folder.path(), &["plumbd", ""]).contains(&"plugin".to_owned()), "it is hidden");
+}
+
+#[test]
+fn children_of_the_daemon_that_runs_are_completed() {
+    let mut daemon = Daemon::start(TWO);
+    let socket = daemon.path("plumbd.sock");
+    // The file may say something else by now.
+    daemon.configure("[children.later]\ncommand = [\"sleep\", \"1000\"]\n");
+    let all = ["echoes", "echoes.0", "echoes.1", "other"];
+    let elsewhere = tempfile::tempdir().unwrap();
+    let socket = socket.to_str().unwrap();
+    for command in ["start", "stop", "restart"] {
+        assert_eq!(bash(daemon.dir.path(), &["plumbd", command, ""]), all, "{command}");
+        assert_eq!(bash(elsewhere.path(), &["plumbd", command, "--control", socket, ""]), all, "{command}");
+    }
+    assert_eq!(bash(daemon.dir.path(), &["plumbd", "stop", "other", "echoes."]), ["echoes.0", "echoes.1"]);
+    daemon.stop();
+}
+
+#[test]
+fn where_no_daemon_runs_the_configuration_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(bash(folder.path(), &["plumbd", "stop", ""]), ["echo", "logger"], "the built-in one");
+    std::fs::write(folder.path().join("x.toml"), TWO).unwrap();
+    assert_eq!(bash(folder.path(), &["plumbd", "stop", "-c", "x.toml", "o"]), ["other"]);
+    std::fs::write(folder.path().join("plumbd.toml"), "wrong").unwrap();
+    assert_eq!(bash(folder.path(), &["plumbd", "stop", ""]), [""; 0]);
+}
+
+/// A person's shell must not hang because the daemon does.
+#[test]
+fn a_daemon_that_hangs_is_not_waited_for() {
+    let mut daemon = Daemon::start(TWO);
+    daemon.signal(nix::libc::SIGSTOP);
+    wait_for("it stands", || (crate::daemon::state(daemon.pid()) == Some('T')).then_some(()));
+    let start = Instant::now();
+    // Nobody answers, so the file is asked.
+    assert_eq!(bash(daemon.dir.path(), &["plumbd", "stop", "o"]), ["other"]);
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    daemon.signal(nix::libc::SIGCONT);
+    assert_eq!(daemon.ask(&Request::Reopen).0, 0);
+    daemon.stop();
+}
+
+#[test]
+fn zsh_completes_children_at_the_first_tab_too() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("plumbd.toml"), TWO).unwrap();
+    // As a file in $fpath, and a terminal to press Tab in.
+    let script = "mkdir f; plumbd completions zsh >f/_plumbd; fpath=($PWD/f $fpath)\n\
+         autoload -U compinit; compinit -u -d $PWD/dump; zmodload zsh/zpty\n\
+         zpty z zsh -f; zpty -w z \"PS1=; fpath=($PWD/f \\$fpath); autoload -U compinit; compinit -u -d $PWD/dump; echo rea''dy\"\n\
+         zpty -r -m z out '*ready*'\n\
+         zpty -w -n z $'plumbd stop oth\\t'; zpty -r -m z out '*other*'; print -r -- $out; zpty -d z";
+    if Command::new("zsh").arg("--version").output().is_err() {
+        eprintln!("left out: zsh is not installed");
+        return;
+    }
+    let out = shell("timeout", &["30", "zsh", "-f", "-c", script], folder.path()).unwrap();
+    assert!(out.contains("plumbd stop other"), "{out:?}");
+}
+
+#[test]
+fn fish_completes_children_with_their_states() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("plumbd.toml"), TWO).unwrap();
+    let script = "plumbd completions fish | source; complete -C 'plumbd stop o'";
+    if let Some(out) = shell("fish", &["--no-config", "-c", script], folder.path()) {
+        assert_eq!(out, "other\tconfigured, no daemon runs\n");
+    }
+}

@@ -1,0 +1,192 @@
+//! The JSON schema that editors use: it says nothing that `plumbd check` does
+//! not, and tells what a schema can tell.
+
+use crate::config::{BAD, GOOD, files, is_right};
+use plumbd::config::keys;
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+#[test]
+fn the_schema_that_ships_is_the_one_that_is_printed() {
+    let printed = Command::new(env!("CARGO_BIN_EXE_plumbd")).arg("schema").output().unwrap();
+    assert!(printed.status.success());
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("etc/plumbd.schema.json");
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        std::fs::write(&path, &printed.stdout).unwrap();
+    }
+    let ships = std::fs::read(&path).unwrap();
+    assert!(printed.stdout == ships, "{} is out of date: UPDATE_EXPECT=1 renews it", path.display());
+}
+
+/// Whether the schema takes each of these documents, by Debian's
+/// python3-jsonschema; and that it is a schema.
+fn taken(documents: &[Value]) -> Vec<bool> {
+    const VALIDATE: &str = "import json, sys, jsonschema\n\
+                            schema, documents = json.load(sys.stdin)\n\
+                            jsonschema.Draft7Validator.check_schema(schema)\n\
+                            validator = jsonschema.Draft7Validator(schema)\n\
+                            json.dump([validator.is_valid(document) for document in documents], sys.stdout)";
+    let mut python = Command::new("/usr/bin/python3")
+        .args(["-c", VALIDATE])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let question = serde_json::to_vec(&json!([plumbd::config::schema::schema(), documents])).unwrap();
+    python.stdin.take().unwrap().write_all(&question).unwrap();
+    let output = python.wait_with_output().unwrap();
+    assert!(output.status.success(), "python3-jsonschema is needed");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The file as a value; `None` where it is no TOML.
+fn document(path: &Path) -> Option<Value> {
+    let text = String::from_utf8(std::fs::read(path).ok()?).ok()?;
+    let table: toml::Table = text.trim_start_matches('\u{feff}').parse().ok()?;
+    Some(serde_json::to_value(table).unwrap())
+}
+
+fn name(path: &Path) -> String {
+    path.file_stem().unwrap().to_string_lossy().into_owned()
+}
+
+#[test]
+#[ignore = "needs python3-jsonschema, run by .ci/run"]
+fn every_right_file_is_taken() {
+    let mut paths = files(GOOD);
+    paths.extend(files("../../etc"));
+    let documents: Vec<Value> = paths.iter().map(|path| document(path).unwrap()).collect();
+    for (path, taken) in paths.iter().zip(taken(&documents)) {
+        assert!(taken, "{}", path.display());
+    }
+}
+
+/// Bad files whose problem is within one table, so that a schema can tell.
+const TELLING: [&str; 27] = [
+    "addresses",
+    "backoff-factor",
+    "child-is-no-table",
+    "child-names",
+    "durations",
+    "echo-settings",
+    "empty",
+    "environment",
+    "instances-range",
+    "limits",
+    "link-lacks-ends",
+    "links-as-one-table",
+    "links-of-strings",
+    "logger-settings",
+    "logger-sync",
+    "logger-without-file",
+    "neither-plugin-nor-command",
+    "plugin-and-command",
+    "signals",
+    "sizes",
+    "tables-that-are-not",
+    "umask",
+    "unknown-keys",
+    "unknown-nested-keys",
+    "unknown-plugin",
+    "words",
+    "wrong-types",
+];
+
+#[test]
+#[ignore = "needs python3-jsonschema, run by .ci/run"]
+fn wrong_files_are_refused_where_a_schema_can_tell() {
+    let (paths, documents): (Vec<_>, Vec<_>) =
+        files(BAD).into_iter().filter_map(|path| Some((name(&path), document(&path)?))).unzip();
+    let taken = taken(&documents);
+    let refused: Vec<&String> = paths.iter().zip(&taken).filter(|(_, taken)| !**taken).map(|(name, _)| name).collect();
+    let missed: Vec<&str> = TELLING.into_iter().filter(|telling| !refused.iter().any(|name| name == telling)).collect();
+    assert_eq!(missed, Vec::<&str>::new(), "of those that are refused: {refused:?}");
+}
+
+/// A configuration in which that key of that table has this value.
+fn with(table: &str, key: &str, value: &str) -> String {
+    let set = |name: &str| if table == name { format!("{key} = {value}\n") } else { String::new() };
+    let own = |name: &str, line: &str| {
+        if table == name && line.starts_with(key) { String::new() } else { format!("{line}\n") }
+    };
+    let nested = |name: &str| if table == name { format!("{name} = {{ {key} = {value} }}\n") } else { String::new() };
+    format!(
+        "[daemon]\n{}[children.a]\n{}{}{}{}\n[children.echo]\nplugin = 'echo'\nlisten = ['tcp://127.0.0.1:7']\n\
+         [children.echo.settings]\n{}[children.logger]\nplugin = 'logger'\n[children.logger.settings]\n{}{}{}\
+         [[links]]\nfrom = 'echo'\nto = 'logger'\n[[links]]\n{}{}{}",
+        set("[daemon]"),
+        own("[children.NAME]", "command = ['sh']"),
+        set("[children.NAME]"),
+        nested("backoff"),
+        nested("start_limit"),
+        set("settings of echo"),
+        own("settings of logger", "file = 'messages.log'"),
+        set("settings of logger"),
+        nested("rotate"),
+        own("[[links]]", "from = 'a'"),
+        own("[[links]]", "to = 'logger'"),
+        set("[[links]]"),
+    )
+}
+
+/// An editor must not cry over what is right.
+#[test]
+#[ignore = "needs python3-jsonschema, run by .ci/run"]
+fn no_value_of_any_key_is_refused_that_the_check_takes() {
+    const VALUES: [&str; 24] = [
+        "'x'",
+        "''",
+        "'a'",
+        "'echo'",
+        "'10s'",
+        "'0s'",
+        "'500h'",
+        "'64KiB'",
+        "'1B'",
+        "'0640'",
+        "'7'",
+        "'SIGINT'",
+        "'/tmp'",
+        "0",
+        "7",
+        "-1",
+        "2.5",
+        "true",
+        "[]",
+        "['sh']",
+        "['tcp://[::1]:80']",
+        "['10.0.0.0/8', '::1']",
+        "{}",
+        "{ x = 'y' }",
+    ];
+    let mut cases = Vec::new();
+    for (table, keys) in keys::TABLES.iter().filter(|(table, _)| *table != "the file") {
+        for key in *keys {
+            let words: Vec<String> = match key.kind {
+                keys::Kind::Words(words) | keys::Kind::WordsOr(words, _) => {
+                    words.iter().map(|(word, _)| format!("'{word}'")).collect()
+                }
+                _ => Vec::new(),
+            };
+            for value in VALUES.iter().map(|value| (*value).to_owned()).chain(words) {
+                let text = with(table, key.name, &value);
+                let document = serde_json::to_value(text.parse::<toml::Table>().unwrap()).unwrap();
+                cases.push((format!("{table} {} = {value}", key.name), is_right(&text), document));
+            }
+        }
+    }
+    let documents: Vec<Value> = cases.iter().map(|(.., document)| document.clone()).collect();
+    let taken = taken(&documents);
+    let wrongly: Vec<&String> = cases
+        .iter()
+        .zip(&taken)
+        .filter(|((_, right, _), taken)| *right && !**taken)
+        .map(|((case, ..), _)| case)
+        .collect();
+    assert_eq!(wrongly, Vec::<&String>::new());
+    let right = cases.iter().filter(|(_, right, _)| *right).count();
+    let refused = taken.iter().filter(|taken| !**taken).count();
+    assert!(right > 100 && refused > 500, "{right} right, {refused} refused of {}", cases.len());
+}
