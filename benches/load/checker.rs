@@ -200,11 +200,13 @@ impl<'a> Check<'a> {
         let line = &*entry.message;
         for seen in self.connections.values_mut() {
             let c = seen.connection;
+            let from_there = entry.peer.as_ref().is_none_or(|peer| *peer == c.peer);
+            if !from_there || line.is_empty() || line.len() > c.part || seen.next > c.sent {
+                continue;
+            }
             self.expected.clear();
             message::append(c.number, c.sent, c.length, &mut self.expected);
-            let from_there = entry.peer.as_ref().is_none_or(|peer| *peer == c.peer);
-            let fits = !line.is_empty() && line.len() <= c.part && self.expected.starts_with(line);
-            if from_there && fits && seen.next <= c.sent {
+            if self.expected.starts_with(line) {
                 seen.next = c.sent + 1;
                 return true;
             }

@@ -150,6 +150,11 @@ fn listen(socket: &UnixDatagram, heard: &Mutex<Heard>) {
 /// descriptors, gives them the numbers from 3 on, and becomes the daemon.
 #[test]
 fn launcher() {
+    become_daemon();
+}
+
+/// Where this process is the launcher, it never comes back.
+pub fn become_daemon() {
     let Some(path) = std::env::var_os(HANDED) else { return };
     let socket = UnixDatagram::bind(path).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();

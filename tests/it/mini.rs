@@ -44,8 +44,8 @@ pub(crate) struct Held {
     protocol: Protocol,
     read: OwnedFd,
     write: Option<OwnedFd>,
-    intake: Intake,
-    replies: Option<Pipe>,
+    pub(crate) intake: Intake,
+    pub(crate) replies: Option<Pipe>,
 }
 
 impl Held {

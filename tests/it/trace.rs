@@ -3,7 +3,7 @@
 
 use crate::mini::{Logger, Rig, wait_until};
 use nix::sys::ptrace;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
@@ -17,6 +17,9 @@ pub(crate) struct Place {
     pub(crate) steps: usize,
 }
 
+/// A wrapper that stops itself before it becomes the program.
+pub(crate) const STOPPED: [&str; 4] = ["/bin/sh", "-c", "kill -STOP $$; exec \"$@\"", "sh"];
+
 /// Runs a logger to that place and kills it there. `false`: it ended before
 /// it came there, with success.
 pub(crate) fn kill_at(rig: &Rig, place: Place) -> bool {
@@ -25,33 +28,35 @@ pub(crate) fn kill_at(rig: &Rig, place: Place) -> bool {
 
 /// The same with whatever else begins with a flock(2), started under a wrapper.
 pub(crate) fn kill_started_at(start: impl FnOnce(&[&str]) -> Logger, place: Place) -> bool {
-    let logger = start(&["/bin/sh", "-c", "kill -STOP $$; exec \"$@\"", "sh"]);
-    let pid = logger.pid();
+    let logger = start(&STOPPED);
+    seize(logger.pid());
+    let reached = run_to(logger.pid(), nix::libc::SYS_flock, place);
+    if reached {
+        logger.signal(Signal::SIGKILL);
+    }
+    assert_eq!(logger.wait_killed(), reached);
+    reached
+}
+
+/// Begins to trace what was started under [`STOPPED`].
+pub(crate) fn seize(pid: Pid) {
     wait_until("it has stopped itself", || {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         stat.rsplit_once(") ").unwrap().1.starts_with('T').then_some(())
     });
     ptrace::seize(pid, ptrace::Options::PTRACE_O_TRACESYSGOOD).unwrap();
-    logger.signal(Signal::SIGCONT);
-    let reached = run_to(pid, place);
-    if reached {
-        logger.signal(Signal::SIGKILL);
-    }
-    finish(logger, reached)
+    kill(pid, Signal::SIGCONT).unwrap();
 }
 
-fn finish(logger: Logger, reached: bool) -> bool {
-    assert_eq!(logger.wait_killed(), reached);
-    reached
-}
-
-fn run_to(pid: Pid, place: Place) -> bool {
+/// Runs it to that place, which counts from the first call of that number.
+/// `false`: it has ended before.
+pub(crate) fn run_to(pid: Pid, first: i64, place: Place) -> bool {
     let mut stops = None;
     while let Some(status) = next_stop(pid) {
         match status {
             WaitStatus::PtraceSyscall(_) => {
                 let at = match stops {
-                    None if current_call(pid) == nix::libc::SYS_flock => 0,
+                    None if current_call(pid) == first => 0,
                     None => {
                         ptrace::syscall(pid, None).unwrap();
                         continue;

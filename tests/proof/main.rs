@@ -10,7 +10,23 @@
 
 #![allow(clippy::unwrap_used, reason = "a trial that can't go on ends the proof")]
 
+#[path = "../it/daemon.rs"]
+#[allow(dead_code, unused_imports, reason = "the tests use more of it")]
+mod daemon;
+mod kills;
+#[path = "../../benches/load/mod.rs"]
+#[allow(dead_code, reason = "the benchmark uses more of it")]
+mod load;
+#[path = "../it/manager.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod manager;
+#[path = "../it/mini.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod mini;
 mod report;
+#[path = "../it/trace.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod trace;
 mod trial;
 
 use clap::Parser;
@@ -40,9 +56,11 @@ struct Options {
 }
 
 /// The groups, in the order of the table.
-const GROUPS: &[fn() -> Vec<Trial>] = &[];
+const GROUPS: &[fn() -> Vec<Trial>] = &[kills::trials];
 
 fn main() -> ExitCode {
+    // A daemon under a service manager is started by a process of this program.
+    manager::become_daemon();
     let options = Options::parse();
     let all: Vec<Trial> = GROUPS.iter().flat_map(|group| group()).collect();
     let unknown: Vec<&String> = options.trials.iter().filter(|n| !all.iter().any(|t| t.is(n))).collect();

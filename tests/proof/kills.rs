@@ -1,0 +1,51 @@
+//! Kills: at every system call of the logger and of the echo, inside its
+//! writes, and at random instants; of one child, several, the supervisor, all.
+//!
+//! - [`boundary`]: a traced logger or echo, killed at its N-th system call, for every N;
+//! - [`random`]: a whole daemon under load, killed at any instant;
+//! - [`under_way`]: the same while it reloads or stops;
+//! - [`rotation`]: a logger under load that rotates all the time;
+//! - [`service`], [`rig`], [`echo`]: what is killed, and who talks to it meanwhile;
+//! - [`count`]: what came of it; [`doctor`]: the checker's own trial.
+
+mod boundary;
+mod count;
+mod doctor;
+mod echo;
+mod random;
+mod rig;
+mod rotation;
+mod service;
+mod under_way;
+
+use crate::trial::Trial;
+use std::path::Path;
+
+const ONCE: &str = "each message once, whole, in order";
+
+/// All kills.
+pub(crate) fn trials() -> Vec<Trial> {
+    let trial = |name, fault, attempt| Trial { name, fault, promise: ONCE, missing: || None, attempt };
+    vec![
+        trial("kills/logger-calls", "the logger, before and after each of its system calls", boundary::logger),
+        trial("kills/rotation-calls", "the same while it rotates after each batch", boundary::rotating_logger),
+        trial("kills/inside-writes", "the logger inside the write of a batch of 1 MiB", boundary::inside_writes),
+        Trial { missing: needs_strace, ..trial(
+            "kills/echo-calls",
+            "the echo, before and after each of its system calls; queued, saved and synced",
+            boundary::echo,
+        ) },
+        trial("kills/logger", "the logger, at any instant", random::logger),
+        trial("kills/sources", "an echo or another source, at any instant", random::sources),
+        trial("kills/children", "logger and sources at once", random::children),
+        trial("kills/supervisor", "the supervisor, at any instant", random::supervisor),
+        trial("kills/all", "supervisor and children at once", random::all),
+        trial("kills/rotation", "the logger at any instant, rotating and compressing all the time", rotation::attempt),
+        trial("kills/reload", "any of them, during a reload", under_way::reload),
+        trial("kills/stop", "any of them, during a stop of a child or of the daemon", under_way::stop),
+    ]
+}
+
+fn needs_strace() -> Option<String> {
+    (!Path::new("/usr/bin/strace").exists()).then(|| "needs strace".to_owned())
+}

@@ -1,0 +1,191 @@
+//! A traced process, killed at its N-th system call, before and after it, for
+//! every N until it ends without a kill; and inside the long ones.
+
+use super::count::Count;
+use super::doctor::any;
+use super::echo::{Running, start, started_under_strace};
+use super::rig;
+use crate::load::checker::{self, Format, Verdict};
+use crate::load::generator::{self, Connection, Plan};
+use crate::mini::Rig;
+use crate::trace::{self, Place, STOPPED};
+use crate::trial::{Tried, scaled};
+use nix::libc::{SYS_epoll_create1, SYS_pwrite64};
+use nix::sys::ptrace;
+use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
+use plumbd::link::handover::Protocol::Records;
+use plumbd::sys::map::{PAGE, SharedMap};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// The logger.
+pub(crate) fn logger(times: f64) -> Tried {
+    (0..scaled(1, times)).map(|_| logger_calls(false)).reduce(|a, b| a.and(&b)).unwrap().tried(&without_ledger())
+}
+
+/// The logger, while it rotates after each batch.
+pub(crate) fn rotating_logger(times: f64) -> Tried {
+    (0..scaled(1, times)).map(|_| logger_calls(true)).reduce(|a, b| a.and(&b)).unwrap().tried("")
+}
+
+fn logger_calls(rotating: bool) -> Count {
+    let mut count = Count::default();
+    for stop in 0.. {
+        let (mut rig, sent) = rig::full();
+        if rotating {
+            rig.settings["rotate"] = serde_json::json!({"size": 4096, "compress": "gzip", "least_ms": 0});
+        }
+        let place = Place { stop, steps: 0 };
+        let killed = trace::kill_at(&rig, place);
+        if killed {
+            count.kills += 1;
+            count.within_a_line += u64::from(rig::is_within_a_line(&rig));
+            rig.drain();
+        }
+        rig::check(&rig, &sent, &mut count, &format!("after a kill at {place:?}"));
+        if !killed {
+            assert!(stop > 80, "only {stop} places");
+            return count;
+        }
+    }
+    count
+}
+
+/// The control: the same kills, but what the logger noted is wiped.
+fn without_ledger() -> String {
+    let mut found = 0;
+    let places = 40;
+    for stop in (0..places).map(|n| 2 * n + 1) {
+        let (mut rig, sent) = rig::full();
+        trace::kill_at(&rig, Place { stop, steps: 0 });
+        let _none_yet = std::fs::remove_file(rig.folder.path().join(".m.log.intent"));
+        for link in &rig.links {
+            let ledger = SharedMap::new(&link.intake.ledger, PAGE).unwrap();
+            ledger.words(PAGE / 8).iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        }
+        rig.drain();
+        let verdict = checker::check(&*rig.all_bytes(), Format::Text, &sent).unwrap();
+        found += u32::from(!verdict.is_clean());
+    }
+    assert!(found > 0, "a logger without its ledger was not found out");
+    format!("ledger wiped after the kill: found out at {found} of {places} places")
+}
+
+/// The logger, so many microseconds after it began to write a batch.
+pub(crate) fn inside_writes(times: f64) -> Tried {
+    let mut count = Count::default();
+    let (mut inside, mut torn) = (0, 0);
+    for _ in 0..scaled(100, times) {
+        let (mut rig, sent) = rig::full();
+        let logger = rig.start_under(&STOPPED);
+        trace::seize(logger.pid());
+        assert!(trace::run_to(logger.pid(), SYS_pwrite64, Place { stop: 0, steps: 0 }), "it wrote nothing");
+        let (began, wait) = (Instant::now(), Duration::from_micros(any(500)));
+        ptrace::syscall(logger.pid(), None).unwrap();
+        while began.elapsed() < wait {
+            std::hint::spin_loop();
+        }
+        logger.signal(SIGKILL);
+        assert!(logger.wait_killed());
+        count.kills += 1;
+        let saved = rig.bytes();
+        let within = rig::is_within_a_line(&rig);
+        count.within_a_line += u64::from(within);
+        inside += u32::from(!saved.is_empty() && within);
+        // The control: what is there now is all that there will be.
+        torn += u32::from(checker::check(&*saved, Format::Text, &sent).unwrap().torn > 0);
+        rig.drain();
+        rig::check(&rig, &sent, &mut count, &format!("after a kill {wait:?} into a write"));
+    }
+    assert!(inside > 0, "no kill cut a write");
+    count.tried(&format!("the same files before the next logger completed them: {torn} torn, found"))
+}
+
+/// The echo, in each `echo_after`.
+pub(crate) fn echo(times: f64) -> Tried {
+    let all = ["queued", "saved", "synced"].into_iter().cycle().take(3 * scaled(1, times) as usize);
+    all.map(echo_calls).reduce(|a, b| a.and(&b)).unwrap().tried(&a_write_left_out())
+}
+
+fn echo_calls(echo_after: &str) -> Count {
+    let mut count = Count::default();
+    let mut rig = Rig::with("text", Records);
+    let logger = rig.start();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut connections = Vec::new();
+    for stop in 0.. {
+        let traced = start(&rig, &listener, echo_after, true);
+        let killed = AtomicBool::new(false);
+        let address = listener.local_addr().unwrap();
+        std::thread::scope(|scope| {
+            let clients = scope.spawn(|| {
+                let all = talk(address, u32::try_from(stop).unwrap() * 16);
+                // Not reaped before this is over, so its number is its own.
+                traced.signal(SIGTERM);
+                all
+            });
+            trace::seize(traced.pid());
+            if trace::run_to(traced.pid(), SYS_epoll_create1, Place { stop, steps: 0 }) {
+                traced.signal(SIGKILL);
+                killed.store(true, Ordering::Relaxed);
+                // It serves whom the one before had not taken.
+                let next = start(&rig, &listener, echo_after, false);
+                connections.extend(clients.join().unwrap());
+                next.stop();
+            } else {
+                connections.extend(clients.join().unwrap());
+            }
+        });
+        let killed = killed.into_inner();
+        assert_eq!(traced.wait_killed(), killed);
+        count.kills += u64::from(killed);
+        if !killed {
+            assert!(stop > 80, "only {stop} places");
+            break;
+        }
+    }
+    rig.end();
+    logger.wait_success();
+    rig::check(&rig, &connections, &mut count, &format!("{echo_after}, after a kill at every place"));
+    count
+}
+
+/// Short messages and long ones, all sent at once, until each is echoed or its connection is over.
+fn talk(address: SocketAddr, first: u32) -> Vec<Connection> {
+    let plan = |connections, depth, length, first| Plan {
+        address,
+        connections,
+        depth,
+        length,
+        first,
+        reconnect: false,
+        lasts: Duration::ZERO,
+        drain: crate::daemon::DEADLINE,
+    };
+    let plans = [plan(3, 4, 128, first), plan(1, 2, 64 * 1024, first + 8)];
+    let never = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let runs = plans.each_ref().map(|plan| scope.spawn(|| generator::run(plan, &never).unwrap()));
+        let outcomes = runs.map(|run| run.join().unwrap());
+        for outcome in &outcomes {
+            assert!(outcome.wrong.is_empty(), "echoes differ: {:?}", outcome.wrong);
+        }
+        outcomes.into_iter().flat_map(|outcome| outcome.connections).collect()
+    })
+}
+
+/// The control: an echo that answers though a write to its queue did not happen.
+fn a_write_left_out() -> String {
+    let mut rig = Rig::with("text", Records);
+    let logger = rig.start();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let echo: Running = started_under_strace(&rig, &listener);
+    let connections = talk(listener.local_addr().unwrap(), 0);
+    echo.stop();
+    rig.end();
+    logger.wait_success();
+    let verdict: Verdict = checker::check(&*rig.all_bytes(), Format::Text, &connections).unwrap();
+    assert!(verdict.lost > 0, "an echo that left out a write was not found out: {verdict}");
+    format!("a write to the queue left out (strace): {} lost, found", verdict.lost)
+}

@@ -1,0 +1,79 @@
+//! What came of it, in numbers.
+
+use crate::load::checker::Verdict;
+use crate::load::generator::Connection;
+use crate::trial::Tried;
+
+/// Sums over any number of message files.
+#[derive(Debug, Default)]
+pub(crate) struct Count {
+    /// Processes may be several: a kill of all at once is one.
+    pub(crate) kills: u64,
+    /// Kills that left the file within a line.
+    pub(crate) within_a_line: u64,
+    /// Rotated files.
+    pub(crate) rotated: u64,
+    files: u64,
+    connections: u64,
+    total: Verdict,
+    /// Damaged files that the checker was shown.
+    pub(crate) doctored: u64,
+}
+
+impl Count {
+    /// Adds a file, with which nothing may be wrong.
+    #[track_caller]
+    pub(crate) fn add(&mut self, verdict: &Verdict, connections: &[Connection], when: &str) {
+        assert!(verdict.is_clean(), "{when}: {verdict}");
+        let echoed: u64 = connections.iter().map(|c| u64::from(c.echoed)).sum();
+        assert_eq!(verdict.echoed, echoed, "{when}: {verdict}");
+        self.files += 1;
+        self.connections += connections.len() as u64;
+        self.sum(verdict);
+    }
+
+    /// Both together.
+    pub(crate) fn and(mut self, other: &Count) -> Count {
+        self.kills += other.kills;
+        self.within_a_line += other.within_a_line;
+        self.rotated += other.rotated;
+        self.files += other.files;
+        self.connections += other.connections;
+        self.doctored += other.doctored;
+        self.sum(&other.total);
+        self
+    }
+
+    fn sum(&mut self, verdict: &Verdict) {
+        self.total.lines += verdict.lines;
+        self.total.echoed += verdict.echoed;
+        self.total.unechoed += verdict.unechoed;
+        self.total.parts += verdict.parts;
+        self.total.lost += verdict.lost;
+        self.total.doubled += verdict.doubled;
+        self.total.disordered += verdict.disordered;
+        self.total.torn += verdict.torn;
+        self.total.forged += verdict.forged;
+    }
+
+    /// As a trial tells it.
+    pub(crate) fn tried(&self, control: &str) -> Tried {
+        let mut count = format!("{} kills", self.kills);
+        if self.within_a_line > 0 {
+            count += &format!(" ({} left the file within a line)", self.within_a_line);
+        }
+        if self.rotated > 0 {
+            count += &format!(", {} rotated files", self.rotated);
+        }
+        count += &format!(
+            ", {} echoed messages of {} connections in {} files",
+            self.total.echoed, self.connections, self.files
+        );
+        let mut told = control.to_owned();
+        if self.doctored > 0 {
+            let doctored = format!("{} damaged files: all found", self.doctored);
+            told = if told.is_empty() { doctored } else { format!("{told}; {doctored}") };
+        }
+        Tried { count, outcome: self.total.to_string(), control: told }
+    }
+}

@@ -1,0 +1,71 @@
+//! A logger under load that rotates and compresses all the time, without the
+//! ten seconds that the configuration puts between two rotations.
+
+use super::count::Count;
+use super::doctor::any;
+use super::rig::{self, nobody, put_lines, put_message};
+use crate::load::generator::Connection;
+use crate::mini::{Held, Rig};
+use crate::trial::{Tried, scaled};
+use plumbd::link::handover::Protocol::{Lines, Records};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Between two writes of a source, so that the sources are not what takes the time.
+fn pause() {
+    std::thread::sleep(Duration::from_millis(2));
+}
+
+/// Kills it at any instant.
+pub(crate) fn attempt(times: f64) -> Tried {
+    let kills = scaled(150, times);
+    let counts = ["gzip", "zstd"].map(|compress| kill_rotating(compress, kills));
+    counts.into_iter().reduce(|a, b| a.and(&b)).unwrap().tried("")
+}
+
+fn kill_rotating(compress: &str, kills: u32) -> Count {
+    let mut count = Count::default();
+    let mut rig = Rig::new("text");
+    rig.settings["rotate"] = serde_json::json!({"size": 200_000, "compress": compress, "least_ms": 0});
+    rig.links = vec![Held::new("tick", Lines, 1 << 18), Held::new("echo", Records, 1 << 18)];
+    let (mut lines, records) = (rig.links[0].source(), rig.links[1].source());
+    let over = AtomicBool::new(false);
+    let sent: Vec<Connection> = std::thread::scope(|scope| {
+        let tick = scope.spawn(|| {
+            let mut c = nobody(1, "tick", 120);
+            while !over.load(Ordering::Relaxed) {
+                put_lines(&mut lines, &mut c, 50);
+                pause();
+            }
+            vec![c]
+        });
+        let echo = scope.spawn(|| {
+            let mut all = [128, 64 * 1024].map(|length| nobody(1 + length as u32, "127.0.0.1:40312", length));
+            let mut sequence = 0;
+            while !over.load(Ordering::Relaxed) {
+                (0..50).for_each(|_| put_message(&records, &mut all[0], &mut sequence));
+                put_message(&records, &mut all[1], &mut sequence);
+                pause();
+            }
+            all.to_vec()
+        });
+        for _ in 0..kills {
+            let logger = rig.start();
+            std::thread::sleep(Duration::from_micros(any(40_000)));
+            logger.kill();
+            count.kills += 1;
+            count.within_a_line += u64::from(rig::is_within_a_line(&rig));
+        }
+        over.store(true, Ordering::Relaxed);
+        let last = rig.start();
+        let sent = [tick.join().unwrap(), echo.join().unwrap()].concat();
+        last.kill();
+        sent
+    });
+    drop((lines, records));
+    rig.drain();
+    rig::check(&rig, &sent, &mut count, compress);
+    count.doctored += super::doctor::damage(&rig.all_bytes(), crate::load::checker::Format::Text, &sent);
+    assert!(rig.archives().len() >= 5, "only {} rotations", rig.archives().len());
+    count
+}

@@ -1,0 +1,101 @@
+//! Kills while a reload or a stop is under way.
+
+use super::doctor::any;
+use super::random::{settings, with_each};
+use super::service::{Service, Setting};
+use crate::trial::{Tried, scaled};
+use nix::libc::SIGTERM;
+use plumbd::control::Request;
+use plumbd::control::status::DaemonState;
+use std::time::Duration;
+
+/// Under a manager, so that clients stay while one supervisor follows the other.
+fn managed() -> Vec<Setting> {
+    settings(|echo_after, load| Setting { echo_after, load, managed: true, pipes_are_lost: false })
+}
+
+/// During a reload, which restarts the echo, the logger or both.
+pub(crate) fn reload(times: f64) -> Tried {
+    let count = with_each(managed(), |service| {
+        let config = service.daemon.read_text("plumbd.toml");
+        let echo = ("[children.echo.settings]", "max_connections = 9999");
+        let logger = ("[children.logger.settings]", "mode = \"0600\"");
+        for round in 0..scaled(20, times) {
+            service.wait_any_instant();
+            let changes = match any(4) {
+                0 => vec![echo],
+                1 => vec![logger],
+                2 => vec![echo, logger],
+                _ => Vec::new(),
+            };
+            let changed = changes.iter().fold(config.clone(), |config, (place, more)| {
+                config.replace(place, &format!("{place}\n{more}"))
+            });
+            // Always another one than before.
+            service.daemon.configure(&format!("{changed}\n# {round}"));
+            let reload = service.daemon.ask_meanwhile(Request::Reload);
+            let killed = kill_some(service, 60_000);
+            let _whatever_it_says = reload.join().unwrap();
+            go_on(service, killed);
+        }
+    });
+    count.tried("")
+}
+
+/// During a stop: of children, or of the daemon.
+pub(crate) fn stop(times: f64) -> Tried {
+    let count = with_each(managed(), |service| {
+        for _ in 0..scaled(20, times) {
+            service.wait_any_instant();
+            let echo: Vec<&str> = service.sources().to_vec();
+            let names: Vec<String> = match any(4) {
+                0 => vec!["logger"],
+                1 => echo,
+                2 => [echo, vec!["logger"]].concat(),
+                _ => Vec::new(),
+            }
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+            if names.is_empty() {
+                service.daemon.signal(SIGTERM);
+                kill_some(service, 20_000);
+                service.wait_dead();
+                service.start_again();
+                continue;
+            }
+            let stop = service.daemon.ask_meanwhile(Request::Stop { children: names.clone() });
+            let killed = kill_some(service, 20_000);
+            let _whatever_it_says = stop.join().unwrap();
+            if killed {
+                service.start_again();
+            } else {
+                service.daemon.done(&Request::Start { children: names });
+            }
+        }
+    });
+    count.tried("")
+}
+
+/// Kills some of them, at an instant within so many microseconds; whether the supervisor was one.
+fn kill_some(service: &mut Service, within: u64) -> bool {
+    std::thread::sleep(Duration::from_micros(any(within)));
+    match any(5) {
+        0 => service.kill_children(&["logger"]),
+        1 => service.kill_children(service.sources()),
+        2 => service.kill_children(&[&["logger"], service.sources()].concat()),
+        all => {
+            service.kill_supervisor(all == 4);
+            return true;
+        }
+    }
+    false
+}
+
+fn go_on(service: &mut Service, killed: bool) {
+    if killed {
+        service.start_again();
+    } else {
+        service.daemon.wait_state(DaemonState::Running);
+    }
+}
