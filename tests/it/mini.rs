@@ -152,6 +152,11 @@ impl Rig {
         self.folder.path().join("pid").to_str().unwrap().to_owned()
     }
 
+    /// What its loggers log.
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
     /// Files in the folder whose names begin so.
     pub(crate) fn files(&self, begin: &str) -> Vec<PathBuf> {
         let all = std::fs::read_dir(self.path().parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
@@ -209,7 +214,8 @@ impl Rig {
             .env("RUST_BACKTRACE", "0")
             .process_group(0)
             .stdin(Stdio::null())
-            .stdout(Stdio::null());
+            .stdout(Stdio::null())
+            .stderr(File::options().create(true).append(true).open(self.log()).unwrap());
         let child = command.spawn().unwrap();
         drop(given);
         Logger { child }
@@ -250,6 +256,14 @@ impl Rig {
     pub(crate) fn drain(&mut self) {
         self.end();
         self.start().wait_success();
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the loggers' log:\n{}", std::fs::read_to_string(self.log()).unwrap_or_default());
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use super::echo::{Running, start, started_under_strace};
 use super::rig;
 use crate::load::checker::{self, Format, Verdict};
 use crate::load::generator::{self, Connection, Plan};
-use crate::mini::Rig;
+use crate::mini::{Logger, Rig};
 use crate::trace::{self, Place, STOPPED};
 use crate::trial::{Tried, scaled};
 use nix::libc::{SYS_epoll_create1, SYS_pwrite64};
@@ -55,10 +55,12 @@ fn logger_calls(rotating: bool) -> Count {
 /// The control: the same kills, but what the logger noted is wiped.
 fn without_ledger() -> String {
     let mut found = 0;
-    let places = 40;
-    for stop in (0..places).map(|n| 2 * n + 1) {
+    let places = 10;
+    for stop in 1..=places {
         let (mut rig, sent) = rig::full();
-        trace::kill_at(&rig, Place { stop, steps: 0 });
+        let logger = begin_to_save(&rig, stop);
+        logger.signal(SIGKILL);
+        assert!(logger.wait_killed());
         let _none_yet = std::fs::remove_file(rig.folder.path().join(".m.log.intent"));
         for link in &rig.links {
             let ledger = SharedMap::new(&link.intake.ledger, PAGE).unwrap();
@@ -72,15 +74,21 @@ fn without_ledger() -> String {
     format!("ledger wiped after the kill: found out at {found} of {places} places")
 }
 
+/// A logger that is stopped so many stops after it began to save its first batch.
+fn begin_to_save(rig: &Rig, stop: usize) -> Logger {
+    let logger = rig.start_under(&STOPPED);
+    trace::seize(logger.pid());
+    assert!(trace::run_to(logger.pid(), SYS_pwrite64, Place { stop, steps: 0 }), "it saved nothing");
+    logger
+}
+
 /// The logger, so many microseconds after it began to write a batch.
 pub(crate) fn inside_writes(times: f64) -> Tried {
     let mut count = Count::default();
     let (mut inside, mut torn) = (0, 0);
     for _ in 0..scaled(100, times) {
         let (mut rig, sent) = rig::full();
-        let logger = rig.start_under(&STOPPED);
-        trace::seize(logger.pid());
-        assert!(trace::run_to(logger.pid(), SYS_pwrite64, Place { stop: 0, steps: 0 }), "it wrote nothing");
+        let logger = begin_to_save(&rig, 0);
         let (began, wait) = (Instant::now(), Duration::from_micros(any(500)));
         ptrace::syscall(logger.pid(), None).unwrap();
         while began.elapsed() < wait {
@@ -114,10 +122,10 @@ fn echo_calls(echo_after: &str) -> Count {
     let logger = rig.start();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut connections = Vec::new();
+    let address = listener.local_addr().unwrap();
     for stop in 0.. {
         let traced = start(&rig, &listener, echo_after, true);
         let killed = AtomicBool::new(false);
-        let address = listener.local_addr().unwrap();
         std::thread::scope(|scope| {
             let clients = scope.spawn(|| {
                 let all = talk(address, u32::try_from(stop).unwrap() * 16);
@@ -151,28 +159,22 @@ fn echo_calls(echo_after: &str) -> Count {
     count
 }
 
-/// Short messages and long ones, all sent at once, until each is echoed or its connection is over.
+/// Short messages and long ones, until each is echoed or its connection is over.
 fn talk(address: SocketAddr, first: u32) -> Vec<Connection> {
-    let plan = |connections, depth, length, first| Plan {
-        address,
-        connections,
-        depth,
-        length,
-        first,
-        reconnect: false,
-        lasts: Duration::ZERO,
-        drain: crate::daemon::DEADLINE,
-    };
-    let plans = [plan(3, 4, 128, first), plan(1, 2, 64 * 1024, first + 8)];
-    let never = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let runs = plans.each_ref().map(|plan| scope.spawn(|| generator::run(plan, &never).unwrap()));
-        let outcomes = runs.map(|run| run.join().unwrap());
-        for outcome in &outcomes {
-            assert!(outcome.wrong.is_empty(), "echoes differ: {:?}", outcome.wrong);
-        }
-        outcomes.into_iter().flat_map(|outcome| outcome.connections).collect()
+        let short = scope.spawn(|| send(address, 3, 4, 128, first));
+        let long = send(address, 1, 2, 64 * 1024, first + 8);
+        [short.join().unwrap(), long].concat()
     })
+}
+
+/// So many messages of one length on each of so many connections, all at once.
+fn send(address: SocketAddr, connections: u32, depth: u32, length: usize, first: u32) -> Vec<Connection> {
+    let (lasts, drain) = (Duration::ZERO, crate::daemon::DEADLINE);
+    let plan = Plan { address, connections, depth, length, first, reconnect: false, lasts, drain };
+    let outcome = generator::run(&plan, &AtomicBool::new(false)).unwrap();
+    assert!(outcome.wrong.is_empty(), "echoes differ: {:?}", outcome.wrong);
+    outcome.connections
 }
 
 /// The control: an echo that answers though a write to its queue did not happen.
@@ -181,7 +183,7 @@ fn a_write_left_out() -> String {
     let logger = rig.start();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let echo: Running = started_under_strace(&rig, &listener);
-    let connections = talk(listener.local_addr().unwrap(), 0);
+    let connections = send(listener.local_addr().unwrap(), 1, 1, 64 * 1024, 0);
     echo.stop();
     rig.end();
     logger.wait_success();

@@ -27,7 +27,8 @@ pub(crate) fn start(rig: &Rig, listener: &TcpListener, echo_after: &str, stopped
 }
 
 /// Starts one that answers each message once it is in the queue, and whose
-/// second write to the queue does not happen, though it seems to.
+/// second write to the queue does not happen, though it seems to. It must have
+/// 4096 bytes, as the writes of a long message have.
 pub(crate) fn started_under_strace(rig: &Rig, listener: &TcpListener) -> Running {
     let strace = "exec strace -D -qq -o /dev/null -e trace=write -e inject=write:retval=4096:when=2";
     started(rig, listener, "queued", &format!("{OPEN} {strace} \"$PLUMBD\" plugin echo"))
@@ -68,8 +69,9 @@ impl Running {
         nix::sys::signal::kill(self.pid, signal).unwrap();
     }
 
-    /// Asks it to end, and waits for that.
+    /// Asks it to end, once it can be asked, and waits for that.
     pub(crate) fn stop(self) {
+        wait_until("it catches SIGTERM", || self.catches_sigterm().then_some(()));
         self.signal(Signal::SIGTERM);
         let status = self.wait();
         assert!(status.success(), "{status:?}");
@@ -80,6 +82,14 @@ impl Running {
         let status = self.wait();
         assert!(status.success() || status.signal() == Some(9), "{status:?}");
         !status.success()
+    }
+
+    /// By the mask in proc_pid_status(5).
+    fn catches_sigterm(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        mask.is_some_and(|mask| mask & 1 << (Signal::SIGTERM as i32 - 1) != 0)
     }
 
     fn wait(&self) -> ExitStatus {
