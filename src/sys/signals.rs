@@ -23,10 +23,13 @@ impl Signals {
         let (read, write) = UnixStream::pair()?;
         read.set_nonblocking(true)?;
         write.set_nonblocking(true)?;
-        let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, signals)?;
+        // Held back meanwhile: one that came between the handler's sigaction(2)
+        // and the note of what it shall do would be lost.
         let caught: SigSet = signals.iter().filter_map(|&number| Signal::try_from(number).ok()).collect();
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&caught), None)?;
+        let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, signals);
         sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&caught), None)?;
-        Ok(Signals { delivery })
+        Ok(Signals { delivery: delivery? })
     }
 
     /// The signals that came since the last call, each once however often it

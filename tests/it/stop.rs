@@ -1,8 +1,15 @@
 //! Stopping: one child by an operator's word, or everything, in order.
 
 use crate::daemon::{Daemon, alive, children_of, kill, wait_for};
+use crate::mini::Rig;
+use crate::trace::{Place, STOPPED, run_to, seize};
+use nix::libc::SYS_socketpair;
+use nix::sys::ptrace;
+use nix::sys::signal::Signal::SIGTERM;
 use plumbd::control::Request;
 use plumbd::control::status::{ChildState, DaemonState};
+use plumbd::link::handover::Protocol::Lines;
+use std::os::unix::process::ExitStatusExt;
 
 fn named(name: &str) -> Vec<String> {
     vec![name.to_owned()]
@@ -321,4 +328,25 @@ fn half_a_line_that_a_stopped_logger_had_set_aside_is_saved_at_the_end() {
     assert_eq!(daemon.read_text("messages.log"), "");
     daemon.stop();
     assert_eq!(daemon.read_text("messages.log"), "half\n");
+}
+
+/// Between sigaction(2) and the note of what a signal shall do there was an
+/// instant at which it did nothing.
+#[test]
+#[ignore = "needs ptrace, run by .ci/run"]
+fn a_stop_is_heard_however_early_it_comes() {
+    let mut stopped_by_itself = 0;
+    for stop in 0..40 {
+        let rig = Rig::with("raw", Lines);
+        let mut logger = rig.start_under(&STOPPED);
+        seize(logger.pid());
+        // The pair tells of signals; it is made just before they are caught.
+        assert!(run_to(logger.pid(), SYS_socketpair, Place { stop, steps: 0 }));
+        logger.signal(SIGTERM);
+        ptrace::detach(logger.pid(), None).unwrap();
+        let status = logger.wait();
+        assert!(status.success() || status.signal() == Some(15), "{stop} stops later: {status:?}");
+        stopped_by_itself += u32::from(status.success());
+    }
+    assert!(stopped_by_itself > 5 && stopped_by_itself < 40, "{stopped_by_itself} times");
 }
