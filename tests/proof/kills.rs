@@ -30,11 +30,14 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("kills/logger-calls", "the logger, before and after each of its system calls", boundary::logger),
         trial("kills/rotation-calls", "the same while it rotates after each batch", boundary::rotating_logger),
         trial("kills/inside-writes", "the logger inside the write of a batch of 1 MiB", boundary::inside_writes),
-        Trial { missing: needs_strace, ..trial(
-            "kills/echo-calls",
-            "the echo, before and after each of its system calls; queued, saved and synced",
-            boundary::echo,
-        ) },
+        Trial {
+            missing: needs_strace,
+            ..trial(
+                "kills/echo-calls",
+                "the echo, before and after each of its system calls; queued, saved and synced",
+                boundary::echo,
+            )
+        },
         trial("kills/logger", "the logger, at any instant", random::logger),
         trial("kills/sources", "an echo or another source, at any instant", random::sources),
         trial("kills/children", "logger and sources at once", random::children),

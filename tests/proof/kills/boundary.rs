@@ -2,8 +2,9 @@
 //! every N until it ends without a kill; and inside the long ones.
 
 use super::count::Count;
-use super::doctor::any;
+use super::doctor::{any, damage};
 use super::echo::{Running, start, started_under_strace};
+use super::random::side_by_side;
 use super::rig;
 use crate::load::checker::{self, Format, Verdict};
 use crate::load::generator::{self, Connection, Plan};
@@ -16,22 +17,35 @@ use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
 use plumbd::link::handover::Protocol::Records;
 use plumbd::sys::map::{PAGE, SharedMap};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// The logger.
 pub(crate) fn logger(times: f64) -> Tried {
-    (0..scaled(1, times)).map(|_| logger_calls(false)).reduce(|a, b| a.and(&b)).unwrap().tried(&without_ledger())
+    logger_calls(false, times).tried(&without_ledger())
 }
 
 /// The logger, while it rotates after each batch.
 pub(crate) fn rotating_logger(times: f64) -> Tried {
-    (0..scaled(1, times)).map(|_| logger_calls(true)).reduce(|a, b| a.and(&b)).unwrap().tried("")
+    logger_calls(true, times).tried("")
 }
 
-fn logger_calls(rotating: bool) -> Count {
+fn logger_calls(rotating: bool, times: f64) -> Count {
+    let rounds = (0..scaled(1, times)).map(|_| {
+        let (next, last) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
+        side_by_side(&[(); 2], |()| logger_calls_from(&next, &last, rotating))
+    });
+    rounds.fold(Count::default(), |a, b| a.and(&b))
+}
+
+/// Takes the next place again and again, until a run comes to its end.
+fn logger_calls_from(next: &AtomicUsize, last: &AtomicUsize, rotating: bool) -> Count {
     let mut count = Count::default();
-    for stop in 0.. {
+    loop {
+        let stop = next.fetch_add(1, Ordering::Relaxed);
+        if stop > last.load(Ordering::Relaxed) {
+            return count;
+        }
         let (mut rig, sent) = rig::full();
         if rotating {
             rig.settings["rotate"] = serde_json::json!({"size": 4096, "compress": "gzip", "least_ms": 0});
@@ -46,10 +60,9 @@ fn logger_calls(rotating: bool) -> Count {
         rig::check(&rig, &sent, &mut count, &format!("after a kill at {place:?}"));
         if !killed {
             assert!(stop > 80, "only {stop} places");
-            return count;
+            last.fetch_min(stop, Ordering::Relaxed);
         }
     }
-    count
 }
 
 /// The control: the same kills, but what the logger noted is wiped.
@@ -86,10 +99,13 @@ fn begin_to_save(rig: &Rig, stop: usize) -> Logger {
 pub(crate) fn inside_writes(times: f64) -> Tried {
     let mut count = Count::default();
     let (mut inside, mut torn) = (0, 0);
-    for _ in 0..scaled(100, times) {
+    // It writes a page at a time, and looks for a kill after each.
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    for round in 0..scaled(100, times) {
         let (mut rig, sent) = rig::full();
+        rig.settings["file"] = memory.path().join(format!("m{round}.log")).to_str().unwrap().into();
         let logger = begin_to_save(&rig, 0);
-        let (began, wait) = (Instant::now(), Duration::from_micros(any(500)));
+        let (began, wait) = (Instant::now(), Duration::from_micros(any(300)));
         ptrace::syscall(logger.pid(), None).unwrap();
         while began.elapsed() < wait {
             std::hint::spin_loop();
@@ -100,11 +116,12 @@ pub(crate) fn inside_writes(times: f64) -> Tried {
         let saved = rig.bytes();
         let within = rig::is_within_a_line(&rig);
         count.within_a_line += u64::from(within);
-        inside += u32::from(!saved.is_empty() && within);
+        inside += u32::from(within);
         // The control: what is there now is all that there will be.
         torn += u32::from(checker::check(&*saved, Format::Text, &sent).unwrap().torn > 0);
         rig.drain();
         rig::check(&rig, &sent, &mut count, &format!("after a kill {wait:?} into a write"));
+        std::fs::remove_file(rig.path()).unwrap();
     }
     assert!(inside > 0, "no kill cut a write");
     count.tried(&format!("the same files before the next logger completed them: {torn} torn, found"))
@@ -112,8 +129,8 @@ pub(crate) fn inside_writes(times: f64) -> Tried {
 
 /// The echo, in each `echo_after`.
 pub(crate) fn echo(times: f64) -> Tried {
-    let all = ["queued", "saved", "synced"].into_iter().cycle().take(3 * scaled(1, times) as usize);
-    all.map(echo_calls).reduce(|a, b| a.and(&b)).unwrap().tried(&a_write_left_out())
+    let rounds = (0..scaled(1, times)).map(|_| side_by_side(&["queued", "saved", "synced"], |after| echo_calls(after)));
+    rounds.fold(Count::default(), |a, b| a.and(&b)).tried(&a_write_left_out())
 }
 
 fn echo_calls(echo_after: &str) -> Count {
@@ -156,6 +173,7 @@ fn echo_calls(echo_after: &str) -> Count {
     rig.end();
     logger.wait_success();
     rig::check(&rig, &connections, &mut count, &format!("{echo_after}, after a kill at every place"));
+    count.doctored += damage(&rig.all_bytes(), Format::Text, &connections);
     count
 }
 

@@ -11,6 +11,8 @@ pub(crate) struct Count {
     pub(crate) kills: u64,
     /// Kills that left the file within a line.
     pub(crate) within_a_line: u64,
+    /// Kills that came while what they were to disturb was still under way.
+    pub(crate) in_time: u64,
     /// Rotated files.
     pub(crate) rotated: u64,
     files: u64,
@@ -36,6 +38,7 @@ impl Count {
     pub(crate) fn and(mut self, other: &Count) -> Count {
         self.kills += other.kills;
         self.within_a_line += other.within_a_line;
+        self.in_time += other.in_time;
         self.rotated += other.rotated;
         self.files += other.files;
         self.connections += other.connections;
@@ -59,6 +62,9 @@ impl Count {
     /// As a trial tells it.
     pub(crate) fn tried(&self, control: &str) -> Tried {
         let mut count = format!("{} kills", self.kills);
+        if self.in_time > 0 {
+            count += &format!(", {} of them while it was under way", self.in_time);
+        }
         if self.within_a_line > 0 {
             count += &format!(" ({} left the file within a line)", self.within_a_line);
         }

@@ -20,7 +20,7 @@ const AT_A_TIME: usize = 2;
 /// Tries each setting, some at a time.
 pub(crate) fn with_each(settings: Vec<Setting>, attempt: impl Fn(&mut Service) + Sync) -> Count {
     let left = Mutex::new(settings);
-    let one = || {
+    side_by_side(&[(); AT_A_TIME], |()| {
         let mut count = Count::default();
         loop {
             let Some(setting) = left.lock().unwrap().pop() else { return count };
@@ -28,9 +28,13 @@ pub(crate) fn with_each(settings: Vec<Setting>, attempt: impl Fn(&mut Service) +
             attempt(&mut service);
             count = count.and(&service.finish());
         }
-    };
+    })
+}
+
+/// Each on a thread of its own, all at once; what came of them together.
+pub(crate) fn side_by_side<T: Sync>(each: &[T], attempt: impl Fn(&T) -> Count + Sync) -> Count {
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..AT_A_TIME).map(|_| scope.spawn(one)).collect();
+        let workers: Vec<_> = each.iter().map(|one| scope.spawn(|| attempt(one))).collect();
         let counts = workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)));
         counts.fold(Count::default(), |a, b| a.and(&b))
     })

@@ -2,8 +2,10 @@
 //! ten seconds that the configuration puts between two rotations.
 
 use super::count::Count;
-use super::doctor::any;
+use super::doctor::{any, damage};
+use super::random::side_by_side;
 use super::rig::{self, nobody, put_lines, put_message};
+use crate::load::checker::Format;
 use crate::load::generator::Connection;
 use crate::mini::{Held, Rig};
 use crate::trial::{Tried, scaled};
@@ -19,8 +21,7 @@ fn pause() {
 /// Kills it at any instant.
 pub(crate) fn attempt(times: f64) -> Tried {
     let kills = scaled(150, times);
-    let counts = ["gzip", "zstd"].map(|compress| kill_rotating(compress, kills));
-    counts.into_iter().reduce(|a, b| a.and(&b)).unwrap().tried("")
+    side_by_side(&["gzip", "zstd"], |compress| kill_rotating(compress, kills)).tried("")
 }
 
 fn kill_rotating(compress: &str, kills: u32) -> Count {
@@ -65,7 +66,7 @@ fn kill_rotating(compress: &str, kills: u32) -> Count {
     drop((lines, records));
     rig.drain();
     rig::check(&rig, &sent, &mut count, compress);
-    count.doctored += super::doctor::damage(&rig.all_bytes(), crate::load::checker::Format::Text, &sent);
+    count.doctored += damage(&rig.all_bytes(), Format::Text, &sent);
     assert!(rig.archives().len() >= 5, "only {} rotations", rig.archives().len());
     count
 }

@@ -3,6 +3,7 @@
 use super::doctor::any;
 use super::random::{settings, with_each};
 use super::service::{Service, Setting};
+use crate::daemon::alive;
 use crate::trial::{Tried, scaled};
 use nix::libc::SIGTERM;
 use plumbd::control::Request;
@@ -28,13 +29,13 @@ pub(crate) fn reload(times: f64) -> Tried {
                 2 => vec![echo, logger],
                 _ => Vec::new(),
             };
-            let changed = changes.iter().fold(config.clone(), |config, (place, more)| {
-                config.replace(place, &format!("{place}\n{more}"))
-            });
+            let changed = changes
+                .iter()
+                .fold(config.clone(), |config, (place, more)| config.replace(place, &format!("{place}\n{more}")));
             // Always another one than before.
             service.daemon.configure(&format!("{changed}\n# {round}"));
             let reload = service.daemon.ask_meanwhile(Request::Reload);
-            let killed = kill_some(service, 60_000);
+            let killed = kill_some(service, 40_000, |_| !reload.is_finished());
             let _whatever_it_says = reload.join().unwrap();
             go_on(service, killed);
         }
@@ -59,13 +60,13 @@ pub(crate) fn stop(times: f64) -> Tried {
             .collect();
             if names.is_empty() {
                 service.daemon.signal(SIGTERM);
-                kill_some(service, 20_000);
+                kill_some(service, 10_000, |service| alive(service.daemon.pid()));
                 service.wait_dead();
                 service.start_again();
                 continue;
             }
             let stop = service.daemon.ask_meanwhile(Request::Stop { children: names.clone() });
-            let killed = kill_some(service, 20_000);
+            let killed = kill_some(service, 10_000, |_| !stop.is_finished());
             let _whatever_it_says = stop.join().unwrap();
             if killed {
                 service.start_again();
@@ -78,8 +79,9 @@ pub(crate) fn stop(times: f64) -> Tried {
 }
 
 /// Kills some of them, at an instant within so many microseconds; whether the supervisor was one.
-fn kill_some(service: &mut Service, within: u64) -> bool {
+fn kill_some(service: &mut Service, within: u64, under_way: impl Fn(&Service) -> bool) -> bool {
     std::thread::sleep(Duration::from_micros(any(within)));
+    service.count.in_time += u64::from(under_way(service));
     match any(5) {
         0 => service.kill_children(&["logger"]),
         1 => service.kill_children(service.sources()),
