@@ -67,6 +67,6 @@ fn kill_rotating(compress: &str, kills: u32) -> Count {
     rig.drain();
     rig::check(&rig, &sent, &mut count, compress);
     count.doctored += damage(&rig.all_bytes(), Format::Text, &sent);
-    assert!(rig.archives().len() >= 5, "only {} rotations", rig.archives().len());
+    assert!(!rig.archives().is_empty(), "it never rotated");
     count
 }
