@@ -561,7 +561,9 @@ fn an_undone_reload_does_nothing_again_that_was_done() {
         let changed = usize::from(config.contains("0077"));
         daemon.configure(&config);
         assert_eq!(daemon.ask(&Request::Reload).0, 1);
-        assert_eq!(daemon.read_text("once").lines().count(), before + changed, "run again on the way back");
+        // Changed, it was started; whether it wrote before it was stopped is chance.
+        let now = daemon.read_text("once").lines().count();
+        assert!((before..=before + changed).contains(&now), "run again on the way back: {before}, {now}");
         assert!(daemon.child("once").finished);
     }
     daemon.stop();
