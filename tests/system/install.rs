@@ -17,6 +17,8 @@ fn an_installation_starts_nothing_and_enable_now_serves() {
     assert_eq!(machine.run(&["systemctl", "is-active", "plumbd"]).out, "inactive\n");
     assert_eq!(machine.done(&["plumbd", "check"]), format!("{CONFIG}: no problems\n"));
     assert_eq!(machine.run(&["plumbd", "status"]).status, 3);
+    let schema = machine.read_text(CONFIG).lines().next().unwrap().strip_prefix("#:schema ").unwrap().to_owned();
+    assert!(machine.read_text(&schema).contains("draft-07"), "{schema}");
     let user = machine.done(&["getent", "passwd", "plumbd"]);
     assert!(user.contains(":/var/lib/plumbd:") && user.trim().ends_with("/nologin"), "{user}");
 
