@@ -2,9 +2,18 @@
 //! restart, shutdown, reopen.
 
 use super::socket::Socket;
+use super::status::PATIENCE;
 use super::{Failure, output};
 use crate::control::{Request, Response, client};
 use std::io::IsTerminal;
+use std::path::Path;
+
+/// Makes sure that the daemon answers at all, which a hung one does not: what
+/// is asked next may take as long as a drain.
+fn answers(path: &Path) -> Result<(), Failure> {
+    let asked = client::ask_within(PATIENCE, path, &Request::Status, |_| Ok(()));
+    asked.map(|_| ()).map_err(|failure| Failure::from(failure.to_string()))
+}
 
 /// Asks, prints the answers as they come, and returns the status that the
 /// daemon gave. Who reads no further (`| head -1`) still gets it.
@@ -12,7 +21,9 @@ pub(super) fn ask(socket: &Socket, request: &Request) -> Result<u8, Failure> {
     // Progress is for a person who looks on; NO_COLOR is for who wants none.
     let watched = std::io::stdout().is_terminal() && output::colours();
     let mut problems = Vec::new();
-    let status = client::ask(&socket.path()?, request, |response| {
+    let path = socket.path()?;
+    answers(&path)?;
+    let status = client::ask(&path, request, |response| {
         match response {
             Response::Out(text) => {
                 output::print(format!("{text}\n")).map_err(|e| e.why)?;
