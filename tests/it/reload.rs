@@ -615,3 +615,27 @@ fn a_configuration_that_is_no_ordinary_file_keeps_nobody_waiting() {
     assert_eq!(daemon.ask(&Request::Reload).0, 78);
     daemon.stop();
 }
+
+#[test]
+fn a_reload_of_another_file_than_the_daemons_is_refused() {
+    let mut daemon = Daemon::start(&format!("[children.one]\n{SLEEP}"));
+    std::fs::copy(daemon.path("plumbd.toml"), daemon.path("other.toml")).unwrap();
+    let reload = |file: &str| {
+        let words = ["reload", "-c", file];
+        std::process::Command::new(env!("CARGO_BIN_EXE_plumbd"))
+            .args(words)
+            .current_dir(daemon.dir.path())
+            .env_remove("PLUMBD_CONTROL")
+            .output()
+            .unwrap()
+    };
+    let refused = reload("other.toml");
+    let err = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        err.contains("cannot reload other.toml: the daemon's configuration is ") && err.contains("plumbd.toml;"),
+        "{err}"
+    );
+    assert!(reload("plumbd.toml").status.success());
+    daemon.stop();
+}
