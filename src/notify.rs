@@ -24,23 +24,34 @@ pub fn is_heard() -> bool {
 /// Nobody listens there, or not for this process.
 pub fn send(lines: &str) -> io::Result<()> {
     match std::env::var_os("NOTIFY_SOCKET") {
-        Some(name) => send_to(&name, lines, None),
+        Some(name) => send_to(&name, lines, None, MsgFlags::empty()),
         None => Ok(()),
     }
 }
 
-/// The same, and a descriptor with it.
+/// What came of sending without waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// It is with whoever listens, or nobody is to be told.
+    Taken,
+    /// Whoever listens has too much to read (unix(7), max_dgram_qlen).
+    NotNow,
+}
+
+/// [`send`] without waiting, and with a descriptor where there is one.
 ///
 /// # Errors
 /// As [`send`].
-pub fn send_with(lines: &str, fd: BorrowedFd<'_>) -> io::Result<()> {
-    match std::env::var_os("NOTIFY_SOCKET") {
-        Some(name) => send_to(&name, lines, Some(fd)),
-        None => Ok(()),
+pub fn try_send(lines: &str, fd: Option<BorrowedFd<'_>>) -> io::Result<Sent> {
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(Sent::Taken) };
+    match send_to(&name, lines, fd, MsgFlags::MSG_DONTWAIT) {
+        Ok(()) => Ok(Sent::Taken),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Sent::NotNow),
+        Err(error) => Err(error),
     }
 }
 
-fn send_to(name: &OsStr, lines: &str, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+fn send_to(name: &OsStr, lines: &str, fd: Option<BorrowedFd<'_>>, how: MsgFlags) -> io::Result<()> {
     let address = match name.as_bytes().strip_prefix(b"@") {
         Some(name) => UnixAddr::new_abstract(name)?,
         None => UnixAddr::new(name)?,
@@ -50,7 +61,7 @@ fn send_to(name: &OsStr, lines: &str, fd: Option<BorrowedFd<'_>>) -> io::Result<
     let with: &[ControlMessage<'_>] = if fds.is_empty() { &[] } else { &[ControlMessage::ScmRights(&fds)] };
     let lines = [IoSlice::new(lines.as_bytes())];
     loop {
-        match sendmsg(socket.as_raw_fd(), &lines, with, MsgFlags::MSG_NOSIGNAL, Some(&address)) {
+        match sendmsg(socket.as_raw_fd(), &lines, with, MsgFlags::MSG_NOSIGNAL | how, Some(&address)) {
             Ok(_) => return Ok(()),
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
@@ -85,7 +96,7 @@ mod tests {
     use std::os::unix::net::SocketAddr;
 
     fn arrives_at(socket: &UnixDatagram, name: &OsStr) {
-        send_to(name, "READY=1\nSTATUS=fine", None).unwrap();
+        send_to(name, "READY=1\nSTATUS=fine", None, MsgFlags::empty()).unwrap();
         let mut bytes = [0; 64];
         let len = socket.recv(&mut bytes).unwrap();
         assert_eq!(&bytes[..len], b"READY=1\nSTATUS=fine");
@@ -104,6 +115,6 @@ mod tests {
 
     #[test]
     fn nobody_there_is_an_error() {
-        assert!(send_to(OsStr::new("/nonexistent/notify"), "READY=1", None).is_err());
+        assert!(send_to(OsStr::new("/nonexistent/notify"), "READY=1", None, MsgFlags::empty()).is_err());
     }
 }

@@ -324,6 +324,10 @@ mod tests {
                  "stalled_for_ms": 62500}
             ]
         }));
+        // In the lowest window too: what is cut off is at the end.
+        let watched = page(&status, at("2026-11-22T15:01:00Z"), PLAIN).watch();
+        let at_line = |text: &str| watched.lines().position(|line| line.contains(text)).unwrap();
+        assert!(at_line("No space left") < at_line("CHILD") && at_line("ticker") < at_line("LINK"), "{watched}");
         insta::assert_snapshot!(page(&status, at("2026-11-22T15:01:00Z"), PLAIN).print(), @r"
         plumbd running: 1 of 3 children up
         process 4242 for 1m0s, the built-in configuration

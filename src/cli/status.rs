@@ -24,7 +24,7 @@ pub(super) struct How {
 const MOMENT: Duration = Duration::from_millis(200);
 
 /// A daemon that runs answers at once.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What was seen, and when.
 #[derive(Debug)]

@@ -170,15 +170,17 @@ pub const CHILD: Keys = &[
         ]),
         r#""exec""#,
         "exec | notify (sd_notify) | fd (a newline on $PLUMBD_READY_FD); plugins: notify",
-        "How it says that it is ready. What comes after it, and a reload, wait for that. The default of built-in \
-         plugins is notify.",
+        "How it says that it is ready. What comes after it, and a reload, wait for that: one that is ready once \
+         executed passes a reload's health check though it fails a moment later; notify or fd make that check real. \
+         The default of built-in plugins is notify.",
     ),
     key(
         "ready_timeout",
         Kind::Duration(MILLISECOND, YEAR),
         r#""10s""#,
-        "not ready by then: it is stopped and counts as failed",
-        "How long it may take to be ready. Then it is killed, and that counts as a failure.",
+        "not ready by then: it is killed (SIGKILL), a failure",
+        "How long it may take to be ready. Then its whole process group gets SIGKILL at once, and that counts as a \
+         failure.",
     ),
     key(
         "stop_signal",

@@ -30,6 +30,7 @@ pub use value::{duration_text, size_text};
 
 use model::{Lines, Model};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use system::{Real, System};
 
@@ -82,6 +83,18 @@ pub fn find(path: Option<&Path>) -> Option<PathBuf> {
 /// # Errors
 /// Every problem that there is, with the file or in it.
 pub fn load(path: Option<&Path>) -> Result<Loaded, Problems> {
+    load_by(path, false)
+}
+
+/// The same for a daemon that runs, which must not wait: of ordinary files alone.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_again(path: Option<&Path>) -> Result<Loaded, Problems> {
+    load_by(path, true)
+}
+
+fn load_by(path: Option<&Path>, daemon: bool) -> Result<Loaded, Problems> {
     let Some(path) = find(path) else {
         let here = std::env::current_dir().map_err(|error| unreadable(BUILTIN_NAME, &error))?;
         let mut model = check_text(BUILTIN.as_bytes(), BUILTIN_NAME, &here)?;
@@ -95,7 +108,7 @@ pub fn load(path: Option<&Path>) -> Result<Loaded, Problems> {
     };
     let name = path.to_string_lossy().into_owned();
     let file = std::path::absolute(&path).map_err(|error| unreadable(&name, &error))?;
-    let bytes = read(&file).map_err(|error| unreadable(&name, &error))?;
+    let bytes = read(&file, daemon).map_err(|error| unreadable(&name, &error))?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(Problems::unreadable(&name, "the file is larger than 256 KiB", "is it a configuration?"));
     }
@@ -122,9 +135,14 @@ pub fn check_text_on(text: &[u8], name: &str, base: &Path, system: &dyn System) 
     check::check(text, name, base, system)
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+fn read(path: &Path, daemon: bool) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    let flags = if daemon { nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY } else { 0 };
+    let file = std::fs::File::options().read(true).custom_flags(flags).open(path)?;
+    if daemon && !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no ordinary file, and a daemon that runs waits for none"));
+    }
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

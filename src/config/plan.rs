@@ -352,7 +352,7 @@ fn sockets(old: &Model, new: &Model) -> Vec<SocketPlan> {
 fn daemon(old: &Model, new: &Model) -> Vec<DaemonPlan> {
     let (a, b) = (&old.daemon, &new.daemon);
     let differ = [
-        ("control", false, a.control != b.control),
+        ("control", true, a.control != b.control),
         ("log", false, a.log != b.log),
         ("syslog_facility", false, a.syslog_facility != b.syslog_facility),
         ("log_level", true, a.log_level != b.log_level),
@@ -565,7 +565,7 @@ to = "logger"
     fn the_daemon_changes_what_it_can() {
         let keys = "[daemon]\nlog_level = \"debug\"\nstop_timeout = \"1s\"\ncontrol = \"/other.sock\"\nlog = \"syslog\"\nsyslog_facility = \"local0\"\n\n[children.echo]";
         let said = "keep     echo\nkeep     logger\n\
-                    daemon   control  /t:5: changes only with a restart of the daemon\n\
+                    daemon   control  /t:5: changes\n\
                     daemon   log  /t:6: changes only with a restart of the daemon\n\
                     daemon   syslog_facility  /t:7: changes only with a restart of the daemon\n\
                     daemon   log_level  /t:3: changes\ndaemon   stop_timeout  /t:4: changes";

@@ -15,7 +15,7 @@ const ADDRESS: &str = "^((tcp|udp)://.+:[0-9]{1,5}|unix:.+)$";
 const CHILD_NAME: &str = "^[A-Za-z0-9_-]+$";
 
 /// The schema as text, with its newline: what `plumbd schema` prints and
-/// etc/plumbd.schema.json holds.
+/// share/plumbd/plumbd.schema.json holds.
 pub fn text() -> String {
     let mut text = serde_json::to_string_pretty(&schema()).expect("a JSON value is always JSON");
     text.push('\n');

@@ -16,24 +16,59 @@ const LONGEST_WINDOW: Duration = Duration::from_secs(60);
 const KNOWN: usize = 16;
 /// Longer lines are not compared, in bytes.
 const COMPARED: usize = 1024;
-/// A child's share: so many lines at once, and so many a second for good. In
-/// half a minute that is less than the 10,000 that systemd's journal takes of
-/// a service in that time (journald.conf(5), RateLimitBurst=).
+/// A child's share: so many lines at once. What it has logged counts less and
+/// less, by e in each [`FADES`], in seconds: that is 100 lines a second for good,
+/// and who has logged less of late is known.
 const BURST: f64 = 2000.0;
-const RATE: f64 = 100.0;
-/// The last of the share is for errors and warnings, so that no flood of
-/// chatter hides them.
+const FADES: f64 = 15.0;
+/// What all children have together. In half a minute that is 7,500 lines, so
+/// that of the 10,000 that systemd's journal takes of a service in that time
+/// (journald.conf(5), RateLimitBurst=) some are left for the supervisor.
+const COMMON_BURST: f64 = 3000.0;
+const COMMON_RATE: f64 = 150.0;
+/// The last of a share, and of what is common, is for errors and warnings, so
+/// that no flood of chatter hides them.
 const RESERVE: f64 = 500.0;
+/// A child that has used up its own share leaves so much of what is common to
+/// the others; one that has used half of it, half as much. So who has said less
+/// goes first.
+const LEFT_TO_OTHERS: f64 = 1000.0;
 
 /// What somebody has logged of late.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Flow {
     known: VecDeque<Known>,
-    /// Lines that may go at once.
-    share: f64,
-    refilled: Option<Instant>,
+    /// What counts against its share, as of a time.
+    spent: f64,
+    spent_at: Option<Instant>,
     /// Lines that were past the share, since when.
     left_out: Option<(u64, Instant)>,
+}
+
+/// What all children's lines are taken from, beside each one's own share.
+#[derive(Debug)]
+pub(super) struct Common {
+    /// Lines that may go at once.
+    left: f64,
+    refilled: Option<Instant>,
+}
+
+impl Default for Common {
+    fn default() -> Common {
+        Common { left: COMMON_BURST, refilled: None }
+    }
+}
+
+impl Common {
+    fn refill(&mut self, now: Instant) {
+        self.left = (self.left + since(self.refilled, now) * COMMON_RATE).min(COMMON_BURST);
+        self.refilled = Some(now);
+    }
+}
+
+/// In seconds; where there was nothing before, none have passed.
+fn since(before: Option<Instant>, now: Instant) -> f64 {
+    before.map_or(Duration::ZERO, |then| now.saturating_duration_since(then)).as_secs_f64()
 }
 
 /// A line that went.
@@ -56,12 +91,6 @@ pub(super) enum Sum {
     Again { priority: Priority, line: Vec<u8>, times: u64, within: Duration },
     /// So many lines were past the share.
     LeftOut { lines: u64, within: Duration },
-}
-
-impl Default for Flow {
-    fn default() -> Flow {
-        Flow { known: VecDeque::new(), share: BURST, refilled: None, left_out: None }
-    }
 }
 
 impl Flow {
@@ -90,23 +119,30 @@ impl Flow {
         true
     }
 
-    /// [`Flow::admit`] for who has a share.
-    pub(super) fn admit_share(&mut self, priority: Priority, line: &[u8], now: Instant) -> bool {
+    /// [`Flow::admit`] for who has a share: a child.
+    pub(super) fn admit_share(&mut self, common: &mut Common, priority: Priority, line: &[u8], now: Instant) -> bool {
         if !self.admit(priority, line, now) {
             return false;
         }
-        let passed = self.refilled.map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
-        self.share = (self.share + passed.as_secs_f64() * RATE).min(BURST);
-        self.refilled = Some(now);
+        self.spent = self.spent(now);
+        self.spent_at = Some(now);
+        common.refill(now);
         // A long line takes as much room as several.
         let price = f64::from(1 + u32::try_from(line.len() / COMPARED).unwrap_or(u32::MAX));
         let kept = if priority.is_trouble() { 0.0 } else { RESERVE };
-        if self.share - price >= kept {
-            self.share -= price;
+        let spent = self.spent + price;
+        let left_to_others = LEFT_TO_OTHERS * spent / BURST;
+        if spent <= BURST - kept && common.left - price >= kept + left_to_others {
+            self.spent = spent;
+            common.left -= price;
             return true;
         }
         self.left_out.get_or_insert((0, now)).0 += 1;
         false
+    }
+
+    fn spent(&self, now: Instant) -> f64 {
+        self.spent * (-since(self.spent_at, now) / FADES).exp()
     }
 
     /// When something is to be summed up.
@@ -132,10 +168,8 @@ impl Flow {
 
     /// Whether it need not be remembered.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
-        let full = self
-            .refilled
-            .is_none_or(|then| self.share + now.saturating_duration_since(then).as_secs_f64() * RATE >= BURST);
-        full && self.left_out.is_none() && self.known.iter().all(|known| known.counted == 0 && now >= known.until())
+        let forgiven = self.spent(now) < 1.0;
+        forgiven && self.left_out.is_none() && self.known.iter().all(|known| known.counted == 0 && now >= known.until())
     }
 }
 
@@ -240,29 +274,85 @@ mod tests {
     #[test]
     fn a_child_past_its_share_is_cut_off_and_its_errors_are_not() {
         let start = Instant::now();
-        let mut flow = Flow::default();
-        let went = (0..10_000).filter(|n| flow.admit_share(info(), format!("{n}").as_bytes(), start)).count();
+        let (mut flow, mut common) = (Flow::default(), Common::default());
+        let went =
+            (0..10_000).filter(|n| flow.admit_share(&mut common, info(), format!("{n}").as_bytes(), start)).count();
         assert_eq!(went, 1500);
-        assert!(flow.admit_share(error(), b"an error", start));
+        assert!(flow.admit_share(&mut common, error(), b"an error", start));
         let sums = flow.sums(after(start, 5000), false);
         assert_eq!(sums, [Sum::LeftOut { lines: 8500, within: WINDOW }]);
-        let later = (0..10_000).filter(|n| flow.admit_share(info(), format!("{n}").as_bytes(), after(start, 6000)));
-        assert_eq!(later.count(), 599, "a hundred a second, less the error");
+        let later = (0..10_000)
+            .filter(|n| flow.admit_share(&mut common, info(), format!("{n}").as_bytes(), after(start, 6000)));
+        assert_eq!(later.count(), 493, "what has faded in six seconds");
     }
 
     #[test]
     fn long_lines_take_more_of_the_share() {
         let start = Instant::now();
-        let mut flow = Flow::default();
+        let (mut flow, mut common) = (Flow::default(), Common::default());
         let line = [b'x'; 7 * 1024];
-        assert_eq!((0..10_000).filter(|_| flow.admit_share(info(), &line, start)).count(), 187);
+        assert_eq!((0..10_000).filter(|_| flow.admit_share(&mut common, info(), &line, start)).count(), 187);
+    }
+
+    /// So many children that write this in turn for a minute, as fast as they
+    /// are read: when each line went that did, and whose it is.
+    fn endless(writers: usize, priority: Priority) -> Vec<(u64, usize)> {
+        let start = Instant::now();
+        let mut common = Common::default();
+        let mut flows: Vec<Flow> = (0..writers).map(|_| Flow::default()).collect();
+        let mut went = Vec::new();
+        for millis in (0..60_000).step_by(50) {
+            for (writer, flow) in flows.iter_mut().enumerate() {
+                for n in 0..5 {
+                    let line = format!("{millis} {n}");
+                    if flow.admit_share(&mut common, priority, line.as_bytes(), after(start, millis)) {
+                        went.push((millis, writer));
+                    }
+                }
+                flow.sums(after(start, millis), false);
+            }
+        }
+        went
+    }
+
+    #[test]
+    fn no_number_of_endless_writers_fills_the_journal_and_each_gets_its_part() {
+        for (writers, priority) in [(4, info()), (4, error()), (20, error())] {
+            let went = endless(writers, priority);
+            let within = |from: u64| went.iter().filter(|(at, _)| (from..from + 30_000).contains(at)).count();
+            let most = (0..30).map(|second| within(second * 1000)).max().unwrap();
+            assert!((4000..=7500).contains(&most), "{most} lines in half a minute");
+            for writer in 0..writers {
+                let part = went.iter().filter(|(_, whose)| *whose == writer).count();
+                assert!(part * writers * 2 > went.len(), "{part} of {} lines for one of {writers}", went.len());
+            }
+        }
+    }
+
+    #[test]
+    fn errors_of_a_quiet_child_go_while_others_write_without_end() {
+        let start = Instant::now();
+        let mut common = Common::default();
+        let (mut noisy, mut quiet) = ([(); 4].map(|()| Flow::default()), Flow::default());
+        for millis in (0..60_000).step_by(50) {
+            let now = after(start, millis);
+            let line = millis.to_string();
+            for flow in &mut noisy {
+                for priority in [info(), error()] {
+                    flow.admit_share(&mut common, priority, line.as_bytes(), now);
+                }
+            }
+            if millis % 1000 == 0 {
+                assert!(quiet.admit_share(&mut common, error(), line.as_bytes(), now), "at {millis} ms");
+            }
+        }
     }
 
     proptest! {
         #[test]
         fn each_line_goes_or_is_summed_up(lines in prop::collection::vec((0u8..30, 0u64..300, any::<bool>()), 0..500)) {
             let mut now = Instant::now();
-            let mut flow = Flow::default();
+            let (mut flow, mut common) = (Flow::default(), Common::default());
             let (mut went, mut summed) = (0, 0);
             let mut take = |sums: Vec<Sum>| for sum in sums {
                 summed += match sum {
@@ -272,7 +362,7 @@ mod tests {
             };
             for (line, pause, ask) in &lines {
                 now += Duration::from_millis(*pause);
-                went += u64::from(flow.admit_share(info(), &[*line], now));
+                went += u64::from(flow.admit_share(&mut common, info(), &[*line], now));
                 if *ask {
                     take(flow.sums(now, false));
                 }
@@ -280,7 +370,7 @@ mod tests {
             take(flow.sums(now, true));
             prop_assert_eq!(went + summed, lines.len() as u64);
             prop_assert!(flow.deadline().is_none());
-            prop_assert!(flow.is_idle(now + LONGEST_WINDOW));
+            prop_assert!(flow.is_idle(now + 2 * LONGEST_WINDOW));
         }
     }
 }

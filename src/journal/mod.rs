@@ -29,7 +29,7 @@ pub use lines::LineSplitter;
 
 use backlog::Backlog;
 use entry::{Entry, Priority, Style};
-use flood::{Flow, Sum};
+use flood::{Common, Flow, Sum};
 use log::{LevelFilter, Log, Metadata, Record};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use output::{Output, RETRY, Sent};
@@ -169,6 +169,7 @@ struct State {
     blocked: Blocked,
     /// By the child's name; the supervisor's own entries under [`entry::OWN`].
     speakers: HashMap<String, Speaker>,
+    common: Common,
     /// When the first of them has something to be summed up.
     sum_at: Option<Instant>,
 }
@@ -205,8 +206,8 @@ impl Journal {
     fn child_line(&self, child: &str, priority: Priority, line: &[u8]) -> bool {
         let now = Instant::now();
         let mut state = self.state();
-        let goes = state.speak(child, now, |speaker| {
-            let goes = speaker.by.admit_share(priority, line, now);
+        let goes = state.speak(child, now, |speaker, common| {
+            let goes = speaker.by.admit_share(common, priority, line, now);
             (goes, speaker.by.deadline())
         });
         if goes {
@@ -218,7 +219,7 @@ impl Journal {
     fn own_line(&self, priority: Priority, child: &str, line: &[u8]) {
         let now = Instant::now();
         let mut state = self.state();
-        let goes = state.speak(child, now, |speaker| {
+        let goes = state.speak(child, now, |speaker, _| {
             let goes = speaker.about.admit(priority, line, now);
             (goes, speaker.about.deadline())
         });
@@ -362,13 +363,18 @@ impl Journal {
 
 impl State {
     /// Has one of them speak, and learns when that is to be summed up.
-    fn speak(&mut self, name: &str, now: Instant, say: impl FnOnce(&mut Speaker) -> (bool, Option<Instant>)) -> bool {
+    fn speak(
+        &mut self,
+        name: &str,
+        now: Instant,
+        say: impl FnOnce(&mut Speaker, &mut Common) -> (bool, Option<Instant>),
+    ) -> bool {
         if !self.speakers.contains_key(name) {
             // Names come and go with the configuration.
             self.speakers.retain(|_, speaker| !(speaker.about.is_idle(now) && speaker.by.is_idle(now)));
             self.speakers.insert(name.to_owned(), Speaker::default());
         }
-        let (goes, sum_at) = self.speakers.get_mut(name).map_or((true, None), say);
+        let (goes, sum_at) = self.speakers.get_mut(name).map_or((true, None), |speaker| say(speaker, &mut self.common));
         self.sum_at = [self.sum_at, sum_at].into_iter().flatten().min();
         goes
     }

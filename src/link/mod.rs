@@ -56,19 +56,23 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// The link again, whole.
+    /// The link again, whole; with a fresh intake where its sink has one and
+    /// none was kept.
     ///
     /// # Errors
     /// A write end can't be opened; EMFILE, ENFILE, ENOMEM.
-    pub fn again(self, protocol: Protocol) -> io::Result<Link> {
+    pub fn again(self, protocol: Protocol, has_intake: bool) -> io::Result<Link> {
         let reopen = |read: OwnedFd| pipe::writer_of(&read).map(|write| Pipe { read, write });
         let queue = reopen(self.queue)?;
+        if !has_intake {
+            return Ok(Link { queue, intake: None, replies: None });
+        }
         let intake = match self.intake {
-            Some((staging, ledger)) => Some(Intake { staging: reopen(staging)?, ledger }),
-            None => None,
+            Some((staging, ledger)) => Intake { staging: reopen(staging)?, ledger },
+            None => Intake { staging: Pipe::new(pipe::capacity(&queue.write)?)?, ledger: ledger::create()? },
         };
-        let replies = if intake.is_some() { way_back(&queue, protocol)? } else { None };
-        Ok(Link { queue, intake, replies })
+        let replies = way_back(&queue, protocol)?;
+        Ok(Link { queue, intake: Some(intake), replies })
     }
 }
 

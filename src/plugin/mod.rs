@@ -53,7 +53,7 @@ pub static PLUGINS: [Plugin; 2] = [
 
 /// What plugins start for work beside their own. It plays no role in a
 /// configuration.
-pub static HELPERS: [Plugin; 1] = [Plugin {
+pub static WORKERS: [Plugin; 1] = [Plugin {
     name: logger::archivist::NAME,
     about: "compresses and removes rotated message files",
     source: false,
@@ -65,7 +65,7 @@ pub static HELPERS: [Plugin; 1] = [Plugin {
 
 /// What `plumbd plugin NAME` runs.
 pub fn program(name: &str) -> Option<&'static Plugin> {
-    PLUGINS.iter().chain(&HELPERS).find(|p| p.name == name)
+    PLUGINS.iter().chain(&WORKERS).find(|p| p.name == name)
 }
 
 /// The plugin of that name.

@@ -185,7 +185,7 @@ impl Supervisor {
             log::info!("ready");
             // Whoever started this process as a daemon knows its caller only.
             let main = if self.must_start { format!("MAINPID={}\n", std::process::id()) } else { String::new() };
-            notify(&format!("{main}READY=1\nSTATUS=all children are ready"));
+            self.manager.tell(&format!("{main}READY=1\nSTATUS=all children are ready"));
             self.ready.ready();
             return;
         }
@@ -198,7 +198,7 @@ impl Supervisor {
         } else {
             // What can serve does, and status says what can't: better than
             // that one child takes all others down.
-            notify(&format!("READY=1\nSTATUS={why}"));
+            self.manager.tell(&format!("READY=1\nSTATUS={why}"));
         }
     }
 
@@ -218,7 +218,7 @@ impl Supervisor {
             Phase::Starting | Phase::Running | Phase::Stopping { .. } => {}
         }
         log::info!("stopping");
-        notify("STOPPING=1");
+        self.manager.tell("STOPPING=1");
         if self.failed_start.is_none() {
             self.ready.failed("it was told to stop before all children were ready");
         }
@@ -277,9 +277,13 @@ impl Supervisor {
             .map(|held| (held, self.links.queued(held)))
             .filter(|&(_, queued)| queued > 0)
             .map(|(held, queued)| (held.title(), queued))
-            .chain(self.store.waiting())
             .map(|(link, queued)| format!("{queued} bytes in the link {link}"))
             .collect();
+        for (link, bytes) in self.store.waiting() {
+            log::warn!(
+                "{bytes} bytes stay with the service manager in the link {link}, which is not in the configuration"
+            );
+        }
         let end = if lost.is_empty() {
             log::info!("stopped");
             self.failed_start.take().map_or(Ok(()), Err)
@@ -289,7 +293,7 @@ impl Supervisor {
         // If the service manager starts the next one, clients have waited for
         // it, and what nobody took is there again. Else it forgets them itself.
         let unsaved = self.links.stored(|held| self.links.queued(held) > 0);
-        self.store.keep(&self.sockets.stored_at_the_end().chain(unsaved).collect());
+        self.store.keep(&self.sockets.stored_at_the_end().chain(unsaved).collect(), &mut self.manager);
         // Whoever is told that it is over may start the next one at once.
         self.sockets = Sockets::default();
         self.server.close();
@@ -353,7 +357,9 @@ impl Supervisor {
             }
             State::Stopping { .. } => false,
             State::Starting { .. } | State::Up { .. } => {
-                if ended && now < deadline {
+                // One that has not begun and has nothing to save need not try.
+                let idle = waiting == 0 && matches!(child.machine.state, State::Starting { .. });
+                if ended && now < deadline && !idle {
                     // It ends by itself once it has read the end of its input.
                     self.step(id, Event::Drain(deadline));
                 } else if waiting > 0 && now < deadline {
@@ -364,12 +370,5 @@ impl Supervisor {
                 false
             }
         }
-    }
-}
-
-/// Tells the service manager, where there is one.
-pub(super) fn notify(lines: &str) {
-    if let Err(error) = crate::notify::send(lines) {
-        log::warn!("cannot notify the service manager: {error}");
     }
 }

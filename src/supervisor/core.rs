@@ -6,6 +6,7 @@ use super::child::Event;
 use super::children::Leaving;
 use super::links::Links;
 use super::logs::LOG_ROUND;
+use super::manager::Manager;
 use super::poll::{Id, Poll, Token};
 use super::ready::Ready;
 use super::requests::Waiter;
@@ -50,6 +51,7 @@ pub struct Supervisor {
     pub(super) links: Links,
     pub(super) sockets: Sockets,
     pub(super) store: Store,
+    pub(super) manager: Manager,
     pub(super) server: Server,
     pub(super) poll: Poll,
     pub(super) signals: Signals,
@@ -120,6 +122,7 @@ impl Supervisor {
             links,
             sockets,
             store,
+            manager: Manager::default(),
             server,
             poll,
             signals,
@@ -193,7 +196,7 @@ impl Supervisor {
         let child = self.timers.first().map(|&(at, _)| at);
         let watchdog = self.watchdog.as_ref().map(|watchdog| watchdog.next);
         let deadlines = [child, self.look_at, self.accept_at, self.quiet_until, journal, journal::deadline(), watchdog];
-        let nearest = deadlines.into_iter().flatten().min();
+        let nearest = deadlines.into_iter().chain([self.manager.deadline()]).flatten().min();
         nearest.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
@@ -236,6 +239,9 @@ impl Supervisor {
         }
         self.listen_again(now);
         self.feed_watchdog(now);
+        if self.manager.deadline().is_some_and(|at| at <= now) {
+            self.manager.flush();
+        }
         if self.look_at.is_some_and(|at| at <= now) {
             self.look_at = None;
             self.dirty = true;
@@ -254,9 +260,7 @@ impl Supervisor {
     fn feed_watchdog(&mut self, now: Instant) {
         let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| watchdog.next <= now) else { return };
         watchdog.next = now + watchdog.every;
-        if let Err(error) = notify::send("WATCHDOG=1") {
-            log::warn!("cannot notify the service manager: {error}");
-        }
+        self.manager.tell_now("WATCHDOG=1");
     }
 
     fn on_control(&mut self) {
@@ -344,7 +348,7 @@ impl Supervisor {
     /// comes after this one was killed.
     pub(super) fn keep_in_store(&mut self) {
         let wanted = self.sockets.stored().chain(self.links.stored(|_| true)).collect();
-        self.store.keep(&wanted);
+        self.store.keep(&wanted, &mut self.manager);
     }
 
     pub(super) fn model(&self) -> &Model {

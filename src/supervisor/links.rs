@@ -171,9 +171,9 @@ impl Links {
             if intake { QueueId::Between(link.from.clone(), link.to.clone()) } else { QueueId::Of(link.to.clone()) };
         // One that goes is of no use: its input ends.
         let shared = self.stays(&id, model) || new.queues.iter().any(|q| q.id == id);
-        let kept = if shared { None } else { store.link(&id.name(link.protocol), intake) };
+        let kept = if shared { None } else { store.link(&id.name(link.protocol))? };
         let made = match (kept, intake) {
-            (Some(kept), _) => Some(take_up(link, kept)?),
+            (Some(kept), intake) => Some(take_up(link, kept, intake)?),
             (None, true) => Some(Link::to_intake(link.capacity, link.protocol)?),
             (None, false) if !shared => Some(Link::to_stdin(link.capacity)?),
             (None, false) => None,
@@ -246,6 +246,20 @@ impl Links {
         for queue in self.queues.iter_mut().filter(|q| ids.contains(&q.id)) {
             queue.write = None;
         }
+    }
+
+    /// Opens the inputs again that [`Links::end_input`] has ended.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE.
+    pub fn resume_input(&mut self) -> io::Result<()> {
+        for queue in self.queues.iter_mut().filter(|queue| queue.write.is_none()) {
+            let write = pipe::writer_of(&queue.read)?;
+            let records = self.held.iter().any(|h| h.queue == queue.id && h.config.protocol == Protocol::Records);
+            pipe::set_nonblocking(&write, records)?;
+            queue.write = Some(write);
+        }
+        Ok(())
     }
 
     fn ending<'a>(
@@ -324,8 +338,15 @@ fn stalled(seen: Duration, clock: Timestamp, idle_at: Timestamp, batch: u64) -> 
 }
 
 /// A link that an earlier supervisor left.
-fn take_up(link: &Config, kept: Kept) -> io::Result<Link> {
-    let made = kept.again(link.protocol)?;
+fn take_up(link: &Config, kept: Kept, has_intake: bool) -> io::Result<Link> {
+    if has_intake && kept.intake.is_none() {
+        log::error!(
+            "link {} -> {}: the service manager kept its queue alone: what its sink had begun to take is lost",
+            link.from,
+            link.to
+        );
+    }
+    let made = kept.again(link.protocol, has_intake)?;
     let staging = made.intake.as_ref().map(|intake| &intake.staging.write);
     for end in [Some(&made.queue.write), staging].into_iter().flatten() {
         if pipe::capacity(end)? < link.capacity {

@@ -14,6 +14,7 @@
 //! | `requests`, `server` | operators' requests, and their connections |
 //! | `ready` | telling whoever started the daemon how that went |
 //! | `child`, `backoff` | one child's states, pure |
+//! | `manager` | what is said to the service manager |
 //! | `store` | what outlives this process, at the service manager |
 //! | `supervised`, `spawn`, `links`, `sockets`, `notify` | what is held for the children |
 
@@ -24,6 +25,7 @@ mod children;
 mod core;
 pub mod links;
 mod logs;
+mod manager;
 mod notify;
 mod poll;
 pub mod ready;

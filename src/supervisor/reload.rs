@@ -4,7 +4,7 @@
 //! | step | what can go wrong | then |
 //! |---|---|---|
 //! | read, check, plan, bind, make pipes | a problem in the file, a port that is taken | nothing changes |
-//! | Winding: what changes or goes is stopped, sources first | | |
+//! | Winding: what changes or goes is stopped, sources first | a link that goes still has bytes that nobody took | its children come again: nothing changed |
 //! | the new configuration holds | | |
 //! | Rising: what changed or came is started | one of them does not become ready | undone: Winding and Rising again, to the configuration of before |
 //! | settled: sockets that nobody names any more are closed | | |
@@ -12,15 +12,19 @@
 //! A child that did not serve before is no reason to go back: half a mend is
 //! better than none.
 
-use super::change::{Phase, Start, notify};
+use super::change::{Phase, Start};
 use super::child::{Policy, State};
 use super::core::Supervisor;
 use super::links::Links;
-use super::poll::Id;
+use super::poll::{Id, Token};
 use super::requests::Waiter;
+use super::server::Server;
 use super::sockets::Sockets;
+use super::supervised::Supervised;
 use crate::config::plan::{self, Action, Plan};
 use crate::config::{self, Loaded, order};
+use crate::sys::process::Exit;
+use nix::sys::epoll::EpollFlags;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
@@ -35,6 +39,8 @@ pub(super) struct Winding {
     plan: Plan,
     sockets: Sockets,
     links: Links,
+    /// Where the control socket is to be another one.
+    server: Option<Server>,
     going: BTreeSet<String>,
     deadline: Instant,
     course: Course,
@@ -56,6 +62,9 @@ struct Course {
     way: Way,
     /// Those that an operator stopped: they stay so.
     held_down: BTreeSet<String>,
+    /// Those that did what they were there for: going back is no reason to do
+    /// it again.
+    finished: BTreeSet<String>,
 }
 
 enum Way {
@@ -114,7 +123,7 @@ impl Supervisor {
     /// would be.
     pub(super) fn load_again(&self, file: Option<&Path>) -> Result<Loaded, String> {
         let from = file.or(self.model().file.as_deref());
-        config::load(from).map_err(|problems| problems.to_string())
+        config::load_again(from).map_err(|problems| problems.to_string())
     }
 
     fn reload(&mut self, waiter: Option<u32>) {
@@ -122,7 +131,7 @@ impl Supervisor {
         // for this word, and for READY=1, whatever comes of it.
         if self.has_started {
             if let Ok(now) = crate::notify::monotonic_usec() {
-                notify(&format!("RELOADING=1\n{now}"));
+                self.manager.tell(&format!("RELOADING=1\n{now}"));
             }
         }
         let loaded = match self.load_again(None) {
@@ -130,8 +139,11 @@ impl Supervisor {
             Err(problems) => return self.nothing_changes(waiter, &problems, WRONG_CONFIGURATION),
         };
         let hopeless = self.by_name.keys().filter(|name| !self.served(name)).cloned().collect();
-        let held_down = self.children.values().filter(|c| c.held_down).map(|c| c.config.name.clone()).collect();
-        let course = Course { way: Way::There { hopeless }, held_down };
+        let which = |is: fn(&Supervised) -> bool| {
+            self.children.values().filter(|child| is(child)).map(|child| child.config.name.clone()).collect()
+        };
+        let (held_down, finished) = (which(|child| child.held_down), which(Supervised::finished));
+        let course = Course { way: Way::There { hopeless }, held_down, finished };
         if let Err(why) = self.begin_reload(loaded, course, waiter) {
             self.nothing_changes(waiter, &why, 1);
         }
@@ -147,6 +159,8 @@ impl Supervisor {
         let addresses = loaded.model.children.iter().flat_map(|child| &child.listen);
         let sockets = self.sockets.bind_new(addresses, &self.store)?;
         let links = self.links.make_new(&loaded.model, &self.store)?;
+        let control = &loaded.model.daemon.control;
+        let server = if self.server.is_at(control) { None } else { Some(Server::bind(control)?) };
         let text = plan.to_string();
         for line in text.lines() {
             log::info!("reload: {line}");
@@ -161,7 +175,7 @@ impl Supervisor {
             .collect();
         let deadline = Instant::now() + self.model().daemon.stop_timeout;
         self.children.values_mut().for_each(|child| child.drain_starts = 0);
-        let winding = Winding { loaded, plan, sockets, links, going, deadline, course, waiter };
+        let winding = Winding { loaded, plan, sockets, links, server, going, deadline, course, waiter };
         self.phase = Phase::Winding(Box::new(winding));
         self.dirty = true;
         Ok(())
@@ -173,7 +187,7 @@ impl Supervisor {
             log::error!("reload: {line}");
         }
         if self.has_started {
-            notify("READY=1\nSTATUS=the last reload changed nothing: see the log");
+            self.manager.tell("READY=1\nSTATUS=the last reload changed nothing: see the log");
         }
         self.refuse_as(waiter, &format!("{}\ncannot reload: nothing is changed", why.trim_end()), exit);
     }
@@ -189,28 +203,71 @@ impl Supervisor {
             }
         }
         let down = self.wind_down(&winding.going, Some(&winding.loaded.model), winding.deadline);
-        if down {
-            self.carry_out(*winding);
-        } else {
+        if !down {
             self.phase = Phase::Winding(winding);
+            return;
         }
+        let lost: Vec<String> = self
+            .links
+            .going(&winding.loaded.model)
+            .map(|held| (held.title(), self.links.queued(held)))
+            .filter(|&(_, bytes)| bytes > 0)
+            .map(|(link, bytes)| format!("nobody took {bytes} bytes in the link {link}, which goes"))
+            .collect();
+        match (&winding.course.way, lost.is_empty()) {
+            (_, true) => self.carry_out(*winding),
+            (Way::There { .. }, false) => self.turn_back(*winding, lost.join("; ")),
+            (Way::Back { .. }, false) => {
+                // Both ways would lose something: back is where it was known to serve.
+                log::error!("reload: {}: they are lost", lost.join("; "));
+                self.say(winding.waiter, &lost.join("\n"));
+                self.carry_out(*winding);
+            }
+        }
+    }
+
+    /// What would go with a link is not saved: the old configuration, which
+    /// still holds, has its children again.
+    fn turn_back(&mut self, winding: Winding, why: String) {
+        let Winding { loaded, plan, going, course, waiter, .. } = winding;
+        log::error!("reload: {why}: going back to the configuration of before");
+        self.say(waiter, &format!("{why}\ngoing back to the configuration of before"));
+        if let Err(error) = self.links.resume_input() {
+            log::error!("reload: cannot open a link's input again: {error}");
+        }
+        let Course { held_down, finished, .. } = course;
+        let mut coming = BTreeSet::new();
+        for name in going.iter().filter(|name| !finished.contains(*name)) {
+            if let Some(&id) = self.by_name.get(name) {
+                self.come_again(id, &mut coming);
+            }
+        }
+        let course = Course { way: Way::Back { why }, held_down, finished };
+        self.phase = Phase::Rising(Box::new(Rising { before: loaded, plan, coming, course, waiter }));
+        self.dirty = true;
     }
 
     /// From here on the new configuration holds. Its predecessor's sockets stay
     /// until it has shown that it serves.
     fn carry_out(&mut self, winding: Winding) {
-        let Winding { loaded, plan, sockets, links, course, waiter, .. } = winding;
+        let Winding { loaded, plan, sockets, links, server, course, waiter, .. } = winding;
         self.progress(match course.way {
             Way::There { .. } => "the new configuration holds from here",
             Way::Back { .. } => "the configuration of before holds again from here",
         });
         let before = std::mem::replace(&mut self.loaded, loaded);
         self.needs = order::needs(self.model());
+        // What only a restart of the daemon changes stays as it is.
+        let daemon = &mut self.loaded.model.daemon;
+        daemon.log = before.model.daemon.log;
+        daemon.syslog_facility = before.model.daemon.syslog_facility;
         let model = self.loaded.model.clone();
-        for held in self.links.going(&model) {
-            let lost = self.links.queued(held);
-            if lost > 0 {
-                log::error!("link {} is gone with {lost} bytes that nobody took in time", held.title());
+        if let Some(server) = server {
+            self.poll.remove(&self.server);
+            self.server.move_to(server);
+            if let Err(error) = self.poll.add(&self.server, EpollFlags::EPOLLIN, Token::Control) {
+                log::error!("cannot watch the control socket: {error}");
+                self.accept_at = Some(Instant::now());
             }
         }
         self.links.retain(&model);
@@ -230,7 +287,7 @@ impl Supervisor {
                 }
                 (Some(id), Some(config)) if step.action == Action::Restart => {
                     let changed = self.reconfigure(id, config);
-                    self.come_again(id, &mut coming);
+                    self.come_back(id, &course, &mut coming);
                     changed
                 }
                 (Some(id), Some(config)) => {
@@ -247,7 +304,7 @@ impl Supervisor {
                     if let Some(child) = self.children.get_mut(&id) {
                         child.held_down = course.held_down.contains(&step.name);
                     }
-                    self.come_again(id, &mut coming);
+                    self.come_back(id, &course, &mut coming);
                 }),
                 (None, None) => Ok(()),
             };
@@ -262,6 +319,18 @@ impl Supervisor {
         self.dirty = true;
     }
 
+    /// A child that changed or came is started; on the way back not where it had
+    /// finished.
+    fn come_back(&mut self, id: Id, course: &Course, coming: &mut BTreeSet<String>) {
+        let Some(child) = self.children.get_mut(&id) else { return };
+        if matches!(course.way, Way::Back { .. }) && course.finished.contains(&child.config.name) {
+            child.machine.last_exit = Some(Exit::Code(0));
+            child.ended.get_or_insert(child.since);
+            return;
+        }
+        self.come_again(id, coming);
+    }
+
     /// A child that changed or came is started, unless an operator stopped it.
     fn come_again(&mut self, id: Id, coming: &mut BTreeSet<String>) {
         if let Some(child) = self.children.get(&id).filter(|child| !child.held_down) {
@@ -274,7 +343,10 @@ impl Supervisor {
     pub(super) fn rise(&mut self) {
         let Phase::Rising(mut rising) = std::mem::replace(&mut self.phase, Phase::Running) else { return };
         // Who was up once has come; what happens to it later is no longer the reload's.
-        rising.coming.retain(|name| self.start_of(name) != Start::Good);
+        // So is one that an operator has stopped meanwhile.
+        rising
+            .coming
+            .retain(|name| self.start_of(name) != Start::Good && self.child(name).is_none_or(|child| !child.held_down));
         let mut bad = Vec::new();
         let (mut open, mut back) = (false, false);
         for name in &rising.coming {
@@ -322,7 +394,7 @@ impl Supervisor {
         log::error!("reload: {why}: going back to the configuration of before");
         self.say(rising.waiter, &format!("{why}\ngoing back to the configuration of before"));
         let Rising { before, course, waiter, .. } = rising;
-        let course = Course { way: Way::Back { why: why.clone() }, held_down: course.held_down };
+        let course = Course { way: Way::Back { why: why.clone() }, ..course };
         if let Err(error) = self.begin_reload(before, course, waiter) {
             self.reloads += 1;
             self.finish_reload(waiter, Err(format!("reloaded, but {why}; cannot go back: {error}")));
@@ -365,9 +437,9 @@ impl Supervisor {
         }
     }
 
-    fn ready_again(&self, status: &str) {
+    fn ready_again(&mut self, status: &str) {
         if self.has_started {
-            notify(&format!("READY=1\nSTATUS={}", status.replace('\n', " ")));
+            self.manager.tell(&format!("READY=1\nSTATUS={}", status.replace('\n', " ")));
         }
     }
 }

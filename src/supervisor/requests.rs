@@ -282,6 +282,13 @@ impl Supervisor {
                 stalled_for_ms: u64::try_from(stalled.as_millis()).unwrap_or(u64::MAX),
             })
             .collect();
+        let mut links: Vec<status::Link> = links;
+        // What no configuration names any more, and still has bytes.
+        links.extend(self.store.waiting().into_iter().map(|(link, bytes)| {
+            let (from, to) = link.split_once(" -> ").unwrap_or((&link, ""));
+            let (queued_bytes, capacity_bytes) = (bytes as u64, bytes as u64);
+            status::Link { from: from.to_owned(), to: to.to_owned(), queued_bytes, capacity_bytes, stalled_for_ms: 0 }
+        }));
         let children = self.model().children.iter().filter_map(|config| self.child(&config.name)).map(|child| {
             let waits_for = if child.pending { self.blocked_by(&child.config.name) } else { None };
             let problem = child.says.clone().or(child.machine.problem.clone());

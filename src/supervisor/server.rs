@@ -10,6 +10,7 @@ use nix::sys::stat::{Mode, umask};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,8 @@ const UNREAD_MAX: usize = 4 << 20;
 pub struct Server {
     listener: UnixListener,
     path: PathBuf,
+    /// The name's own device and inode, so that another's is not taken for it.
+    name: Option<(u64, u64)>,
     connections: BTreeMap<u32, Connection>,
     next: u32,
     closed: bool,
@@ -65,7 +68,8 @@ impl Server {
             ),
             _ => format!("cannot listen on {}: {e}", path.display()),
         })?;
-        Ok(Server { listener, path: path.to_owned(), connections: BTreeMap::new(), next: 0, closed: false })
+        let name = inode(path);
+        Ok(Server { listener, path: path.to_owned(), name, connections: BTreeMap::new(), next: 0, closed: false })
     }
 
     fn open(path: &Path) -> io::Result<UnixListener> {
@@ -77,6 +81,31 @@ impl Server {
         let listener = listener?;
         listener.set_nonblocking(true)?;
         Ok(listener)
+    }
+
+    /// Whether that is its path, and its name is still there.
+    pub fn is_at(&self, path: &Path) -> bool {
+        self.path == path && inode(path) == self.name
+    }
+
+    /// Listens where `other` does from now on; its connections stay.
+    pub fn move_to(&mut self, mut other: Server) {
+        self.remove_name();
+        std::mem::swap(&mut self.listener, &mut other.listener);
+        self.path = std::mem::take(&mut other.path);
+        self.name = other.name;
+        // Its name is this one's now.
+        other.closed = true;
+    }
+
+    fn remove_name(&self) {
+        // Somebody may have removed it, and another daemon have its own there.
+        if inode(&self.path) != self.name {
+            return;
+        }
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            log::warn!("cannot remove {}: {error}", self.path.display());
+        }
     }
 
     /// Takes one new connection; `None`: no more now.
@@ -213,10 +242,12 @@ impl Server {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            log::warn!("cannot remove {}: {error}", self.path.display());
-        }
+        self.remove_name();
     }
+}
+
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|data| (data.dev(), data.ino()))
 }
 
 impl Drop for Server {

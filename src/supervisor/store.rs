@@ -16,6 +16,7 @@
 //! The same way come the sockets of a socket unit (systemd.socket(5)), under
 //! names of their own: they are matched by address, and stay the manager's.
 
+use super::manager::Manager;
 use crate::config::model::Address;
 use crate::link::Kept;
 use crate::link::handover::Protocol;
@@ -24,6 +25,7 @@ use crate::sys::pipe;
 use crate::{listen_fds, notify};
 use nix::sys::socket::{SockType, SockaddrStorage, getsockname, getsockopt, sockopt};
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -43,6 +45,8 @@ pub struct Store {
     lent: BTreeMap<Address, OwnedFd>,
     /// What the manager keeps: by name, which kernel object (its inode).
     kept: BTreeMap<String, u64>,
+    /// The room that was said to be too little.
+    room_told: usize,
 }
 
 impl Store {
@@ -83,12 +87,15 @@ impl Store {
         self.lent.keys().filter(move |address| !used(address))
     }
 
-    /// The link of that name as an earlier supervisor left it.
-    pub fn link(&self, link: &str, has_intake: bool) -> Option<Kept> {
-        let part = |part: &str| self.left.get(&format!("{link}/{part}"))?.try_clone().ok();
-        let queue = part(QUEUE)?;
-        let intake = if has_intake { Some((part(STAGING)?, part(LEDGER)?)) } else { None };
-        Some(Kept { queue, intake })
+    /// The link of that name as an earlier supervisor left it. Its staging and
+    /// ledger count only together.
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub fn link(&self, link: &str) -> io::Result<Option<Kept>> {
+        let part = |part: &str| self.left.get(&format!("{link}/{part}")).map(OwnedFd::try_clone).transpose();
+        let Some(queue) = part(QUEUE)? else { return Ok(None) };
+        Ok(Some(Kept { queue, intake: part(STAGING)?.zip(part(LEDGER)?) }))
     }
 
     /// What was left by links that nobody took up: the link, and how many
@@ -107,7 +114,7 @@ impl Store {
 
     /// Has the manager keep these, what was left with bytes in it, and nothing
     /// else.
-    pub fn keep(&mut self, wanted: &BTreeMap<String, BorrowedFd<'_>>) {
+    pub fn keep(&mut self, wanted: &BTreeMap<String, BorrowedFd<'_>>, manager: &mut Manager) {
         if !notify::is_heard() {
             return;
         }
@@ -132,26 +139,30 @@ impl Store {
             .collect();
         for name in gone {
             self.kept.remove(&name);
-            tell(&name, notify::send(&format!("FDSTOREREMOVE=1\nFDNAME={name}")));
+            manager.tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}"));
         }
-        for (name, fd) in wanted {
-            if self.kept.contains_key(name) {
-                continue;
-            }
+        let mut new: Vec<_> = wanted.iter().filter(|(name, _)| !self.kept.contains_key(*name)).collect();
+        // Where there is not room for all, no queue is there without the rest.
+        new.sort_by_key(|(name, _)| name.ends_with(QUEUE));
+        for (name, fd) in new {
             if name.len() > NAME_MAX {
                 log::warn!("cannot have the service manager keep {name}: its name is too long");
                 continue;
             }
             // FDPOLL=0: a pipe without a writer is not to be thrown away.
-            tell(name, notify::send_with(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), *fd));
+            manager.hand(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), *fd);
             self.kept.insert(name.clone(), inode(*fd));
         }
-    }
-}
-
-fn tell(name: &str, outcome: std::io::Result<()>) {
-    if let Err(error) = outcome {
-        log::warn!("cannot tell the service manager about {name}: {error}");
+        // systemd says how many it keeps since version 254.
+        let room = std::env::var("FDSTORE").ok().and_then(|room| room.parse::<usize>().ok());
+        if let Some(room) = room.filter(|&room| room < self.kept.len() && self.room_told != room) {
+            self.room_told = room;
+            log::error!(
+                "the service manager keeps {room} descriptors, of {}: a crash would lose the others; \
+                 raise FileDescriptorStoreMax=",
+                self.kept.len()
+            );
+        }
     }
 }
 

@@ -69,11 +69,21 @@ struct FakeDaemon {
 
 impl FakeDaemon {
     fn new(connections: usize, answer: String) -> FakeDaemon {
+        FakeDaemon::answering(vec![answer; connections])
+    }
+
+    /// One that is up, and answers that to the request that comes then.
+    fn up(answer: &str) -> FakeDaemon {
+        FakeDaemon::answering(vec![status_answer("up"), answer.to_owned()])
+    }
+
+    /// It gives each connection its answer.
+    fn answering(answers: Vec<String>) -> FakeDaemon {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("plumbd.sock")).unwrap();
         let serve = move || {
             let mut requests = Vec::new();
-            for _ in 0..connections {
+            for answer in answers {
                 let mut listening = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
                 let called = poll(&mut listening, PollTimeout::try_from(PATIENCE).unwrap()).unwrap();
                 assert_eq!(called, 1, "nobody called the daemon");
@@ -270,12 +280,15 @@ fn the_effective_configuration_is_a_configuration() {
 fn a_request_goes_as_documented_and_the_answers_come_back_in_their_places() {
     let answers =
         "{\"out\":\"echo: stopped\"}\n{\"err\":\"cannot stop child \\\"x\\\": no such child\"}\n{\"exit\":1}\n";
-    let daemon = FakeDaemon::new(1, answers.to_owned());
+    let daemon = FakeDaemon::up(answers);
     let called = daemon.plumbd(&["stop", "echo", "x"]);
     assert_eq!(called.out, "echo: stopped\n");
     assert_eq!(called.err, "plumbd: cannot stop child \"x\": no such child\n");
     assert_eq!(called.status, 1);
-    assert_eq!(daemon.requests(), [json!({"command": "stop", "children": ["echo", "x"]})]);
+    assert_eq!(
+        daemon.requests(),
+        [json!({"command": "status"}), json!({"command": "stop", "children": ["echo", "x"]})]
+    );
 }
 
 #[test]
@@ -294,10 +307,10 @@ fn each_command_is_the_request_of_its_name() {
         (&["reopen"], json!({"command": "reopen"})),
     ];
     for (words, request) in requests {
-        let daemon = FakeDaemon::new(1, "{\"exit\":0}\n".to_owned());
+        let daemon = FakeDaemon::up("{\"exit\":0}\n");
         let called = daemon.plumbd(words);
         assert_eq!((called.status, called.out.as_str(), called.err.as_str()), (0, "", ""), "{words:?}");
-        assert_eq!(daemon.requests(), [request]);
+        assert_eq!(daemon.requests(), [json!({"command": "status"}), request]);
     }
 }
 
@@ -309,7 +322,7 @@ fn a_daemon_that_dies_or_babbles_in_the_middle_is_no_success() {
         ("{\"exit\":0", "plumbd: cannot read the daemon's answer: "),
     ];
     for (answer, why) in broken {
-        let daemon = FakeDaemon::new(1, answer.to_owned());
+        let daemon = FakeDaemon::up(answer);
         let called = daemon.plumbd(&["reload"]);
         assert_eq!(called.status, 1, "{answer}");
         assert!(called.err.starts_with(why), "{answer}: {}", called.err);

@@ -283,6 +283,11 @@ fn a_daemon_that_hangs_is_told_from_one_that_does_not_run() {
     let (status, out, err) = plumbd(&daemon, &["status"]);
     assert_eq!((status, out.as_str()), (1, ""));
     assert_eq!(err, "plumbd: cannot talk to the daemon: it runs, but does not answer\n");
+    // Those that may take long are not begun.
+    for words in [&["stop", "one"][..], &["reload"], &["shutdown"]] {
+        let said = plumbd(&daemon, words);
+        assert_eq!(said, (1, String::new(), err.clone()), "{words:?}");
+    }
     daemon.signal(nix::libc::SIGCONT);
     assert_eq!(plumbd(&daemon, &["status"]).0, 0);
     daemon.stop();

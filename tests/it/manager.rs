@@ -87,6 +87,11 @@ impl Manager {
         });
     }
 
+    /// Loses what it keeps under that name, as one does that has no room.
+    pub fn lose(&self, name: &str) {
+        assert!(self.heard.lock().unwrap().store.remove(name).is_some(), "{name} is not stored");
+    }
+
     /// Waits until it was told a message that begins so.
     #[track_caller]
     pub fn wait_heard(&self, text: &str) {

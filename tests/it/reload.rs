@@ -527,3 +527,115 @@ fn a_reload_whose_child_is_stuck_at_its_start_is_undone() {
     drop(taken);
     daemon.stop();
 }
+
+#[test]
+fn a_reload_that_would_lose_what_a_link_holds_is_none() {
+    let config = |sink: &str| {
+        format!(
+            "[daemon]\nstop_timeout = \"200ms\"\n{SOURCE}[children.{sink}]\n\
+             command = [\"sh\", \"-c\", \"while ! test -e go; do sleep 0.01; done; exec cat >>out\"]\n\
+             [[links]]\nfrom = \"source\"\nto = \"{sink}\"\n"
+        )
+    };
+    let mut daemon = Daemon::start(&config("slow"));
+    wait_for("it is written", || daemon.path("written").exists().then_some(()));
+    daemon.configure(&config("other"));
+    let (status, out, err) = daemon.ask(&Request::Reload);
+    assert_eq!(status, 1, "{out}");
+    assert!(err.contains("nobody took 48894 bytes in the link source -> slow, which goes; undone"), "{err}");
+    // All of it is there, and what the source writes from now on.
+    std::fs::write(daemon.path("go"), "").unwrap();
+    wait_for("the sink has both runs' lines", || (daemon.read_text("out").lines().count() == 20000).then_some(()));
+    daemon.stop();
+}
+
+#[test]
+fn an_undone_reload_does_nothing_again_that_was_done() {
+    let once = "[children.once]\ncommand = [\"sh\", \"-c\", \"echo done >>once\"]\nrestart = \"never\"\n";
+    let mut daemon = Daemon::start(&format!("{once}[children.one]\n{SLEEP}"));
+    wait_for("it has finished", || daemon.child("once").finished.then_some(()));
+    for config in
+        [format!("[children.one]\n{SLEEP}{BAD}"), format!("{once}umask = \"0077\"\n{BAD}after = [\"once\"]\n")]
+    {
+        let before = daemon.read_text("once").lines().count();
+        let changed = usize::from(config.contains("0077"));
+        daemon.configure(&config);
+        assert_eq!(daemon.ask(&Request::Reload).0, 1);
+        // Changed, it was started; whether it wrote before it was stopped is chance.
+        let now = daemon.read_text("once").lines().count();
+        assert!((before..=before + changed).contains(&now), "run again on the way back: {before}, {now}");
+        assert!(daemon.child("once").finished);
+    }
+    daemon.stop();
+}
+
+#[test]
+fn a_child_that_an_operator_stops_meanwhile_is_no_reason_to_go_back() {
+    let slow = "[children.slow]\ncommand = [\"sleep\", \"1000\"]\nready = \"fd\"\nready_timeout = \"1000s\"\n";
+    let mut daemon = Daemon::start(&format!("[children.one]\n{SLEEP}"));
+    daemon.configure(&format!("[children.one]\n{SLEEP}umask = \"0077\"\n{slow}"));
+    let reload = daemon.ask_meanwhile(Request::Reload);
+    wait_for("it starts", || daemon.status().children.iter().any(|c| c.name == "slow").then_some(()));
+    daemon.wait_child("slow", ChildState::Starting);
+    daemon.done(&Request::Stop { children: vec!["slow".into()] });
+    let (status, out, err) = reload.join().unwrap().unwrap();
+    assert_eq!((status, err.as_str()), (0, ""), "{out}");
+    assert_eq!(daemon.child("slow").state, ChildState::Down);
+    daemon.stop();
+}
+
+#[test]
+fn the_control_socket_moves_with_a_reload_and_comes_back_where_it_was_removed() {
+    let config = |control: &str| format!("[daemon]\ncontrol = \"{control}\"\n[children.one]\n{SLEEP}");
+    let mut daemon = Daemon::start(&config("plumbd.sock"));
+    daemon.reload(&config("other.sock"));
+    assert!(!daemon.path("plumbd.sock").exists());
+    assert!(daemon.try_status().is_none() && daemon.path("other.sock").exists());
+    daemon.configure(&config("plumbd.sock"));
+    daemon.signal(nix::libc::SIGHUP);
+    wait_for("it is back", || daemon.try_status());
+    assert!(!daemon.path("other.sock").exists());
+
+    daemon.wait_state(DaemonState::Running);
+    std::fs::remove_file(daemon.path("plumbd.sock")).unwrap();
+    daemon.signal(nix::libc::SIGHUP);
+    wait_for("it is there again", || daemon.try_status());
+    daemon.stop();
+}
+
+#[test]
+fn a_configuration_that_is_no_ordinary_file_keeps_nobody_waiting() {
+    let mut daemon = Daemon::start(&format!("[children.one]\n{SLEEP}"));
+    let pipe = daemon.path("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let (status, _, err) = daemon.ask(&Request::Plan { file: Some(pipe.clone()) });
+    assert_eq!(status, 78);
+    assert!(err.contains("it is no ordinary file"), "{err}");
+    std::fs::rename(&pipe, daemon.path("plumbd.toml")).unwrap();
+    assert_eq!(daemon.ask(&Request::Reload).0, 78);
+    daemon.stop();
+}
+
+#[test]
+fn a_reload_of_another_file_than_the_daemons_is_refused() {
+    let mut daemon = Daemon::start(&format!("[children.one]\n{SLEEP}"));
+    std::fs::copy(daemon.path("plumbd.toml"), daemon.path("other.toml")).unwrap();
+    let reload = |file: &str| {
+        let words = ["reload", "-c", file];
+        std::process::Command::new(env!("CARGO_BIN_EXE_plumbd"))
+            .args(words)
+            .current_dir(daemon.dir.path())
+            .env_remove("PLUMBD_CONTROL")
+            .output()
+            .unwrap()
+    };
+    let refused = reload("other.toml");
+    let err = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        err.contains("cannot reload other.toml: the daemon's configuration is ") && err.contains("plumbd.toml;"),
+        "{err}"
+    );
+    assert!(reload("plumbd.toml").status.success());
+    daemon.stop();
+}

@@ -1,16 +1,18 @@
-//! share/ has what the package and `make install` take from it: manual pages
-//! and completions, as the commands print them.
+//! share/ has what the package and `make install` take from it: manual pages,
+//! completions and the JSON schema, as the commands print them.
 //! `UPDATE_EXPECT=1 cargo test --test it share` writes it anew.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What prints completions, and where each shell looks for them, below share/.
-const PRINTED: [(&[&str], &str); 3] = [
+/// What prints completions and the schema, and where each shell, and the first
+/// line of etc/plumbd.toml, look for them, below share/.
+const PRINTED: [(&[&str], &str); 4] = [
     (&["completions", "bash"], "bash-completion/completions/plumbd"),
     (&["completions", "fish"], "fish/vendor_completions.d/plumbd.fish"),
     (&["completions", "zsh"], "zsh/vendor-completions/_plumbd"),
+    (&["schema"], "plumbd/plumbd.schema.json"),
 ];
 
 fn plumbd(arguments: &[&str]) -> Vec<u8> {

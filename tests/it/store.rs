@@ -175,3 +175,44 @@ fn write_program(dir: &tempfile::TempDir, name: &str, script: &str) {
     std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
 }
+
+#[test]
+fn a_queue_that_was_kept_alone_is_taken_up_and_what_is_not_there_is_said() {
+    let port = free_port();
+    let mut daemon = Daemon::start_managed(
+        &echo_and_logger(port).replace("[children.echo]", "[children.echo]\nsettings = { echo_after = \"queued\" }"),
+    );
+    // So that the line stays in the queue.
+    daemon.done(&Request::Stop { children: vec!["logger".into()] });
+    let mut client = daemon.connect(port);
+    client.write_all(b"early\n").unwrap();
+    client.read_exact(&mut [0; 6]).unwrap();
+    kill_all(&mut daemon);
+    daemon.manager().lose("link/records/echo/logger/staging");
+    daemon.start_again();
+    daemon.wait_log("kept its queue alone");
+    wait_for("the line is saved", || (daemon.read_text("messages.log") == "early\n").then_some(()));
+    drop(client);
+    daemon.stop();
+}
+
+#[test]
+fn a_manager_that_listens_to_nothing_keeps_nobody_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("deaf");
+    let deaf = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let config = "[children.one]\ncommand = [\"/bin/sleep\", \"1000\"]\n";
+    let mut daemon =
+        Daemon::start_after(&format!("export NOTIFY_SOCKET='{}' WATCHDOG_USEC=100000", path.display()), config);
+    for _ in 0..50 {
+        daemon.done(&Request::Reload);
+    }
+    // Once it listens, it hears all, in order.
+    deaf.set_read_timeout(Some(crate::daemon::DEADLINE)).unwrap();
+    let (mut bytes, mut reloads) = ([0; 4096], 0);
+    while reloads < 50 {
+        let length = deaf.recv(&mut bytes).unwrap();
+        reloads += usize::from(bytes[..length].starts_with(b"RELOADING=1"));
+    }
+    daemon.stop();
+}

@@ -17,6 +17,8 @@ fn an_installation_starts_nothing_and_enable_now_serves() {
     assert_eq!(machine.run(&["systemctl", "is-active", "plumbd"]).out, "inactive\n");
     assert_eq!(machine.done(&["plumbd", "check"]), format!("{CONFIG}: no problems\n"));
     assert_eq!(machine.run(&["plumbd", "status"]).status, 3);
+    let schema = machine.read_text(CONFIG).lines().next().unwrap().strip_prefix("#:schema ").unwrap().to_owned();
+    assert!(machine.read_text(&schema).contains("draft-07"), "{schema}");
     let user = machine.done(&["getent", "passwd", "plumbd"]);
     assert!(user.contains(":/var/lib/plumbd:") && user.trim().ends_with("/nologin"), "{user}");
 
@@ -114,7 +116,9 @@ command = ["/bin/sh", "-c", "echo '<3>broken' >&2; echo '<4>odd' >&2; echo plain
 fn a_removal_stops_it_and_a_purge_keeps_the_messages() {
     let machine = Machine::serving();
     machine.echo("hello");
-    machine.write("/var/lib/plumbd/left-behind", "by a child");
+    // A second logger's file is in the other folder.
+    const OTHER: &str = "/var/lib/plumbd/other.log";
+    machine.write(OTHER, "a message\n");
     let messages = machine.read_text(MESSAGES);
 
     machine.done(&["dpkg", "--remove", "plumbd"]);
@@ -128,10 +132,13 @@ fn a_removal_stops_it_and_a_purge_keeps_the_messages() {
     machine.done(&["systemctl", "start", "plumbd"]);
     assert_eq!(machine.echo("again"), "again\n");
 
+    // What a kill leaves of a batch, an archive, a rotation.
+    for folder in ["/var/log/plumbd", "/var/lib/plumbd"] {
+        machine.sh(&format!("cd {folder} && echo x >.m.log.intent && echo x >.m.log.archive && : >.m.log.new"));
+    }
     machine.done(&["dpkg", "--purge", "plumbd"]);
     for gone in [
         "/etc/plumbd",
-        "/var/lib/plumbd",
         "/etc/systemd/system/multi-user.target.wants/plumbd.service",
         "/etc/systemd/system/plumbd.service",
     ] {
@@ -140,6 +147,8 @@ fn a_removal_stops_it_and_a_purge_keeps_the_messages() {
     }
     let kept = machine.read_text(MESSAGES);
     assert!(kept.starts_with(&messages) && kept.ends_with(" again\n"), "{kept}");
+    assert_eq!(machine.read_text(OTHER), "a message\n");
+    assert_eq!(machine.sh("find /var/log/plumbd /var/lib/plumbd -name '.*'"), "");
     machine.done(&["getent", "passwd", "plumbd"]);
 }
 
@@ -154,10 +163,13 @@ fn maintainer_scripts_may_run_twice() {
         script("postinst", "configure");
     }
     assert_eq!(machine.run(&["systemctl", "is-enabled", "plumbd"]).out, "disabled\n");
+    let hidden = ["/var/log/plumbd/.messages.log.intent", "/var/lib/plumbd/.messages.log.archive"];
+    hidden.iter().for_each(|file| machine.write(file, "no message"));
     for argument in ["remove", "remove", "purge", "purge"] {
         script("prerm", argument);
         script("postrm", argument);
     }
     // Nothing was there to keep.
     assert!(!machine.path("/var/log/plumbd").exists());
+    assert!(!machine.path("/var/lib/plumbd").exists());
 }

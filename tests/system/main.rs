@@ -15,6 +15,7 @@ mod install;
 mod load;
 mod machine;
 mod reload;
+mod rotation;
 mod sandbox;
 mod service;
 mod stop;

@@ -2,6 +2,7 @@
 
 use crate::load::checker::{self, Format, Verdict};
 use crate::load::generator::{self, Connection, Outcome, Plan};
+use crate::load::rotated;
 use crate::machine::Machine;
 use crate::wait::{DEADLINE, wait_for};
 use plumbd::control::status::Status;
@@ -167,8 +168,8 @@ impl Machine {
         wait_for("messages are saved", || (self.messages() > before + 100).then_some(()));
     }
 
-    /// The message file against what those clients sent and got back: it must
-    /// be clean, and about something.
+    /// The message file, with what was rotated from it, against what those
+    /// clients sent and got back: it must be clean, and about something.
     #[track_caller]
     pub fn assert_kept(&self, outcomes: &[Outcome]) -> Verdict {
         for outcome in outcomes {
@@ -176,8 +177,8 @@ impl Machine {
         }
         let connections: Vec<Connection> = outcomes.iter().flat_map(|o| o.connections.clone()).collect();
         let echoed: u64 = outcomes.iter().map(Outcome::echoed).sum();
-        let file = self.read(MESSAGES);
-        let verdict = checker::check(file.as_slice(), Format::Text, &connections).unwrap();
+        let file = rotated::open(&self.path(MESSAGES)).unwrap();
+        let verdict = checker::check(file, Format::Text, &connections).unwrap();
         assert!(verdict.is_clean() && verdict.echoed == echoed, "{verdict}");
         assert!(echoed > 100, "hardly anything was echoed: {verdict}");
         verdict
