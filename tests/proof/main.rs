@@ -6,10 +6,22 @@
 //! the same with the protection taken away, which must be found out.
 //!
 //! - [`trial`]: what a trial is, and what it prints;
+//! - [`power`]: power loss; [`disk_image`]: disks of its own;
 //! - [`report`]: the table in `tests/GUARANTEE.md`, written by `--write` alone.
 
 #![allow(clippy::unwrap_used, reason = "a trial that can't go on ends the proof")]
 
+#[allow(dead_code, reason = "the integration tests use the rest")]
+#[path = "../it/daemon.rs"]
+mod daemon;
+mod disk_image;
+#[allow(dead_code, reason = "the benchmark and the integration tests use the rest")]
+#[path = "../../benches/load/mod.rs"]
+mod load;
+#[allow(dead_code, unused_imports, reason = "the integration tests use it")]
+#[path = "../it/manager.rs"]
+mod manager;
+mod power;
 mod report;
 mod trial;
 
@@ -40,7 +52,7 @@ struct Options {
 }
 
 /// The groups, in the order of the table.
-const GROUPS: &[fn() -> Vec<Trial>] = &[];
+const GROUPS: &[fn() -> Vec<Trial>] = &[power::trials];
 
 fn main() -> ExitCode {
     let options = Options::parse();

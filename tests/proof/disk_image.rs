@@ -1,0 +1,137 @@
+//! A disk of a trial's own: an image in memory on a loop device, with a file
+//! system. What the file system wrote to the device is in the image; what it
+//! still holds in its caches is not.
+
+use crate::daemon::wait_for;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Which file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// As it is by default.
+    Ext4,
+    /// With the blocks of files as ext3 had them: it can't reserve room, so a
+    /// write may stop in the middle of a line.
+    Ext3,
+    /// As it is by default.
+    Xfs,
+}
+
+impl Kind {
+    /// The program that makes one.
+    pub(crate) fn maker(self) -> &'static str {
+        match self {
+            Kind::Ext4 | Kind::Ext3 => "mkfs.ext4",
+            Kind::Xfs => "mkfs.xfs",
+        }
+    }
+
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            // No block is kept for root.
+            Kind::Ext4 => &["-q", "-F", "-m", "0"],
+            Kind::Ext3 => &["-q", "-F", "-m", "0", "-O", "^extent,^64bit"],
+            Kind::Xfs => &["-q", "-f"],
+        }
+    }
+}
+
+/// A disk with a file system. At its end it is gone, whoever uses it.
+#[derive(Debug)]
+pub(crate) struct Image {
+    folder: tempfile::TempDir,
+}
+
+impl Image {
+    /// A new file system of so many MiB, mounted.
+    pub(crate) fn new(kind: Kind, mebibytes: u64) -> Image {
+        let image = Image { folder: tempfile::tempdir().unwrap() };
+        for folder in [image.memory(), image.disk()] {
+            std::fs::create_dir(folder).unwrap();
+        }
+        run("mount", &["-t", "tmpfs", "-o", "size=1g", "tmpfs"], &[&image.memory()]);
+        File::create(image.image()).unwrap().set_len(mebibytes << 20).unwrap();
+        run(kind.maker(), kind.options(), &[&image.image()]);
+        image.mount();
+        image
+    }
+
+    /// Where it is mounted.
+    pub(crate) fn disk(&self) -> PathBuf {
+        self.folder.path().join("disk")
+    }
+
+    fn memory(&self) -> PathBuf {
+        self.folder.path().join("memory")
+    }
+
+    fn image(&self) -> PathBuf {
+        self.memory().join("image")
+    }
+
+    /// Mounts it: its journal is recovered.
+    pub(crate) fn mount(&self) {
+        run("mount", &["-o", "loop"], &[&self.image(), &self.disk()]);
+    }
+
+    /// Unmounts it, and waits until the loop device is gone too: mounted again
+    /// while another mount namespace is still being taken down, the image
+    /// would be on two devices.
+    pub(crate) fn unmount(&self) {
+        run("umount", &[], &[&self.disk()]);
+        let image = self.image();
+        wait_for("the loop device is gone", || (!is_on_a_device(&image)).then_some(()));
+    }
+
+    /// Cuts its power: from now on nothing reaches the device, not even what
+    /// waits in the journal.
+    pub(crate) fn cut(&self) {
+        use std::os::fd::AsRawFd;
+        nix::ioctl_read!(shut_down, b'X', 125, u32);
+        /// `EXT4_GOING_FLAGS_NOLOGFLUSH`, and the same of XFS.
+        const NO_LOG_FLUSH: u32 = 2;
+        let folder = File::open(self.disk()).unwrap();
+        let mut how = NO_LOG_FLUSH;
+        // SAFETY: the kernel reads the four bytes of `how`.
+        #[allow(unsafe_code)]
+        unsafe { shut_down(folder.as_raw_fd(), &raw mut how) }.unwrap();
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        for mounted in [self.disk(), self.memory()] {
+            // Whatever it was in the middle of.
+            let _was_not_mounted = nix::mount::umount2(&mounted, nix::mount::MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+fn is_on_a_device(image: &Path) -> bool {
+    let devices = std::fs::read_dir("/sys/block").unwrap();
+    devices.flatten().any(|device| {
+        let backing = std::fs::read_to_string(device.path().join("loop/backing_file"));
+        backing.is_ok_and(|path| Path::new(path.trim_end()) == image)
+    })
+}
+
+fn run(program: &str, options: &[&str], paths: &[&Path]) {
+    let done = Command::new(program).args(options).args(paths).output().unwrap();
+    assert!(done.status.success(), "{program} {paths:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// Why no such disk can be made here, if it can't, or one of these programs is not there.
+pub(crate) fn missing(kind: Kind, programs: &[&str]) -> Option<String> {
+    crate::trial::needs_root().or_else(|| {
+        let needed = ["mount", "umount", "unshare", kind.maker()];
+        let absent = needed.iter().chain(programs).find(|program| !is_installed(program));
+        absent.map(|program| format!("needs {program}"))
+    })
+}
+
+fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).exists())
+}
