@@ -4,6 +4,7 @@
 
 use crate::daemon::wait_for;
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,6 +16,8 @@ pub(crate) enum Kind {
     /// With the blocks of files as ext3 had them: it can't reserve room, so a
     /// write may stop in the middle of a line.
     Ext3,
+    /// Ext4 without a journal: it goes on where a write fails.
+    NoJournal,
     /// As it is by default.
     Xfs,
 }
@@ -23,7 +26,7 @@ impl Kind {
     /// The program that makes one.
     pub(crate) fn maker(self) -> &'static str {
         match self {
-            Kind::Ext4 | Kind::Ext3 => "mkfs.ext4",
+            Kind::Ext4 | Kind::Ext3 | Kind::NoJournal => "mkfs.ext4",
             Kind::Xfs => "mkfs.xfs",
         }
     }
@@ -33,6 +36,7 @@ impl Kind {
             // No block is kept for root.
             Kind::Ext4 => &["-q", "-F", "-m", "0"],
             Kind::Ext3 => &["-q", "-F", "-m", "0", "-O", "^extent,^64bit"],
+            Kind::NoJournal => &["-q", "-F", "-m", "0", "-O", "^has_journal"],
             Kind::Xfs => &["-q", "-f"],
         }
     }
@@ -47,11 +51,16 @@ pub(crate) struct Image {
 impl Image {
     /// A new file system of so many MiB, mounted.
     pub(crate) fn new(kind: Kind, mebibytes: u64) -> Image {
+        Image::thin(kind, mebibytes, 1024)
+    }
+
+    /// The same, with not more than so many MiB of memory for it.
+    pub(crate) fn thin(kind: Kind, mebibytes: u64, memory: u64) -> Image {
         let image = Image { folder: tempfile::tempdir().unwrap() };
         for folder in [image.memory(), image.disk()] {
             std::fs::create_dir(folder).unwrap();
         }
-        run("mount", &["-t", "tmpfs", "-o", "size=1g", "tmpfs"], &[&image.memory()]);
+        run("mount", &["-t", "tmpfs", "-o", &format!("size={memory}m"), "tmpfs"], &[&image.memory()]);
         File::create(image.image()).unwrap().set_len(mebibytes << 20).unwrap();
         run(kind.maker(), kind.options(), &[&image.image()]);
         image.mount();
@@ -85,6 +94,19 @@ impl Image {
         wait_for("the loop device is gone", || (!is_on_a_device(&image)).then_some(()));
     }
 
+    /// Mounts it anew with these options.
+    pub(crate) fn remount(&self, options: &str) {
+        run("mount", &["-o", &format!("remount,{options}")], &[&self.disk()]);
+    }
+
+    /// Takes all the memory that is left under the device: what is written to a
+    /// new block is an I/O error, until that file is removed.
+    pub(crate) fn starve(&self) -> PathBuf {
+        let filler = self.memory().join("filler");
+        fill(&filler);
+        filler
+    }
+
     /// Cuts its power: from now on nothing reaches the device, not even what
     /// waits in the journal.
     pub(crate) fn cut(&self) {
@@ -106,6 +128,15 @@ impl Drop for Image {
             // Whatever it was in the middle of.
             let _was_not_mounted = nix::mount::umount2(&mounted, nix::mount::MntFlags::MNT_DETACH);
         }
+    }
+}
+
+/// Writes to a file until there is no room left on its file system.
+pub(crate) fn fill(filler: &Path) {
+    let mut file = File::options().create(true).append(true).open(filler).unwrap();
+    for size in [1 << 20, 64 * 1024, 4096, 1024] {
+        let block = vec![0; size];
+        while file.write(&block).is_ok() {}
     }
 }
 

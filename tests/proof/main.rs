@@ -6,7 +6,7 @@
 //! the same with the protection taken away, which must be found out.
 //!
 //! - [`trial`]: what a trial is, and what it prints;
-//! - [`power`]: power loss; [`disk_image`]: disks of its own;
+//! - [`power`]: power loss; [`disk`]: disks that are full or fail; [`disk_image`], [`disk_site`]: what both have;
 //! - [`report`]: the table in `tests/GUARANTEE.md`, written by `--write` alone.
 
 #![allow(clippy::unwrap_used, reason = "a trial that can't go on ends the proof")]
@@ -14,7 +14,9 @@
 #[allow(dead_code, reason = "the integration tests use the rest")]
 #[path = "../it/daemon.rs"]
 mod daemon;
+mod disk;
 mod disk_image;
+mod disk_site;
 #[allow(dead_code, reason = "the benchmark and the integration tests use the rest")]
 #[path = "../../benches/load/mod.rs"]
 mod load;
@@ -52,7 +54,7 @@ struct Options {
 }
 
 /// The groups, in the order of the table.
-const GROUPS: &[fn() -> Vec<Trial>] = &[power::trials];
+const GROUPS: &[fn() -> Vec<Trial>] = &[power::trials, disk::trials];
 
 fn main() -> ExitCode {
     let options = Options::parse();

@@ -197,8 +197,8 @@ impl Machine {
 
     /// The power goes. The processes first, a moment before the disk: one that
     /// still ran would see a file system that fails, which no one does whose
-    /// machine is off. (XFS on Linux 6.18 may even tell a fdatasync(2) that was
-    /// under way that all is well.)
+    /// machine is off. (ext4 and XFS on Linux 6.18 may even tell a fdatasync(2) that
+    /// was under way that all is well.)
     fn cut(&mut self) {
         let children = self.kill_all();
         self.image.cut();
