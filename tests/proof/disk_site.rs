@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 /// Clients, and messages that each has under way.
-const CONNECTIONS: u32 = 20;
+const CONNECTIONS: u32 = 8;
 const DEPTH: u32 = 3;
 /// Bytes of a message.
 const LENGTH: usize = 128;

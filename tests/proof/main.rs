@@ -16,6 +16,7 @@
 mod daemon;
 mod disk;
 mod disk_image;
+mod disk_outsider;
 mod disk_site;
 #[allow(dead_code, reason = "the benchmark and the integration tests use the rest")]
 #[path = "../../benches/load/mod.rs"]
@@ -54,7 +55,7 @@ struct Options {
 }
 
 /// The groups, in the order of the table.
-const GROUPS: &[fn() -> Vec<Trial>] = &[power::trials, disk::trials];
+const GROUPS: &[fn() -> Vec<Trial>] = &[power::trials, disk::trials, disk_outsider::trials];
 
 fn main() -> ExitCode {
     let options = Options::parse();
