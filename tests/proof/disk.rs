@@ -21,6 +21,13 @@ pub(crate) fn trials() -> Vec<Trial> {
             attempt: full,
         },
         Trial {
+            name: "disk/quota",
+            fault: "a quota (btrfs: a qgroup's limit) is used up; then it is raised",
+            promise: WAIT,
+            missing: || disk_image::missing(Kind::Btrfs, &["btrfs"]),
+            attempt: quota,
+        },
+        Trial {
             name: "disk/read-only",
             fault: "the file system is read-only when plumbd starts; later it is not",
             promise: WAIT,
@@ -95,6 +102,25 @@ fn full(times: f64) -> Tried {
             2 * rounds,
             echoed(&kept)
         ),
+        outcome: outcome(&kept),
+        control: DOCTORED.to_owned(),
+    }
+}
+
+fn quota(times: f64) -> Tried {
+    let rounds = scaled(10, times);
+    let image = Image::new(Kind::Btrfs, 256);
+    let site = Site::new(&image.subvolume(), "saved", "");
+    for _ in 0..rounds {
+        image.limit("1M");
+        let taken = site.wait_told("Disk quota exceeded");
+        site.assert_waiting(taken);
+        image.limit("none");
+        site.wait_passed();
+    }
+    let kept = [site.end(&[], |live| live)];
+    Tried {
+        count: format!("{rounds} times used up, {} messages echoed", echoed(&kept)),
         outcome: outcome(&kept),
         control: DOCTORED.to_owned(),
     }

@@ -20,6 +20,8 @@ pub(crate) enum Kind {
     NoJournal,
     /// As it is by default.
     Xfs,
+    /// As it is by default.
+    Btrfs,
 }
 
 impl Kind {
@@ -28,7 +30,20 @@ impl Kind {
         match self {
             Kind::Ext4 | Kind::Ext3 | Kind::NoJournal => "mkfs.ext4",
             Kind::Xfs => "mkfs.xfs",
+            Kind::Btrfs => "mkfs.btrfs",
         }
+    }
+
+    /// Whether the kernel has it, maybe as a module.
+    fn is_known(self) -> bool {
+        let name = match self {
+            Kind::Ext4 | Kind::Ext3 | Kind::NoJournal => "ext4",
+            Kind::Xfs => "xfs",
+            Kind::Btrfs => "btrfs",
+        };
+        let known = || std::fs::read_to_string("/proc/filesystems").unwrap().lines().any(|line| line.ends_with(name));
+        let _is_no_module = known() || Command::new("modprobe").args(["-q", name]).status().is_ok();
+        known()
     }
 
     fn options(self) -> &'static [&'static str] {
@@ -37,7 +52,7 @@ impl Kind {
             Kind::Ext4 => &["-q", "-F", "-m", "0"],
             Kind::Ext3 => &["-q", "-F", "-m", "0", "-O", "^extent,^64bit"],
             Kind::NoJournal => &["-q", "-F", "-m", "0", "-O", "^has_journal"],
-            Kind::Xfs => &["-q", "-f"],
+            Kind::Xfs | Kind::Btrfs => &["-q", "-f"],
         }
     }
 }
@@ -107,6 +122,19 @@ impl Image {
         filler
     }
 
+    /// Makes a subvolume, whose quota can be limited (btrfs-qgroup(8)).
+    pub(crate) fn subvolume(&self) -> PathBuf {
+        let path = self.disk().join("subvolume");
+        run("btrfs", &["-q", "subvolume", "create"], &[&path]);
+        run("btrfs", &["quota", "enable"], &[&self.disk()]);
+        path
+    }
+
+    /// Limits the quota of the first subvolume: `1M`, `none`.
+    pub(crate) fn limit(&self, quota: &str) {
+        run("btrfs", &["qgroup", "limit", quota, "0/256"], &[&self.disk()]);
+    }
+
     /// Cuts its power: from now on nothing reaches the device, not even what
     /// waits in the journal.
     pub(crate) fn cut(&self) {
@@ -154,11 +182,15 @@ fn run(program: &str, options: &[&str], paths: &[&Path]) {
 }
 
 /// Why no such disk can be made here, if it can't, or one of these programs is not there.
-pub(crate) fn missing(kind: Kind, programs: &[&str]) -> Option<String> {
-    crate::trial::needs_root().or_else(|| {
+pub(crate) fn missing(kind: Kind, more: &[&str]) -> Option<String> {
+    let programs = crate::trial::needs_root().or_else(|| {
         let needed = ["mount", "umount", "unshare", kind.maker()];
-        let absent = needed.iter().chain(programs).find(|program| !is_installed(program));
+        let absent = needed.iter().chain(more).find(|program| !is_installed(program));
         absent.map(|program| format!("needs {program}"))
+    });
+    programs.or_else(|| {
+        (!kind.is_known() || !Path::new("/dev/loop-control").exists())
+            .then(|| format!("needs {kind:?} on a loop device"))
     })
 }
 
