@@ -38,6 +38,8 @@ pub struct Daemon {
     pub manager: Option<Manager>,
     pub dir: tempfile::TempDir,
     process: std::process::Child,
+    /// What a shell does before it becomes the daemon.
+    first: String,
     over: bool,
 }
 
@@ -61,7 +63,7 @@ impl Daemon {
     pub fn spawn_in(dir: tempfile::TempDir, config: &str) -> Daemon {
         std::fs::write(dir.path().join("plumbd.toml"), config).unwrap();
         let process = run_in(dir.path(), "");
-        Daemon { dir, manager: None, process, over: false }
+        Daemon { dir, manager: None, process, first: String::new(), over: false }
     }
 
     /// Starts it with a log of its own, and does not wait.
@@ -69,7 +71,7 @@ impl Daemon {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("plumbd.toml"), config).unwrap();
         let process = run(dir.path(), "", log.into());
-        Daemon { dir, manager: None, process, over: false }
+        Daemon { dir, manager: None, process, first: String::new(), over: false }
     }
 
     /// Starts it from a shell that has done `first` before it becomes the
@@ -78,7 +80,7 @@ impl Daemon {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("plumbd.toml"), config).unwrap();
         let process = run_in(dir.path(), first);
-        let daemon = Daemon { dir, manager: None, process, over: false };
+        let daemon = Daemon { dir, manager: None, process, first: first.to_owned(), over: false };
         daemon.wait_state(DaemonState::Running);
         daemon
     }
@@ -94,7 +96,7 @@ impl Daemon {
     pub fn start_under(manager: Manager, dir: tempfile::TempDir, config: &str) -> Daemon {
         std::fs::write(dir.path().join("plumbd.toml"), config).unwrap();
         let process = manager.start(dir.path(), log_of(dir.path()));
-        let daemon = Daemon { dir, manager: Some(manager), process, over: false };
+        let daemon = Daemon { dir, manager: Some(manager), process, first: String::new(), over: false };
         daemon.wait_state(DaemonState::Running);
         daemon
     }
@@ -107,7 +109,7 @@ impl Daemon {
     pub fn start_again(&mut self) {
         self.process = match &self.manager {
             Some(manager) => manager.start(self.dir.path(), log_of(self.dir.path())),
-            None => run_in(self.dir.path(), ""),
+            None => run_in(self.dir.path(), &self.first),
         };
         self.over = false;
         self.wait_state(DaemonState::Running);

@@ -174,6 +174,47 @@ fn a_torn_tail_that_nothing_explains_is_moved_away() {
 }
 
 #[test]
+fn a_line_that_somebody_cuts_in_two_meanwhile_is_moved_away() {
+    let mut rig = Rig::with("raw", Lines);
+    let logger = rig.start();
+    let mut source = rig.links[0].source();
+    source.write_all(b"one\ntwo\n").unwrap();
+    wait_until("it is saved", || (rig.text() == "one\ntwo\n").then_some(()));
+    std::fs::File::options().write(true).open(rig.path()).unwrap().set_len(5).unwrap();
+    source.write_all(b"three\n").unwrap();
+    drop(source);
+    rig.end();
+    logger.wait_success();
+    assert_eq!(rig.text(), "one\nthree\n");
+    let torn = rig.files("m.log.torn-");
+    assert_eq!(torn.len(), 1);
+    assert_eq!(std::fs::read_to_string(&torn[0]).unwrap(), "t");
+}
+
+#[test]
+#[ignore = "needs root for a file system of its own, run by .ci/run"]
+fn a_file_system_that_is_read_only_at_its_start_is_waited_for() {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    let mut rig = Rig::with("raw", Lines);
+    let disk = rig.folder.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let remount = |flags| mount(None::<&str>, &disk, None::<&str>, MsFlags::MS_REMOUNT | flags, None::<&str>);
+    mount(Some("tmpfs"), &disk, Some("tmpfs"), MsFlags::MS_RDONLY, None::<&str>).unwrap();
+    rig.settings["file"] = disk.join("m.log").to_str().unwrap().into();
+    rig.links[0].source().write_all(b"one\n").unwrap();
+    let logger = rig.start();
+    rig.wait_notified("Read-only file system");
+    rig.wait_notified("EXTEND_TIMEOUT_USEC=");
+    remount(MsFlags::empty()).unwrap();
+    rig.wait_notified("READY=1");
+    rig.end();
+    logger.wait_success();
+    let text = rig.text();
+    umount2(&disk, MntFlags::MNT_DETACH).unwrap();
+    assert_eq!(text, "one\n");
+}
+
+#[test]
 fn a_second_logger_on_a_file_waits_and_says_so() {
     let mut rig = Rig::with("raw", Lines);
     let first = rig.start();

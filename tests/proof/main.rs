@@ -6,26 +6,32 @@
 //! the same with the protection taken away, which must be found out.
 //!
 //! - [`trial`]: what a trial is, and what it prints;
+//! - [`power`]: power loss; [`disk`]: disks that are full or fail; [`disk_image`], [`disk_site`]: what both have;
 //! - [`report`]: the table in `tests/GUARANTEE.md`, written by `--write` alone.
 
 #![allow(clippy::unwrap_used, reason = "a trial that can't go on ends the proof")]
 
 #[path = "../it/daemon.rs"]
-#[allow(dead_code, unused_imports, reason = "the tests use more of it")]
+#[allow(dead_code, unused_imports, reason = "the tests and the benchmark use more of it")]
 mod daemon;
+mod disk;
+mod disk_image;
+mod disk_outsider;
+mod disk_site;
 mod kills;
 #[path = "../../benches/load/mod.rs"]
-#[allow(dead_code, reason = "the benchmark uses more of it")]
+#[allow(dead_code, unused_imports, reason = "the tests and the benchmark use more of it")]
 mod load;
 #[path = "../it/manager.rs"]
-#[allow(dead_code, reason = "the tests use more of it")]
+#[allow(dead_code, unused_imports, reason = "the tests and the benchmark use more of it")]
 mod manager;
 #[path = "../it/mini.rs"]
-#[allow(dead_code, reason = "the tests use more of it")]
+#[allow(dead_code, unused_imports, reason = "the tests and the benchmark use more of it")]
 mod mini;
+mod power;
 mod report;
 #[path = "../it/trace.rs"]
-#[allow(dead_code, reason = "the tests use more of it")]
+#[allow(dead_code, unused_imports, reason = "the tests and the benchmark use more of it")]
 mod trace;
 mod trial;
 
@@ -56,7 +62,7 @@ struct Options {
 }
 
 /// The groups, in the order of the table.
-const GROUPS: &[fn() -> Vec<Trial>] = &[kills::trials];
+const GROUPS: &[fn() -> Vec<Trial>] = &[kills::trials, power::trials, disk::trials, disk_outsider::trials];
 
 fn main() -> ExitCode {
     // A daemon under a service manager is started by a process of this program.

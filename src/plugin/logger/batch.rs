@@ -126,6 +126,7 @@ impl Logger {
         } else if self.sync_at.is_none() {
             self.sync_at = self.due();
         }
+        self.file.leave_at(promise.offset + promise.length);
         Ok(())
     }
 

@@ -23,6 +23,8 @@ pub struct MessageFile {
     /// Up to here the disk has room for it; beyond any offset where its file
     /// system can't say.
     reserved: u64,
+    /// How long its writer left it, where it has written to it.
+    left: Option<u64>,
 }
 
 /// How much room is asked for at once, where there is so much: small batches
@@ -53,7 +55,7 @@ impl MessageFile {
             Err((_, errno)) => return Err(errno.into()),
         };
         let path = path.to_owned();
-        let file = MessageFile { path, file, id, name_unsynced: true, reserved: 0 };
+        let file = MessageFile { path, file, id, name_unsynced: true, reserved: 0, left: None };
         Ok(file.is_named().then_some(file))
     }
 
@@ -93,6 +95,17 @@ impl MessageFile {
     /// From fstat(2).
     pub fn size(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    /// Remembers that a batch ends there.
+    pub fn leave_at(&mut self, len: u64) {
+        self.left = Some(len);
+    }
+
+    /// Whether somebody else cut it to that length, or wrote to it: it may not
+    /// end with a whole line.
+    pub fn is_changed(&self, len: u64) -> bool {
+        self.left.is_some_and(|left| left != len)
     }
 
     /// To write to it, at an offset.
@@ -262,7 +275,7 @@ impl MessageFile {
             remove_next(&self.path);
             return Ok(None);
         }
-        Ok(Some(MessageFile { path: self.path.clone(), file, id, name_unsynced: true, reserved: 0 }))
+        Ok(Some(MessageFile { path: self.path.clone(), file, id, name_unsynced: true, reserved: 0, left: None }))
     }
 
     /// Takes its name away.

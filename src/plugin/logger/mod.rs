@@ -282,10 +282,10 @@ fn locked(path: &Path) -> String {
     format!("cannot open {}: another process has locked it", path.display())
 }
 
-/// Whether an error says that the disk is full or ails: that may pass.
+/// Whether an error says that the disk is full, ails or is read-only: that may pass.
 fn may_pass(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
-    matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EIO))
+    matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EIO | Errno::EROFS))
 }
 
 /// What there is to do.

@@ -23,7 +23,11 @@ impl Logger {
     /// the rest of it.
     pub(super) fn reserve(&mut self, length: u64) -> Result<u64, Halt> {
         loop {
-            let offset = self.file_len()?;
+            let mut offset = self.file_len()?;
+            if self.file.is_changed(offset) {
+                self.mend_tail()?;
+                offset = self.file_len()?;
+            }
             let Err(error) = self.file.reserve(offset, length) else {
                 self.orders.endured();
                 return Ok(offset);

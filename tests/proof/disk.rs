@@ -1,0 +1,242 @@
+//! The disk: full, read-only, failing. Clients wait, status and log say so,
+//! and all goes on by itself.
+
+use crate::daemon::wait_for;
+use crate::disk_image::{self, Image, Kind, fill};
+use crate::disk_site::{Kept, Site};
+use crate::trial::{Trial, Tried, scaled};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+const WAIT: &str = "clients wait, nobody is disconnected, status and log say why, it goes on by itself; \
+                    every message is there exactly once, whole, in order";
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        Trial {
+            name: "disk/full",
+            fault: "another file fills the disk, also in the middle of a line; then it is removed",
+            promise: WAIT,
+            missing: || disk_image::missing(Kind::Ext4, &[]),
+            attempt: full,
+        },
+        Trial {
+            name: "disk/quota",
+            fault: "a quota (btrfs: a qgroup's limit) is used up; then it is raised",
+            promise: WAIT,
+            missing: || disk_image::missing(Kind::Btrfs, &["btrfs"]),
+            attempt: quota,
+        },
+        Trial {
+            name: "disk/read-only",
+            fault: "the file system is read-only when plumbd starts; later it is not",
+            promise: WAIT,
+            missing: || disk_image::missing(Kind::Ext4, &[]),
+            attempt: read_only,
+        },
+        Trial {
+            name: "disk/eio-write",
+            fault: "each write to the file is an I/O error, for a while",
+            promise: WAIT,
+            missing: needs_strace,
+            attempt: eio_write,
+        },
+        Trial {
+            name: "disk/eio-fdatasync",
+            fault: "fdatasync says that there was an I/O error, once or several times",
+            promise: "synced: the file is put aside as it is, never asked again; what was not echoed goes to a new \
+                      file; both together, but for the one batch that may be in both, have every message exactly \
+                      once, whole, in order",
+            missing: || disk_image::missing(Kind::NoJournal, &["strace"]),
+            attempt: eio_fdatasync,
+        },
+    ]
+}
+
+pub(crate) fn needs_strace() -> Option<String> {
+    disk_image::missing(Kind::Ext4, &["strace"])
+}
+
+/// The control of the trials whose protection is that nothing is lost.
+pub(crate) const DOCTORED: &str =
+    "of each file a copy with a line less, a line twice, a byte changed, the end cut off: all found out";
+
+pub(crate) fn outcome(kept: &[Kept]) -> String {
+    let unechoed: u64 = kept.iter().map(|k| k.unechoed).sum();
+    format!("0 lost, 0 doubled, 0 out of order, 0 torn, 0 forged; {unechoed} not echoed")
+}
+
+pub(crate) fn echoed(kept: &[Kept]) -> u64 {
+    kept.iter().map(|k| k.echoed).sum()
+}
+
+fn full(times: f64) -> Tried {
+    let rounds = scaled(10, times);
+    let (mut kept, mut kills, mut torn) = (Vec::new(), 0, 0);
+    for kind in [Kind::Ext4, Kind::Ext3] {
+        let image = Image::new(kind, 64);
+        let site = Site::new(&image.disk(), "saved", "");
+        let filler = image.disk().join("filler");
+        for round in 0..rounds {
+            fill(&filler);
+            let taken = site.wait_told("No space left on device");
+            let end = std::fs::read(&site.file).unwrap();
+            torn += u32::from(end.last() != Some(&b'\n'));
+            if round % 2 == 1 {
+                let pid = site.logger();
+                site.kill_logger();
+                kills += 1;
+                wait_for("another logger", || site.daemon.child("logger").pid.filter(|&other| other != pid));
+                site.wait_told("No space left on device");
+            }
+            site.assert_waiting(taken);
+            std::fs::remove_file(&filler).unwrap();
+            site.wait_passed();
+        }
+        kept.push(site.end(&[], |live| live));
+    }
+    Tried {
+        count: format!(
+            "{} times full, {torn} of them in the middle of a line; the logger killed meanwhile {kills} times; \
+             {} messages echoed",
+            2 * rounds,
+            echoed(&kept)
+        ),
+        outcome: outcome(&kept),
+        control: DOCTORED.to_owned(),
+    }
+}
+
+fn quota(times: f64) -> Tried {
+    let rounds = scaled(10, times);
+    let image = Image::new(Kind::Btrfs, 256);
+    let site = Site::new(&image.subvolume(), "saved", "");
+    for _ in 0..rounds {
+        image.limit("1M");
+        let taken = site.wait_told("Disk quota exceeded");
+        site.assert_waiting(taken);
+        image.limit("none");
+        site.wait_passed();
+    }
+    let kept = [site.end(&[], |live| live)];
+    Tried {
+        count: format!("{rounds} times used up, {} messages echoed", echoed(&kept)),
+        outcome: outcome(&kept),
+        control: DOCTORED.to_owned(),
+    }
+}
+
+fn read_only(times: f64) -> Tried {
+    let rounds = scaled(3, times);
+    let kept: Vec<Kept> = (0..rounds)
+        .map(|_| {
+            let image = Image::new(Kind::Ext4, 64);
+            image.remount("ro");
+            let (site, port) = Site::without_load(&image.disk(), "saved", "");
+            // Its clients wait in the backlog.
+            wait_for("it listens", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+            let site = site.under_load(port);
+            site.wait_told("Read-only file system");
+            image.remount("rw");
+            site.wait_passed();
+            site.end(&[], |live| live)
+        })
+        .collect();
+    Tried {
+        count: format!("{rounds} starts, {} messages echoed", echoed(&kept)),
+        outcome: outcome(&kept),
+        control: DOCTORED.to_owned(),
+    }
+}
+
+fn eio_write(times: f64) -> Tried {
+    let rounds = scaled(10, times);
+    let folder = tempfile::tempdir().unwrap();
+    let site = Site::new(folder.path(), "saved", "");
+    let mut kills = 0;
+    for round in 0..rounds {
+        let injection = site.inject("pwrite64", "error=EIO");
+        let taken = site.wait_told("Input/output error");
+        site.assert_waiting(taken);
+        if round % 3 == 2 {
+            // The next one has nothing against the disk.
+            site.kill_logger();
+            kills += 1;
+        }
+        drop(injection);
+        site.wait_passed();
+    }
+    let kept = [site.end(&[], |live| live)];
+    Tried {
+        count: format!("{rounds} times, the logger killed meanwhile {kills} times; {} messages echoed", echoed(&kept)),
+        outcome: outcome(&kept),
+        control: DOCTORED.to_owned(),
+    }
+}
+
+fn eio_fdatasync(times: f64) -> Tried {
+    let rounds = scaled(20, times);
+    let folder = tempfile::tempdir().unwrap();
+    let site = Site::new(folder.path(), "synced", "");
+    let untrusted = |site: &Site| site.beside("messages.log.untrusted-");
+    for round in 0..rounds {
+        let before = untrusted(&site).len();
+        // Every other time it is the new file too that fails at first.
+        let injection = site.inject("fdatasync", ["error=EIO:when=1", "error=EIO:when=1..3"][round as usize % 2]);
+        wait_for("a file is put aside", || (untrusted(&site).len() > before).then_some(()));
+        site.wait_passed();
+        drop(injection);
+    }
+    let aside: Vec<Vec<u8>> = untrusted(&site).iter().map(|path| std::fs::read(path).unwrap()).collect();
+    assert_eq!(aside.len(), rounds as usize, "files put aside");
+    let (mut before, mut both) = (Vec::new(), 0);
+    let kept = [site.end(&[], |live| {
+        for file in aside.iter().chain([&live]) {
+            both += u32::from(append_but_what_is_in_both(&mut before, file));
+        }
+        before
+    })];
+    Tried {
+        count: format!("{rounds} files put aside, {} messages echoed", echoed(&kept)),
+        outcome: format!("{}; {both} batches in both files", outcome(&kept)),
+        control: format!("{DOCTORED}. {}", asked_again()),
+    }
+}
+
+/// Appends what is in a file, but for the batch at its beginning that is at
+/// the end of the one before. Whether there was one.
+pub(crate) fn append_but_what_is_in_both(all: &mut Vec<u8>, file: &[u8]) -> bool {
+    let first = &file[..memchr::memchr(b'\n', file).map_or(0, |at| at + 1)];
+    let same = (!first.is_empty()).then(|| memchr::memmem::rfind(all, first)).flatten();
+    let both = same.map_or(0, |at| all.len() - at);
+    assert!(file.starts_with(&all[all.len() - both..]), "it is not the end of the one that is the other's beginning");
+    all.extend_from_slice(&file[both..]);
+    both > 0
+}
+
+/// What would be wrong with a second fdatasync of the same file: on a disk that
+/// really fails for a while, with none of plumbd's code.
+fn asked_again() -> String {
+    const LENGTH: usize = 1 << 20;
+    let image = Image::thin(Kind::NoJournal, 64, 16);
+    let path = image.disk().join("file");
+    let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    file.sync_all().unwrap();
+    let filler = image.starve();
+    file.write_all_at(&[b'x'; LENGTH], 0).unwrap();
+    let first = file.sync_data();
+    let second = file.sync_data();
+    std::fs::remove_file(filler).unwrap();
+    file.sync_all().unwrap();
+    drop(file);
+    image.unmount();
+    image.mount();
+    let there = std::fs::read(&path).unwrap().iter().filter(|&&byte| byte == b'x').count();
+    assert!(first.is_err() && second.is_ok() && there < LENGTH, "{first:?}, {second:?}, {there} bytes are there");
+    format!(
+        "Had the file been asked again: on a disk that failed, the first fdatasync said {:?}, the second that all is \
+         well, and {} of {LENGTH} bytes were lost",
+        first.unwrap_err().to_string(),
+        LENGTH - there
+    )
+}

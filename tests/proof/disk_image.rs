@@ -1,0 +1,200 @@
+//! A disk of a trial's own: an image in memory on a loop device, with a file
+//! system. What the file system wrote to the device is in the image; what it
+//! still holds in its caches is not.
+
+use crate::daemon::wait_for;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Which file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// As it is by default.
+    Ext4,
+    /// With the blocks of files as ext3 had them: it can't reserve room, so a
+    /// write may stop in the middle of a line.
+    Ext3,
+    /// Ext4 without a journal: it goes on where a write fails.
+    NoJournal,
+    /// As it is by default.
+    Xfs,
+    /// As it is by default.
+    Btrfs,
+}
+
+impl Kind {
+    /// The program that makes one.
+    pub(crate) fn maker(self) -> &'static str {
+        match self {
+            Kind::Ext4 | Kind::Ext3 | Kind::NoJournal => "mkfs.ext4",
+            Kind::Xfs => "mkfs.xfs",
+            Kind::Btrfs => "mkfs.btrfs",
+        }
+    }
+
+    /// Whether the kernel has it, maybe as a module.
+    fn is_known(self) -> bool {
+        let name = match self {
+            Kind::Ext4 | Kind::Ext3 | Kind::NoJournal => "ext4",
+            Kind::Xfs => "xfs",
+            Kind::Btrfs => "btrfs",
+        };
+        let known = || std::fs::read_to_string("/proc/filesystems").unwrap().lines().any(|line| line.ends_with(name));
+        let _is_no_module = known() || Command::new("modprobe").args(["-q", name]).status().is_ok();
+        known()
+    }
+
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            // No block is kept for root.
+            Kind::Ext4 => &["-q", "-F", "-m", "0"],
+            Kind::Ext3 => &["-q", "-F", "-m", "0", "-O", "^extent,^64bit"],
+            Kind::NoJournal => &["-q", "-F", "-m", "0", "-O", "^has_journal"],
+            Kind::Xfs | Kind::Btrfs => &["-q", "-f"],
+        }
+    }
+}
+
+/// A disk with a file system. At its end it is gone, whoever uses it.
+#[derive(Debug)]
+pub(crate) struct Image {
+    folder: tempfile::TempDir,
+}
+
+impl Image {
+    /// A new file system of so many MiB, mounted.
+    pub(crate) fn new(kind: Kind, mebibytes: u64) -> Image {
+        Image::thin(kind, mebibytes, 1024)
+    }
+
+    /// The same, with not more than so many MiB of memory for it.
+    pub(crate) fn thin(kind: Kind, mebibytes: u64, memory: u64) -> Image {
+        let image = Image { folder: tempfile::tempdir().unwrap() };
+        for folder in [image.memory(), image.disk()] {
+            std::fs::create_dir(folder).unwrap();
+        }
+        run("mount", &["-t", "tmpfs", "-o", &format!("size={memory}m"), "tmpfs"], &[&image.memory()]);
+        File::create(image.image()).unwrap().set_len(mebibytes << 20).unwrap();
+        run(kind.maker(), kind.options(), &[&image.image()]);
+        image.mount();
+        image
+    }
+
+    /// Where it is mounted.
+    pub(crate) fn disk(&self) -> PathBuf {
+        self.folder.path().join("disk")
+    }
+
+    fn memory(&self) -> PathBuf {
+        self.folder.path().join("memory")
+    }
+
+    fn image(&self) -> PathBuf {
+        self.memory().join("image")
+    }
+
+    /// Mounts it: its journal is recovered.
+    pub(crate) fn mount(&self) {
+        run("mount", &["-o", "loop"], &[&self.image(), &self.disk()]);
+    }
+
+    /// Unmounts it, and waits until the loop device is gone too: mounted again
+    /// while another mount namespace is still being taken down, the image
+    /// would be on two devices.
+    pub(crate) fn unmount(&self) {
+        run("umount", &[], &[&self.disk()]);
+        let image = self.image();
+        wait_for("the loop device is gone", || (!is_on_a_device(&image)).then_some(()));
+    }
+
+    /// Mounts it anew with these options.
+    pub(crate) fn remount(&self, options: &str) {
+        run("mount", &["-o", &format!("remount,{options}")], &[&self.disk()]);
+    }
+
+    /// Takes all the memory that is left under the device: what is written to a
+    /// new block is an I/O error, until that file is removed.
+    pub(crate) fn starve(&self) -> PathBuf {
+        let filler = self.memory().join("filler");
+        fill(&filler);
+        filler
+    }
+
+    /// Makes a subvolume, whose quota can be limited (btrfs-qgroup(8)).
+    pub(crate) fn subvolume(&self) -> PathBuf {
+        let path = self.disk().join("subvolume");
+        run("btrfs", &["-q", "subvolume", "create"], &[&path]);
+        run("btrfs", &["quota", "enable"], &[&self.disk()]);
+        path
+    }
+
+    /// Limits the quota of the first subvolume: `1M`, `none`.
+    pub(crate) fn limit(&self, quota: &str) {
+        run("btrfs", &["qgroup", "limit", quota, "0/256"], &[&self.disk()]);
+    }
+
+    /// Cuts its power: from now on nothing reaches the device, not even what
+    /// waits in the journal.
+    pub(crate) fn cut(&self) {
+        use std::os::fd::AsRawFd;
+        nix::ioctl_read!(shut_down, b'X', 125, u32);
+        /// `EXT4_GOING_FLAGS_NOLOGFLUSH`, and the same of XFS.
+        const NO_LOG_FLUSH: u32 = 2;
+        let folder = File::open(self.disk()).unwrap();
+        let mut how = NO_LOG_FLUSH;
+        // SAFETY: the kernel reads the four bytes of `how`.
+        #[allow(unsafe_code)]
+        unsafe { shut_down(folder.as_raw_fd(), &raw mut how) }.unwrap();
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        for mounted in [self.disk(), self.memory()] {
+            // Whatever it was in the middle of.
+            let _was_not_mounted = nix::mount::umount2(&mounted, nix::mount::MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+/// Writes to a file until there is no room left on its file system.
+pub(crate) fn fill(filler: &Path) {
+    let mut file = File::options().create(true).append(true).open(filler).unwrap();
+    for size in [1 << 20, 64 * 1024, 4096, 1024] {
+        let block = vec![0; size];
+        while file.write(&block).is_ok() {}
+    }
+}
+
+fn is_on_a_device(image: &Path) -> bool {
+    let devices = std::fs::read_dir("/sys/block").unwrap();
+    devices.flatten().any(|device| {
+        let backing = std::fs::read_to_string(device.path().join("loop/backing_file"));
+        backing.is_ok_and(|path| Path::new(path.trim_end()) == image)
+    })
+}
+
+fn run(program: &str, options: &[&str], paths: &[&Path]) {
+    let done = Command::new(program).args(options).args(paths).output().unwrap();
+    assert!(done.status.success(), "{program} {paths:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// Why no such disk can be made here, if it can't, or one of these programs is not there.
+pub(crate) fn missing(kind: Kind, more: &[&str]) -> Option<String> {
+    let programs = crate::trial::needs_root().or_else(|| {
+        let needed = ["mount", "umount", "unshare", kind.maker()];
+        let absent = needed.iter().chain(more).find(|program| !is_installed(program));
+        absent.map(|program| format!("needs {program}"))
+    });
+    programs.or_else(|| {
+        (!kind.is_known() || !Path::new("/dev/loop-control").exists())
+            .then(|| format!("needs {kind:?} on a loop device"))
+    })
+}
+
+fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).exists())
+}
