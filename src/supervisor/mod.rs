@@ -24,7 +24,7 @@ mod children;
 mod core;
 pub mod links;
 mod logs;
-mod notify;
+pub mod notify;
 mod poll;
 pub mod ready;
 mod reload;

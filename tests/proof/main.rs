@@ -10,6 +10,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a trial that can't go on ends the proof")]
 
+mod bytes;
 mod report;
 mod trial;
 
@@ -40,7 +41,7 @@ struct Options {
 }
 
 /// The groups, in the order of the table.
-const GROUPS: &[fn() -> Vec<Trial>] = &[];
+const GROUPS: &[fn() -> Vec<Trial>] = &[bytes::trials];
 
 fn main() -> ExitCode {
     let options = Options::parse();
