@@ -11,7 +11,14 @@
 #![allow(clippy::unwrap_used, reason = "a trial that can't go on ends the proof")]
 
 mod bytes;
+#[path = "../it/daemon.rs"]
+#[allow(dead_code, reason = "the tests' harness, of which a trial needs a part")]
+mod daemon;
+#[path = "../it/manager.rs"]
+#[allow(dead_code, reason = "the tests' harness, of which a trial needs a part")]
+mod manager;
 mod report;
+mod supervisor;
 mod trial;
 
 use clap::Parser;
@@ -41,7 +48,7 @@ struct Options {
 }
 
 /// The groups, in the order of the table.
-const GROUPS: &[fn() -> Vec<Trial>] = &[bytes::trials];
+const GROUPS: &[fn() -> Vec<Trial>] = &[bytes::trials, supervisor::trials];
 
 fn main() -> ExitCode {
     let options = Options::parse();

@@ -33,6 +33,10 @@ fn check(text: &[u8]) -> Result<Model, Problems> {
 
 fn told(text: &[u8], problems: &Problems) -> Verdict {
     hold!(problems.count() > 0, "refused for no reason");
+    // How they are shown takes longer than all else: for one in eight.
+    if text.len() % 8 != 0 {
+        return Ok(());
+    }
     let lines = 1 + text.iter().filter(|&&byte| byte == b'\n').count();
     for problem in problems {
         let headline = problems.headline(problem);

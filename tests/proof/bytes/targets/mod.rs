@@ -12,6 +12,7 @@ pub mod message;
 pub mod names;
 pub mod notify;
 pub mod record;
+pub mod recovery;
 
 /// What a target says of some bytes.
 pub type Verdict = Result<(), String>;
