@@ -12,10 +12,10 @@
 
 mod bytes;
 #[path = "../it/daemon.rs"]
-#[allow(dead_code, reason = "the tests' harness, of which a trial needs a part")]
+#[allow(dead_code, unused_imports, reason = "the tests' harness, of which a trial needs a part")]
 mod daemon;
 #[path = "../it/manager.rs"]
-#[allow(dead_code, reason = "the tests' harness, of which a trial needs a part")]
+#[allow(dead_code, unused_imports, reason = "the tests' harness, of which a trial needs a part")]
 mod manager;
 mod report;
 mod supervisor;

@@ -1,23 +1,25 @@
 //! Random kills of 20 children, and what the supervisor makes of each.
 //!
-//! A kill counts where it ended a process that was the child's: the process is
-//! looked up, killed through a pidfd, so no other can be meant, and nobody else
-//! kills. So restarts are exactly as many as kills, child by child.
+//! A kill counts where it ended a process that was the child's: it is seen alive
+//! as such, killed, and seen dead. Nobody else kills and none ends by itself, so
+//! no other process can have its number by then, and restarts are exactly as
+//! many as kills, child by child.
 
-use crate::daemon::{Daemon, children_of, descriptors, state, wait_for};
+use crate::daemon::{DEADLINE, Daemon, children_of, descriptors, state, wait_for};
 use crate::trial::Tried;
 use nix::errno::Errno;
+use nix::libc::{SIGCONT, SIGSTOP};
 use nix::sys::signal::Signal;
 use plumbd::control::status::ChildState;
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// At `--times 1`.
 pub(super) const KILLS: u32 = 10_000;
 const CHILDREN: usize = 20;
 
-/// Each leaves a process in its group, which must not outlive it; so must none in another session.
+/// Some have a process of their own, which must not outlive them, or one that they do not reap.
 fn config() -> String {
     let mut text = String::new();
     for i in 0..CHILDREN {
@@ -82,12 +84,12 @@ fn batter(daemon: &Daemon, kills: u32, killed: &mut BTreeMap<String, u64>) {
         let status = daemon.status();
         for child in &status.children {
             // Some of them, so that others are just starting.
-            if done == kills || fastrand(3) == 0 {
+            if done == kills || below(3) == 0 {
                 continue;
             }
             let Some(pid) = child.pid else { continue };
-            if fastrand(8) == 0 {
-                std::thread::sleep(Duration::from_micros(fastrand(2000)));
+            if below(8) == 0 {
+                std::thread::sleep(Duration::from_micros(below(2000)));
             }
             if kill(pid, daemon.pid()) {
                 *killed.entry(child.name.clone()).or_default() += 1;
@@ -109,7 +111,11 @@ fn kill(pid: i32, supervisor: i32) -> bool {
         Err(error) => panic!("{error}"),
     }
     // It is dead for this trial before another look at it: so it is killed once.
-    wait_for("it is dead", || stat_of_another(pid, stat.started).then_some(()));
+    let until = Instant::now() + DEADLINE;
+    while !is_over(pid, stat.started) {
+        assert!(Instant::now() < until, "{pid} does not die");
+        std::thread::sleep(Duration::from_micros(50));
+    }
     true
 }
 
@@ -127,7 +133,7 @@ fn stat(pid: i32) -> Option<Stat> {
     Some(Stat { state: fields[0].chars().next()?, parent: fields[1].parse().ok()?, started: fields[19].parse().ok()? })
 }
 
-fn stat_of_another(pid: i32, started: u64) -> bool {
+fn is_over(pid: i32, started: u64) -> bool {
     stat(pid).is_none_or(|now| now.started != started || now.state == 'Z' || now.state == 'X')
 }
 
@@ -148,54 +154,57 @@ fn settle(daemon: &Daemon, killed: &BTreeMap<String, u64>) {
 fn look(daemon: &Daemon, before: usize, killed: &BTreeMap<String, u64>) -> Found {
     let status = daemon.status();
     let pids: Vec<i32> = status.children.iter().filter_map(|child| child.pid).collect();
-    let children = children_of(daemon.pid());
     let of_children = |pid: i32| stat(pid).is_some_and(|stat| pids.contains(&stat.parent));
     let strays = crate::daemon::strays(daemon.dir.path()).into_iter();
     let strays = strays.filter(|pid| *pid != daemon.pid() && !pids.contains(pid) && !of_children(*pid)).count();
     let wrong =
         |child: &&plumbd::control::status::Child| child.restarts != killed.get(&child.name).copied().unwrap_or(0);
-    // The operator's connection that asks for the status may still be open.
+    // The connection that asked for the status is closed soon.
     let more = || descriptors(daemon.pid()).saturating_sub(before);
-    let settled = (0..200).find(|_| {
-        std::thread::sleep(Duration::from_millis(u64::from(more() > 0) * 5));
-        more() == 0
-    });
+    let until = Instant::now() + Duration::from_secs(1);
+    while more() > 0 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(2));
+    }
     Found {
-        zombies: children.iter().filter(|&&pid| state(pid) == Some('Z')).count(),
+        zombies: zombies(daemon),
         strays,
-        descriptors: if settled.is_some() { 0 } else { more() },
+        descriptors: more(),
         miscounted: status.children.iter().filter(wrong).count(),
     }
 }
 
-/// A stray that is none of its children's, a kill that nobody counted, and a
-/// descriptor more: the same look must find each.
+fn zombies(daemon: &Daemon) -> usize {
+    children_of(daemon.pid()).into_iter().filter(|&pid| state(pid) == Some('Z')).count()
+}
+
+/// A child that nobody reaps, a stray that is none of its children's, a kill that
+/// nobody counted, and a descriptor more: each must be found.
 fn control(daemon: &Daemon, before: usize, killed: &mut BTreeMap<String, u64>) -> String {
     let mut stray = std::process::Command::new("sleep").arg("1000").current_dir(daemon.dir.path()).spawn().unwrap();
     let operator = std::os::unix::net::UnixStream::connect(daemon.path("plumbd.sock")).unwrap();
     wait_for("the operator is let in", || (descriptors(daemon.pid()) > before).then_some(()));
     let uncounted = daemon.status().children[0].pid.unwrap();
+    // While the supervisor stands still, it reaps nobody.
+    daemon.signal(SIGSTOP);
     assert!(kill(uncounted, daemon.pid()));
+    let zombies = zombies(daemon);
+    daemon.signal(SIGCONT);
+    assert_eq!(zombies, 1);
     wait_for("it is up again", || {
         let first = &daemon.status().children[0];
         (first.state == ChildState::Up && first.pid != Some(uncounted)).then_some(())
     });
-    // A zombie: a process that has ended and that its parent does not look after.
-    let mut dead = std::process::Command::new("true").spawn().unwrap();
-    let zombie = i32::try_from(dead.id()).unwrap();
-    wait_for("it is a zombie", || (state(zombie) == Some('Z')).then_some(()));
     let found = look(daemon, before, killed);
     assert_eq!((found.strays, found.miscounted), (1, 1), "{found:?}");
     assert!(found.descriptors > 0, "{found:?}");
     drop(operator);
-    dead.wait().unwrap();
     stray.kill().unwrap();
     stray.wait().unwrap();
     *killed.entry(daemon.status().children[0].name.clone()).or_default() += 1;
-    "a stray, a descriptor more, a kill left out of the count, a process nobody reaped: each found".to_owned()
+    "a supervisor that reaps nobody, a stray, a descriptor more, a kill left out of the count: each found".to_owned()
 }
 
-fn fastrand(bound: u64) -> u64 {
+fn below(bound: u64) -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0) % bound
 }
