@@ -380,6 +380,27 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_bit_in_the_phase_or_a_promise_is_as_no_promise() {
+        let folder = tempfile::tempdir().unwrap();
+        let intent = open(&folder);
+        intent.reset();
+        intent.promise(&promise(5));
+        let moved = Promise { offset: 7, ..promise(6) };
+        intent.promise(&moved);
+        for word in (HEADER..=PHASE).chain(PROMISES[1]..PROMISES[1] + 8) {
+            for bit in 0..64 {
+                intent.set(word, intent.get(word) ^ 1 << bit);
+                assert_eq!(intent.found(), Found::Nothing, "{word} {bit}");
+                // A number that nobody gave must not be gone on from.
+                let newest = if PROMISES[1] <= word { 5 } else { 6 };
+                assert_eq!(intent.last_batch(), newest, "{word} {bit}");
+                intent.set(word, intent.get(word) ^ 1 << bit);
+            }
+        }
+        assert_eq!(intent.found(), Found::Writing(moved));
+    }
+
+    #[test]
     fn one_process_has_it_and_it_grows_with_its_body() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("i");
