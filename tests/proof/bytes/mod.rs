@@ -114,7 +114,11 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 fn attempt(name: &str, target: Target, times: f64, (doctored, control): (&str, Target)) -> Tried {
     // Where looking takes long, short inputs.
-    let longest = if name == "config" { 100 } else { 600 };
+    let longest = match name {
+        "config" => 60,
+        "ledger" | "recovery" => 400,
+        _ => 250,
+    };
     let folder = format!("fuzz/corpus/{name}");
     let mut folders = vec![folder.as_str()];
     match name {
