@@ -7,7 +7,7 @@ use plumbd::plugin::logger::output::Output;
 
 /// plumbd's own.
 pub fn target(bytes: &[u8]) -> Verdict {
-    look(bytes, |message, out| escape(message, out))
+    look(bytes, escape)
 }
 
 /// `escape`: writes a message as text.
