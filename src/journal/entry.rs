@@ -140,7 +140,7 @@ pub(super) fn priority_of(line: &[u8]) -> (Priority, &[u8]) {
 /// The line as text that can forge no entry and steer no terminal: control
 /// characters (but the tab) and bytes that are not UTF-8 as `\xNN`; cut into
 /// parts of at most 7 KiB, at least one.
-pub(super) fn escaped_parts(line: &[u8]) -> Vec<String> {
+pub fn escaped_parts(line: &[u8]) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut add = |piece: &str| match parts.last_mut() {
         Some(last) if last.len() + piece.len() <= LONGEST => last.push_str(piece),

@@ -3,7 +3,7 @@
 /// The longest line, in bytes; a longer one comes in parts. With time, name and
 /// process id before it an entry is within the 8 KiB that rsyslog takes of one
 /// (rsyslog's global option maxMessageSize), and cuts without a word.
-pub(super) const LONGEST: usize = 7 * 1024;
+pub const LONGEST: usize = 7 * 1024;
 
 /// Cuts what a child wrote into lines, whichever way its bytes arrive.
 #[derive(Debug, Default)]

@@ -25,7 +25,8 @@ mod output;
 pub mod plugin;
 mod syslog;
 
-pub use lines::LineSplitter;
+pub use entry::escaped_parts;
+pub use lines::{LONGEST, LineSplitter};
 
 use backlog::Backlog;
 use entry::{Entry, Priority, Style};
@@ -258,7 +259,7 @@ impl Journal {
     }
 
     fn add_escaped(&self, state: &mut State, priority: Priority, child: &str, line: &[u8], now: Instant) {
-        for text in entry::escaped_parts(line) {
+        for text in escaped_parts(line) {
             self.add(state, &Entry { priority, child, text: &text }, now);
         }
     }

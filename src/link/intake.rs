@@ -76,12 +76,15 @@ impl Intake {
         let from = &inbound.from;
         let [read, write] = inbound.staging;
         let take = |fd| inherited(fd).map_err(|e| format!("cannot take descriptor {fd} (link from {from}): {e}"));
-        let ledger = Ledger::open(take(inbound.ledger)?).map_err(|e| format!("{e} (link from {from})"))?;
+        // All that it was handed is its own from here on, whatever is wrong with it.
+        let (queue, ledger) = (take(inbound.queue)?, take(inbound.ledger)?);
+        let staging = Pipe { read: take(read)?, write: take(write)? };
+        let ledger = Ledger::open(ledger).map_err(|e| format!("{e} (link from {from})"))?;
         Ok(Intake {
             from: from.clone(),
             protocol: inbound.protocol,
-            queue: take(inbound.queue)?,
-            staging: Pipe { read: take(read)?, write: take(write)? },
+            queue,
+            staging,
             ledger,
             window: Vec::new(),
             start: 0,

@@ -75,7 +75,10 @@ const UNTRUSTED: [usize; 2] = [18, 19];
 const BEGAN: [usize; 3] = [20, 21, 22];
 const WORDS: usize = 23;
 
-const IDLE: u64 = 0;
+// A phase is one store, so no checksum can go with it: no few wrong bits make
+// one of another.
+const IDLE: u64 = u64::from_le_bytes(*b"idle    ");
+const WRITING: [u64; 2] = [u64::from_le_bytes(*b"promise1"), u64::from_le_bytes(*b"promise2")];
 
 impl Intent {
     /// Opens the intent file, and makes it where there is none. `None` where
@@ -104,15 +107,15 @@ impl Intent {
         if self.get(HEADER) != MAGIC {
             return Found::Nothing;
         }
-        let at = match self.get(PHASE) {
-            IDLE => return Found::Idle,
-            slot @ 1..=2 => PROMISES[slot as usize - 1],
-            _ => return Found::Nothing,
+        let phase = self.get(PHASE);
+        if phase == IDLE {
+            return Found::Idle;
+        }
+        let promise = WRITING.iter().position(|&writing| writing == phase).map(|slot| PROMISES[slot]);
+        let Some(at) = promise.filter(|&at| self.checks_out(at)) else {
+            return Found::Nothing;
         };
         let words: [u64; 7] = std::array::from_fn(|i| self.get(at + i));
-        if self.get(at + 7) != self.words().crc(at..at + 7) {
-            return Found::Nothing;
-        }
         let [batch, device, inode, offset, length, ..] = words;
         if words[5..] != self.boot {
             return Found::OtherBoot;
@@ -127,7 +130,8 @@ impl Intent {
     /// outlives the machine's end.
     pub fn reset(&self) {
         let kept = if self.get(HEADER) == MAGIC { BEGAN[0] } else { WORDS };
-        (PHASE..kept).for_each(|word| self.set(word, 0));
+        self.set(PHASE, IDLE);
+        (PHASE + 1..kept).for_each(|word| self.set(word, 0));
         self.set(HEADER, MAGIC);
     }
 
@@ -135,8 +139,8 @@ impl Intent {
     ///
     /// While a batch is under way, this is the same one, promised anew.
     pub fn promise(&self, promise: &Promise) {
-        let slot = if self.get(PHASE) == 1 { 2 } else { 1 };
-        let at = PROMISES[slot - 1];
+        let slot = usize::from(self.get(PHASE) == WRITING[0]);
+        let at = PROMISES[slot];
         let Promise { batch, file, offset, length } = *promise;
         let words = [batch, file.device, file.inode, offset, length, self.boot[0], self.boot[1]];
         for (i, word) in words.into_iter().enumerate() {
@@ -144,7 +148,7 @@ impl Intent {
         }
         self.set(at + 7, self.words().crc(at..at + 7));
         // From this store on, the batch will be in the file.
-        self.set(PHASE, slot as u64);
+        self.set(PHASE, WRITING[slot]);
     }
 
     /// The batch is saved and consumed, or withdrawn before a byte of it was saved.
@@ -183,7 +187,11 @@ impl Intent {
 
     /// The highest batch id in it.
     pub fn last_batch(&self) -> u64 {
-        PROMISES.iter().map(|&at| self.get(at)).max().unwrap_or(0)
+        PROMISES.iter().filter(|&&at| self.checks_out(at)).map(|&at| self.get(at)).max().unwrap_or(0)
+    }
+
+    fn checks_out(&self, promise: usize) -> bool {
+        self.get(promise + 7) == self.words().crc(promise..promise + 7)
     }
 
     /// The rendered bytes.
@@ -369,6 +377,27 @@ mod tests {
         assert_eq!(intent.found(), Found::Nothing);
         intent.promise(&Promise { length: 1 << 40, ..promise(6) });
         assert_eq!(intent.found(), Found::Nothing);
+    }
+
+    #[test]
+    fn a_wrong_bit_in_the_phase_or_a_promise_is_as_no_promise() {
+        let folder = tempfile::tempdir().unwrap();
+        let intent = open(&folder);
+        intent.reset();
+        intent.promise(&promise(5));
+        let moved = Promise { offset: 7, ..promise(6) };
+        intent.promise(&moved);
+        for word in (HEADER..=PHASE).chain(PROMISES[1]..PROMISES[1] + 8) {
+            for bit in 0..64 {
+                intent.set(word, intent.get(word) ^ 1 << bit);
+                assert_eq!(intent.found(), Found::Nothing, "{word} {bit}");
+                // A number that nobody gave must not be gone on from.
+                let newest = if PROMISES[1] <= word { 5 } else { 6 };
+                assert_eq!(intent.last_batch(), newest, "{word} {bit}");
+                intent.set(word, intent.get(word) ^ 1 << bit);
+            }
+        }
+        assert_eq!(intent.found(), Found::Writing(moved));
     }
 
     #[test]

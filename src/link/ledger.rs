@@ -7,7 +7,7 @@
 
 use super::intent::FileId;
 use super::record::Ack;
-use super::words::Words;
+use super::words::{Words, crc_of};
 use crate::sys::map::{self, SharedMap};
 use std::fs::File;
 use std::io;
@@ -33,12 +33,17 @@ const LEAVES: usize = 12;
 const CRC: usize = 13;
 const DONE_BATCH: usize = 14;
 const CARRY: usize = 15;
-const WORDS: usize = 16;
+const DONE_CRC: usize = 16;
+const STANDS_CRC: usize = 17;
+const WORDS: usize = 18;
 const CHECKED: [usize; 8] = [BATCH, TAKE, LAST[0], LAST[1], OFFSET, FILE[0], FILE[1], LEAVES];
+const STANDS: [usize; 2] = [DONE_BATCH, CARRY];
 
-const IDLE: u64 = 0;
-const PREPARED: u64 = 1;
-const CONSUMING: u64 = 2;
+// A phase is one store, so no checksum can go with it: no few wrong bits make
+// one of another.
+const IDLE: u64 = u64::from_le_bytes(*b"idle    ");
+const PREPARED: u64 = u64::from_le_bytes(*b"prepared");
+const CONSUMING: u64 = u64::from_le_bytes(*b"consumes");
 
 /// Makes a fresh ledger: a memory file of zeros, so it takes no memory yet.
 ///
@@ -98,27 +103,48 @@ impl Ledger {
         let ledger = Ledger { page, file };
         match ledger.get(VERSION) {
             LAYOUT => ledger.check()?,
-            0 => {
-                (PHASE..WORDS).for_each(|word| ledger.set(word, 0));
-                ledger.set(VERSION, LAYOUT);
-            }
+            0 => ledger.begin()?,
             other => return Err(format!("cannot use a ledger: it has layout {other}, not {LAYOUT}")),
         }
         Ok(ledger)
     }
 
+    /// Makes a page of zeros a ledger. Another sink may have been killed at it.
+    fn begin(&self) -> Result<(), String> {
+        let zeros = crc_of([0, 0]);
+        let fresh = [(PHASE, IDLE), (DONE_CRC, zeros), (STANDS_CRC, zeros)];
+        let is_fresh = |word: usize| {
+            let value = self.get(word);
+            value == 0 || fresh.contains(&(word, value))
+        };
+        if !(PHASE..WORDS).all(is_fresh) {
+            return Err("cannot use a ledger: it has no layout, and is not empty".to_owned());
+        }
+        for (word, value) in fresh {
+            self.set(word, value);
+        }
+        self.set(VERSION, LAYOUT);
+        Ok(())
+    }
+
     fn check(&self) -> Result<(), String> {
         let phase = self.get(PHASE);
-        if phase > CONSUMING {
-            return Err(format!("cannot use a ledger: it has phase {phase}"));
+        if ![IDLE, PREPARED, CONSUMING].contains(&phase) {
+            return Err(format!("cannot use a ledger: it has phase {phase:#x}"));
         }
-        if phase != IDLE && (self.get(CRC) != self.crc() || carry_len(self.get(LEAVES)) > CARRY_MAX) {
-            return Err("cannot use a ledger: its batch does not check out".to_owned());
-        }
-        if carry_len(self.get(CARRY)) > CARRY_MAX {
-            return Err("cannot use a ledger: its carry does not check out".to_owned());
-        }
-        Ok(())
+        let is_carry = |word: usize| carry_len(self.get(word)) <= CARRY_MAX;
+        let batch = self.get(CRC) == self.crc() && is_carry(LEAVES);
+        let held = self.get(HELD) == self.held_word(self.get(HELD) & HELD_MAX);
+        let done = self.get(DONE_CRC) == self.words().crc(DONE);
+        let stands = self.get(STANDS_CRC) == self.words().crc(STANDS);
+        // What a batch that is being consumed puts in their place need not check out.
+        let right = is_carry(CARRY)
+            && match phase {
+                IDLE => done && stands,
+                PREPARED => batch && done && stands,
+                _ => batch && held && (done || self.get(LAST[0]) != 0),
+            };
+        if right { Ok(()) } else { Err("cannot use a ledger: it does not check out".to_owned()) }
     }
 
     /// What was under way.
@@ -132,7 +158,7 @@ impl Ledger {
         };
         match self.get(PHASE) {
             PREPARED => Phase::Prepared(batch),
-            CONSUMING => Phase::Consuming { batch, held: self.get(HELD) },
+            CONSUMING => Phase::Consuming { batch, held: self.get(HELD) & HELD_MAX },
             _ => Phase::Idle,
         }
     }
@@ -196,7 +222,7 @@ impl Ledger {
 
     /// Step 9 begins: the batch is saved, and staging holds so many bytes.
     pub fn consuming(&self, held: u64) {
-        self.set(HELD, held);
+        self.set(HELD, self.held_word(held));
         self.set(PHASE, CONSUMING);
     }
 
@@ -205,14 +231,22 @@ impl Ledger {
         if self.get(LAST[0]) != 0 {
             self.set(DONE[0], self.get(LAST[0]));
             self.set(DONE[1], self.get(LAST[1]));
+            self.set(DONE_CRC, self.words().crc(DONE));
         }
         self.set(DONE_BATCH, self.get(BATCH));
         self.set(CARRY, self.get(LEAVES));
+        self.set(STANDS_CRC, self.words().crc(STANDS));
         self.set(PHASE, IDLE);
     }
 
     fn crc(&self) -> u64 {
         self.words().crc(CHECKED)
+    }
+
+    /// What staging held, and behind it the checksum of that and the batch's id.
+    fn held_word(&self, held: u64) -> u64 {
+        let held = held & HELD_MAX;
+        held | crc_of([self.get(BATCH), held]) << 32
     }
 
     fn words(&self) -> Words<'_> {
@@ -256,6 +290,9 @@ impl View {
         if length <= CARRY_MAX { length } else { 0 }
     }
 }
+
+/// More than a pipe can hold.
+const HELD_MAX: u64 = u32::MAX as u64;
 
 /// A carry in a word: its length, and the top bit for the second area.
 const SECOND_AREA: u64 = 1 << 63;
@@ -379,30 +416,50 @@ mod tests {
         }
     }
 
+    /// All that the next sink takes from it.
+    fn taken_up(ledger: &Ledger) -> (Phase, Option<Ack>, u64, Vec<u8>) {
+        (ledger.phase(), ledger.done(), ledger.done_batch(), carry(ledger))
+    }
+
     proptest! {
         #[test]
-        fn any_page_is_refused_or_taken_up(
-            mut bytes in proptest::collection::vec(any::<u8>(), map::PAGE),
-            version in 0u8..3,
-            phase in 0u8..4,
-            small in any::<bool>(),
+        fn a_wrong_word_is_refused_or_makes_no_difference(
+            steps in 0usize..5,
+            no_message: bool,
+            word in 0..WORDS,
+            value in prop_oneof![any::<u64>(), 0u64..20, (0u32..64).prop_map(|bit| 1 << bit)],
+            flip: bool,
         ) {
-            bytes[..16].fill(0);
-            bytes[0] = version;
-            bytes[8] = phase;
-            if small {
-                bytes[CARRY * 8 + 2..CARRY * 8 + 8].fill(0);
+            let (ledger, file) = ledger();
+            let last = if no_message { Ack { epoch: 0, sequence: 0 } } else { batch(2).last };
+            let first = || ledger.prepare(&batch(1), b"old", 0).unwrap();
+            let second = || ledger.prepare(&Batch { last, ..batch(2) }, b"a longer carry", 0).unwrap();
+            let all: [&dyn Fn(); 5] =
+                [&first, &|| ledger.consumed(), &second, &|| ledger.consuming(12), &|| ledger.consumed()];
+            all[..steps].iter().for_each(|step| step());
+            let before = taken_up(&ledger);
+            let value = if flip { ledger.get(word) ^ value } else { value };
+            ledger.set(word, value);
+            if let Ok(next) = again(&file) {
+                // While it is consuming, what stands is about to be replaced.
+                let (phase, done, done_batch, carry) = taken_up(&next);
+                prop_assert_eq!(phase, before.0);
+                if !matches!(phase, Phase::Consuming { .. }) {
+                    prop_assert_eq!((done_batch, carry), (before.2, before.3));
+                }
+                if no_message || !matches!(phase, Phase::Consuming { .. }) {
+                    prop_assert_eq!(done, before.1);
+                }
             }
+        }
+
+        #[test]
+        fn any_page_is_refused(bytes in proptest::collection::vec(any::<u8>(), map::PAGE), version in 0u8..3) {
             let fd = create().unwrap();
             let file = File::from(fd.try_clone().unwrap());
             file.write_all_at(&bytes, 0).unwrap();
-            if let Ok(ledger) = Ledger::open(fd) {
-                prop_assert_eq!(ledger.phase(), Phase::Idle);
-                carry(&ledger);
-                ledger.prepare(&batch(9), b"x", 0).unwrap();
-                ledger.consumed();
-                prop_assert_eq!(carry(&ledger), b"x");
-            }
+            file.write_all_at(&[version, 0, 0, 0, 0, 0, 0, 0], 0).unwrap();
+            prop_assert!(Ledger::open(fd).is_err());
         }
     }
 }

@@ -24,12 +24,17 @@ impl Words<'_> {
 
     /// The CRC-32 of some of them.
     pub(super) fn crc(self, of: impl IntoIterator<Item = usize>) -> u64 {
-        let mut crc = crc32fast::Hasher::new();
-        for at in of {
-            crc.update(&self.get(at).to_le_bytes());
-        }
-        u64::from(crc.finalize())
+        crc_of(of.into_iter().map(|at| self.get(at)))
     }
+}
+
+/// The CRC-32 that words of these values have.
+pub(super) fn crc_of(values: impl IntoIterator<Item = u64>) -> u64 {
+    let mut crc = crc32fast::Hasher::new();
+    for value in values {
+        crc.update(&value.to_le_bytes());
+    }
+    u64::from(crc.finalize())
 }
 
 #[cfg(test)]

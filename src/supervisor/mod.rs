@@ -26,7 +26,7 @@ mod core;
 pub mod links;
 mod logs;
 mod manager;
-mod notify;
+pub mod notify;
 mod poll;
 pub mod ready;
 mod reload;

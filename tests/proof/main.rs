@@ -11,6 +11,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a trial that can't go on ends the proof")]
 
+mod bytes;
 #[path = "../it/daemon.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests and the benchmark use more of it")]
 mod daemon;
@@ -30,6 +31,7 @@ mod manager;
 mod mini;
 mod power;
 mod report;
+mod supervisor;
 #[path = "../it/trace.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests and the benchmark use more of it")]
 mod trace;
@@ -62,7 +64,7 @@ struct Options {
 }
 
 /// The groups, in the order of the table.
-const GROUPS: &[fn() -> Vec<Trial>] = &[kills::trials, power::trials, disk::trials, disk_outsider::trials];
+const GROUPS: &[fn() -> Vec<Trial>] = &[kills::trials, power::trials, disk::trials, disk_outsider::trials, bytes::trials, supervisor::trials];
 
 fn main() -> ExitCode {
     // A daemon under a service manager is started by a process of this program.

@@ -1,0 +1,6 @@
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use plumbd_fuzz::targets::record::target;
+
+fuzz_target!(|bytes: &[u8]| target(bytes).unwrap());

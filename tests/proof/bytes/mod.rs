@@ -1,0 +1,199 @@
+//! Wrong bytes: whatever reads what others wrote is given the corpus of its
+//! fuzz target, and a million inputs that were made from it or are any bytes.
+
+mod doctored;
+mod inputs;
+mod targets;
+
+use crate::trial::{Trial, Tried, scaled};
+use inputs::{Inputs, corpus};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+use targets::Verdict;
+
+type Target = fn(&[u8]) -> Verdict;
+
+/// How many inputs a target is given.
+const INPUTS: u32 = 1_000_000;
+/// How many of them where each is a whole logger.
+const STARTS: f64 = 0.02;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let missing = || None;
+    vec![
+        Trial {
+            name: "bytes/record",
+            fault: "any bytes as records and acknowledgements",
+            promise: "what is accepted is what was sent, byte for byte; nothing that checks out is passed over",
+            missing,
+            attempt: |times| {
+                let control: Target = |bytes| targets::record::look(bytes, doctored::unchecked);
+                attempt("record", targets::record::target, times, ("a decoder that looks at no checksum", control))
+            },
+        },
+        Trial {
+            name: "bytes/config",
+            fault: "any text as the configuration",
+            promise: "refused with the place of each problem, or right, and the same with its defaults written out",
+            missing,
+            attempt: |times| {
+                let control: Target = |bytes| targets::config::look(bytes, doctored::forgetful);
+                attempt("config", targets::config::target, times, ("defaults written without `ready`", control))
+            },
+        },
+        Trial {
+            name: "bytes/control",
+            fault: "any bytes as operators' requests, whole, in pieces and without end",
+            promise: "the same requests however they arrive, one refusal at most, no more than 64 KiB held",
+            missing,
+            attempt: |times| {
+                let control: Target = targets::control::look::<doctored::Boundless>;
+                attempt("control", targets::control::target, times, ("a decoder without a bound", control))
+            },
+        },
+        Trial {
+            name: "bytes/ledger",
+            fault: "any ledger and any header of an intent file",
+            promise: "refused, unless every checksum of what counts is right; then as it says",
+            missing,
+            attempt: |times| {
+                let control: Target = |bytes| targets::ledger::look(bytes, doctored::credulous);
+                attempt("ledger", targets::ledger::target, times, ("a ledger whose checksums nobody looks at", control))
+            },
+        },
+        Trial {
+            name: "bytes/recovery",
+            fault: "a logger that starts on any ledger and any intent file",
+            promise: "it says why it refuses, or starts clean: saved lines stay, waiting ones are saved in order",
+            missing,
+            attempt: recovery,
+        },
+        Trial {
+            name: "bytes/notify",
+            fault: "any datagram as what a child says about itself",
+            promise: "no more is heard than was said, and no text steers a terminal",
+            missing,
+            attempt: |times| {
+                let control: Target = |bytes| targets::notify::look(bytes, doctored::raw_problem);
+                attempt("notify", targets::notify::target, times, ("a problem's text as it came", control))
+            },
+        },
+        Trial {
+            name: "bytes/log",
+            fault: "any bytes as what a child logs, in any pieces",
+            promise: "each line, in order, as printable text in parts of at most 7 KiB",
+            missing,
+            attempt: |times| {
+                let control: Target = |bytes| targets::log::look(bytes, doctored::raw_line);
+                attempt("log", targets::log::target, times, ("a line as it came", control))
+            },
+        },
+        Trial {
+            name: "bytes/message",
+            fault: "any bytes as a message in the file",
+            promise: "one line that steers no terminal, and every byte can be had back",
+            missing,
+            attempt: |times| {
+                let control: Target = |bytes| targets::message::look(bytes, doctored::one_backslash);
+                attempt("message", targets::message::target, times, ("a backslash that stays one", control))
+            },
+        },
+        Trial {
+            name: "bytes/names",
+            fault: "files of any name beside the message file",
+            promise: "what is listed as its archive has the name of one, with a time that exists",
+            missing,
+            attempt: |times| {
+                let control: Target = |bytes| targets::names::look(bytes, doctored::any_suffix);
+                attempt("names", targets::names::target, times, ("whatever begins as an archive does", control))
+            },
+        },
+    ]
+}
+
+fn attempt(name: &str, target: Target, times: f64, (doctored, control): (&str, Target)) -> Tried {
+    // Where looking takes long, short inputs.
+    let longest = match name {
+        "config" => 60,
+        "ledger" | "recovery" => 400,
+        _ => 250,
+    };
+    let folder = format!("fuzz/corpus/{name}");
+    let mut folders = vec![folder.as_str()];
+    match name {
+        "config" => folders.extend(["tests/config/good", "tests/config/bad", "etc"]),
+        "ledger" => folders.extend(["fuzz/corpus/recovery", "fuzz/corpus/recovery/right"]),
+        "recovery" => folders.push("fuzz/corpus/recovery/right"),
+        _ => {}
+    }
+    let corpus = corpus(&folders);
+    let count = u64::from(scaled(INPUTS, times));
+    let seed = seed();
+    if let Some((input, why)) = first_wrong(target, &corpus, longest, seed, count) {
+        panic!("{why}\nseed {seed}, input {}", input.escape_ascii());
+    }
+    let found = first_wrong(control, &corpus, longest, seed, count);
+    let (input, _) = found.unwrap_or_else(|| panic!("the control holds too: {doctored}"));
+    Tried {
+        count: format!("{count} inputs from {} files, seed {seed}", corpus.len()),
+        outcome: "0 wrong".to_owned(),
+        control: format!("{doctored}: found out by {} bytes", input.len()),
+    }
+}
+
+fn recovery(times: f64) -> Tried {
+    use targets::recovery::{Kind, look};
+    let right = corpus(&["fuzz/corpus/recovery/right"]);
+    for input in &right {
+        look(input, Kind::Right).unwrap_or_else(|why| panic!("{why}; input {}", input.escape_ascii()));
+    }
+    let control: Target = |bytes| look(bytes, Kind::Unchecked);
+    let tried =
+        attempt("recovery", targets::recovery::target, times * STARTS, ("checksums that are always right", control));
+    Tried {
+        outcome: format!("{}; {} as a killed logger leaves them, all taken up", tried.outcome, right.len()),
+        ..tried
+    }
+}
+
+fn seed() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    u64::from(now.subsec_nanos()) ^ now.as_secs()
+}
+
+/// The first input of which the target says that something is wrong: those of
+/// the corpus, then so many others, on every core.
+fn first_wrong(target: Target, corpus: &[Vec<u8>], longest: usize, seed: u64, count: u64) -> Option<(Vec<u8>, String)> {
+    for input in corpus {
+        if let Err(why) = verdict(target, input) {
+            return Some((input.clone(), why));
+        }
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    // What is left to try; nothing once something was found.
+    let left = AtomicU64::new(count);
+    let take = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
+    let work = |core: u64| {
+        let mut inputs = Inputs::new(corpus, longest, seed ^ (core << 48));
+        while take() {
+            let input = inputs.next();
+            if let Err(why) = verdict(target, &input) {
+                left.store(0, Ordering::Relaxed);
+                return Some((input, why));
+            }
+        }
+        None
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..cores).map(|core| scope.spawn(move || work(core))).collect();
+        threads.into_iter().find_map(|thread| thread.join().unwrap())
+    })
+}
+
+fn verdict(target: Target, input: &[u8]) -> Verdict {
+    catch_unwind(AssertUnwindSafe(|| target(input))).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Err(format!("it panicked: {}", text.unwrap_or_default()))
+    })
+}

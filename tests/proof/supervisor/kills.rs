@@ -1,0 +1,210 @@
+//! Random kills of 20 children, and what the supervisor makes of each.
+//!
+//! A kill counts where it ended a process that was the child's: it is seen alive
+//! as such, killed, and seen dead. Nobody else kills and none ends by itself, so
+//! no other process can have its number by then, and restarts are exactly as
+//! many as kills, child by child.
+
+use crate::daemon::{DEADLINE, Daemon, children_of, descriptors, state, wait_for};
+use crate::trial::Tried;
+use nix::errno::Errno;
+use nix::libc::{SIGCONT, SIGSTOP};
+use nix::sys::signal::Signal;
+use plumbd::control::status::ChildState;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+/// At `--times 1`.
+pub(super) const KILLS: u32 = 10_000;
+const CHILDREN: usize = 20;
+
+/// Some have a process of their own, which must not outlive them, or one that they do not reap.
+fn config() -> String {
+    let mut text = String::new();
+    for i in 0..CHILDREN {
+        let program = match i % 4 {
+            0 => "exec sleep 1000",
+            1 => "sleep 1000 & exec sleep 1000",
+            2 => "true & exec sleep 1000",
+            _ => "echo a line; exec sleep 1000",
+        };
+        let _never_fails = write!(
+            text,
+            "[children.c{i}]\ncommand = [\"/bin/sh\", \"-c\", \"{program}\"]\n\
+             backoff = {{ first = \"0ms\", factor = 1.0, max = \"1ms\", reset_after = \"0s\" }}\n\
+             start_limit = {{ burst = 1000000, within = \"1s\" }}\n"
+        );
+    }
+    text
+}
+
+/// What was found when all was quiet.
+#[derive(Debug, PartialEq, Eq)]
+struct Found {
+    zombies: usize,
+    strays: usize,
+    descriptors: usize,
+    /// Children whose restarts are not their kills.
+    miscounted: usize,
+}
+
+pub(super) fn attempt(kills: u32) -> Tried {
+    let mut daemon = Daemon::start(&config());
+    let mut killed = BTreeMap::new();
+    // The first kills make what a running supervisor has: only then is it counted.
+    batter(&daemon, 100, &mut killed);
+    settle(&daemon, &killed);
+    let before = descriptors(daemon.pid());
+    let mut quiet = 0;
+    let mut left = kills.saturating_sub(100);
+    while left > 0 {
+        let now = left.min(500);
+        batter(&daemon, now, &mut killed);
+        settle(&daemon, &killed);
+        let found = look(&daemon, before, &killed);
+        assert_eq!(found, Found { zombies: 0, strays: 0, descriptors: 0, miscounted: 0 }, "log:\n{}", daemon.log());
+        left -= now;
+        quiet += 1;
+    }
+    let control = control(&daemon, before, &mut killed);
+    let total: u64 = killed.values().sum();
+    daemon.stop();
+    Tried {
+        count: format!("{total} kills of {CHILDREN} children, looked at {quiet} times"),
+        outcome: format!("{total} restarts, 0 zombies, 0 strays, 0 descriptors more than {before}"),
+        control,
+    }
+}
+
+/// Kills random children at random moments; whoever is down just then is passed over.
+fn batter(daemon: &Daemon, kills: u32, killed: &mut BTreeMap<String, u64>) {
+    let mut done = 0;
+    while done < kills {
+        let status = daemon.status();
+        for child in &status.children {
+            // Some of them, so that others are just starting.
+            if done == kills || below(3) == 0 {
+                continue;
+            }
+            let Some(pid) = child.pid else { continue };
+            if below(8) == 0 {
+                std::thread::sleep(Duration::from_micros(below(2000)));
+            }
+            if kill(pid, daemon.pid()) {
+                *killed.entry(child.name.clone()).or_default() += 1;
+                done += 1;
+            }
+        }
+    }
+}
+
+/// Kills that process, if it still is a living child of the supervisor.
+/// Whether it did: the signal was the first that ended it.
+fn kill(pid: i32, supervisor: i32) -> bool {
+    let Some(stat) = stat(pid).filter(|stat| stat.parent == supervisor && stat.state != 'Z') else {
+        return false;
+    };
+    match nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL) {
+        Ok(()) => {}
+        Err(Errno::ESRCH) => return false,
+        Err(error) => panic!("{error}"),
+    }
+    // It is dead for this trial before another look at it: so it is killed once.
+    let until = Instant::now() + DEADLINE;
+    while !is_over(pid, stat.started) {
+        assert!(Instant::now() < until, "{pid} does not die");
+        std::thread::sleep(Duration::from_micros(50));
+    }
+    true
+}
+
+struct Stat {
+    state: char,
+    parent: i32,
+    /// In clock ticks since boot: with the process id it names one process for good.
+    started: u64,
+}
+
+/// proc_pid_stat(5).
+fn stat(pid: i32) -> Option<Stat> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+    Some(Stat { state: fields[0].chars().next()?, parent: fields[1].parse().ok()?, started: fields[19].parse().ok()? })
+}
+
+fn is_over(pid: i32, started: u64) -> bool {
+    stat(pid).is_none_or(|now| now.started != started || now.state == 'Z' || now.state == 'X')
+}
+
+/// Waits until every child is up and every restart is counted.
+fn settle(daemon: &Daemon, killed: &BTreeMap<String, u64>) {
+    let total: u64 = killed.values().sum();
+    wait_for("every child is up again", || {
+        let status = daemon.status();
+        let up = status.children.iter().all(|child| child.state == ChildState::Up);
+        let restarts: u64 = status.children.iter().map(|child| child.restarts).sum();
+        (up && restarts >= total).then_some(())
+    });
+    // What a killed child left in its group dies with it, and what left its
+    // group ends soon: it is then the supervisor's to reap.
+    wait_for("what was left is reaped", || (children_of(daemon.pid()).len() <= CHILDREN).then_some(()));
+}
+
+fn look(daemon: &Daemon, before: usize, killed: &BTreeMap<String, u64>) -> Found {
+    let status = daemon.status();
+    let pids: Vec<i32> = status.children.iter().filter_map(|child| child.pid).collect();
+    let of_children = |pid: i32| stat(pid).is_some_and(|stat| pids.contains(&stat.parent));
+    let strays = crate::daemon::strays(daemon.dir.path()).into_iter();
+    let strays = strays.filter(|pid| *pid != daemon.pid() && !pids.contains(pid) && !of_children(*pid)).count();
+    let wrong =
+        |child: &&plumbd::control::status::Child| child.restarts != killed.get(&child.name).copied().unwrap_or(0);
+    // The connection that asked for the status is closed soon.
+    let more = || descriptors(daemon.pid()).saturating_sub(before);
+    let until = Instant::now() + Duration::from_secs(1);
+    while more() > 0 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Found {
+        zombies: zombies(daemon),
+        strays,
+        descriptors: more(),
+        miscounted: status.children.iter().filter(wrong).count(),
+    }
+}
+
+fn zombies(daemon: &Daemon) -> usize {
+    children_of(daemon.pid()).into_iter().filter(|&pid| state(pid) == Some('Z')).count()
+}
+
+/// A child that nobody reaps, a stray that is none of its children's, a kill that
+/// nobody counted, and a descriptor more: each must be found.
+fn control(daemon: &Daemon, before: usize, killed: &mut BTreeMap<String, u64>) -> String {
+    let mut stray = std::process::Command::new("sleep").arg("1000").current_dir(daemon.dir.path()).spawn().unwrap();
+    let operator = std::os::unix::net::UnixStream::connect(daemon.path("plumbd.sock")).unwrap();
+    wait_for("the operator is let in", || (descriptors(daemon.pid()) > before).then_some(()));
+    let uncounted = daemon.status().children[0].pid.unwrap();
+    // While the supervisor stands still, it reaps nobody.
+    daemon.signal(SIGSTOP);
+    assert!(kill(uncounted, daemon.pid()));
+    let zombies = zombies(daemon);
+    daemon.signal(SIGCONT);
+    assert_eq!(zombies, 1);
+    wait_for("it is up again", || {
+        let first = &daemon.status().children[0];
+        (first.state == ChildState::Up && first.pid != Some(uncounted)).then_some(())
+    });
+    let found = look(daemon, before, killed);
+    assert_eq!((found.strays, found.miscounted), (1, 1), "{found:?}");
+    assert!(found.descriptors > 0, "{found:?}");
+    drop(operator);
+    stray.kill().unwrap();
+    stray.wait().unwrap();
+    *killed.entry(daemon.status().children[0].name.clone()).or_default() += 1;
+    "a supervisor that reaps nobody, a stray, a descriptor more, a kill left out of the count: each found".to_owned()
+}
+
+fn below(bound: u64) -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0) % bound
+}
