@@ -5,11 +5,31 @@
 //! file with what the clients sent and got back, and counts. Each has a control:
 //! the same with the protection taken away, which must be found out.
 //!
+//! - [`clients`]: clients that misbehave, or are many; [`clients_crowd`],
+//!   [`clients_unread`], [`clients_resets`], [`clients_lines`]: theirs;
+//!   [`clients_service`]: the daemon that they are clients of;
+//! - [`limits`]: descriptors, processes, memory and pipes that are refused;
 //! - [`trial`]: what a trial is, and what it prints;
 //! - [`report`]: the table in `tests/GUARANTEE.md`, written by `--write` alone.
 
 #![allow(clippy::unwrap_used, reason = "a trial that can't go on ends the proof")]
 
+mod clients;
+mod clients_crowd;
+mod clients_lines;
+mod clients_resets;
+mod clients_service;
+mod clients_unread;
+#[allow(dead_code, reason = "the integration tests use the rest")]
+#[path = "../it/daemon.rs"]
+mod daemon;
+mod limits;
+#[allow(dead_code, reason = "the benchmark uses the rest")]
+#[path = "../../benches/load/mod.rs"]
+mod load;
+#[allow(dead_code, unused_imports, reason = "the integration tests use the rest")]
+#[path = "../it/manager.rs"]
+mod manager;
 mod report;
 mod trial;
 
@@ -40,7 +60,7 @@ struct Options {
 }
 
 /// The groups, in the order of the table.
-const GROUPS: &[fn() -> Vec<Trial>] = &[];
+const GROUPS: &[fn() -> Vec<Trial>] = &[clients::trials, limits::trials];
 
 fn main() -> ExitCode {
     let options = Options::parse();
