@@ -90,7 +90,11 @@ pub(crate) fn flood(times: f64) -> Tried {
     let checked = service.end(&connections);
     Tried {
         count: format!("{rounds} floods of {COMERS} clients at an echo with max_connections = {AT_ONCE}"),
-        outcome: format!("0 refused, {} served, never more than {AT_ONCE} at once; {}", connections.len(), counts(&checked.verdict)),
+        outcome: format!(
+            "0 refused, {} served, never more than {AT_ONCE} at once; {}",
+            connections.len(),
+            counts(&checked.verdict)
+        ),
         control: format!("{}; an echo that refuses: {}", checked.control, echo_that_refuses()),
     }
 }

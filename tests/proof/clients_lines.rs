@@ -109,7 +109,9 @@ pub(crate) fn every_byte(times: f64) -> Tried {
     }
     let found = controls.len();
     Tried {
-        count: format!("{messages} messages: each byte alone, first and last, each pair of bytes, and {random} of random bytes; in text, json and raw, as lines and as reads"),
+        count: format!(
+            "{messages} messages: each byte alone, first and last, each pair of bytes, and {random} of random bytes; in text, json and raw, as lines and as reads"
+        ),
         outcome: "0 differ: every echo, and what the file gives back, is what was sent".to_owned(),
         control: format!("one byte of the file changed: found out {found} times of {found}"),
     }

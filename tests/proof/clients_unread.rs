@@ -1,19 +1,19 @@
 //! Clients that send and never read, beside others that are served.
 //!
-//! Latency is compared within one run: rounds with them and rounds without
-//! follow each other, and medians over the rounds count, so that whatever else
-//! the machine does falls on both alike.
+//! Latency is compared within one run: rounds at a daemon that has them and at
+//! one that has not follow each other, and medians over the rounds count, so
+//! that whatever else the machine does falls on both alike.
 
-use crate::clients_service::{Service, Wanted, counts, mib};
+use crate::clients_service::{Checked, Service, Wanted, counts, mib};
 use crate::daemon::kill;
-use crate::load::checker::Format;
-use crate::load::generator::{Connection, Outcome};
+use crate::load::generator::Connection;
 use crate::load::message;
 use crate::trial::{Tried, scaled};
 use nix::libc::{SIGCONT, SIGSTOP};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -27,32 +27,41 @@ const PATIENCE: u32 = 4;
 const MOST: f64 = 2.0;
 /// Bytes of a message of those that never read.
 const LENGTH: usize = 4096;
+/// Of one that is served meanwhile.
+const OTHER: usize = 128;
 /// max_message, as it is by default, and where memory is to be found out.
 const USUAL: u64 = 64 << 10;
 const FOUR_TIMES: u64 = 256 << 10;
 
 pub(crate) fn never_read(times: f64) -> Tried {
-    let service = Service::start(&Wanted { echo: "partial_after = \"10s\"", ..wanted() });
-    let before = service.memory("echo");
-    let mut trial = Rounds { service: &service, next: 0, connections: Vec::new(), memory: 0 };
+    let (mut with, mut without) = (Served::start(USUAL), Served::start(USUAL));
+    let before = with.service.memory("echo");
     let rounds = scaled(6, times);
-    let one = trial.compare(1, rounds, PATIENCE, false);
-    let many = trial.compare(MANY, rounds, PATIENCE, false);
+    let mut hogs = with.fill(1);
+    let one = compare(&mut with, &mut without, rounds, false);
+    hogs.extend(with.fill(MANY - 1));
+    let memory = with.service.memory("echo");
+    let many = compare(&mut with, &mut without, rounds, false);
     assert!(one.holds() && many.holds(), "one: {one}; {MANY}: {many}");
-    let stalled = trial.compare(1, 2, 1, true);
+    let stalled = compare(&mut with, &mut without, 2, true);
     assert!(!stalled.holds(), "a stall was not found out: {stalled}");
-    let Rounds { connections, memory, .. } = trial;
-    let bound = bound(before);
+    let bound = before + u64::from(MANY) * 2 * USUAL + (6 << 20);
     assert!(memory <= bound, "echo has {}, more than {}", mib(memory), mib(bound));
-    let checked = service.end(&connections);
-    let unbounded = four_times_as_much();
+    with.let_go(hogs);
+    let (checked, alone) = (with.end(), without.end());
+
+    let mut more = Served::start(FOUR_TIMES);
+    let hogs = more.fill(MANY);
+    let unbounded = more.service.memory("echo");
     assert!(unbounded > bound, "an echo that takes four times as much was not found out: {}", mib(unbounded));
+    more.let_go(hogs);
+    more.end();
     Tried {
         count: format!(
-            "{} rounds with one and {} with {MANY} clients that never read, as many without, {} messages",
+            "{} rounds with one and {} with {MANY} clients that never read, each beside one without, {} messages",
             one.with.len(),
             many.with.len(),
-            checked.verdict.echoed
+            checked.verdict.echoed + alone.verdict.echoed
         ),
         outcome: format!(
             "others' latency with one: {one}; with {MANY}: {many}; {}; echo {} (at most {}: twice max_message a client and 6 MiB)",
@@ -61,32 +70,25 @@ pub(crate) fn never_read(times: f64) -> Tried {
             mib(bound)
         ),
         control: format!(
-            "echo stopped for 5 ms again and again: {stalled}, found out; max_message four times as large: {}, found out; {}",
+            "echo stopped for 50 ms again and again: {stalled}, found out; max_message four times as large: {}, found out; {}",
             mib(unbounded),
             checked.control
         ),
     }
 }
 
-fn wanted() -> Wanted<'static> {
-    Wanted { format: Format::Raw, ..Wanted::default() }
-}
-
-/// What an echo may have with [`MANY`] clients that hold all they may.
-fn bound(before: u64) -> u64 {
-    before + u64::from(MANY) * 2 * USUAL + (6 << 20)
-}
-
-/// What it has where each may hold more.
-fn four_times_as_much() -> u64 {
-    let echo = format!("partial_after = \"10s\"\nmax_message = {FOUR_TIMES}");
-    let mut service = Service::start(&Wanted { echo: &echo, ..wanted() });
-    let mut trial = Rounds { service: &service, next: 0, connections: Vec::new(), memory: 0 };
-    let hogs = trial.fill(MANY);
-    let memory = service.memory("echo");
-    trial.let_go(hogs);
-    service.daemon.stop();
-    memory
+/// Rounds at both, one after the other: until the comparison is clear.
+fn compare(with: &mut Served, without: &mut Served, rounds: u32, stall: bool) -> Latency {
+    let mut latency = Latency { with: Vec::new(), without: Vec::new() };
+    let most = if stall { rounds } else { rounds * PATIENCE };
+    for round in 1..=most {
+        latency.with.push(if stall { with.measure_stalled() } else { with.measure() });
+        latency.without.push(without.measure());
+        if round >= rounds && latency.holds() {
+            break;
+        }
+    }
+    latency
 }
 
 /// A client that never reads.
@@ -97,65 +99,92 @@ struct Hog {
     unsent: Vec<u8>,
 }
 
-struct Rounds<'a> {
-    service: &'a Service,
-    next: u32,
+/// A daemon, and all that were its clients.
+struct Served {
+    service: Service,
     connections: Vec<Connection>,
-    memory: u64,
+    next: u32,
 }
 
-impl Rounds<'_> {
-    fn compare(&mut self, hogs: u32, rounds: u32, patience: u32, stall: bool) -> Latency {
-        let mut latency = Latency { with: Vec::new(), without: Vec::new() };
-        for round in 1..=rounds * patience {
-            let filled = self.fill(hogs);
-            self.memory = self.memory.max(self.service.memory("echo"));
-            let with = if stall { stalling(self.service, || self.measure()) } else { self.measure() };
-            self.let_go(filled);
-            let without = self.measure();
-            latency.with.push(quantiles(&with));
-            latency.without.push(quantiles(&without));
-            self.connections.extend(with.connections);
-            self.connections.extend(without.connections);
-            if round >= rounds && latency.holds() {
-                break;
-            }
-        }
-        latency
+impl Served {
+    fn start(max_message: u64) -> Served {
+        // However long the machine takes, a line is one message.
+        let echo = format!("partial_after = \"1h\"\nmax_message = \"{max_message}B\"");
+        let service = Service::start(&Wanted { echo: &echo, ..Wanted::default() });
+        Served { service, connections: Vec::new(), next: 0 }
     }
 
-    fn measure(&self) -> Outcome {
-        // Far from the numbers of those that never read.
-        let outcome = self.service.load_for(ROUND, 1 << 20 | u32::try_from(self.connections.len()).unwrap());
+    fn end(self) -> Checked {
+        self.service.end(&self.connections)
+    }
+
+    /// Median and 99th percentile of others' latency, in microseconds.
+    fn measure(&mut self) -> [f64; 2] {
+        let outcome = self.service.load_for(ROUND, self.next);
         assert!(outcome.wrong.is_empty(), "{:?}", outcome.wrong);
         assert_eq!((outcome.disconnected, outcome.unanswered()), (0, 0));
-        outcome
+        self.next += u32::try_from(outcome.connections.len()).unwrap();
+        self.connections.extend(outcome.connections);
+        [0.5, 0.99].map(|share| outcome.latency.quantile(share).as_secs_f64() * 1e6)
+    }
+
+    /// The same, while its echo is stopped for 50 ms again and again.
+    fn measure_stalled(&mut self) -> [f64; 2] {
+        let pid = self.service.daemon.child_pid("echo");
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    for (signal, millis) in [(SIGSTOP, 50), (SIGCONT, 5)] {
+                        kill(pid, signal);
+                        std::thread::sleep(Duration::from_millis(millis));
+                    }
+                }
+            });
+            let latency = self.measure();
+            done.store(true, Ordering::Relaxed);
+            latency
+        })
     }
 
     /// Clients that have sent all that is taken of them.
     fn fill(&mut self, count: u32) -> Vec<Hog> {
         let mut hogs: Vec<Hog> = (0..count).map(|_| self.hog()).collect();
         let mut other = self.service.connect();
-        let mut in_vain = 0;
+        let number = self.number();
+        let (mut in_vain, mut rounds) = (0, 0);
+        let mut line = Vec::new();
         // Until nothing more is taken of any while somebody else is served so often.
-        while in_vain < 200 {
+        while in_vain < 50 {
             let took = hogs.iter_mut().map(Hog::push).filter(|took| *took).count();
             in_vain = if took > 0 { 0 } else { in_vain + 1 };
-            other.write_all(b"\n").unwrap();
-            other.read_exact(&mut [0]).unwrap();
+            line.clear();
+            message::append(number, rounds, OTHER, &mut line);
+            other.write_all(&line).unwrap();
+            other.read_exact(&mut line).unwrap();
+            rounds += 1;
         }
+        let peer = other.local_addr().unwrap().to_string();
+        self.connections.push(Connection { number, peer, length: OTHER, sent: rounds, part: 0, echoed: rounds });
         hogs
     }
 
-    fn hog(&mut self) -> Hog {
-        let stream = self.service.connect();
-        // So that what the kernel holds is little beside what the echo holds.
-        setsockopt(&stream, sockopt::RcvBuf, &(16 << 10)).unwrap();
-        setsockopt(&stream, sockopt::SndBuf, &(16 << 10)).unwrap();
-        stream.set_nonblocking(true).unwrap();
-        let peer = stream.local_addr().unwrap().to_string();
-        let number = self.next;
+    fn number(&mut self) -> u32 {
         self.next += 1;
+        self.next - 1
+    }
+
+    fn hog(&mut self) -> Hog {
+        let kind = (AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC);
+        let socket = socket(kind.0, kind.1, kind.2, None).unwrap();
+        // Segments as over Ethernet: with those of the loopback the kernel
+        // holds megabytes for each.
+        setsockopt(&socket, sockopt::TcpMaxSeg, &1400).unwrap();
+        let address = SockaddrIn::new(127, 0, 0, 1, self.service.port);
+        connect(socket.as_raw_fd(), &address).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_nonblocking(true).unwrap();
+        let (number, peer) = (self.number(), stream.local_addr().unwrap().to_string());
         let connection = Connection { number, peer, length: LENGTH, sent: 0, part: 0, echoed: 0 };
         Hog { stream, connection, unsent: Vec::new() }
     }
@@ -166,11 +195,9 @@ impl Rounds<'_> {
             stream.set_nonblocking(false).unwrap();
             connection.part = if unsent.is_empty() { 0 } else { LENGTH - unsent.len() };
             connection.sent -= u32::from(!unsent.is_empty());
-            setsockopt(&stream, sockopt::RcvBuf, &(1 << 20)).unwrap();
             stream.shutdown(Shutdown::Write).unwrap();
-            let mut back = Vec::new();
+            let (mut back, mut sent) = (Vec::new(), Vec::new());
             stream.read_to_end(&mut back).unwrap();
-            let mut sent = Vec::new();
             for sequence in 0..=connection.sent {
                 message::append(connection.number, sequence, LENGTH, &mut sent);
             }
@@ -199,30 +226,6 @@ impl Hog {
             took = true;
         }
     }
-}
-
-/// The echo is stopped for 5 ms again and again meanwhile.
-fn stalling(service: &Service, measure: impl FnOnce() -> Outcome) -> Outcome {
-    let pid = service.daemon.child_pid("echo");
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                for signal in [SIGSTOP, SIGCONT] {
-                    kill(pid, signal);
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-            }
-        });
-        let outcome = measure();
-        done.store(true, Ordering::Relaxed);
-        outcome
-    })
-}
-
-/// Median and 99th percentile, in microseconds.
-fn quantiles(outcome: &Outcome) -> [f64; 2] {
-    [0.5, 0.99].map(|share| outcome.latency.quantile(share).as_secs_f64() * 1e6)
 }
 
 /// Quantiles a round.

@@ -8,7 +8,7 @@
 //! - [`clients`]: clients that misbehave, or are many; [`clients_crowd`],
 //!   [`clients_unread`], [`clients_resets`], [`clients_lines`]: theirs;
 //!   [`clients_service`]: the daemon that they are clients of;
-//! - [`limits`]: descriptors, processes, memory and pipes that are refused;
+//! - [`limits`], [`limits_pipes`]: descriptors, processes, memory and pipes that are refused;
 //! - [`trial`]: what a trial is, and what it prints;
 //! - [`report`]: the table in `tests/GUARANTEE.md`, written by `--write` alone.
 
@@ -24,6 +24,7 @@ mod clients_unread;
 #[path = "../it/daemon.rs"]
 mod daemon;
 mod limits;
+mod limits_pipes;
 #[allow(dead_code, reason = "the benchmark uses the rest")]
 #[path = "../../benches/load/mod.rs"]
 mod load;
