@@ -6,6 +6,7 @@
 
 use crate::clients_service::{Checked, Service, Wanted, counts, mib};
 use crate::daemon::kill;
+use crate::load::checker::Format;
 use crate::load::generator::Connection;
 use crate::load::message;
 use crate::trial::{Tried, scaled};
@@ -18,15 +19,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const MANY: u32 = 100;
+/// Enough to find out that memory is not bounded.
+const FEWER: u32 = 30;
 /// How long others are measured in a round.
 const ROUND: Duration = Duration::from_millis(250);
 /// Where a comparison is not clear after the usual number of rounds, more are
 /// made, up to so many times as many.
-const PATIENCE: u32 = 4;
+const PATIENCE: u32 = 2;
 /// Others' latency may be so many times what it is without.
 const MOST: f64 = 2.0;
 /// Bytes of a message of those that never read.
-const LENGTH: usize = 4096;
+const LENGTH: usize = 16 << 10;
 /// Of one that is served meanwhile.
 const OTHER: usize = 128;
 /// max_message, as it is by default, and where memory is to be found out.
@@ -45,17 +48,21 @@ pub(crate) fn never_read(times: f64) -> Tried {
     assert!(one.holds() && many.holds(), "one: {one}; {MANY}: {many}");
     let stalled = compare(&mut with, &mut without, 2, true);
     assert!(!stalled.holds(), "a stall was not found out: {stalled}");
-    let bound = before + u64::from(MANY) * 2 * USUAL + (6 << 20);
+    let bound = bound(before, MANY);
     assert!(memory <= bound, "echo has {}, more than {}", mib(memory), mib(bound));
     with.let_go(hogs);
     let (checked, alone) = (with.end(), without.end());
 
     let mut more = Served::start(FOUR_TIMES);
-    let hogs = more.fill(MANY);
+    let hogs = more.fill(FEWER);
     let unbounded = more.service.memory("echo");
-    assert!(unbounded > bound, "an echo that takes four times as much was not found out: {}", mib(unbounded));
+    assert!(
+        unbounded > self::bound(before, FEWER),
+        "an echo that takes four times as much was not found out: {}",
+        mib(unbounded)
+    );
     more.let_go(hogs);
-    more.end();
+    more.service.daemon.stop();
     Tried {
         count: format!(
             "{} rounds with one and {} with {MANY} clients that never read, each beside one without, {} messages",
@@ -70,11 +77,17 @@ pub(crate) fn never_read(times: f64) -> Tried {
             mib(bound)
         ),
         control: format!(
-            "echo stopped for 50 ms again and again: {stalled}, found out; max_message four times as large: {}, found out; {}",
+            "echo stopped for 50 ms again and again: {stalled}, found out; max_message four times as large: {} with {FEWER} (at most {}), found out; {}",
             mib(unbounded),
+            mib(self::bound(before, FEWER)),
             checked.control
         ),
     }
+}
+
+/// What an echo may have with so many clients that hold all they may.
+fn bound(before: u64, clients: u32) -> u64 {
+    before + u64::from(clients) * 2 * USUAL + (6 << 20)
 }
 
 /// Rounds at both, one after the other: until the comparison is clear.
@@ -110,7 +123,7 @@ impl Served {
     fn start(max_message: u64) -> Served {
         // However long the machine takes, a line is one message.
         let echo = format!("partial_after = \"1h\"\nmax_message = \"{max_message}B\"");
-        let service = Service::start(&Wanted { echo: &echo, ..Wanted::default() });
+        let service = Service::start(&Wanted { format: Format::Raw, echo: &echo, ..Wanted::default() });
         Served { service, connections: Vec::new(), next: 0 }
     }
 
@@ -193,15 +206,19 @@ impl Served {
     fn let_go(&mut self, hogs: Vec<Hog>) {
         for Hog { mut stream, mut connection, unsent } in hogs {
             stream.set_nonblocking(false).unwrap();
-            connection.part = if unsent.is_empty() { 0 } else { LENGTH - unsent.len() };
-            connection.sent -= u32::from(!unsent.is_empty());
-            stream.shutdown(Shutdown::Write).unwrap();
+            let mut writer = stream.try_clone().unwrap();
             let (mut back, mut sent) = (Vec::new(), Vec::new());
-            stream.read_to_end(&mut back).unwrap();
-            for sequence in 0..=connection.sent {
+            std::thread::scope(|scope| {
+                // The rest of the line under way, once there is room.
+                scope.spawn(move || {
+                    writer.write_all(&unsent).unwrap();
+                    writer.shutdown(Shutdown::Write).unwrap();
+                });
+                stream.read_to_end(&mut back).unwrap();
+            });
+            for sequence in 0..connection.sent {
                 message::append(connection.number, sequence, LENGTH, &mut sent);
             }
-            sent.truncate(connection.sent as usize * LENGTH + connection.part);
             assert!(back == sent, "client {}: {} bytes sent, {} back", connection.number, sent.len(), back.len());
             connection.echoed = connection.sent;
             self.connections.push(connection);
