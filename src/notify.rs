@@ -9,7 +9,12 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
+use std::sync::OnceLock;
 use std::time::Duration;
+
+/// Kept from the first word on: a process that has run out of descriptors has
+/// to say so, and to go on feeding its watchdog.
+static SOCKET: OnceLock<UnixDatagram> = OnceLock::new();
 
 /// Whether there is somebody to tell.
 pub fn is_heard() -> bool {
@@ -56,7 +61,7 @@ fn send_to(name: &OsStr, lines: &str, fd: Option<BorrowedFd<'_>>, how: MsgFlags)
         Some(name) => UnixAddr::new_abstract(name)?,
         None => UnixAddr::new(name)?,
     };
-    let socket = UnixDatagram::unbound()?;
+    let socket = socket()?;
     let fds: Vec<RawFd> = fd.iter().map(AsRawFd::as_raw_fd).collect();
     let with: &[ControlMessage<'_>] = if fds.is_empty() { &[] } else { &[ControlMessage::ScmRights(&fds)] };
     let lines = [IoSlice::new(lines.as_bytes())];
@@ -65,6 +70,16 @@ fn send_to(name: &OsStr, lines: &str, fd: Option<BorrowedFd<'_>>, how: MsgFlags)
             Ok(_) => return Ok(()),
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+fn socket() -> io::Result<&'static UnixDatagram> {
+    match SOCKET.get() {
+        Some(socket) => Ok(socket),
+        None => {
+            let socket = UnixDatagram::unbound()?;
+            Ok(SOCKET.get_or_init(|| socket))
         }
     }
 }

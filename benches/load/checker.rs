@@ -13,6 +13,8 @@ use std::io::{self, BufRead};
 
 /// So many problems are told in full; all are counted.
 const TOLD: usize = 10;
+/// So many bytes of a line are shown.
+const SHOWN: usize = 200;
 /// `2026-11-22T15:04:05.123456Z`, digits as `0`.
 const TIME: &[u8] = b"0000-00-00T00:00:00.000000Z";
 
@@ -146,7 +148,7 @@ impl<'a> Check<'a> {
 
     fn line(&mut self, line: &[u8], format: Format) {
         let number = self.verdict.lines;
-        let shown = || format!("line {number}: {:?}", String::from_utf8_lossy(line));
+        let shown = || format!("line {number}: {:?}", String::from_utf8_lossy(&line[..line.len().min(SHOWN)]));
         let Some(entry) = entry(line, format) else {
             self.verdict.torn += 1;
             self.verdict.problem(|| format!("{}: no whole {} line", shown(), format.name()));
@@ -229,15 +231,15 @@ impl<'a> Check<'a> {
 }
 
 /// One line of the file, as it was meant.
-struct Entry<'a> {
+pub(crate) struct Entry<'a> {
     /// Who sent it; `None` where the format doesn't say.
-    peer: Option<Cow<'a, str>>,
+    pub(crate) peer: Option<Cow<'a, str>>,
     /// Its bytes without their newline.
-    message: Cow<'a, [u8]>,
+    pub(crate) message: Cow<'a, [u8]>,
 }
 
 /// `None` where the line is not whole, or not of this format.
-fn entry(line: &[u8], format: Format) -> Option<Entry<'_>> {
+pub(crate) fn entry(line: &[u8], format: Format) -> Option<Entry<'_>> {
     let line = line.strip_suffix(b"\n")?;
     match format {
         Format::Raw => Some(Entry { peer: None, message: Cow::Borrowed(line) }),

@@ -291,3 +291,29 @@ fn one_that_writes_without_end_keeps_nobody_from_being_served() {
     drop(read);
     daemon.stop();
 }
+
+#[test]
+fn who_has_no_descriptor_left_can_say_so() {
+    let port = free_port();
+    let mut daemon = Daemon::start(&format!(
+        r#"
+        [children.echo]
+        plugin = "echo"
+        listen = ["tcp://127.0.0.1:{port}"]
+        limits = {{ nofile = 32 }}
+        [children.logger]
+        plugin = "logger"
+        settings = {{ file = "messages.log" }}
+        [[links]]
+        from = "echo"
+        to = "logger"
+        "#
+    ));
+    let clients: Vec<_> = (0..40).map(|_| daemon.connect(port)).collect();
+    let problem = || daemon.child("echo").problem;
+    let told = "cannot accept clients for now: Too many open files (os error 24)";
+    wait_for("the status says so", || problem().filter(|problem| problem == told));
+    drop(clients);
+    wait_for("the status says it no more", || problem().is_none().then_some(()));
+    daemon.stop();
+}

@@ -5,6 +5,10 @@
 //! file with what the clients sent and got back, and counts. Each has a control:
 //! the same with the protection taken away, which must be found out.
 //!
+//! - [`clients`]: clients that misbehave, or are many; [`clients_crowd`],
+//!   [`clients_unread`], [`clients_resets`], [`clients_lines`]: theirs;
+//!   [`clients_service`]: the daemon that they are clients of;
+//! - [`limits`], [`limits_pipes`]: descriptors, processes, memory and pipes that are refused;
 //! - [`trial`]: what a trial is, and what it prints;
 //! - [`power`]: power loss; [`disk`]: disks that are full or fail; [`disk_image`], [`disk_site`]: what both have;
 //! - [`report`]: the table in `tests/GUARANTEE.md`, written by `--write` alone.
@@ -12,6 +16,12 @@
 #![allow(clippy::unwrap_used, reason = "a trial that can't go on ends the proof")]
 
 mod bytes;
+mod clients;
+mod clients_crowd;
+mod clients_lines;
+mod clients_resets;
+mod clients_service;
+mod clients_unread;
 #[path = "../it/daemon.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests and the benchmark use more of it")]
 mod daemon;
@@ -20,6 +30,8 @@ mod disk_image;
 mod disk_outsider;
 mod disk_site;
 mod kills;
+mod limits;
+mod limits_pipes;
 #[path = "../../benches/load/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests and the benchmark use more of it")]
 mod load;
@@ -64,7 +76,16 @@ struct Options {
 }
 
 /// The groups, in the order of the table.
-const GROUPS: &[fn() -> Vec<Trial>] = &[kills::trials, power::trials, disk::trials, disk_outsider::trials, bytes::trials, supervisor::trials];
+const GROUPS: &[fn() -> Vec<Trial>] = &[
+    kills::trials,
+    power::trials,
+    disk::trials,
+    disk_outsider::trials,
+    clients::trials,
+    limits::trials,
+    bytes::trials,
+    supervisor::trials,
+];
 
 fn main() -> ExitCode {
     // A daemon under a service manager is started by a process of this program.

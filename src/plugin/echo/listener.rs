@@ -125,6 +125,11 @@ impl Door {
         Ok(())
     }
 
+    /// How many listening sockets there are.
+    pub(super) fn listeners(&self) -> usize {
+        self.listeners.len()
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.open
     }

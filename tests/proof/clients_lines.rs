@@ -1,0 +1,185 @@
+//! Lines of any length and any bytes.
+
+use crate::clients_service::{Service, Wanted, counts, mib};
+use crate::load::checker::{self, Format};
+use crate::trial::{Tried, scaled};
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::io::{Read, Write};
+
+const LONG: usize = 1 << 20;
+const LONG_CLIENTS: u32 = 10;
+/// What a part has at most: max_message, as it is by default.
+const PART: usize = 64 << 10;
+
+/// Lines of 1 MiB, put together again by their `more`.
+pub(crate) fn long_lines(times: f64) -> Tried {
+    // However long the machine takes, a line is one line.
+    let mut service =
+        Service::start(&Wanted { format: Format::Json, echo: "partial_after = \"1h\"", ..Wanted::default() });
+    let before = service.memory("echo");
+    let load = service.load(|plan| {
+        (plan.connections, plan.depth, plan.length) = (LONG_CLIENTS, 1, LONG);
+    });
+    service.wait_metric("echo", "messages", scaled(100, times).into());
+    let memory = service.memory("echo");
+    let outcome = load.end_unnoticed();
+    service.daemon.stop();
+    let bound = before + u64::from(LONG_CLIENTS) * 2 * PART as u64 + (6 << 20);
+    assert!(memory <= bound, "echo has {}, more than {}", mib(memory), mib(bound));
+
+    let parts = Part::all(&service.file());
+    assert!(parts.iter().all(|part| part.bytes.len() <= PART), "a part has more than max_message");
+    let check = |parts: &[Part]| checker::check(&*join(parts), Format::Text, &outcome.connections).unwrap();
+    let verdict = check(&parts);
+    assert!(verdict.is_clean() && verdict.echoed == outcome.echoed(), "{verdict}");
+    let middle = parts.len() / 2;
+    let without = check(&[&parts[..middle], &parts[middle + 1..]].concat());
+    assert!(!without.is_clean(), "a part that was left out was not found out");
+    let doubled = check(&[&parts[..=middle], &parts[middle..]].concat());
+    assert!(!doubled.is_clean(), "a part that was doubled was not found out");
+    Tried {
+        count: format!("{} lines of 1 MiB by {LONG_CLIENTS} clients at once", outcome.echoed()),
+        outcome: format!(
+            "in {} parts: {}; echo {} (at most {}: twice max_message a client and 6 MiB)",
+            parts.len(),
+            counts(&verdict),
+            mib(memory),
+            mib(bound)
+        ),
+        control: "file doctored, a part removed, doubled: each found out".to_owned(),
+    }
+}
+
+/// A line of the file in json.
+#[derive(Clone)]
+struct Part {
+    peer: String,
+    time: String,
+    bytes: Vec<u8>,
+    more: bool,
+}
+
+impl Part {
+    fn all(file: &[u8]) -> Vec<Part> {
+        let lines = file.split_inclusive(|byte| *byte == b'\n');
+        lines.map(|line| Part::read(line).expect("a torn line")).collect()
+    }
+
+    fn read(line: &[u8]) -> Option<Part> {
+        let object: serde_json::Value = serde_json::from_slice(line).ok()?;
+        let more = object.get("more").is_some_and(|more| more == true);
+        let entry = checker::entry(line, Format::Json)?;
+        let (peer, bytes) = (entry.peer?.into_owned(), entry.message.into_owned());
+        Some(Part { peer, time: object.get("time")?.as_str()?.to_owned(), bytes, more })
+    }
+}
+
+/// The lines that the parts are of, in text; lines whose last part is not there at the end.
+fn join(parts: &[Part]) -> Vec<u8> {
+    let mut begun: HashMap<&str, Vec<u8>> = HashMap::new();
+    let mut text = Vec::new();
+    let mut put = |peer: &str, time: &str, line: &[u8]| {
+        text.extend_from_slice(format!("{time} {peer} ").as_bytes());
+        text.extend_from_slice(line);
+        text.push(b'\n');
+    };
+    for part in parts {
+        let line = begun.entry(&part.peer).or_default();
+        line.extend_from_slice(&part.bytes);
+        if !part.more {
+            put(&part.peer, &part.time, &std::mem::take(line));
+        }
+    }
+    begun.iter().filter(|(_, line)| !line.is_empty()).for_each(|(peer, line)| put(peer, &parts[0].time, line));
+    text
+}
+
+/// Every byte in each format, in lines and in whatever a read gives.
+pub(crate) fn every_byte(times: f64) -> Tried {
+    let random = scaled(500, times);
+    let (mut messages, mut controls) = (0, Vec::new());
+    for format in [Format::Text, Format::Json, Format::Raw] {
+        for framing in ["line", "read"] {
+            let sent = all_bytes(framing == "line", random);
+            messages += sent.len();
+            controls.push(bytes_come_back(format, framing, &sent));
+        }
+    }
+    let found = controls.len();
+    Tried {
+        count: format!(
+            "{messages} messages: each byte alone, first and last, each pair of bytes, and {random} of random bytes; in text, json and raw, as lines and as reads"
+        ),
+        outcome: "0 differ: every echo, and what the file gives back, is what was sent".to_owned(),
+        control: format!("one byte of the file changed: found out {found} times of {found}"),
+    }
+}
+
+/// Sends each when the one before came back; then the file must have them.
+fn bytes_come_back(format: Format, framing: &str, sent: &[Vec<u8>]) -> bool {
+    let echo = format!("framing = \"{framing}\"\npartial_after = \"1h\"");
+    let mut service = Service::start(&Wanted { format, echo: &echo, ..Wanted::default() });
+    let mut client = service.connect();
+    let mut back = Vec::new();
+    for message in sent {
+        client.write_all(message).unwrap();
+        back.resize(message.len(), 0);
+        client.read_exact(&mut back).unwrap();
+        assert!(back == *message, "{framing}: sent {message:?}, got {back:?}");
+    }
+    drop(client);
+    service.daemon.stop();
+    let expected: Vec<&[u8]> = sent.iter().map(|message| content(message, framing)).collect();
+    let mut file = service.file();
+    assert!(gives(&file, format, &expected), "{}, {framing}: the file has other bytes", format.name());
+    // No key and no time has an x.
+    let middle = file.len() / 2 + file[file.len() / 2..].iter().position(|byte| *byte == b'x').unwrap();
+    file[middle] ^= 1;
+    assert!(!gives(&file, format, &expected), "{}: a byte that was changed was not found out", format.name());
+    true
+}
+
+/// What is to be in the file of it: a line comes without its end.
+fn content<'a>(message: &'a [u8], framing: &str) -> &'a [u8] {
+    if framing == "read" {
+        return message;
+    }
+    let line = message.strip_suffix(b"\n").unwrap();
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// Whether the file has those messages and nothing else.
+fn gives(file: &[u8], format: Format, expected: &[&[u8]]) -> bool {
+    if format == Format::Raw {
+        // The bytes and a newline, nothing else: newlines may be among them.
+        return file == expected.iter().flat_map(|message| [message, &b"\n"[..]].concat()).collect::<Vec<u8>>();
+    }
+    let lines = file.split_inclusive(|byte| *byte == b'\n');
+    let found: Option<Vec<Vec<u8>>> =
+        lines.map(|line| checker::entry(line, format).map(|entry| entry.message.into_owned())).collect();
+    found.is_some_and(|found| found == expected)
+}
+
+/// Each byte alone, first, last, before each other, and random ones; as lines
+/// none has a newline but at its end.
+fn all_bytes(lines: bool, random: u32) -> Vec<Vec<u8>> {
+    let bytes: Vec<u8> = (0..=255).filter(|byte| !lines || *byte != b'\n').collect();
+    let mut all = Vec::new();
+    for &byte in &bytes {
+        all.push(vec![byte]);
+        all.push(vec![byte, b'x', byte]);
+        all.push(bytes.iter().flat_map(|&next| [byte, next]).collect());
+    }
+    let state = RandomState::new();
+    for nth in 0..random {
+        let length = 1 + state.hash_one(nth) % 2000;
+        let byte = |place: u64| bytes[state.hash_one((nth, place)) as usize % bytes.len()];
+        all.push((0..length).map(byte).collect());
+    }
+    if lines {
+        all.iter_mut().for_each(|line| line.push(b'\n'));
+    }
+    all
+}

@@ -1,0 +1,84 @@
+//! Clients that reset their connection in the middle of a message.
+
+use crate::clients_service::{Service, Wanted, counts};
+use crate::daemon::wait_for;
+use crate::load::checker::{self, Format};
+use crate::load::generator::Connection;
+use crate::load::message;
+use crate::trial::{Tried, scaled};
+use nix::sys::socket::{setsockopt, sockopt};
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::io::{Read, Write};
+
+/// Lengths of their messages: small ones, ones of a whole record, and ones of many.
+const LENGTHS: [usize; 8] = [128, 300, 1000, 2000, 4096, 5000, 10_000, 50_000];
+/// Each sends so many messages and a part of one more.
+const MESSAGES: u32 = 4;
+
+pub(crate) fn resets(times: f64) -> Tried {
+    // What comes in two pieces is one message, however long the machine takes.
+    let service = Service::start(&Wanted { echo: "partial_after = \"1h\"", ..Wanted::default() });
+    let resets = scaled(2000, times);
+    let others = service.load(|plan| plan.first = resets);
+    let mut connections: Vec<Connection> = (0..resets).map(|number| reset(&service, number)).collect();
+    service.wait_metric("echo", "accepted", u64::from(resets) + 20);
+    let others = others.end_unnoticed();
+    wait_for("all are gone", || (service.metric("echo", "connections") == 0).then_some(()));
+    arrived(&service.file(), &mut connections);
+    let answered = others.echoed();
+    connections.extend(others.connections);
+    let checked = service.end(&connections);
+    let verdict = &checked.verdict;
+    assert!(verdict.parts > 0 && verdict.unechoed > 0, "no reset fell between two echoes: {verdict}");
+    Tried {
+        count: format!("{resets} resets in the middle of a message, {answered} messages of others meanwhile"),
+        outcome: format!(
+            "{}; {} saved that were not echoed, {} whole beginnings of messages; 0 of 20 others disconnected",
+            counts(verdict),
+            verdict.unechoed,
+            verdict.parts
+        ),
+        control: checked.control,
+    }
+}
+
+/// One client: it reads some of its echoes before it resets.
+fn reset(service: &Service, number: u32) -> Connection {
+    let random = RandomState::new().build_hasher().finish();
+    let length = LENGTHS[random as usize % LENGTHS.len()];
+    let part = 1 + (random >> 8) as usize % (length - 1);
+    let echoed = (random >> 40) as u32 % (MESSAGES + 1);
+    let mut stream = service.connect();
+    let mut sent = Vec::new();
+    (0..=MESSAGES).for_each(|sequence| message::append(number, sequence, length, &mut sent));
+    stream.write_all(&sent[..MESSAGES as usize * length + part]).unwrap();
+    let mut back = vec![0; echoed as usize * length];
+    stream.read_exact(&mut back).unwrap();
+    assert!(back == sent[..back.len()], "client {number} got what it never sent");
+    let peer = stream.local_addr().unwrap().to_string();
+    // To close it is to reset it (socket(7), SO_LINGER).
+    setsockopt(&stream, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
+    Connection { number, peer, length, sent: MESSAGES, part, echoed }
+}
+
+/// A reset takes what is on its way with it, so where it cut is seen in the
+/// file alone: at the last line of a connection, in a message that was not echoed.
+fn arrived(file: &[u8], connections: &mut [Connection]) {
+    let mut whole = vec![0; connections.len()];
+    for line in file.split_inclusive(|byte| *byte == b'\n') {
+        let Some(entry) = checker::entry(line, Format::Text) else { continue };
+        let numbers = message::numbers(&entry.message).map(|(number, sequence)| (number as usize, sequence));
+        let (number, sequence) = numbers.unwrap_or_else(|| {
+            let peer = entry.peer.as_deref();
+            let number = connections.iter().rposition(|c| Some(&*c.peer) == peer).unwrap_or_default();
+            (number, whole[number])
+        });
+        let Some(connection) = connections.get_mut(number) else { continue };
+        if entry.message.len() + 1 == connection.length {
+            whole[number] += 1;
+        } else if sequence >= connection.echoed {
+            (connection.sent, connection.part) = (sequence, entry.message.len());
+        }
+    }
+}
