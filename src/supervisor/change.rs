@@ -279,9 +279,9 @@ impl Supervisor {
             .map(|(held, queued)| (held.title(), queued))
             .map(|(link, queued)| format!("{queued} bytes in the link {link}"))
             .collect();
-        for (link, bytes) in self.store.waiting() {
+        for (from, to, bytes) in self.store.waiting() {
             log::warn!(
-                "{bytes} bytes stay with the service manager in the link {link}, which is not in the configuration"
+                "{bytes} bytes stay with the service manager in the link {from} -> {to}, which is not in the configuration"
             );
         }
         let end = if lost.is_empty() {

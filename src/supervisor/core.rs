@@ -154,9 +154,9 @@ impl Supervisor {
         }
         // Before the first child can write anything.
         supervisor.keep_in_store();
-        for (link, bytes) in supervisor.store.waiting() {
+        for (from, to, bytes) in supervisor.store.waiting() {
             log::warn!(
-                "the last supervisor left {bytes} bytes in the link {link}, which is not in the configuration: \
+                "the last supervisor left {bytes} bytes in the link {from} -> {to}, which is not in the configuration: \
                  they wait for a reload that has it again"
             );
         }

@@ -230,8 +230,7 @@ impl Supervisor {
     /// still holds, has its children again.
     fn turn_back(&mut self, winding: Winding, why: String) {
         let Winding { loaded, plan, going, course, waiter, .. } = winding;
-        log::error!("reload: {why}: going back to the configuration of before");
-        self.say(waiter, &format!("{why}\ngoing back to the configuration of before"));
+        self.say_going_back(waiter, &why);
         if let Err(error) = self.links.resume_input() {
             log::error!("reload: cannot open a link's input again: {error}");
         }
@@ -391,14 +390,18 @@ impl Supervisor {
     /// Back to the configuration of before.
     fn undo(&mut self, rising: Rising, bad: &[String]) {
         let why = bad.join("; ");
-        log::error!("reload: {why}: going back to the configuration of before");
-        self.say(rising.waiter, &format!("{why}\ngoing back to the configuration of before"));
+        self.say_going_back(rising.waiter, &why);
         let Rising { before, course, waiter, .. } = rising;
         let course = Course { way: Way::Back { why: why.clone() }, ..course };
         if let Err(error) = self.begin_reload(before, course, waiter) {
             self.reloads += 1;
             self.finish_reload(waiter, Err(format!("reloaded, but {why}; cannot go back: {error}")));
         }
+    }
+
+    fn say_going_back(&mut self, waiter: Option<u32>, why: &str) {
+        log::error!("reload: {why}: going back to the configuration of before");
+        self.say(waiter, &format!("{why}\ngoing back to the configuration of before"));
     }
 
     /// All that came is up, or is known not to be.

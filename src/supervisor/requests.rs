@@ -284,8 +284,7 @@ impl Supervisor {
             .collect();
         let mut links: Vec<status::Link> = links;
         // What no configuration names any more, and still has bytes.
-        links.extend(self.store.waiting().into_iter().map(|(link, bytes)| {
-            let (from, to) = link.split_once(" -> ").unwrap_or((&link, ""));
+        links.extend(self.store.waiting().into_iter().map(|(from, to, bytes)| {
             let (queued_bytes, capacity_bytes) = (bytes as u64, bytes as u64);
             status::Link { from: from.to_owned(), to: to.to_owned(), queued_bytes, capacity_bytes, stalled_for_ms: 0 }
         }));

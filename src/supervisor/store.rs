@@ -98,11 +98,15 @@ impl Store {
         Ok(Some(Kept { queue, intake: part(STAGING)?.zip(part(LEDGER)?) }))
     }
 
-    /// What was left by links that nobody took up: the link, and how many
-    /// bytes wait in it.
-    pub fn waiting(&self) -> Vec<(String, usize)> {
+    /// What was left by links that nobody took up: from whom, to whom, and how
+    /// many bytes wait.
+    pub fn waiting(&self) -> Vec<(&str, &str, usize)> {
         let links = self.left.keys().filter_map(|name| name.strip_suffix(QUEUE)?.strip_suffix('/'));
-        links.map(|link| (title(link), self.bytes_left(link))).filter(|&(_, bytes)| bytes > 0).collect()
+        let waiting = links.map(|link| {
+            let (from, to) = ends(link);
+            (from, to, self.bytes_left(link))
+        });
+        waiting.filter(|&(_, _, bytes)| bytes > 0).collect()
     }
 
     fn bytes_left(&self, link: &str) -> usize {
@@ -192,11 +196,11 @@ pub fn parts<'a>(
     all.into_iter().filter_map(|(part, fd)| Some((format!("{link}/{part}"), fd?.as_fd()))).collect()
 }
 
-/// `FROM -> TO` of a link's name in the store.
-fn title(link: &str) -> String {
+/// From whom and to whom, of a link's name in the store.
+fn ends(link: &str) -> (&str, &str) {
     let mut words = link.split('/').skip(2);
     let mut word = || words.next().unwrap_or_default();
-    format!("{} -> {}", word(), word())
+    (word(), word())
 }
 
 /// A name in the store is printable ASCII without a colon.
@@ -233,7 +237,7 @@ mod tests {
         assert_eq!(socket_name(&address), "listen/tcp%3A//[%3A%3A1]%3A7007");
         assert_eq!(socket_name(&Address::Unix("/run/caf\u{e9} 100%".into())), "listen/unix%3A/run/caf%C3%A9 100%25");
         assert_eq!(link_name(Protocol::Records, Some("echo.0"), "logger"), "link/records/echo.0/logger");
-        assert_eq!(title(&link_name(Protocol::Lines, None, "x")), "* -> x");
+        assert_eq!(ends(&link_name(Protocol::Lines, None, "x")), ("*", "x"));
     }
 
     #[test]
