@@ -15,6 +15,9 @@ use std::io::{self, BufRead};
 const TOLD: usize = 10;
 /// So many bytes of a line are shown.
 const SHOWN: usize = 200;
+/// A longer message is saved in parts of so many bytes: `max_message` of echo
+/// as it is by default, and a line of an ordinary program.
+const WHOLE: usize = 64 * 1024;
 /// `2026-11-22T15:04:05.123456Z`, digits as `0`.
 const TIME: &[u8] = b"0000-00-00T00:00:00.000000Z";
 
@@ -54,8 +57,14 @@ pub(crate) struct Verdict {
     pub(crate) echoed: u64,
     /// Messages that are there though they were not echoed, which may be.
     pub(crate) unechoed: u64,
-    /// Beginnings of messages whose connection broke before the rest was sent, which may be.
+    /// Beginnings of messages whose connection broke before the rest was sent
+    /// or echoed, which may be.
     pub(crate) parts: u64,
+    /// The same of messages that were sent whole, and at the server's end had
+    /// not come whole: right where it was told to end, and takes what has come.
+    pub(crate) cut: u64,
+    /// Messages that were joined of several lines.
+    pub(crate) joined: u64,
     /// Echoed messages that are not there.
     pub(crate) lost: u64,
     /// Lines that repeat a message.
@@ -73,7 +82,7 @@ pub(crate) struct Verdict {
 impl Verdict {
     /// Whether every echoed message is there exactly once, whole, in order, and nothing else is.
     pub(crate) fn is_clean(&self) -> bool {
-        self.lost + self.doubled + self.disordered + self.torn + self.forged == 0
+        self.lost + self.doubled + self.disordered + self.torn + self.forged + self.cut == 0
     }
 
     fn problem(&mut self, what: impl FnOnce() -> String) {
@@ -85,19 +94,18 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} lines: {} echoed, {} not echoed, {} parts", self.lines, self.echoed, self.unechoed, self.parts)?;
+        if self.joined > 0 {
+            write!(f, ", {} joined", self.joined)?;
+        }
         write!(
             f,
-            "{} lines: {} echoed, {} not echoed, {} parts; {} lost, {} doubled, {} out of order, {} torn, {} forged",
-            self.lines,
-            self.echoed,
-            self.unechoed,
-            self.parts,
-            self.lost,
-            self.doubled,
-            self.disordered,
-            self.torn,
-            self.forged
+            "; {} lost, {} doubled, {} out of order, {} torn, {} forged",
+            self.lost, self.doubled, self.disordered, self.torn, self.forged
         )?;
+        if self.cut > 0 {
+            write!(f, ", {} cut", self.cut)?;
+        }
         self.problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
     }
 }
@@ -132,13 +140,50 @@ struct Seen<'a> {
     connection: &'a Connection,
     /// Which of its messages are there.
     messages: Vec<bool>,
-    /// The message behind the last one that is there.
+    /// The message behind the last one that is there, or has begun.
     next: u32,
+    /// A message whose first parts are there, and so many bytes of it.
+    begun: Option<(u32, usize)>,
+}
+
+impl Seen<'_> {
+    /// Whether somebody of that name may be it.
+    fn is_from(&self, peer: Option<&str>) -> bool {
+        peer.is_none_or(|peer| peer == self.connection.peer)
+    }
+
+    /// One of its messages, without the newline.
+    fn message<'m>(&self, sequence: u32, bytes: &'m mut Vec<u8>) -> &'m [u8] {
+        bytes.clear();
+        message::append(self.connection.number, sequence, self.connection.length, bytes);
+        &bytes[..bytes.len() - 1]
+    }
+
+    /// Where the part ends that begins at `from`.
+    fn part_end(&self, from: usize) -> usize {
+        (from + WHOLE).min(self.connection.length - 1)
+    }
+
+    /// Whether it is what can have come of a message before its connection
+    /// broke: nothing that was echoed whole, and the last of the connection.
+    fn can_have_come(&self, sequence: u32, from: usize, line: &[u8], bytes: &mut Vec<u8>) -> bool {
+        let c = self.connection;
+        let sent = match sequence {
+            _ if sequence < c.echoed => return false,
+            _ if sequence == c.sent => c.part.min(c.length - 1),
+            _ => c.length - 1,
+        };
+        // Behind a part that is shorter than a part can be nothing comes.
+        let is_there = !line.is_empty() && line.len() <= WHOLE && from + line.len() <= sent && from % WHOLE == 0;
+        let may_follow = from > 0 || self.next <= sequence;
+        is_there && may_follow && self.message(sequence, bytes)[from..].starts_with(line)
+    }
 }
 
 impl<'a> Check<'a> {
     fn new(connections: &'a [Connection]) -> Check<'a> {
-        let seen = |c: &'a Connection| Seen { connection: c, messages: vec![false; c.sent as usize], next: 0 };
+        let seen =
+            |c: &'a Connection| Seen { connection: c, messages: vec![false; c.sent as usize], next: 0, begun: None };
         Check {
             connections: connections.iter().map(|c| (c.number, seen(c))).collect(),
             expected: Vec::new(),
@@ -154,41 +199,64 @@ impl<'a> Check<'a> {
             self.verdict.problem(|| format!("{}: no whole {} line", shown(), format.name()));
             return;
         };
-        let known = message::numbers(&entry.message)
-            .and_then(|(connection, sequence)| Some((self.connections.get_mut(&connection)?, sequence)))
-            .filter(|(seen, sequence)| *sequence < seen.connection.sent);
-        let Some((seen, sequence)) = known else {
-            if self.is_part(&entry) {
-                self.verdict.parts += 1;
-            } else {
-                self.verdict.forged += 1;
-                self.verdict.problem(|| format!("{}: nobody sent this", shown()));
-            }
+        let Some((connection, sequence, from)) = self.place(&entry) else {
+            self.verdict.forged += 1;
+            self.verdict.problem(|| format!("{}: nobody sent this", shown()));
             return;
         };
-        if entry.peer.as_ref().is_some_and(|peer| *peer != seen.connection.peer) {
+        let seen = self.connections.get_mut(&connection).expect("its place is in one of them");
+        if !seen.is_from(entry.peer.as_deref()) {
             self.verdict.forged += 1;
             self.verdict.problem(|| format!("{}: {} sent this", shown(), seen.connection.peer));
             return;
         }
-        self.expected.clear();
-        message::append(seen.connection.number, sequence, seen.connection.length, &mut self.expected);
-        if *entry.message != self.expected[..self.expected.len() - 1] {
+        let end = seen.part_end(from);
+        let expected = seen.message(sequence, &mut self.expected);
+        let is_last = end == expected.len();
+        let is_right = sequence < seen.connection.sent
+            && *entry.message == expected[from..end]
+            && entry.more.is_none_or(|more| more != is_last);
+        if !is_right {
+            let goes_on = entry.more == Some(true);
+            let is_part = entry.message.len() == WHOLE && sequence == seen.connection.sent;
+            if (is_part || !goes_on) && seen.can_have_come(sequence, from, &entry.message, &mut self.expected) {
+                (seen.next, seen.begun) = (seen.connection.sent + 1, Some((sequence, from + entry.message.len())));
+                if sequence == seen.connection.sent {
+                    self.verdict.parts += 1;
+                } else {
+                    self.verdict.cut += 1;
+                    self.verdict.problem(|| format!("{}: cut", shown()));
+                }
+                return;
+            }
             self.verdict.torn += 1;
             self.verdict.problem(|| format!("{}: not as it was sent", shown()));
             return;
         }
-        let there = &mut seen.messages[sequence as usize];
-        if std::mem::replace(there, true) {
+        if seen.messages[sequence as usize] || from == 0 && seen.begun.is_some_and(|(begun, _)| begun == sequence) {
             self.verdict.doubled += 1;
             self.verdict.problem(|| format!("{}: there before", shown()));
             return;
         }
-        if sequence < seen.next {
-            self.verdict.disordered += 1;
-            self.verdict.problem(|| format!("{}: behind message {} of its connection", shown(), seen.next - 1));
+        if from == 0 {
+            if sequence < seen.next {
+                self.verdict.disordered += 1;
+                self.verdict.problem(|| format!("{}: behind message {} of its connection", shown(), seen.next - 1));
+            }
+            // Behind the last message of all, it is out of order already.
+            if let Some((before, _)) = seen.begun.filter(|(before, _)| *before < seen.connection.sent) {
+                self.verdict.torn += 1;
+                self.verdict.problem(|| format!("{}: message {before} before it has no end", shown()));
+            }
+            seen.next = seen.next.max(sequence + 1);
         }
-        seen.next = seen.next.max(sequence + 1);
+        if !is_last {
+            seen.begun = Some((sequence, end));
+            return;
+        }
+        seen.begun = None;
+        self.verdict.joined += u64::from(from > 0);
+        seen.messages[sequence as usize] = true;
         if sequence < seen.connection.echoed {
             self.verdict.echoed += 1;
         } else {
@@ -196,35 +264,56 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Whether it is what a connection could send of a message before it
-    /// broke: once, and the last of it.
-    fn is_part(&mut self, entry: &Entry<'_>) -> bool {
-        let line = &*entry.message;
-        for seen in self.connections.values_mut() {
+    /// Which message of which connection it is, and from which byte on. Where
+    /// it has no number it goes on with a message in parts, or is all that
+    /// came of one.
+    fn place(&mut self, entry: &Entry<'_>) -> Option<(u32, u32, usize)> {
+        if let Some((connection, sequence)) = message::numbers(&entry.message) {
+            let seen = self.connections.get(&connection)?;
             let c = seen.connection;
-            let from_there = entry.peer.as_ref().is_none_or(|peer| *peer == c.peer);
-            if !from_there || line.is_empty() || line.len() > c.part || seen.next > c.sent {
-                continue;
-            }
-            self.expected.clear();
-            message::append(c.number, c.sent, c.length, &mut self.expected);
-            if self.expected.starts_with(line) {
-                seen.next = c.sent + 1;
-                return true;
-            }
+            let is_known = sequence < c.sent || sequence == c.sent && c.part > 0 && seen.next <= c.sent;
+            return is_known.then_some((connection, sequence, 0));
         }
-        false
+        let expected = &mut self.expected;
+        self.connections.values().find_map(|seen| {
+            let c = seen.connection;
+            if !seen.is_from(entry.peer.as_deref()) {
+                return None;
+            }
+            // What goes on with a message in parts, or is less of one than its number.
+            let (sequence, from) = seen.begun.unwrap_or((seen.next.min(c.sent), 0));
+            let goes_on = from > 0 && sequence < c.sent && {
+                let end = seen.part_end(from);
+                *entry.message == seen.message(sequence, expected)[from..end]
+            };
+            let is_all = seen.can_have_come(sequence, from, &entry.message, expected);
+            (goes_on || is_all).then_some((c.number, sequence, from))
+        })
     }
 
     fn finish(mut self) -> Verdict {
         for seen in self.connections.values() {
-            let echoed = &seen.messages[..seen.connection.echoed as usize];
+            let c = seen.connection;
+            let echoed = &seen.messages[..c.echoed as usize];
             for (sequence, _) in echoed.iter().enumerate().filter(|(_, there)| !**there) {
                 self.verdict.lost += 1;
+                self.verdict
+                    .problem(|| format!("connection {}, message {sequence}: echoed, and not in the file", c.number));
+            }
+            let saved = match seen.begun {
+                Some((sequence, saved)) if sequence == c.echoed => saved,
+                _ if seen.messages.get(c.echoed as usize) == Some(&true) => c.length,
+                _ => 0,
+            };
+            if saved < c.echoed_part {
+                self.verdict.lost += 1;
                 self.verdict.problem(|| {
-                    format!("connection {}, message {sequence}: echoed, and not in the file", seen.connection.number)
+                    let Connection { number, echoed, echoed_part, .. } = c;
+                    format!("connection {number}, message {echoed}: {echoed_part} bytes echoed, {saved} in the file")
                 });
             }
+            let is_begun = |(sequence, saved): (u32, usize)| sequence < c.sent && saved % WHOLE == 0;
+            self.verdict.parts += u64::from(seen.begun.is_some_and(is_begun));
         }
         self.verdict
     }
@@ -236,20 +325,22 @@ pub(crate) struct Entry<'a> {
     pub(crate) peer: Option<Cow<'a, str>>,
     /// Its bytes without their newline.
     pub(crate) message: Cow<'a, [u8]>,
+    /// Whether it is a part, and not the last; `None` where the format doesn't say.
+    pub(crate) more: Option<bool>,
 }
 
 /// `None` where the line is not whole, or not of this format.
 pub(crate) fn entry(line: &[u8], format: Format) -> Option<Entry<'_>> {
     let line = line.strip_suffix(b"\n")?;
     match format {
-        Format::Raw => Some(Entry { peer: None, message: Cow::Borrowed(line) }),
+        Format::Raw => Some(Entry { peer: None, message: Cow::Borrowed(line), more: None }),
         Format::Text => {
             let (time, rest) = line.split_at_checked(TIME.len())?;
             let rest = rest.strip_prefix(b" ")?;
             let space = rest.iter().position(|byte| *byte == b' ')?;
             let peer = std::str::from_utf8(&rest[..space]).ok()?;
             let message = unescape(&rest[space + 1..])?;
-            is_time(time).then_some(Entry { peer: Some(Cow::Borrowed(peer)), message })
+            is_time(time).then_some(Entry { peer: Some(Cow::Borrowed(peer)), message, more: None })
         }
         Format::Json => {
             let object: serde_json::Value = serde_json::from_slice(line).ok()?;
@@ -260,7 +351,8 @@ pub(crate) fn entry(line: &[u8], format: Format) -> Option<Entry<'_>> {
                 _ => return None,
             };
             let peer = Cow::Owned(text("peer")?.to_owned());
-            is_time(text("time")?.as_bytes()).then_some(Entry { peer: Some(peer), message: Cow::Owned(message) })
+            let more = Some(object.get("more").is_some_and(|more| more == true));
+            is_time(text("time")?.as_bytes()).then_some(Entry { peer: Some(peer), message: Cow::Owned(message), more })
         }
     }
 }

@@ -39,6 +39,23 @@ pub(crate) struct Plan {
     pub(crate) drain: Duration,
 }
 
+impl Plan {
+    /// The load that trials mostly want: on this machine, without end, of
+    /// connections that come again.
+    pub(crate) fn usual(port: u16) -> Plan {
+        Plan {
+            address: ([127, 0, 0, 1], port).into(),
+            connections: 20,
+            depth: 3,
+            length: 128,
+            first: 0,
+            reconnect: true,
+            lasts: Duration::from_secs(86_400),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
 /// What one connection sent and got back. Its messages are numbered from 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Connection {
@@ -54,6 +71,8 @@ pub(crate) struct Connection {
     pub(crate) part: usize,
     /// So many messages came back, whole and byte for byte. `echoed..sent` did not.
     pub(crate) echoed: u32,
+    /// So many bytes of one more.
+    pub(crate) echoed_part: usize,
 }
 
 /// What came of it.
@@ -209,6 +228,7 @@ impl<'a> Run<'a> {
             sent: 0,
             part: 0,
             echoed: 0,
+            echoed_part: 0,
         };
         self.next += 1;
         self.clients[slot] = Some(Client {
@@ -358,8 +378,8 @@ impl Client {
 
     fn finish(self) -> Connection {
         let (sent, part) = split(self.sent, self.connection.length);
-        let (echoed, _) = self.echoed_so_far();
-        Connection { sent, part, echoed, ..self.connection }
+        let (echoed, echoed_part) = self.echoed_so_far();
+        Connection { sent, part, echoed, echoed_part, ..self.connection }
     }
 }
 

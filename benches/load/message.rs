@@ -19,10 +19,13 @@ pub(crate) fn append(connection: u32, sequence: u32, length: usize, out: &mut Ve
     // The filler begins elsewhere in each message, so that a piece of one is no piece of the next.
     let mut from = (connection.wrapping_mul(31).wrapping_add(sequence.wrapping_mul(7)) % 64) as usize;
     let mut left = length.max(SHORTEST) - HEAD - 1;
+    let mut row = 0;
     while left > 0 {
         let n = left.min(FILLER.len() - from);
         out.extend_from_slice(&FILLER[from..from + n]);
-        from = 0;
+        // And each row of a long one, so that no part of it is like the next.
+        from = row % FILLER.len();
+        row += 1;
         left -= n;
     }
     out.push(b'\n');

@@ -87,7 +87,15 @@ fn measure_plumbd(lines: u32, format: Format) -> Result<(Duration, String), Stri
     let wanted = u64::from(lines) * length(format) as u64;
     let took = rig.wait_for(|| filled(&file, wanted, &stamp))?;
     rig.stop()?;
-    let sent = Connection { number: 0, peer: SOURCE.to_owned(), length: LINE, sent: lines, part: 0, echoed: lines };
+    let sent = Connection {
+        number: 0,
+        peer: SOURCE.to_owned(),
+        length: LINE,
+        sent: lines,
+        part: 0,
+        echoed: lines,
+        echoed_part: 0,
+    };
     Ok((took, rig.check(&file, format, &[sent])?))
 }
 

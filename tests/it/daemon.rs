@@ -9,11 +9,23 @@ use std::fs::File;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Every wait for a fact ends with this; on a loaded machine it is long.
 pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Whether the folder of one that failed stays, and is named.
+pub static KEEP: AtomicBool = AtomicBool::new(false);
+
+/// To be called before that folder is dropped.
+pub fn keep_if_failed(dir: &mut tempfile::TempDir) {
+    if std::thread::panicking() && KEEP.load(Ordering::Relaxed) {
+        dir.disable_cleanup(true);
+        eprintln!("kept: {}", dir.path().display());
+    }
+}
 
 /// Waits until `fact` gives something.
 ///
@@ -302,6 +314,7 @@ impl Drop for Daemon {
         if std::thread::panicking() {
             eprintln!("the daemon's log:\n{}", self.log());
         }
+        keep_if_failed(&mut self.dir);
     }
 }
 

@@ -70,16 +70,7 @@ impl Service {
 
     /// Clients that go on until told to stop, on a thread of their own.
     pub(crate) fn load(&self, first: u32) -> Load {
-        let plan = Plan {
-            address: ([127, 0, 0, 1], self.port).into(),
-            connections: 20,
-            depth: 3,
-            length: 128,
-            first,
-            reconnect: true,
-            lasts: Duration::from_secs(300),
-            drain: DEADLINE,
-        };
+        let plan = Plan { first, ..Plan::usual(self.port) };
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
         let thread = std::thread::spawn(move || generator::run(&plan, &told).unwrap());

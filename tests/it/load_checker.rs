@@ -10,8 +10,24 @@ const LENGTH: usize = 64;
 /// Two connections; the second broke within its fourth message, after the echo of its second.
 fn connections() -> Vec<Connection> {
     vec![
-        Connection { number: 7, peer: "127.0.0.1:4001".into(), length: LENGTH, sent: 5, part: 0, echoed: 5 },
-        Connection { number: 8, peer: "[::1]:4002".into(), length: LENGTH, sent: 3, part: 30, echoed: 2 },
+        Connection {
+            number: 7,
+            peer: "127.0.0.1:4001".into(),
+            length: LENGTH,
+            sent: 5,
+            part: 0,
+            echoed: 5,
+            echoed_part: 0,
+        },
+        Connection {
+            number: 8,
+            peer: "[::1]:4002".into(),
+            length: LENGTH,
+            sent: 3,
+            part: 30,
+            echoed: 2,
+            echoed_part: 0,
+        },
     ]
 }
 
@@ -240,4 +256,141 @@ fn problems_are_counted_beyond_those_that_are_told() {
     let verdict = verdict(Format::Raw, &lines);
     assert_eq!((verdict.forged, verdict.lost, verdict.problems.len()), (1000, 7, 10));
     assert!(verdict.to_string().contains("line 1: \"hello\\n\": nobody sent this"), "{verdict}");
+}
+
+/// Bytes of a message that is saved in four parts, and how the parts end.
+const LONG: usize = 200_000;
+const PARTS: [(usize, usize); 4] = [(0, 65_536), (65_536, 131_072), (131_072, 196_608), (196_608, LONG - 1)];
+
+/// Two connections with long messages; the second broke within its second one,
+/// of whose echo so many bytes came.
+fn long_connections(part: usize, echoed_part: usize) -> Vec<Connection> {
+    let one = |number: u32, sent, part, echoed, echoed_part| {
+        let peer = format!("127.0.0.1:400{number}");
+        Connection { number, peer, length: LONG, sent, part, echoed, echoed_part }
+    };
+    vec![one(1, 2, 0, 2, 0), one(2, 1, part, 1, echoed_part)]
+}
+
+/// One part of a message.
+fn part(format: Format, connection: u32, sequence: u32, (from, to): (usize, usize), more: bool) -> Vec<u8> {
+    let mut message = Vec::new();
+    message::append(connection, sequence, LONG, &mut message);
+    let mut line = line(format, &format!("127.0.0.1:400{connection}"), &message[from..to]);
+    if more && format == Format::Json {
+        line.truncate(line.len() - 2);
+        line.extend_from_slice(b",\"more\":true}\n");
+    }
+    line
+}
+
+/// The parts of all messages, those of the two connections by turns.
+fn long_lines(format: Format) -> Vec<Vec<u8>> {
+    let parts = |c, n| PARTS.map(|ends| part(format, c, n, ends, ends.1 < LONG - 1));
+    let (first, second) = (parts(1, 0), parts(2, 0));
+    let by_turns = first.into_iter().zip(second).flat_map(|(a, b)| [a, b]);
+    by_turns.chain(parts(1, 1)).collect()
+}
+
+fn long_verdict(format: Format, lines: &[Vec<u8>], part: usize, echoed_part: usize) -> Verdict {
+    check(&*lines.concat(), format, &long_connections(part, echoed_part)).expect("memory can be read")
+}
+
+#[test]
+fn the_parts_of_long_messages_are_joined() {
+    in_each_format(|format| {
+        let verdict = long_verdict(format, &long_lines(format), 0, 0);
+        assert!(verdict.is_clean(), "{verdict}");
+        assert_eq!((verdict.lines, verdict.echoed, verdict.joined, verdict.parts), (12, 3, 3, 0));
+    });
+}
+
+#[test]
+fn a_part_that_is_lost_doubled_or_elsewhere_is_found() {
+    in_each_format(|format| {
+        for at in 0..12 {
+            let changes: [fn(&mut Vec<Vec<u8>>, usize); 4] = [
+                |lines, at| drop(lines.remove(at)),
+                |lines, at| lines.insert(at, lines[at].clone()),
+                |lines, at| lines.push(lines[at].clone()),
+                |lines, at| lines.swap(at, (at + 2) % 12),
+            ];
+            for (which, change) in changes.into_iter().enumerate() {
+                let mut lines = long_lines(format);
+                change(&mut lines, at);
+                let verdict = long_verdict(format, &lines, 0, 0);
+                assert!(!verdict.is_clean(), "change {which} of line {at}: {verdict}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_part_that_has_another_length_or_mark_is_found() {
+    in_each_format(|format| {
+        let mut lines = long_lines(format);
+        lines.splice(8..10, [part(format, 1, 1, (0, 65_000), true), part(format, 1, 1, (65_000, 131_072), true)]);
+        assert!(!long_verdict(format, &lines, 0, 0).is_clean());
+        let mut lines = long_lines(format);
+        lines[9] = part(format, 1, 1, PARTS[1], false);
+        assert_eq!(long_verdict(format, &lines, 0, 0).is_clean(), format != Format::Json);
+    });
+}
+
+#[test]
+fn what_came_of_a_long_message_is_there_as_far_as_it_was_echoed() {
+    in_each_format(|format| {
+        let mut lines = long_lines(format);
+        let whole = [part(format, 2, 1, PARTS[0], true), part(format, 2, 1, PARTS[1], true)];
+        lines.extend(whole);
+        let all = |lines: &[Vec<u8>], echoed| long_verdict(format, lines, 150_000, echoed);
+        assert_eq!((all(&lines, 131_072).is_clean(), all(&lines, 0).parts), (true, 2));
+        lines.push(part(format, 2, 1, (131_072, 150_000), false));
+        assert_eq!((all(&lines, 150_000).is_clean(), all(&lines, 0).parts), (true, 3));
+        lines.pop();
+        assert_eq!(all(&lines, 131_073).lost, 1, "a byte was echoed that is not there");
+        lines.push(part(format, 2, 1, (131_072, 150_001), false));
+        assert!(!all(&lines, 0).is_clean(), "more than was sent");
+        lines.truncate(13);
+        lines.push(part(format, 2, 1, PARTS[2], true));
+        assert!(!all(&lines, 0).is_clean(), "the second part is not there");
+    });
+}
+
+#[test]
+fn a_message_that_ends_with_its_first_parts_is_right_only_where_it_was_not_echoed() {
+    in_each_format(|format| {
+        let mut lines = long_lines(format);
+        lines.pop();
+        let mut connections = long_connections(0, 0);
+        assert_eq!(long_verdict(format, &lines, 0, 0).lost, 1);
+        connections[0].echoed = 1;
+        let verdict = check(&*lines.concat(), format, &connections).expect("memory can be read");
+        assert!(verdict.is_clean() && verdict.parts == 1, "{verdict}");
+        connections[0].echoed_part = 196_608;
+        assert!(check(&*lines.concat(), format, &connections).expect("memory can be read").is_clean());
+        connections[0].echoed_part = 196_609;
+        assert_eq!(check(&*lines.concat(), format, &connections).expect("memory can be read").lost, 1);
+    });
+}
+
+#[test]
+fn what_came_of_a_message_that_was_sent_whole_is_told_apart() {
+    in_each_format(|format| {
+        let cut = |sequence, to: usize| line(format, "[::1]:4002", &message(1, sequence)[..to]);
+        for to in [3, 20, LENGTH - 2] {
+            let mut lines = right(format);
+            lines.push(cut(2, to));
+            let found = verdict(format, &lines);
+            assert_eq!((found.cut, found.parts, found.torn + found.forged), (1, 0, 0), "{found}");
+            assert!(!found.is_clean());
+            lines.push(sent(format, 1, 2));
+            let found = verdict(format, &lines);
+            assert!(found.doubled + found.disordered > 0, "something behind it: {found}");
+            let mut lines = right(format);
+            lines[4] = cut(1, to);
+            let found = verdict(format, &lines);
+            assert_eq!((found.cut, found.torn + found.forged, found.lost), (0, 1, 1), "it was echoed: {found}");
+        }
+    });
 }

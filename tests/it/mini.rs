@@ -1,6 +1,7 @@
 //! A supervisor that is just enough for one logger: it makes the links, holds
 //! them, and starts one incarnation after the other.
 
+use crate::daemon::keep_if_failed;
 use crate::load::rotated;
 use nix::unistd::dup;
 use plumbd::link::handover::{Inbound, Links, Protocol};
@@ -264,6 +265,7 @@ impl Drop for Rig {
         if std::thread::panicking() {
             eprintln!("the loggers' log:\n{}", std::fs::read_to_string(self.log()).unwrap_or_default());
         }
+        keep_if_failed(&mut self.folder);
     }
 }
 

@@ -3,7 +3,6 @@
 use crate::clients_service::{Service, Wanted, counts, mib};
 use crate::load::checker::{self, Format};
 use crate::trial::{Tried, scaled};
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io::{Read, Write};
@@ -13,7 +12,7 @@ const LONG_CLIENTS: u32 = 10;
 /// What a part has at most: max_message, as it is by default.
 const PART: usize = 64 << 10;
 
-/// Lines of 1 MiB, put together again by their `more`.
+/// Lines of 1 MiB, which the checker joins again.
 pub(crate) fn long_lines(times: f64) -> Tried {
     // However long the machine takes, a line is one line.
     let mut service =
@@ -29,9 +28,9 @@ pub(crate) fn long_lines(times: f64) -> Tried {
     let bound = before + u64::from(LONG_CLIENTS) * 2 * PART as u64 + (6 << 20);
     assert!(memory <= bound, "echo has {}, more than {}", mib(memory), mib(bound));
 
-    let parts = Part::all(&service.file());
-    assert!(parts.iter().all(|part| part.bytes.len() <= PART), "a part has more than max_message");
-    let check = |parts: &[Part]| checker::check(&*join(parts), Format::Text, &outcome.connections).unwrap();
+    let file = service.file();
+    let parts: Vec<&[u8]> = file.split_inclusive(|byte| *byte == b'\n').collect();
+    let check = |parts: &[&[u8]]| checker::check(&*parts.concat(), Format::Json, &outcome.connections).unwrap();
     let verdict = check(&parts);
     assert!(verdict.is_clean() && verdict.echoed == outcome.echoed(), "{verdict}");
     let middle = parts.len() / 2;
@@ -50,50 +49,6 @@ pub(crate) fn long_lines(times: f64) -> Tried {
         ),
         control: "file doctored, a part removed, doubled: each found out".to_owned(),
     }
-}
-
-/// A line of the file in json.
-#[derive(Clone)]
-struct Part {
-    peer: String,
-    time: String,
-    bytes: Vec<u8>,
-    more: bool,
-}
-
-impl Part {
-    fn all(file: &[u8]) -> Vec<Part> {
-        let lines = file.split_inclusive(|byte| *byte == b'\n');
-        lines.map(|line| Part::read(line).expect("a torn line")).collect()
-    }
-
-    fn read(line: &[u8]) -> Option<Part> {
-        let object: serde_json::Value = serde_json::from_slice(line).ok()?;
-        let more = object.get("more").is_some_and(|more| more == true);
-        let entry = checker::entry(line, Format::Json)?;
-        let (peer, bytes) = (entry.peer?.into_owned(), entry.message.into_owned());
-        Some(Part { peer, time: object.get("time")?.as_str()?.to_owned(), bytes, more })
-    }
-}
-
-/// The lines that the parts are of, in text; lines whose last part is not there at the end.
-fn join(parts: &[Part]) -> Vec<u8> {
-    let mut begun: HashMap<&str, Vec<u8>> = HashMap::new();
-    let mut text = Vec::new();
-    let mut put = |peer: &str, time: &str, line: &[u8]| {
-        text.extend_from_slice(format!("{time} {peer} ").as_bytes());
-        text.extend_from_slice(line);
-        text.push(b'\n');
-    };
-    for part in parts {
-        let line = begun.entry(&part.peer).or_default();
-        line.extend_from_slice(&part.bytes);
-        if !part.more {
-            put(&part.peer, &part.time, &std::mem::take(line));
-        }
-    }
-    begun.iter().filter(|(_, line)| !line.is_empty()).for_each(|(peer, line)| put(peer, &parts[0].time, line));
-    text
 }
 
 /// Every byte in each format, in lines and in whatever a read gives.

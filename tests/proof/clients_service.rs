@@ -99,16 +99,7 @@ impl Service {
     }
 
     fn plan(&self) -> Plan {
-        Plan {
-            address: ([127, 0, 0, 1], self.port).into(),
-            connections: 20,
-            depth: 3,
-            length: 128,
-            first: 0,
-            reconnect: false,
-            lasts: Duration::from_secs(600),
-            drain: DRAIN,
-        }
+        Plan { reconnect: false, drain: DRAIN, ..Plan::usual(self.port) }
     }
 
     /// What a child has counted.

@@ -1,7 +1,7 @@
 //! A daemon whose message file is on a disk that something happens to, with
 //! clients under way all the time.
 
-use crate::daemon::{DEADLINE, Daemon, free_port, kill, wait_for};
+use crate::daemon::{Daemon, free_port, kill, wait_for};
 use crate::load::checker::{self, Format};
 use crate::load::generator::{self, Outcome, Plan};
 use crate::load::rotated;
@@ -74,16 +74,8 @@ impl Site {
 
     /// Its clients come, who go on until the end.
     pub(crate) fn under_load(mut self, port: u16) -> Site {
-        let plan = Plan {
-            address: ([127, 0, 0, 1], port).into(),
-            connections: CONNECTIONS,
-            depth: DEPTH,
-            length: LENGTH,
-            first: 0,
-            reconnect: false,
-            lasts: DEADLINE * 20,
-            drain: DEADLINE,
-        };
+        let plan =
+            Plan { connections: CONNECTIONS, depth: DEPTH, length: LENGTH, reconnect: false, ..Plan::usual(port) };
         let stop = Arc::clone(&self.stop);
         self.load = Some(std::thread::spawn(move || generator::run(&plan, &stop).unwrap()));
         self

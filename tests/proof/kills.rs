@@ -4,14 +4,18 @@
 //! - [`boundary`]: a traced logger or echo, killed at its N-th system call, for every N;
 //! - [`random`]: a whole daemon under load, killed at any instant;
 //! - [`under_way`]: the same while it reloads or stops;
-//! - [`rotation`]: a logger under load that rotates all the time;
+//! - [`rotation`]: a logger, and a whole daemon, while it rotates;
+//! - [`halves`]: ordinary programs that leave half lines;
 //! - [`service`], [`rig`], [`echo`]: what is killed, and who talks to it meanwhile;
-//! - [`count`]: what came of it; [`doctor`]: the checker's own trial.
+//! - [`count`]: what came of it; [`doctor`]: the checker's own trial;
+//! - [`control`]: the same faults with a protection taken away.
 
 mod boundary;
+mod control;
 mod count;
 mod doctor;
 mod echo;
+mod halves;
 mod random;
 mod rig;
 mod rotation;
@@ -28,7 +32,10 @@ pub(crate) fn trials() -> Vec<Trial> {
     let trial = |name, fault, attempt| Trial { name, fault, promise: ONCE, missing: || None, attempt };
     vec![
         trial("kills/logger-calls", "the logger, before and after each of its system calls", boundary::logger),
-        trial("kills/rotation-calls", "the same while it rotates after each batch", boundary::rotating_logger),
+        Trial {
+            missing: needs_strace,
+            ..trial("kills/rotation-calls", "the same while it rotates after each batch", boundary::rotating_logger)
+        },
         trial("kills/inside-writes", "the logger inside the write of a batch of 1 MiB", boundary::inside_writes),
         Trial {
             missing: needs_strace,
@@ -43,7 +50,19 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("kills/children", "logger and sources at once", random::children),
         trial("kills/supervisor", "the supervisor, at any instant", random::supervisor),
         trial("kills/all", "supervisor and children at once", random::all),
-        trial("kills/rotation", "the logger at any instant, rotating and compressing all the time", rotation::attempt),
+        Trial {
+            missing: needs_strace,
+            ..trial(
+                "kills/rotation",
+                "the logger at any instant, rotating and compressing all the time",
+                rotation::attempt,
+            )
+        },
+        trial("kills/rotating-daemon", "any of them, around a rotation", rotation::daemon),
+        Trial {
+            promise: "each byte once, in order",
+            ..trial("kills/half-lines", "any of them, where each write ends within a line", halves::attempt)
+        },
         trial("kills/reload", "any of them, during a reload", under_way::reload),
         trial("kills/stop", "any of them, during a stop of a child or of the daemon", under_way::stop),
     ]

@@ -116,7 +116,7 @@ fn come(service: &Service, first: u32) -> Vec<(std::net::TcpStream, Connection)>
         let mut stream = service.connect();
         stream.write_all(&line(number)).unwrap();
         let peer = stream.local_addr().unwrap().to_string();
-        (stream, Connection { number, peer, length: 128, sent: 1, part: 0, echoed: 1 })
+        (stream, Connection { number, peer, length: 128, sent: 1, part: 0, echoed: 1, echoed_part: 0 })
     };
     (first..first + COMERS).map(one).collect()
 }

@@ -52,6 +52,7 @@ mod trial;
 use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use trial::{Outcome, Trial};
 
@@ -67,7 +68,7 @@ struct Options {
     /// How often each fault is made: so many times as often as usual
     #[arg(long, default_value_t = 1.0)]
     times: f64,
-    /// Goes on with all of it until so many hours are over
+    /// Goes on with all of it until so many hours are over, or something is broken
     #[arg(long)]
     soak: Option<f64>,
     /// Writes the table to this file (tests/GUARANTEE.md)
@@ -106,8 +107,21 @@ fn main() -> ExitCode {
     let chosen: Vec<&Trial> =
         all.iter().filter(|t| options.trials.is_empty() || options.trials.iter().any(|n| t.is(n))).collect();
     let until = options.soak.map(|hours| Instant::now() + Duration::from_secs_f64(hours * 3600.0));
-    loop {
-        let outcomes: Vec<(&Trial, Outcome)> = chosen.iter().map(|trial| (*trial, trial.run(options.times))).collect();
+    daemon::KEEP.store(true, Ordering::Relaxed);
+    for round in 1.. {
+        if until.is_some() {
+            println!("\nround {round}");
+        }
+        let mut outcomes: Vec<(&Trial, Outcome)> = Vec::new();
+        for trial in &chosen {
+            let outcome = trial.run(options.times);
+            let is_broken = !outcome.held() && !outcome.was_left_out();
+            outcomes.push((trial, outcome));
+            if is_broken && until.is_some() {
+                // What it left is to be looked at, not to be followed by more.
+                break;
+            }
+        }
         let held = outcomes.iter().filter(|(_, outcome)| outcome.held()).count();
         let left_out = outcomes.iter().filter(|(_, outcome)| outcome.was_left_out()).count();
         let broken = outcomes.len() - held - left_out;
@@ -119,7 +133,8 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
         if until.is_none_or(|until| Instant::now() >= until) {
-            return ExitCode::SUCCESS;
+            break;
         }
     }
+    ExitCode::SUCCESS
 }

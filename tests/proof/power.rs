@@ -7,7 +7,7 @@
 //! another boot id, as after a real power loss: it runs in a mount namespace
 //! of its own, where another file is over /proc/sys/kernel/random/boot_id.
 
-use crate::daemon::{DEADLINE, Daemon, alive, children_of, free_port, kill, strays, wait_for};
+use crate::daemon::{Daemon, alive, children_of, free_port, kill, strays, wait_for};
 use crate::disk_image::{self, Image, Kind};
 use crate::load::checker::{self, Format, Verdict};
 use crate::load::generator::{self, Connection, Outcome, Plan};
@@ -269,14 +269,12 @@ impl Machine {
 
     fn load(&self, length: usize) -> JoinHandle<Outcome> {
         let plan = Plan {
-            address: ([127, 0, 0, 1], self.port).into(),
             connections: CONNECTIONS,
             depth: DEPTH,
             length,
             first: u32::try_from(self.connections.len()).unwrap(),
             reconnect: false,
-            lasts: DEADLINE,
-            drain: DEADLINE,
+            ..Plan::usual(self.port)
         };
         std::thread::spawn(move || generator::run(&plan, &AtomicBool::new(false)).unwrap())
     }

@@ -3,6 +3,15 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+/// A folder that stays where the trial that has it breaks.
+pub(crate) struct Evidence(pub(crate) tempfile::TempDir);
+
+impl Drop for Evidence {
+    fn drop(&mut self) {
+        crate::daemon::keep_if_failed(&mut self.0);
+    }
+}
+
 /// One fault.
 pub(crate) struct Trial {
     /// `group/name`, as it is chosen on the command line.

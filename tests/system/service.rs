@@ -142,16 +142,7 @@ impl Machine {
     pub fn load(&self) -> Load {
         /// So that no two runs have a connection's number in common.
         static FIRST: AtomicU32 = AtomicU32::new(0);
-        let plan = Plan {
-            address: ([127, 0, 0, 1], 7007).into(),
-            connections: 20,
-            depth: 3,
-            length: 128,
-            first: FIRST.fetch_add(1_000_000, Ordering::Relaxed),
-            reconnect: true,
-            lasts: Duration::from_secs(600),
-            drain: DEADLINE,
-        };
+        let plan = Plan { first: FIRST.fetch_add(1_000_000, Ordering::Relaxed), ..Plan::usual(7007) };
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
         Load { stop, thread: self.in_network(move || generator::run(&plan, &told).unwrap()) }

@@ -1,5 +1,6 @@
 //! What came of it, in numbers.
 
+use super::halves::Halves;
 use crate::load::checker::Verdict;
 use crate::load::generator::Connection;
 use crate::trial::Tried;
@@ -13,6 +14,8 @@ pub(crate) struct Count {
     pub(crate) within_a_line: u64,
     /// Kills that came while what they were to disturb was still under way.
     pub(crate) in_time: u64,
+    /// What ordinary programs wrote that end within lines.
+    pub(crate) halves: Halves,
     /// Rotated files.
     pub(crate) rotated: u64,
     files: u64,
@@ -40,6 +43,7 @@ impl Count {
         self.within_a_line += other.within_a_line;
         self.in_time += other.in_time;
         self.rotated += other.rotated;
+        self.halves += other.halves;
         self.files += other.files;
         self.connections += other.connections;
         self.doctored += other.doctored;
@@ -52,6 +56,7 @@ impl Count {
         self.total.echoed += verdict.echoed;
         self.total.unechoed += verdict.unechoed;
         self.total.parts += verdict.parts;
+        self.total.joined += verdict.joined;
         self.total.lost += verdict.lost;
         self.total.doubled += verdict.doubled;
         self.total.disordered += verdict.disordered;
@@ -70,6 +75,14 @@ impl Count {
         }
         if self.rotated > 0 {
             count += &format!(", {} rotated files", self.rotated);
+        }
+        let Halves { runs, bytes, gone_on, ended } = self.halves;
+        if runs > 0 {
+            count += &format!(", {bytes} bytes of {runs} ordinary programs that were killed within a line");
+            let outcome = format!(
+                "every byte once, in order: {gone_on} halves gone on with by the next program, {ended} ended with their link"
+            );
+            return Tried { count, outcome, control: control.to_owned() };
         }
         count += &format!(
             ", {} echoed messages of {} connections in {} files",

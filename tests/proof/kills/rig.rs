@@ -17,7 +17,7 @@ const EPOCH: u64 = 7;
 
 /// Nothing sent yet.
 pub(crate) fn nobody(number: u32, peer: &str, length: usize) -> Connection {
-    Connection { number, peer: peer.to_owned(), length, sent: 0, part: 0, echoed: 0 }
+    Connection { number, peer: peer.to_owned(), length, sent: 0, part: 0, echoed: 0, echoed_part: 0 }
 }
 
 /// Puts more lines into a queue, in pieces that end anywhere. What is in the
@@ -79,6 +79,9 @@ pub(crate) fn full() -> (Rig, Vec<Connection>) {
 pub(crate) fn check(rig: &Rig, connections: &[Connection], count: &mut Count, when: &str) {
     let all = rig.all_bytes();
     let verdict = checker::check(&*all, Format::Text, connections).unwrap();
+    if !verdict.is_clean() {
+        std::fs::write(rig.folder.path().join("expected.txt"), format!("{verdict}\n{connections:#?}")).unwrap();
+    }
     count.add(&verdict, connections, when);
     count.rotated += rig.archives().len() as u64;
     if any(20) == 0 {

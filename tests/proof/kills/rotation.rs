@@ -1,10 +1,13 @@
-//! A logger under load that rotates and compresses all the time, without the
-//! ten seconds that the configuration puts between two rotations.
+//! Kills around rotations: of a logger under load that rotates and compresses
+//! all the time, without the ten seconds that the configuration puts between two
+//! rotations; and of anything in a whole daemon, at the moment when it rotates.
 
+use super::control;
 use super::count::Count;
 use super::doctor::{any, damage};
-use super::random::side_by_side;
+use super::random::{settings, side_by_side, with_each};
 use super::rig::{self, nobody, put_lines, put_message};
+use super::service::Setting;
 use crate::load::checker::Format;
 use crate::load::generator::Connection;
 use crate::mini::{Held, Rig};
@@ -21,7 +24,33 @@ fn pause() {
 /// Kills it at any instant.
 pub(crate) fn attempt(times: f64) -> Tried {
     let kills = scaled(150, times);
-    side_by_side(&["gzip", "zstd"], |compress| kill_rotating(compress, kills)).tried("")
+    side_by_side(&["gzip", "zstd"], |compress| kill_rotating(compress, kills))
+        .tried(&control::compressed_and_not_in_place())
+}
+
+/// A whole daemon, any of it killed at any instant around a rotation.
+pub(crate) fn daemon(times: f64) -> Tried {
+    let kills = scaled(15, times);
+    let setting = |echo_after, load| Setting { echo_after, load, managed: true, pipes_are_lost: false, rotate: true };
+    let count = with_each(settings(setting), |service| {
+        for _ in 0..kills {
+            service.wait_any_instant();
+            // It rotates before the next batch.
+            service.age_file();
+            std::thread::sleep(Duration::from_micros(any(4000)));
+            match any(5) {
+                0 => service.kill_and_see_replaced(service.sources()),
+                1 => service.kill_and_see_replaced(&[&["logger"], service.sources()].concat()),
+                all @ 2..=3 => {
+                    service.kill_supervisor(all == 3);
+                    service.start_again();
+                }
+                _ => service.kill_and_see_replaced(&["logger"]),
+            }
+        }
+    });
+    assert!(count.rotated * 2 > count.kills, "only {} rotations at {} kills", count.rotated, count.kills);
+    count.tried(&control::copied_and_truncated())
 }
 
 fn kill_rotating(compress: &str, kills: u32) -> Count {

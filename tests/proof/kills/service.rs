@@ -2,15 +2,18 @@
 
 use super::count::Count;
 use super::doctor::{any, damage};
-use crate::daemon::{DEADLINE, Daemon, alive, children_of, free_port, kill, strays, wait_for};
-use crate::load::checker::{self, Format};
+use super::halves;
+use crate::daemon::{Daemon, alive, children_of, free_port, kill, strays, wait_for};
+use crate::load::checker::{self, Format, Verdict};
 use crate::load::generator::{self, Connection, Outcome, Plan};
 use crate::load::rotated;
 use crate::manager::Manager;
 use nix::libc::SIGKILL;
 use plumbd::control::status::DaemonState;
+use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -23,8 +26,12 @@ pub(crate) enum Load {
     Small,
     /// Messages of 64 KiB, each in many records.
     Large,
+    /// Messages of 200,000 bytes, which are saved in four parts.
+    Parts,
     /// Three echoes and two ordinary programs that write lines, into one file.
     Many,
+    /// Two ordinary programs whose every write ends within a line ([`halves`]), and no echo.
+    Halves,
 }
 
 /// How a daemon is set up.
@@ -36,11 +43,13 @@ pub(crate) struct Setting {
     pub(crate) managed: bool,
     /// What was only in a pipe may be lost: all are killed, and nobody keeps the pipes.
     pub(crate) pipes_are_lost: bool,
+    /// Rotates and compresses as soon as the file is old enough ([`Service::age_file`]).
+    pub(crate) rotate: bool,
 }
 
 /// An ordinary program: awk(1) that writes the checker's lines, twenty at a
 /// time, and notes in a file how often it did.
-const PROGRAM: &str = r#"#!/bin/sh
+pub(crate) const PROGRAM: &str = r#"#!/bin/sh
 told=told.$PLUMBD_CHILD.$$
 : >"$told"
 exec awk -v n=$((0x40000000 + $$)) -v told="$told" 'BEGIN {
@@ -75,11 +84,14 @@ struct Clients {
 impl Service {
     /// Starts both.
     pub(crate) fn start(setting: Setting) -> Service {
+        Service::start_with(setting, if setting.load == Load::Halves { halves::PROGRAM } else { PROGRAM })
+    }
+
+    /// The same with another ordinary program.
+    pub(crate) fn start_with(setting: Setting, program: &str) -> Service {
         let port = free_port();
         let dir = tempfile::tempdir().unwrap();
-        let program = dir.path().join("program");
-        std::fs::write(&program, PROGRAM).unwrap();
-        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        put_program(dir.path(), program);
         let config = config(setting, port);
         let daemon = if setting.managed {
             let manager = Manager::new(dir.path());
@@ -97,26 +109,24 @@ impl Service {
     /// Its sources, by name.
     pub(crate) fn sources(&self) -> &'static [&'static str] {
         match self.setting.load {
-            Load::Small | Load::Large => &["echo"],
+            Load::Small | Load::Large | Load::Parts => &["echo"],
             Load::Many => &["echo.0", "echo.1", "echo.2", "tick", "tock"],
+            Load::Halves => &["tick", "tock"],
         }
+    }
+
+    pub(crate) fn is_managed(&self) -> bool {
+        self.setting.managed
     }
 
     fn clients_come(&mut self) {
         let (connections, depth, length) = match self.setting.load {
             Load::Small | Load::Many => (12, 3, 128),
             Load::Large => (3, 1, 64 * 1024),
+            Load::Parts => (3, 1, 200_000),
+            Load::Halves => return,
         };
-        let plan = Plan {
-            address: ([127, 0, 0, 1], self.port).into(),
-            connections,
-            depth,
-            length,
-            first: self.next,
-            reconnect: true,
-            lasts: Duration::from_secs(86_400),
-            drain: DEADLINE,
-        };
+        let plan = Plan { connections, depth, length, first: self.next, ..Plan::usual(self.port) };
         self.next += 100_000;
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
@@ -154,7 +164,25 @@ impl Service {
     fn wait_progress(&self) {
         let length = || std::fs::metadata(self.daemon.path("messages.log")).map_or(0, |file| file.len());
         let before = length();
-        wait_for(&format!("messages are saved\nlog:\n{}", self.daemon.log()), || (length() > before).then_some(()));
+        // A rotated one is shorter.
+        wait_for(&format!("messages are saved\nlog:\n{}", self.daemon.log()), || (length() != before).then_some(()));
+    }
+
+    /// Rotations are at least 10 s apart: makes the file older than that, where
+    /// the logger notes when its first message came (ARCHITECTURE.md, "Intent file").
+    pub(crate) fn age_file(&self) {
+        const BEGAN: u64 = 20 * 8;
+        let intent = File::options().read(true).write(true).open(self.daemon.path(".messages.log.intent")).unwrap();
+        wait_for("the logger notes when the file began", || {
+            let mut noted = [0; 24];
+            intent.read_exact_at(&mut noted, BEGAN).ok()?;
+            let [device, inode, began] =
+                [0, 8, 16].map(|at| u64::from_ne_bytes(*noted[at..].first_chunk().expect("three words")));
+            let file = std::fs::metadata(self.daemon.path("messages.log")).ok()?;
+            let is_this = (device, inode) == (file.dev(), file.ino());
+            let before = began.checked_sub(60_000_000)?;
+            is_this.then(|| intent.write_all_at(&before.to_ne_bytes(), BEGAN + 16).unwrap())
+        });
     }
 
     /// Kills these children at once.
@@ -216,7 +244,7 @@ impl Service {
 
     fn is_within_a_line(&self) -> bool {
         let mut last = [b'\n'];
-        let file = std::fs::File::open(self.daemon.path("messages.log"));
+        let file = File::open(self.daemon.path("messages.log"));
         let _empty = file.and_then(|mut file| {
             file.seek(SeekFrom::End(-1))?;
             file.read_exact(&mut last)
@@ -226,18 +254,45 @@ impl Service {
 
     /// Stops it, and compares the file with what was echoed.
     pub(crate) fn finish(mut self) -> Count {
-        self.wait_progress();
-        self.clients_go();
-        self.daemon.stop();
-        let programs = self.programs();
-        self.connections.extend(programs);
-        let mut bytes = Vec::new();
-        rotated::open(&self.daemon.path("messages.log")).unwrap().read_to_end(&mut bytes).unwrap();
+        let bytes = self.stopped();
+        if self.setting.load == Load::Halves {
+            for child in self.sources() {
+                let saved = halves::bytes_of(child, &bytes);
+                let found = halves::check(self.daemon.dir.path(), child, &saved);
+                self.count.halves += found.unwrap_or_else(|what| panic!("{:?}: {what}", self.setting));
+            }
+            return self.count;
+        }
         let format = format(self.setting);
         let verdict = checker::check(&*bytes, format, &self.connections).unwrap();
+        if !verdict.is_clean() {
+            let evidence = format!("{verdict}\n{:#?}", self.connections);
+            std::fs::write(self.daemon.path("expected.txt"), evidence).unwrap();
+        }
+        self.count.rotated += rotated::archives(&self.daemon.path("messages.log")).unwrap().len() as u64;
         self.count.add(&verdict, &self.connections, &format!("{:?}\nlog:\n{}", self.setting, self.daemon.log()));
         self.count.doctored += damage(&bytes, format, &self.connections);
         self.count
+    }
+
+    /// The same for a control: it need not be clean.
+    pub(crate) fn verdict(mut self) -> Verdict {
+        let bytes = self.stopped();
+        checker::check(&*bytes, format(self.setting), &self.connections).unwrap()
+    }
+
+    /// Stops it; all that was saved.
+    fn stopped(&mut self) -> Vec<u8> {
+        self.wait_progress();
+        self.clients_go();
+        self.daemon.stop();
+        if self.setting.load != Load::Halves {
+            let programs = self.programs();
+            self.connections.extend(programs);
+        }
+        let mut bytes = Vec::new();
+        rotated::open(&self.daemon.path("messages.log")).unwrap().read_to_end(&mut bytes).unwrap();
+        bytes
     }
 
     /// What the ordinary programs wrote, by their own notes.
@@ -255,10 +310,18 @@ impl Service {
                 sent: (writes + 1) * LINES,
                 part: 0,
                 echoed: if self.setting.pipes_are_lost { 0 } else { writes * LINES },
+                echoed_part: 0,
             })
         });
         told.collect()
     }
+}
+
+/// An ordinary program, in the folder of its daemon.
+pub(crate) fn put_program(dir: &Path, text: &str) {
+    let path = dir.join("program");
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
 }
 
 fn format(setting: Setting) -> Format {
@@ -266,24 +329,23 @@ fn format(setting: Setting) -> Format {
 }
 
 fn config(setting: Setting, port: u16) -> String {
-    let Setting { echo_after, load, .. } = setting;
+    let Setting { echo_after, load, rotate, .. } = setting;
     let format = format(setting).name();
     let at_once = r#"
         backoff = { first = "0ms", factor = 1.0, max = "1ms", reset_after = "1s" }
         start_limit = { burst = 1000000, within = "1s" }"#;
-    let (instances, programs) = match load {
-        Load::Small | Load::Large => (1, [].as_slice()),
-        Load::Many => (3, ["tick", "tock"].as_slice()),
+    let programs = match load {
+        Load::Small | Load::Large | Load::Parts => [].as_slice(),
+        Load::Many | Load::Halves => ["tick", "tock"].as_slice(),
     };
     let programs = programs.iter().map(|name| {
         format!(
             "[children.{name}]\ncommand = [\"./program\"]{at_once}\n[[links]]\nfrom = \"{name}\"\nto = \"logger\"\n"
         )
     });
-    format!(
+    let instances = if load == Load::Many { 3 } else { 1 };
+    let echo = format!(
         r#"
-        [daemon]
-        log_level = "error"
         [children.echo]
         plugin = "echo"
         listen = ["tcp://127.0.0.1:{port}"]
@@ -291,14 +353,24 @@ fn config(setting: Setting, port: u16) -> String {
         [children.echo.settings]
         echo_after = "{echo_after}"
         partial_after = "60s"
+        [[links]]
+        from = "echo"
+        to = "logger"
+        "#
+    );
+    let echo = if load == Load::Halves { "" } else { &echo };
+    let rotate = if rotate { r#"rotate = { size = "4KiB", compress = "gzip" }"# } else { "" };
+    format!(
+        r#"
+        [daemon]
+        log_level = "error"
         [children.logger]
         plugin = "logger"{at_once}
         [children.logger.settings]
         file = "messages.log"
         format = "{format}"
-        [[links]]
-        from = "echo"
-        to = "logger"
+        {rotate}
+        {echo}
         {}"#,
         programs.collect::<String>()
     )

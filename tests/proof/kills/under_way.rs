@@ -1,5 +1,6 @@
 //! Kills while a reload or a stop is under way.
 
+use super::control;
 use super::doctor::any;
 use super::random::{settings, with_each};
 use super::service::{Service, Setting};
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 /// Under a manager, so that clients stay while one supervisor follows the other.
 fn managed() -> Vec<Setting> {
-    settings(|echo_after, load| Setting { echo_after, load, managed: true, pipes_are_lost: false })
+    settings(|echo_after, load| Setting { echo_after, load, managed: true, pipes_are_lost: false, rotate: false })
 }
 
 /// During a reload, which restarts the echo, the logger or both.
@@ -21,7 +22,7 @@ pub(crate) fn reload(times: f64) -> Tried {
         let config = service.daemon.read_text("plumbd.toml");
         let echo = ("[children.echo.settings]", "max_connections = 9999");
         let logger = ("[children.logger.settings]", "mode = \"0600\"");
-        for round in 0..scaled(20, times) {
+        for round in 0..scaled(15, times) {
             service.wait_any_instant();
             let changes = match any(4) {
                 0 => vec![echo],
@@ -40,13 +41,13 @@ pub(crate) fn reload(times: f64) -> Tried {
             go_on(service, killed);
         }
     });
-    count.tried("")
+    count.tried(&control::a_sink_without_a_ledger_in_a_reload())
 }
 
 /// During a stop: of children, or of the daemon.
 pub(crate) fn stop(times: f64) -> Tried {
     let count = with_each(managed(), |service| {
-        for _ in 0..scaled(20, times) {
+        for _ in 0..scaled(15, times) {
             service.wait_any_instant();
             let echo: Vec<&str> = service.sources().to_vec();
             let names: Vec<String> = match any(4) {
@@ -75,7 +76,7 @@ pub(crate) fn stop(times: f64) -> Tried {
             }
         }
     });
-    count.tried("")
+    count.tried(&control::a_sink_without_a_ledger_in_a_stop())
 }
 
 /// Kills some of them, at an instant within so many microseconds; whether the supervisor was one.

@@ -1,0 +1,261 @@
+//! The controls: the same faults with a protection really taken away, which
+//! the checker must find out.
+
+use super::halves;
+use super::rig;
+use super::service::{self, Load, Service, Setting};
+use crate::daemon::{DEADLINE, Daemon, alive, children_of, free_port, kill, wait_for};
+use crate::load::checker::{self, Format, Verdict};
+use crate::load::generator::{self, Plan};
+use crate::load::rotated;
+use nix::libc::SIGKILL;
+use plumbd::control::Request;
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A sink that reads, then writes, and keeps no account.
+const TEE: &str = "exec tee -a messages.log >/dev/null";
+/// One that has some lines in memory, too.
+const AWK: &str = "exec awk '{ print }' >>messages.log";
+/// Tries until a control must have been found out.
+const TRIES: u32 = 200;
+
+/// Makes the fault until the checker finds something; how long that took.
+fn until_found(what: &str, mut make: impl FnMut() -> Verdict) -> String {
+    for tries in 1..=TRIES {
+        let verdict = make();
+        if !verdict.is_clean() {
+            let Verdict { lost, doubled, torn, forged, .. } = verdict;
+            let times = if tries == 1 { "at once".to_owned() } else { format!("at the {tries}th try") };
+            return format!("{what}: found out {times}, {lost} lost, {doubled} doubled, {} torn", torn + forged);
+        }
+    }
+    panic!("{what}: {TRIES} tries were not found out");
+}
+
+fn clients(port: u16, first: u32) -> Plan {
+    // Where this panics its clients end, and then it.
+    Plan { connections: 12, first, reconnect: false, lasts: DEADLINE * 4, ..Plan::usual(port) }
+}
+
+/// A daemon whose echo answers once a message is in the queue.
+fn config(port: u16, sink: &str) -> String {
+    format!(
+        "[children.echo]\nplugin = \"echo\"\nlisten = [\"tcp://127.0.0.1:{port}\"]\n\
+         [children.echo.settings]\necho_after = \"queued\"\npartial_after = \"60s\"\n\
+         [children.sink]\n{sink}\n[[links]]\nfrom = \"echo\"\nto = \"sink\"\n"
+    )
+}
+
+fn program(sink: &str) -> String {
+    format!("command = [\"/bin/sh\", \"-c\", \"{sink}\"]\nenvironment = {{ ROUND = \"\" }}")
+}
+
+/// So many faults under load, one after the other; what is in the file then.
+fn disturbed(config: &str, port: u16, format: Format, faults: u32, fault: impl Fn(&mut Daemon)) -> Verdict {
+    let mut daemon = Daemon::start(config);
+    let stop = AtomicBool::new(false);
+    let outcome = std::thread::scope(|scope| {
+        let clients = scope.spawn(|| generator::run(&clients(port, 0), &stop).unwrap());
+        for _ in 0..faults {
+            wait_progress(&daemon);
+            fault(&mut daemon);
+        }
+        stop.store(true, Ordering::Relaxed);
+        clients.join().unwrap()
+    });
+    daemon.stop();
+    checker::check(rotated::open(&daemon.path("messages.log")).unwrap(), format, &outcome.connections).unwrap()
+}
+
+fn wait_progress(daemon: &Daemon) {
+    let size = || std::fs::metadata(daemon.path("messages.log")).map_or(0, |file| file.len());
+    let before = size();
+    wait_for("messages are saved", || (size() != before).then_some(()));
+}
+
+fn kill_and_see_replaced(daemon: &Daemon, names: &[&str]) {
+    let pids: Vec<i32> = names.iter().map(|name| daemon.child_pid_when_up(name)).collect();
+    pids.iter().for_each(|&pid| kill(pid, SIGKILL));
+    for (name, pid) in names.iter().zip(pids) {
+        daemon.wait_replaced(name, pid);
+    }
+}
+
+/// An ordinary program is the sink; five faults at a time.
+fn with_sink(what: &str, sink: &str, fault: impl Fn(&mut Daemon)) -> String {
+    until_found(what, || {
+        let port = free_port();
+        disturbed(&config(port, &program(sink)), port, Format::Raw, 5, &fault)
+    })
+}
+
+/// For kills of the logger.
+pub(crate) fn a_sink_without_a_ledger() -> String {
+    with_sink("`tee -a` as the sink, killed 5 times", TEE, |daemon| kill_and_see_replaced(daemon, &["sink"]))
+}
+
+/// For kills of all children.
+pub(crate) fn a_sink_without_a_ledger_and_its_source() -> String {
+    let what = "`awk` as the sink, killed 5 times with its source";
+    with_sink(what, AWK, |daemon| kill_and_see_replaced(daemon, &["sink", "echo"]))
+}
+
+/// For kills of the supervisor.
+pub(crate) fn a_sink_that_does_not_outlive_its_supervisor() -> String {
+    until_found("`awk` as the sink, which ends when it is told to", || {
+        let port = free_port();
+        disturbed(&config(port, &program(AWK)), port, Format::Raw, 1, |daemon| {
+            let children = children_of(daemon.pid());
+            kill(daemon.pid(), SIGKILL);
+            daemon.wait_killed();
+            wait_for("the children are dead", || children.iter().all(|&pid| !alive(pid)).then_some(()));
+            daemon.start_again();
+        })
+    })
+}
+
+/// For kills during a reload.
+pub(crate) fn a_sink_without_a_ledger_in_a_reload() -> String {
+    let what = "`awk` as the sink, killed during 5 reloads";
+    with_sink(what, AWK, |daemon| {
+        let before = daemon.child_pid_when_up("sink");
+        // Always another one than before.
+        daemon.configure(&daemon.read_text("plumbd.toml").replace("ROUND = \"", "ROUND = \"another "));
+        let reload = daemon.ask_meanwhile(Request::Reload);
+        kill(before, SIGKILL);
+        let _whatever_it_says = reload.join().unwrap();
+        daemon.wait_replaced("sink", before);
+    })
+}
+
+/// For kills during a stop.
+pub(crate) fn a_sink_without_a_ledger_in_a_stop() -> String {
+    let what = "`awk` as the sink, killed during 5 stops";
+    with_sink(what, AWK, |daemon| {
+        let children = vec!["sink".to_owned()];
+        let pid = daemon.child_pid_when_up("sink");
+        let stop = daemon.ask_meanwhile(Request::Stop { children: children.clone() });
+        kill(pid, SIGKILL);
+        let _whatever_it_says = stop.join().unwrap();
+        daemon.done(&Request::Start { children });
+    })
+}
+
+/// For kills of all at once: nobody keeps what is only in the pipes.
+pub(crate) fn nobody_keeps_the_pipes() -> String {
+    let port = free_port();
+    let sink = "plugin = \"logger\"\n[children.sink.settings]\nfile = \"messages.log\"";
+    let mut daemon = Daemon::start(&config(port, sink));
+    let mut connections = Vec::new();
+    let mut first = 0;
+    let found = until_found("`queued`, and nobody keeps the pipes", || {
+        let (stop, plan) = (AtomicBool::new(false), clients(port, first));
+        first += 1000;
+        std::thread::scope(|scope| {
+            let clients = scope.spawn(|| generator::run(&plan, &stop).unwrap());
+            wait_progress(&daemon);
+            let children = children_of(daemon.pid());
+            kill(daemon.pid(), SIGKILL);
+            children.iter().for_each(|&pid| kill(pid, SIGKILL));
+            connections.extend(clients.join().unwrap().connections);
+        });
+        daemon.wait_killed();
+        daemon.start_again();
+        checker::check(&*daemon.read("messages.log"), Format::Text, &connections).unwrap()
+    });
+    daemon.stop();
+    found
+}
+
+/// For kills of sources: one that notes what it has written before it has.
+pub(crate) fn a_source_that_buffers() -> String {
+    let setting =
+        Setting { echo_after: "saved", load: Load::Many, managed: false, pipes_are_lost: false, rotate: false };
+    let program = service::PROGRAM.replace("fflush(); ", "");
+    until_found("an ordinary program that buffers its lines", || {
+        let mut service = Service::start_with(setting, &program);
+        service.wait_any_instant();
+        service.kill_and_see_replaced(&["tick"]);
+        service.verdict()
+    })
+}
+
+/// For kills while the daemon rotates: copied and truncated, as some rotators do.
+pub(crate) fn copied_and_truncated() -> String {
+    until_found("the file copied and truncated in place of renamed, 5 times", || {
+        let port = free_port();
+        let sink = "plugin = \"logger\"\n[children.sink.settings]\nfile = \"messages.log\"";
+        let copies = std::cell::Cell::new(0);
+        disturbed(&config(port, sink), port, Format::Text, 5, |daemon| {
+            copies.set(copies.get() + 1);
+            let (file, copy) = ("messages.log", format!("messages.log.20260101T00000{}.000000Z", copies.get()));
+            std::fs::copy(daemon.path(file), daemon.path(&copy)).unwrap();
+            File::options().write(true).open(daemon.path(file)).unwrap().set_len(0).unwrap();
+        })
+    })
+}
+
+/// Some system calls of a process and its children seem to succeed, and do not happen.
+fn left_out(calls: &'static str) -> [String; 8] {
+    let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:retval=0"));
+    ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain([inject])
+        .collect::<Vec<_>>()
+        .try_into()
+        .unwrap()
+}
+
+/// For a rotation that is cut at any call: renames that do not happen.
+pub(crate) fn renames_left_out() -> String {
+    until_found("renames left out (strace)", || {
+        let (mut rig, sent) = rig::full();
+        rig.settings["rotate"] = serde_json::json!({"size": 4096, "least_ms": 0});
+        let words = left_out("renameat2");
+        rig.start_under(&words.each_ref().map(String::as_str)).wait_success();
+        rig.drain();
+        checker::check(&*rig.all_bytes(), Format::Text, &sent).unwrap()
+    })
+}
+
+/// For archivists that are killed: one that removes what it has not put in place.
+pub(crate) fn compressed_and_not_in_place() -> String {
+    until_found("an archive not put in place before the raw one goes (strace)", || {
+        let (mut rig, sent) = rig::full();
+        rig.settings["rotate"] = serde_json::json!({"size": 4096, "least_ms": 0});
+        rig.start().wait_success();
+        rig.settings["rotate"]["compress"] = "gzip".into();
+        let words = left_out("?rename,?renameat,renameat2");
+        rig.start_archivist(&words.each_ref().map(String::as_str)).wait_success();
+        rig.drain();
+        checker::check(&*rig.all_bytes(), Format::Text, &sent).unwrap()
+    })
+}
+
+/// For halves of lines: a sink that has read one, and then is killed.
+pub(crate) fn a_sink_that_reads_lines() -> String {
+    const SINK: &str = "while IFS= read -r line; do echo \\\"$line\\\" >>messages.log; done";
+    for tries in 1..=TRIES {
+        let dir = tempfile::tempdir().unwrap();
+        service::put_program(dir.path(), halves::PROGRAM);
+        let mut daemon = Daemon::spawn_in(
+            dir,
+            &format!(
+                "[children.tick]\ncommand = [\"./program\"]\n[children.sink]\n{}\n\
+                 [[links]]\nfrom = \"tick\"\nto = \"sink\"\n",
+                program(SINK)
+            ),
+        );
+        for _ in 0..5 {
+            wait_progress(&daemon);
+            kill_and_see_replaced(&daemon, &["sink"]);
+        }
+        daemon.stop();
+        if let Err(what) = halves::check(daemon.dir.path(), "tick", &daemon.read("messages.log")) {
+            return format!("a shell that reads lines as the sink, killed 5 times: found out at try {tries}, {what}");
+        }
+    }
+    panic!("a sink that loses halves was not found out");
+}
