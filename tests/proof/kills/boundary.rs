@@ -108,8 +108,10 @@ pub(crate) fn inside_writes(times: f64) -> Tried {
         let (mut rig, sent) = rig::full();
         rig.settings["file"] = memory.0.path().join(format!("m{round}.log")).to_str().unwrap().into();
         let logger = begin_to_save(&rig, 0);
-        let (began, wait) = (Instant::now(), Duration::from_micros(any(300)));
         ptrace::syscall(logger.pid(), None).unwrap();
+        // Its first page is there.
+        while std::fs::metadata(rig.path()).unwrap().len() == 0 && Instant::now() < until {}
+        let (began, wait) = (Instant::now(), Duration::from_micros(any(150)));
         while began.elapsed() < wait {
             std::hint::spin_loop();
         }

@@ -81,6 +81,7 @@ pub(crate) fn stop(times: f64) -> Tried {
 
 /// Kills some of them, at an instant within so many microseconds; whether the supervisor was one.
 fn kill_some(service: &mut Service, within: u64, under_way: impl Fn(&Service) -> bool) -> bool {
+    service.was_told_to_end = true;
     std::thread::sleep(Duration::from_micros(any(within)));
     service.count.in_time += u64::from(under_way(service));
     match any(5) {
