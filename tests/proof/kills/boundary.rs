@@ -17,6 +17,7 @@ use nix::sys::ptrace;
 use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
 use plumbd::link::handover::Protocol::Records;
 use plumbd::sys::map::{PAGE, SharedMap};
+use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -108,10 +109,11 @@ pub(crate) fn inside_writes(times: f64) -> Tried {
         let (mut rig, sent) = rig::full();
         rig.settings["file"] = memory.0.path().join(format!("m{round}.log")).to_str().unwrap().into();
         let logger = begin_to_save(&rig, 0);
+        let file = File::open(rig.path()).unwrap();
         ptrace::syscall(logger.pid(), None).unwrap();
         // Its first page is there.
-        while std::fs::metadata(rig.path()).unwrap().len() == 0 && Instant::now() < until {}
-        let (began, wait) = (Instant::now(), Duration::from_micros(any(150)));
+        while file.metadata().unwrap().len() == 0 && Instant::now() < until {}
+        let (began, wait) = (Instant::now(), Duration::from_micros(any(60)));
         while began.elapsed() < wait {
             std::hint::spin_loop();
         }

@@ -10,7 +10,7 @@ use crate::load::generator::{self, Plan};
 use crate::load::rotated;
 use nix::libc::SIGKILL;
 use plumbd::control::Request;
-use std::fs::File;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A sink that reads, then writes, and keeps no account.
@@ -186,15 +186,13 @@ pub(crate) fn a_source_that_buffers() -> String {
 
 /// For kills while the daemon rotates: copied and truncated, as some rotators do.
 pub(crate) fn copied_and_truncated() -> String {
-    until_found("the file copied and truncated in place of renamed, 10 times", || {
+    until_found("the file copied and truncated in place of renamed, 5 times", || {
         let port = free_port();
         let sink = "plugin = \"logger\"\n[children.sink.settings]\nfile = \"messages.log\"";
-        let copies = std::cell::Cell::new(0);
-        disturbed(&config(port, sink), port, Format::Text, 10, |daemon| {
-            copies.set(copies.get() + 1);
-            let (file, copy) = ("messages.log", format!("messages.log.20260101T0000{:02}.000000Z", copies.get()));
-            std::fs::copy(daemon.path(file), daemon.path(&copy)).unwrap();
-            File::options().write(true).open(daemon.path(file)).unwrap().set_len(0).unwrap();
+        disturbed(&config(port, sink), port, Format::Text, 5, |daemon| {
+            const ROTATE: &str = "cp messages.log messages.log.$(date -u +%Y%m%dT%H%M%S.%6NZ) && : >messages.log";
+            let rotated = Command::new("sh").args(["-c", ROTATE]).current_dir(daemon.dir.path()).status().unwrap();
+            assert!(rotated.success());
         })
     })
 }

@@ -1,40 +1,50 @@
-//! Ordinary programs whose every write ends within a line. What one of them
-//! wrote is saved byte for byte, whoever is killed: the half line that a dead
-//! one left stays in the pipe, and what the next one writes goes on with it.
+//! Ordinary programs that are killed within a line. What one of them wrote is
+//! saved byte for byte, whoever is killed: the half line that a dead one left
+//! stays in the pipe, and what the next one writes goes on with it.
 
-use super::count::Count;
 use super::doctor::any;
 use super::random::with_each;
 use super::service::{Load, Setting};
 use crate::load::checker::{self, Format};
 use crate::load::message;
 use crate::trial::{Tried, scaled};
+use memchr::memmem;
 use std::ops::AddAssign;
 use std::path::Path;
 
-/// It writes five lines and the half of one, then the other half, five more
-/// and the half of one, and so on; each in one write, which it notes.
+/// As `tick` it writes five lines and the half of one, then the other half, five
+/// more and the half of one, and so on, each in one write that is in the pipe
+/// whole or not at all. As `tock` it writes lines that are saved in two parts,
+/// each in one write that may be cut anywhere. It notes each write.
 pub(crate) const PROGRAM: &str = r#"#!/bin/sh
 told=told.$PLUMBD_CHILD.$$
 : >"$told"
 echo $$ >>runs.$PLUMBD_CHILD
-exec awk -v n=$((0x40000000 + $$)) -v told="$told" '
-function line(j) { return sprintf("%08x.%08x %s\n", n, j, substr(f, (n * 31 + j * 7) % 64 + 1, 45)) }
+exec awk -v n=$((0x40000000 + $$)) -v told="$told" -v long="$PLUMBD_CHILD" '
+function head(j) { return sprintf("%08x.%08x ", n, j) }
+function line(j) { return head(j) substr(f, (n * 31 + j * 7) % 64 + 1, 45) "\n" }
+function write(text, pause) { printf "%s", text; fflush(); printf "." >>told; fflush(told); system(pause) }
 BEGIN {
     f = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-"; f = f f
+    if (long == "tock") {
+        for (k = 0; k < 1562; k++) body = body sprintf("%064d", k)
+        for (i = 0; ; i++) write(head(i) body "\n", "sleep 0.03")
+    }
     for (i = 0; ; i += 6) {
         all = rest
         for (j = i; j < i + 5; j++) all = all line(j)
-        all = all substr(line(j), 1, 30)
         rest = substr(line(j), 31)
-        printf "%s", all; fflush(); printf "." >>told; fflush(told); system("sleep 0.002")
+        write(all substr(line(j), 1, 30), "sleep 0.002")
     }
 }'
 "#;
-/// Lines of one write, whose last is a half; bytes of a line, and of a half; as in [`PROGRAM`].
+/// Lines of one write of `tick`, whose last is a half; bytes of a line, and of a half; as in [`PROGRAM`].
 const LINES: usize = 6;
 const LENGTH: usize = 64;
 const HALF: usize = 30;
+/// Rows of 64 digits in a line of `tock`, which has so many bytes.
+const ROWS: usize = 1562;
+const LONG: usize = 18 + 64 * ROWS + 1;
 /// What a process id is added to.
 const NUMBERS: u32 = 0x4000_0000;
 
@@ -62,7 +72,7 @@ impl AddAssign for Halves {
 pub(crate) fn attempt(times: f64) -> Tried {
     let setting =
         |managed| Setting { echo_after: "saved", load: Load::Halves, managed, pipes_are_lost: false, rotate: false };
-    let count: Count = with_each(vec![setting(false), setting(true)], |service| {
+    let count = with_each(vec![setting(false), setting(true)], |service| {
         for _ in 0..scaled(60, times) {
             service.wait_any_instant();
             match any(4) {
@@ -70,7 +80,8 @@ pub(crate) fn attempt(times: f64) -> Tried {
                 1 => service.kill_and_see_replaced(&["tick"]),
                 2 => service.kill_and_see_replaced(&["logger", "tick", "tock"]),
                 _ => {
-                    // Without a manager the logger is the only one that has the pipes.
+                    // Without a manager only the logger has the pipes then: there must be one.
+                    service.daemon.child_pid_when_up("logger");
                     service.kill_supervisor(service.is_managed() && any(2) == 0);
                     service.start_again();
                 }
@@ -88,26 +99,25 @@ pub(crate) fn check(dir: &Path, child: &str, saved: &[u8]) -> Result<Halves, Str
     let runs = std::fs::read_to_string(dir.join(format!("runs.{child}"))).unwrap();
     let mut found = Halves::default();
     let mut at = 0;
-    for pid in runs.lines() {
-        let writes = std::fs::read(dir.join(format!("told.{child}.{pid}"))).unwrap().len();
-        // Killed behind a write, it could not note it any more.
-        let written = written(NUMBERS + pid.parse::<u32>().unwrap(), writes + 1);
-        let noted = end_of_write(writes);
-        let rest = &saved[at..];
-        let length = if rest.starts_with(&written) { written.len() } else { noted };
-        if !rest.starts_with(&written[..length]) {
-            let same = rest.iter().zip(&written).take_while(|(a, b)| a == b).count();
-            return Err(format!("{child} {pid} wrote {noted} bytes and only {same} of them are there, from byte {at}"));
+    let mut runs = runs.lines().map(|pid| Run::of(dir, child, pid)).filter(|run| run.is_in(saved)).peekable();
+    while let Some(run) = runs.next() {
+        let next = runs.peek().map_or(saved.len(), |next| next.begins(saved, at));
+        let is = &saved[at..next];
+        // The end of the link makes a line of a half.
+        let is_ended = is.ends_with(b"\n") && !run.written.starts_with(is);
+        let is = if is_ended { &is[..is.len() - 1] } else { is };
+        if is.len() < run.noted || !run.written.starts_with(is) {
+            let same = is.iter().zip(&run.written).take_while(|(a, b)| a == b).count();
+            let (pid, noted, all) = (run.pid, run.noted, is.len());
+            return Err(format!(
+                "{child} {pid} wrote {noted} bytes, {all} are there, of which the first {same} are right"
+            ));
         }
-        at += length;
         found.runs += 1;
-        found.bytes += length as u64;
-        if length > 0 && saved.get(at) == Some(&b'\n') {
-            at += 1;
-            found.ended += 1;
-        } else if length > 0 && at < saved.len() {
-            found.gone_on += 1;
-        }
+        found.bytes += is.len() as u64;
+        found.ended += u64::from(is_ended);
+        found.gone_on += u64::from(!is_ended && !is.ends_with(b"\n"));
+        at = next;
     }
     if at < saved.len() {
         return Err(format!("{} bytes of {child} are there that it did not write", saved.len() - at));
@@ -115,30 +125,75 @@ pub(crate) fn check(dir: &Path, child: &str, saved: &[u8]) -> Result<Halves, Str
     Ok(found)
 }
 
-/// The bytes of one child in a file in text, its lines with their ends.
+/// One process of a program.
+struct Run {
+    pid: String,
+    /// What it may have written: killed behind a write, or within one, it could not note it any more.
+    written: Vec<u8>,
+    /// So many bytes it surely has.
+    noted: usize,
+}
+
+impl Run {
+    fn of(dir: &Path, child: &str, pid: &str) -> Run {
+        let writes = std::fs::read(dir.join(format!("told.{child}.{pid}"))).unwrap().len();
+        let number = NUMBERS + pid.parse::<u32>().unwrap();
+        let long = child == "tock";
+        Run {
+            pid: pid.to_owned(),
+            written: if long { long_lines(number, writes + 1) } else { halved_lines(number, writes + 1) },
+            noted: if long { writes * LONG } else { end_of_write(writes) },
+        }
+    }
+
+    /// Its first 18 bytes, which no other has.
+    fn head(&self) -> &[u8] {
+        &self.written[..18]
+    }
+
+    /// Whether it wrote anything, as far as can be told.
+    fn is_in(&self, saved: &[u8]) -> bool {
+        self.noted > 0 || memmem::find(saved, self.head()).is_some()
+    }
+
+    /// Where its bytes begin; at the end where they are missing.
+    fn begins(&self, saved: &[u8], from: usize) -> usize {
+        memmem::find(&saved[from..], self.head()).map_or(saved.len(), |at| from + at)
+    }
+}
+
+/// The bytes of one child in a file in json, its lines with their ends.
 pub(crate) fn bytes_of(child: &str, file: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for line in file.split_inclusive(|byte| *byte == b'\n') {
-        let entry = checker::entry(line, Format::Text).expect("a torn line");
+        let entry = checker::entry(line, Format::Json).expect("a torn line");
         if entry.peer.as_deref() == Some(child) {
             bytes.extend_from_slice(&entry.message);
-            bytes.push(b'\n');
+            if entry.more != Some(true) {
+                bytes.push(b'\n');
+            }
         }
     }
     bytes
 }
 
-/// Where in its bytes that many writes end.
+/// Where in its bytes that many writes of `tick` end.
 fn end_of_write(writes: usize) -> usize {
     if writes == 0 { 0 } else { (writes * LINES - 1) * LENGTH + HALF }
 }
 
-/// The bytes of that many writes.
-fn written(number: u32, writes: usize) -> Vec<u8> {
+/// The bytes of that many writes of `tick`.
+fn halved_lines(number: u32, writes: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     for sequence in 0..writes * LINES {
         message::append(number, u32::try_from(sequence).unwrap(), LENGTH, &mut bytes);
     }
     bytes.truncate(end_of_write(writes));
     bytes
+}
+
+/// The same of `tock`.
+fn long_lines(number: u32, writes: usize) -> Vec<u8> {
+    let body: String = (0..ROWS).map(|row| format!("{row:064}")).collect();
+    (0..writes).flat_map(|sequence| format!("{number:08x}.{sequence:08x} {body}\n").into_bytes()).collect()
 }

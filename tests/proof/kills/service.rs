@@ -11,7 +11,7 @@ use crate::manager::Manager;
 use nix::libc::SIGKILL;
 use plumbd::control::status::DaemonState;
 use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -191,6 +191,7 @@ impl Service {
     /// Kills these children at once.
     pub(crate) fn kill_children(&mut self, names: &[&str]) {
         let pids = self.processes(names);
+        self.note(&format!("kill {names:?}, {pids:?}"));
         pids.iter().for_each(|&pid| kill(pid, SIGKILL));
         self.count.kills += u64::from(!pids.is_empty());
     }
@@ -201,12 +202,19 @@ impl Service {
             let all = self.processes(names);
             (all.len() == names.len()).then_some(all)
         });
+        self.note(&format!("kill {names:?}, {before:?}"));
         before.iter().for_each(|&pid| kill(pid, SIGKILL));
         self.count.kills += 1;
         wait_for(&format!("others in place of {names:?}\nlog:\n{}", self.daemon.log()), || {
             let now = self.processes(names);
             (now.len() == names.len() && !now.iter().any(|pid| before.contains(pid))).then_some(())
         });
+    }
+
+    /// For whoever looks at what is left of a trial that broke.
+    fn note(&self, what: &str) {
+        let file = File::options().create(true).append(true).open(self.daemon.path("kills.txt"));
+        writeln!(file.unwrap(), "{} {what}", jiff::Timestamp::now()).unwrap();
     }
 
     fn processes(&self, names: &[&str]) -> Vec<i32> {
@@ -218,6 +226,7 @@ impl Service {
     pub(crate) fn kill_supervisor(&mut self, all: bool) {
         let children = children_of(self.daemon.pid());
         self.was_told_to_end = true;
+        self.note(&format!("kill the supervisor, {}; all: {all}, {children:?}", self.daemon.pid()));
         kill(self.daemon.pid(), SIGKILL);
         if all {
             children.iter().for_each(|&pid| kill(pid, SIGKILL));
@@ -333,7 +342,7 @@ pub(crate) fn put_program(dir: &Path, text: &str) {
 }
 
 fn format(setting: Setting) -> Format {
-    if setting.echo_after == "synced" { Format::Json } else { Format::Text }
+    if setting.echo_after == "synced" || setting.load == Load::Halves { Format::Json } else { Format::Text }
 }
 
 fn config(setting: Setting, port: u16) -> String {
