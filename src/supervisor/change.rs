@@ -92,6 +92,7 @@ impl Supervisor {
             }
             Phase::Stopping { deadline } => self.stop_all(*deadline),
         }
+        self.stop_held();
         self.answer_waiters();
     }
 

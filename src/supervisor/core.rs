@@ -321,6 +321,7 @@ impl Supervisor {
         if let Some(child) = self.children.get_mut(&id) {
             child.pending = true;
             child.held_down = false;
+            child.to_stop = false;
             self.dirty = true;
         }
     }

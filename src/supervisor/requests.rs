@@ -4,6 +4,7 @@ use super::child::{Event, State};
 use super::core::Supervisor;
 use super::poll::Id;
 use super::reload::WRONG_CONFIGURATION;
+use super::supervised::Supervised;
 use crate::config::plan;
 use crate::control::status::{self, Status};
 use crate::control::{Request, Response};
@@ -109,13 +110,14 @@ impl Supervisor {
                 Goal::Down => {
                     if let Some(child) = self.children.get_mut(&id) {
                         child.held_down = true;
+                        child.to_stop = true;
                         child.pending = false;
                     }
-                    self.step(id, event.clone());
                 }
                 Goal::Up if running => {
                     if let Some(child) = self.children.get_mut(&id) {
                         child.held_down = false;
+                        child.to_stop = false;
                     }
                     self.step(id, event.clone());
                 }
@@ -129,6 +131,30 @@ impl Supervisor {
             }
         }
         self.dirty = true;
+    }
+
+    /// Stops what an operator wants down, sources first: what a source still
+    /// owes its clients it can send only while its sink is there.
+    pub(super) fn stop_held(&mut self) {
+        let goes = |child: &Supervised| child.held_down && child.machine.pid().is_some();
+        let is_needed = |name: &String| {
+            self.children.values().any(|other| {
+                let needed = self.needs.get(&other.config.name);
+                goes(other) && needed.is_some_and(|needed| needed.contains(name))
+            })
+        };
+        let due: Vec<Id> = self
+            .children
+            .iter()
+            .filter(|(_, child)| child.to_stop && !is_needed(&child.config.name))
+            .map(|(&id, _)| id)
+            .collect();
+        for id in due {
+            if let Some(child) = self.children.get_mut(&id) {
+                child.to_stop = false;
+            }
+            self.step(id, Event::Stop);
+        }
     }
 
     /// The children of that name: an instance, or all instances of a child.

@@ -37,6 +37,8 @@ pub struct Supervised {
     pub pending: bool,
     /// An operator stopped it: a reload does not start it.
     pub held_down: bool,
+    /// He does, and it was not told yet: its sources go first.
+    pub to_stop: bool,
     /// How often it was started only to save what still waits for it.
     pub drain_starts: u32,
     /// Somebody else spoke in its name, and that was logged.
@@ -75,6 +77,7 @@ impl Supervised {
             ready: None,
             pending: false,
             held_down: false,
+            to_stop: false,
             drain_starts: 0,
             told_of_strangers: false,
             says: None,

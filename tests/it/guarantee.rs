@@ -381,3 +381,24 @@ fn a_reload_that_is_undone_under_load_loses_nothing_and_refuses_nobody() {
     service.assert_kept(&outcome);
     assert_eq!(outcome.refused, 0);
 }
+
+#[test]
+fn a_stop_of_echo_and_logger_by_name_under_load_lets_the_echo_finish() {
+    use plumbd::control::Request;
+    let mut service = Service::start("saved", Format::Text);
+    let load = service.load(0);
+    let children = vec!["logger".to_owned(), "echo".to_owned()];
+    for _ in 0..10 {
+        service.wait_progress();
+        moment();
+        service.daemon.done(&Request::Stop { children: children.clone() });
+        service.daemon.done(&Request::Start { children: children.clone() });
+    }
+    service.wait_progress();
+    let outcome = load.end();
+    service.daemon.stop();
+    service.assert_kept(&outcome);
+    assert_eq!(outcome.refused, 0);
+    let log = service.daemon.log();
+    assert!(!log.contains("did not stop within"), "{log}");
+}
