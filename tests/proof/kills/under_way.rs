@@ -4,7 +4,7 @@ use super::control;
 use super::doctor::any;
 use super::random::{settings, with_each};
 use super::service::{Service, Setting};
-use crate::daemon::alive;
+use crate::daemon::{alive, wait_for};
 use crate::trial::{Tried, scaled};
 use nix::libc::SIGTERM;
 use plumbd::control::Request;
@@ -72,7 +72,9 @@ pub(crate) fn stop(times: f64) -> Tried {
             if killed {
                 service.start_again();
             } else {
-                service.daemon.done(&Request::Start { children: names });
+                // One that was killed meanwhile may not be there at once.
+                let start = Request::Start { children: names };
+                wait_for("all are started", || (service.daemon.ask(&start).0 == 0).then_some(()));
             }
         }
     });
