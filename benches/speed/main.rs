@@ -9,6 +9,7 @@
 //! benchmark; a message that is lost, doubled, torn or forged does.
 
 #[path = "../load/mod.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
 mod load;
 
 mod echo;

@@ -305,11 +305,14 @@ fn the_parts_of_long_messages_are_joined() {
     });
 }
 
+/// What somebody did to the lines, at one of them.
+type Change = fn(&mut Vec<Vec<u8>>, usize);
+
 #[test]
 fn a_part_that_is_lost_doubled_or_elsewhere_is_found() {
     in_each_format(|format| {
         for at in 0..12 {
-            let changes: [fn(&mut Vec<Vec<u8>>, usize); 4] = [
+            let changes: [Change; 4] = [
                 |lines, at| drop(lines.remove(at)),
                 |lines, at| lines.insert(at, lines[at].clone()),
                 |lines, at| lines.push(lines[at].clone()),

@@ -4,14 +4,13 @@ use crate::load::checker::{self, Format, Verdict};
 use crate::load::generator::{self, Connection, Outcome, Plan};
 use crate::load::rotated;
 use crate::machine::Machine;
-use crate::wait::{DEADLINE, wait_for};
+use crate::wait::wait_for;
 use plumbd::control::status::Status;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 /// The message file of the packaged configuration.
 pub const MESSAGES: &str = "/var/log/plumbd/messages.log";
