@@ -1,7 +1,7 @@
 //! Whenever a logger is killed, each message is in the file exactly once.
 
 use crate::mini::{Held, Logger, Rig, records, wait_until, write_record};
-use crate::trace::{Place, kill_at};
+use crate::trace::{Place, STOPPED, kill_at, run_to, seize};
 use nix::sys::signal::Signal::SIGTERM;
 use plumbd::link::handover::Protocol::{self, Lines, Records};
 use plumbd::plugin::logger::escape::unescape;
@@ -358,4 +358,21 @@ fn a_batch_is_completed_in_a_file_that_was_renamed_meanwhile() {
     std::fs::write(rig.path(), all).unwrap();
     std::fs::remove_file(&moved).unwrap();
     assert_all_saved(&rig, "after a rename");
+}
+
+#[test]
+#[ignore = "needs ptrace, run by .ci/run"]
+fn a_file_that_is_truncated_at_the_instant_of_a_write_has_no_gap() {
+    let mut rig = Rig::with("raw", Lines);
+    std::fs::write(rig.path(), "one\ntwo\n").unwrap();
+    rig.links[0].source().write_all(b"three\n").unwrap();
+    rig.end();
+    let logger = rig.start_under(&STOPPED);
+    seize(logger.pid());
+    // It has looked where the file ends, and promised to write there.
+    assert!(run_to(logger.pid(), nix::libc::SYS_pwrite64, Place { stop: 0, steps: 0 }));
+    std::fs::File::options().write(true).open(rig.path()).unwrap().set_len(4).unwrap();
+    nix::sys::ptrace::detach(logger.pid(), None).unwrap();
+    logger.wait_success();
+    assert_eq!(rig.text(), "one\nthree\n");
 }

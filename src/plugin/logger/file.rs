@@ -39,14 +39,8 @@ impl MessageFile {
     /// From open(2) and flock(2), or it is no regular file.
     pub fn open(path: &Path, mode: u32) -> io::Result<Option<MessageFile>> {
         // O_NONBLOCK: opening a FIFO must not wait; it means nothing to a regular file.
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(mode)
-            .custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY)
-            .open(path)?;
+        let file =
+            appending().create(true).mode(mode).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY).open(path)?;
         check(path)?;
         let id = FileId::of(&file.metadata()?);
         let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -108,7 +102,7 @@ impl MessageFile {
         self.left.is_some_and(|left| left != len)
     }
 
-    /// To write to it, at an offset.
+    /// To write to it, at its end.
     pub fn file(&self) -> &File {
         &self.file
     }
@@ -255,7 +249,7 @@ impl MessageFile {
         let next = next_path(&self.path);
         remove_next(&self.path);
         // 2 make
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(&next)?;
+        let file = appending().create_new(true).mode(mode).open(&next)?;
         let moved = file.metadata().and_then(|metadata| {
             let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
             // 3 away: from here on, nothing is written to it
@@ -290,7 +284,7 @@ impl MessageFile {
     pub fn sibling(&self, id: FileId) -> Option<(PathBuf, File)> {
         let found =
             folder(&self.path).read_dir().ok()?.flatten().map(|entry| entry.path()).find(|path| names(path, id))?;
-        let file = OpenOptions::new().read(true).write(true).open(&found).ok()?;
+        let file = appending().open(&found).ok()?;
         (FileId::of(&file.metadata().ok()?) == id).then_some((found, file))
     }
 
@@ -302,6 +296,15 @@ impl MessageFile {
 }
 
 const BLOCK: usize = 64 * 1024;
+
+/// To read, and to write at its end wherever that is by now, whatever offset is
+/// given (pwrite(2), "BUGS"): where somebody truncates it between the look at
+/// its length and the write, there is no gap.
+fn appending() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).append(true);
+    options
+}
 
 /// Microseconds since 1970-01-01 UTC.
 pub fn now() -> i64 {
