@@ -272,6 +272,34 @@ fn a_file_that_cannot_be_synced_is_put_aside_and_the_batch_saved_anew() {
 }
 
 #[test]
+#[ignore = "needs strace, run by .ci/run"]
+fn a_file_that_can_neither_be_synced_nor_put_aside_is_waited_for() {
+    let mut rig = Rig::with("raw", Records);
+    write_record(&rig.links[0].source(), &records(1, 7, b"one", true)[0]);
+    rig.end();
+    std::fs::write(rig.path(), "before\n").unwrap();
+    let rename = "inject=?rename,?renameat,?renameat2:error=EROFS:when=1..3";
+    let logger = rig.start_under(&[
+        "strace",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=fdatasync,?rename,?renameat,?renameat2",
+        "-e",
+        "inject=fdatasync:error=EIO:when=1",
+        "-e",
+        rename,
+    ]);
+    rig.wait_notified("X_PLUMBD_PROBLEM=cannot put ");
+    logger.wait_success();
+    assert_eq!(rig.text(), "one\n");
+    let aside = rig.files("m.log.untrusted-");
+    assert_eq!(aside.len(), 1, "{aside:?}");
+    assert_eq!(std::fs::read_to_string(&aside[0]).unwrap(), "before\none\n");
+}
+
+#[test]
 #[ignore = "needs root for a file system of its own, run by .ci/run"]
 fn a_disk_that_is_really_full_holds_the_sources_until_there_is_room() {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -371,7 +399,7 @@ fn a_file_that_is_truncated_at_the_instant_of_a_write_has_no_gap() {
     seize(logger.pid());
     // It has looked where the file ends, and promised to write there.
     assert!(run_to(logger.pid(), nix::libc::SYS_pwrite64, Place { stop: 0, steps: 0 }));
-    std::fs::File::options().write(true).open(rig.path()).unwrap().set_len(4).unwrap();
+    File::options().write(true).open(rig.path()).unwrap().set_len(4).unwrap();
     nix::sys::ptrace::detach(logger.pid(), None).unwrap();
     logger.wait_success();
     assert_eq!(rig.text(), "one\nthree\n");
