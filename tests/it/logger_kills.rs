@@ -273,6 +273,22 @@ fn a_file_that_cannot_be_synced_is_put_aside_and_the_batch_saved_anew() {
 
 #[test]
 #[ignore = "needs strace, run by .ci/run"]
+fn a_file_that_cannot_be_written_to_is_promised_nothing() {
+    let mut rig = full_rig(COUNT);
+    // The first is the intent file's.
+    let logger = start_failing(&rig, "fallocate:error=EROFS:when=2+");
+    rig.wait_notified("X_PLUMBD_PROBLEM=cannot write to");
+    nix::sys::signal::killpg(logger.pid(), SIGTERM).unwrap();
+    logger.wait_success();
+    assert_eq!(rig.bytes(), b"");
+    // So the next one saves all of it in whatever file there is.
+    std::fs::remove_file(rig.path()).unwrap();
+    rig.drain();
+    assert_all_saved(&rig, "after a file that was read-only");
+}
+
+#[test]
+#[ignore = "needs strace, run by .ci/run"]
 fn a_file_that_can_neither_be_synced_nor_put_aside_is_waited_for() {
     let mut rig = Rig::with("raw", Records);
     write_record(&rig.links[0].source(), &records(1, 7, b"one", true)[0]);
@@ -403,4 +419,22 @@ fn a_file_that_is_truncated_at_the_instant_of_a_write_has_no_gap() {
     nix::sys::ptrace::detach(logger.pid(), None).unwrap();
     logger.wait_success();
     assert_eq!(rig.text(), "one\nthree\n");
+}
+
+#[test]
+#[ignore = "needs ptrace, run by .ci/run"]
+fn a_file_that_is_truncated_while_its_end_is_mended_has_no_gap() {
+    let mut rig = Rig::with("raw", Lines);
+    std::fs::write(rig.path(), "whole\nto").unwrap();
+    rig.links[0].source().write_all(b"next\n").unwrap();
+    rig.end();
+    let logger = rig.start_under(&STOPPED);
+    seize(logger.pid());
+    // It has copied what is torn, and is to cut that off.
+    assert!(run_to(logger.pid(), nix::libc::SYS_fsync, Place { stop: 0, steps: 0 }));
+    File::options().write(true).open(rig.path()).unwrap().set_len(0).unwrap();
+    nix::sys::ptrace::detach(logger.pid(), None).unwrap();
+    logger.wait_success();
+    assert_eq!(rig.text(), "next\n");
+    assert_eq!(rig.files("m.log.torn-").len(), 0);
 }

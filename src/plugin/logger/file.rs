@@ -110,7 +110,7 @@ impl MessageFile {
     /// Has the disk keep room for `length` bytes at `offset`, its end (fallocate(2)).
     ///
     /// # Errors
-    /// ENOSPC, EDQUOT.
+    /// ENOSPC, EDQUOT; or it can't be written to.
     pub fn reserve(&mut self, offset: u64, length: u64) -> io::Result<()> {
         let end = offset + length;
         if end <= self.reserved {
@@ -119,6 +119,8 @@ impl MessageFile {
         let ahead = end.next_multiple_of(AHEAD);
         let (reserved, outcome) = match self.allocate(offset, ahead - offset) {
             Err(Errno::ENOSPC | Errno::EDQUOT) => (end, self.allocate(offset, length)),
+            // Nor will a write come through, so nothing is to be promised.
+            Err(errno @ (Errno::EIO | Errno::EROFS | Errno::EPERM)) => (0, Err(errno)),
             // It can't say (EOPNOTSUPP): the write will.
             Err(_) => (u64::MAX, Ok(())),
             Ok(()) => (ahead, Ok(())),
@@ -174,21 +176,28 @@ impl MessageFile {
     /// # Errors
     /// It can't be read, or saved elsewhere, or cut: what is torn is still there.
     pub fn mend_tail(&self) -> io::Result<Option<PathBuf>> {
-        let len = self.size()?;
-        let whole = self.whole_lines(len)?;
-        if whole == len {
-            return Ok(None);
+        loop {
+            let len = self.size()?;
+            let whole = self.whole_lines(len)?;
+            if whole == len {
+                return Ok(None);
+            }
+            let path = self.beside("torn");
+            let copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            let copied = self.copy(whole, len, &copy).and_then(|()| retried(|| copy.sync_all()));
+            // To cut it back must not lengthen one that somebody cut meanwhile.
+            match copied.and_then(|()| sync_folder(&path)).and_then(|()| self.size()) {
+                Ok(now) if now == len => {
+                    self.cut(whole)?;
+                    return Ok(Some(path));
+                }
+                changed_or_not_copied => {
+                    // The next attempt has another name.
+                    let _left = std::fs::remove_file(&path);
+                    changed_or_not_copied?;
+                }
+            }
         }
-        let path = self.beside("torn");
-        let copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        let copied = self.copy(whole, len, &copy).and_then(|()| retried(|| copy.sync_all()));
-        if let Err(error) = copied.and_then(|()| sync_folder(&path)) {
-            // The next attempt has another name.
-            let _left = std::fs::remove_file(&path);
-            return Err(error);
-        }
-        self.cut(whole)?;
-        Ok(Some(path))
     }
 
     /// How many bytes its whole lines take.
