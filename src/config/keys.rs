@@ -312,8 +312,8 @@ pub const LINK: Keys = &[
         PIPE,
         r#""1MiB""#,
         "what the link holds while the sink is busy",
-        "What the link holds while the sink is busy or dead; then its source waits. The kernel may grant less to an \
-         ordinary user, see pipe(7); `plumbd status` shows what it granted.",
+        "What the link holds while the sink is busy or dead; then its source waits. An ordinary \
+         user gets the most that pipe(7) allows where that is less; `plumbd status` shows what it is.",
     ),
     key(
         "protocol",

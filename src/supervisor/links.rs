@@ -188,14 +188,7 @@ impl Links {
         };
         if let Some(made) = made {
             let real = made.capacity()?;
-            if real < link.capacity {
-                log::warn!(
-                    "link {} -> {}: the kernel grants {real} of {} bytes (pipe-max-size, pipe-user-pages-soft: pipe(7))",
-                    link.from,
-                    link.to,
-                    link.capacity
-                );
-            }
+            tell_granted(link, real);
             held.intake = made.intake.map(HeldIntake::new).transpose()?;
             held.replies = made.replies;
             let Pipe { read, write } = made.queue;
@@ -231,7 +224,7 @@ impl Links {
             let Some(config) = held.in_model(model) else { continue };
             if config.capacity != held.config.capacity {
                 if let Some(queue) = self.queues.iter().find(|q| q.id == held.queue) {
-                    resize(held, &queue.read, config.capacity);
+                    resize(held, &queue.read, config);
                 }
             }
             held.config = config.clone();
@@ -363,16 +356,24 @@ fn take_up(link: &Config, kept: Kept, has_intake: bool) -> io::Result<Link> {
     Ok(made)
 }
 
-fn resize(held: &Held, queue: &OwnedFd, capacity: usize) {
+fn resize(held: &Held, queue: &OwnedFd, link: &Config) {
     let staging = held.intake.as_ref().map(|intake| &intake.intake.staging.write);
-    for end in [Some(queue), staging].into_iter().flatten() {
-        if let Err(error) = pipe::set_capacity(end, capacity) {
-            log::warn!(
-                "link {} -> {}: cannot set the capacity to {capacity} bytes: {error}; it stays as it was",
-                held.config.from,
-                held.config.to
-            );
+    let (from, to, capacity) = (&link.from, &link.to, link.capacity);
+    let sizes = [Some(queue), staging].into_iter().flatten().map(|end| pipe::set_capacity(end, capacity));
+    match sizes.collect::<io::Result<Vec<usize>>>() {
+        Ok(sizes) => tell_granted(link, sizes.into_iter().min().unwrap_or(capacity)),
+        Err(error) => {
+            log::warn!("link {from} -> {to}: cannot set the capacity to {capacity} bytes: {error}; it stays as it was")
         }
+    }
+}
+
+fn tell_granted(link: &Config, real: usize) {
+    let Config { from, to, capacity, .. } = link;
+    if real < *capacity {
+        log::warn!(
+            "link {from} -> {to}: the kernel grants {real} of {capacity} bytes (pipe-max-size, pipe-user-pages-soft: pipe(7))"
+        );
     }
 }
 

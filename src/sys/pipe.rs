@@ -19,12 +19,9 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// A pipe of at least `capacity` bytes where the kernel grants it; both
-    /// ends close-on-exec and blocking.
-    ///
-    /// The kernel refuses sizes above `/proc/sys/fs/pipe-max-size` without
-    /// CAP_SYS_RESOURCE, and enlarging past `pipe-user-pages-soft` (pipe(7)).
-    /// That is no error here: [`capacity`] tells what there really is.
+    /// A pipe of at least `capacity` bytes, or of as many as the kernel grants
+    /// ([`set_capacity`]), which is no error here: [`capacity`] tells what there
+    /// really is. Both ends are close-on-exec and blocking.
     ///
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM from pipe2(2).
@@ -51,12 +48,24 @@ pub fn writer_of(read: &OwnedFd) -> io::Result<OwnedFd> {
 /// Asks for a capacity in bytes (F_SETPIPE_SZ); the kernel rounds it up to a
 /// power of two of pages. Returns what it granted.
 ///
+/// Without CAP_SYS_RESOURCE it grants nothing above
+/// `/proc/sys/fs/pipe-max-size`, nor more than there is past
+/// `pipe-user-pages-soft` (pipe(7)): then it is asked for half as much, again
+/// and again, so that what is granted is the most that may be had.
+///
 /// # Errors
-/// EPERM above the limits of pipe(7), EBUSY when it holds more than that now.
+/// EBUSY when it holds more than that now.
 pub fn set_capacity(end: impl AsFd, bytes: usize) -> io::Result<usize> {
-    let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
-    let granted = fcntl(end, FcntlArg::F_SETPIPE_SZ(bytes))?;
-    Ok(usize::try_from(granted).unwrap_or(0))
+    let mut wanted = i32::try_from(bytes).unwrap_or(i32::MAX);
+    let is = fcntl(end.as_fd(), FcntlArg::F_GETPIPE_SZ)?;
+    loop {
+        match fcntl(end.as_fd(), FcntlArg::F_SETPIPE_SZ(wanted)) {
+            // The power of two below: what the kernel rounded this up to is refused.
+            Err(Errno::EPERM) if wanted > is => wanted = 1 << (wanted - 1).ilog2(),
+            Err(errno) => return Err(errno.into()),
+            Ok(granted) => return Ok(usize::try_from(granted).unwrap_or(0)),
+        }
+    }
 }
 
 /// How many bytes the pipe can hold (F_GETPIPE_SZ).

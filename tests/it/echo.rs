@@ -490,6 +490,33 @@ fn out_of_descriptors_new_clients_wait() {
 }
 
 #[test]
+fn when_the_last_that_waits_is_in_and_another_leaves_nothing_is_short_any_more() {
+    let echo = Setup::new(json!({ "echo_after": "queued" })).descriptors(20).start();
+    let mut clients = Vec::new();
+    while !echo.log().contains("cannot accept clients for now: Too many open files") {
+        let before = echo.metric("accepted");
+        clients.push(echo.client());
+        eventually("it is in, or it waits", || {
+            echo.metric("accepted") > before || echo.log().contains("cannot accept")
+        });
+    }
+    // It may have been told so when nobody waited yet.
+    let inside = echo.metric("accepted");
+    if clients.len() as u64 == inside {
+        clients.push(echo.client());
+    }
+    // The one that waits takes the place of the first that leaves.
+    for (waits, client) in (0..).zip(clients.iter().take(2)) {
+        client.shutdown(Shutdown::Write).unwrap();
+        let all = u64::try_from(clients.len()).unwrap();
+        eventually("a place is taken, then one is free", || {
+            (echo.metric("accepted"), echo.metric("connections")) == (all, inside - waits)
+        });
+    }
+    eventually("it says so", || echo.log().contains("accepts clients again"));
+}
+
+#[test]
 fn others_than_the_allowed_are_closed_at_once() {
     let echo = Setup::new(json!({ "allow": ["10.0.0.0/8"] })).start();
     let mut client = echo.client();

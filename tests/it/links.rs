@@ -273,3 +273,38 @@ fn a_source_whose_sink_is_down_waits_rather_than_dies() {
     assert_eq!(daemon.child_pid("source"), source);
     daemon.stop();
 }
+
+#[test]
+fn a_link_gets_the_most_that_the_kernel_grants_where_that_is_less_than_asked_for() {
+    let most: u64 = std::fs::read_to_string("/proc/sys/fs/pipe-max-size").unwrap().trim().parse().unwrap();
+    let config = |asked: u64| {
+        format!(
+            r#"
+            [children.source]
+            command = ["sleep", "1000"]
+            [children.sink]
+            command = ["cat"]
+            [[links]]
+            from = "source"
+            to = "sink"
+            capacity = "{asked}B"
+            "#
+        )
+    };
+    // Root may have more, unless it gives up the capability.
+    let first = if nix::unistd::geteuid().is_root() {
+        "exec setpriv --bounding-set=-sys_resource --inh-caps=-sys_resource -- \"$0\" run -c plumbd.toml"
+    } else {
+        ""
+    };
+    let mut daemon = Daemon::start_after(first, &config(4 * most));
+    assert_eq!(daemon.link("source", "sink").capacity_bytes, most);
+    daemon.wait_log(&format!("link source -> sink: the kernel grants {most} of {} bytes", 4 * most));
+    // The same where a reload enlarges it.
+    daemon.reload(&config(most / 4));
+    assert_eq!(daemon.link("source", "sink").capacity_bytes, most / 4);
+    daemon.reload(&config(3 * most));
+    assert_eq!(daemon.link("source", "sink").capacity_bytes, most);
+    daemon.wait_log(&format!("link source -> sink: the kernel grants {most} of {} bytes", 3 * most));
+    daemon.stop();
+}

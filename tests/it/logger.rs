@@ -1,7 +1,10 @@
 //! What the logger does with what it is given, and with what goes wrong.
 
+use crate::daemon::{Daemon, kill, wait_for};
 use crate::mini::{Held, Rig, records, wait_until, write_record};
+use nix::libc::SIGKILL;
 use nix::sys::signal::Signal::{SIGTERM, SIGUSR1};
+use plumbd::control::status::{Child, ChildState, DaemonState};
 use plumbd::link::handover::Protocol::{Lines, Records};
 use plumbd::link::record::Ack;
 use plumbd::plugin::logger::escape::unescape;
@@ -311,13 +314,65 @@ fn when_the_supervisor_is_dead_it_goes_on_until_its_links_end() {
 }
 
 #[test]
-fn what_cannot_be_opened_is_an_error() {
+fn what_is_no_file_is_an_error() {
     let mut rig = Rig::new("raw");
-    rig.settings["file"] = rig.folder.path().join("none/m.log").to_str().unwrap().into();
-    assert_eq!(rig.start().wait().code(), Some(1));
-    rig.settings["file"] = rig.folder.path().join("notify").to_str().unwrap().into();
-    assert_eq!(rig.start().wait().code(), Some(1));
+    for wrong in [rig.folder.path().join("notify"), rig.folder.path().to_owned()] {
+        rig.settings["file"] = wrong.to_str().unwrap().into();
+        assert_eq!(rig.start().wait().code(), Some(1), "{}", wrong.display());
+    }
     assert!(!rig.folder.path().join(".notify.intent").exists());
+}
+
+#[test]
+fn a_folder_that_is_away_at_its_start_is_waited_for() {
+    let mut rig = Rig::with("raw", Lines);
+    let folder = rig.folder.path().join("folder");
+    rig.settings["file"] = folder.join("m.log").to_str().unwrap().into();
+    rig.links[0].source().write_all(b"one\n").unwrap();
+    let logger = rig.start();
+    rig.wait_notified("X_PLUMBD_PROBLEM=cannot open ");
+    rig.wait_notified("EXTEND_TIMEOUT_USEC=");
+    std::fs::create_dir(folder).unwrap();
+    rig.wait_notified("READY=1");
+    rig.end();
+    logger.wait_success();
+    assert_eq!(rig.text(), "one\n");
+}
+
+#[test]
+fn a_folder_that_is_away_for_long_uses_no_starts_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, gone) = (dir.path().join("here"), dir.path().join("gone"));
+    std::fs::create_dir(&here).unwrap();
+    let mut daemon = Daemon::spawn_in(
+        dir,
+        r#"
+        [children.source]
+        command = ["sh", "-c", "while ! test -e go; do sleep 0.01; done; echo one; exec sleep 1000"]
+        [children.logger]
+        plugin = "logger"
+        settings = { file = "here/messages.log", format = "raw" }
+        ready_timeout = "100ms"
+        start_limit = { burst = 2, within = "60s" }
+        [[links]]
+        from = "source"
+        to = "logger"
+        "#,
+    );
+    daemon.wait_state(DaemonState::Running);
+    std::fs::rename(&here, &gone).unwrap();
+    kill(daemon.child_pid_when_up("logger"), SIGKILL);
+    let told = |child: Child| child.problem.filter(|problem| problem.contains("No such file")).map(|_| child.pid);
+    let pid = wait_for("status says so", || told(daemon.child("logger")));
+    daemon.wait_log("No such file or directory (os error 2); trying again until it passes");
+    std::fs::write(daemon.path("go"), "").unwrap();
+    wait_for("a line waits", || (daemon.link("source", "logger").queued_bytes == 4).then_some(()));
+    assert_eq!(daemon.child("logger").state, ChildState::Starting);
+    std::fs::rename(&gone, &here).unwrap();
+    wait_for("it is saved", || (daemon.read("here/messages.log") == b"one\n").then_some(()));
+    let logger = daemon.wait_child("logger", ChildState::Up);
+    assert_eq!((logger.pid, logger.restarts, logger.problem), (pid, 1, None));
+    daemon.stop();
 }
 
 #[test]

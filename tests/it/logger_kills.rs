@@ -1,7 +1,7 @@
 //! Whenever a logger is killed, each message is in the file exactly once.
 
 use crate::mini::{Held, Logger, Rig, records, wait_until, write_record};
-use crate::trace::{Place, kill_at};
+use crate::trace::{Place, STOPPED, kill_at, run_to, seize};
 use nix::sys::signal::Signal::SIGTERM;
 use plumbd::link::handover::Protocol::{self, Lines, Records};
 use plumbd::plugin::logger::escape::unescape;
@@ -272,6 +272,50 @@ fn a_file_that_cannot_be_synced_is_put_aside_and_the_batch_saved_anew() {
 }
 
 #[test]
+#[ignore = "needs strace, run by .ci/run"]
+fn a_file_that_cannot_be_written_to_is_promised_nothing() {
+    let mut rig = full_rig(COUNT);
+    // The first is the intent file's.
+    let logger = start_failing(&rig, "fallocate:error=EROFS:when=2+");
+    rig.wait_notified("X_PLUMBD_PROBLEM=cannot write to");
+    nix::sys::signal::killpg(logger.pid(), SIGTERM).unwrap();
+    logger.wait_success();
+    assert_eq!(rig.bytes(), b"");
+    // So the next one saves all of it in whatever file there is.
+    std::fs::remove_file(rig.path()).unwrap();
+    rig.drain();
+    assert_all_saved(&rig, "after a file that was read-only");
+}
+
+#[test]
+#[ignore = "needs strace, run by .ci/run"]
+fn a_file_that_can_neither_be_synced_nor_put_aside_is_waited_for() {
+    let mut rig = Rig::with("raw", Records);
+    write_record(&rig.links[0].source(), &records(1, 7, b"one", true)[0]);
+    rig.end();
+    std::fs::write(rig.path(), "before\n").unwrap();
+    let rename = "inject=?rename,?renameat,?renameat2:error=EROFS:when=1..3";
+    let logger = rig.start_under(&[
+        "strace",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=fdatasync,?rename,?renameat,?renameat2",
+        "-e",
+        "inject=fdatasync:error=EIO:when=1",
+        "-e",
+        rename,
+    ]);
+    rig.wait_notified("X_PLUMBD_PROBLEM=cannot put ");
+    logger.wait_success();
+    assert_eq!(rig.text(), "one\n");
+    let aside = rig.files("m.log.untrusted-");
+    assert_eq!(aside.len(), 1, "{aside:?}");
+    assert_eq!(std::fs::read_to_string(&aside[0]).unwrap(), "before\none\n");
+}
+
+#[test]
 #[ignore = "needs root for a file system of its own, run by .ci/run"]
 fn a_disk_that_is_really_full_holds_the_sources_until_there_is_room() {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -358,4 +402,39 @@ fn a_batch_is_completed_in_a_file_that_was_renamed_meanwhile() {
     std::fs::write(rig.path(), all).unwrap();
     std::fs::remove_file(&moved).unwrap();
     assert_all_saved(&rig, "after a rename");
+}
+
+#[test]
+#[ignore = "needs ptrace, run by .ci/run"]
+fn a_file_that_is_truncated_at_the_instant_of_a_write_has_no_gap() {
+    let mut rig = Rig::with("raw", Lines);
+    std::fs::write(rig.path(), "one\ntwo\n").unwrap();
+    rig.links[0].source().write_all(b"three\n").unwrap();
+    rig.end();
+    let logger = rig.start_under(&STOPPED);
+    seize(logger.pid());
+    // It has looked where the file ends, and promised to write there.
+    assert!(run_to(logger.pid(), nix::libc::SYS_pwrite64, Place { stop: 0, steps: 0 }));
+    File::options().write(true).open(rig.path()).unwrap().set_len(4).unwrap();
+    nix::sys::ptrace::detach(logger.pid(), None).unwrap();
+    logger.wait_success();
+    assert_eq!(rig.text(), "one\nthree\n");
+}
+
+#[test]
+#[ignore = "needs ptrace, run by .ci/run"]
+fn a_file_that_is_truncated_while_its_end_is_mended_has_no_gap() {
+    let mut rig = Rig::with("raw", Lines);
+    std::fs::write(rig.path(), "whole\nto").unwrap();
+    rig.links[0].source().write_all(b"next\n").unwrap();
+    rig.end();
+    let logger = rig.start_under(&STOPPED);
+    seize(logger.pid());
+    // It has copied what is torn, and is to cut that off.
+    assert!(run_to(logger.pid(), nix::libc::SYS_fsync, Place { stop: 0, steps: 0 }));
+    File::options().write(true).open(rig.path()).unwrap().set_len(0).unwrap();
+    nix::sys::ptrace::detach(logger.pid(), None).unwrap();
+    logger.wait_success();
+    assert_eq!(rig.text(), "next\n");
+    assert_eq!(rig.files("m.log.torn-").len(), 0);
 }

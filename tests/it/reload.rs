@@ -529,6 +529,35 @@ fn a_reload_whose_child_is_stuck_at_its_start_is_undone() {
 }
 
 #[test]
+#[ignore = "needs root for another user, run by .ci/run"]
+fn a_reload_whose_logger_may_not_open_its_file_is_undone() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    let logger = |folder: &str| {
+        format!(
+            "[children.source]\n{SLEEP}[children.logger]\nplugin = \"logger\"\nready_timeout = \"1s\"\n\
+             user = \"nobody\"\nsettings = {{ file = \"{folder}/messages.log\" }}\n\
+             [[links]]\nfrom = \"source\"\nto = \"logger\"\n"
+        )
+    };
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    for (folder, owner) in [("his", 65534), ("roots", 0)] {
+        let path = dir.path().join(folder);
+        std::fs::create_dir(&path).unwrap();
+        chown(path, Some(owner), None).unwrap();
+    }
+    let mut daemon = Daemon::spawn_in(dir, &logger("his"));
+    daemon.wait_child("logger", ChildState::Up);
+    daemon.configure(&logger("roots"));
+    let (status, _, err) = daemon.ask(&Request::Reload);
+    assert_eq!(status, 1);
+    assert!(err.contains("cannot start logger (") && err.contains("Permission denied"), "{err}");
+    assert!(err.contains("; undone: the configuration of before runs again"), "{err}");
+    assert_eq!(daemon.child("logger").state, ChildState::Up);
+    daemon.stop();
+}
+
+#[test]
 fn a_reload_that_would_lose_what_a_link_holds_is_none() {
     let config = |sink: &str| {
         format!(

@@ -2,8 +2,8 @@
 //! and all goes on by itself.
 
 use crate::daemon::wait_for;
-use crate::disk_image::{self, Image, Kind, fill};
-use crate::disk_site::{Kept, Site};
+use crate::disk_image::{self, Image, Immutable, Kind, fill};
+use crate::disk_site::{Kept, Site, forgetful, heedless, tried};
 use crate::trial::{Trial, Tried, scaled};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -17,22 +17,39 @@ pub(crate) fn trials() -> Vec<Trial> {
             name: "disk/full",
             fault: "another file fills the disk, also in the middle of a line; then it is removed",
             promise: WAIT,
-            missing: || disk_image::missing(Kind::Ext4, &[]),
+            missing: needs_strace,
             attempt: full,
         },
         Trial {
             name: "disk/quota",
             fault: "a quota (btrfs: a qgroup's limit) is used up; then it is raised",
             promise: WAIT,
-            missing: || disk_image::missing(Kind::Btrfs, &["btrfs"]),
+            missing: || disk_image::missing(Kind::Btrfs, &["btrfs", "strace"]),
             attempt: quota,
         },
         Trial {
             name: "disk/read-only",
-            fault: "the file system is read-only when plumbd starts; later it is not",
+            fault: "the file system is read-only when plumbd starts, or made so before a killed logger is back; later it \
+                    is not",
             promise: WAIT,
-            missing: || disk_image::missing(Kind::Ext4, &[]),
+            missing: needs_strace,
             attempt: read_only,
+        },
+        Trial {
+            name: "disk/read-only-by-error",
+            fault: "ext4 finds an error under load and makes itself read-only (errors=remount-ro); the logger is killed, \
+                    the disk unmounted and mounted again",
+            promise: "synced: clients wait, nobody is disconnected, status and log say why, it goes on by itself once it is \
+                      mounted again; every message is there exactly once, whole, in order",
+            missing: needs_strace,
+            attempt: read_only_by_error,
+        },
+        Trial {
+            name: "disk/immutable",
+            fault: "under load the file is made one that nobody may write to (chattr +i); later it is not",
+            promise: WAIT,
+            missing: || disk_image::missing(Kind::Ext4, &["chattr", "strace"]),
+            attempt: immutable,
         },
         Trial {
             name: "disk/eio-write",
@@ -55,19 +72,6 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 pub(crate) fn needs_strace() -> Option<String> {
     disk_image::missing(Kind::Ext4, &["strace"])
-}
-
-/// The control of the trials whose protection is that nothing is lost.
-pub(crate) const DOCTORED: &str =
-    "of each file a copy with a line less, a line twice, a byte changed, the end cut off: all found out";
-
-pub(crate) fn outcome(kept: &[Kept]) -> String {
-    let unechoed: u64 = kept.iter().map(|k| k.unechoed).sum();
-    format!("0 lost, 0 doubled, 0 out of order, 0 torn, 0 forged; {unechoed} not echoed")
-}
-
-pub(crate) fn echoed(kept: &[Kept]) -> u64 {
-    kept.iter().map(|k| k.echoed).sum()
 }
 
 fn full(times: f64) -> Tried {
@@ -95,16 +99,11 @@ fn full(times: f64) -> Tried {
         }
         kept.push(site.end(&[], |live| live));
     }
-    Tried {
-        count: format!(
-            "{} times full, {torn} of them in the middle of a line; the logger killed meanwhile {kills} times; \
-             {} messages echoed",
-            2 * rounds,
-            echoed(&kept)
-        ),
-        outcome: outcome(&kept),
-        control: DOCTORED.to_owned(),
-    }
+    let what = format!(
+        "{} times full, {torn} of them in the middle of a line; the logger killed meanwhile {kills} times",
+        2 * rounds
+    );
+    tried(&what, &kept, "", &format!("{}; {}", heedless(), forgetful()))
 }
 
 fn quota(times: f64) -> Tried {
@@ -119,11 +118,7 @@ fn quota(times: f64) -> Tried {
         site.wait_passed();
     }
     let kept = [site.end(&[], |live| live)];
-    Tried {
-        count: format!("{rounds} times used up, {} messages echoed", echoed(&kept)),
-        outcome: outcome(&kept),
-        control: DOCTORED.to_owned(),
-    }
+    tried(&format!("{rounds} times used up"), &kept, "", &heedless())
 }
 
 fn read_only(times: f64) -> Tried {
@@ -139,14 +134,61 @@ fn read_only(times: f64) -> Tried {
             site.wait_told("Read-only file system");
             image.remount("rw");
             site.wait_passed();
+            // It can't be made read-only while a file is open for writing; now none is.
+            site.kill_logger_and(|| image.remount("ro"));
+            let taken = site.wait_told("Read-only file system");
+            site.assert_waiting(taken);
+            image.remount("rw");
+            site.wait_passed();
             site.end(&[], |live| live)
         })
         .collect();
-    Tried {
-        count: format!("{rounds} starts, {} messages echoed", echoed(&kept)),
-        outcome: outcome(&kept),
-        control: DOCTORED.to_owned(),
+    let what = format!("{rounds} starts of plumbd, {rounds} of a logger that was killed");
+    tried(&what, &kept, "", &format!("{}; {}", heedless(), forgetful()))
+}
+
+fn read_only_by_error(times: f64) -> Tried {
+    let rounds = scaled(3, times);
+    let kept: Vec<Kept> = (0..rounds)
+        .map(|_| {
+            let image = Image::new(Kind::Ext4, 64);
+            // Where the disk is not mounted, nothing is.
+            let folder = image.disk().join("folder");
+            std::fs::create_dir(&folder).unwrap();
+            let site = Site::new(&folder, "synced", "");
+            image.remount("errors=remount-ro");
+            image.fail();
+            let taken = site.wait_told("Read-only file system");
+            site.assert_waiting(taken);
+            // ext4 is never writable again until it is mounted anew, which the
+            // logger's open files are in the way of.
+            site.kill_logger();
+            site.daemon.wait_log("cannot open");
+            image.unmount();
+            site.wait_told("No such file or directory");
+            site.assert_waiting(taken);
+            image.mount();
+            site.wait_passed();
+            site.end(&[], |live| live)
+        })
+        .collect();
+    let what = format!("{rounds} times read-only, then unmounted, then mounted again");
+    tried(&what, &kept, "", &format!("{}; {}", heedless(), forgetful()))
+}
+
+fn immutable(times: f64) -> Tried {
+    let rounds = scaled(10, times);
+    let image = Image::new(Kind::Ext4, 64);
+    let site = Site::new(&image.disk(), "saved", "");
+    for _ in 0..rounds {
+        let held = Immutable::make(&site.file);
+        let taken = site.wait_told("Operation not permitted");
+        site.assert_waiting(taken);
+        drop(held);
+        site.wait_passed();
     }
+    let kept = [site.end(&[], |live| live)];
+    tried(&format!("{rounds} times"), &kept, "", &heedless())
 }
 
 fn eio_write(times: f64) -> Tried {
@@ -167,11 +209,8 @@ fn eio_write(times: f64) -> Tried {
         site.wait_passed();
     }
     let kept = [site.end(&[], |live| live)];
-    Tried {
-        count: format!("{rounds} times, the logger killed meanwhile {kills} times; {} messages echoed", echoed(&kept)),
-        outcome: outcome(&kept),
-        control: DOCTORED.to_owned(),
-    }
+    let what = format!("{rounds} times, the logger killed meanwhile {kills} times");
+    tried(&what, &kept, "", &format!("{}; {}", heedless(), forgetful()))
 }
 
 fn eio_fdatasync(times: f64) -> Tried {
@@ -196,11 +235,8 @@ fn eio_fdatasync(times: f64) -> Tried {
         }
         before
     })];
-    Tried {
-        count: format!("{rounds} files put aside, {} messages echoed", echoed(&kept)),
-        outcome: format!("{}; {both} batches in both files", outcome(&kept)),
-        control: format!("{DOCTORED}. {}", asked_again()),
-    }
+    let (what, more) = (format!("{rounds} files put aside"), format!("{both} batches in both files"));
+    tried(&what, &kept, &more, &asked_again())
 }
 
 /// Appends what is in a file, but for the batch at its beginning that is at
@@ -234,7 +270,7 @@ fn asked_again() -> String {
     let there = std::fs::read(&path).unwrap().iter().filter(|&&byte| byte == b'x').count();
     assert!(first.is_err() && second.is_ok() && there < LENGTH, "{first:?}, {second:?}, {there} bytes are there");
     format!(
-        "Had the file been asked again: on a disk that failed, the first fdatasync said {:?}, the second that all is \
+        "had the file been asked again: on a disk that failed, the first fdatasync said {:?}, the second that all is \
          well, and {} of {LENGTH} bytes were lost",
         first.unwrap_err().to_string(),
         LENGTH - there

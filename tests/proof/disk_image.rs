@@ -5,6 +5,7 @@
 use crate::daemon::wait_for;
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -135,6 +136,15 @@ impl Image {
         run("btrfs", &["qgroup", "limit", quota, "0/256"], &[&self.disk()]);
     }
 
+    /// Has ext4 find an error.
+    pub(crate) fn fail(&self) {
+        let device = std::fs::metadata(self.disk()).unwrap().dev();
+        let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+        let name = std::fs::read_link(format!("/sys/dev/block/{major}:{minor}")).unwrap();
+        let trigger = Path::new("/sys/fs/ext4").join(name.file_name().unwrap()).join("trigger_fs_error");
+        std::fs::write(trigger, "made by a trial").unwrap();
+    }
+
     /// Cuts its power: from now on nothing reaches the device, not even what
     /// waits in the journal.
     pub(crate) fn cut(&self) {
@@ -156,6 +166,25 @@ impl Drop for Image {
             // Whatever it was in the middle of.
             let _was_not_mounted = nix::mount::umount2(&mounted, nix::mount::MntFlags::MNT_DETACH);
         }
+    }
+}
+
+/// A file that nobody may write to, not even who has it open (chattr(1)). Dropped, it is as before.
+#[derive(Debug)]
+pub(crate) struct Immutable {
+    file: PathBuf,
+}
+
+impl Immutable {
+    pub(crate) fn make(file: &Path) -> Immutable {
+        run("chattr", &["+i"], &[file]);
+        Immutable { file: file.to_owned() }
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        run("chattr", &["-i"], &[&self.file]);
     }
 }
 

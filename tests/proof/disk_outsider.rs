@@ -6,16 +6,18 @@
 //! truncates while the logger is stopped for a moment.
 
 use crate::daemon::{kill, send, state, wait_for};
-use crate::disk::{DOCTORED, append_but_what_is_in_both, echoed, outcome};
-use crate::disk_site::Site;
+use crate::disk::append_but_what_is_in_both;
+use crate::disk_site::{Site, forgetful, tried};
 use crate::trial::{Trial, Tried, needs_root, scaled};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc::{SIGCONT, SIGSTOP};
 use std::collections::hash_map::RandomState;
 use std::fs::{File, Permissions};
 use std::hash::{BuildHasher, Hasher};
 use std::io::Read;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const NAME_GONE: &str = "was removed or renamed: run plumbd reopen";
 
@@ -49,16 +51,16 @@ pub(crate) fn trials() -> Vec<Trial> {
             name: "disk/truncated",
             fault: "somebody truncates the file, to nothing or at any byte",
             promise: "what he cut off, and what comes after that place, together have every message exactly once, \
-                      whole, in order; a line that he cut in two is moved away; before a batch that \
-                      was under way there may be a gap of NUL bytes, as long as what he cut off",
+                      whole, in order; a line that he cut in two is moved away, but where a batch was just about to \
+                      be written: that stands behind the half line, whole, and nowhere is a gap",
             missing: || None,
             attempt: truncated,
         },
         Trial {
             name: "disk/folder-gone",
             fault: "somebody renames the folder, and the logger is killed; later the folder is back",
-            promise: "status and log say so, clients wait, it goes on by itself; every message is there exactly \
-                      once, whole, in order",
+            promise: "status and log say so, clients wait, it goes on by itself, with one start, however long that \
+                      lasts; every message is there exactly once, whole, in order",
             missing: || None,
             attempt: folder_gone,
         },
@@ -66,8 +68,8 @@ pub(crate) fn trials() -> Vec<Trial> {
             name: "disk/no-permission",
             fault: "a logger that is not root loses the right to its folder and its file, and is killed; later it is \
                     given back",
-            promise: "status and log say so, clients wait, it goes on by itself; every message is there exactly \
-                      once, whole, in order",
+            promise: "status and log say so, clients wait, it goes on by itself, with one start, however long that \
+                      lasts; every message is there exactly once, whole, in order",
             missing: needs_root,
             attempt: no_permission,
         },
@@ -103,11 +105,9 @@ fn removed(times: f64) -> Tried {
         taken.push((there, is_killed));
     }
     let kept = [site.end(&[], |live| joined(taken, live))];
-    Tried {
-        count: format!("{rounds} times, the logger killed {kills} times; {} messages echoed", echoed(&kept)),
-        outcome: format!("{}; {both} batches in both files, {torn} torn ends in removed ones", outcome(&kept)),
-        control: DOCTORED.to_owned(),
-    }
+    let what = format!("{rounds} times, the logger killed {kills} times");
+    let more = format!("{both} batches in both files, {torn} torn ends in removed ones");
+    tried(&what, &kept, &more, &forgetful())
 }
 
 fn is_under_way(before: &[u8], after: &[u8]) -> bool {
@@ -152,11 +152,8 @@ fn renamed(times: f64) -> Tried {
         let away = away.iter().map(|path| std::fs::read(path).unwrap());
         away.chain([live]).collect::<Vec<_>>().concat()
     })];
-    Tried {
-        count: format!("{rounds} times, the logger killed {} times; {} messages echoed", rounds / 2, echoed(&kept)),
-        outcome: outcome(&kept),
-        control: DOCTORED.to_owned(),
-    }
+    let what = format!("{rounds} times, the logger killed {} times", rounds / 2);
+    tried(&what, &kept, "", &forgetful())
 }
 
 fn replaced(times: f64) -> Tried {
@@ -188,11 +185,17 @@ fn replaced(times: f64) -> Tried {
         };
         taken.iter().enumerate().map(own).collect::<Vec<_>>().concat()
     })];
-    Tried {
-        count: format!("{rounds} times; {} messages echoed", echoed(&kept)),
-        outcome: outcome(&kept),
-        control: DOCTORED.to_owned(),
-    }
+    tried(&format!("{rounds} times"), &kept, &format!("{} half lines moved away", torn.len()), &nobody_reopens())
+}
+
+/// The control: what is written goes on to the file that he replaced.
+fn nobody_reopens() -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let site = Site::new(folder.path(), "saved", "");
+    let other = folder.path().join("other");
+    std::fs::write(&other, "").unwrap();
+    std::fs::rename(&other, &site.file).unwrap();
+    format!("without `plumbd reopen`, {}", site.end_found_out())
 }
 
 fn truncated(times: f64) -> Tried {
@@ -200,29 +203,56 @@ fn truncated(times: f64) -> Tried {
     let folder = tempfile::tempdir().unwrap();
     let site = Site::new(folder.path(), "saved", "");
     let mut cuts = Cuts::default();
-    for _ in 0..rounds {
-        site.wait_progress();
-        let logger = site.logger();
-        send(logger, SIGSTOP);
-        wait_for("it is stopped", || (state(logger) == Some('T')).then_some(()));
-        let there = std::fs::read(&site.file).unwrap();
-        let to = [0, random(there.len())][random(2)];
-        File::options().write(true).open(&site.file).unwrap().set_len(to as u64).unwrap();
-        kill(logger, SIGCONT);
-        cuts.account(&there);
-        cuts.cut(&there, to);
-    }
-    let torn = site.beside("messages.log.torn-").len();
-    let (mut gaps, mut halves) = (0, 0);
+    (0..rounds).for_each(|_| cuts.make(&site, |there| [0, random(there.len())][random(2)]));
+    let (mut moved, mut behind) = (0, 0);
     let kept = [site.end(&[], |live| {
         cuts.account(&live);
-        (gaps, halves) = (cuts.gaps, cuts.halves);
+        assert!(!cuts.all.contains(&0), "there is a gap");
+        (moved, behind) = (cuts.moved, cuts.behind);
         cuts.all
     })];
-    Tried {
-        count: format!("{rounds} times, {halves} of them in the middle of a line; {} messages echoed", echoed(&kept)),
-        outcome: format!("{}; {torn} half lines moved away, {gaps} gaps", outcome(&kept)),
-        control: DOCTORED.to_owned(),
+    assert_eq!(moved, halves_in(folder.path()), "half lines that were moved away");
+    let what = format!("{rounds} times, {} of them in the middle of a line", moved + behind);
+    let more = format!(
+        "{moved} half lines moved away, {behind} with a whole line behind them, as the logger was about to write; no gap"
+    );
+    tried(&what, &kept, &more, &written_at_its_offset())
+}
+
+/// The control: the file is not open for appending any more (fcntl(2)), so what
+/// is under way goes where the file ended before.
+fn written_at_its_offset() -> String {
+    const TRIES: u32 = 200;
+    let folder = tempfile::tempdir().unwrap();
+    let site = Site::new(folder.path(), "saved", "");
+    let logger = site.logger();
+    let fds = std::fs::read_dir(format!("/proc/{logger}/fd")).unwrap().map(|fd| fd.unwrap().path());
+    let number = fds.filter(|fd| std::fs::read_link(fd).is_ok_and(|to| to == site.file)).last().unwrap();
+    let same = same_description(logger, number.file_name().unwrap().to_str().unwrap().parse().unwrap());
+    fcntl(&same, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    let mut cuts = Cuts::default();
+    for tries in 1..=TRIES {
+        cuts.make(&site, |_| 0);
+        site.wait_progress();
+        let gap = std::fs::read(&site.file).unwrap().iter().take_while(|&&byte| byte == 0).count();
+        if gap > 0 {
+            return format!("without O_APPEND a gap of {gap} NUL bytes, found after {tries} times");
+        }
+    }
+    panic!("a file that is not open for appending has no gap: the trial proves nothing")
+}
+
+/// The open file description that a process has under that number (pidfd_getfd(2)).
+fn same_description(pid: i32, number: i32) -> OwnedFd {
+    #[allow(unsafe_code)]
+    // SAFETY: both calls take numbers alone, and give a descriptor of our own or -1.
+    unsafe {
+        let process = nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0);
+        assert!(process >= 0, "{}", std::io::Error::last_os_error());
+        let process = OwnedFd::from_raw_fd(i32::try_from(process).unwrap());
+        let fd = nix::libc::syscall(nix::libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0);
+        assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+        OwnedFd::from_raw_fd(i32::try_from(fd).unwrap())
     }
 }
 
@@ -235,32 +265,54 @@ struct Cuts {
     counted: usize,
     /// The half line that the last cut left there.
     half: Vec<u8>,
-    /// How many bytes it cut off.
-    off: usize,
-    halves: usize,
-    gaps: usize,
+    /// Half lines that were moved away.
+    moved: usize,
+    /// Half lines that a batch that was under way stands behind.
+    behind: usize,
 }
 
 impl Cuts {
+    /// Truncates the file while the logger is stopped, wherever that is.
+    fn make(&mut self, site: &Site, to: impl FnOnce(&[u8]) -> usize) {
+        site.wait_progress();
+        let logger = site.logger();
+        send(logger, SIGSTOP);
+        wait_for("it is stopped", || (state(logger) == Some('T')).then_some(()));
+        let there = std::fs::read(&site.file).unwrap();
+        let to = to(&there);
+        File::options().write(true).open(&site.file).unwrap().set_len(to as u64).unwrap();
+        kill(logger, SIGCONT);
+        self.account(&there);
+        self.counted = memchr::memrchr(b'\n', &there[..to]).map_or(0, |at| at + 1);
+        self.half = there[self.counted..to].to_vec();
+    }
+
     /// Adds what came since the last cut.
     fn account(&mut self, there: &[u8]) {
         let mut new = &there[self.counted..];
-        // Where a batch was under way, it is where it was to be: behind a gap.
-        let gap = [&self.half[..], &vec![0; self.off]].concat();
-        if let Some(behind) = new.strip_prefix(&gap[..]).filter(|_| self.off > 0) {
-            self.gaps += 1;
-            new = behind;
+        match new.strip_prefix(&*self.half).filter(|_| !self.half.is_empty()) {
+            // It was just about to be moved away.
+            Some([]) => new = &[],
+            Some(rest) if is_begin_of_line(rest) => {
+                self.behind += 1;
+                new = rest;
+            }
+            _ => self.moved += usize::from(!self.half.is_empty()),
         }
         self.all.extend_from_slice(new);
     }
+}
 
-    /// It was truncated to that length.
-    fn cut(&mut self, there: &[u8], to: usize) {
-        self.counted = memchr::memrchr(b'\n', &there[..to]).map_or(0, |at| at + 1);
-        self.half = there[self.counted..to].to_vec();
-        self.halves += usize::from(!self.half.is_empty());
-        self.off = there.len() - to;
-    }
+/// `2026-11-22T15:04:05.123456Z `: what else is the rest of one by chance?
+fn is_begin_of_line(bytes: &[u8]) -> bool {
+    let form = b"____-__-__T__:__:__.______Z ";
+    bytes.len() > form.len()
+        && form.iter().zip(bytes).all(|(&form, &byte)| form == b'_' && byte.is_ascii_digit() || form == byte)
+}
+
+fn halves_in(folder: &Path) -> usize {
+    let names = folder.read_dir().unwrap().map(|entry| entry.unwrap().file_name());
+    names.filter(|name| name.to_str().unwrap().starts_with("messages.log.torn-")).count()
 }
 
 /// Below `bound`, which is not 0.
@@ -284,20 +336,16 @@ fn folder_gone(times: f64) -> Tried {
             site.wait_told("cannot reopen");
             site.wait_progress();
             site.kill_logger();
-            site.daemon.wait_log("No such file or directory");
-            let taken = site.taken();
-            site.daemon.wait_log("logger: exited with status 1");
+            let taken = site.wait_told("cannot open");
             site.assert_waiting(taken);
             std::fs::rename(&gone, &here).unwrap();
             site.wait_passed();
+            // So it may last for however long: no start is used up.
+            assert_eq!(site.daemon.child("logger").restarts, 1);
             site.end(&[], |live| live)
         })
         .collect();
-    Tried {
-        count: format!("{rounds} times, {} messages echoed", echoed(&kept)),
-        outcome: outcome(&kept),
-        control: DOCTORED.to_owned(),
-    }
+    tried(&format!("{rounds} times"), &kept, "", &forgetful())
 }
 
 fn no_permission(times: f64) -> Tried {
@@ -320,21 +368,17 @@ fn no_permission(times: f64) -> Tried {
             site.wait_told("Permission denied");
             site.wait_progress();
             site.kill_logger();
-            site.daemon.wait_log("logger: exited with status 1");
-            let taken = site.taken();
+            let taken = site.wait_told("cannot open");
             site.assert_waiting(taken);
             for path in [&site.file, &here] {
                 chown(path, Some(NOBODY), None).unwrap();
             }
             site.wait_passed();
+            assert_eq!(site.daemon.child("logger").restarts, 1);
             site.end(&[], |live| live)
         })
         .collect();
-    Tried {
-        count: format!("{rounds} times, {} messages echoed", echoed(&kept)),
-        outcome: outcome(&kept),
-        control: DOCTORED.to_owned(),
-    }
+    tried(&format!("{rounds} times"), &kept, "", &forgetful())
 }
 
 fn read_all(mut file: File) -> Vec<u8> {

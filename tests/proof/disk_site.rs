@@ -1,14 +1,16 @@
 //! A daemon whose message file is on a disk that something happens to, with
 //! clients under way all the time.
 
-use crate::daemon::{Daemon, free_port, kill, wait_for};
-use crate::load::checker::{self, Format};
+use crate::daemon::{DEADLINE, Daemon, free_port, kill, state, wait_for};
+use crate::load::checker::{self, Format, Verdict};
 use crate::load::generator::{self, Outcome, Plan};
 use crate::load::rotated;
-use nix::libc::{SIGKILL, SIGTERM};
+use crate::trial::Tried;
+use nix::libc::{SIGCONT, SIGKILL, SIGSTOP, SIGTERM};
 use plumbd::control::Request;
+use std::fs::File;
 use std::io::{BufReader, Cursor, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::Arc;
@@ -22,11 +24,31 @@ const DEPTH: u32 = 3;
 const LENGTH: usize = 128;
 
 /// What came of it.
-#[derive(Debug, Default)]
-pub(crate) struct Kept {
-    pub(crate) echoed: u64,
-    pub(crate) unechoed: u64,
+#[derive(Debug)]
+pub(crate) struct Kept(Verdict);
+
+/// What a trial comes to: `what` was done, to these, each of which had all of
+/// its messages; `more` was seen besides.
+pub(crate) fn tried(what: &str, kept: &[Kept], more: &str, control: &str) -> Tried {
+    let sum = |one: fn(&Verdict) -> u64| kept.iter().map(|kept| one(&kept.0)).sum::<u64>();
+    let separator = if more.is_empty() { "" } else { "; " };
+    Tried {
+        count: format!("{what}; {} messages echoed", sum(|v| v.echoed)),
+        outcome: format!(
+            "{} lost, {} doubled, {} out of order, {} torn, {} forged; {} not echoed were saved{separator}{more}",
+            sum(|v| v.lost),
+            sum(|v| v.doubled),
+            sum(|v| v.disordered),
+            sum(|v| v.torn),
+            sum(|v| v.forged),
+            sum(|v| v.unechoed)
+        ),
+        control: format!("{control}; {DOCTORED}"),
+    }
 }
+
+/// What [`assert_doctored_is_found`] shows, of each file.
+const DOCTORED: &str = "of each file a copy with a line less, a line twice, a byte changed, the end cut off: found out";
 
 /// A daemon under load.
 pub(crate) struct Site {
@@ -158,12 +180,17 @@ impl Site {
     /// System calls of the logger fail like that, until the return value is dropped.
     pub(crate) fn inject(&self, call: &str, fault: &str) -> Injection {
         let (trace, inject) = (format!("trace={call}"), format!("inject={call}:{fault}"));
-        let pid = self.logger().to_string();
+        let pid = self.logger();
         let strace = Command::new("strace")
-            .args(["-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject, "-p", &pid])
+            .args(["-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject, "-p", &pid.to_string()])
             .spawn()
             .unwrap();
-        Injection { strace }
+        let injection = Injection { strace };
+        wait_for("strace is attached", || {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            (!status.contains("TracerPid:\t0\n")).then_some(())
+        });
+        injection
     }
 
     /// Ends it: every client got all of its echoes, none was disconnected, and
@@ -171,24 +198,111 @@ impl Site {
     /// (by outsiders, from the file), is what was sent.
     #[track_caller]
     pub(crate) fn end(mut self, taken: &[u8], live: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Kept {
+        let (outcome, rest) = self.over();
+        let log = self.daemon.log();
+        assert!(outcome.wrong.is_empty(), "echoes differ: {:?}", outcome.wrong);
+        assert_eq!((outcome.disconnected, outcome.refused, outcome.unanswered()), (0, 0, 0), "log:\n{log}");
+        let all = [taken, &live(rest)].concat();
+        let verdict = check(&all, &outcome);
+        assert!(verdict.is_clean() && verdict.echoed == outcome.echoed(), "{verdict}\nlog:\n{log}");
+        assert_doctored_is_found(all, &outcome);
+        Kept(verdict)
+    }
+
+    /// Ends one whose protection was taken away: what the checker finds.
+    #[track_caller]
+    pub(crate) fn end_found_out(mut self) -> String {
+        let (outcome, all) = self.over();
+        let verdict = check(&all, &outcome);
+        assert!(!verdict.is_clean(), "it was not found out: {verdict}\nlog:\n{}", self.daemon.log());
+        let Verdict { echoed, lost, doubled, torn, forged, .. } = verdict;
+        format!("of {} echoed messages {lost} lost, {doubled} doubled; {torn} torn, {forged} forged", echoed + lost)
+    }
+
+    /// Its clients stop, then it does: what they got, and what is in the file
+    /// and its rotated parts.
+    fn over(&mut self) -> (Outcome, Vec<u8>) {
         self.wait_progress();
         self.stop.store(true, Ordering::Relaxed);
         let outcome = self.load.take().unwrap().join().unwrap();
         self.daemon.stop();
-        let log = self.daemon.log();
-        assert!(outcome.wrong.is_empty(), "echoes differ: {:?}", outcome.wrong);
-        assert_eq!((outcome.disconnected, outcome.refused, outcome.unanswered()), (0, 0, 0), "log:\n{log}");
-        let mut rest = Vec::new();
-        rotated::open(&self.file).unwrap().read_to_end(&mut rest).unwrap();
-        let all = [taken, &live(rest)].concat();
-        let verdict = checker::check(BufReader::new(Cursor::new(&all)), Format::Text, &outcome.connections).unwrap();
-        assert!(verdict.is_clean() && verdict.echoed == outcome.echoed(), "{verdict}\nlog:\n{log}");
-        assert_doctored_is_found(all, &outcome);
-        Kept { echoed: verdict.echoed, unechoed: verdict.unechoed }
+        let mut all = Vec::new();
+        rotated::open(&self.file).unwrap().read_to_end(&mut all).unwrap();
+        (outcome, all)
+    }
+
+    /// Kills the logger; before the next one comes, `change` has its way.
+    pub(crate) fn kill_logger_and(&self, change: impl FnOnce()) {
+        let (supervisor, logger) = (self.daemon.pid(), self.logger());
+        self.daemon.signal(SIGSTOP);
+        wait_for("the supervisor is stopped", || (state(supervisor) == Some('T')).then_some(()));
+        kill(logger, SIGKILL);
+        wait_for("the logger is dead", || (state(logger) == Some('Z')).then_some(()));
+        change();
+        self.daemon.signal(SIGCONT);
+        wait_for("another logger", || self.daemon.child("logger").pid.filter(|&pid| pid != logger));
+    }
+
+    /// Makes the ledger a fresh one, and removes the intent file. Whether they
+    /// stood for a batch that is in the file and was not consumed yet.
+    fn forget(&self) -> bool {
+        let held = std::fs::read_dir(format!("/proc/{}/fd", self.daemon.pid())).unwrap().map(|fd| fd.unwrap().path());
+        let is_ledger = |fd: &PathBuf| {
+            std::fs::read_link(fd).is_ok_and(|to| to.to_str().is_some_and(|to| to.starts_with("/memfd:plumbd-ledger")))
+        };
+        let ledgers: Vec<PathBuf> = held.filter(is_ledger).collect();
+        assert_eq!(ledgers.len(), 1);
+        let ledger = File::options().read(true).write(true).open(&ledgers[0]).unwrap();
+        // ARCHITECTURE.md, "Ledger": its phase, and where in the file the batch begins.
+        let word = |number: u64| {
+            let mut bytes = [0; 8];
+            ledger.read_exact_at(&mut bytes, number * 8).unwrap();
+            bytes
+        };
+        let saved = word(1) == *b"prepared" && u64::from_ne_bytes(word(9)) < self.file.metadata().unwrap().len();
+        ledger.write_all_at(&[0; 4096], 0).unwrap();
+        std::fs::remove_file(self.file.with_file_name(".messages.log.intent")).unwrap();
+        saved
     }
 }
 
-/// The control of each of these trials: with a line less, with a line twice,
+/// The control where a logger is killed: what stood in ledger and intent file
+/// does not outlive it.
+pub(crate) fn forgetful() -> String {
+    const UNDER_WAY: u32 = 3;
+    const AT_ONCE: &str = r#"
+        backoff = { first = "0ms", factor = 1.0, max = "1ms", reset_after = "0s" }
+        start_limit = { burst = 1000000, within = "1s" }
+    "#;
+    let folder = tempfile::tempdir().unwrap();
+    let site = Site::new(folder.path(), "saved", AT_ONCE);
+    let (mut kills, mut under_way) = (0, 0);
+    while under_way < UNDER_WAY {
+        assert!(kills < 2000, "no kill falls on a batch under way");
+        site.wait_progress();
+        site.kill_logger_and(|| under_way += u32::from(site.forget()));
+        kills += 1;
+    }
+    let found = site.end_found_out();
+    format!("{kills} kills with ledger and intent file wiped after each, {UNDER_WAY} of them within a batch: {found}")
+}
+
+/// The control where writes fail: a logger that takes such a write for done.
+pub(crate) fn heedless() -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let site = Site::new(folder.path(), "saved", "");
+    // What says that 16 MiB were written, and writes nothing.
+    let injection = site.inject("pwrite64", "retval=16777216");
+    site.wait_progress();
+    drop(injection);
+    format!("a logger that takes a write that failed for done: {}", site.end_found_out())
+}
+
+fn check(all: &[u8], outcome: &Outcome) -> Verdict {
+    checker::check(BufReader::new(Cursor::new(all)), Format::Text, &outcome.connections).unwrap()
+}
+
+/// The checker sees each: with a line less, with a line twice,
 /// with a byte changed, with two lines exchanged, the same file does not pass.
 fn assert_doctored_is_found(all: Vec<u8>, outcome: &Outcome) {
     let ends: Vec<usize> = memchr::memchr_iter(b'\n', &all).map(|at| at + 1).collect();
@@ -203,7 +317,7 @@ fn assert_doctored_is_found(all: Vec<u8>, outcome: &Outcome) {
         all[..all.len() - 1].to_vec(),
     ];
     for file in doctored {
-        let verdict = checker::check(file.as_slice(), Format::Text, &outcome.connections).unwrap();
+        let verdict = check(&file, outcome);
         assert!(!verdict.is_clean(), "a doctored file passes: {verdict}");
     }
 }

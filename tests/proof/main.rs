@@ -8,7 +8,7 @@
 //! - [`clients`]: clients that misbehave, or are many; [`clients_crowd`],
 //!   [`clients_unread`], [`clients_resets`], [`clients_lines`]: theirs;
 //!   [`clients_service`]: the daemon that they are clients of;
-//! - [`limits`], [`limits_pipes`]: descriptors, processes, memory and pipes that are refused;
+//! - [`limits`], [`limits_pipes`], [`limits_starved`]: descriptors, processes, memory and pipes that are refused;
 //! - [`trial`]: what a trial is, and what it prints;
 //! - [`power`]: power loss; [`disk`]: disks that are full or fail; [`disk_image`], [`disk_site`]: what both have;
 //! - [`report`]: the table in `tests/GUARANTEE.md`, written by `--write` alone.
@@ -32,6 +32,7 @@ mod disk_site;
 mod kills;
 mod limits;
 mod limits_pipes;
+mod limits_starved;
 #[path = "../../benches/load/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests and the benchmark use more of it")]
 mod load;

@@ -77,6 +77,8 @@ pub(super) struct Server {
     last_client: u32,
     exhausted: bool,
     told_exhausted: bool,
+    /// There may be some by now: it is tried even where nobody knocks.
+    try_door: bool,
     stdout: Stdout,
     /// The queue is full; epoll says when it is not.
     queue_blocked: bool,
@@ -149,6 +151,7 @@ impl Server {
             last_client: 0,
             exhausted: false,
             told_exhausted: false,
+            try_door: false,
             stdout,
             queue_blocked: false,
             ask_first: matches!(form, Form::Lines),
@@ -351,6 +354,7 @@ impl Server {
     /// Descriptors or memory may be there again.
     pub(super) fn try_the_door(&mut self) {
         self.exhausted = false;
+        self.try_door = self.told_exhausted;
     }
 
     /// Opens or closes the door, as the number of clients says.
@@ -363,7 +367,8 @@ impl Server {
             _ => Ok(()),
         };
         changed.map_err(|e| format!("cannot watch the listening sockets: {e}"))?;
-        if opens && self.told_exhausted {
+        let tries = open && std::mem::take(&mut self.try_door);
+        if (opens || tries) && self.told_exhausted {
             // accept(2) wants a descriptor before it looks whether anybody
             // waits: without this try, nothing would tell that nobody does.
             for token in (LISTENERS..).take(self.door.listeners()) {

@@ -39,14 +39,8 @@ impl MessageFile {
     /// From open(2) and flock(2), or it is no regular file.
     pub fn open(path: &Path, mode: u32) -> io::Result<Option<MessageFile>> {
         // O_NONBLOCK: opening a FIFO must not wait; it means nothing to a regular file.
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(mode)
-            .custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY)
-            .open(path)?;
+        let file =
+            appending().create(true).mode(mode).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY).open(path)?;
         check(path)?;
         let id = FileId::of(&file.metadata()?);
         let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -108,7 +102,7 @@ impl MessageFile {
         self.left.is_some_and(|left| left != len)
     }
 
-    /// To write to it, at an offset.
+    /// To write to it, at its end.
     pub fn file(&self) -> &File {
         &self.file
     }
@@ -116,7 +110,7 @@ impl MessageFile {
     /// Has the disk keep room for `length` bytes at `offset`, its end (fallocate(2)).
     ///
     /// # Errors
-    /// ENOSPC, EDQUOT.
+    /// ENOSPC, EDQUOT; or it can't be written to.
     pub fn reserve(&mut self, offset: u64, length: u64) -> io::Result<()> {
         let end = offset + length;
         if end <= self.reserved {
@@ -125,6 +119,8 @@ impl MessageFile {
         let ahead = end.next_multiple_of(AHEAD);
         let (reserved, outcome) = match self.allocate(offset, ahead - offset) {
             Err(Errno::ENOSPC | Errno::EDQUOT) => (end, self.allocate(offset, length)),
+            // Nor will a write come through, so nothing is to be promised.
+            Err(errno @ (Errno::EIO | Errno::EROFS | Errno::EPERM)) => (0, Err(errno)),
             // It can't say (EOPNOTSUPP): the write will.
             Err(_) => (u64::MAX, Ok(())),
             Ok(()) => (ahead, Ok(())),
@@ -180,21 +176,28 @@ impl MessageFile {
     /// # Errors
     /// It can't be read, or saved elsewhere, or cut: what is torn is still there.
     pub fn mend_tail(&self) -> io::Result<Option<PathBuf>> {
-        let len = self.size()?;
-        let whole = self.whole_lines(len)?;
-        if whole == len {
-            return Ok(None);
+        loop {
+            let len = self.size()?;
+            let whole = self.whole_lines(len)?;
+            if whole == len {
+                return Ok(None);
+            }
+            let path = self.beside("torn");
+            let copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            let copied = self.copy(whole, len, &copy).and_then(|()| retried(|| copy.sync_all()));
+            // To cut it back must not lengthen one that somebody cut meanwhile.
+            match copied.and_then(|()| sync_folder(&path)).and_then(|()| self.size()) {
+                Ok(now) if now == len => {
+                    self.cut(whole)?;
+                    return Ok(Some(path));
+                }
+                changed_or_not_copied => {
+                    // The next attempt has another name.
+                    let _left = std::fs::remove_file(&path);
+                    changed_or_not_copied?;
+                }
+            }
         }
-        let path = self.beside("torn");
-        let copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        let copied = self.copy(whole, len, &copy).and_then(|()| retried(|| copy.sync_all()));
-        if let Err(error) = copied.and_then(|()| sync_folder(&path)) {
-            // The next attempt has another name.
-            let _left = std::fs::remove_file(&path);
-            return Err(error);
-        }
-        self.cut(whole)?;
-        Ok(Some(path))
     }
 
     /// How many bytes its whole lines take.
@@ -255,7 +258,7 @@ impl MessageFile {
         let next = next_path(&self.path);
         remove_next(&self.path);
         // 2 make
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(&next)?;
+        let file = appending().create_new(true).mode(mode).open(&next)?;
         let moved = file.metadata().and_then(|metadata| {
             let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
             // 3 away: from here on, nothing is written to it
@@ -290,7 +293,7 @@ impl MessageFile {
     pub fn sibling(&self, id: FileId) -> Option<(PathBuf, File)> {
         let found =
             folder(&self.path).read_dir().ok()?.flatten().map(|entry| entry.path()).find(|path| names(path, id))?;
-        let file = OpenOptions::new().read(true).write(true).open(&found).ok()?;
+        let file = appending().open(&found).ok()?;
         (FileId::of(&file.metadata().ok()?) == id).then_some((found, file))
     }
 
@@ -302,6 +305,15 @@ impl MessageFile {
 }
 
 const BLOCK: usize = 64 * 1024;
+
+/// To read, and to write at its end wherever that is by now, whatever offset is
+/// given (pwrite(2), "BUGS"): where somebody truncates it between the look at
+/// its length and the write, there is no gap.
+fn appending() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).append(true);
+    options
+}
 
 /// Microseconds since 1970-01-01 UTC.
 pub fn now() -> i64 {

@@ -256,7 +256,9 @@ impl Logger {
     }
 }
 
-/// Opens something that may be locked (`None`), or that there may be no room for.
+/// Opens something that may be locked (`None`), or that can't be opened for
+/// now. To end would be no answer: so many starts in a row as it takes to mend
+/// a disk are past every limit on starts, and then nobody would open it again.
 fn wait_for<T>(
     orders: &mut Orders,
     settings: &Settings,
@@ -282,10 +284,20 @@ fn locked(path: &Path) -> String {
     format!("cannot open {}: another process has locked it", path.display())
 }
 
-/// Whether an error says that the disk is full, ails or is read-only: that may pass.
+/// Whether what an error says may pass by itself, or by somebody's hand, while
+/// the configuration stays as it is.
 fn may_pass(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw);
-    matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EIO | Errno::EROFS))
+    use Errno::{EACCES, EDQUOT, EIO, EMFILE, ENFILE, ENODEV, ENOENT, ENOMEM, ENOSPC, ENOTDIR, EPERM, EROFS, ESTALE};
+    let Some(errno) = error.raw_os_error().map(Errno::from_raw) else { return false };
+    match errno {
+        // The disk is full, ails, or is read-only.
+        ENOSPC | EDQUOT | EIO | EROFS => true,
+        // The folder is away, or not mounted; the right to it is.
+        ENOENT | ENOTDIR | ESTALE | ENODEV | EACCES | EPERM => true,
+        // There is none left for now.
+        EMFILE | ENFILE | ENOMEM => true,
+        _ => false,
+    }
 }
 
 /// What there is to do.

@@ -10,11 +10,13 @@ use std::io;
 /// allow it: first what an archivist left unfinished, then the oldest archive.
 /// Whether it did: what failed is worth another try.
 pub fn make_room(settings: &Settings, error: &io::Error) -> bool {
+    may_make_room(settings, error) && (empty_workshop(&settings.file) || drop_oldest(settings))
+}
+
+/// Whether that is what an error asks for, and the settings allow it.
+pub fn may_make_room(settings: &Settings, error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
-    if settings.when_full != WhenFull::DropArchives || !matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT)) {
-        return false;
-    }
-    empty_workshop(&settings.file) || drop_oldest(settings)
+    settings.when_full == WhenFull::DropArchives && matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT))
 }
 
 fn drop_oldest(settings: &Settings) -> bool {

@@ -154,7 +154,7 @@ impl Logger {
     /// allow it. Whether what failed is worth another try.
     pub(super) fn make_room(&mut self, error: &io::Error) -> bool {
         // What it is at takes room too.
-        if self.settings.when_full == super::settings::WhenFull::DropArchives && super::may_pass(error) {
+        if room::may_make_room(&self.settings, error) {
             self.archivist.kill();
         }
         room::make_room(&self.settings, error)

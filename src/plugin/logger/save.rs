@@ -136,16 +136,22 @@ impl Logger {
     /// to anybody.
     fn replace_untrusted(&mut self, promise: Option<&Promise>, own: bool) -> Result<(), Halt> {
         let only_this = self.file_len()? == promise.map_or(0, |p| p.length);
-        if own && only_this {
-            self.file.remove().map_err(|e| format!("cannot remove {}: {e}", self.file.path().display()))?;
-        } else {
-            let aside = self.file.set_aside("untrusted");
-            match aside.map_err(|e| format!("cannot rename {}: {e}", self.file.path().display()))? {
-                Some(path) => log::error!("what could not be brought to the disk is now {}", path.display()),
-                None => log::error!("what could not be brought to the disk had lost its name before"),
-            }
+        while let Err(error) = self.put_aside(own && only_this) {
+            let trouble = format!("cannot put {} aside: {error}", self.file.path().display());
+            self.orders.endure(&trouble, RETRY)?;
         }
         self.file = self.open_file()?;
+        Ok(())
+    }
+
+    fn put_aside(&self, of_no_use: bool) -> io::Result<()> {
+        if of_no_use {
+            return self.file.remove();
+        }
+        match self.file.set_aside("untrusted")? {
+            Some(path) => log::error!("what could not be brought to the disk is now {}", path.display()),
+            None => log::error!("what could not be brought to the disk had lost its name before"),
+        }
         Ok(())
     }
 

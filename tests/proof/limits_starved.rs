@@ -1,0 +1,235 @@
+//! What a supervisor needs to start a child, refused while children die.
+
+use crate::clients_service::{Service, Wanted, counts};
+use crate::daemon::{DEADLINE, kill, wait_for};
+use crate::disk_site::forgetful;
+use crate::limits::as_user;
+use crate::load::checker::Verdict;
+use crate::trial::{Tried, scaled};
+use nix::libc::{SIGHUP, SIGKILL};
+use plumbd::control::Request;
+use plumbd::control::status::ChildState;
+use std::os::unix::fs::MetadataExt;
+use std::process::{Child, Command, Output, Stdio};
+
+/// No descriptor for a new process, a configuration or an operator.
+pub(crate) fn emfile_supervisor(times: f64) -> Tried {
+    let starved = starved(times, "", "Too many open files", |service| {
+        // The lowest number that is free, so that none is left below it.
+        let open = |number: &u64| std::fs::read_link(format!("/proc/{}/fd/{number}", service.daemon.pid())).is_ok();
+        Limit::set(service, "nofile", (0..).find(|number| !open(number)).unwrap())
+    });
+    starved.tried("no descriptor in the supervisor")
+}
+
+/// fork fails for want of memory.
+pub(crate) fn enomem_spawn(times: f64) -> Tried {
+    let starved = starved(times, "", "Cannot allocate memory", |service| {
+        Tracer::attach(service.daemon.pid(), "?clone,?clone3,?fork,?vfork", "error=ENOMEM")
+    });
+    starved.tried("no memory for a process")
+}
+
+/// fork is refused: the user has processes enough.
+pub(crate) fn nproc(times: f64) -> Tried {
+    // Nobody else's, so that only these processes count.
+    let starved =
+        starved(times, &as_user(64_999), "Resource temporarily unavailable", |service| Limit::set(service, "nproc", 1));
+    starved.tried("no process for the user")
+}
+
+/// What came of children that died when nothing could be started.
+struct Starved {
+    cause: &'static str,
+    rounds: u32,
+    killed: usize,
+    /// Lines of the log about a start that was refused.
+    told: usize,
+    came_again: usize,
+    reloads: usize,
+    descriptors_left: usize,
+    clients_refused: u32,
+    verdicts: Vec<Verdict>,
+    controls: Vec<String>,
+}
+
+/// Kills children while `take_away` holds; they must come again once it is
+/// dropped. Each time a new daemon: the log tells a line once, then counts it.
+fn starved<T>(times: f64, first: &str, cause: &'static str, take_away: impl Fn(&Service) -> T) -> Starved {
+    let mut starved = Starved {
+        cause,
+        rounds: scaled(9, times),
+        killed: 0,
+        told: 0,
+        came_again: 0,
+        reloads: 0,
+        descriptors_left: 0,
+        clients_refused: 0,
+        verdicts: Vec::new(),
+        controls: vec![not_tried_again(first, cause, &take_away), forgetful()],
+    };
+    for round in 0..starved.rounds {
+        let names = [&["logger"][..], &["echo"], &["logger", "echo"]][round as usize % 3];
+        starved.round(Service::start_after(first, &Wanted::default()), names, &take_away);
+    }
+    starved
+}
+
+impl Starved {
+    fn round<T>(&mut self, service: Service, names: &[&str], take_away: impl Fn(&Service) -> T) {
+        let descriptors = service.daemon.descriptors();
+        let load = service.load(|plan| plan.reconnect = true);
+        service.wait_progress();
+        let pids: Vec<i32> = names.iter().map(|name| service.daemon.child_pid_when_up(name)).collect();
+        let held = take_away(&service);
+        pids.iter().for_each(|pid| kill(*pid, SIGKILL));
+        self.killed += pids.len();
+        for name in names {
+            service.daemon.wait_log(&format!("{name}: cannot start: {}", self.cause));
+        }
+        if self.cause == "Too many open files" {
+            // A reload needs one too; no operator can be told.
+            service.daemon.signal(SIGHUP);
+            service.daemon.wait_log(&format!("cannot read the file: {}", self.cause));
+        } else {
+            let problem = || service.daemon.child(names[0]).problem.filter(|problem| problem.contains(self.cause));
+            wait_for("the status says so", problem);
+        }
+        drop(held);
+        for (name, pid) in names.iter().zip(pids) {
+            service.daemon.wait_replaced(name, pid);
+            assert_eq!(service.daemon.child(name).problem, None);
+            self.came_again += 1;
+        }
+        self.told += service.daemon.log().matches(&format!("cannot start: {}", self.cause)).count();
+        service.daemon.done(&Request::Reload);
+        self.reloads += 1;
+        service.wait_progress();
+        let outcome = load.end();
+        assert_eq!(outcome.refused, 0, "a client was refused");
+        self.clients_refused += outcome.refused;
+        wait_for("no descriptor is left over", || (service.daemon.descriptors() <= descriptors).then_some(()));
+        self.descriptors_left += service.daemon.descriptors().saturating_sub(descriptors);
+        let checked = service.end(&outcome.connections);
+        self.verdicts.push(checked.verdict);
+        self.controls.truncate(2);
+        self.controls.push(checked.control);
+    }
+
+    fn tried(&self, what: &str) -> Tried {
+        let Starved { rounds, killed, told, came_again, reloads, descriptors_left, clients_refused, .. } = self;
+        Tried {
+            count: format!(
+                "{rounds} times {what}, {killed} children killed meanwhile, {told} starts that were told as refused"
+            ),
+            outcome: format!(
+                "{came_again} came again, {reloads} reloads worked afterwards, {clients_refused} clients refused, \
+                 {descriptors_left} descriptors left over; {}",
+                counts(&total(&self.verdicts))
+            ),
+            control: self.controls.join("; "),
+        }
+    }
+}
+
+/// The control: with `restart = "never"` nobody tries again, which the trial
+/// would see: nothing is told of a start, and the child is down when it could be started.
+fn not_tried_again<T>(first: &str, cause: &str, take_away: impl Fn(&Service) -> T) -> String {
+    let sink = "plugin = \"logger\"\nrestart = \"never\"\nsettings = { file = \"messages.log\" }";
+    let service = Service::start_after(first, &Wanted { sink, ..Wanted::default() });
+    let load = service.load(|_| ());
+    service.wait_progress();
+    let logger = service.daemon.child_pid_when_up("logger");
+    let held = take_away(&service);
+    kill(logger, SIGKILL);
+    service.daemon.wait_log("logger: was killed by SIGKILL, and restart = \"never\"");
+    drop(held);
+    let child = service.daemon.child("logger");
+    assert_eq!((child.pid, child.state), (None, ChildState::Down));
+    assert!(!service.daemon.log().contains(&format!("cannot start: {cause}")));
+    service.daemon.done(&Request::Start { children: vec!["logger".into()] });
+    service.end(&load.end_unnoticed().connections);
+    "with restart = \"never\" nothing is told and the child stays down".to_owned()
+}
+
+/// All of them as one.
+fn total(verdicts: &[Verdict]) -> Verdict {
+    let sum = |one: fn(&Verdict) -> u64| verdicts.iter().map(one).sum();
+    Verdict {
+        echoed: sum(|v| v.echoed),
+        lost: sum(|v| v.lost),
+        doubled: sum(|v| v.doubled),
+        disordered: sum(|v| v.disordered),
+        torn: sum(|v| v.torn),
+        forged: sum(|v| v.forged),
+        ..Verdict::default()
+    }
+}
+
+/// A limit of the supervisor's that is lower for now.
+struct Limit {
+    pid: i32,
+    /// Whose it is: he may, where root has not the capability (CAP_SYS_RESOURCE).
+    user: u32,
+    resource: &'static str,
+    before: String,
+}
+
+impl Limit {
+    fn set(service: &Service, resource: &'static str, soft: u64) -> Limit {
+        let pid = service.daemon.pid();
+        let user = std::fs::metadata(format!("/proc/{pid}")).unwrap().uid();
+        let mut limit = Limit { pid, user, resource, before: String::new() };
+        let [old, hard] = ["SOFT", "HARD"].map(|column| {
+            let asked = limit.prlimit(&[&format!("--{resource}"), "--raw", "--noheadings", "-o", column]);
+            String::from_utf8(asked.stdout).unwrap().trim().to_owned()
+        });
+        limit.before = format!("{old}:{hard}");
+        limit.prlimit(&[&format!("--{resource}={soft}:{hard}")]);
+        limit
+    }
+
+    fn prlimit(&self, options: &[&str]) -> Output {
+        let id = self.user.to_string();
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "prlimit", &format!("--pid={}", self.pid)]);
+        let done = command.args(options).output().unwrap();
+        assert!(done.status.success(), "prlimit {options:?}: {}", String::from_utf8_lossy(&done.stderr));
+        done
+    }
+}
+
+impl Drop for Limit {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.prlimit(&[&format!("--{}={}", self.resource, self.before)]);
+        }
+    }
+}
+
+/// strace(1) on a process.
+pub(crate) struct Tracer(Child);
+
+impl Tracer {
+    /// These calls of that process fail like that, until it is dropped.
+    pub(crate) fn attach(pid: i32, calls: &str, fault: &str) -> Tracer {
+        let mut strace = Command::new("strace");
+        strace.args(["-qq", "-o", "/dev/null", "-p", &pid.to_string()]);
+        strace.args(["-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:{fault}")]);
+        let tracer = Tracer(strace.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        let traced = || {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            (!status.contains("TracerPid:\t0\n")).then_some(())
+        };
+        wait_for(&format!("strace is attached within {DEADLINE:?}"), traced);
+        tracer
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        // It lets go of what it traces when it is asked to end.
+        kill(i32::try_from(self.0.id()).unwrap(), nix::libc::SIGTERM);
+        let _reaped = self.0.wait();
+    }
+}
