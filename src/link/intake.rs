@@ -132,17 +132,23 @@ impl Intake {
         let from = self.from.clone();
         let what = |e: io::Error| format!("cannot take up the link from {from}: {e}");
         self.staged = pipe::bytes_in(&self.staging.read).map_err(what)?;
+        let staged = self.staged as u64;
+        // Looked at before a byte is consumed: none may go on a ledger's word that can't be right.
+        let there = |rest: Option<u64>| {
+            rest.filter(|&rest| rest <= staged).ok_or_else(|| {
+                format!("cannot take up the link from {from}: its ledger contradicts what staging holds")
+            })
+        };
         match self.ledger.phase() {
             Phase::Prepared(batch) if saved => {
-                self.ledger.consuming(self.staged as u64);
-                self.discard(batch.take, tools).map_err(what)?;
+                let take = there(Some(batch.take))?;
+                self.ledger.consuming(staged);
+                self.discard(take, tools).map_err(what)?;
             }
             Phase::Prepared(_) => self.ledger.forget(),
             Phase::Consuming { batch, held } => {
-                let consumed = held.checked_sub(self.staged as u64);
-                let rest = consumed.and_then(|consumed| batch.take.checked_sub(consumed)).ok_or_else(|| {
-                    format!("cannot take up the link from {from}: its ledger contradicts what staging holds")
-                })?;
+                let consumed = held.checked_sub(staged);
+                let rest = there(consumed.and_then(|consumed| batch.take.checked_sub(consumed)))?;
                 self.discard(rest, tools).map_err(what)?;
             }
             Phase::Idle => {}

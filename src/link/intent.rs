@@ -160,7 +160,7 @@ impl Intent {
     /// disk; asked again it would say that all is well.
     pub fn untrusted(&self) -> Option<FileId> {
         let inode = self.get(UNTRUSTED[1]);
-        (inode != 0).then(|| FileId { device: self.get(UNTRUSTED[0]), inode })
+        (self.get(HEADER) == MAGIC && inode != 0).then(|| FileId { device: self.get(UNTRUSTED[0]), inode })
     }
 
     /// Remembers such a file, until it is out of the way (`None`).

@@ -166,23 +166,23 @@ impl MessageFile {
         Ok(())
     }
 
-    /// Cuts it back to `len` bytes.
-    ///
-    /// # Errors
-    /// From ftruncate(2).
-    pub fn cut(&self, len: u64) -> io::Result<()> {
-        retried(|| self.file.set_len(len))
-    }
-
     /// Moves what stands behind the last newline to `FILE.torn-TIME`, and
     /// returns that name where there was something.
     ///
     /// # Errors
     /// It can't be read, or saved elsewhere, or cut: what is torn is still there.
     pub fn mend_tail(&self) -> io::Result<Option<PathBuf>> {
+        self.move_tail(self.whole_lines(self.size()?)?)
+    }
+
+    /// Moves what stands behind the first `whole` bytes to `FILE.torn-TIME`,
+    /// and returns that name where there was something.
+    ///
+    /// # Errors
+    /// As [`MessageFile::mend_tail`].
+    pub fn move_tail(&self, whole: u64) -> io::Result<Option<PathBuf>> {
         let len = self.size()?;
-        let whole = self.whole_lines(len)?;
-        if whole == len {
+        if whole >= len {
             return Ok(None);
         }
         let path = self.beside("torn");
@@ -193,7 +193,7 @@ impl MessageFile {
             let _left = std::fs::remove_file(&path);
             return Err(error);
         }
-        self.cut(whole)?;
+        retried(|| self.file.set_len(whole))?;
         Ok(Some(path))
     }
 
