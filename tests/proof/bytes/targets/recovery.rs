@@ -15,7 +15,7 @@ use nix::unistd::{dup, getppid};
 use plumbd::link::handover::{Inbound, Links, Protocol};
 use plumbd::link::intent::FileId;
 use plumbd::link::ledger;
-use plumbd::plugin::logger;
+use plumbd::plugin::logger::{self, Pace};
 use plumbd::plugin::start::{Metrics, Start};
 use plumbd::sys::pipe::Pipe;
 use plumbd::sys::signals::Signals;
@@ -24,6 +24,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What the message file has already.
 const SAVED: &[u8] = b"one\ntwo\nthree\n";
@@ -34,8 +35,8 @@ const BATCH: &[u8] = b"s1\n";
 const QUEUED: &[u8] = b"q1\n";
 /// What the ledger may have set aside.
 const CARRIED: &[u8] = b"carry";
-/// How many bytes a new intent file's body has.
-const BODY: u64 = 2 << 20;
+/// How many bytes a new intent file's body has: a large one costs more than all the rest.
+const BODY: u64 = 8 << 10;
 /// Where it begins, as the first carry does in a ledger.
 const PAGE: u64 = 4096;
 /// What a logger of small lines leaves in the body at most.
@@ -104,7 +105,7 @@ impl Rig {
         }
         self.put(&case, kind == Kind::Unchecked);
         let (start, ends) = self.start();
-        let ended = logger::run(start);
+        let ended = logger::run_at(Pace { body: BODY as usize, gather: Duration::ZERO }, start);
         let outcome = self.outcome(ended.is_err(), ends);
         let verdict = judge(&outcome, &Outcome::of(&case, here, &before), kind);
         let settled = verdict.and_then(|()| self.settled(&case, ended.as_ref().err()));
