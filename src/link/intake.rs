@@ -275,3 +275,45 @@ impl Intake {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Link;
+    use super::super::intent::FileId;
+    use super::*;
+    use std::io::Write;
+    use std::os::fd::IntoRawFd;
+
+    const NONE: Ack = Ack { epoch: 0, sequence: 0 };
+
+    #[test]
+    fn a_ledger_that_takes_more_than_staging_has_consumes_nothing() {
+        for consuming in [false, true] {
+            let link = Link::to_intake(4096, Protocol::Lines).unwrap();
+            let staging = link.intake.unwrap();
+            let mut write = File::from(staging.staging.write.try_clone().unwrap());
+            write.write_all(b"one\n").unwrap();
+            let ledger = Ledger::open(staging.ledger.try_clone().unwrap()).unwrap();
+            let file = FileId { device: 1, inode: 2 };
+            ledger.prepare(&Batch { id: 7, take: 5, last: NONE, offset: 0, file }, b"", 0).unwrap();
+            if consuming {
+                ledger.consuming(4);
+            }
+            let seen = staging.staging.read.try_clone().unwrap();
+            let give = OwnedFd::into_raw_fd;
+            let mut intake = Intake::open(&Inbound {
+                from: "source".to_owned(),
+                protocol: Protocol::Lines,
+                queue: give(link.queue.read),
+                staging: [give(staging.staging.read), give(staging.staging.write)],
+                ledger: give(staging.ledger),
+                replies: None,
+            })
+            .unwrap();
+            let before = intake.phase();
+            let why = intake.recover(true, &Tools::new(4096).unwrap()).unwrap_err();
+            assert!(why.ends_with("its ledger contradicts what staging holds"), "{why}");
+            assert_eq!((pipe::bytes_in(&seen).unwrap(), intake.phase()), (4, before));
+        }
+    }
+}

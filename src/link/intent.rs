@@ -349,6 +349,7 @@ mod tests {
             let intent = open(&folder);
             // Of a file that is no intent file nothing is believed.
             (0..WORDS).for_each(|word| intent.set(word, 7));
+            assert_eq!(intent.untrusted(), None);
             intent.reset();
             assert_eq!(intent.began(FileId { device: 7, inode: 7 }), None);
             intent.set_began(files[0], 50);

@@ -304,3 +304,32 @@ pub(super) fn batch_id(last: u64) -> u64 {
     // After the highest number there is, the time alone is one that differs.
     u64::try_from(now()).unwrap_or(0).saturating_mul(1000).max(last.wrapping_add(1))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_has_a_higher_number_than_the_last_or_after_the_highest_the_time() {
+        let time = u64::try_from(now()).unwrap() * 1000;
+        assert!(batch_id(0) >= time && batch_id(u64::MAX) >= time);
+        assert_eq!(batch_id(u64::MAX - 1), u64::MAX);
+        assert_eq!(batch_id(1 << 62), (1 << 62) + 1);
+    }
+
+    #[test]
+    fn what_a_file_holds_is_compared_to_its_last_byte() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..150_000u32).map(|n| n.to_le_bytes()[n as usize % 3]).collect();
+        let path = folder.path().join("f");
+        std::fs::write(&path, [b"x\n", &bytes[..]].concat()).unwrap();
+        let file = File::open(path).unwrap();
+        assert!(holds(&file, 2, &bytes).unwrap() && holds(&file, 2, b"").unwrap());
+        for at in [0, 65_535, 65_536, 149_999] {
+            let mut other = bytes.clone();
+            other[at] ^= 1;
+            assert!(!holds(&file, 2, &other).unwrap(), "{at}");
+        }
+        assert!(holds(&file, 2, &[&bytes[..], b"x"].concat()).is_err());
+    }
+}
