@@ -132,17 +132,23 @@ impl Intake {
         let from = self.from.clone();
         let what = |e: io::Error| format!("cannot take up the link from {from}: {e}");
         self.staged = pipe::bytes_in(&self.staging.read).map_err(what)?;
+        let staged = self.staged as u64;
+        // Looked at before a byte is consumed: none may go on a ledger's word that can't be right.
+        let there = |rest: Option<u64>| {
+            rest.filter(|&rest| rest <= staged).ok_or_else(|| {
+                format!("cannot take up the link from {from}: its ledger contradicts what staging holds")
+            })
+        };
         match self.ledger.phase() {
             Phase::Prepared(batch) if saved => {
-                self.ledger.consuming(self.staged as u64);
-                self.discard(batch.take, tools).map_err(what)?;
+                let take = there(Some(batch.take))?;
+                self.ledger.consuming(staged);
+                self.discard(take, tools).map_err(what)?;
             }
             Phase::Prepared(_) => self.ledger.forget(),
             Phase::Consuming { batch, held } => {
-                let consumed = held.checked_sub(self.staged as u64);
-                let rest = consumed.and_then(|consumed| batch.take.checked_sub(consumed)).ok_or_else(|| {
-                    format!("cannot take up the link from {from}: its ledger contradicts what staging holds")
-                })?;
+                let consumed = held.checked_sub(staged);
+                let rest = there(consumed.and_then(|consumed| batch.take.checked_sub(consumed)))?;
                 self.discard(rest, tools).map_err(what)?;
             }
             Phase::Idle => {}
@@ -267,5 +273,47 @@ impl Intake {
         }
         self.ledger.consumed();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Link;
+    use super::super::intent::FileId;
+    use super::*;
+    use std::io::Write;
+    use std::os::fd::IntoRawFd;
+
+    const NONE: Ack = Ack { epoch: 0, sequence: 0 };
+
+    #[test]
+    fn a_ledger_that_takes_more_than_staging_has_consumes_nothing() {
+        for consuming in [false, true] {
+            let link = Link::to_intake(4096, Protocol::Lines).unwrap();
+            let staging = link.intake.unwrap();
+            let mut write = File::from(staging.staging.write.try_clone().unwrap());
+            write.write_all(b"one\n").unwrap();
+            let ledger = Ledger::open(staging.ledger.try_clone().unwrap()).unwrap();
+            let file = FileId { device: 1, inode: 2 };
+            ledger.prepare(&Batch { id: 7, take: 5, last: NONE, offset: 0, file }, b"", 0).unwrap();
+            if consuming {
+                ledger.consuming(4);
+            }
+            let seen = staging.staging.read.try_clone().unwrap();
+            let give = OwnedFd::into_raw_fd;
+            let mut intake = Intake::open(&Inbound {
+                from: "source".to_owned(),
+                protocol: Protocol::Lines,
+                queue: give(link.queue.read),
+                staging: [give(staging.staging.read), give(staging.staging.write)],
+                ledger: give(staging.ledger),
+                replies: None,
+            })
+            .unwrap();
+            let before = intake.phase();
+            let why = intake.recover(true, &Tools::new(4096).unwrap()).unwrap_err();
+            assert!(why.ends_with("its ledger contradicts what staging holds"), "{why}");
+            assert_eq!((pipe::bytes_in(&seen).unwrap(), intake.phase()), (4, before));
+        }
     }
 }

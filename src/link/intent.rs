@@ -160,7 +160,7 @@ impl Intent {
     /// disk; asked again it would say that all is well.
     pub fn untrusted(&self) -> Option<FileId> {
         let inode = self.get(UNTRUSTED[1]);
-        (inode != 0).then(|| FileId { device: self.get(UNTRUSTED[0]), inode })
+        (self.get(HEADER) == MAGIC && inode != 0).then(|| FileId { device: self.get(UNTRUSTED[0]), inode })
     }
 
     /// Remembers such a file, until it is out of the way (`None`).
@@ -349,6 +349,7 @@ mod tests {
             let intent = open(&folder);
             // Of a file that is no intent file nothing is believed.
             (0..WORDS).for_each(|word| intent.set(word, 7));
+            assert_eq!(intent.untrusted(), None);
             intent.reset();
             assert_eq!(intent.began(FileId { device: 7, inode: 7 }), None);
             intent.set_began(files[0], 50);

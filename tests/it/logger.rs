@@ -6,6 +6,8 @@ use nix::libc::SIGKILL;
 use nix::sys::signal::Signal::{SIGTERM, SIGUSR1};
 use plumbd::control::status::{Child, ChildState, DaemonState};
 use plumbd::link::handover::Protocol::{Lines, Records};
+use plumbd::link::intent::{FileId, Intent, Promise};
+use plumbd::link::ledger::{Batch, Ledger};
 use plumbd::link::record::Ack;
 use plumbd::plugin::logger::escape::unescape;
 use std::io::Write;
@@ -174,6 +176,60 @@ fn a_torn_tail_that_nothing_explains_is_moved_away() {
     let torn = rig.files("m.log.torn-");
     assert_eq!(torn.len(), 1);
     assert_eq!(std::fs::read_to_string(&torn[0]).unwrap(), "to");
+}
+
+/// What a logger leaves that was killed before it saved a batch.
+fn promised(rig: &Rig, to: &std::path::Path, offset: u64, batch: &[u8]) {
+    let file = FileId::of(&std::fs::metadata(to).unwrap());
+    let mut intent = Intent::open(&rig.folder.path().join(".m.log.intent"), 4096).unwrap().unwrap();
+    intent.reset();
+    intent.body_mut()[..batch.len()].copy_from_slice(batch);
+    intent.promise(&Promise { batch: 7, file, offset, length: batch.len() as u64 });
+}
+
+#[test]
+fn a_batch_is_completed_where_its_beginning_is_and_else_saved_whole() {
+    for (there, after) in [
+        ("one\nbat", "one\nbatch\n"),
+        ("one\nbatch\n", "one\nbatch\n"),
+        ("one\nother\n", "one\nother\nbatch\n"),
+        ("one\nother", "one\nbatch\n"),
+        ("one", "batch\n"),
+    ] {
+        let mut rig = Rig::with("raw", Lines);
+        std::fs::write(rig.path(), there).unwrap();
+        promised(&rig, &rig.path(), 4, b"batch\n");
+        rig.drain();
+        assert_eq!(rig.text(), after, "{there:?}");
+    }
+}
+
+#[test]
+fn a_file_that_has_the_number_of_one_that_is_gone_is_left_alone() {
+    for (renamed, left, new) in
+        [("one\nbat", "one\nbatch\n", ""), ("one\nsomebody's", "one\nsomebody's", "batch\n"), ("o", "o", "batch\n")]
+    {
+        let mut rig = Rig::with("raw", Lines);
+        let other = rig.folder.path().join("other");
+        std::fs::write(&other, renamed).unwrap();
+        promised(&rig, &other, 4, b"batch\n");
+        rig.drain();
+        assert_eq!((std::fs::read_to_string(other).unwrap().as_str(), rig.text().as_str()), (left, new));
+    }
+}
+
+#[test]
+fn what_is_cut_back_for_want_of_an_intent_file_is_moved_away() {
+    let mut rig = Rig::with("raw", Lines);
+    std::fs::write(rig.path(), "one\nbatch\n").unwrap();
+    let file = FileId::of(&std::fs::metadata(rig.path()).unwrap());
+    let ledger = Ledger::open(rig.links[0].intake.ledger.try_clone().unwrap()).unwrap();
+    ledger.prepare(&Batch { id: 7, take: 6, last: Ack { epoch: 0, sequence: 0 }, offset: 4, file }, b"", 0).unwrap();
+    rig.links[0].source().write_all(b"batch\nnext\n").unwrap();
+    rig.drain();
+    assert_eq!(rig.text(), "one\nbatch\nnext\n");
+    let torn = rig.files("m.log.torn-");
+    assert_eq!(torn.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect::<Vec<_>>(), ["batch\n"]);
 }
 
 #[test]

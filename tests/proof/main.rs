@@ -1,5 +1,5 @@
 //! The guarantee under every fault that can be made here, for a sceptic to run
-//! and read: `cargo test --test proof`, as root; `-- --help` has the rest.
+//! and read: `cargo test --profile proof --test proof`, as root; `-- --help` has the rest.
 //!
 //! Each trial makes a fault again and again under load, compares the message
 //! file with what the clients sent and got back, and counts. Each has a control:
@@ -59,7 +59,7 @@ use trial::{Outcome, Trial};
 
 /// Tries the guarantee under faults, and prints what was tried and what came of it.
 #[derive(Debug, Parser)]
-#[command(name = "cargo test --test proof --")]
+#[command(name = "cargo test --profile proof --test proof --")]
 struct Options {
     /// What to try; all of it where nothing is named (--list says what there is)
     trials: Vec<String>,

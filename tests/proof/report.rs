@@ -21,7 +21,7 @@ control is the same trial with the protection taken away: it must be found out.
 This table was written by the command that made it; run it again, as root:
 
 ```sh
-cargo test --test proof -- --write tests/GUARANTEE.md
+cargo test --profile proof --test proof -- --write tests/GUARANTEE.md
 ```
 
 ";

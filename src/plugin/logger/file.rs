@@ -162,24 +162,30 @@ impl MessageFile {
         Ok(())
     }
 
-    /// Cuts it back to `len` bytes.
-    ///
-    /// # Errors
-    /// From ftruncate(2).
-    pub fn cut(&self, len: u64) -> io::Result<()> {
-        retried(|| self.file.set_len(len))
-    }
-
     /// Moves what stands behind the last newline to `FILE.torn-TIME`, and
     /// returns that name where there was something.
     ///
     /// # Errors
     /// It can't be read, or saved elsewhere, or cut: what is torn is still there.
     pub fn mend_tail(&self) -> io::Result<Option<PathBuf>> {
+        self.move_out(|len| self.whole_lines(len))
+    }
+
+    /// Moves what stands behind the first `whole` bytes to `FILE.torn-TIME`,
+    /// and returns that name where there was something.
+    ///
+    /// # Errors
+    /// As [`MessageFile::mend_tail`].
+    pub fn move_tail(&self, whole: u64) -> io::Result<Option<PathBuf>> {
+        self.move_out(|_| Ok(whole))
+    }
+
+    /// The same, for so many bytes as `whole` says where it has that length.
+    fn move_out(&self, whole: impl Fn(u64) -> io::Result<u64>) -> io::Result<Option<PathBuf>> {
         loop {
             let len = self.size()?;
-            let whole = self.whole_lines(len)?;
-            if whole == len {
+            let whole = whole(len)?;
+            if whole >= len {
                 return Ok(None);
             }
             let path = self.beside("torn");
@@ -188,7 +194,7 @@ impl MessageFile {
             // To cut it back must not lengthen one that somebody cut meanwhile.
             match copied.and_then(|()| sync_folder(&path)).and_then(|()| self.size()) {
                 Ok(now) if now == len => {
-                    self.cut(whole)?;
+                    retried(|| self.file.set_len(whole))?;
                     return Ok(Some(path));
                 }
                 changed_or_not_copied => {

@@ -57,31 +57,53 @@ const ROTATIONS: usize = 6;
 
 /// A batch that follows another this soon is one of a stream.
 const STREAM: Duration = Duration::from_millis(2);
-/// Batches of a stream that nobody waits for are let gather so long: what is in
-/// a queue is safe there, and a batch costs the same whether it is small or large.
-const GATHER: Duration = Duration::from_micros(500);
 /// The supervisor is dead, and for so long nothing came: nothing will.
 const FORSAKEN: Duration = Duration::from_secs(10);
 /// A batch of so many bytes is large enough.
 const LARGE: usize = 64 * 1024;
 
-/// How many bytes the intent file's body has: a batch, and the longest line
-/// that may come on top of it, in any format.
-const BODY: usize = 2 * BATCH_BYTES;
+/// What makes a logger fast under load, and slow to start.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// How many bytes the intent file's body has at least; it grows with its messages.
+    pub body: usize,
+    /// Batches of a stream that nobody waits for are let gather so long.
+    pub gather: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace {
+            // A batch, and the longest line that may come on top of it, in any format.
+            body: 2 * BATCH_BYTES,
+            // What is in a queue is safe there, and a batch costs the same
+            // whether it is small or large.
+            gather: Duration::from_micros(500),
+        }
+    }
+}
 
 /// Saves until its input ends or it is told to stop.
 ///
 /// # Errors
 /// What ended it, for the log.
 pub fn run(start: Start) -> Result<(), String> {
-    match serve(start) {
+    run_at(Pace::default(), start)
+}
+
+/// The same, at another pace.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_at(pace: Pace, start: Start) -> Result<(), String> {
+    match serve(pace, start) {
         Ok(()) | Err(Halt::Stop) => Ok(()),
         Err(Halt::Failed(why)) => Err(why),
     }
 }
 
-fn serve(start: Start) -> Result<(), Halt> {
-    let mut logger = Logger::open(start)?;
+fn serve(pace: Pace, start: Start) -> Result<(), Halt> {
+    let mut logger = Logger::open(pace, start)?;
     logger.recover()?;
     logger.orders.ready();
     if logger.settings.rotate.is_on() {
@@ -95,6 +117,7 @@ fn serve(start: Start) -> Result<(), Halt> {
 /// A running logger.
 #[derive(Debug)]
 struct Logger {
+    pace: Pace,
     settings: Settings,
     orders: Orders,
     metrics: Metrics,
@@ -119,7 +142,7 @@ struct Logger {
 
 impl Logger {
     /// Opens all that it works with, and waits for the locks.
-    fn open(start: Start) -> Result<Logger, Halt> {
+    fn open(pace: Pace, start: Start) -> Result<Logger, Halt> {
         let settings: Settings =
             serde_json::from_str(&start.settings).map_err(|e| format!("cannot read PLUMBD_SETTINGS: {e}"))?;
         let mut orders = Orders::new(start.signals, start.supervisor);
@@ -135,7 +158,7 @@ impl Logger {
         // The intent file first: whoever has it is the one writer of that
         // name, also while the file itself is being replaced.
         let at = intent_path(&settings.file);
-        let intent = wait_for(&mut orders, &settings, &at, || Intent::open(&at, BODY))?;
+        let intent = wait_for(&mut orders, &settings, &at, || Intent::open(&at, pace.body))?;
         file::remove_next(&settings.file);
         let open = || MessageFile::open(&settings.file, settings.mode);
         let file = wait_for(&mut orders, &settings, &settings.file, open)?;
@@ -146,6 +169,7 @@ impl Logger {
         let names_checked = Instant::now();
         let (turn, sync_at) = (0, None);
         Ok(Logger {
+            pace,
             settings,
             orders,
             metrics,
@@ -208,12 +232,12 @@ impl Logger {
             let later = later.map(|at| at.saturating_duration_since(Instant::now()));
             [later, forsaken].into_iter().flatten().min()
         };
-        if std::mem::take(&mut self.may_gather) && !busy {
+        if std::mem::take(&mut self.may_gather) && !busy && !self.pace.gather.is_zero() {
             // A signal cuts it short.
             let _rest = nix::time::clock_nanosleep(
                 nix::time::ClockId::CLOCK_MONOTONIC,
                 nix::time::ClockNanosleepFlags::empty(),
-                &GATHER.into(),
+                &self.pace.gather.into(),
             );
         }
         for wakeup in wakeups.wait(timeout).map_err(|e| format!("cannot poll: {e}"))? {
@@ -242,7 +266,7 @@ impl Logger {
         let at = intent_path(&self.settings.file);
         let there = self.intent.is_at(&at).map_err(|e| format!("cannot look at {}: {e}", at.display()))?;
         if !there {
-            match Intent::open(&at, BODY) {
+            match Intent::open(&at, self.pace.body) {
                 Ok(Some(intent)) => {
                     intent.reset();
                     self.intent = intent;

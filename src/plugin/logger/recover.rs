@@ -10,7 +10,12 @@ impl Logger {
     /// Brings the file and every link to where nothing is under way.
     pub(super) fn recover(&mut self) -> Result<(), Halt> {
         self.put_untrusted_aside()?;
-        let found = self.intent.found();
+        let found = match self.intent.found() {
+            // Its disk went back in time, as one does that was taken away and
+            // mounted again: that batch is long done.
+            Found::Writing(promise) if self.knows_later(promise.batch) => Found::Nothing,
+            found => found,
+        };
         let mut saved = None;
         match found {
             Found::Writing(promise) => {
@@ -50,11 +55,17 @@ impl Logger {
         if promise.file != self.file.id() {
             let trusted = self.intent.untrusted() != Some(promise.file);
             if let Some(elsewhere) = self.file.sibling(promise.file).filter(|_| trusted) {
-                let done = self.progress(&mut promise, Some(&elsewhere))?;
-                self.save(&mut promise, done, Some(&elsewhere))?;
-                match elsewhere.1.sync_data() {
-                    Ok(()) => return Ok(()),
-                    Err(error) => log::error!("cannot bring {} to the disk: {error}", elsewhere.0.display()),
+                match self.is_there(&promise, &elsewhere.1) {
+                    Ok(Some(done)) => {
+                        self.save(&mut promise, done, Some(&elsewhere))?;
+                        match elsewhere.1.sync_data() {
+                            Ok(()) => return Ok(()),
+                            Err(error) => log::error!("cannot bring {} to the disk: {error}", elsewhere.0.display()),
+                        }
+                    }
+                    // A number of a file's that is gone may be another's by now.
+                    Ok(None) => log::warn!("{} is not the file that a batch is for", elsewhere.0.display()),
+                    Err(error) => return Err(format!("cannot look at {}: {error}", elsewhere.0.display()).into()),
                 }
             }
             self.promise_here(&mut promise)?;
@@ -65,7 +76,7 @@ impl Logger {
     }
 
     /// The intent file is gone, and the bytes of a batch with it. All of it is
-    /// in staging still, so what of it is in the file goes, and it is taken again.
+    /// in staging still, so what of it is in the file is moved away, and it is taken again.
     fn cut_back(&mut self) -> Result<(), Halt> {
         let here = self.file.id();
         let began = self.sources.iter().filter_map(|source| match source.intake.phase() {
@@ -75,10 +86,12 @@ impl Logger {
         let Some(began) = began.min() else {
             return Ok(());
         };
-        if began < self.file_len()? {
-            let path = self.file.path().display();
-            log::warn!("the intent file of {path} is gone; the batch that it was for is taken again");
-            self.file.cut(began).map_err(|e| format!("cannot cut {path} back: {e}"))?;
+        if let Some(moved) = self.move_tail(|file| file.move_tail(began))? {
+            log::warn!(
+                "the intent file of {} is gone; the batch that it was for is taken again; what was there of it is now in {}",
+                self.file.path().display(),
+                moved.display()
+            );
         }
         Ok(())
     }
@@ -88,6 +101,18 @@ impl Logger {
         self.sources.iter().any(|source| {
             source.intake.done_batch() == id
                 || matches!(source.intake.phase(), Phase::Consuming { batch, .. } if batch.id == id)
+        })
+    }
+
+    /// Whether a link has had a batch after that one, which is promised to none
+    /// before the one before it is closed.
+    fn knows_later(&self, id: u64) -> bool {
+        self.sources.iter().any(|source| {
+            let under_way = match source.intake.phase() {
+                Phase::Prepared(batch) | Phase::Consuming { batch, .. } => batch.id,
+                Phase::Idle => 0,
+            };
+            under_way.max(source.intake.done_batch()) > id
         })
     }
 }

@@ -77,18 +77,34 @@ impl Logger {
     }
 
     /// How much of what was promised is in the file. If somebody truncated it,
-    /// all of it is promised anew, at its end.
+    /// or wrote to it, all of it is promised anew, at its end.
     pub(super) fn progress(&mut self, promise: &mut Promise, elsewhere: Option<&(PathBuf, File)>) -> Result<u64, Halt> {
-        let len = match elsewhere {
-            Some((_, file)) => file.metadata().map(|m| m.len()),
-            None => self.file.size(),
-        };
-        let len = len.map_err(|e| format!("cannot look at {}: {e}", self.file.path().display()))?;
-        if len < promise.offset {
-            promise.offset = len;
-            self.intent.promise(promise);
+        let file = elsewhere.map_or_else(|| self.file.file(), |(_, file)| file);
+        let look = |e: io::Error| format!("cannot look at {}: {e}", self.file.path().display());
+        if let Some(done) = self.is_there(promise, file).map_err(look)? {
+            return Ok(done);
         }
-        Ok((len - promise.offset).min(promise.length))
+        match elsewhere {
+            Some((_, file)) => {
+                promise.offset = file.metadata().map_err(look)?.len();
+                self.intent.promise(promise);
+            }
+            None => self.promise_here(promise)?,
+        }
+        Ok(0)
+    }
+
+    /// How much of what was promised that file has, from the beginning of a
+    /// line on; `None` where it has something else there, or not so much.
+    pub(super) fn is_there(&self, promise: &Promise, file: &File) -> io::Result<Option<u64>> {
+        let Some(there) = file.metadata()?.len().checked_sub(promise.offset) else {
+            return Ok(None);
+        };
+        let done = there.min(promise.length);
+        let body = &self.intent.body()[..usize::try_from(done).map_err(io::Error::other)?];
+        let right =
+            (promise.offset == 0 || holds(file, promise.offset - 1, b"\n")?) && holds(file, promise.offset, body)?;
+        Ok(right.then_some(done))
     }
 
     /// Promises the batch under way anew, at the end of the file that is open now.
@@ -207,14 +223,21 @@ impl Logger {
 
     /// Moves a tail that is no whole line out of the file.
     pub(super) fn mend_tail(&mut self) -> Result<(), Halt> {
-        loop {
-            match self.file.mend_tail() {
-                Ok(None) => break,
-                Ok(Some(torn)) => {
-                    let path = self.file.path().display();
-                    log::warn!("{path} did not end with a whole line; what was torn is now in {}", torn.display());
-                    break;
-                }
+        if let Some(torn) = self.move_tail(MessageFile::mend_tail)? {
+            let path = self.file.path().display();
+            log::warn!("{path} did not end with a whole line; what was torn is now in {}", torn.display());
+        }
+        Ok(())
+    }
+
+    /// Moves the end of the file out of it, and returns where to.
+    pub(super) fn move_tail(
+        &mut self,
+        attempt: impl Fn(&MessageFile) -> io::Result<Option<PathBuf>>,
+    ) -> Result<Option<PathBuf>, Halt> {
+        let moved = loop {
+            match attempt(&self.file) {
+                Ok(moved) => break moved,
                 Err(error) => {
                     let trouble = format!("cannot mend the end of {}: {error}", self.file.path().display());
                     if !super::may_pass(&error) {
@@ -223,9 +246,9 @@ impl Logger {
                     self.orders.endure(&trouble, RETRY)?;
                 }
             }
-        }
+        };
         self.orders.endured();
-        Ok(())
+        Ok(moved)
     }
 
     pub(super) fn file_len(&self) -> Result<u64, Halt> {
@@ -269,7 +292,50 @@ fn write(file: &File, body: &[u8], offset: u64, done: &mut u64) -> io::Result<()
     Ok(())
 }
 
+/// Whether that is in a file, at that offset.
+fn holds(file: &File, offset: u64, bytes: &[u8]) -> io::Result<bool> {
+    let mut block = vec![0; bytes.len().min(64 * 1024)];
+    for (at, expected) in (offset..).step_by(64 * 1024).zip(bytes.chunks(64 * 1024)) {
+        let there = &mut block[..expected.len()];
+        file.read_exact_at(there, at)?;
+        if there != expected {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// A number for a batch that is above all those before.
 pub(super) fn batch_id(last: u64) -> u64 {
-    u64::try_from(now()).unwrap_or(0).saturating_mul(1000).max(last + 1)
+    // After the highest number there is, the time alone is one that differs.
+    u64::try_from(now()).unwrap_or(0).saturating_mul(1000).max(last.wrapping_add(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_has_a_higher_number_than_the_last_or_after_the_highest_the_time() {
+        let time = u64::try_from(now()).unwrap() * 1000;
+        assert!(batch_id(0) >= time && batch_id(u64::MAX) >= time);
+        assert_eq!(batch_id(u64::MAX - 1), u64::MAX);
+        assert_eq!(batch_id(1 << 62), (1 << 62) + 1);
+    }
+
+    #[test]
+    fn what_a_file_holds_is_compared_to_its_last_byte() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..150_000u32).map(|n| n.to_le_bytes()[n as usize % 3]).collect();
+        let path = folder.path().join("f");
+        std::fs::write(&path, [b"x\n", &bytes[..]].concat()).unwrap();
+        let file = File::open(path).unwrap();
+        assert!(holds(&file, 2, &bytes).unwrap() && holds(&file, 2, b"").unwrap());
+        for at in [0, 65_535, 65_536, 149_999] {
+            let mut other = bytes.clone();
+            other[at] ^= 1;
+            assert!(!holds(&file, 2, &other).unwrap(), "{at}");
+        }
+        assert!(holds(&file, 2, &[&bytes[..], b"x"].concat()).is_err());
+    }
 }

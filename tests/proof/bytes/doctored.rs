@@ -1,7 +1,7 @@
 //! What each target must find out: plumbd's own functions with a protection taken away.
 
-use super::targets::control::Requests;
 use super::targets::record::mend;
+use super::targets::{self, control::Requests};
 use plumbd::config::effective::effective;
 use plumbd::config::model::Model;
 use plumbd::control::Request;
@@ -32,11 +32,10 @@ pub(super) fn unchecked(bytes: &[u8]) -> Decoded<'_> {
 
 /// Believes a ledger whatever its checksums.
 pub(super) fn credulous(fd: OwnedFd) -> Result<Ledger, String> {
-    use super::targets::recovery::set_right;
     let page = File::from(fd);
-    let mut bytes = [0; 18 * 8];
+    let mut bytes = [0; targets::ledger::BYTES];
     page.read_exact_at(&mut bytes, 0).map_err(|error| error.to_string())?;
-    set_right(&mut bytes);
+    targets::ledger::set_right(&mut bytes);
     page.write_all_at(&bytes, 0).map_err(|error| error.to_string())?;
     Ledger::open(page.into())
 }

@@ -16,99 +16,126 @@ type Target = fn(&[u8]) -> Verdict;
 
 /// How many inputs a target is given.
 const INPUTS: u32 = 1_000_000;
-/// How many of them where each is a whole logger.
-const STARTS: f64 = 0.02;
+
+/// One of them: a reader of bytes that others wrote.
+fn trial(name: &'static str, fault: &'static str, promise: &'static str, attempt: fn(f64) -> Tried) -> Trial {
+    Trial { name, fault, promise, missing: || None, attempt }
+}
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let missing = || None;
     vec![
-        Trial {
-            name: "bytes/record",
-            fault: "any bytes as records and acknowledgements",
-            promise: "what is accepted is what was sent, byte for byte; nothing that checks out is passed over",
-            missing,
-            attempt: |times| {
-                let control: Target = |bytes| targets::record::look(bytes, doctored::unchecked);
-                attempt("record", targets::record::target, times, ("a decoder that looks at no checksum", control))
+        trial(
+            "bytes/record",
+            "any bytes as records and acknowledgements",
+            "what is accepted is what was sent, byte for byte; nothing that checks out is passed over",
+            |times| {
+                attempt(
+                    "record",
+                    targets::record::target,
+                    times,
+                    ("a decoder that looks at no checksum", |bytes| targets::record::look(bytes, doctored::unchecked)),
+                )
             },
-        },
-        Trial {
-            name: "bytes/config",
-            fault: "any text as the configuration",
-            promise: "refused with the place of each problem, or right, and the same with its defaults written out",
-            missing,
-            attempt: |times| {
-                let control: Target = |bytes| targets::config::look(bytes, doctored::forgetful);
-                attempt("config", targets::config::target, times, ("defaults written without `ready`", control))
+        ),
+        trial(
+            "bytes/config",
+            "any text as the configuration",
+            "refused with the place of each problem, or right, and the same with its defaults written out",
+            |times| {
+                attempt(
+                    "config",
+                    targets::config::target,
+                    times,
+                    ("defaults written without `ready`", |bytes| targets::config::look(bytes, doctored::forgetful)),
+                )
             },
-        },
-        Trial {
-            name: "bytes/control",
-            fault: "any bytes as operators' requests, whole, in pieces and without end",
-            promise: "the same requests however they arrive, one refusal at most, no more than 64 KiB held",
-            missing,
-            attempt: |times| {
-                let control: Target = targets::control::look::<doctored::Boundless>;
-                attempt("control", targets::control::target, times, ("a decoder without a bound", control))
+        ),
+        trial(
+            "bytes/control",
+            "any bytes as operators' requests, whole, in pieces and without end",
+            "the same requests however they arrive, one refusal at most, no more than 64 KiB held",
+            |times| {
+                attempt(
+                    "control",
+                    targets::control::target,
+                    times,
+                    ("a decoder without a bound", targets::control::look::<doctored::Boundless>),
+                )
             },
-        },
-        Trial {
-            name: "bytes/ledger",
-            fault: "any ledger and any header of an intent file",
-            promise: "refused, unless every checksum of what counts is right; then as it says",
-            missing,
-            attempt: |times| {
-                let control: Target = |bytes| targets::ledger::look(bytes, doctored::credulous);
-                attempt("ledger", targets::ledger::target, times, ("a ledger whose checksums nobody looks at", control))
+        ),
+        trial(
+            "bytes/ledger",
+            "any ledger and any header of an intent file",
+            "refused, unless every checksum of what counts is right; then as it says",
+            |times| {
+                attempt(
+                    "ledger",
+                    targets::ledger::target,
+                    times,
+                    ("a ledger whose checksums nobody looks at", |bytes| {
+                        targets::ledger::look(bytes, doctored::credulous)
+                    }),
+                )
             },
-        },
-        Trial {
-            name: "bytes/recovery",
-            fault: "a logger that starts on any ledger and any intent file",
-            promise: "it says why it refuses, or starts clean: saved lines stay, waiting ones are saved in order",
-            missing,
-            attempt: recovery,
-        },
-        Trial {
-            name: "bytes/notify",
-            fault: "any datagram as what a child says about itself",
-            promise: "no more is heard than was said, and no text steers a terminal",
-            missing,
-            attempt: |times| {
-                let control: Target = |bytes| targets::notify::look(bytes, doctored::raw_problem);
-                attempt("notify", targets::notify::target, times, ("a problem's text as it came", control))
+        ),
+        trial(
+            "bytes/recovery",
+            "a logger that starts on any ledger and any intent file",
+            "it says why it refuses, or starts clean: saved lines stay, waiting ones are saved in order",
+            recovery,
+        ),
+        trial(
+            "bytes/notify",
+            "any datagram as what a child says about itself",
+            "no more is heard than was said, and no text steers a terminal",
+            |times| {
+                attempt(
+                    "notify",
+                    targets::notify::target,
+                    times,
+                    ("a problem's text as it came", |bytes| targets::notify::look(bytes, doctored::raw_problem)),
+                )
             },
-        },
-        Trial {
-            name: "bytes/log",
-            fault: "any bytes as what a child logs, in any pieces",
-            promise: "each line, in order, as printable text in parts of at most 7 KiB",
-            missing,
-            attempt: |times| {
-                let control: Target = |bytes| targets::log::look(bytes, doctored::raw_line);
-                attempt("log", targets::log::target, times, ("a line as it came", control))
+        ),
+        trial(
+            "bytes/log",
+            "any bytes as what a child logs, in any pieces",
+            "each line, in order, as printable text in parts of at most 7 KiB",
+            |times| {
+                attempt(
+                    "log",
+                    targets::log::target,
+                    times,
+                    ("a line as it came", |bytes| targets::log::look(bytes, doctored::raw_line)),
+                )
             },
-        },
-        Trial {
-            name: "bytes/message",
-            fault: "any bytes as a message in the file",
-            promise: "one line that steers no terminal, and every byte can be had back",
-            missing,
-            attempt: |times| {
-                let control: Target = |bytes| targets::message::look(bytes, doctored::one_backslash);
-                attempt("message", targets::message::target, times, ("a backslash that stays one", control))
+        ),
+        trial(
+            "bytes/message",
+            "any bytes as a message in the file",
+            "one line that steers no terminal, and every byte can be had back",
+            |times| {
+                attempt(
+                    "message",
+                    targets::message::target,
+                    times,
+                    ("a backslash that stays one", |bytes| targets::message::look(bytes, doctored::one_backslash)),
+                )
             },
-        },
-        Trial {
-            name: "bytes/names",
-            fault: "files of any name beside the message file",
-            promise: "what is listed as its archive has the name of one, with a time that exists",
-            missing,
-            attempt: |times| {
-                let control: Target = |bytes| targets::names::look(bytes, doctored::any_suffix);
-                attempt("names", targets::names::target, times, ("whatever begins as an archive does", control))
+        ),
+        trial(
+            "bytes/names",
+            "files of any name beside the message file",
+            "what is listed as its archive has the name of one, with a time that exists",
+            |times| {
+                attempt(
+                    "names",
+                    targets::names::target,
+                    times,
+                    ("whatever begins as an archive does", |bytes| targets::names::look(bytes, doctored::any_suffix)),
+                )
             },
-        },
+        ),
     ]
 }
 
@@ -149,8 +176,7 @@ fn recovery(times: f64) -> Tried {
         look(input, Kind::Right).unwrap_or_else(|why| panic!("{why}; input {}", input.escape_ascii()));
     }
     let control: Target = |bytes| look(bytes, Kind::Unchecked);
-    let tried =
-        attempt("recovery", targets::recovery::target, times * STARTS, ("checksums that are always right", control));
+    let tried = attempt("recovery", targets::recovery::target, times, ("checksums that are always right", control));
     Tried {
         outcome: format!("{}; {} as a killed logger leaves them, all taken up", tried.outcome, right.len()),
         ..tried

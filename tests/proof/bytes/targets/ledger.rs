@@ -2,12 +2,13 @@
 //! believed that was not written so, and all that was is. What a logger does
 //! with it is [`super::recovery`]'s.
 
-use super::recovery::{
-    BOOT, CARRY, DONE, HELD, INTENT, LEDGER, PROMISES, STANDS, TAKES, bytes, held_word, set_right, words,
+use super::pages::{
+    self, CARRY, INTENT, LEDGER, PHASE, PROMISES, Says, VERSION, bytes, carry_len, is_right, mend_header, mend_ledger,
+    says, words,
 };
 use super::{Verdict, hold};
 use plumbd::link::intent::{Found, Intent};
-use plumbd::link::ledger::{self, CARRY_MAX, Ledger, Phase};
+use plumbd::link::ledger::{self, Ledger, Phase};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
@@ -26,14 +27,12 @@ pub fn look(input: &[u8], open: Open) -> Verdict {
     let Some((&switch, rest)) = input.split_first() else {
         return Ok(());
     };
-    let (ledger, header) = rest.split_at(rest.len().min(LEDGER));
-    let [mut ledger, mut header] = [words(ledger, LEDGER), words(&header[..header.len().min(INTENT)], INTENT)];
+    let (ledger, header) = rest.split_at(rest.len().min(8 * LEDGER));
+    let [mut ledger, mut header] = [words(ledger, LEDGER), words(&header[..header.len().min(8 * INTENT)], INTENT)];
     // Else few would get any further.
     if switch & 0x80 != 0 {
-        let mut page: [u8; LEDGER] = bytes(&ledger).try_into().unwrap();
-        set_right(&mut page);
-        ledger = words(&page, LEDGER);
-        PROMISES.iter().for_each(|sum| header[sum.at] = sum.of(&header));
+        mend_ledger(&mut ledger);
+        mend_header(&mut header);
     }
     PAGES.with(|pages| {
         pages.ledger(&ledger, rest.last().copied().unwrap_or(0), open)?;
@@ -50,11 +49,9 @@ struct Pages {
     ledger: File,
     intent: Intent,
     header: File,
+    boot: [u64; 2],
     _folder: tempfile::TempDir,
 }
-
-const VERSION: usize = 0;
-const PHASE: usize = 1;
 
 impl Pages {
     fn new() -> Pages {
@@ -62,12 +59,12 @@ impl Pages {
         let path = folder.path().join("i");
         let intent = Intent::open(&path, 4096).unwrap().unwrap();
         let header = File::options().write(true).open(path).unwrap();
-        Pages { ledger: ledger::create().unwrap().into(), intent, header, _folder: folder }
+        Pages { ledger: ledger::create().unwrap().into(), intent, header, boot: pages::boot_id(), _folder: folder }
     }
 
     fn ledger(&self, words: &[u64], last: u8, open: Open) -> Verdict {
-        let mut page = vec![last; 4096];
-        page[..LEDGER].copy_from_slice(&bytes(words));
+        let mut page = [last; 4096];
+        page[..8 * LEDGER].copy_from_slice(&bytes(words));
         self.ledger.write_all_at(&page, 0).unwrap();
         let ledger = match open(self.ledger.try_clone().unwrap().into()) {
             Ok(ledger) => ledger,
@@ -91,7 +88,7 @@ impl Pages {
         }
         let mut carry = Vec::new();
         ledger.read_carry(&mut carry).map_err(|error| error.to_string())?;
-        hold!(carry.len() as u64 == words[CARRY] & !(1 << 63), "it carries {} bytes", carry.len());
+        hold!(carry.len() as u64 == carry_len(words[CARRY]), "it carries {} bytes", carry.len());
         Ok(())
     }
 
@@ -100,47 +97,27 @@ impl Pages {
         let right: Vec<_> = PROMISES.iter().filter(|sum| sum.is_right(words)).map(|sum| sum.of[0]).collect();
         let newest = right.iter().map(|&at| words[at]).max().unwrap_or(0);
         hold!(self.intent.last_batch() == newest, "its newest batch is {}", self.intent.last_batch());
-        let named = |name: &[u8; 8]| words[PHASE].to_le_bytes() == *name;
-        let begun = words[0].to_le_bytes() == *b"plumbdi\x01";
-        let expected = match (named(b"promise1"), named(b"promise2")) {
-            _ if !begun => None,
-            (true, _) => right.iter().find(|&&at| at == 2),
-            (_, true) => right.iter().find(|&&at| at == 10),
-            _ => None,
-        };
+        let body = self.intent.body().len() as u64;
         let found = self.intent.found();
-        let as_written = match (expected, found) {
-            (_, Found::Idle) => begun && named(b"idle    "),
-            (Some(&at), Found::OtherBoot) => BOOT.with(|boot| words[at + 5..at + 7] != *boot),
-            (Some(&at), Found::Writing(promise)) => {
+        let as_written = match (says(words, self.boot, body), found) {
+            (Says::Nothing, Found::Nothing) | (Says::Idle, Found::Idle) | (Says::OtherBoot, Found::OtherBoot) => true,
+            (Says::Writing(at), Found::Writing(promise)) => {
                 let said = [promise.batch, promise.file.device, promise.file.inode, promise.offset, promise.length];
-                said == words[at..at + 5] && promise.length <= self.intent.body().len() as u64
+                said == words[at..at + 5]
             }
-            (Some(&at), Found::Nothing) => words[at + 4] > self.intent.body().len() as u64,
-            (None, found) => found == Found::Nothing && !(begun && named(b"idle    ")),
+            _ => false,
         };
         hold!(as_written, "it is read as {found:?}: {words:x?}");
         Ok(())
     }
 }
 
-/// By the words of the manual: ARCHITECTURE.md, "Ledger".
-fn is_right(words: &[u64]) -> bool {
-    let zeros = DONE.of(&[0; 18]);
-    let idle = u64::from_le_bytes(*b"idle    ");
-    if words[VERSION] == 0 {
-        let begun = |(at, &word): (usize, &u64)| word == 0 || at == PHASE && word == idle || at >= 16 && word == zeros;
-        return words.iter().enumerate().all(begun);
-    }
-    let fits = |at: usize| words[at] & !(1 << 63) <= CARRY_MAX as u64;
-    let batch = TAKES.is_right(words) && fits(12);
-    let (done, stands) = (DONE.is_right(words), STANDS.is_right(words));
-    let held = words[HELD] == held_word(words, words[HELD]);
-    let right = match &words[PHASE].to_le_bytes() {
-        b"idle    " => done && stands,
-        b"prepared" => batch && done && stands,
-        b"consumes" => batch && held && (done || words[5] != 0),
-        _ => false,
-    };
-    words[VERSION] == 1 && right && fits(CARRY)
+/// What of a ledger means something.
+pub const BYTES: usize = 8 * LEDGER;
+
+/// Puts every checksum of a ledger right.
+pub fn set_right(ledger: &mut [u8; BYTES]) {
+    let mut words = words(ledger, LEDGER);
+    mend_ledger(&mut words);
+    ledger.copy_from_slice(&bytes(&words));
 }

@@ -11,6 +11,7 @@ pub mod log;
 pub mod message;
 pub mod names;
 pub mod notify;
+mod pages;
 pub mod record;
 pub mod recovery;
 

@@ -1,0 +1,157 @@
+//! The words of a ledger and of an intent file's header, by the manual alone:
+//! ARCHITECTURE.md, "Ledger" and "Intent file".
+
+use plumbd::link::ledger::CARRY_MAX;
+
+/// Words of the ledger that mean something.
+pub(super) const LEDGER: usize = 18;
+/// The same of the intent file's header.
+pub(super) const INTENT: usize = 23;
+
+// Words of the ledger.
+pub(super) const VERSION: usize = 0;
+pub(super) const PHASE: usize = 1;
+pub(super) const BATCH: usize = 2;
+pub(super) const TAKE: usize = 3;
+pub(super) const HELD: usize = 4;
+pub(super) const LAST_EPOCH: usize = 5;
+pub(super) const OFFSET: usize = 9;
+pub(super) const FILE: usize = 10;
+pub(super) const LEAVES: usize = 12;
+pub(super) const DONE_BATCH: usize = 14;
+pub(super) const CARRY: usize = 15;
+
+/// The first word of an intent file; and where the file is that is not trusted.
+pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"plumbdi\x01");
+pub(super) const UNTRUSTED: usize = 18;
+
+pub(super) const IDLE: u64 = u64::from_le_bytes(*b"idle    ");
+pub(super) const PREPARED: u64 = u64::from_le_bytes(*b"prepared");
+pub(super) const CONSUMING: u64 = u64::from_le_bytes(*b"consumes");
+pub(super) const WRITING: [u64; 2] = [u64::from_le_bytes(*b"promise1"), u64::from_le_bytes(*b"promise2")];
+
+/// The bit of a carry that is in the second area.
+pub(super) const SECOND: u64 = 1 << 63;
+
+/// A word that has the checksum of others.
+pub(super) struct Sum {
+    pub(super) at: usize,
+    pub(super) of: &'static [usize],
+}
+
+pub(super) const TAKES: Sum = Sum { at: 13, of: &[2, 3, 5, 6, 9, 10, 11, 12] };
+pub(super) const DONE: Sum = Sum { at: 16, of: &[7, 8] };
+pub(super) const STANDS: Sum = Sum { at: 17, of: &[14, 15] };
+pub(super) const PROMISES: [Sum; 2] =
+    [Sum { at: 9, of: &[2, 3, 4, 5, 6, 7, 8] }, Sum { at: 17, of: &[10, 11, 12, 13, 14, 15, 16] }];
+
+impl Sum {
+    pub(super) fn of(&self, words: &[u64]) -> u64 {
+        let mut crc = crc32fast::Hasher::new();
+        self.of.iter().for_each(|&at| crc.update(&words[at].to_le_bytes()));
+        u64::from(crc.finalize())
+    }
+
+    pub(super) fn is_right(&self, words: &[u64]) -> bool {
+        words[self.at] == self.of(words)
+    }
+
+    pub(super) fn put(&self, words: &mut [u64]) {
+        words[self.at] = self.of(words);
+    }
+}
+
+/// What the upper half of the word that says what staging held must be.
+fn held_sum(words: &[u64]) -> u64 {
+    let pair = [words[BATCH], words[HELD] & 0xffff_ffff];
+    Sum { at: 0, of: &[0, 1] }.of(&pair)
+}
+
+/// Puts every checksum of a ledger right.
+pub(super) fn mend_ledger(words: &mut [u64]) {
+    [TAKES, DONE, STANDS].iter().for_each(|sum| sum.put(words));
+    words[HELD] = words[HELD] & 0xffff_ffff | held_sum(words) << 32;
+}
+
+/// The same of a header.
+pub(super) fn mend_header(words: &mut [u64]) {
+    PROMISES.iter().for_each(|sum| sum.put(words));
+}
+
+/// How long a carry is.
+pub(super) fn carry_len(word: u64) -> u64 {
+    word & !SECOND
+}
+
+/// Whether a ledger is one that a logger believes.
+pub(super) fn is_right(words: &[u64]) -> bool {
+    if words[VERSION] == 0 {
+        let zeros = DONE.of(&[0; LEDGER]);
+        let begun = |(at, &word): (usize, &u64)| word == 0 || at == PHASE && word == IDLE || at >= 16 && word == zeros;
+        return words.iter().enumerate().all(begun);
+    }
+    let fits = |at: usize| carry_len(words[at]) <= CARRY_MAX as u64;
+    let batch = TAKES.is_right(words) && fits(LEAVES);
+    let (done, stands) = (DONE.is_right(words), STANDS.is_right(words));
+    let held = words[HELD] >> 32 == held_sum(words);
+    let right = match words[PHASE] {
+        IDLE => done && stands,
+        PREPARED => batch && done && stands,
+        CONSUMING => batch && held && (done || words[LAST_EPOCH] != 0),
+        _ => false,
+    };
+    words[VERSION] == 1 && right && fits(CARRY)
+}
+
+/// What a header says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Says {
+    /// It is none, or nothing can be said of it.
+    Nothing,
+    /// No batch is under way.
+    Idle,
+    /// A batch was, before the machine went down.
+    OtherBoot,
+    /// The promise in the words from there on counts.
+    Writing(usize),
+}
+
+/// What a header says in this boot, in front of a body of so many bytes.
+pub(super) fn says(words: &[u64], boot: [u64; 2], body: u64) -> Says {
+    if words[0] != MAGIC {
+        return Says::Nothing;
+    }
+    if words[PHASE] == IDLE {
+        return Says::Idle;
+    }
+    let slot = WRITING.iter().position(|&writing| writing == words[PHASE]);
+    let Some(sum) = slot.map(|slot| &PROMISES[slot]).filter(|sum| sum.is_right(words)) else {
+        return Says::Nothing;
+    };
+    let at = sum.of[0];
+    match words[at + 5..at + 7] == boot {
+        false => Says::OtherBoot,
+        true if words[at + 4] > body => Says::Nothing,
+        true => Says::Writing(at),
+    }
+}
+
+/// This boot, as random(4) names it, in two halves.
+pub(super) fn boot_id() -> [u64; 2] {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let id = u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap();
+    #[expect(clippy::cast_possible_truncation, reason = "its two halves")]
+    let halves = [(id >> 64) as u64, id as u64];
+    halves
+}
+
+pub(super) fn bytes(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// So many words; what is missing is zero.
+pub(super) fn words(bytes: &[u8], len: usize) -> Vec<u64> {
+    let mut whole = bytes.to_vec();
+    whole.resize(8 * len, 0);
+    whole.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap())).collect()
+}

@@ -1,0 +1,142 @@
+//! What must come of a start, by the manual alone: ARCHITECTURE.md, "The law of
+//! a link" and its tables.
+
+use super::super::pages::{
+    BATCH as ID, CARRY, CONSUMING, DONE_BATCH, FILE, HELD, LEAVES, MAGIC, OFFSET, PHASE, PREPARED, Says, TAKE,
+    UNTRUSTED, carry_len, is_right, says,
+};
+use super::case::{Case, Here};
+use super::{BATCH, BODY, CARRIED, QUEUED, STAGED};
+use plumbd::plugin::logger::lines::LINE_MAX;
+
+/// What is there afterwards.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Outcome {
+    /// Whether the logger refused.
+    pub(super) refused: bool,
+    /// The message file.
+    pub(super) file: Vec<u8>,
+    /// One that somebody had renamed.
+    pub(super) renamed: Vec<u8>,
+    /// What was moved away, in no order.
+    pub(super) aside: Vec<Vec<u8>>,
+    /// What is left in the link.
+    pub(super) left: Vec<u8>,
+}
+
+impl Outcome {
+    /// Of that case, where the file was `before`.
+    pub(super) fn of(case: &Case, here: Here, before: &[u8]) -> Outcome {
+        let mut outcome = Outcome { left: [STAGED, QUEUED].concat(), ..Outcome::default() };
+        *if case.moved { &mut outcome.renamed } else { &mut outcome.file } = before.to_vec();
+        if is_right(&case.ledger) {
+            let saved = outcome.settle_file(case, here);
+            match settle_link(&case.ledger, saved) {
+                Some((carry, rest)) => outcome.save_all(carry, rest),
+                None => outcome.refused = true,
+            }
+        } else {
+            outcome.refused = true;
+        }
+        outcome.aside.sort();
+        outcome
+    }
+
+    /// The batch that was promised is in the file, or none was. Which one it was.
+    fn settle_file(&mut self, case: &Case, here: Here) -> Option<u64> {
+        let (ledger, header) = (&case.ledger, &case.header);
+        let is_ours = |words: &[u64], at: usize| words[at..at + 2] == [here.file.device, here.file.inode];
+        let untrusted = header[0] == MAGIC && is_ours(header, UNTRUSTED) && header[UNTRUSTED + 1] != 0;
+        if untrusted && !case.moved {
+            self.move_away(0);
+        }
+        // Whether the numbers that are known here are the message file's.
+        let named = !case.moved && !untrusted;
+        match says(header, here.boot, BODY) {
+            Says::Writing(at) if latest(ledger) <= header[at] => {
+                let [offset, length] =
+                    [header[at + 3], header[at + 4]].map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+                let mut body = BATCH[..length.min(BATCH.len())].to_vec();
+                body.resize(length, 0);
+                let file = match is_ours(header, at + 1) {
+                    true if named => Some(&mut self.file),
+                    true if !untrusted => Some(&mut self.renamed),
+                    _ => None,
+                };
+                let completed = file.is_some_and(|file| complete(file, offset, &body));
+                if !completed {
+                    self.move_torn();
+                    self.file.extend(body);
+                }
+                return Some(header[at]);
+            }
+            Says::Writing(_) | Says::Nothing => {
+                let offset = usize::try_from(ledger[OFFSET]).unwrap_or(usize::MAX);
+                let began = ledger[PHASE] == PREPARED && ledger[DONE_BATCH] != ledger[ID];
+                if began && named && is_ours(ledger, FILE) && offset < self.file.len() {
+                    self.move_away(offset);
+                }
+            }
+            Says::Idle | Says::OtherBoot => {}
+        }
+        None
+    }
+
+    fn move_away(&mut self, from: usize) {
+        let moved = self.file.split_off(from);
+        self.aside.push(moved);
+    }
+
+    fn move_torn(&mut self) {
+        let whole = self.file.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        if whole < self.file.len() {
+            self.move_away(whole);
+        }
+    }
+
+    /// All that is in the link is saved, in its order.
+    fn save_all(&mut self, carry: u64, rest: &[u8]) {
+        self.move_torn();
+        let mut bytes = CARRIED[..CARRIED.len().min(usize::try_from(carry_len(carry)).unwrap())].to_vec();
+        bytes.resize(usize::try_from(carry_len(carry)).unwrap(), 0);
+        bytes.extend([rest, QUEUED].concat());
+        for line in bytes.strip_suffix(b"\n").unwrap().split(|&byte| byte == b'\n') {
+            let parts = line.chunks(LINE_MAX).chain(line.is_empty().then_some(&[][..]));
+            parts.for_each(|part| self.file.extend([part, b"\n"].concat()));
+        }
+        self.left.clear();
+    }
+}
+
+/// The last batch that the link knows of.
+fn latest(ledger: &[u64]) -> u64 {
+    let under_way = if matches!(ledger[PHASE], PREPARED | CONSUMING) { ledger[ID] } else { 0 };
+    under_way.max(ledger[DONE_BATCH])
+}
+
+/// Whether that is the file that a batch is for; then it has all of it.
+fn complete(file: &mut Vec<u8>, offset: usize, body: &[u8]) -> bool {
+    let begins_line = offset == 0 || file.get(offset - 1) == Some(&b'\n');
+    let Some(there) = file.get(offset..).filter(|_| begins_line) else {
+        return false;
+    };
+    let done = there.len().min(body.len());
+    if there[..done] != body[..done] {
+        return false;
+    }
+    file.extend(&body[done..]);
+    true
+}
+
+/// What was carried over then, and what staging has; `None`: the ledger contradicts it.
+fn settle_link(ledger: &[u64], saved: Option<u64>) -> Option<(u64, &'static [u8])> {
+    let (staged, take) = (STAGED.len() as u64, ledger[TAKE]);
+    let is_saved = saved == Some(ledger[ID]) || ledger[DONE_BATCH] == ledger[ID];
+    let rest = match ledger[PHASE] {
+        PREPARED if is_saved => take,
+        CONSUMING => take.checked_sub((ledger[HELD] & 0xffff_ffff).checked_sub(staged)?)?,
+        _ => return Some((ledger[CARRY], STAGED)),
+    };
+    let rest = usize::try_from(rest).ok().filter(|&rest| rest <= STAGED.len())?;
+    Some((ledger[LEAVES], &STAGED[rest..]))
+}
