@@ -1,7 +1,7 @@
 //! A daemon whose message file is on a disk that something happens to, with
 //! clients under way all the time.
 
-use crate::daemon::{DEADLINE, Daemon, free_port, kill, state, wait_for};
+use crate::daemon::{Daemon, free_port, kill, state, wait_for};
 use crate::load::checker::{self, Format, Verdict};
 use crate::load::generator::{self, Outcome, Plan};
 use crate::load::rotated;
