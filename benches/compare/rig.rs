@@ -17,7 +17,7 @@ use tempfile::TempDir;
 /// Where folders are made: with the build, on a disk, for /tmp may be memory.
 pub(crate) const FOLDER: &str = env!("CARGO_TARGET_TMPDIR");
 /// How long a start or a stop may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// How often a fact is looked for.
 pub(crate) const LOOK: Duration = Duration::from_millis(1);
 
