@@ -61,7 +61,7 @@ impl Chart {
 }
 
 /// `10`, `2 k`, `3 M`, `4 G`.
-fn count(number: f64) -> String {
+pub(crate) fn count(number: f64) -> String {
     let (value, unit) = match number {
         ..1e3 => (number, ""),
         ..1e6 => (number / 1e3, " k"),

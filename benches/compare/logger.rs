@@ -91,7 +91,7 @@ fn plumbd(lines: u32, format: Format) -> Result<Duration, String> {
     let took = rig.wait_for(filled)?;
     rig.stop()?;
     let sent = Connection { number: 0, peer: SOURCE.to_owned(), length: LINE, sent: lines, part: 0, echoed: lines };
-    rig.check(&file, format, &[sent])?;
+    rig.check(&file, 0, format, &[sent])?;
     Ok(took)
 }
 

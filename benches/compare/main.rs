@@ -19,14 +19,23 @@
 mod load;
 
 mod chart;
+mod crowd;
 mod echo;
+mod footprint;
+mod growth;
+mod idle;
+mod instances;
+mod latency;
+mod lines;
 mod logger;
 mod loggers;
 mod machine;
+mod paced;
 mod packages;
 mod peer;
 mod probes;
 mod proc;
+mod reconnect;
 mod replacement;
 mod report;
 mod rig;
@@ -45,7 +54,7 @@ use table::{Line, Part};
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --bench compare --")]
 struct Options {
-    /// Rows to measure, or beginnings of their names; all where nothing is named
+    /// Rows to measure, or groups of them; all where nothing is named
     names: Vec<String>,
     /// Says which rows there are
     #[arg(long)]
@@ -88,11 +97,26 @@ struct Row {
     measure: fn(&Scale) -> Result<Part, String>,
 }
 
+impl Row {
+    /// Whether a user who says `name` means this one, or its group.
+    fn is(&self, name: &str) -> bool {
+        self.name == name || self.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'))
+    }
+}
+
 /// All there is, in the order of the table.
 const GROUPS: &[&[Row]] = &[
     echo::ROWS,
+    lines::ROWS,
     logger::ROWS,
+    latency::ROWS,
     replacement::ROWS,
+    reconnect::ROWS,
+    crowd::ROWS,
+    footprint::ROWS,
+    idle::ROWS,
+    instances::ROWS,
+    growth::ROWS,
 ];
 
 fn main() -> ExitCode {
@@ -121,8 +145,8 @@ fn run(options: &Options) -> Result<(), String> {
         all().for_each(|row| println!("{:<14} {}", row.name, row.about));
         return Ok(());
     }
-    if let Some(name) = options.names.iter().find(|&name| !all().any(|row| row.name.starts_with(name))) {
-        return Err(format!("cannot measure {name:?}: no row begins so (--list has them)"));
+    if let Some(name) = options.names.iter().find(|&name| !all().any(|row| row.is(name))) {
+        return Err(format!("cannot measure {name:?}: there is no such row (--list has them)"));
     }
     let rounds = options.rounds.unwrap_or(if options.quick { 1 } else { 5 }).max(1);
     let load = options.seconds.unwrap_or(if options.quick { 0.3 } else { 1.0 }).max(0.1);
@@ -133,7 +157,7 @@ fn run(options: &Options) -> Result<(), String> {
     let mut parts = Vec::new();
     // What fails in one row is told, and the others are measured all the same.
     let mut failures = Vec::new();
-    let chosen = |row: &&Row| options.names.is_empty() || options.names.iter().any(|name| row.name.starts_with(name));
+    let chosen = |row: &&Row| options.names.is_empty() || options.names.iter().any(|name| row.is(name));
     for row in all().filter(chosen) {
         let begin = Instant::now();
         let part = (row.measure)(&scale).unwrap_or_else(|why| {

@@ -56,8 +56,8 @@ pub(crate) fn install() {
         apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).stdout(Stdio::null());
         apt.status().is_ok_and(|status| status.success())
     };
-    let installed = apt(&["update", "-qq"])
-        && apt(&[&["install", "-y", "-qq", "--no-install-recommends"][..], &missing].concat());
+    let installed =
+        apt(&["update", "-qq"]) && apt(&[&["install", "-y", "-qq", "--no-install-recommends"][..], &missing].concat());
     if !installed {
         eprintln!("cannot install all of them: what is missing is left out");
     }

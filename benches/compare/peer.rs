@@ -1,8 +1,8 @@
 //! Programs of others, which run beside plumbd for as long as they are measured.
 
 use crate::rig::{FOLDER, LOOK, PATIENCE};
-use plumbd::sys::process::force;
 use nix::unistd::Pid;
+use plumbd::sys::process::force;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -31,17 +31,9 @@ impl Peer {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let name = command.get_program().to_string_lossy().into_owned();
         let value = format!("{}.{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
-        let process = command
-            .env(MARK, &value)
-            .stdin(Stdio::piped())
-            .spawn()
-            .map_err(|e| format!("cannot run {name}: {e}"))?;
+        let process =
+            command.env(MARK, &value).stdin(Stdio::piped()).spawn().map_err(|e| format!("cannot run {name}: {e}"))?;
         Ok(Peer { name, process, mark: format!("{MARK}={value}\0") })
-    }
-
-    /// Its process id.
-    pub(crate) fn pid(&self) -> u32 {
-        self.process.id()
     }
 
     /// It and all that it started, in the order of their ids.

@@ -25,8 +25,12 @@ better, for times and sizes less.
 pub(crate) fn render_all(machine: &str, scale: &Scale, took: Duration, parts: &[Part]) -> String {
     let lines = || parts.iter().flat_map(|part| &part.lines);
     let (reached, short) = (lines().filter(|l| l.reaches()).count(), lines().filter(|l| l.falls_short()).count());
-    let run = format!("{} rounds, loads of {} s, {:.0} s in all", scale.rounds, scale.load.as_secs_f64(), took.as_secs_f64());
-    let mut text = format!("Machine: {machine}.\nRun: {run}{}.\n\n", scale.pick("", "; a short one, whose figures are worth little"));
+    let run =
+        format!("{} rounds, loads of {} s, {:.0} s in all", scale.rounds, scale.load.as_secs_f64(), took.as_secs_f64());
+    let mut text = format!(
+        "Machine: {machine}.\nRun: {run}{}.\n\n",
+        scale.pick("", "; a short one, whose figures are worth little")
+    );
     text += &render(lines());
     text += &format!("\n{reached} reached, {short} not reached.\n");
     for note in parts.iter().flat_map(|part| &part.notes) {

@@ -43,7 +43,8 @@ pub(crate) struct Running {
 }
 
 enum Process {
-    Plumbd(Rig),
+    /// plumbd, and so many bytes that its message file had before.
+    Plumbd(Rig, u64),
     /// A peer, the folder that it has, and the file that it saves to.
     Peer(Peer, TempDir, Option<PathBuf>),
 }
@@ -57,9 +58,7 @@ impl Server {
         let address = rig::free_address()?;
         let folder = rig::folder()?;
         if let Server::Plumbd(echo_after, instances) = self {
-            let mut rig = Rig::start(folder, &configuration(address, echo_after, instances))?;
-            rig.wait_for_address(address)?;
-            return Ok(Running { address, process: Process::Plumbd(rig) });
+            return Running::plumbd(folder, address, &configuration(address, echo_after, instances), 0);
         }
         let file = folder.path().join("messages");
         // tee(1) of each client opens it to append.
@@ -134,10 +133,25 @@ to = "logger"
 }
 
 impl Running {
+    /// plumbd, so configured, with so many bytes in its message file before.
+    ///
+    /// # Errors
+    /// Where it can't be run.
+    pub(crate) fn plumbd(
+        folder: TempDir,
+        address: SocketAddr,
+        configuration: &str,
+        before: u64,
+    ) -> Result<Running, String> {
+        let mut rig = Rig::start(folder, configuration)?;
+        rig.wait_for_address(address)?;
+        Ok(Running { address, process: Process::Plumbd(rig, before) })
+    }
+
     /// Its processes, with what each is called.
     pub(crate) fn processes(&self) -> Vec<(u32, String)> {
         match &self.process {
-            Process::Plumbd(rig) => rig.processes(),
+            Process::Plumbd(rig, _) => rig.processes(),
             Process::Peer(peer, ..) => peer.processes().into_iter().map(|pid| (pid, "server".to_owned())).collect(),
         }
     }
@@ -151,7 +165,7 @@ impl Running {
     /// Why something went wrong, with what it says itself.
     pub(crate) fn complaint(&self, what: &str) -> String {
         match &self.process {
-            Process::Plumbd(rig) => rig.complaint(what),
+            Process::Plumbd(rig, _) => rig.complaint(what),
             Process::Peer(_, folder, _) => {
                 let log = fs::read_to_string(folder.path().join("log")).unwrap_or_default();
                 let last: Vec<&str> = log.lines().rev().take(3).collect();
@@ -166,9 +180,9 @@ impl Running {
     /// Where it does not end, or the file is not right.
     pub(crate) fn finish(self, sent: &[Connection]) -> Result<(), String> {
         match self.process {
-            Process::Plumbd(mut rig) => {
+            Process::Plumbd(mut rig, before) => {
                 rig.stop()?;
-                rig.check(&rig.path("messages"), Format::Text, sent).map(drop)
+                rig.check(&rig.path("messages"), before, Format::Text, sent)
             }
             Process::Peer(_, _, None) => Ok(()),
             Process::Peer(_peer, _folder, Some(file)) => {

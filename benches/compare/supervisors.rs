@@ -103,9 +103,14 @@ impl Supervising {
     }
 }
 
-/// Each child a section of its own. One that was up a second is started at once, as with the others.
 fn configuration(probe: &Path, fifo: &Path, children: usize) -> String {
     let mut text = String::new();
+    add_children(&mut text, probe, fifo, children);
+    text
+}
+
+/// Each child a section of its own. One that was up a second is started at once, as with the others.
+pub(crate) fn add_children(text: &mut String, probe: &Path, fifo: &Path, children: usize) {
     for number in 0..children {
         // Writing to a String can't fail.
         let _infallible = write!(
@@ -115,7 +120,6 @@ fn configuration(probe: &Path, fifo: &Path, children: usize) -> String {
              start_limit = {{ burst = 100000, within = \"60s\" }}\n\n"
         );
     }
-    text
 }
 
 /// A folder for each service; what is run is the program itself, with no shell before it.

@@ -45,7 +45,9 @@ impl Line {
         unit: fn(f64) -> String,
         wanted: Wanted,
     ) -> Line {
-        let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
+        // Two that are nothing are the same.
+        let divide = |(ours, theirs): (&f64, &f64)| if ours == theirs { 1.0 } else { ours / theirs };
+        let ratios: Vec<f64> = ours.iter().zip(theirs).map(divide).collect();
         let ratio = median(&ratios);
         let (wanted, reached) = match wanted {
             Wanted::AtLeast(least) => (format!("at least {least}"), Some(ratio >= least)),
