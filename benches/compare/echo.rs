@@ -77,7 +77,7 @@ fn measure(scale: &Scale, connections: u32) -> Result<Part, String> {
             Err(why) => Line::left_out(&what("saved"), name, why),
         });
     }
-    part.notes.push(format!("The same of the plain server, {connections} connection{s}: {}.", costs(&plain[1])));
+    part.head = Some(format!("On a core for a message, {connections} connection{s}: {}.", costs(&plain[1])));
     Ok(part)
 }
 

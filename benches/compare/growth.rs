@@ -52,8 +52,9 @@ fn connections(scale: &Scale) -> Result<Part, String> {
     Ok(part("growth-connections.svg", "a message", "connections", all(points)?))
 }
 
+/// With echo and logger as many as a configuration may have.
 fn children(scale: &Scale) -> Result<Part, String> {
-    let points = [1, 10, 100, 1000].map(|children| {
+    let points = [1, 10, 100, 998].map(|children| {
         let mut more = String::new();
         let folder = rig::folder()?;
         let fifo = folder.path().join("began");
@@ -87,7 +88,7 @@ fn deaths(_: &Scale) -> Result<Part, String> {
         let pid = crowd.processes()[0];
         let before = proc::time_on_core(pid);
         // Each is killed once it was up for a second, for else it would have to wait.
-        let (each, times) = (DEATHS.min(children), DEATHS.div_ceil(children).min(5));
+        let (each, times) = (DEATHS.min(children), DEATHS.div_ceil(children).min(3));
         for _ in 0..times {
             for probe in probes.drain(..each).collect::<Vec<_>>() {
                 kill(probe.pid, Signal::SIGKILL).map_err(|e| format!("cannot kill a child: {e}"))?;

@@ -26,7 +26,7 @@ pub(crate) const ROWS: &[Row] =
 
 fn measure(_: &Scale) -> Result<Part, String> {
     let plumbd = crowd(Server::Plumbd("saved", 1), "echo")?;
-    let plain = crowd(Server::Plain, "server")?;
+    let plain = crowd(Server::Plain, "plain server")?;
     let compare = |what, ours, theirs, unit| {
         Line::compare(what, &[ours], "plain epoll echo, saves nothing", &[theirs], unit, Wanted::Nothing)
     };

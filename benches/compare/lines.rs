@@ -10,7 +10,7 @@ use crate::peer::Peer;
 use crate::rig::{self, LOOK, PATIENCE};
 use crate::roles;
 use crate::servers::Server;
-use crate::table::{Line, Part, Wanted, mebibytes_a_second, seconds};
+use crate::table::{Line, Part, Wanted, mebibytes_a_second, seconds, short};
 use crate::{Row, Scale};
 use std::fs;
 use std::io::{self, Read, Write};
@@ -30,8 +30,11 @@ pub(crate) const ROWS: &[Row] =
 
 fn measure(scale: &Scale) -> Result<Part, String> {
     let (mut plumbd, mut nc, mut echoing) = (Vec::new(), Ok(Vec::new()), Ok(Vec::new()));
+    let mut costs = String::new();
     for _ in 0..scale.rounds {
-        plumbd.push(measure_plumbd(scale.load)?);
+        let (rate, cost) = measure_plumbd(scale.load)?;
+        plumbd.push(rate);
+        costs = cost;
         for (rates, echoes) in [(&mut nc, false), (&mut echoing, true)] {
             if let Ok(all) = rates {
                 match measure_nc(scale.pick(256, 64) << 20, echoes) {
@@ -51,11 +54,12 @@ fn measure(scale: &Scale) -> Result<Part, String> {
         line(&echoing, "nc -lk <fifo | tee file >fifo (1 connection, echoes)", Wanted::Nothing),
     ];
     let note = "nc serves one client at a time: it got the same bytes on one connection, and alone does not echo them.";
-    Ok(Part { lines, notes: vec![note.to_owned()], ..Part::default() })
+    let notes = vec![note.to_owned(), format!("On a core for a line, pipelined: {costs}.")];
+    Ok(Part { lines, notes, ..Part::default() })
 }
 
-/// Bytes a second.
-fn measure_plumbd(lasts: Duration) -> Result<f64, String> {
+/// Bytes a second, and what each process took on a core for a line.
+fn measure_plumbd(lasts: Duration) -> Result<(f64, String), String> {
     let running = Server::Plumbd("saved", 1).start()?;
     let plan = Plan {
         address: running.address,
@@ -67,9 +71,12 @@ fn measure_plumbd(lasts: Duration) -> Result<f64, String> {
         lasts,
         drain: PATIENCE,
     };
-    let (outcome, _) = load_as(&running, &plan)?;
+    let (outcome, generator) = load_as(&running, &plan)?;
+    let mut costs = vec![("load generator".to_owned(), generator)];
+    costs.extend(running.costs(&outcome));
+    let costs: Vec<String> = costs.iter().map(|(name, cost)| format!("{name} {} us", short(*cost))).collect();
     running.finish(&outcome.connections)?;
-    Ok(outcome.rate() * LINE as f64)
+    Ok((outcome.rate() * LINE as f64, costs.join(", ")))
 }
 
 /// Bytes a second, until all are in the file (and came back).

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// How long a child may take to begin.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Room for what a thousand of them tell at once.
 const CAPACITY: usize = 1 << 18;
 

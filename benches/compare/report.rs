@@ -28,9 +28,13 @@ pub(crate) fn render_all(machine: &str, scale: &Scale, took: Duration, parts: &[
     let run =
         format!("{} rounds, loads of {} s, {:.0} s in all", scale.rounds, scale.load.as_secs_f64(), took.as_secs_f64());
     let mut text = format!(
-        "Machine: {machine}.\nRun: {run}{}.\n\n",
+        "Machine: {machine}.\nRun: {run}{}.\n",
         scale.pick("", "; a short one, whose figures are worth little")
     );
+    for head in parts.iter().filter_map(|part| part.head.as_ref()) {
+        text += &format!("{head}\n");
+    }
+    text.push('\n');
     text += &render(lines());
     text += &format!("\n{reached} reached, {short} not reached.\n");
     for note in parts.iter().flat_map(|part| &part.notes) {

@@ -145,6 +145,15 @@ impl Running {
     ) -> Result<Running, String> {
         let mut rig = Rig::start(folder, configuration)?;
         rig.wait_for_address(address)?;
+        // The supervisor listens before its children are there.
+        let there = |rig: &Rig| ["echo", "logger"].iter().all(|name| rig.processes().iter().any(|(_, it)| it == name));
+        let deadline = Instant::now() + PATIENCE;
+        while !there(&rig) {
+            if Instant::now() > deadline {
+                return Err(rig.complaint("plumbd has not started its children"));
+            }
+            sleep(LOOK);
+        }
         Ok(Running { address, process: Process::Plumbd(rig, before) })
     }
 
@@ -152,7 +161,16 @@ impl Running {
     pub(crate) fn processes(&self) -> Vec<(u32, String)> {
         match &self.process {
             Process::Plumbd(rig, _) => rig.processes(),
-            Process::Peer(peer, ..) => peer.processes().into_iter().map(|pid| (pid, "server".to_owned())).collect(),
+            Process::Peer(peer, ..) => {
+                peer.processes().into_iter().map(|pid| (pid, self.called().to_owned())).collect()
+            }
+        }
+    }
+
+    fn called(&self) -> &'static str {
+        match &self.process {
+            Process::Peer(_, _, None) => "plain server",
+            _ => "server",
         }
     }
 

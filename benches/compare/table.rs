@@ -8,6 +8,8 @@ const HEADS: [&str; 7] = ["what", "plumbd", "beside it", "its figure", "ratio (l
 /// What came of a row of `--list`.
 #[derive(Default)]
 pub(crate) struct Part {
+    /// What one must know before.
+    pub(crate) head: Option<String>,
     pub(crate) lines: Vec<Line>,
     /// What one must know to read them.
     pub(crate) notes: Vec<String>,
@@ -78,7 +80,9 @@ impl Line {
 
     /// What can't be measured here, and why.
     pub(crate) fn left_out(what: &str, beside: &str, why: &str) -> Line {
-        let (what, beside, theirs) = (what.to_owned(), beside.to_owned(), why.replace('\n', " "));
+        // The rest is told on standard error.
+        let theirs = why.lines().next().unwrap_or_default().chars().take(60).collect();
+        let (what, beside) = (what.to_owned(), beside.to_owned());
         Line { what, beside, theirs, ..Line::default() }
     }
 
