@@ -151,6 +151,7 @@ fn run(options: &Options) -> Result<(), String> {
     let rounds = options.rounds.unwrap_or(if options.quick { 1 } else { 5 }).max(1);
     let load = options.seconds.unwrap_or(if options.quick { 0.3 } else { 1.0 }).max(0.1);
     let scale = Scale { quick: options.quick, rounds, load: Duration::from_secs_f64(load) };
+    let _janitor = peer::Janitor::start()?;
     packages::install();
     let begin = Instant::now();
     let machine = machine::description();

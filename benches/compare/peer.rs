@@ -1,10 +1,12 @@
 //! Programs of others, which run beside plumbd for as long as they are measured.
 
 use crate::rig::{FOLDER, LOOK, PATIENCE};
+use crate::roles;
 use nix::unistd::Pid;
 use plumbd::sys::process::force;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -12,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::Instant;
 
-/// In the environment of a peer and of all that it starts: by this they are found when it ends.
+/// In the environment of all that a run starts, with its process id and a number: by this they are found.
 const MARK: &str = "PLUMBD_COMPARE";
 
 /// A peer; it and all that it started is killed when it is dropped.
@@ -22,31 +24,82 @@ pub(crate) struct Peer {
     mark: String,
 }
 
+/// This run, as its marks begin.
+pub(crate) fn run() -> String {
+    format!("{MARK}={}.", std::process::id())
+}
+
+/// Puts a mark into a command's environment; what it is.
+pub(crate) fn mark(command: &mut Command) -> String {
+    static STARTED: AtomicU32 = AtomicU32::new(0);
+    let value = format!("{}.{}.", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
+    command.env(MARK, &value);
+    format!("{MARK}={value}")
+}
+
+/// Processes whose mark begins so, in the order of their ids.
+fn marked(mark: &str) -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let is_marked = |pid: &u32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable.starts_with(mark.as_bytes()))
+    };
+    let mut all: Vec<u32> = pids.filter(is_marked).collect();
+    all.sort_unstable();
+    all
+}
+
+/// Kills them: who starts others first, else it starts them again.
+pub(crate) fn end_all(mark: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = marked(mark);
+        if left.is_empty() || Instant::now() > deadline {
+            return;
+        }
+        for pid in left {
+            i32::try_from(pid).map(Pid::from_raw).into_iter().for_each(force);
+        }
+    }
+}
+
+/// Ends what this run started even where it is killed itself, or interrupted.
+pub(crate) struct Janitor(Child);
+
+impl Janitor {
+    /// Waits beside this run, in a process group of its own: a terminal's Ctrl-C is not for it.
+    ///
+    /// # Errors
+    /// Where it can't be run.
+    pub(crate) fn start() -> Result<Janitor, String> {
+        let started = roles::janitor_command()?.stdin(Stdio::piped()).process_group(0).spawn();
+        started.map(Janitor).map_err(|e| format!("cannot run the janitor: {e}"))
+    }
+}
+
+impl Drop for Janitor {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _reaped = self.0.wait();
+    }
+}
+
 impl Peer {
     /// Runs a command. It is told the end of this program by that of its standard input.
     ///
     /// # Errors
     /// Where it can't be run.
     pub(crate) fn start(command: &mut Command) -> Result<Peer, String> {
-        static STARTED: AtomicU32 = AtomicU32::new(0);
         let name = command.get_program().to_string_lossy().into_owned();
-        let value = format!("{}.{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
-        let process =
-            command.env(MARK, &value).stdin(Stdio::piped()).spawn().map_err(|e| format!("cannot run {name}: {e}"))?;
-        Ok(Peer { name, process, mark: format!("{MARK}={value}\0") })
+        let mark = mark(command);
+        let process = command.stdin(Stdio::piped()).spawn().map_err(|e| format!("cannot run {name}: {e}"))?;
+        Ok(Peer { name, process, mark })
     }
 
     /// It and all that it started, in the order of their ids.
     pub(crate) fn processes(&self) -> Vec<u32> {
-        let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-        let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        let marked = |pid: &u32| {
-            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            [&environment[..], b"\0"].concat().windows(self.mark.len()).any(|part| part == self.mark.as_bytes())
-        };
-        let mut all: Vec<u32> = pids.filter(marked).collect();
-        all.sort_unstable();
-        all
+        marked(&self.mark)
     }
 
     /// Waits until it takes connections.
@@ -70,19 +123,9 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // Who starts others goes first, else it starts them again.
         let _gone = self.process.kill();
         let _reaped = self.process.wait();
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let left = self.processes();
-            if left.is_empty() || Instant::now() > deadline {
-                return;
-            }
-            for pid in left {
-                i32::try_from(pid).map(Pid::from_raw).into_iter().for_each(force);
-            }
-        }
+        end_all(&self.mark);
     }
 }
 

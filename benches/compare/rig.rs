@@ -2,7 +2,7 @@
 
 use crate::load::checker::{self, Format};
 use crate::load::generator::Connection;
-use crate::proc;
+use crate::{peer, proc};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
@@ -91,6 +91,8 @@ impl Rig {
         command.args([Path::new("run"), Path::new("-c"), &file]).stdin(Stdio::null());
         command.stdout(log.try_clone().map_err(cannot)?).stderr(log);
         arrange(&mut command);
+        // The children have an environment of their own; they end with the supervisor.
+        peer::mark(&mut command);
         let supervisor = command.spawn().map_err(cannot)?;
         Ok(Rig { supervisor, folder })
     }

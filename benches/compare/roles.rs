@@ -1,6 +1,8 @@
 //! Programs that the benchmark is besides: it runs itself as one of them.
 
 use crate::load::{message, yardstick};
+use crate::peer;
+use nix::sys::socket::{Backlog, listen};
 use nix::time::{ClockId, clock_gettime};
 use std::fs;
 use std::io::{self, Write};
@@ -11,6 +13,8 @@ use std::time::Duration;
 
 /// Echoes at an address until its standard input ends.
 const YARDSTICK: &str = "role:yardstick";
+/// Kills what is left of a run that could not do so itself.
+const JANITOR: &str = "role:janitor";
 /// Writes numbered lines to its standard output.
 const LINES: &str = "role:lines";
 
@@ -19,6 +23,7 @@ pub(crate) fn play(arguments: &[String]) -> Option<Result<(), String>> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words[..] {
         [YARDSTICK, address] => echo(address),
+        [JANITOR, run] => io::copy(&mut io::stdin(), &mut io::sink()).map(|_| peer::end_all(run)),
         [LINES, count, length, stamp] => lines(count, length, stamp),
         _ => return None,
     };
@@ -29,6 +34,13 @@ pub(crate) fn play(arguments: &[String]) -> Option<Result<(), String>> {
 pub(crate) fn yardstick_command(address: SocketAddr) -> Result<Command, String> {
     let mut command = Command::new(myself()?);
     command.args([YARDSTICK, &address.to_string()]);
+    Ok(command)
+}
+
+/// The janitor of this run: once its standard input ends.
+pub(crate) fn janitor_command() -> Result<Command, String> {
+    let mut command = Command::new(myself()?);
+    command.args([JANITOR, &peer::run()]);
     Ok(command)
 }
 
@@ -60,7 +72,10 @@ fn myself() -> Result<String, String> {
 }
 
 fn echo(address: &str) -> io::Result<()> {
-    yardstick::serve(&TcpListener::bind(address)?, io::stdin())
+    let listener = TcpListener::bind(address)?;
+    // Room for as many clients at once as plumbd's sockets have.
+    listen(&listener, Backlog::MAXCONN)?;
+    yardstick::serve(&listener, io::stdin())
 }
 
 fn lines(count: &str, length: &str, stamp: &str) -> io::Result<()> {
