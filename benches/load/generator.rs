@@ -75,6 +75,13 @@ pub(crate) struct Connection {
     pub(crate) echoed_part: usize,
 }
 
+impl Connection {
+    /// One that sent nothing yet.
+    pub(crate) fn new(number: u32, peer: String, length: usize) -> Connection {
+        Connection { number, peer, length, sent: 0, part: 0, echoed: 0, echoed_part: 0 }
+    }
+}
+
 /// What came of it.
 #[derive(Debug)]
 pub(crate) struct Outcome {
@@ -82,8 +89,10 @@ pub(crate) struct Outcome {
     pub(crate) connections: Vec<Connection>,
     /// From handing a message to the kernel to having read its echo.
     pub(crate) latency: Histogram,
-    /// From the first message to the last echo.
+    /// From the first message, or the end of a warm-up, to the last echo.
     pub(crate) elapsed: Duration,
+    /// Messages that came back before the end of a warm-up.
+    before: u64,
     /// Connections that the server ended.
     pub(crate) disconnected: u32,
     /// Connections that the server did not take.
@@ -103,9 +112,9 @@ impl Outcome {
         self.connections.iter().map(|c| u64::from(c.sent - c.echoed)).sum()
     }
 
-    /// Echoed messages a second.
+    /// Echoed messages a second, those of a warm-up left out.
     pub(crate) fn rate(&self) -> f64 {
-        let echoed = self.echoed() as f64;
+        let echoed = (self.echoed() - self.before) as f64;
         echoed / self.elapsed.as_secs_f64().max(f64::MIN_POSITIVE)
     }
 }
@@ -118,7 +127,17 @@ impl Outcome {
 /// that is lost or refused later, or is sent anything but its own messages, is
 /// no error: the outcome counts it.
 pub(crate) fn run(plan: &Plan, stop: &AtomicBool) -> io::Result<Outcome> {
+    run_warm(plan, Duration::ZERO, stop)
+}
+
+/// The same, but rate and latency are those of what comes after a warm-up: so
+/// long, and until every connection is served.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_warm(plan: &Plan, warm_up: Duration, stop: &AtomicBool) -> io::Result<Outcome> {
     let mut run = Run::new(plan)?;
+    let mut warm = warm_up.is_zero();
     for slot in 0..plan.connections as usize {
         run.connect(slot)?;
     }
@@ -131,7 +150,11 @@ pub(crate) fn run(plan: &Plan, stop: &AtomicBool) -> io::Result<Outcome> {
     }
     loop {
         let now = Instant::now();
-        if drained_at.is_none() && (now - run.start >= plan.lasts || stop.load(Ordering::Relaxed)) {
+        if !warm && now - run.start >= warm_up && (run.all_served() || now - run.start >= warm_up + plan.drain) {
+            warm = true;
+            run.count_from(now);
+        }
+        if drained_at.is_none() && (warm && now - run.start >= plan.lasts || stop.load(Ordering::Relaxed)) {
             drained_at = Some(now + plan.drain);
         }
         let sending = drained_at.is_none();
@@ -209,6 +232,7 @@ impl<'a> Run<'a> {
                 connections: Vec::new(),
                 latency: Histogram::new(),
                 elapsed: Duration::ZERO,
+                before: 0,
                 disconnected: 0,
                 refused: 0,
                 wrong: Vec::new(),
@@ -216,20 +240,25 @@ impl<'a> Run<'a> {
         })
     }
 
+    fn all_served(&self) -> bool {
+        self.clients.iter().flatten().all(|client| client.echoed_so_far().0 > 0)
+    }
+
+    /// Rate and latency are those from now on.
+    fn count_from(&mut self, now: Instant) {
+        let under_way: u64 = self.clients.iter().flatten().map(|client| u64::from(client.echoed_so_far().0)).sum();
+        self.outcome.before = self.outcome.echoed() + under_way;
+        self.outcome.latency = Histogram::new();
+        self.start = now;
+        self.last_echo = now;
+    }
+
     fn connect(&mut self, slot: usize) -> io::Result<()> {
         let stream = TcpStream::connect_timeout(&self.plan.address, CONNECT)?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         self.epoll.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, slot as u64))?;
-        let connection = Connection {
-            number: self.next,
-            peer: stream.local_addr()?.to_string(),
-            length: self.plan.length,
-            sent: 0,
-            part: 0,
-            echoed: 0,
-            echoed_part: 0,
-        };
+        let connection = Connection::new(self.next, stream.local_addr()?.to_string(), self.plan.length);
         self.next += 1;
         self.clients[slot] = Some(Client {
             stream,

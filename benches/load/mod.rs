@@ -1,6 +1,6 @@
 //! Load on an echo server, and proof that nothing of it was lost.
 //!
-//! The benchmark (`benches/speed`) and the integration tests (`tests/it`) both
+//! The benchmark (`benches/compare`) and the integration tests (`tests/it`) both
 //! include this folder; it is no part of plumbd itself.
 //!
 //! - [`message`]: lines that number themselves;

@@ -1,6 +1,6 @@
 //! The load generator, against servers whose behaviour is known.
 
-use crate::load::generator::{Outcome, Plan, run};
+use crate::load::generator::{Outcome, Plan, run, run_warm};
 use crate::load::histogram::Histogram;
 use crate::load::{message, yardstick};
 use proptest::prelude::*;
@@ -80,6 +80,16 @@ fn every_echo_is_counted_and_waited_for() {
             assert!(c.sent >= depth && c.part == 0 && c.peer.starts_with("127.0.0.1:"), "{c:?}");
         }
     }
+}
+
+#[test]
+fn a_warm_up_counts_for_neither_rate_nor_latency() {
+    let yardstick = Yardstick::start();
+    let warm_up = Duration::from_millis(50);
+    let outcome = run_warm(&plan(yardstick.address), warm_up, &AtomicBool::new(false)).expect("the server listens");
+    let counted = outcome.rate() * outcome.elapsed.as_secs_f64();
+    assert_eq!(counted.round() as u64, outcome.latency.total());
+    assert!((1..outcome.echoed()).contains(&outcome.latency.total()), "{} of {}", counted, outcome.echoed());
 }
 
 #[test]

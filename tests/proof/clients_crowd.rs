@@ -145,7 +145,7 @@ fn line(number: u32) -> Vec<u8> {
 
 fn connection(stream: &TcpStream, number: u32) -> Connection {
     let peer = stream.local_addr().unwrap().to_string();
-    Connection { number, peer, length: LINE, sent: 1, part: 0, echoed: 0, echoed_part: 0 }
+    Connection { sent: 1, ..Connection::new(number, peer, LINE) }
 }
 
 /// [`CROWD`] clients stop in the middle of a line.

@@ -59,7 +59,7 @@ fn reset(service: &Service, number: u32) -> Connection {
     let peer = stream.local_addr().unwrap().to_string();
     // To close it is to reset it (socket(7), SO_LINGER).
     setsockopt(&stream, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
-    Connection { number, peer, length, sent: MESSAGES, part, echoed, echoed_part: 0 }
+    Connection { sent: MESSAGES, part, echoed, ..Connection::new(number, peer, length) }
 }
 
 /// A reset takes what is on its way with it, so where it cut is seen in the

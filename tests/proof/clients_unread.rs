@@ -178,15 +178,7 @@ impl Served {
             rounds += 1;
         }
         let peer = other.local_addr().unwrap().to_string();
-        self.connections.push(Connection {
-            number,
-            peer,
-            length: OTHER,
-            sent: rounds,
-            part: 0,
-            echoed: rounds,
-            echoed_part: 0,
-        });
+        self.connections.push(Connection { sent: rounds, echoed: rounds, ..Connection::new(number, peer, OTHER) });
         hogs
     }
 
@@ -206,7 +198,7 @@ impl Served {
         let stream = TcpStream::from(socket);
         stream.set_nonblocking(true).unwrap();
         let (number, peer) = (self.number(), stream.local_addr().unwrap().to_string());
-        let connection = Connection { number, peer, length: LENGTH, sent: 0, part: 0, echoed: 0, echoed_part: 0 };
+        let connection = Connection::new(number, peer, LENGTH);
         Hog { stream, connection, unsent: Vec::new() }
     }
 

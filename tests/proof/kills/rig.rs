@@ -17,7 +17,7 @@ const EPOCH: u64 = 7;
 
 /// Nothing sent yet.
 pub(crate) fn nobody(number: u32, peer: &str, length: usize) -> Connection {
-    Connection { number, peer: peer.to_owned(), length, sent: 0, part: 0, echoed: 0, echoed_part: 0 }
+    Connection::new(number, peer.to_owned(), length)
 }
 
 /// Puts more lines into a queue, in pieces that end anywhere. What is in the

@@ -22,9 +22,19 @@ pub(crate) fn status(pid: u32, field: &str) -> Option<String> {
     value(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, field)
 }
 
-/// A process's share of its resident pages, `1234 kB`: a page that n processes have counts 1/n.
-pub(crate) fn proportional_size(pid: u32) -> Option<String> {
-    value(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?, "Pss:")
+/// A process's share of its resident pages, in bytes: a page that n processes have counts 1/n.
+pub(crate) fn proportional_size(pid: u32) -> Option<f64> {
+    bytes(&value(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?, "Pss:")?)
+}
+
+/// A process's resident pages, in bytes.
+pub(crate) fn resident(pid: u32) -> Option<f64> {
+    bytes(&status(pid, "VmRSS:")?)
+}
+
+/// Of `1234 kB`.
+fn bytes(text: &str) -> Option<f64> {
+    Some(text.split(' ').next()?.parse::<f64>().ok()? * 1024.0)
 }
 
 /// How long a process of one thread was on a core.

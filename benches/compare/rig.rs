@@ -2,12 +2,13 @@
 
 use crate::load::checker::{self, Format};
 use crate::load::generator::Connection;
-use crate::load::rotated;
-use crate::proc;
+use crate::{peer, proc};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
+use std::io::{BufReader, Seek, SeekFrom};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -17,7 +18,7 @@ use tempfile::TempDir;
 /// Where folders are made: with the build, on a disk, for /tmp may be memory.
 pub(crate) const FOLDER: &str = env!("CARGO_TARGET_TMPDIR");
 /// How long a start or a stop may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// How often a fact is looked for.
 pub(crate) const LOOK: Duration = Duration::from_millis(1);
 
@@ -50,18 +51,49 @@ impl Rig {
     /// # Errors
     /// Where the configuration can't be written or the program can't be run.
     pub(crate) fn start(folder: TempDir, configuration: &str) -> Result<Rig, String> {
+        Rig::start_with(folder, configuration, |_| ())
+    }
+
+    /// The same; besides, what waits until it says that all is up (sd_notify(3)).
+    ///
+    /// # Errors
+    /// As [`Rig::start`].
+    pub(crate) fn start_notifying(
+        folder: TempDir,
+        configuration: &str,
+    ) -> Result<(Rig, impl FnOnce() -> Result<(), String> + use<>), String> {
+        let path = folder.path().join("notify");
+        let cannot = |e| format!("cannot be told that plumbd is ready: {e}");
+        let socket = UnixDatagram::bind(&path).map_err(cannot)?;
+        socket.set_read_timeout(Some(PATIENCE)).map_err(cannot)?;
+        let rig = Rig::start_with(folder, configuration, |command| {
+            command.env("NOTIFY_SOCKET", path);
+        })?;
+        let ready = move || {
+            let mut told = [0; 4096];
+            loop {
+                let n = socket.recv(&mut told).map_err(cannot)?;
+                if told[..n].split(|byte| *byte == b'\n').any(|line| line == b"READY=1") {
+                    return Ok(());
+                }
+            }
+        };
+        Ok((rig, ready))
+    }
+
+    fn start_with(folder: TempDir, configuration: &str, arrange: impl FnOnce(&mut Command)) -> Result<Rig, String> {
         let cannot = |e| format!("cannot run plumbd in {}: {e}", folder.path().display());
         let file = folder.path().join("plumbd.toml");
         fs::write(&file, format!("[daemon]\ncontrol = \"control\"\nlog = \"stderr\"\n\n{configuration}"))
             .map_err(cannot)?;
         let log = File::create(folder.path().join("log")).map_err(cannot)?;
-        let supervisor = Command::new(env!("CARGO_BIN_EXE_plumbd"))
-            .args([Path::new("run"), Path::new("-c"), &file])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().map_err(cannot)?)
-            .stderr(log)
-            .spawn()
-            .map_err(cannot)?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plumbd"));
+        command.args([Path::new("run"), Path::new("-c"), &file]).stdin(Stdio::null());
+        command.stdout(log.try_clone().map_err(cannot)?).stderr(log);
+        arrange(&mut command);
+        // The children have an environment of their own; they end with the supervisor.
+        peer::mark(&mut command);
+        let supervisor = command.spawn().map_err(cannot)?;
         Ok(Rig { supervisor, folder })
     }
 
@@ -131,16 +163,19 @@ impl Rig {
         Err(self.complaint("plumbd did not stop"))
     }
 
-    /// Compares a message file with what was sent to it; what it holds, in a line.
+    /// Compares a message file, from this offset on, with what was sent to it.
     ///
     /// # Errors
     /// What is wrong with it; then its folder is kept.
-    pub(crate) fn check(&mut self, file: &Path, format: Format, sent: &[Connection]) -> Result<String, String> {
-        let verdict = rotated::open(file)
-            .and_then(|all| checker::check(all, format, sent))
-            .map_err(|e| self.complaint(&format!("cannot read {}: {e}", file.display())))?;
+    pub(crate) fn check(&mut self, file: &Path, from: u64, format: Format, sent: &[Connection]) -> Result<(), String> {
+        let look = || {
+            let mut reader = BufReader::with_capacity(1 << 20, File::open(file)?);
+            reader.seek(SeekFrom::Start(from))?;
+            checker::check(reader, format, sent)
+        };
+        let verdict = look().map_err(|e| self.complaint(&format!("cannot read {}: {e}", file.display())))?;
         if verdict.is_clean() {
-            return Ok(verdict.to_string());
+            return Ok(());
         }
         self.folder.disable_cleanup(true);
         Err(self.complaint(&format!("{} (kept) is not what was sent: {verdict}", file.display())))

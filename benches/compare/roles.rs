@@ -1,27 +1,29 @@
 //! Programs that the benchmark is besides: it runs itself as one of them.
 
 use crate::load::{message, yardstick};
+use crate::peer;
+use nix::sys::socket::{Backlog, listen};
 use nix::time::{ClockId, clock_gettime};
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-/// Echoes on a port of its own until its standard input ends.
+/// Echoes at an address until its standard input ends.
 const YARDSTICK: &str = "role:yardstick";
+/// Kills what is left of a run that could not do so itself.
+const JANITOR: &str = "role:janitor";
 /// Writes numbered lines to its standard output.
 const LINES: &str = "role:lines";
-/// Says when it began, then waits to be killed.
-const PROBE: &str = "role:probe";
 
 /// Plays the role that the arguments ask for; `None` where they ask for none.
 pub(crate) fn play(arguments: &[String]) -> Option<Result<(), String>> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words[..] {
-        [PROBE, fifo] => probe(fifo),
-        [YARDSTICK] => echo(),
+        [YARDSTICK, address] => echo(address),
+        [JANITOR, run] => io::copy(&mut io::stdin(), &mut io::sink()).map(|_| peer::end_all(run)),
         [LINES, count, length, stamp] => lines(count, length, stamp),
         _ => return None,
     };
@@ -29,9 +31,16 @@ pub(crate) fn play(arguments: &[String]) -> Option<Result<(), String>> {
 }
 
 /// The yardstick as a command.
-pub(crate) fn yardstick_command() -> Result<Command, String> {
+pub(crate) fn yardstick_command(address: SocketAddr) -> Result<Command, String> {
     let mut command = Command::new(myself()?);
-    command.arg(YARDSTICK);
+    command.args([YARDSTICK, &address.to_string()]);
+    Ok(command)
+}
+
+/// The janitor of this run: once its standard input ends.
+pub(crate) fn janitor_command() -> Result<Command, String> {
+    let mut command = Command::new(myself()?);
+    command.args([JANITOR, &peer::run()]);
     Ok(command)
 }
 
@@ -40,13 +49,20 @@ pub(crate) fn lines_command(count: u32, length: usize, stamp: &Path) -> Result<V
     Ok(vec![myself()?, LINES.into(), count.to_string(), length.to_string(), stamp.display().to_string()])
 }
 
-/// A program that writes to the FIFO when it began, and waits.
-pub(crate) fn probe_command(fifo: &Path) -> Result<Vec<String>, String> {
-    Ok(vec![myself()?, PROBE.into(), fifo.display().to_string()])
+/// How long ago a source of lines wrote its stamp.
+pub(crate) fn since(stamp: &Path) -> Result<Duration, String> {
+    let began = fs::read_to_string(stamp).map_err(|e| format!("cannot read when the source began: {e}"))?;
+    let began: u64 = began.parse().map_err(|e| format!("cannot read when the source began, {began:?}: {e}"))?;
+    Ok(now()?.saturating_sub(Duration::from_nanos(began)))
+}
+
+/// [`clock`], for what tells why it failed.
+pub(crate) fn now() -> Result<Duration, String> {
+    clock().map_err(|e| format!("cannot read the clock: {e}"))
 }
 
 /// The time on CLOCK_MONOTONIC, which all processes share.
-pub(crate) fn clock() -> io::Result<Duration> {
+fn clock() -> io::Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_MONOTONIC)?.into())
 }
 
@@ -55,9 +71,10 @@ fn myself() -> Result<String, String> {
     path.into_os_string().into_string().map_err(|path| format!("cannot name {path:?}: it is not UTF-8"))
 }
 
-fn echo() -> io::Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    println!("{}", listener.local_addr()?);
+fn echo(address: &str) -> io::Result<()> {
+    let listener = TcpListener::bind(address)?;
+    // Room for as many clients at once as plumbd's sockets have.
+    listen(&listener, Backlog::MAXCONN)?;
     yardstick::serve(&listener, io::stdin())
 }
 
@@ -76,14 +93,4 @@ fn lines(count: &str, length: &str, stamp: &str) -> io::Result<()> {
     }
     stdout.write_all(&out)?;
     stdout.flush()
-}
-
-fn probe(fifo: &str) -> io::Result<()> {
-    let began = clock()?;
-    let line = format!("{} {}\n", std::process::id(), began.as_nanos());
-    // In one write, which is atomic at this length (pipe(7)).
-    OpenOptions::new().write(true).open(fifo)?.write_all(line.as_bytes())?;
-    loop {
-        std::thread::park();
-    }
 }
