@@ -143,7 +143,7 @@ impl Service {
         let outcome = match thread.join().unwrap() {
             Ok(outcome) => outcome,
             // The supervisor was dead before all of them had come; until then none says anything.
-            Err(error) if self.loses_sockets() && error.kind() == ErrorKind::ConnectionRefused => return,
+            Err(error) if self.loses_sockets() && is_loss(error.kind()) => return,
             Err(error) => panic!("cannot connect: {error}"),
         };
         assert!(outcome.wrong.is_empty(), "echoes differ: {:?}", outcome.wrong);
@@ -151,7 +151,7 @@ impl Service {
         self.connections.extend(outcome.connections);
     }
 
-    /// Whether somebody was refused because his supervisor is dead.
+    /// Whether somebody is refused because the supervisor is dead.
     fn loses_sockets(&self) -> bool {
         self.daemon.manager.is_none()
     }
@@ -339,6 +339,11 @@ pub(crate) fn put_program(dir: &Path, text: &str) {
     let path = dir.join("program");
     std::fs::write(&path, text).unwrap();
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+}
+
+/// Whether nobody listens: refused, or waiting in a backlog that was closed.
+fn is_loss(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset)
 }
 
 fn format(setting: Setting) -> Format {
