@@ -7,6 +7,7 @@ use crate::link::record::Peer;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::io::Write;
+use std::net::SocketAddr;
 
 /// A message and what is known about it.
 #[derive(Debug, Clone, Copy)]
@@ -86,13 +87,30 @@ impl Renderer {
 }
 
 fn put_peer(message: &Message<'_>, out: &mut Output<'_>) {
-    let written = match message.peer {
-        None => return out.put(message.child.as_bytes()),
-        Some(Peer::None) => return out.put(b"-"),
-        Some(Peer::Process(pid)) => write!(out, "unix:{pid}"),
-        Some(Peer::Net(address)) => write!(out, "{address}"),
-    };
-    written.expect("there was room for it");
+    match message.peer {
+        None => out.put(message.child.as_bytes()),
+        Some(Peer::None) => out.put(b"-"),
+        Some(Peer::Process(pid)) => {
+            out.put(b"unix:");
+            put_number(pid, out);
+        }
+        // As its Display does, which takes a quarter of what a message costs.
+        Some(Peer::Net(SocketAddr::V4(address))) => {
+            let [first, rest @ ..] = address.ip().octets();
+            put_number(first, out);
+            for octet in rest {
+                out.put(b".");
+                put_number(octet, out);
+            }
+            out.put(b":");
+            put_number(address.port(), out);
+        }
+        Some(Peer::Net(SocketAddr::V6(address))) => write!(out, "{address}").expect("there was room for it"),
+    }
+}
+
+fn put_number(number: impl itoa::Integer, out: &mut Output<'_>) {
+    out.put(itoa::Buffer::new().format(number).as_bytes());
 }
 
 /// The most bytes that one byte becomes in a JSON string.
