@@ -83,7 +83,7 @@ fn running(socket: &Socket) -> Option<Vec<(String, String)>> {
     let mut children = None;
     let asked = client::ask_within(PATIENCE, &socket.path().ok()?, &Request::Status, |response| {
         if let Response::Status(status) = response {
-            let named = status.children.into_iter().map(|child| (child.name, child.state.to_string()));
+            let named = status.children.into_iter().map(|child| (child.name.clone(), child.state.to_string()));
             children = Some(named.collect());
         }
         Ok(())
@@ -93,7 +93,7 @@ fn running(socket: &Socket) -> Option<Vec<(String, String)>> {
 
 fn configured(file: Option<PathBuf>) -> Vec<(String, String)> {
     let children = config::load(file.as_deref()).map(|loaded| loaded.model.children).unwrap_or_default();
-    children.into_iter().map(|child| (child.name, "configured, no daemon runs".to_owned())).collect()
+    children.into_iter().map(|child| (child.name.clone(), "configured, no daemon runs".to_owned())).collect()
 }
 
 /// What an option is set to on the line that is being typed.

@@ -276,6 +276,7 @@ fn json(value: &Value) -> String {
 mod tests {
     use super::*;
     use std::path::Path;
+    use std::rc::Rc;
 
     #[test]
     fn every_string_is_read_back() {
@@ -290,7 +291,7 @@ mod tests {
         let base = Path::new("/");
         let model = crate::config::check_text(crate::config::BUILTIN.as_bytes(), "builtin", base).unwrap();
         let mut again = crate::config::check_text(effective(&model).as_bytes(), "effective", base).unwrap();
-        for (child, before) in again.children.iter_mut().zip(&model.children) {
+        for (child, before) in again.children.iter_mut().map(Rc::make_mut).zip(&model.children) {
             child.line = before.line;
         }
         for (link, before) in again.links.iter_mut().zip(&model.links) {

@@ -32,6 +32,7 @@ use model::{Lines, Model};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use system::{Real, System};
 
 /// The built-in configuration, for where there is no file.
@@ -100,7 +101,7 @@ fn load_by(path: Option<&Path>, daemon: bool) -> Result<Loaded, Problems> {
         let mut model = check_text(BUILTIN.as_bytes(), BUILTIN_NAME, &here)?;
         // These lines are in no file that anybody could open.
         model.daemon.lines = Lines::default();
-        for child in &mut model.children {
+        for child in model.children.iter_mut().map(Rc::make_mut) {
             (child.line, child.lines) = (0, Lines::default());
         }
         model.links.iter_mut().for_each(|link| link.line = 0);

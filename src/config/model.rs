@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// A whole configuration.
@@ -18,7 +19,7 @@ pub struct Model {
     /// The daemon's own part.
     pub daemon: Daemon,
     /// Every instance of every child, in the order of the file.
-    pub children: Vec<Child>,
+    pub children: Vec<Rc<Child>>,
     /// Every link between instances, in the order of the file.
     pub links: Vec<Link>,
 }
@@ -241,7 +242,7 @@ pub fn base_name(instance: &str) -> &str {
 
 impl Model {
     /// The child of that name.
-    pub fn child(&self, name: &str) -> Option<&Child> {
+    pub fn child(&self, name: &str) -> Option<&Rc<Child>> {
         self.children.iter().find(|c| c.name == name)
     }
 }

@@ -88,6 +88,7 @@ mod tests {
     use crate::config::model::{Child, Link, Model};
     use crate::link::handover::Protocol;
     use proptest::prelude::*;
+    use std::rc::Rc;
 
     fn model(after: &[(usize, usize)], links: &[(usize, usize)], count: usize) -> Model {
         let base = std::path::Path::new("/");
@@ -95,7 +96,7 @@ mod tests {
         let child = |i: usize| Child {
             name: format!("c{i}"),
             after: after.iter().filter(|(who, _)| *who == i).map(|(_, other)| format!("c{other}")).collect(),
-            ..one.children[0].clone()
+            ..Child::clone(&one.children[0])
         };
         let link = |(from, to): &(usize, usize)| Link {
             from: format!("c{from}"),
@@ -104,7 +105,7 @@ mod tests {
             capacity: 4096,
             protocol: Protocol::Lines,
         };
-        Model { children: (0..count).map(child).collect(), links: links.iter().map(link).collect(), ..one }
+        Model { children: (0..count).map(child).map(Rc::new).collect(), links: links.iter().map(link).collect(), ..one }
     }
 
     fn needed(needs: &Needs, name: &str) -> Vec<String> {

@@ -125,7 +125,7 @@ impl Supervisor {
     }
 
     pub(super) fn child(&self, name: &str) -> Option<&super::supervised::Supervised> {
-        self.by_name.get(name).and_then(|id| self.children.get(id))
+        self.by_name.get(name).and_then(|id| self.children.get(id)).map(Box::as_ref)
     }
 
     /// What became of the start of that child.

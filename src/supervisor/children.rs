@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// A child that is dead waits no longer than this for the rest of its group,
@@ -35,13 +36,13 @@ pub(super) struct Leaving {
 
 impl Supervisor {
     /// Holds one more child; it is down.
-    pub(super) fn add(&mut self, config: Child) -> Result<Id, String> {
+    pub(super) fn add(&mut self, config: Rc<Child>) -> Result<Id, String> {
         let child = Supervised::new(config)?;
         let id = self.next_id;
         self.next_id += 1;
         self.watch(&child, id).map_err(|e| format!("cannot watch child \"{}\": {e}", child.config.name))?;
         self.by_name.insert(child.config.name.clone(), id);
-        self.children.insert(id, child);
+        self.children.insert(id, Box::new(child));
         Ok(id)
     }
 
@@ -61,7 +62,7 @@ impl Supervisor {
     }
 
     /// Takes over a child's new part.
-    pub(super) fn reconfigure(&mut self, id: Id, config: Child) -> Result<(), String> {
+    pub(super) fn reconfigure(&mut self, id: Id, config: Rc<Child>) -> Result<(), String> {
         let Some(mut child) = self.children.remove(&id) else { return Ok(()) };
         self.unwatch(&child);
         let changed = child.change(config);

@@ -18,6 +18,7 @@ use crate::config::model::Model;
 use crate::config::{Loaded, order};
 use crate::journal::{self, Waiting};
 use crate::notify;
+use crate::sys::map::give_back;
 use crate::sys::process;
 use crate::sys::signals::Signals;
 use jiff::Timestamp;
@@ -42,7 +43,7 @@ pub(super) struct Watchdog {
 pub struct Supervisor {
     pub(super) loaded: Loaded,
     pub(super) needs: order::Needs,
-    pub(super) children: BTreeMap<Id, Supervised>,
+    pub(super) children: BTreeMap<Id, Box<Supervised>>,
     pub(super) by_name: HashMap<String, Id>,
     pub(super) by_pid: HashMap<Pid, Id>,
     /// Children whose process is reaped while others of its group are not gone yet.
@@ -167,7 +168,7 @@ impl Supervisor {
     pub(super) fn run(mut self, ready: &mut Ready) -> Result<(), String> {
         self.ready = std::mem::take(ready);
         log::info!("supervises {} children, configured by {}", self.children.len(), self.loaded.name);
-        let mut events = Vec::new();
+        let (mut events, mut given_back) = (Vec::new(), false);
         loop {
             while self.dirty && self.end.is_none() {
                 self.dirty = false;
@@ -177,6 +178,13 @@ impl Supervisor {
             if let Some(end) = self.end.take() {
                 *ready = std::mem::take(&mut self.ready);
                 return end;
+            }
+            if self.has_started && !given_back {
+                given_back = true;
+                // It runs for years, and does so little that a tenth of the start's memory is enough.
+                if let Err(error) = give_back() {
+                    log::debug!("cannot give back the memory that the start needed: {error}");
+                }
             }
             let timeout = self.timeout();
             self.poll.wait(&mut events, timeout).map_err(|e| format!("cannot wait for events: {e}"))?;

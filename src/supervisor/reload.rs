@@ -291,7 +291,7 @@ impl Supervisor {
                 }
                 (Some(id), Some(config)) => {
                     if let Some(child) = self.children.get_mut(&id) {
-                        child.machine.policy = Policy::from(&config);
+                        child.machine.policy = Policy::from(&*config);
                         child.config = config;
                         if step.action == Action::Update && child.machine.state == State::Failed {
                             self.come_again(id, &mut coming);

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -22,7 +23,7 @@ use std::time::Instant;
 #[derive(Debug)]
 pub struct Supervised {
     /// Its part of the configuration.
-    pub config: Child,
+    pub config: Rc<Child>,
     /// Its states.
     pub machine: Machine,
     /// What it is given at each start.
@@ -61,16 +62,16 @@ impl Supervised {
     ///
     /// # Errors
     /// `cannot prepare child "NAME": cause`: EMFILE, ENFILE, ENOMEM.
-    pub fn new(config: Child) -> Result<Supervised, String> {
+    pub fn new(config: Rc<Child>) -> Result<Supervised, String> {
         let name = config.name.clone();
         Supervised::prepare(config).map_err(|e| format!("cannot prepare child \"{name}\": {e}"))
     }
 
-    fn prepare(config: Child) -> io::Result<Supervised> {
+    fn prepare(config: Rc<Child>) -> io::Result<Supervised> {
         let log = Pipe::new(64 * 1024)?;
         pipe::set_nonblocking(&log.read, true)?;
         let mut child = Supervised {
-            machine: Machine::new(Policy::from(&config)),
+            machine: Machine::new(Policy::from(&*config)),
             holdings: Holdings { log, notify: None, settings: None, metrics: None },
             lines: LineSplitter::default(),
             exec: None,
@@ -97,8 +98,8 @@ impl Supervised {
     ///
     /// # Errors
     /// As [`Supervised::new`].
-    pub fn change(&mut self, config: Child) -> Result<(), String> {
-        self.machine.policy = Policy::from(&config);
+    pub fn change(&mut self, config: Rc<Child>) -> Result<(), String> {
+        self.machine.policy = Policy::from(&*config);
         self.config = config;
         self.hold().map_err(|e| format!("cannot prepare child \"{}\": {e}", self.config.name))
     }

@@ -11,6 +11,7 @@ use plumbd::config::system::{Account, System};
 use plumbd::config::{self, Problems, effective::effective, examples::EXAMPLES, keys, plan::plan};
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 /// A system that is the same wherever the tests run.
 struct Pretend {
@@ -101,7 +102,7 @@ fn expect(path: &Path, extension: &str, actual: &str) -> Result<(), String> {
 /// Without what depends on where in a file something stands.
 fn placeless(mut model: Model) -> Model {
     model.file = None;
-    model.children.iter_mut().for_each(|child| child.line = 0);
+    model.children.iter_mut().for_each(|child| Rc::make_mut(child).line = 0);
     model.links.iter_mut().for_each(|link| link.line = 0);
     model
 }

@@ -11,6 +11,7 @@ use crate::plugin::Plugin;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::rc::Rc;
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -54,13 +55,16 @@ impl Draft {
     }
 
     /// Its instances as the model has them.
-    pub(super) fn instances(&self, drafts: &[Draft]) -> Vec<Child> {
+    pub(super) fn instances(&self, drafts: &[Draft]) -> Vec<Rc<Child>> {
         let mut after: Vec<String> = Vec::new();
         for placed in &self.after {
             let all = drafts.iter().filter(|other| other.name() == placed.value).flat_map(Draft::names);
             after.extend(all.filter(|name| !after.contains(name)).collect::<Vec<_>>());
         }
-        self.names().into_iter().map(|name| Child { name, after: after.clone(), ..self.child.clone() }).collect()
+        self.names()
+            .into_iter()
+            .map(|name| Rc::new(Child { name, after: after.clone(), ..self.child.clone() }))
+            .collect()
     }
 }
 
