@@ -56,7 +56,7 @@ const GARBAGE: usize = 5;
 const ROTATIONS: usize = 6;
 
 /// A batch that follows another this soon is one of a stream.
-const STREAM: Duration = Duration::from_millis(2);
+const STREAM: Duration = Duration::from_millis(4);
 /// The supervisor is dead, and for so long nothing came: nothing will.
 const FORSAKEN: Duration = Duration::from_secs(10);
 /// A batch of so many bytes is large enough.
@@ -78,7 +78,7 @@ impl Default for Pace {
             body: 2 * BATCH_BYTES,
             // What is in a queue is safe there, and a batch costs the same
             // whether it is small or large.
-            gather: Duration::from_micros(500),
+            gather: Duration::from_millis(1),
         }
     }
 }
