@@ -326,6 +326,7 @@ fn a_link_of_which_only_a_part_can_be_made_smaller_says_which() {
                 touch emptied
                 exec sleep 1000
             ''']
+            stop_timeout = "100ms"
             [[links]]
             from = "source"
             to = "sink"
