@@ -284,8 +284,17 @@ fn while_somebody_goes_on_writing_half_a_line_the_logger_says_so_and_can_be_stop
                 file.write_all(b"x").unwrap();
             }
         });
-        let logger = rig.start();
-        rig.wait_notified("X_PLUMBD_PROBLEM=cannot mend the end of");
+        let logger = wait_until("he writes while it mends the end", || {
+            let logger = rig.start();
+            let said = || rig.was_notified("X_PLUMBD_PROBLEM=cannot mend the end of");
+            wait_until("it has begun", || (said() || rig.was_notified("READY=1")).then_some(()));
+            if !said() {
+                // It was done before he came to write.
+                rig.wait_notified("READY=1");
+                return None;
+            }
+            Some(logger)
+        });
         logger.signal(SIGTERM);
         logger.wait_success();
         goes_on.store(false, Ordering::Relaxed);
