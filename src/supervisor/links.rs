@@ -358,14 +358,18 @@ fn take_up(link: &Config, kept: Kept, has_intake: bool) -> io::Result<Link> {
 
 fn resize(held: &Held, queue: &OwnedFd, link: &Config) {
     let staging = held.intake.as_ref().map(|intake| &intake.intake.staging.write);
-    let (from, to, capacity) = (&link.from, &link.to, link.capacity);
-    let sizes = [Some(queue), staging].into_iter().flatten().map(|end| pipe::set_capacity(end, capacity));
-    match sizes.collect::<io::Result<Vec<usize>>>() {
-        Ok(sizes) => tell_granted(link, sizes.into_iter().min().unwrap_or(capacity)),
-        Err(error) => {
-            log::warn!("link {from} -> {to}: cannot set the capacity to {capacity} bytes: {error}; it stays as it was")
+    let Config { from, to, capacity, .. } = link;
+    let mut real = *capacity;
+    for (name, end) in [("queue", Some(queue)), ("staging", staging)] {
+        match end.map_or(Ok(real), |end| pipe::set_capacity(end, *capacity)) {
+            Ok(granted) => real = real.min(granted),
+            // The other one may have it all the same.
+            Err(error) => log::warn!(
+                "link {from} -> {to}: cannot set the capacity of its {name} to {capacity} bytes: {error}; the {name} stays as it was"
+            ),
         }
     }
+    tell_granted(link, real);
 }
 
 fn tell_granted(link: &Config, real: usize) {

@@ -308,3 +308,40 @@ fn a_link_gets_the_most_that_the_kernel_grants_where_that_is_less_than_asked_for
     daemon.wait_log(&format!("link source -> sink: the kernel grants {most} of {} bytes", 3 * most));
     daemon.stop();
 }
+
+#[test]
+fn a_link_of_which_only_a_part_can_be_made_smaller_says_which() {
+    let config = |capacity: u32| {
+        format!(
+            r#"
+            [children.source]
+            command = ["sleep", "1000"]
+            [children.sink]
+            command = ["sh", "-c", '''
+                staging=$(printf %s "$PLUMBD_LINKS" | sed 's/.*"staging":.[0-9]*,\([0-9]*\).*/\1/')
+                head -c 60000 /dev/zero > /proc/self/fd/$staging
+                touch filled
+                while ! test -e go; do sleep 0.01; done
+                head -c 60000 < /proc/self/fd/$staging > /dev/null
+                touch emptied
+                exec sleep 1000
+            ''']
+            stop_timeout = "100ms"
+            [[links]]
+            from = "source"
+            to = "sink"
+            protocol = "records"
+            capacity = "{capacity}B"
+            "#
+        )
+    };
+    let mut daemon = Daemon::start(&config(65536));
+    wait_for("staging is filled", || daemon.path("filled").exists().then_some(()));
+    daemon.reload(&config(16384));
+    assert_eq!(daemon.link("source", "sink").capacity_bytes, 16384);
+    daemon.wait_log("cannot set the capacity of its staging to 16384 bytes: ");
+    daemon.wait_log("; the staging stays as it was");
+    std::fs::write(daemon.path("go"), "").unwrap();
+    wait_for("staging is empty", || daemon.path("emptied").exists().then_some(()));
+    daemon.stop();
+}

@@ -1,7 +1,8 @@
 //! What the logger does with what it is given, and with what goes wrong.
 
 use crate::daemon::{Daemon, kill, wait_for};
-use crate::mini::{Held, Rig, records, wait_until, write_record};
+use crate::mini::{DEADLINE, Held, Rig, records, wait_until, write_record};
+use nix::fcntl::{Flock, FlockArg};
 use nix::libc::SIGKILL;
 use nix::sys::signal::Signal::{SIGTERM, SIGUSR1};
 use plumbd::control::status::{Child, ChildState, DaemonState};
@@ -11,6 +12,8 @@ use plumbd::link::ledger::{Batch, Ledger};
 use plumbd::link::record::Ack;
 use plumbd::plugin::logger::escape::unescape;
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// Lines of text without their times.
 fn without_time(text: &str) -> Vec<&str> {
@@ -179,7 +182,7 @@ fn a_torn_tail_that_nothing_explains_is_moved_away() {
 }
 
 /// What a logger leaves that was killed before it saved a batch.
-fn promised(rig: &Rig, to: &std::path::Path, offset: u64, batch: &[u8]) {
+pub(crate) fn promised(rig: &Rig, to: &std::path::Path, offset: u64, batch: &[u8]) {
     let file = FileId::of(&std::fs::metadata(to).unwrap());
     let mut intent = Intent::open(&rig.folder.path().join(".m.log.intent"), 4096).unwrap().unwrap();
     intent.reset();
@@ -193,6 +196,9 @@ fn a_batch_is_completed_where_its_beginning_is_and_else_saved_whole() {
         ("one\nbat", "one\nbatch\n"),
         ("one\nbatch\n", "one\nbatch\n"),
         ("one\nother\n", "one\nother\nbatch\n"),
+        ("one\nother\nbatch\n", "one\nother\nbatch\n"),
+        ("one\nother\nbatch\nother\n", "one\nother\nbatch\nother\n"),
+        ("one\nother\nbat", "one\nother\nbatch\n"),
         ("one\nother", "one\nbatch\n"),
         ("one", "batch\n"),
     ] {
@@ -205,10 +211,25 @@ fn a_batch_is_completed_where_its_beginning_is_and_else_saved_whole() {
 }
 
 #[test]
+fn a_batch_that_somebody_wrote_into_is_there_once_and_what_he_wrote_is_kept() {
+    let mut rig = Rig::with("raw", Lines);
+    std::fs::write(rig.path(), "one\nhis\nfirst\nsecohis\nhis\n").unwrap();
+    promised(&rig, &rig.path(), 4, b"first\nsecond\n");
+    rig.drain();
+    assert_eq!(rig.text(), "one\nhis\nfirst\nsecond\n");
+    let torn = rig.files("m.log.torn-");
+    assert_eq!(torn.len(), 1);
+    assert_eq!(std::fs::read_to_string(&torn[0]).unwrap(), "first\nsecohis\nhis\n");
+}
+
+#[test]
 fn a_file_that_has_the_number_of_one_that_is_gone_is_left_alone() {
-    for (renamed, left, new) in
-        [("one\nbat", "one\nbatch\n", ""), ("one\nsomebody's", "one\nsomebody's", "batch\n"), ("o", "o", "batch\n")]
-    {
+    for (renamed, left, new) in [
+        ("one\nbat", "one\nbatch\n", ""),
+        ("one\n", "one\n", "batch\n"),
+        ("one\nsomebody's", "one\nsomebody's", "batch\n"),
+        ("o", "o", "batch\n"),
+    ] {
         let mut rig = Rig::with("raw", Lines);
         let other = rig.folder.path().join("other");
         std::fs::write(&other, renamed).unwrap();
@@ -248,6 +269,36 @@ fn a_line_that_somebody_cuts_in_two_meanwhile_is_moved_away() {
     let torn = rig.files("m.log.torn-");
     assert_eq!(torn.len(), 1);
     assert_eq!(std::fs::read_to_string(&torn[0]).unwrap(), "t");
+}
+
+#[test]
+fn while_somebody_goes_on_writing_half_a_line_the_logger_says_so_and_can_be_stopped() {
+    let rig = Rig::with("raw", Lines);
+    std::fs::write(rig.path(), "whole\nto").unwrap();
+    let (path, goes_on) = (rig.path(), AtomicBool::new(true));
+    let until = Instant::now() + 2 * DEADLINE;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut file = std::fs::File::options().append(true).open(&path).unwrap();
+            while goes_on.load(Ordering::Relaxed) && Instant::now() < until {
+                file.write_all(b"x").unwrap();
+            }
+        });
+        let logger = wait_until("he writes while it mends the end", || {
+            let logger = rig.start();
+            let said = || rig.was_notified("X_PLUMBD_PROBLEM=cannot mend the end of");
+            wait_until("it has begun", || (said() || rig.was_notified("READY=1")).then_some(()));
+            if !said() {
+                // It was done before he came to write.
+                rig.wait_notified("READY=1");
+                return None;
+            }
+            Some(logger)
+        });
+        logger.signal(SIGTERM);
+        logger.wait_success();
+        goes_on.store(false, Ordering::Relaxed);
+    });
 }
 
 #[test]
@@ -334,6 +385,27 @@ fn a_renamed_file_is_reopened_on_order_and_missed_before() {
     rig.end();
     logger.wait_success();
     assert_eq!(rig.text(), "two\nthree\n");
+}
+
+#[test]
+fn a_file_that_has_its_name_back_while_the_lock_of_another_is_waited_for_is_gone_on_with() {
+    let mut rig = Rig::with("raw", Lines);
+    let logger = rig.start();
+    let mut source = rig.links[0].source();
+    source.write_all(b"one\n").unwrap();
+    wait_until("it is saved", || (rig.text() == "one\n").then_some(()));
+    let moved = rig.folder.path().join("moved");
+    std::fs::rename(rig.path(), &moved).unwrap();
+    let others = std::fs::File::create(rig.path()).unwrap();
+    let _locked = Flock::lock(others, FlockArg::LockExclusiveNonblock).unwrap();
+    logger.signal(SIGUSR1);
+    rig.wait_notified("another process has locked it");
+    std::fs::rename(&moved, rig.path()).unwrap();
+    source.write_all(b"two\n").unwrap();
+    drop(source);
+    rig.end();
+    logger.wait_success();
+    assert_eq!(rig.text(), "one\ntwo\n");
 }
 
 #[test]

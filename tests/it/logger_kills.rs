@@ -1,5 +1,6 @@
 //! Whenever a logger is killed, each message is in the file exactly once.
 
+use crate::logger::promised;
 use crate::mini::{Held, Logger, Rig, records, wait_until, write_record};
 use crate::trace::{Place, STOPPED, kill_at, run_to, seize};
 use nix::sys::signal::Signal::SIGTERM;
@@ -281,6 +282,22 @@ fn a_file_that_cannot_be_synced_is_put_aside_and_the_batch_saved_anew() {
 
 #[test]
 #[ignore = "needs strace, run by .ci/run"]
+fn a_torn_end_that_cannot_be_cut_off_is_waited_for_without_leaving_copies() {
+    let mut rig = Rig::with("raw", Lines);
+    std::fs::write(rig.path(), "whole\nto").unwrap();
+    rig.links[0].source().write_all(b"next\n").unwrap();
+    rig.end();
+    // As `chattr +a` makes it.
+    let logger = start_failing(&rig, "ftruncate:error=EPERM:when=1..3");
+    rig.wait_notified("X_PLUMBD_PROBLEM=cannot mend the end of");
+    logger.wait_success();
+    assert_eq!(rig.text(), "whole\nnext\n");
+    let torn = rig.files("m.log.torn-");
+    assert_eq!(torn.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect::<Vec<_>>(), ["to"]);
+}
+
+#[test]
+#[ignore = "needs strace, run by .ci/run"]
 fn a_file_that_cannot_be_written_to_is_promised_nothing() {
     let mut rig = full_rig(COUNT);
     // The first is the intent file's.
@@ -321,6 +338,43 @@ fn a_file_that_can_neither_be_synced_nor_put_aside_is_waited_for() {
     let aside = rig.files("m.log.untrusted-");
     assert_eq!(aside.len(), 1, "{aside:?}");
     assert_eq!(std::fs::read_to_string(&aside[0]).unwrap(), "before\none\n");
+}
+
+#[test]
+#[ignore = "needs strace, run by .ci/run"]
+fn a_file_that_cannot_be_synced_while_its_folder_is_away_is_put_aside_once_that_is_back() {
+    let mut rig = Rig::with("raw", Records);
+    let [folder, away] = ["folder", "away"].map(|name| rig.folder.path().join(name));
+    std::fs::create_dir(&folder).unwrap();
+    rig.settings["file"] = folder.join("m.log").to_str().unwrap().into();
+    std::fs::write(rig.path(), "before\n").unwrap();
+    let logger = start_failing(&rig, "fdatasync:error=EIO:when=1");
+    rig.wait_notified("READY=1");
+    std::fs::rename(&folder, &away).unwrap();
+    write_record(&rig.links[0].source(), &records(1, 7, b"one", true)[0]);
+    rig.wait_notified("X_PLUMBD_PROBLEM=cannot open");
+    std::fs::rename(&away, &folder).unwrap();
+    rig.end();
+    logger.wait_success();
+    assert_eq!(rig.text(), "one\n");
+    let aside = rig.files("m.log.untrusted-");
+    assert_eq!(aside.len(), 1, "{aside:?}");
+    assert_eq!(std::fs::read_to_string(&aside[0]).unwrap(), "before\none\n");
+}
+
+#[test]
+#[ignore = "needs strace, run by .ci/run"]
+fn a_batch_that_cannot_be_looked_at_is_waited_for() {
+    let mut rig = Rig::with("raw", Lines);
+    std::fs::write(rig.path(), "one\nbat").unwrap();
+    promised(&rig, &rig.path(), 4, b"batch\n");
+    rig.end();
+    let path = rig.path();
+    let only = ["-P", path.to_str().unwrap(), "-e", "trace=pread64", "-e", "inject=pread64:error=EIO:when=1..2"];
+    let logger = rig.start_under(&[&["strace", "-qq", "-o", "/dev/null"][..], &only].concat());
+    rig.wait_notified("X_PLUMBD_PROBLEM=cannot look at");
+    logger.wait_success();
+    assert_eq!(rig.text(), "one\nbatch\n");
 }
 
 #[test]
@@ -427,6 +481,34 @@ fn a_file_that_is_truncated_at_the_instant_of_a_write_has_no_gap() {
     nix::sys::ptrace::detach(logger.pid(), None).unwrap();
     logger.wait_success();
     assert_eq!(rig.text(), "one\nthree\n");
+}
+
+#[test]
+#[ignore = "needs ptrace, run by .ci/run"]
+fn a_batch_that_is_cut_short_and_written_behind_is_saved_whole() {
+    let mut rig = Rig::with("raw", Lines);
+    std::fs::write(rig.path(), "one\n").unwrap();
+    rig.links[0].source().write_all(b"first\nsecond\n").unwrap();
+    rig.end();
+    let logger = rig.start_under(&STOPPED);
+    seize(logger.pid());
+    let limit = |bytes: &str| {
+        let (pid, fsize) = (format!("--pid={}", logger.pid()), format!("--fsize={bytes}"));
+        assert!(std::process::Command::new("prlimit").args([pid, fsize]).status().unwrap().success());
+    };
+    let place = Place { stop: 0, steps: 0 };
+    assert!(run_to(logger.pid(), nix::libc::SYS_pwrite64, place));
+    limit("13:unlimited");
+    nix::sys::ptrace::syscall(logger.pid(), None).unwrap();
+    assert!(run_to(logger.pid(), nix::libc::SYS_pwrite64, place));
+    assert_eq!(rig.text(), "one\nfirst\nsec");
+    limit("unlimited");
+    File::options().append(true).open(rig.path()).unwrap().write_all(b"his\n").unwrap();
+    nix::sys::ptrace::detach(logger.pid(), None).unwrap();
+    logger.wait_success();
+    assert_eq!(rig.text(), "one\nfirst\nsecond\n");
+    let torn = rig.files("m.log.torn-");
+    assert_eq!(torn.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect::<Vec<_>>(), ["first\nsechis\n"]);
 }
 
 #[test]

@@ -112,6 +112,10 @@ impl MessageFile {
     /// # Errors
     /// ENOSPC, EDQUOT; or it can't be written to.
     pub fn reserve(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        if self.is_changed(offset) {
+            // Whoever cut it gave the room back.
+            self.reserved = 0;
+        }
         let end = offset + length;
         if end <= self.reserved {
             return Ok(());
@@ -166,9 +170,13 @@ impl MessageFile {
     /// returns that name where there was something.
     ///
     /// # Errors
-    /// It can't be read, or saved elsewhere, or cut: what is torn is still there.
-    pub fn mend_tail(&self) -> io::Result<Option<PathBuf>> {
-        self.move_out(|len| self.whole_lines(len))
+    /// It can't be read, or saved elsewhere, or cut: what is torn is still
+    /// there, and no copy of it. [`ErrorKind::ResourceBusy`]: somebody wrote to
+    /// it meanwhile.
+    pub fn mend_tail(&mut self) -> io::Result<Option<PathBuf>> {
+        let len = self.size()?;
+        let whole = self.whole_lines(len)?;
+        self.move_out(whole, len)
     }
 
     /// Moves what stands behind the first `whole` bytes to `FILE.torn-TIME`,
@@ -176,34 +184,41 @@ impl MessageFile {
     ///
     /// # Errors
     /// As [`MessageFile::mend_tail`].
-    pub fn move_tail(&self, whole: u64) -> io::Result<Option<PathBuf>> {
-        self.move_out(|_| Ok(whole))
+    pub fn move_tail(&mut self, whole: u64) -> io::Result<Option<PathBuf>> {
+        let len = self.size()?;
+        self.move_out(whole, len)
     }
 
-    /// The same, for so many bytes as `whole` says where it has that length.
-    fn move_out(&self, whole: impl Fn(u64) -> io::Result<u64>) -> io::Result<Option<PathBuf>> {
-        loop {
-            let len = self.size()?;
-            let whole = whole(len)?;
-            if whole >= len {
-                return Ok(None);
-            }
-            let path = self.beside("torn");
-            let copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-            let copied = self.copy(whole, len, &copy).and_then(|()| retried(|| copy.sync_all()));
-            // To cut it back must not lengthen one that somebody cut meanwhile.
-            match copied.and_then(|()| sync_folder(&path)).and_then(|()| self.size()) {
-                Ok(now) if now == len => {
-                    retried(|| self.file.set_len(whole))?;
-                    return Ok(Some(path));
-                }
-                changed_or_not_copied => {
-                    // The next attempt has another name.
-                    let _left = std::fs::remove_file(&path);
-                    changed_or_not_copied?;
-                }
+    /// The same, where it has that length.
+    fn move_out(&mut self, whole: u64, len: u64) -> io::Result<Option<PathBuf>> {
+        if whole >= len {
+            return Ok(None);
+        }
+        let path = self.beside("torn");
+        let copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        let copied = self.copy(whole, len, &copy).and_then(|()| retried(|| copy.sync_all()));
+        let cut = copied.and_then(|()| sync_folder(&path)).and_then(|()| self.cut(whole, len));
+        match cut {
+            Ok(()) => Ok(Some(path)),
+            Err(error) => {
+                // What was not cut off is still where it was. The next attempt
+                // has another name, and there may be any number of them.
+                let _left = std::fs::remove_file(&path);
+                Err(error)
             }
         }
+    }
+
+    fn cut(&mut self, whole: u64, len: u64) -> io::Result<()> {
+        // To cut it back must not lengthen one that somebody cut meanwhile,
+        // nor take away what he wrote.
+        if self.size()? != len {
+            return Err(io::Error::new(ErrorKind::ResourceBusy, "somebody else is writing to it"));
+        }
+        retried(|| self.file.set_len(whole))?;
+        // The room that was kept behind its end is gone too.
+        self.reserved = 0;
+        Ok(())
     }
 
     /// How many bytes its whole lines take.

@@ -3,7 +3,7 @@
 //! - [`source`], [`lines`], [`messages`]: what a link's bytes are;
 //! - [`render`], [`escape`], [`output`]: how a message stands in the file;
 //! - `batch`: one batch, step by step; `save`: its bytes into the file;
-//!   `recover`: what another incarnation had under way;
+//!   `there`: what a file has of them; `recover`: what another incarnation had under way;
 //! - [`rotation`]: when and how the file is rotated; [`archives`]: what that
 //!   makes; [`archivist`], [`compress`]: what becomes of it, in a process apart;
 //! - [`mod@file`]: the message file; [`room`]: on a full disk; [`orders`]:
@@ -26,6 +26,7 @@ pub mod rotation;
 mod save;
 pub mod settings;
 pub mod source;
+mod there;
 
 use super::start::{Metrics, Start, take};
 use crate::link::intake::{Intake, Tools};
@@ -290,17 +291,33 @@ fn wait_for<T>(
     mut open: impl FnMut() -> io::Result<Option<T>>,
 ) -> Result<T, Halt> {
     loop {
-        let trouble = match open() {
-            Ok(Some(opened)) => {
+        match attempt(settings, path, &mut open)? {
+            Ok(opened) => {
                 orders.endured();
                 return Ok(opened);
             }
-            Ok(None) => locked(path),
-            Err(error) if room::make_room(settings, &error) => continue,
-            Err(error) if may_pass(&error) => format!("cannot open {}: {error}", path.display()),
-            Err(error) => return Err(Halt::Failed(format!("cannot open {}: {error}", path.display()))),
+            Err(trouble) => orders.endure(&trouble, Duration::from_millis(100))?,
+        }
+    }
+}
+
+/// The same once: what was opened, or the trouble that may pass.
+fn attempt<T>(
+    settings: &Settings,
+    path: &Path,
+    mut open: impl FnMut() -> io::Result<Option<T>>,
+) -> Result<Result<T, String>, Halt> {
+    loop {
+        let error = match open() {
+            Ok(Some(opened)) => return Ok(Ok(opened)),
+            Ok(None) => return Ok(Err(locked(path))),
+            Err(error) => error,
         };
-        orders.endure(&trouble, Duration::from_millis(100))?;
+        if room::make_room(settings, &error) {
+            continue;
+        }
+        let trouble = format!("cannot open {}: {error}", path.display());
+        return if may_pass(&error) { Ok(Err(trouble)) } else { Err(Halt::Failed(trouble)) };
     }
 }
 
@@ -311,6 +328,10 @@ fn locked(path: &Path) -> String {
 /// Whether what an error says may pass by itself, or by somebody's hand, while
 /// the configuration stays as it is.
 fn may_pass(error: &io::Error) -> bool {
+    if error.kind() == io::ErrorKind::ResourceBusy {
+        // Somebody else is at it.
+        return true;
+    }
     use Errno::{EACCES, EDQUOT, EIO, EMFILE, ENFILE, ENODEV, ENOENT, ENOMEM, ENOSPC, ENOTDIR, EPERM, EROFS, ESTALE};
     let Some(errno) = error.raw_os_error().map(Errno::from_raw) else { return false };
     match errno {

@@ -3,6 +3,7 @@
 
 use super::Logger;
 use super::orders::Halt;
+use super::there::There;
 use crate::link::intent::{Found, Promise};
 use crate::link::ledger::Phase;
 
@@ -55,17 +56,18 @@ impl Logger {
         if promise.file != self.file.id() {
             let trusted = self.intent.untrusted() != Some(promise.file);
             if let Some(elsewhere) = self.file.sibling(promise.file).filter(|_| trusted) {
-                match self.is_there(&promise, &elsewhere.1) {
-                    Ok(Some(done)) => {
+                // A number of a file's that is gone may be another's by now:
+                // only a beginning of the batch says that it is the one meant.
+                match self.look(&promise, Some(&elsewhere))? {
+                    There::Begun { at, done } if done > 0 => {
+                        promise.offset = at;
                         self.save(&mut promise, done, Some(&elsewhere))?;
                         match elsewhere.1.sync_data() {
                             Ok(()) => return Ok(()),
                             Err(error) => log::error!("cannot bring {} to the disk: {error}", elsewhere.0.display()),
                         }
                     }
-                    // A number of a file's that is gone may be another's by now.
-                    Ok(None) => log::warn!("{} is not the file that a batch is for", elsewhere.0.display()),
-                    Err(error) => return Err(format!("cannot look at {}: {error}", elsewhere.0.display()).into()),
+                    _ => log::warn!("{} has nothing of the batch that is under way", elsewhere.0.display()),
                 }
             }
             self.promise_here(&mut promise)?;

@@ -4,6 +4,7 @@ use super::Logger;
 use super::file::{MessageFile, now};
 use super::orders::{Flaw, Halt};
 use super::settings::Sync;
+use super::there::{self, There};
 use crate::link::intent::Promise;
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -54,10 +55,21 @@ impl Logger {
     ) -> Result<(), Halt> {
         loop {
             let file = elsewhere.map_or_else(|| self.file.file(), |(_, file)| file);
-            let length = usize::try_from(promise.length).unwrap_or(usize::MAX);
-            let Err(error) = write(file, &self.intent.body()[..length], promise.offset, &mut done) else {
-                self.orders.endured();
-                return Ok(());
+            let rest = self.promised(promise).get(usize::try_from(done).unwrap_or(usize::MAX)..).unwrap_or_default();
+            let written = if rest.is_empty() { Ok(0) } else { file.write_at(rest, promise.offset + done) };
+            let error = match written {
+                Ok(n) if n == rest.len() => {
+                    self.orders.endured();
+                    return Ok(());
+                }
+                Ok(0) => ErrorKind::WriteZero.into(),
+                Ok(_) => {
+                    // The rest must not go behind what somebody else wrote by now.
+                    done = self.progress(promise, elsewhere)?;
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => error,
             };
             if self.make_room(&error) {
                 continue;
@@ -76,35 +88,64 @@ impl Logger {
         }
     }
 
-    /// How much of what was promised is in the file. If somebody truncated it,
-    /// or wrote to it, all of it is promised anew, at its end.
+    fn promised(&self, promise: &Promise) -> &[u8] {
+        &self.intent.body()[..usize::try_from(promise.length).unwrap_or(usize::MAX)]
+    }
+
+    /// How much of what was promised is in the file. Where it can't be gone on
+    /// with, for somebody truncated the file or wrote to it, all of it is
+    /// promised anew, at its end.
     pub(super) fn progress(&mut self, promise: &mut Promise, elsewhere: Option<&(PathBuf, File)>) -> Result<u64, Halt> {
-        let file = elsewhere.map_or_else(|| self.file.file(), |(_, file)| file);
-        let look = |e: io::Error| format!("cannot look at {}: {e}", self.file.path().display());
-        if let Some(done) = self.is_there(promise, file).map_err(look)? {
-            return Ok(done);
-        }
-        match elsewhere {
-            Some((_, file)) => {
-                promise.offset = file.metadata().map_err(look)?.len();
+        match (self.look(promise, elsewhere)?, elsewhere) {
+            (There::Begun { at, done }, _) => {
+                if at != promise.offset {
+                    promise.offset = at;
+                    self.intent.promise(promise);
+                }
+                return Ok(done);
+            }
+            (_, Some((path, file))) => {
+                let len = file.metadata().map_err(|e| format!("cannot look at {}: {e}", path.display()))?.len();
+                promise.offset = len;
                 self.intent.promise(promise);
             }
-            None => self.promise_here(promise)?,
+            (There::Broken { at }, None) => {
+                self.move_broken(at)?;
+                self.promise_here(promise)?;
+            }
+            (There::Nothing, None) => self.promise_here(promise)?,
         }
         Ok(0)
     }
 
-    /// How much of what was promised that file has, from the beginning of a
-    /// line on; `None` where it has something else there, or not so much.
-    pub(super) fn is_there(&self, promise: &Promise, file: &File) -> io::Result<Option<u64>> {
-        let Some(there) = file.metadata()?.len().checked_sub(promise.offset) else {
-            return Ok(None);
-        };
-        let done = there.min(promise.length);
-        let body = &self.intent.body()[..usize::try_from(done).map_err(io::Error::other)?];
-        let right =
-            (promise.offset == 0 || holds(file, promise.offset - 1, b"\n")?) && holds(file, promise.offset, body)?;
-        Ok(right.then_some(done))
+    /// What the message file has of what was promised, or one `elsewhere`.
+    pub(super) fn look(&mut self, promise: &Promise, elsewhere: Option<&(PathBuf, File)>) -> Result<There, Halt> {
+        loop {
+            let file = elsewhere.map_or_else(|| self.file.file(), |(_, file)| file);
+            let error = match there::look(file, promise, self.promised(promise)) {
+                Ok(there) => return Ok(there),
+                Err(error) => error,
+            };
+            let path = elsewhere.map_or_else(|| self.file.path(), |(path, _)| path);
+            let trouble = format!("cannot look at {}: {error}", path.display());
+            if !super::may_pass(&error) {
+                return Err(Halt::Failed(trouble));
+            }
+            self.orders.endure(&trouble, RETRY)?;
+        }
+    }
+
+    /// Somebody wrote behind the first lines of a batch. They would be there
+    /// twice, so they go, and what he wrote goes with them.
+    fn move_broken(&mut self, at: u64) -> Result<(), Halt> {
+        if let Some(moved) = self.move_tail(|file| file.move_tail(at))? {
+            log::warn!(
+                "somebody else wrote to {} while a batch was half in it; both are now in {}, and the batch is saved again",
+                self.file.path().display(),
+                moved.display()
+            );
+        }
+        Ok(())
     }
 
     /// Promises the batch under way anew, at the end of the file that is open now.
@@ -116,9 +157,21 @@ impl Logger {
         Ok(())
     }
 
-    /// Step 7: brings the file to the disk, and the batch under way with it. A
-    /// file that can't be brought there is not trusted again.
-    pub(super) fn sync(&mut self, mut promise: Option<&mut Promise>) -> Result<(), Halt> {
+    /// Step 7: brings the file to the disk, and the batch under way with it.
+    pub(super) fn sync(&mut self, promise: Option<&mut Promise>) -> Result<(), Halt> {
+        self.sync_bytes(promise)?;
+        while let Err(error) = self.file.sync_name() {
+            let trouble = format!("cannot bring the name of {} to the disk: {error}", self.file.path().display());
+            self.orders.endure(&trouble, RETRY)?;
+        }
+        self.orders.endured();
+        self.metrics.add(super::SYNCS, 1);
+        Ok(())
+    }
+
+    /// The same, but for its name. A file that can't be brought there is not
+    /// trusted again.
+    fn sync_bytes(&mut self, mut promise: Option<&mut Promise>) -> Result<(), Halt> {
         let mut attempts = 0;
         while let Err(error) = self.file.sync() {
             let trouble = format!("cannot bring {} to the disk: {error}", self.file.path().display());
@@ -137,38 +190,43 @@ impl Logger {
             self.intent.set_untrusted(None);
             attempts += 1;
         }
-        while let Err(error) = self.file.sync_name() {
-            let trouble = format!("cannot bring the name of {} to the disk: {error}", self.file.path().display());
-            self.orders.endure(&trouble, RETRY)?;
-        }
-        self.orders.endured();
         self.sync_at = None;
-        self.metrics.add(super::SYNCS, 1);
         Ok(())
     }
 
     /// Puts a new file in the place of one that is not trusted. One that this
     /// trouble itself made, with nothing but the batch under way, is of no use
     /// to anybody.
+    ///
+    /// Its path may name it again at any time, as where the folder was away:
+    /// so it is put aside before each attempt, else its own lock is in the way.
     fn replace_untrusted(&mut self, promise: Option<&Promise>, own: bool) -> Result<(), Halt> {
-        let only_this = self.file_len()? == promise.map_or(0, |p| p.length);
-        while let Err(error) = self.put_aside(own && only_this) {
-            let trouble = format!("cannot put {} aside: {error}", self.file.path().display());
+        let of_no_use = own && self.file_len()? == promise.map_or(0, |p| p.length);
+        let mut aside = None;
+        let file = loop {
+            let trouble = match self.put_aside(of_no_use) {
+                Err(error) => format!("cannot put {} aside: {error}", self.file.path().display()),
+                Ok(path) => {
+                    aside = path.or(aside);
+                    match self.attempt_file()? {
+                        Ok(file) => break file,
+                        Err(trouble) => trouble,
+                    }
+                }
+            };
             self.orders.endure(&trouble, RETRY)?;
-        }
-        self.file = self.open_file()?;
-        Ok(())
-    }
-
-    fn put_aside(&self, of_no_use: bool) -> io::Result<()> {
-        if of_no_use {
-            return self.file.remove();
-        }
-        match self.file.set_aside("untrusted")? {
+        };
+        match aside {
             Some(path) => log::error!("what could not be brought to the disk is now {}", path.display()),
+            None if of_no_use => {}
             None => log::error!("what could not be brought to the disk had lost its name before"),
         }
-        Ok(())
+        self.file = file;
+        self.mend_tail()
+    }
+
+    fn put_aside(&self, of_no_use: bool) -> io::Result<Option<PathBuf>> {
+        if of_no_use { self.file.remove().map(|()| None) } else { self.file.set_aside("untrusted") }
     }
 
     /// A file that was not trusted when another incarnation ended is put aside.
@@ -186,21 +244,26 @@ impl Logger {
         })
     }
 
+    fn attempt_file(&self) -> Result<Result<MessageFile, String>, Halt> {
+        super::attempt(&self.settings, &self.settings.file, || {
+            MessageFile::open(&self.settings.file, self.settings.mode)
+        })
+    }
+
     /// Opens the file anew by its name, between two batches or when a batch
     /// can't get into one that was removed.
     pub(super) fn reopen(&mut self) -> Result<(), Halt> {
         self.orders.reopened();
-        if self.file.is_named() {
-            self.orders.set_flaw(Flaw::Name, "");
-            return Ok(());
-        }
-        if self.sync_at.is_some() {
-            if let Err(error) = self.file.sync() {
-                log::error!("cannot bring the file that was {} to the disk: {error}", self.file.path().display());
-            }
-            self.sync_at = None;
+        if self.sync_at.is_some() && !self.file.is_named() {
+            self.sync_bytes(None)?;
         }
         loop {
+            // It may have its name back, and then its own lock is in the way.
+            if self.file.is_named() {
+                self.orders.endured();
+                self.orders.set_flaw(Flaw::Name, "");
+                return Ok(());
+            }
             match MessageFile::open(&self.settings.file, self.settings.mode) {
                 Ok(Some(file)) => {
                     self.file = file;
@@ -233,10 +296,10 @@ impl Logger {
     /// Moves the end of the file out of it, and returns where to.
     pub(super) fn move_tail(
         &mut self,
-        attempt: impl Fn(&MessageFile) -> io::Result<Option<PathBuf>>,
+        attempt: impl Fn(&mut MessageFile) -> io::Result<Option<PathBuf>>,
     ) -> Result<Option<PathBuf>, Halt> {
         let moved = loop {
-            match attempt(&self.file) {
+            match attempt(&mut self.file) {
                 Ok(moved) => break moved,
                 Err(error) => {
                     let trouble = format!("cannot mend the end of {}: {error}", self.file.path().display());
@@ -280,31 +343,6 @@ impl Logger {
     }
 }
 
-fn write(file: &File, body: &[u8], offset: u64, done: &mut u64) -> io::Result<()> {
-    while let Some(rest) = body.get(usize::try_from(*done).unwrap_or(usize::MAX)..).filter(|rest| !rest.is_empty()) {
-        match file.write_at(rest, offset + *done) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(n) => *done += n as u64,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Whether that is in a file, at that offset.
-fn holds(file: &File, offset: u64, bytes: &[u8]) -> io::Result<bool> {
-    let mut block = vec![0; bytes.len().min(64 * 1024)];
-    for (at, expected) in (offset..).step_by(64 * 1024).zip(bytes.chunks(64 * 1024)) {
-        let there = &mut block[..expected.len()];
-        file.read_exact_at(there, at)?;
-        if there != expected {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
 /// A number for a batch that is above all those before.
 pub(super) fn batch_id(last: u64) -> u64 {
     // After the highest number there is, the time alone is one that differs.
@@ -321,21 +359,5 @@ mod tests {
         assert!(batch_id(0) >= time && batch_id(u64::MAX) >= time);
         assert_eq!(batch_id(u64::MAX - 1), u64::MAX);
         assert_eq!(batch_id(1 << 62), (1 << 62) + 1);
-    }
-
-    #[test]
-    fn what_a_file_holds_is_compared_to_its_last_byte() {
-        let folder = tempfile::tempdir().unwrap();
-        let bytes: Vec<u8> = (0..150_000u32).map(|n| n.to_le_bytes()[n as usize % 3]).collect();
-        let path = folder.path().join("f");
-        std::fs::write(&path, [b"x\n", &bytes[..]].concat()).unwrap();
-        let file = File::open(path).unwrap();
-        assert!(holds(&file, 2, &bytes).unwrap() && holds(&file, 2, b"").unwrap());
-        for at in [0, 65_535, 65_536, 149_999] {
-            let mut other = bytes.clone();
-            other[at] ^= 1;
-            assert!(!holds(&file, 2, &other).unwrap(), "{at}");
-        }
-        assert!(holds(&file, 2, &[&bytes[..], b"x"].concat()).is_err());
     }
 }

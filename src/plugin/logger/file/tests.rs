@@ -14,7 +14,7 @@ fn a_torn_tail_goes_elsewhere_and_whole_lines_stay() {
     for (content, whole) in
         [(&b""[..], 0), (b"one\n", 4), (b"one\ntw", 4), (b"tw", 0), (&long, 4), (b"\n", 1), (b"one\n\n", 5)]
     {
-        let (_folder, file) = file(content);
+        let (_folder, mut file) = file(content);
         let torn = file.mend_tail().unwrap();
         assert_eq!(std::fs::read(file.path()).unwrap(), &content[..whole]);
         let rest = torn.map(|path| std::fs::read(path).unwrap()).unwrap_or_default();
@@ -45,6 +45,25 @@ fn room_is_kept_without_a_change_of_length() {
     let is = file.file().metadata().unwrap();
     assert_eq!(is.len(), 4);
     assert!(file.reserved == u64::MAX || file.reserved == 2 * AHEAD && is.blocks() * 512 >= 2 * AHEAD);
+}
+
+#[test]
+fn room_that_somebody_gave_back_is_asked_for_again() {
+    use std::os::unix::fs::MetadataExt;
+    let (_folder, mut file) = file(b"one\ntw");
+    let kept = |file: &MessageFile| {
+        let is = file.file().metadata().unwrap();
+        file.reserved == u64::MAX || is.blocks() * 512 >= AHEAD
+    };
+    file.reserve(6, 10).unwrap();
+    assert!(kept(&file));
+    file.mend_tail().unwrap();
+    file.reserve(4, 10).unwrap();
+    assert!(kept(&file), "after its end was cut off");
+    file.leave_at(4);
+    OpenOptions::new().write(true).open(file.path()).unwrap().set_len(0).unwrap();
+    file.reserve(0, 10).unwrap();
+    assert!(kept(&file), "after somebody cut it");
 }
 
 #[test]

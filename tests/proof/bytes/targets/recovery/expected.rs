@@ -63,10 +63,17 @@ impl Outcome {
                     true if !untrusted => Some(&mut self.renamed),
                     _ => None,
                 };
-                let completed = file.is_some_and(|file| complete(file, offset, &body));
-                if !completed {
-                    self.move_torn();
-                    self.file.extend(body);
+                let there = file.as_ref().map_or(At::Nowhere, |file| find(file, offset, &body));
+                match (file, there) {
+                    // Another file has to have a beginning of it.
+                    (Some(file), At::Begun { done }) if named || done > 0 => file.extend(&body[done..]),
+                    (_, there) => {
+                        match there {
+                            At::Broken(at) if named => self.move_away(at),
+                            _ => self.move_torn(),
+                        }
+                        self.file.extend(body);
+                    }
                 }
                 return Some(header[at]);
             }
@@ -114,18 +121,35 @@ fn latest(ledger: &[u64]) -> u64 {
     under_way.max(ledger[DONE_BATCH])
 }
 
-/// Whether that is the file that a batch is for; then it has all of it.
-fn complete(file: &mut Vec<u8>, offset: usize, body: &[u8]) -> bool {
-    let begins_line = offset == 0 || file.get(offset - 1) == Some(&b'\n');
-    let Some(there) = file.get(offset..).filter(|_| begins_line) else {
-        return false;
-    };
-    let done = there.len().min(body.len());
-    if there[..done] != body[..done] {
-        return false;
+/// Where a file has a batch.
+#[derive(Debug, Clone, Copy)]
+enum At {
+    /// So many bytes of it: all, or as many as the file has there.
+    Begun {
+        done: usize,
+    },
+    /// Its first line at least, and something else behind it.
+    Broken(usize),
+    Nowhere,
+}
+
+/// Looks for it at each line, from that offset on: all of it, else a beginning
+/// that the file ends with. One that something else stands behind counts where
+/// it has a line, before a shorter one at the end.
+fn find(file: &[u8], offset: usize, body: &[u8]) -> At {
+    let lines = || (offset..=file.len()).filter(|&at| at == 0 || file[at - 1] == b'\n');
+    let line = body.iter().position(|&byte| byte == b'\n').map_or(body.len(), |at| at + 1);
+    let begun = lines().find(|&at| body.starts_with(&file[at..]));
+    let broken = lines().find(|&at| file[at..].starts_with(&body[..line]));
+    if lines().any(|at| file[at..].starts_with(body)) {
+        return At::Begun { done: body.len() };
     }
-    file.extend(&body[done..]);
-    true
+    match (begun.map(|at| file.len() - at), broken) {
+        (Some(done), None) => At::Begun { done },
+        (Some(done), Some(_)) if done >= line => At::Begun { done },
+        (_, Some(at)) => At::Broken(at),
+        (None, None) => At::Nowhere,
+    }
 }
 
 /// What was carried over then, and what staging has; `None`: the ledger contradicts it.
