@@ -26,7 +26,7 @@ pub(crate) fn resets(times: f64) -> Tried {
     let others = others.end_unnoticed();
     wait_for("all are gone", || (service.metric("echo", "connections") == 0).then_some(()));
     arrived(&service.file(), &mut connections);
-    let answered = others.echoed();
+    let (answered, disconnected) = (others.echoed(), others.disconnected);
     connections.extend(others.connections);
     let checked = service.end(&connections);
     let verdict = &checked.verdict;
@@ -34,7 +34,7 @@ pub(crate) fn resets(times: f64) -> Tried {
     Tried {
         count: format!("{resets} resets in the middle of a message, {answered} messages of others meanwhile"),
         outcome: format!(
-            "{}; {} saved that were not echoed, {} whole beginnings of messages; 0 of 20 others disconnected",
+            "{}; {} saved that were not echoed, {} whole beginnings of messages; {disconnected} of 20 others disconnected",
             counts(verdict),
             verdict.unechoed,
             verdict.parts

@@ -5,6 +5,7 @@ use crate::daemon::{Daemon, free_port, wait_for};
 use crate::load::checker::{self, Format, Verdict};
 use crate::load::generator::{self, Connection, Outcome, Plan};
 use crate::load::message;
+use crate::trial::faults;
 use std::collections::HashMap;
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -185,12 +186,9 @@ pub(crate) struct Checked {
     pub(crate) control: String,
 }
 
-/// What was lost, doubled and so on: nothing.
+/// What is there, and what was lost, doubled and so on.
 pub(crate) fn counts(verdict: &Verdict) -> String {
-    format!(
-        "{} echoed: {} lost, {} doubled, {} out of order, {} torn, {} forged",
-        verdict.echoed, verdict.lost, verdict.doubled, verdict.disordered, verdict.torn, verdict.forged
-    )
+    format!("{} echoed: {}", verdict.echoed, faults(verdict))
 }
 
 /// `12.3 MiB`.

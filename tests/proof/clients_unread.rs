@@ -22,10 +22,7 @@ const MANY: u32 = 100;
 /// Enough to find out that memory is not bounded.
 const FEWER: u32 = 30;
 /// How long others are measured in a round.
-const ROUND: Duration = Duration::from_millis(250);
-/// Where a comparison is not clear after the usual number of rounds, more are
-/// made, up to so many times as many.
-const PATIENCE: u32 = 2;
+const ROUND: Duration = Duration::from_millis(150);
 /// Others' latency may be so many times what it is without.
 const MOST: f64 = 2.0;
 /// Bytes of a message of those that never read.
@@ -39,14 +36,15 @@ const FOUR_TIMES: u64 = 256 << 10;
 pub(crate) fn never_read(times: f64) -> Tried {
     let (mut with, mut without) = (Served::start(USUAL), Served::start(USUAL));
     let before = with.service.memory("echo");
-    let rounds = scaled(6, times);
+    // Fewer would leave a median to chance.
+    let rounds = scaled(12, times).max(9);
     let mut hogs = with.fill(1);
     let one = compare(&mut with, &mut without, rounds, false);
     hogs.extend(with.fill(MANY - 1));
     let memory = with.service.memory("echo");
     let many = compare(&mut with, &mut without, rounds, false);
     assert!(one.holds() && many.holds(), "one: {one}; {MANY}: {many}");
-    let stalled = compare(&mut with, &mut without, 2, true);
+    let stalled = compare(&mut with, &mut without, rounds, true);
     assert!(!stalled.holds(), "a stall was not found out: {stalled}");
     let bound = bound(before, MANY);
     assert!(memory <= bound, "echo has {}, more than {}", mib(memory), mib(bound));
@@ -90,16 +88,12 @@ fn bound(before: u64, clients: u32) -> u64 {
     before + u64::from(clients) * 2 * USUAL + (6 << 20)
 }
 
-/// Rounds at both, one after the other: until the comparison is clear.
+/// Rounds at both, one after the other.
 fn compare(with: &mut Served, without: &mut Served, rounds: u32, stall: bool) -> Latency {
     let mut latency = Latency { with: Vec::new(), without: Vec::new() };
-    let most = if stall { rounds } else { rounds * PATIENCE };
-    for round in 1..=most {
+    for _ in 0..rounds {
         latency.with.push(if stall { with.measure_stalled() } else { with.measure() });
         latency.without.push(without.measure());
-        if round >= rounds && latency.holds() {
-            break;
-        }
     }
     latency
 }

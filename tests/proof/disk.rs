@@ -3,7 +3,7 @@
 
 use crate::daemon::wait_for;
 use crate::disk_image::{self, Image, Immutable, Kind, fill};
-use crate::disk_site::{Kept, Site, forgetful, heedless, tried};
+use crate::disk_site::{Kept, Site, UNDER_WAY, forgetful, heedless, tried};
 use crate::trial::{Trial, Tried, scaled};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -240,11 +240,13 @@ fn eio_fdatasync(times: f64) -> Tried {
 }
 
 /// Appends what is in a file, but for the batch at its beginning that is at
-/// the end of the one before. Whether there was one.
+/// the end of the one before: at most what can be under way. Whether there was one.
 pub(crate) fn append_but_what_is_in_both(all: &mut Vec<u8>, file: &[u8]) -> bool {
     let first = &file[..memchr::memchr(b'\n', file).map_or(0, |at| at + 1)];
     let same = (!first.is_empty()).then(|| memchr::memmem::rfind(all, first)).flatten();
     let both = same.map_or(0, |at| all.len() - at);
+    let lines = memchr::memchr_iter(b'\n', &all[all.len() - both..]).count();
+    assert!(lines <= UNDER_WAY as usize, "{lines} lines are in both, {UNDER_WAY} can be under way");
     assert!(file.starts_with(&all[all.len() - both..]), "it is not the end of the one that is the other's beginning");
     all.extend_from_slice(&file[both..]);
     both > 0

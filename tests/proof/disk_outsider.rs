@@ -8,7 +8,7 @@
 use crate::daemon::{kill, send, state, wait_for};
 use crate::disk::append_but_what_is_in_both;
 use crate::disk_site::{Site, forgetful, tried};
-use crate::trial::{Trial, Tried, needs_root, scaled};
+use crate::trial::{Trial, Tried, needs_command, needs_root, scaled};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc::{SIGCONT, SIGSTOP};
 use std::collections::hash_map::RandomState;
@@ -53,7 +53,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             promise: "what he cut off, and what comes after that place, together have every message exactly once, \
                       whole, in order; a line that he cut in two is moved away, but where a batch was just about to \
                       be written: that stands behind the half line, whole, and nowhere is a gap",
-            missing: || None,
+            missing: || needs_root().or_else(|| needs_command("strace")),
             attempt: truncated,
         },
         Trial {
@@ -220,26 +220,41 @@ fn truncated(times: f64) -> Tried {
 }
 
 /// The control: the file is not open for appending any more (fcntl(2)), so what
-/// is under way goes where the file ended before.
+/// is under way goes where the file ended before. Both are cut in the same
+/// moment: between the logger's look at the file's length and its write.
 fn written_at_its_offset() -> String {
-    const TRIES: u32 = 200;
     let folder = tempfile::tempdir().unwrap();
     let site = Site::new(folder.path(), "saved", "");
     let logger = site.logger();
     let fds = std::fs::read_dir(format!("/proc/{logger}/fd")).unwrap().map(|fd| fd.unwrap().path());
     let number = fds.filter(|fd| std::fs::read_link(fd).is_ok_and(|to| to == site.file)).last().unwrap();
-    let same = same_description(logger, number.file_name().unwrap().to_str().unwrap().parse().unwrap());
+    let number: i32 = number.file_name().unwrap().to_str().unwrap().parse().unwrap();
+    let slow = site.inject("pwrite64", "delay_enter=100000");
+    assert_eq!(cut_before_a_write(&site, logger, number), 0, "there is a gap");
+    let same = same_description(logger, number);
     fcntl(&same, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
-    let mut cuts = Cuts::default();
-    for tries in 1..=TRIES {
-        cuts.make(&site, |_| 0);
-        site.wait_progress();
-        let gap = std::fs::read(&site.file).unwrap().iter().take_while(|&&byte| byte == 0).count();
-        if gap > 0 {
-            return format!("without O_APPEND a gap of {gap} NUL bytes, found after {tries} times");
-        }
-    }
-    panic!("a file that is not open for appending has no gap: the trial proves nothing")
+    let gap = cut_before_a_write(&site, logger, number);
+    assert!(gap > 0, "a file that is not open for appending has no gap: the trial proves nothing");
+    drop(slow);
+    format!("cut while the logger is held just before a write (strace): no gap; without O_APPEND one of {gap} NUL bytes")
+}
+
+/// Truncates the file to nothing while a write to it has begun and done nothing
+/// yet; how many NUL bytes are there afterwards.
+fn cut_before_a_write(site: &Site, logger: i32, number: i32) -> usize {
+    let begin = format!("{} {number:#x} ", nix::libc::SYS_pwrite64);
+    // Number and arguments of the call that it is held in (proc_pid_syscall(5)).
+    let call = || std::fs::read_to_string(format!("/proc/{logger}/syscall")).ok().filter(|call| call.starts_with(&begin));
+    wait_for("a cut before a write", || {
+        let length = std::fs::metadata(&site.file).unwrap().len();
+        let before = call().filter(|_| length > 0)?;
+        File::options().write(true).open(&site.file).unwrap().set_len(0).unwrap();
+        // Where it is still held, nothing was written until now.
+        (call()? == before && std::fs::metadata(&site.file).unwrap().len() == 0).then_some(())
+    });
+    let length = || std::fs::metadata(&site.file).unwrap().len();
+    wait_for("the write", || (length() > 0).then_some(()));
+    std::fs::read(&site.file).unwrap().iter().take_while(|&&byte| byte == 0).count()
 }
 
 /// The open file description that a process has under that number (pidfd_getfd(2)).
