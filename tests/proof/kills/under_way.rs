@@ -37,7 +37,7 @@ pub(crate) fn reload(times: f64) -> Tried {
             // Always another one than before.
             service.daemon.configure(&format!("{changed}\n# {round}"));
             let reload = service.daemon.ask_meanwhile(Request::Reload);
-            let killed = kill_some(service, 40_000, |_| !reload.is_finished());
+            let killed = kill_some(service, 10_000, |_| !reload.is_finished());
             let cut_short = is_cut_short(reload.join().unwrap());
             service.count.in_time += u64::from(killed && cut_short);
             go_on(service, killed);

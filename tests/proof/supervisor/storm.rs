@@ -47,7 +47,7 @@ pub(super) fn attempt(rounds: u32) -> Tried {
             _ => storm_and_stop_at_once(&daemon, round, [SIGTERM, SIGINT][end - 2]),
         };
         let status = daemon.wait_end();
-        assert_eq!(status.success(), end < 2, "{status}, log:\n{}", daemon.log());
+        assert!(status.success(), "{status}, log:\n{}", daemon.log());
         ends[end] += 1;
     }
     let [term, int, terms, ints] = ends;
