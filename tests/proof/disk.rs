@@ -21,6 +21,21 @@ pub(crate) fn trials() -> Vec<Trial> {
             attempt: full,
         },
         Trial {
+            name: "disk/full-at-start",
+            fault: "the disk is full when plumbd starts for the first time; then there is room",
+            promise: WAIT,
+            missing: needs_strace,
+            attempt: full_at_start,
+        },
+        Trial {
+            name: "disk/drop-archives",
+            fault: "with when_full = \"drop-archives\", another file fills the disk again and again; at last it is removed",
+            promise: "the oldest archives go, one after the other, and clients go on; without any left they wait, \
+                      status and log say why; nothing else is lost: every message is there exactly once, whole, in order",
+            missing: needs_strace,
+            attempt: drop_archives,
+        },
+        Trial {
             name: "disk/quota",
             fault: "a quota (btrfs: a qgroup's limit) is used up; then it is raised",
             promise: WAIT,
@@ -104,6 +119,87 @@ fn full(times: f64) -> Tried {
         2 * rounds
     );
     tried(&what, &kept, "", &format!("{}; {}", heedless(), forgetful()))
+}
+
+fn full_at_start(times: f64) -> Tried {
+    let rounds = scaled(3, times);
+    let kept: Vec<Kept> = (0..rounds)
+        .map(|_| {
+            let image = Image::new(Kind::Ext4, 64);
+            let filler = image.disk().join("filler");
+            fill(&filler);
+            let (site, port) = Site::without_load(&image.disk(), "saved", "");
+            wait_for("it listens", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+            let site = site.under_load(port);
+            let taken = site.wait_told("No space left on device");
+            site.assert_waiting(taken);
+            std::fs::remove_file(&filler).unwrap();
+            site.wait_passed();
+            site.end(&[], |live| live)
+        })
+        .collect();
+    tried(&format!("{rounds} starts"), &kept, "", &heedless())
+}
+
+/// Archives as another day left them; what is in them is not the checker's.
+fn drop_archives(times: f64) -> Tried {
+    const ARCHIVES: usize = 3;
+    const DROP: &str = "when_full = \"drop-archives\"\nrotate = { size = \"1GiB\" }";
+    let rounds = scaled(3, times);
+    let (mut dropped, mut times_full) = (0, 0);
+    let kept: Vec<Kept> = (0..rounds)
+        .map(|_| {
+            let image = Image::new(Kind::Ext4, 64);
+            let site = Site::with_settings(&image.disk(), "saved", DROP);
+            let (filler, archives) = (image.disk().join("filler"), || site.beside("messages.log.2020"));
+            for day in 1..=ARCHIVES {
+                let name = format!("messages.log.2020010{day}T000000.000000Z.gz");
+                std::fs::write(image.disk().join(name), vec![0; 4 << 20]).unwrap();
+            }
+            let all = archives();
+            let mut left = all.len();
+            while left > 0 {
+                let before = left;
+                // Who fills it may take what an archive left too: then the next one goes.
+                fill(&filler);
+                times_full += 1;
+                left = wait_for("an archive goes", || Some(archives().len()).filter(|left| *left < before));
+                assert!(all.ends_with(&archives()), "{:?} are left, log:\n{}", archives(), site.daemon.log());
+                if left > 0 {
+                    // Nobody has to wait now.
+                    site.wait_passed();
+                    left = archives().len();
+                }
+            }
+            dropped += all.len();
+            fill(&filler);
+            let taken = site.wait_told("No space left on device");
+            site.assert_waiting(taken);
+            std::fs::remove_file(&filler).unwrap();
+            site.wait_passed();
+            site.end(&[], |live| live)
+        })
+        .collect();
+    let what = format!("{rounds} disks, filled {times_full} times while there were archives, and once more each");
+    tried(&what, &kept, &format!("{dropped} archives dropped, always the oldest"), &nothing_dropped())
+}
+
+/// The control: where archives may not be dropped, clients wait.
+fn nothing_dropped() -> String {
+    let image = Image::new(Kind::Ext4, 64);
+    let site = Site::new(&image.disk(), "saved", "");
+    let archive = image.disk().join("messages.log.20200101T000000.000000Z.gz");
+    std::fs::write(&archive, vec![0; 4 << 20]).unwrap();
+    let filler = image.disk().join("filler");
+    fill(&filler);
+    let taken = site.wait_told("No space left on device");
+    site.assert_waiting(taken);
+    assert!(archive.exists());
+    std::fs::remove_file(archive).unwrap();
+    std::fs::remove_file(filler).unwrap();
+    site.wait_passed();
+    site.end(&[], |live| live);
+    "with when_full = \"wait\" they wait beside an archive that is there".to_owned()
 }
 
 fn quota(times: f64) -> Tried {

@@ -57,7 +57,15 @@ pub(crate) struct Site {
 impl Site {
     /// In that folder, with clients under way; `more`: of the logger's part of the configuration.
     pub(crate) fn new(folder: &Path, echo_after: &str, more: &str) -> Site {
-        let (site, port) = Site::without_load(folder, echo_after, more);
+        Site::under_load_when_up(Site::without_load(folder, echo_after, more))
+    }
+
+    /// The same with more settings of the logger's.
+    pub(crate) fn with_settings(folder: &Path, echo_after: &str, settings: &str) -> Site {
+        Site::under_load_when_up(Site::spawn(folder, echo_after, "", settings))
+    }
+
+    fn under_load_when_up((site, port): (Site, u16)) -> Site {
         site.daemon.wait_state(plumbd::control::status::DaemonState::Running);
         let site = site.under_load(port);
         site.wait_progress();
@@ -66,6 +74,10 @@ impl Site {
 
     /// The same before it is up, with its port.
     pub(crate) fn without_load(folder: &Path, echo_after: &str, more: &str) -> (Site, u16) {
+        Site::spawn(folder, echo_after, more, "")
+    }
+
+    fn spawn(folder: &Path, echo_after: &str, more: &str, settings: &str) -> (Site, u16) {
         let port = free_port();
         let file = folder.join("messages.log");
         let config = format!(
@@ -78,8 +90,10 @@ impl Site {
             settings = {{ echo_after = "{echo_after}", partial_after = "60s" }}
             [children.logger]
             plugin = "logger"
-            settings = {{ file = "{}" }}
             {more}
+            [children.logger.settings]
+            file = "{}"
+            {settings}
             [[links]]
             from = "echo"
             to = "logger"
