@@ -1,5 +1,6 @@
 //! Lines of any length and any bytes.
 
+use crate::clients_beside;
 use crate::clients_service::{Service, Wanted, counts, mib};
 use crate::load::checker::{self, Format};
 use crate::trial::{Tried, scaled};
@@ -38,16 +39,18 @@ pub(crate) fn long_lines(times: f64) -> Tried {
     assert!(!without.is_clean(), "a part that was left out was not found out");
     let doubled = check(&[&parts[..=middle], &parts[middle..]].concat());
     assert!(!doubled.is_clean(), "a part that was doubled was not found out");
+    let beside = clients_beside::long_lines();
     Tried {
         count: format!("{} lines of 1 MiB by {LONG_CLIENTS} clients at once", outcome.echoed()),
         outcome: format!(
-            "in {} parts: {}; echo {} (at most {}: twice max_message a client and 6 MiB)",
+            "in {} parts: {}; {}; echo {} (at most {}: twice max_message a client and 6 MiB)",
             parts.len(),
             counts(&verdict),
+            beside.outcome,
             mib(memory),
             mib(bound)
         ),
-        control: "file doctored, a part removed, doubled: each found out".to_owned(),
+        control: format!("file doctored, a part removed, doubled: each found out; {}", beside.control),
     }
 }
 

@@ -93,9 +93,12 @@ impl Service {
         Load { stop, thread }
     }
 
+    /// So many clients has the load whose latency is looked at.
+    pub(crate) const OTHERS: u32 = 10;
+
     /// That load for that long, numbered from `first`.
     pub(crate) fn load_for(&self, lasts: Duration, first: u32) -> Outcome {
-        let plan = Plan { lasts, first, connections: 10, depth: 1, ..self.plan() };
+        let plan = Plan { lasts, first, connections: Service::OTHERS, depth: 1, ..self.plan() };
         generator::run(&plan, &AtomicBool::new(false)).unwrap()
     }
 

@@ -236,7 +236,9 @@ fn written_at_its_offset() -> String {
     held.is_not_appending();
     let gap = cut_before_a_write(&held);
     assert!(gap > 0, "a file that is not open for appending has no gap: the trial proves nothing");
-    format!("cut while the logger is held just before a write (strace): no gap; without O_APPEND one of {gap} NUL bytes")
+    format!(
+        "cut while the logger is held just before a write (strace): no gap; without O_APPEND one of {gap} NUL bytes"
+    )
 }
 
 /// Truncates the file to nothing just before a write; how many NUL bytes it

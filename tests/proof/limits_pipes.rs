@@ -28,7 +28,10 @@ impl Limits {
             text.trim().parse::<u64>().unwrap()
         };
         let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).unwrap().unwrap();
-        Limits { of_user: number("pipe-user-pages-soft") * u64::try_from(page).unwrap(), of_pipe: number("pipe-max-size") }
+        Limits {
+            of_user: number("pipe-user-pages-soft") * u64::try_from(page).unwrap(),
+            of_pipe: number("pipe-max-size"),
+        }
     }
 
     /// So many links that some are past what a user has.

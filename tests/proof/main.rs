@@ -7,7 +7,7 @@
 //!
 //! - [`clients`]: clients that misbehave, or are many; [`clients_crowd`],
 //!   [`clients_unread`], [`clients_resets`], [`clients_lines`]: theirs;
-//!   [`clients_service`]: the daemon that they are clients of;
+//!   [`clients_beside`], [`clients_latency`]: how others are served meanwhile; [`clients_service`]: the daemon that they are clients of;
 //! - [`limits`], [`limits_pipes`], [`limits_starved`]: descriptors, processes, memory and pipes that are refused;
 //! - [`trial`]: what a trial is, and what it prints;
 //! - [`power`]: power loss; [`disk`]: disks that are full or fail; [`disk_image`], [`disk_site`], [`disk_held`]: what they have;
@@ -17,7 +17,9 @@
 
 mod bytes;
 mod clients;
+mod clients_beside;
 mod clients_crowd;
+mod clients_latency;
 mod clients_lines;
 mod clients_resets;
 mod clients_service;
