@@ -91,7 +91,7 @@ fn beside_lines(served: &mut Served, at_once: u32, length: usize) -> Quantiles {
             (0..at_once).for_each(|more| message::append(number, connection.sent + more, length, &mut sent));
             assert!(exchanged(&mut stream, &sent) == sent, "an echo differs");
             connection.sent += at_once;
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(30));
         }
         connection.echoed = connection.sent;
         connection
