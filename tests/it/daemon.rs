@@ -235,8 +235,8 @@ impl Daemon {
 
     /// Waits for its end after it was killed; its folder stays as it was.
     #[track_caller]
-    pub fn wait_killed(&mut self) {
-        wait_for("the daemon is dead", || self.process.try_wait().unwrap());
+    pub fn wait_killed(&mut self) -> ExitStatus {
+        wait_for("the daemon is dead", || self.process.try_wait().unwrap())
     }
 
     /// Waits until that child is up with another process than `pid`.
@@ -261,8 +261,9 @@ impl Daemon {
     #[track_caller]
     pub fn wait_end(&mut self) -> ExitStatus {
         let status = wait_for("the daemon ends", || self.process.try_wait().unwrap());
-        self.over = true;
         wait_for("no strays", || strays(self.dir.path()).is_empty().then_some(()));
+        // Where there are some, its drop ends them.
+        self.over = true;
         status
     }
 

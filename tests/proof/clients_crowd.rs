@@ -1,5 +1,6 @@
 //! Very many clients.
 
+use crate::clients_beside;
 use crate::clients_service::{Service, Wanted, counts, mib};
 use crate::load::checker::{self, Format};
 use crate::load::generator::Connection;
@@ -12,8 +13,8 @@ use std::net::{Shutdown, TcpStream};
 /// So many are many.
 pub(crate) const CROWD: u32 = 10_000;
 /// The bytes of a line, and of its first half.
-const LINE: usize = 128;
-const HALF: usize = 60;
+pub(crate) const LINE: usize = 128;
+pub(crate) const HALF: usize = 60;
 /// What echo holds a client with, whatever it sends, and the least buffer.
 const CLIENT: u64 = 512;
 const BUFFER: u64 = 4096;
@@ -72,30 +73,40 @@ const COMERS: u32 = 2000;
 pub(crate) fn flood(times: f64) -> Tried {
     let service = Service::start(&Wanted { echo: &format!("max_connections = {AT_ONCE}"), ..Wanted::default() });
     let rounds = scaled(3, times);
-    let mut connections = Vec::new();
+    let before = service.memory("echo");
+    let (mut connections, mut most, mut memory) = (Vec::new(), 0, 0);
     for round in 0..rounds {
-        let comers = come(&service, round * COMERS);
+        let comers = come(&service, round * COMERS, COMERS);
         service.wait_metric("echo", "connections", AT_ONCE);
         let served = serve(comers, |nth| {
             // Asking takes longer than serving.
             if nth % 100 == 0 {
                 let now = service.metric("echo", "connections");
                 assert!(now <= AT_ONCE, "{now} are in");
+                most = most.max(now);
+                memory = memory.max(service.memory("echo"));
             }
         });
         assert_eq!(served.len(), COMERS as usize, "some were not served");
         connections.extend(served);
     }
-    assert_eq!(service.metric("echo", "refused"), 0);
+    let refused = service.metric("echo", "refused");
+    assert_eq!(refused, 0);
+    let bound = before + AT_ONCE * (BUFFER + CLIENT) + SHARED;
+    assert!(memory <= bound, "echo has {}, more than {}", mib(memory), mib(bound));
     let checked = service.end(&connections);
+    let beside = clients_beside::flood();
     Tried {
         count: format!("{rounds} floods of {COMERS} clients at an echo with max_connections = {AT_ONCE}"),
         outcome: format!(
-            "0 refused, {} served, never more than {AT_ONCE} at once; {}",
+            "{refused} refused, {} served, at most {most} seen at once; {}; {}; echo {} (at most {}: 4.5 KiB a client that is in and 6 MiB)",
             connections.len(),
-            counts(&checked.verdict)
+            counts(&checked.verdict),
+            beside.outcome,
+            mib(memory),
+            mib(bound)
         ),
-        control: format!("{}; an echo that refuses: {}", checked.control, echo_that_refuses()),
+        control: format!("{}; an echo that refuses: {}; {}", checked.control, echo_that_refuses(), beside.control),
     }
 }
 
@@ -103,7 +114,7 @@ pub(crate) fn flood(times: f64) -> Tried {
 fn echo_that_refuses() -> String {
     let echo = format!("max_connections_per_address = {AT_ONCE}");
     let service = Service::start(&Wanted { echo: &echo, ..Wanted::default() });
-    let comers = come(&service, 0);
+    let comers = come(&service, 0, COMERS);
     service.wait_metric("echo", "refused", u64::from(COMERS) - AT_ONCE);
     let refused = COMERS as usize - serve(comers, |_| ()).len();
     assert_eq!(refused as u64, u64::from(COMERS) - AT_ONCE);
@@ -112,19 +123,19 @@ fn echo_that_refuses() -> String {
 
 /// Clients that come one after the other without waiting to be let in; each
 /// sends one message.
-fn come(service: &Service, first: u32) -> Vec<(TcpStream, Connection)> {
+pub(crate) fn come(service: &Service, first: u32, count: u32) -> Vec<(TcpStream, Connection)> {
     let one = |number| {
         let mut stream = service.connect();
         stream.write_all(&line(number)).unwrap();
         let connection = connection(&stream, number);
         (stream, connection)
     };
-    (first..first + COMERS).map(one).collect()
+    (first..first + count).map(one).collect()
 }
 
 /// Each reads its echo and leaves, so that the next may come in; returns those
 /// that were answered.
-fn serve(comers: Vec<(TcpStream, Connection)>, mut look: impl FnMut(usize)) -> Vec<Connection> {
+pub(crate) fn serve(comers: Vec<(TcpStream, Connection)>, mut look: impl FnMut(usize)) -> Vec<Connection> {
     let mut served = Vec::new();
     for (nth, (mut stream, connection)) in comers.into_iter().enumerate() {
         let mut echo = [0; LINE];
@@ -143,7 +154,7 @@ fn line(number: u32) -> Vec<u8> {
     line
 }
 
-fn connection(stream: &TcpStream, number: u32) -> Connection {
+pub(crate) fn connection(stream: &TcpStream, number: u32) -> Connection {
     let peer = stream.local_addr().unwrap().to_string();
     Connection { sent: 1, ..Connection::new(number, peer, LINE) }
 }
@@ -152,15 +163,17 @@ fn connection(stream: &TcpStream, number: u32) -> Connection {
 pub(crate) fn half_lines(_times: f64) -> Tried {
     let idle = half_lines_when_idle();
     let (held, memory, bound, control) = half_lines_held();
+    let beside = clients_beside::half_lines();
     Tried {
         count: format!("{CROWD} half lines that became messages when idle, and {CROWD} that were held"),
         outcome: format!(
-            "{idle} and {held} lines: each half saved once, echoed once, nothing else; \
+            "{idle} and {held} lines: each half saved once, echoed once, nothing else; {}; \
              echo {} with all of them held (at most {}: 4.5 KiB a client and 6 MiB)",
+            beside.outcome,
             mib(memory),
             mib(bound)
         ),
-        control,
+        control: format!("{control}; {}", beside.control),
     }
 }
 
@@ -216,7 +229,7 @@ fn half_lines_held() -> (usize, u64, u64, String) {
 }
 
 /// Connected, and the first half of a line sent by each.
-fn half_clients(service: &Service) -> Vec<(TcpStream, u32)> {
+pub(crate) fn half_clients(service: &Service) -> Vec<(TcpStream, u32)> {
     let one = |number| {
         let mut stream = service.connect();
         stream.write_all(&line(number)[..HALF]).unwrap();
@@ -225,11 +238,11 @@ fn half_clients(service: &Service) -> Vec<(TcpStream, u32)> {
     (0..CROWD).map(one).collect()
 }
 
-fn send_all(clients: &mut [(TcpStream, u32)], from: usize) {
+pub(crate) fn send_all(clients: &mut [(TcpStream, u32)], from: usize) {
     clients.iter_mut().for_each(|(stream, number)| stream.write_all(&line(*number)[from..]).unwrap());
 }
 
-fn expect_all(clients: &mut [(TcpStream, u32)], at: usize, length: usize) {
+pub(crate) fn expect_all(clients: &mut [(TcpStream, u32)], at: usize, length: usize) {
     for (stream, number) in clients {
         let mut echo = vec![0; length];
         stream.read_exact(&mut echo).unwrap();

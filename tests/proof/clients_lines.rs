@@ -1,5 +1,6 @@
 //! Lines of any length and any bytes.
 
+use crate::clients_beside;
 use crate::clients_service::{Service, Wanted, counts, mib};
 use crate::load::checker::{self, Format};
 use crate::trial::{Tried, scaled};
@@ -38,42 +39,57 @@ pub(crate) fn long_lines(times: f64) -> Tried {
     assert!(!without.is_clean(), "a part that was left out was not found out");
     let doubled = check(&[&parts[..=middle], &parts[middle..]].concat());
     assert!(!doubled.is_clean(), "a part that was doubled was not found out");
+    let beside = clients_beside::long_lines();
     Tried {
         count: format!("{} lines of 1 MiB by {LONG_CLIENTS} clients at once", outcome.echoed()),
         outcome: format!(
-            "in {} parts: {}; echo {} (at most {}: twice max_message a client and 6 MiB)",
+            "in {} parts: {}; {}; echo {} (at most {}: twice max_message a client and 6 MiB)",
             parts.len(),
             counts(&verdict),
+            beside.outcome,
             mib(memory),
             mib(bound)
         ),
-        control: "file doctored, a part removed, doubled: each found out".to_owned(),
+        control: format!("file doctored, a part removed, doubled: each found out; {}", beside.control),
     }
 }
 
 /// Every byte in each format, in lines and in whatever a read gives.
 pub(crate) fn every_byte(times: f64) -> Tried {
     let random = scaled(500, times);
-    let (mut messages, mut controls) = (0, Vec::new());
+    let mut compared = Compared::default();
     for format in [Format::Text, Format::Json, Format::Raw] {
         for framing in ["line", "read"] {
             let sent = all_bytes(framing == "line", random);
-            messages += sent.len();
-            controls.push(bytes_come_back(format, framing, &sent));
+            bytes_come_back(format, framing, &sent, &mut compared);
         }
     }
-    let found = controls.len();
+    let Compared { echoes, echoes_differ, files, files_differ, changed, found_out } = compared;
     Tried {
         count: format!(
-            "{messages} messages: each byte alone, first and last, each pair of bytes, and {random} of random bytes; in text, json and raw, as lines and as reads"
+            "{echoes} messages: each byte alone, first and last, each pair of bytes, and {random} of random bytes; in text, json and raw, as lines and as reads"
         ),
-        outcome: "0 differ: every echo, and what the file gives back, is what was sent".to_owned(),
-        control: format!("one byte of the file changed: found out {found} times of {found}"),
+        outcome: format!(
+            "{echoes_differ} echoes differ from what was sent, and {files_differ} of {files} files from all of it"
+        ),
+        control: format!("one byte of the file changed: found out {found_out} times of {changed}"),
     }
 }
 
+/// What was compared with what was sent.
+#[derive(Default)]
+struct Compared {
+    echoes: usize,
+    echoes_differ: usize,
+    files: usize,
+    files_differ: usize,
+    /// Files with a byte that was changed.
+    changed: usize,
+    found_out: usize,
+}
+
 /// Sends each when the one before came back; then the file must have them.
-fn bytes_come_back(format: Format, framing: &str, sent: &[Vec<u8>]) -> bool {
+fn bytes_come_back(format: Format, framing: &str, sent: &[Vec<u8>], compared: &mut Compared) {
     let echo = format!("framing = \"{framing}\"\npartial_after = \"1h\"");
     let mut service = Service::start(&Wanted { format, echo: &echo, ..Wanted::default() });
     let mut client = service.connect();
@@ -82,18 +98,23 @@ fn bytes_come_back(format: Format, framing: &str, sent: &[Vec<u8>]) -> bool {
         client.write_all(message).unwrap();
         back.resize(message.len(), 0);
         client.read_exact(&mut back).unwrap();
-        assert!(back == *message, "{framing}: sent {message:?}, got {back:?}");
+        compared.echoes += 1;
+        compared.echoes_differ += usize::from(back != *message);
+        assert_eq!(compared.echoes_differ, 0, "{framing}: sent {message:?}, got {back:?}");
     }
     drop(client);
     service.daemon.stop();
     let expected: Vec<&[u8]> = sent.iter().map(|message| content(message, framing)).collect();
     let mut file = service.file();
-    assert!(gives(&file, format, &expected), "{}, {framing}: the file has other bytes", format.name());
+    compared.files += 1;
+    compared.files_differ += usize::from(!gives(&file, format, &expected));
+    assert_eq!(compared.files_differ, 0, "{}, {framing}: the file has other bytes", format.name());
     // No key and no time has an x.
     let middle = file.len() / 2 + file[file.len() / 2..].iter().position(|byte| *byte == b'x').unwrap();
     file[middle] ^= 1;
-    assert!(!gives(&file, format, &expected), "{}: a byte that was changed was not found out", format.name());
-    true
+    compared.changed += 1;
+    compared.found_out += usize::from(!gives(&file, format, &expected));
+    assert_eq!(compared.found_out, compared.changed, "{}: a byte that was changed was not found out", format.name());
 }
 
 /// What is to be in the file of it: a line comes without its end.

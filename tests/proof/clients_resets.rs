@@ -1,6 +1,7 @@
 //! Clients that reset their connection in the middle of a message.
 
-use crate::clients_service::{Service, Wanted, counts};
+use crate::clients_beside;
+use crate::clients_service::{Service, Wanted, counts, mib};
 use crate::daemon::wait_for;
 use crate::load::checker::{self, Format};
 use crate::load::generator::Connection;
@@ -10,6 +11,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io::{Read, Write};
+use std::net::TcpStream;
 
 /// Lengths of their messages: small ones, ones of a whole record, and ones of many.
 const LENGTHS: [usize; 8] = [128, 300, 1000, 2000, 4096, 5000, 10_000, 50_000];
@@ -20,51 +22,87 @@ pub(crate) fn resets(times: f64) -> Tried {
     // What comes in two pieces is one message, however long the machine takes.
     let service = Service::start(&Wanted { echo: "partial_after = \"1h\"", ..Wanted::default() });
     let resets = scaled(2000, times);
+    let before = service.memory("echo");
     let others = service.load(|plan| plan.first = resets);
     let mut connections: Vec<Connection> = (0..resets).map(|number| reset(&service, number)).collect();
     service.wait_metric("echo", "accepted", u64::from(resets) + 20);
+    let memory = service.memory("echo");
+    // Twice max_message each of the others and one more has, and what all share.
+    let bound = before + 21 * (128 << 10) + (6 << 20);
+    assert!(memory <= bound, "echo has {}, more than {}", mib(memory), mib(bound));
+    let broken_off: u64 = connections.iter().map(|c| u64::from(c.sent) * c.length as u64 + c.part as u64).sum();
     let others = others.end_unnoticed();
     wait_for("all are gone", || (service.metric("echo", "connections") == 0).then_some(()));
     arrived(&service.file(), &mut connections);
-    let answered = others.echoed();
+    let (answered, disconnected) = (others.echoed(), others.disconnected);
     connections.extend(others.connections);
     let checked = service.end(&connections);
     let verdict = &checked.verdict;
     assert!(verdict.parts > 0 && verdict.unechoed > 0, "no reset fell between two echoes: {verdict}");
+    let beside = clients_beside::resets();
     Tried {
         count: format!("{resets} resets in the middle of a message, {answered} messages of others meanwhile"),
         outcome: format!(
-            "{}; {} saved that were not echoed, {} whole beginnings of messages; 0 of 20 others disconnected",
+            "{}; {} saved that were not echoed, {} whole beginnings of messages; {disconnected} of 20 others disconnected; {}; echo {} \
+             (at most {}: twice max_message a client that is there and 6 MiB; those that are gone sent {})",
             counts(verdict),
             verdict.unechoed,
-            verdict.parts
+            verdict.parts,
+            beside.outcome,
+            mib(memory),
+            mib(bound),
+            mib(broken_off)
         ),
-        control: checked.control,
+        control: format!("{}; {}", checked.control, beside.control),
     }
 }
 
 /// One client: it reads some of its echoes before it resets.
-fn reset(service: &Service, number: u32) -> Connection {
-    let random = RandomState::new().build_hasher().finish();
-    let length = LENGTHS[random as usize % LENGTHS.len()];
+pub(crate) fn reset(service: &Service, number: u32) -> Connection {
+    let random = random();
+    let length = length(random);
     let part = 1 + (random >> 8) as usize % (length - 1);
     let echoed = (random >> 40) as u32 % (MESSAGES + 1);
+    let (stream, connection) = exchange(service, Connection { part, echoed, ..new(number, length) });
+    // To close it is to reset it (socket(7), SO_LINGER).
+    setsockopt(&stream, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
+    connection
+}
+
+/// One that sends whole messages alone, reads every echo, and leaves.
+pub(crate) fn no_reset(service: &Service, number: u32) -> Connection {
+    exchange(service, Connection { echoed: MESSAGES, ..new(number, length(random())) }).1
+}
+
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+fn length(random: u64) -> usize {
+    LENGTHS[random as usize % LENGTHS.len()]
+}
+
+fn new(number: u32, length: usize) -> Connection {
+    Connection { sent: MESSAGES, ..Connection::new(number, String::new(), length) }
+}
+
+/// Sends as much as it says, and reads as many echoes.
+fn exchange(service: &Service, client: Connection) -> (TcpStream, Connection) {
+    let Connection { number, length, sent: messages, part, echoed, .. } = client;
     let mut stream = service.connect();
     let mut sent = Vec::new();
-    (0..=MESSAGES).for_each(|sequence| message::append(number, sequence, length, &mut sent));
-    stream.write_all(&sent[..MESSAGES as usize * length + part]).unwrap();
+    (0..=messages).for_each(|sequence| message::append(number, sequence, length, &mut sent));
+    stream.write_all(&sent[..messages as usize * length + part]).unwrap();
     let mut back = vec![0; echoed as usize * length];
     stream.read_exact(&mut back).unwrap();
     assert!(back == sent[..back.len()], "client {number} got what it never sent");
     let peer = stream.local_addr().unwrap().to_string();
-    // To close it is to reset it (socket(7), SO_LINGER).
-    setsockopt(&stream, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
-    Connection { sent: MESSAGES, part, echoed, ..Connection::new(number, peer, length) }
+    (stream, Connection { peer, ..client })
 }
 
 /// A reset takes what is on its way with it, so where it cut is seen in the
 /// file alone: at the last line of a connection, in a message that was not echoed.
-fn arrived(file: &[u8], connections: &mut [Connection]) {
+pub(crate) fn arrived(file: &[u8], connections: &mut [Connection]) {
     let mut whole = vec![0; connections.len()];
     for line in file.split_inclusive(|byte| *byte == b'\n') {
         let Some(entry) = checker::entry(line, Format::Text) else { continue };

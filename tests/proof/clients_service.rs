@@ -5,6 +5,7 @@ use crate::daemon::{Daemon, free_port, wait_for};
 use crate::load::checker::{self, Format, Verdict};
 use crate::load::generator::{self, Connection, Outcome, Plan};
 use crate::load::message;
+use crate::trial::faults;
 use std::collections::HashMap;
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -92,9 +93,12 @@ impl Service {
         Load { stop, thread }
     }
 
+    /// So many clients has the load whose latency is looked at.
+    pub(crate) const OTHERS: u32 = 10;
+
     /// That load for that long, numbered from `first`.
     pub(crate) fn load_for(&self, lasts: Duration, first: u32) -> Outcome {
-        let plan = Plan { lasts, first, connections: 10, depth: 1, ..self.plan() };
+        let plan = Plan { lasts, first, connections: Service::OTHERS, depth: 1, ..self.plan() };
         generator::run(&plan, &AtomicBool::new(false)).unwrap()
     }
 
@@ -185,12 +189,9 @@ pub(crate) struct Checked {
     pub(crate) control: String,
 }
 
-/// What was lost, doubled and so on: nothing.
+/// What is there, and what was lost, doubled and so on.
 pub(crate) fn counts(verdict: &Verdict) -> String {
-    format!(
-        "{} echoed: {} lost, {} doubled, {} out of order, {} torn, {} forged",
-        verdict.echoed, verdict.lost, verdict.doubled, verdict.disordered, verdict.torn, verdict.forged
-    )
+    format!("{} echoed: {}", verdict.echoed, faults(verdict))
 }
 
 /// `12.3 MiB`.

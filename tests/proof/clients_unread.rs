@@ -1,33 +1,18 @@
 //! Clients that send and never read, beside others that are served.
-//!
-//! Latency is compared within one run: rounds at a daemon that has them and at
-//! one that has not follow each other, and medians over the rounds count, so
-//! that whatever else the machine does falls on both alike.
 
-use crate::clients_service::{Checked, Service, Wanted, counts, mib};
-use crate::daemon::kill;
-use crate::load::checker::Format;
+use crate::clients_latency::{Served, compare, stalled};
+use crate::clients_service::{counts, mib};
 use crate::load::generator::Connection;
 use crate::load::message;
-use crate::trial::{Tried, scaled};
-use nix::libc::{SIGCONT, SIGSTOP};
+use crate::trial::Tried;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 const MANY: u32 = 100;
 /// Enough to find out that memory is not bounded.
 const FEWER: u32 = 30;
-/// How long others are measured in a round.
-const ROUND: Duration = Duration::from_millis(250);
-/// Where a comparison is not clear after the usual number of rounds, more are
-/// made, up to so many times as many.
-const PATIENCE: u32 = 2;
-/// Others' latency may be so many times what it is without.
-const MOST: f64 = 2.0;
 /// Bytes of a message of those that never read.
 const LENGTH: usize = 16 << 10;
 /// Of one that is served meanwhile.
@@ -36,24 +21,22 @@ const OTHER: usize = 128;
 const USUAL: u64 = 64 << 10;
 const FOUR_TIMES: u64 = 256 << 10;
 
-pub(crate) fn never_read(times: f64) -> Tried {
-    let (mut with, mut without) = (Served::start(USUAL), Served::start(USUAL));
+pub(crate) fn never_read(_times: f64) -> Tried {
+    let (mut with, mut without) = (start(USUAL), start(USUAL));
     let before = with.service.memory("echo");
-    let rounds = scaled(6, times);
     let mut hogs = with.fill(1);
-    let one = compare(&mut with, &mut without, rounds, false);
+    let one = compare(|| with.measure(), || without.measure());
     hogs.extend(with.fill(MANY - 1));
     let memory = with.service.memory("echo");
-    let many = compare(&mut with, &mut without, rounds, false);
+    let many = compare(|| with.measure(), || without.measure());
     assert!(one.holds() && many.holds(), "one: {one}; {MANY}: {many}");
-    let stalled = compare(&mut with, &mut without, 2, true);
-    assert!(!stalled.holds(), "a stall was not found out: {stalled}");
+    let stalled = stalled(&mut with, &mut without);
     let bound = bound(before, MANY);
     assert!(memory <= bound, "echo has {}, more than {}", mib(memory), mib(bound));
     with.let_go(hogs);
     let (checked, alone) = (with.end(), without.end());
 
-    let mut more = Served::start(FOUR_TIMES);
+    let mut more = start(FOUR_TIMES);
     let hogs = more.fill(FEWER);
     let unbounded = more.service.memory("echo");
     assert!(
@@ -77,7 +60,7 @@ pub(crate) fn never_read(times: f64) -> Tried {
             mib(bound)
         ),
         control: format!(
-            "echo stopped for 50 ms again and again: {stalled}, found out; max_message four times as large: {} with {FEWER} (at most {}), found out; {}",
+            "{stalled}; max_message four times as large: {} with {FEWER} (at most {}), found out; {}",
             mib(unbounded),
             mib(self::bound(before, FEWER)),
             checked.control
@@ -85,23 +68,13 @@ pub(crate) fn never_read(times: f64) -> Tried {
     }
 }
 
+fn start(max_message: u64) -> Served {
+    Served::start(&format!("max_message = \"{max_message}B\""))
+}
+
 /// What an echo may have with so many clients that hold all they may.
 fn bound(before: u64, clients: u32) -> u64 {
     before + u64::from(clients) * 2 * USUAL + (6 << 20)
-}
-
-/// Rounds at both, one after the other: until the comparison is clear.
-fn compare(with: &mut Served, without: &mut Served, rounds: u32, stall: bool) -> Latency {
-    let mut latency = Latency { with: Vec::new(), without: Vec::new() };
-    let most = if stall { rounds } else { rounds * PATIENCE };
-    for round in 1..=most {
-        latency.with.push(if stall { with.measure_stalled() } else { with.measure() });
-        latency.without.push(without.measure());
-        if round >= rounds && latency.holds() {
-            break;
-        }
-    }
-    latency
 }
 
 /// A client that never reads.
@@ -112,54 +85,7 @@ struct Hog {
     unsent: Vec<u8>,
 }
 
-/// A daemon, and all that were its clients.
-struct Served {
-    service: Service,
-    connections: Vec<Connection>,
-    next: u32,
-}
-
 impl Served {
-    fn start(max_message: u64) -> Served {
-        // However long the machine takes, a line is one message.
-        let echo = format!("partial_after = \"1h\"\nmax_message = \"{max_message}B\"");
-        let service = Service::start(&Wanted { format: Format::Raw, echo: &echo, ..Wanted::default() });
-        Served { service, connections: Vec::new(), next: 0 }
-    }
-
-    fn end(self) -> Checked {
-        self.service.end(&self.connections)
-    }
-
-    /// Median and 99th percentile of others' latency, in microseconds.
-    fn measure(&mut self) -> [f64; 2] {
-        let outcome = self.service.load_for(ROUND, self.next);
-        assert!(outcome.wrong.is_empty(), "{:?}", outcome.wrong);
-        assert_eq!((outcome.disconnected, outcome.unanswered()), (0, 0));
-        self.next += u32::try_from(outcome.connections.len()).unwrap();
-        self.connections.extend(outcome.connections);
-        [0.5, 0.99].map(|share| outcome.latency.quantile(share).as_secs_f64() * 1e6)
-    }
-
-    /// The same, while its echo is stopped for 50 ms again and again.
-    fn measure_stalled(&mut self) -> [f64; 2] {
-        let pid = self.service.daemon.child_pid("echo");
-        let done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    for (signal, millis) in [(SIGSTOP, 50), (SIGCONT, 5)] {
-                        kill(pid, signal);
-                        std::thread::sleep(Duration::from_millis(millis));
-                    }
-                }
-            });
-            let latency = self.measure();
-            done.store(true, Ordering::Relaxed);
-            latency
-        })
-    }
-
     /// Clients that have sent all that is taken of them.
     fn fill(&mut self, count: u32) -> Vec<Hog> {
         let mut hogs: Vec<Hog> = (0..count).map(|_| self.hog()).collect();
@@ -180,11 +106,6 @@ impl Served {
         let peer = other.local_addr().unwrap().to_string();
         self.connections.push(Connection { sent: rounds, echoed: rounds, ..Connection::new(number, peer, OTHER) });
         hogs
-    }
-
-    fn number(&mut self) -> u32 {
-        self.next += 1;
-        self.next - 1
     }
 
     fn hog(&mut self) -> Hog {
@@ -243,34 +164,4 @@ impl Hog {
             took = true;
         }
     }
-}
-
-/// Quantiles a round.
-struct Latency {
-    with: Vec<[f64; 2]>,
-    without: Vec<[f64; 2]>,
-}
-
-impl Latency {
-    /// Times what it is without: the median, and the 99th percentile.
-    fn ratios(&self) -> [f64; 2] {
-        [0, 1].map(|which| median(&self.with, which) / median(&self.without, which))
-    }
-
-    fn holds(&self) -> bool {
-        self.ratios().iter().all(|ratio| *ratio <= MOST)
-    }
-}
-
-impl std::fmt::Display for Latency {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [middle, late] = self.ratios();
-        write!(f, "{middle:.2} times (99 in 100: {late:.2} times)")
-    }
-}
-
-fn median(rounds: &[[f64; 2]], which: usize) -> f64 {
-    let mut values: Vec<f64> = rounds.iter().map(|round| round[which]).collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

@@ -3,7 +3,7 @@
 
 use crate::daemon::wait_for;
 use crate::disk_image::{self, Image, Immutable, Kind, fill};
-use crate::disk_site::{Kept, Site, forgetful, heedless, tried};
+use crate::disk_site::{Kept, Site, UNDER_WAY, forgetful, heedless, tried};
 use crate::trial::{Trial, Tried, scaled};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -19,6 +19,21 @@ pub(crate) fn trials() -> Vec<Trial> {
             promise: WAIT,
             missing: needs_strace,
             attempt: full,
+        },
+        Trial {
+            name: "disk/full-at-start",
+            fault: "the disk is full when plumbd starts for the first time; then there is room",
+            promise: WAIT,
+            missing: needs_strace,
+            attempt: full_at_start,
+        },
+        Trial {
+            name: "disk/drop-archives",
+            fault: "with when_full = \"drop-archives\", another file fills the disk again and again; at last it is removed",
+            promise: "the oldest archives go, one after the other, and clients go on; without any left they wait, \
+                      status and log say why; nothing else is lost: every message is there exactly once, whole, in order",
+            missing: needs_strace,
+            attempt: drop_archives,
         },
         Trial {
             name: "disk/quota",
@@ -104,6 +119,87 @@ fn full(times: f64) -> Tried {
         2 * rounds
     );
     tried(&what, &kept, "", &format!("{}; {}", heedless(), forgetful()))
+}
+
+fn full_at_start(times: f64) -> Tried {
+    let rounds = scaled(3, times);
+    let kept: Vec<Kept> = (0..rounds)
+        .map(|_| {
+            let image = Image::new(Kind::Ext4, 64);
+            let filler = image.disk().join("filler");
+            fill(&filler);
+            let (site, port) = Site::without_load(&image.disk(), "saved", "");
+            wait_for("it listens", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+            let site = site.under_load(port);
+            let taken = site.wait_told("No space left on device");
+            site.assert_waiting(taken);
+            std::fs::remove_file(&filler).unwrap();
+            site.wait_passed();
+            site.end(&[], |live| live)
+        })
+        .collect();
+    tried(&format!("{rounds} starts"), &kept, "", &heedless())
+}
+
+/// Archives as another day left them; what is in them is not the checker's.
+fn drop_archives(times: f64) -> Tried {
+    const ARCHIVES: usize = 3;
+    const DROP: &str = "when_full = \"drop-archives\"\nrotate = { size = \"1GiB\" }";
+    let rounds = scaled(3, times);
+    let (mut dropped, mut times_full) = (0, 0);
+    let kept: Vec<Kept> = (0..rounds)
+        .map(|_| {
+            let image = Image::new(Kind::Ext4, 64);
+            let site = Site::with_settings(&image.disk(), "saved", DROP);
+            let (filler, archives) = (image.disk().join("filler"), || site.beside("messages.log.2020"));
+            for day in 1..=ARCHIVES {
+                let name = format!("messages.log.2020010{day}T000000.000000Z.gz");
+                std::fs::write(image.disk().join(name), vec![0; 4 << 20]).unwrap();
+            }
+            let all = archives();
+            let mut left = all.len();
+            while left > 0 {
+                let before = left;
+                // Who fills it may take what an archive left too: then the next one goes.
+                fill(&filler);
+                times_full += 1;
+                left = wait_for("an archive goes", || Some(archives().len()).filter(|left| *left < before));
+                assert!(all.ends_with(&archives()), "{:?} are left, log:\n{}", archives(), site.daemon.log());
+                if left > 0 {
+                    // Nobody has to wait now.
+                    site.wait_passed();
+                    left = archives().len();
+                }
+            }
+            dropped += all.len();
+            fill(&filler);
+            let taken = site.wait_told("No space left on device");
+            site.assert_waiting(taken);
+            std::fs::remove_file(&filler).unwrap();
+            site.wait_passed();
+            site.end(&[], |live| live)
+        })
+        .collect();
+    let what = format!("{rounds} disks, filled {times_full} times while there were archives, and once more each");
+    tried(&what, &kept, &format!("{dropped} archives dropped, always the oldest"), &nothing_dropped())
+}
+
+/// The control: where archives may not be dropped, clients wait.
+fn nothing_dropped() -> String {
+    let image = Image::new(Kind::Ext4, 64);
+    let site = Site::new(&image.disk(), "saved", "");
+    let archive = image.disk().join("messages.log.20200101T000000.000000Z.gz");
+    std::fs::write(&archive, vec![0; 4 << 20]).unwrap();
+    let filler = image.disk().join("filler");
+    fill(&filler);
+    let taken = site.wait_told("No space left on device");
+    site.assert_waiting(taken);
+    assert!(archive.exists());
+    std::fs::remove_file(archive).unwrap();
+    std::fs::remove_file(filler).unwrap();
+    site.wait_passed();
+    site.end(&[], |live| live);
+    "with when_full = \"wait\" they wait beside an archive that is there".to_owned()
 }
 
 fn quota(times: f64) -> Tried {
@@ -240,11 +336,13 @@ fn eio_fdatasync(times: f64) -> Tried {
 }
 
 /// Appends what is in a file, but for the batch at its beginning that is at
-/// the end of the one before. Whether there was one.
+/// the end of the one before: at most what can be under way. Whether there was one.
 pub(crate) fn append_but_what_is_in_both(all: &mut Vec<u8>, file: &[u8]) -> bool {
     let first = &file[..memchr::memchr(b'\n', file).map_or(0, |at| at + 1)];
     let same = (!first.is_empty()).then(|| memchr::memmem::rfind(all, first)).flatten();
     let both = same.map_or(0, |at| all.len() - at);
+    let lines = memchr::memchr_iter(b'\n', &all[all.len() - both..]).count();
+    assert!(lines <= UNDER_WAY as usize, "{lines} lines are in both, {UNDER_WAY} can be under way");
     assert!(file.starts_with(&all[all.len() - both..]), "it is not the end of the one that is the other's beginning");
     all.extend_from_slice(&file[both..]);
     both > 0

@@ -1,5 +1,5 @@
 //! Somebody else at the message file: removes it, renames it, replaces it,
-//! truncates it, takes its folder or the right to it away.
+//! truncates it, appends to it ([`crate::disk_appended`]), takes its folder or the right to it away.
 //!
 //! What an outsider destroys is lost by his hand. To account for it exactly,
 //! the trial keeps it: it holds what is removed open, and looks at what it
@@ -7,15 +7,15 @@
 
 use crate::daemon::{kill, send, state, wait_for};
 use crate::disk::append_but_what_is_in_both;
+use crate::disk_appended::appended;
+use crate::disk_held::Held;
 use crate::disk_site::{Site, forgetful, tried};
-use crate::trial::{Trial, Tried, needs_root, scaled};
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use crate::trial::{Trial, Tried, needs_command, needs_root, scaled};
 use nix::libc::{SIGCONT, SIGSTOP};
 use std::collections::hash_map::RandomState;
 use std::fs::{File, Permissions};
 use std::hash::{BuildHasher, Hasher};
 use std::io::Read;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -53,8 +53,15 @@ pub(crate) fn trials() -> Vec<Trial> {
             promise: "what he cut off, and what comes after that place, together have every message exactly once, \
                       whole, in order; a line that he cut in two is moved away, but where a batch was just about to \
                       be written: that stands behind the half line, whole, and nowhere is a gap",
-            missing: || None,
+            missing: || needs_root().or_else(|| needs_command("strace")),
             attempt: truncated,
+        },
+        Trial {
+            name: "disk/appended",
+            fault: "somebody appends lines of his own to the file, also when plumbd is just about to write",
+            promise: "his lines stay whole, where they came; every message is there exactly once, whole, in order",
+            missing: || needs_root().or_else(|| needs_command("strace")),
+            attempt: appended,
         },
         Trial {
             name: "disk/folder-gone",
@@ -219,41 +226,28 @@ fn truncated(times: f64) -> Tried {
     tried(&what, &kept, &more, &written_at_its_offset())
 }
 
-/// The control: the file is not open for appending any more (fcntl(2)), so what
-/// is under way goes where the file ended before.
+/// The control: the file is not open for appending any more. Both are cut in the
+/// same moment, between the logger's look at the file's length and its write.
 fn written_at_its_offset() -> String {
-    const TRIES: u32 = 200;
     let folder = tempfile::tempdir().unwrap();
     let site = Site::new(folder.path(), "saved", "");
-    let logger = site.logger();
-    let fds = std::fs::read_dir(format!("/proc/{logger}/fd")).unwrap().map(|fd| fd.unwrap().path());
-    let number = fds.filter(|fd| std::fs::read_link(fd).is_ok_and(|to| to == site.file)).last().unwrap();
-    let same = same_description(logger, number.file_name().unwrap().to_str().unwrap().parse().unwrap());
-    fcntl(&same, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
-    let mut cuts = Cuts::default();
-    for tries in 1..=TRIES {
-        cuts.make(&site, |_| 0);
-        site.wait_progress();
-        let gap = std::fs::read(&site.file).unwrap().iter().take_while(|&&byte| byte == 0).count();
-        if gap > 0 {
-            return format!("without O_APPEND a gap of {gap} NUL bytes, found after {tries} times");
-        }
-    }
-    panic!("a file that is not open for appending has no gap: the trial proves nothing")
+    let held = Held::new(&site);
+    assert_eq!(cut_before_a_write(&held), 0, "there is a gap");
+    held.is_not_appending();
+    let gap = cut_before_a_write(&held);
+    assert!(gap > 0, "a file that is not open for appending has no gap: the trial proves nothing");
+    format!(
+        "cut while the logger is held just before a write (strace): no gap; without O_APPEND one of {gap} NUL bytes"
+    )
 }
 
-/// The open file description that a process has under that number (pidfd_getfd(2)).
-fn same_description(pid: i32, number: i32) -> OwnedFd {
-    #[allow(unsafe_code)]
-    // SAFETY: both calls take numbers alone, and give a descriptor of our own or -1.
-    unsafe {
-        let process = nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0);
-        assert!(process >= 0, "{}", std::io::Error::last_os_error());
-        let process = OwnedFd::from_raw_fd(i32::try_from(process).unwrap());
-        let fd = nix::libc::syscall(nix::libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0);
-        assert!(fd >= 0, "{}", std::io::Error::last_os_error());
-        OwnedFd::from_raw_fd(i32::try_from(fd).unwrap())
-    }
+/// Truncates the file to nothing just before a write; how many NUL bytes it
+/// begins with afterwards.
+fn cut_before_a_write(held: &Held<'_>) -> usize {
+    let file = &held.site.file;
+    held.before_a_write(|| File::options().write(true).open(file).unwrap().set_len(0).unwrap());
+    held.site.wait_progress();
+    std::fs::read(file).unwrap().iter().take_while(|&&byte| byte == 0).count()
 }
 
 /// What was in a file that somebody truncates again and again.

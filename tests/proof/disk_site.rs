@@ -5,11 +5,12 @@ use crate::daemon::{Daemon, free_port, kill, state, wait_for};
 use crate::load::checker::{self, Format, Verdict};
 use crate::load::generator::{self, Outcome, Plan};
 use crate::load::rotated;
-use crate::trial::Tried;
+use crate::trial::{Tried, add, faults};
 use nix::libc::{SIGCONT, SIGKILL, SIGSTOP, SIGTERM};
 use plumbd::control::Request;
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -20,6 +21,8 @@ use std::thread::JoinHandle;
 /// Clients, and messages that each has under way.
 const CONNECTIONS: u32 = 8;
 const DEPTH: u32 = 3;
+/// So many messages are under way at a time, or in one batch.
+pub(crate) const UNDER_WAY: u32 = CONNECTIONS * DEPTH;
 /// Bytes of a message.
 const LENGTH: usize = 128;
 
@@ -30,25 +33,18 @@ pub(crate) struct Kept(Verdict);
 /// What a trial comes to: `what` was done, to these, each of which had all of
 /// its messages; `more` was seen besides.
 pub(crate) fn tried(what: &str, kept: &[Kept], more: &str, control: &str) -> Tried {
-    let sum = |one: fn(&Verdict) -> u64| kept.iter().map(|kept| one(&kept.0)).sum::<u64>();
+    let mut total = Verdict::default();
+    kept.iter().for_each(|kept| add(&mut total, &kept.0));
     let separator = if more.is_empty() { "" } else { "; " };
     Tried {
-        count: format!("{what}; {} messages echoed", sum(|v| v.echoed)),
-        outcome: format!(
-            "{} lost, {} doubled, {} out of order, {} torn, {} forged; {} not echoed were saved{separator}{more}",
-            sum(|v| v.lost),
-            sum(|v| v.doubled),
-            sum(|v| v.disordered),
-            sum(|v| v.torn),
-            sum(|v| v.forged),
-            sum(|v| v.unechoed)
-        ),
+        count: format!("{what}; {} messages echoed", total.echoed),
+        outcome: format!("{}; {} not echoed were saved{separator}{more}", faults(&total), total.unechoed),
         control: format!("{control}; {DOCTORED}"),
     }
 }
 
 /// What [`assert_doctored_is_found`] shows, of each file.
-const DOCTORED: &str = "of each file a copy with a line less, a line twice, a byte changed, the end cut off: found out";
+const DOCTORED: &str = "of each file a copy with a line less, a line twice, a byte changed, two lines of a client exchanged, the end cut off: found out";
 
 /// A daemon under load.
 pub(crate) struct Site {
@@ -61,7 +57,15 @@ pub(crate) struct Site {
 impl Site {
     /// In that folder, with clients under way; `more`: of the logger's part of the configuration.
     pub(crate) fn new(folder: &Path, echo_after: &str, more: &str) -> Site {
-        let (site, port) = Site::without_load(folder, echo_after, more);
+        Site::under_load_when_up(Site::without_load(folder, echo_after, more))
+    }
+
+    /// The same with more settings of the logger's.
+    pub(crate) fn with_settings(folder: &Path, echo_after: &str, settings: &str) -> Site {
+        Site::under_load_when_up(Site::spawn(folder, echo_after, "", settings))
+    }
+
+    fn under_load_when_up((site, port): (Site, u16)) -> Site {
         site.daemon.wait_state(plumbd::control::status::DaemonState::Running);
         let site = site.under_load(port);
         site.wait_progress();
@@ -70,6 +74,10 @@ impl Site {
 
     /// The same before it is up, with its port.
     pub(crate) fn without_load(folder: &Path, echo_after: &str, more: &str) -> (Site, u16) {
+        Site::spawn(folder, echo_after, more, "")
+    }
+
+    fn spawn(folder: &Path, echo_after: &str, more: &str, settings: &str) -> (Site, u16) {
         let port = free_port();
         let file = folder.join("messages.log");
         let config = format!(
@@ -82,8 +90,10 @@ impl Site {
             settings = {{ echo_after = "{echo_after}", partial_after = "60s" }}
             [children.logger]
             plugin = "logger"
-            settings = {{ file = "{}" }}
             {more}
+            [children.logger.settings]
+            file = "{}"
+            {settings}
             [[links]]
             from = "echo"
             to = "logger"
@@ -113,7 +123,7 @@ impl Site {
     pub(crate) fn wait_progress(&self) {
         let before = self.taken();
         wait_for(&format!("echoes go back\nlog:\n{}", self.daemon.log()), || {
-            (self.taken() > before + 2 * u64::from(CONNECTIONS * DEPTH)).then_some(())
+            (self.taken() > before + 2 * u64::from(UNDER_WAY)).then_some(())
         });
     }
 
@@ -121,7 +131,7 @@ impl Site {
     #[track_caller]
     pub(crate) fn assert_waiting(&self, since: u64) {
         let more = self.taken() - since;
-        assert!(more <= u64::from(CONNECTIONS * DEPTH), "{more} messages were taken meanwhile");
+        assert!(more <= u64::from(UNDER_WAY), "{more} messages were taken meanwhile");
     }
 
     /// Waits until status and log tell of a trouble with the logger; what echo had taken then.
@@ -302,23 +312,41 @@ fn check(all: &[u8], outcome: &Outcome) -> Verdict {
     checker::check(BufReader::new(Cursor::new(all)), Format::Text, &outcome.connections).unwrap()
 }
 
-/// The checker sees each: with a line less, with a line twice,
-/// with a byte changed, with two lines exchanged, the same file does not pass.
+/// The checker sees each: with a line less, with a line twice, with a byte
+/// changed, with two lines of one client exchanged, with its end cut off, the
+/// same file does not pass.
 fn assert_doctored_is_found(all: Vec<u8>, outcome: &Outcome) {
     let ends: Vec<usize> = memchr::memchr_iter(b'\n', &all).map(|at| at + 1).collect();
     let middle = ends.len() / 2;
     let (line, next) = (ends[middle - 1]..ends[middle], ends[middle]);
     let mut changed = all.clone();
     changed[line.end - 3] ^= 1;
+    let other = same_client_after(&all, &line);
     let doctored = [
         [&all[..line.start], &all[line.end..]].concat(),
         [&all[..next], &all[line.start..]].concat(),
         changed,
+        [&all[..line.start], &all[other.clone()], &all[line.end..other.start], &all[line], &all[other.end..]].concat(),
         all[..all.len() - 1].to_vec(),
     ];
     for file in doctored {
         let verdict = check(&file, outcome);
         assert!(!verdict.is_clean(), "a doctored file passes: {verdict}");
+    }
+}
+
+/// The next line of the client whose that one is; in the middle of a file everybody has more to come.
+fn same_client_after(all: &[u8], line: &Range<usize>) -> Range<usize> {
+    // `TIME PEER MESSAGE`
+    let peer = |line: &[u8]| line.split(|&byte| byte == b' ').nth(1).unwrap().to_vec();
+    let of = peer(&all[line.clone()]);
+    let mut start = line.end;
+    loop {
+        let end = start + memchr::memchr(b'\n', &all[start..]).expect("a later line of the same client") + 1;
+        if peer(&all[start..end]) == of {
+            return start..end;
+        }
+        start = end;
     }
 }
 

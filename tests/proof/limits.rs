@@ -3,12 +3,12 @@
 
 use crate::clients_service::{Service, Wanted, counts};
 use crate::daemon::wait_for;
+use crate::limits_pipes;
 use crate::limits_starved::{self, Tracer};
 use crate::load::generator::Connection;
 use crate::load::message;
-use crate::trial::{Trial, Tried, needs_root, scaled};
+use crate::trial::{Trial, Tried, needs_command, needs_root, scaled};
 use std::io::{ErrorKind, Read, Write};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -43,17 +43,12 @@ pub(crate) fn trials() -> Vec<Trial> {
         },
         Trial {
             name: "limits/pipe-size",
-            fault: "40 links as an ordinary user, past pipe-user-pages-soft; and a link above pipe-max-size",
+            fault: "more links of an ordinary user than pipe-user-pages-soft has pages for; and a link above pipe-max-size",
             promise: "log and status say what was granted; every link works, down to one page; nothing echoed is lost",
-            missing: || needs_root().or_else(|| needs_command("setpriv")),
-            attempt: crate::limits_pipes::pipe_size,
+            missing: || needs_root().or_else(|| needs_command("setpriv")).or_else(limits_pipes::missing),
+            attempt: limits_pipes::pipe_size,
         },
     ]
-}
-
-fn needs_command(name: &str) -> Option<String> {
-    let found = Command::new("sh").args(["-c", &format!("command -v {name}")]).stdout(Stdio::null()).status().unwrap();
-    (!found.success()).then(|| format!("needs {name}"))
 }
 
 const COMERS: u32 = 200;
@@ -156,7 +151,11 @@ fn line(number: u32) -> Vec<u8> {
     line
 }
 
-/// For a shell: this user's daemon, in this user's folder.
+/// For a shell: this user's daemon, in this user's folder. The executable too is
+/// in it: where it was built may be out of the user's reach.
 pub(crate) fn as_user(id: u32) -> String {
-    format!("chown {id}:{id} . && exec setpriv --reuid={id} --regid={id} --clear-groups -- \"$0\" run -c plumbd.toml")
+    format!(
+        "cp \"$0\" plumbd && chown {id}:{id} . && \
+         exec setpriv --reuid={id} --regid={id} --clear-groups -- ./plumbd run -c plumbd.toml"
+    )
 }

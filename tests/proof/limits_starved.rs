@@ -5,7 +5,7 @@ use crate::daemon::{DEADLINE, kill, wait_for};
 use crate::disk_site::forgetful;
 use crate::limits::as_user;
 use crate::load::checker::Verdict;
-use crate::trial::{Tried, scaled};
+use crate::trial::{Tried, add, scaled};
 use nix::libc::{SIGHUP, SIGKILL};
 use plumbd::control::Request;
 use plumbd::control::status::ChildState;
@@ -49,7 +49,7 @@ struct Starved {
     reloads: usize,
     descriptors_left: usize,
     clients_refused: u32,
-    verdicts: Vec<Verdict>,
+    total: Verdict,
     controls: Vec<String>,
 }
 
@@ -65,7 +65,7 @@ fn starved<T>(times: f64, first: &str, cause: &'static str, take_away: impl Fn(&
         reloads: 0,
         descriptors_left: 0,
         clients_refused: 0,
-        verdicts: Vec::new(),
+        total: Verdict::default(),
         controls: vec![not_tried_again(first, cause, &take_away), forgetful()],
     };
     for round in 0..starved.rounds {
@@ -111,7 +111,7 @@ impl Starved {
         wait_for("no descriptor is left over", || (service.daemon.descriptors() <= descriptors).then_some(()));
         self.descriptors_left += service.daemon.descriptors().saturating_sub(descriptors);
         let checked = service.end(&outcome.connections);
-        self.verdicts.push(checked.verdict);
+        add(&mut self.total, &checked.verdict);
         self.controls.truncate(2);
         self.controls.push(checked.control);
     }
@@ -125,7 +125,7 @@ impl Starved {
             outcome: format!(
                 "{came_again} came again, {reloads} reloads worked afterwards, {clients_refused} clients refused, \
                  {descriptors_left} descriptors left over; {}",
-                counts(&total(&self.verdicts))
+                counts(&self.total)
             ),
             control: self.controls.join("; "),
         }
@@ -150,20 +150,6 @@ fn not_tried_again<T>(first: &str, cause: &str, take_away: impl Fn(&Service) -> 
     service.daemon.done(&Request::Start { children: vec!["logger".into()] });
     service.end(&load.end_unnoticed().connections);
     "with restart = \"never\" nothing is told and the child stays down".to_owned()
-}
-
-/// All of them as one.
-fn total(verdicts: &[Verdict]) -> Verdict {
-    let sum = |one: fn(&Verdict) -> u64| verdicts.iter().map(one).sum();
-    Verdict {
-        echoed: sum(|v| v.echoed),
-        lost: sum(|v| v.lost),
-        doubled: sum(|v| v.doubled),
-        disordered: sum(|v| v.disordered),
-        torn: sum(|v| v.torn),
-        forged: sum(|v| v.forged),
-        ..Verdict::default()
-    }
 }
 
 /// A limit of the supervisor's that is lower for now.

@@ -7,17 +7,19 @@
 //!
 //! - [`clients`]: clients that misbehave, or are many; [`clients_crowd`],
 //!   [`clients_unread`], [`clients_resets`], [`clients_lines`]: theirs;
-//!   [`clients_service`]: the daemon that they are clients of;
+//!   [`clients_beside`], [`clients_latency`]: how others are served meanwhile; [`clients_service`]: the daemon that they are clients of;
 //! - [`limits`], [`limits_pipes`], [`limits_starved`]: descriptors, processes, memory and pipes that are refused;
 //! - [`trial`]: what a trial is, and what it prints;
-//! - [`power`]: power loss; [`disk`]: disks that are full or fail; [`disk_image`], [`disk_site`]: what both have;
+//! - [`power`]: power loss; [`disk`]: disks that are full or fail; [`disk_image`], [`disk_site`], [`disk_held`]: what they have;
 //! - [`report`]: the table in `tests/GUARANTEE.md`, written by `--write` alone.
 
 #![allow(clippy::unwrap_used, reason = "a trial that can't go on ends the proof")]
 
 mod bytes;
 mod clients;
+mod clients_beside;
 mod clients_crowd;
+mod clients_latency;
 mod clients_lines;
 mod clients_resets;
 mod clients_service;
@@ -26,6 +28,8 @@ mod clients_unread;
 #[allow(dead_code, unused_imports, reason = "the tests and the benchmark use more of it")]
 mod daemon;
 mod disk;
+mod disk_appended;
+mod disk_held;
 mod disk_image;
 mod disk_outsider;
 mod disk_site;

@@ -12,7 +12,7 @@ use crate::disk_image::{self, Image, Kind};
 use crate::load::checker::{self, Format, Verdict};
 use crate::load::generator::{self, Connection, Outcome, Plan};
 use crate::load::rotated;
-use crate::trial::{Trial, Tried, scaled};
+use crate::trial::{Trial, Tried, add, faults, scaled};
 use nix::libc::{SIGKILL, SIGUSR1};
 use plumbd::plugin::logger::file::now;
 use plumbd::plugin::logger::render::name_time;
@@ -78,6 +78,7 @@ fn attempt(kind: Kind, times: f64) -> Tried {
         for cut in CUTS {
             let verdict = machine.lives_until(cut, &mut tally);
             machine.assert_kept(&verdict, "after the cut");
+            add(&mut tally.after_cuts, &verdict);
             if cut == Cut::Load {
                 machine.tear();
             }
@@ -91,21 +92,23 @@ fn attempt(kind: Kind, times: f64) -> Tried {
         tally.torn_tails += machine.files("messages.log.torn-").len() - 1;
         let verdict = machine.check(machine.whole());
         machine.assert_kept(&verdict, "in the end");
-        tally.echoed += verdict.echoed;
-        tally.unechoed += verdict.unechoed;
+        add(&mut tally.in_the_end, &verdict);
     }
     let each = tally.cuts / CUTS.len();
     Tried {
         count: format!(
             "{} cuts ({each} each: in a new file, under load, at a rotation, at a reopen, during write-back), \
              {} messages echoed",
-            tally.cuts, tally.echoed
+            tally.cuts, tally.in_the_end.echoed
         ),
         outcome: format!(
-            "0 lost, 0 doubled, 0 out of order, 0 torn, 0 forged ({} not echoed were saved); the next start found \
-             and moved away {} torn ends, {each} more that were put there, and {} promises of the boot before, worth \
-             nothing",
-            tally.unechoed, tally.torn_tails, tally.promises
+            "right after the cuts {}; in the end {} ({} not echoed were saved); the next start found and moved away \
+             {} torn ends, {each} more that were put there, and {} promises of the boot before, worth nothing",
+            faults(&tally.after_cuts),
+            faults(&tally.in_the_end),
+            tally.in_the_end.unechoed,
+            tally.torn_tails,
+            tally.promises
         ),
         control: control(kind, times),
     }
@@ -132,8 +135,10 @@ fn control(kind: Kind, times: f64) -> String {
 #[derive(Debug, Default)]
 struct Tally {
     cuts: usize,
-    echoed: u64,
-    unechoed: u64,
+    /// What the disk had after each cut, before the next start.
+    after_cuts: Verdict,
+    /// What it had when each file system was done with.
+    in_the_end: Verdict,
     torn_tails: usize,
     promises: usize,
 }

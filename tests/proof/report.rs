@@ -11,24 +11,24 @@ const HEAD: &str = "\
 > An echoed message is a saved message. Kill any process at any instant:
 > nothing echoed is lost, nothing is saved twice, order holds.
 
-Each row is a fault that was made again and again while clients that number
-their messages were under way. Afterwards their record of what was echoed was
-compared with the message file and its rotated parts, by the words of the
-manual alone and with none of plumbd's own code: every echoed message exactly
-once, whole, each connection's in order, and nothing that nobody sent. The
-control is the same trial with the protection taken away: it must be found out.
+Each row is a fault that was made again and again, with what must hold, what
+was tried and what came of it, in numbers that were counted in that run. Where
+there are clients, they number their messages and remember what was echoed;
+afterwards that is compared with the message file and its rotated parts, by the
+words of the manual alone and with none of plumbd's own code. The control shows
+that the trial would have seen the fault: what it is stands in the row, and
+where it is not found out, the trial is broken.
 
-This table was written by the command that made it; run it again, as root:
+This table was written by this command, as root; run it again:
 
 ```sh
-cargo test --profile proof --test proof -- --write tests/GUARANTEE.md
-```
-
 ";
 
 /// Writes the table.
 pub(crate) fn write(path: &Path, outcomes: &[(&Trial, Outcome)]) -> io::Result<()> {
     let mut text = HEAD.to_owned();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    text += &format!("cargo test --profile proof --test proof -- {}\n```\n\n", arguments.join(" "));
     text += &format!("Machine: {}.\n\n", machine());
     text += "| trial | fault | promise | tried | outcome | control | time |\n|---|---|---|---|---|---|---|\n";
     for (trial, outcome) in outcomes {

@@ -1,6 +1,8 @@
 //! A trial: a fault, how often it is made, and what came of it.
 
+use crate::load::checker::Verdict;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A folder that stays where the trial that has it breaks.
@@ -95,11 +97,38 @@ impl Trial {
     }
 }
 
+/// Adds what was found in one file to what was found in others.
+pub(crate) fn add(total: &mut Verdict, one: &Verdict) {
+    total.lines += one.lines;
+    total.echoed += one.echoed;
+    total.unechoed += one.unechoed;
+    total.parts += one.parts;
+    total.cut += one.cut;
+    total.joined += one.joined;
+    total.lost += one.lost;
+    total.doubled += one.doubled;
+    total.disordered += one.disordered;
+    total.torn += one.torn;
+    total.forged += one.forged;
+}
+
+/// What is wrong with it, counted.
+pub(crate) fn faults(verdict: &Verdict) -> String {
+    let Verdict { lost, doubled, disordered, torn, forged, .. } = verdict;
+    format!("{lost} lost, {doubled} doubled, {disordered} out of order, {torn} torn, {forged} forged")
+}
+
 /// `base` tries, so many times as often as usual; at least one.
 pub(crate) fn scaled(base: u32, times: f64) -> u32 {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of tries")]
     let count = (f64::from(base) * times).round() as u32;
     count.max(1)
+}
+
+/// Some need a program.
+pub(crate) fn needs_command(name: &str) -> Option<String> {
+    let found = Command::new("sh").args(["-c", &format!("command -v {name}")]).stdout(Stdio::null()).status().unwrap();
+    (!found.success()).then(|| format!("needs {name}"))
 }
 
 /// Most faults need root.

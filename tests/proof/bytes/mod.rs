@@ -157,14 +157,15 @@ fn attempt(name: &str, target: Target, times: f64, (doctored, control): (&str, T
     let corpus = corpus(&folders);
     let count = u64::from(scaled(INPUTS, times));
     let seed = seed();
-    if let Some((input, why)) = first_wrong(target, &corpus, longest, seed, count) {
+    let read = try_all(target, &corpus, longest, seed, count);
+    if let Some((input, why)) = &read.first_wrong {
         panic!("{why}\nseed {seed}, input {}", input.escape_ascii());
     }
-    let found = first_wrong(control, &corpus, longest, seed, count);
+    let found = try_all(control, &corpus, longest, seed, count).first_wrong;
     let (input, _) = found.unwrap_or_else(|| panic!("the control holds too: {doctored}"));
     Tried {
-        count: format!("{count} inputs from {} files, seed {seed}", corpus.len()),
-        outcome: "0 wrong".to_owned(),
+        count: format!("{} inputs: {} files, and what was made of them, seed {seed}", read.right, corpus.len()),
+        outcome: format!("{} right, {} wrong", read.right, read.wrong),
         control: format!("{doctored}: found out by {} bytes", input.len()),
     }
 }
@@ -188,12 +189,35 @@ fn seed() -> u64 {
     u64::from(now.subsec_nanos()) ^ now.as_secs()
 }
 
-/// The first input of which the target says that something is wrong: those of
-/// the corpus, then so many others, on every core.
-fn first_wrong(target: Target, corpus: &[Vec<u8>], longest: usize, seed: u64, count: u64) -> Option<(Vec<u8>, String)> {
+/// What a target said of its inputs.
+#[derive(Default)]
+struct Said {
+    right: u64,
+    wrong: u64,
+    /// The first that was wrong, and why.
+    first_wrong: Option<(Vec<u8>, String)>,
+}
+
+impl Said {
+    fn add(&mut self, target: Target, input: &[u8]) {
+        match verdict(target, input) {
+            Ok(()) => self.right += 1,
+            Err(why) => {
+                self.wrong += 1;
+                self.first_wrong.get_or_insert_with(|| (input.to_vec(), why));
+            }
+        }
+    }
+}
+
+/// Tries the inputs of the corpus, then so many others, on every core; ends with
+/// the first that is wrong.
+fn try_all(target: Target, corpus: &[Vec<u8>], longest: usize, seed: u64, count: u64) -> Said {
+    let mut all = Said::default();
     for input in corpus {
-        if let Err(why) = verdict(target, input) {
-            return Some((input.clone(), why));
+        all.add(target, input);
+        if all.wrong > 0 {
+            return all;
         }
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
@@ -202,19 +226,25 @@ fn first_wrong(target: Target, corpus: &[Vec<u8>], longest: usize, seed: u64, co
     let take = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
     let work = |core: u64| {
         let mut inputs = Inputs::new(corpus, longest, seed ^ (core << 48));
+        let mut said = Said::default();
         while take() {
-            let input = inputs.next();
-            if let Err(why) = verdict(target, &input) {
+            said.add(target, &inputs.next());
+            if said.wrong > 0 {
                 left.store(0, Ordering::Relaxed);
-                return Some((input, why));
             }
         }
-        None
+        said
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..cores).map(|core| scope.spawn(move || work(core))).collect();
-        threads.into_iter().find_map(|thread| thread.join().unwrap())
-    })
+        for thread in threads {
+            let said = thread.join().unwrap();
+            all.right += said.right;
+            all.wrong += said.wrong;
+            all.first_wrong = all.first_wrong.take().or(said.first_wrong);
+        }
+    });
+    all
 }
 
 fn verdict(target: Target, input: &[u8]) -> Verdict {

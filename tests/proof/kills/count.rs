@@ -3,7 +3,7 @@
 use super::halves::Halves;
 use crate::load::checker::Verdict;
 use crate::load::generator::Connection;
-use crate::trial::Tried;
+use crate::trial::{Tried, add};
 
 /// Sums over any number of message files.
 #[derive(Debug, Default)]
@@ -34,7 +34,7 @@ impl Count {
         assert_eq!(verdict.echoed, echoed, "{when}: {verdict}");
         self.files += 1;
         self.connections += connections.len() as u64;
-        self.sum(verdict);
+        add(&mut self.total, verdict);
     }
 
     /// Both together.
@@ -47,21 +47,8 @@ impl Count {
         self.files += other.files;
         self.connections += other.connections;
         self.doctored += other.doctored;
-        self.sum(&other.total);
+        add(&mut self.total, &other.total);
         self
-    }
-
-    fn sum(&mut self, verdict: &Verdict) {
-        self.total.lines += verdict.lines;
-        self.total.echoed += verdict.echoed;
-        self.total.unechoed += verdict.unechoed;
-        self.total.parts += verdict.parts;
-        self.total.joined += verdict.joined;
-        self.total.lost += verdict.lost;
-        self.total.doubled += verdict.doubled;
-        self.total.disordered += verdict.disordered;
-        self.total.torn += verdict.torn;
-        self.total.forged += verdict.forged;
     }
 
     /// As a trial tells it.

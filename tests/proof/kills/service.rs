@@ -14,6 +14,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -188,12 +189,13 @@ impl Service {
         });
     }
 
-    /// Kills these children at once.
-    pub(crate) fn kill_children(&mut self, names: &[&str]) {
+    /// Kills these children at once; whether there was one.
+    pub(crate) fn kill_children(&mut self, names: &[&str]) -> bool {
         let pids = self.processes(names);
         self.note(&format!("kill {names:?}, {pids:?}"));
         pids.iter().for_each(|&pid| kill(pid, SIGKILL));
         self.count.kills += u64::from(!pids.is_empty());
+        !pids.is_empty()
     }
 
     /// The same, and waits until each has another process.
@@ -239,9 +241,10 @@ impl Service {
     }
 
     /// Waits until the supervisor, which was told to stop or was killed, and its children are gone.
-    pub(crate) fn wait_dead(&mut self) {
-        self.daemon.wait_killed();
+    pub(crate) fn wait_dead(&mut self) -> ExitStatus {
+        let status = self.daemon.wait_killed();
         wait_for("nothing is left", || strays(self.daemon.dir.path()).is_empty().then_some(()));
+        status
     }
 
     /// The next supervisor, in place of one that is dead.

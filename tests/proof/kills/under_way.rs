@@ -6,9 +6,10 @@ use super::random::{settings, with_each};
 use super::service::{Service, Setting};
 use crate::daemon::{alive, wait_for};
 use crate::trial::{Tried, scaled};
-use nix::libc::SIGTERM;
+use nix::libc::{SIGKILL, SIGTERM};
 use plumbd::control::Request;
 use plumbd::control::status::DaemonState;
+use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 /// Under a manager, so that clients stay while one supervisor follows the other.
@@ -36,8 +37,9 @@ pub(crate) fn reload(times: f64) -> Tried {
             // Always another one than before.
             service.daemon.configure(&format!("{changed}\n# {round}"));
             let reload = service.daemon.ask_meanwhile(Request::Reload);
-            let killed = kill_some(service, 40_000, |_| !reload.is_finished());
-            let _whatever_it_says = reload.join().unwrap();
+            let killed = kill_some(service, 10_000, |_| !reload.is_finished());
+            let cut_short = is_cut_short(reload.join().unwrap());
+            service.count.in_time += u64::from(killed && cut_short);
             go_on(service, killed);
         }
     });
@@ -61,14 +63,16 @@ pub(crate) fn stop(times: f64) -> Tried {
             .collect();
             if names.is_empty() {
                 service.daemon.signal(SIGTERM);
-                kill_some(service, 10_000, |service| alive(service.daemon.pid()));
-                service.wait_dead();
+                let killed = kill_some(service, 10_000, |service| alive(service.daemon.pid()));
+                let cut_short = service.wait_dead().signal() == Some(SIGKILL);
+                service.count.in_time += u64::from(killed && cut_short);
                 service.start_again();
                 continue;
             }
             let stop = service.daemon.ask_meanwhile(Request::Stop { children: names.clone() });
             let killed = kill_some(service, 10_000, |_| !stop.is_finished());
-            let _whatever_it_says = stop.join().unwrap();
+            let cut_short = is_cut_short(stop.join().unwrap());
+            service.count.in_time += u64::from(killed && cut_short);
             if killed {
                 service.start_again();
             } else {
@@ -82,11 +86,13 @@ pub(crate) fn stop(times: f64) -> Tried {
 }
 
 /// Kills some of them, at an instant within so many microseconds; whether the supervisor was one.
+///
+/// Children were killed in time where it is under way afterwards; a supervisor,
+/// where what he left shows it: an operator without an answer, or an exit status.
 fn kill_some(service: &mut Service, within: u64, under_way: impl Fn(&Service) -> bool) -> bool {
     service.was_told_to_end = true;
     std::thread::sleep(Duration::from_micros(any(within)));
-    service.count.in_time += u64::from(under_way(service));
-    match any(5) {
+    let is_one_dead = match any(5) {
         0 => service.kill_children(&["logger"]),
         1 => service.kill_children(service.sources()),
         2 => service.kill_children(&[&["logger"], service.sources()].concat()),
@@ -94,8 +100,14 @@ fn kill_some(service: &mut Service, within: u64, under_way: impl Fn(&Service) ->
             service.kill_supervisor(all == 4);
             return true;
         }
-    }
+    };
+    service.count.in_time += u64::from(is_one_dead && under_way(service));
     false
+}
+
+/// Whether an operator who was let in got no answer.
+fn is_cut_short(answer: Result<(u8, String, String), String>) -> bool {
+    answer.is_err_and(|why| !why.starts_with("cannot reach the daemon"))
 }
 
 fn go_on(service: &mut Service, killed: bool) {

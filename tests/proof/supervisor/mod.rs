@@ -17,8 +17,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         },
         Trial {
             name: "supervisor/storm",
-            fault: "SIGHUP, SIGCHLD and SIGUSR1 in any order at any instant, and a SIGTERM",
-            promise: "the configuration written last holds, a reopen comes through, and it ends",
+            fault: "SIGHUP, SIGCHLD and SIGUSR1 in any order at any instant, and SIGTERM or SIGINT, once or twice",
+            promise: "the configuration written last holds, a reopen comes through, and it ends; at once after a second stop",
             missing,
             attempt: |times| storm::attempt(scaled(storm::ROUNDS, times)),
         },

@@ -1,10 +1,10 @@
 //! Signals in any order, many of them at the same instant: SIGHUP after each of
 //! several configurations, SIGCHLD that nobody's end explains, SIGUSR1, and at
-//! last SIGTERM.
+//! last SIGTERM or SIGINT, once or twice.
 
 use crate::daemon::{DEADLINE, Daemon, kill, wait_for};
 use crate::trial::Tried;
-use nix::libc::{SIGCHLD, SIGHUP, SIGTERM, SIGUSR1};
+use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use plumbd::control::status::DaemonState;
 use std::time::{Duration, Instant};
 
@@ -12,14 +12,16 @@ use std::time::{Duration, Instant};
 pub(super) const ROUNDS: u32 = 40;
 /// Configurations a round.
 const CONFIGS: u32 = 20;
+/// What does not happen in such a time does not happen.
+const LONG: Duration = Duration::from_millis(500);
 
 /// Child `generation-N` says by its name which configuration holds; the other is
-/// told to reopen and counts that.
-fn config(generation: u32) -> String {
+/// told to reopen and notes that in a file of its name.
+fn config(generation: u32, told: &str) -> String {
     format!(
         r#"
-        [children.counts]
-        command = ["/bin/sh", "-c", "trap 'echo x >> reopened' USR1; echo up > counts; while :; do sleep 1000 & wait; done"]
+        [children.{told}]
+        command = ["/bin/sh", "-c", "trap 'echo x >> {told}' USR1; echo up > {told}; while :; do sleep 1000 & wait; done"]
         [children.generation-{generation}]
         command = ["sleep", "1000"]
         "#
@@ -27,25 +29,55 @@ fn config(generation: u32) -> String {
 }
 
 pub(super) fn attempt(rounds: u32) -> Tried {
-    let (mut signals, mut stops) = (0, 0);
+    let (mut signals, mut held_last, mut reopened, mut ends) = (0, 0, 0, [0; 4]);
     for round in 0..rounds {
-        let mut daemon = Daemon::start(&config(0));
-        wait_for("its trap is set", || (daemon.read("counts") == b"up\n").then_some(()));
+        let mut daemon = Daemon::start(&config(0, "told"));
+        wait_trap(&daemon, "told");
         signals += storm(&daemon, round);
         held(&daemon, CONFIGS, DEADLINE).unwrap_or_else(|why| panic!("{why}\nlog:\n{}", daemon.log()));
-        let before = daemon.read("reopened").len();
+        held_last += 1;
+        has_a_newcomer(&daemon);
         daemon.signal(SIGUSR1);
-        wait_for("a reopen comes through", || (daemon.read("reopened").len() > before).then_some(()));
+        wait_for("a reopen comes through", || is_told(&daemon, "late").then_some(()));
+        reopened += 1;
         // The end, in the middle of another storm.
-        signals += storm_and_stop(&daemon, round);
-        assert!(daemon.wait_end().success(), "log:\n{}", daemon.log());
-        stops += 1;
+        let end = round as usize % ends.len();
+        signals += match end {
+            0 | 1 => storm_and_stop(&daemon, round, [SIGTERM, SIGINT][end]),
+            _ => storm_and_stop_at_once(&daemon, round, [SIGTERM, SIGINT][end - 2]),
+        };
+        let status = daemon.wait_end();
+        assert!(status.success(), "{status}, log:\n{}", daemon.log());
+        ends[end] += 1;
     }
+    let [term, int, terms, ints] = ends;
     Tried {
         count: format!("{rounds} rounds, {signals} signals, {} configurations", rounds * CONFIGS),
-        outcome: format!("{rounds} times the last configuration held and a reopen came through, {stops} stops obeyed"),
+        outcome: format!(
+            "{held_last} times the last configuration held, {reopened} times a reopen came through; stopped by {term} \
+             SIGTERM and {int} SIGINT, and at once by a second one ({terms} SIGTERM, {ints} SIGINT) where a child ends not"
+        ),
         control: control(),
     }
+}
+
+fn wait_trap(daemon: &Daemon, told: &str) {
+    wait_for("its trap is set", || daemon.read(told).starts_with(b"up\n").then_some(()));
+}
+
+fn is_told(daemon: &Daemon, told: &str) -> bool {
+    daemon.read(told).ends_with(b"x\n")
+}
+
+/// A child that no signal from before is passed on to: the supervisor has seen
+/// all of them, and only then starts it.
+fn has_a_newcomer(daemon: &Daemon) {
+    // It answers one request a turn of its loop, and each turn begins with the signals that have come.
+    for _ in 0..2 {
+        daemon.status();
+    }
+    daemon.reload(&config(CONFIGS + 1, "late"));
+    wait_trap(daemon, "late");
 }
 
 /// Waits so long until the configuration of that number holds.
@@ -80,7 +112,7 @@ fn storm(daemon: &Daemon, round: u32) -> u32 {
         let chld = scope.spawn(noise(SIGCHLD, 300));
         let usr1 = scope.spawn(noise(SIGUSR1, 100));
         for generation in 1..=CONFIGS {
-            replace(daemon, &config(generation));
+            replace(daemon, &config(generation, "told"));
             daemon.signal(SIGHUP);
             std::thread::sleep(Duration::from_micros(u64::from((generation * 997 + round * 131) % 4000)));
         }
@@ -88,14 +120,34 @@ fn storm(daemon: &Daemon, round: u32) -> u32 {
     })
 }
 
-fn storm_and_stop(daemon: &Daemon, round: u32) -> u32 {
+fn storm_and_stop(daemon: &Daemon, round: u32, stop: i32) -> u32 {
     let pid = daemon.pid();
-    let order = [SIGHUP, SIGCHLD, SIGUSR1, SIGHUP, SIGTERM, SIGCHLD, SIGHUP, SIGUSR1];
+    let order = [SIGHUP, SIGCHLD, SIGUSR1, SIGHUP, stop, SIGCHLD, SIGHUP, SIGUSR1];
     for i in 0..order.len() {
-        // SIGTERM is now the first of them, now the last.
+        // The stop is now the first of them, now the last.
         kill(pid, order[(i + round as usize) % order.len()]);
     }
     u32::try_from(order.len()).unwrap()
+}
+
+/// A child is deaf to a stop, for longer than anybody here waits: two are needed.
+fn storm_and_stop_at_once(daemon: &Daemon, round: u32, stop: i32) -> u32 {
+    has_a_deaf_child(daemon);
+    let first = storm_and_stop(daemon, round, stop);
+    daemon.wait_state(DaemonState::Stopping);
+    first + storm_and_stop(daemon, round + 1, stop)
+}
+
+fn has_a_deaf_child(daemon: &Daemon) {
+    let deaf = r#"
+        [daemon]
+        stop_timeout = "10m"
+        [children.deaf]
+        command = ["/bin/sh", "-c", "trap '' TERM; echo up > deaf; while :; do sleep 1000; done"]
+        stop_timeout = "10m"
+    "#;
+    daemon.reload(deaf);
+    wait_trap(daemon, "deaf");
 }
 
 /// By a rename: a reload never reads half a file.
@@ -105,12 +157,27 @@ fn replace(daemon: &Daemon, config: &str) {
     std::fs::rename(next, daemon.path("plumbd.toml")).unwrap();
 }
 
-/// A configuration that no signal follows does not come to hold, and that is seen.
+/// What is left out does not come about, and that is seen: a SIGHUP, the SIGUSR1
+/// after a storm of them, the second SIGTERM.
 fn control() -> String {
-    let mut daemon = Daemon::start(&config(0));
-    replace(&daemon, &config(1));
+    let mut daemon = Daemon::start(&config(0, "told"));
+    wait_trap(&daemon, "told");
+    storm(&daemon, 0);
+    held(&daemon, CONFIGS, DEADLINE).unwrap();
+    has_a_newcomer(&daemon);
+    replace(&daemon, &config(CONFIGS + 2, "late"));
     daemon.signal(SIGCHLD);
-    let why = held(&daemon, 1, Duration::from_secs(1)).expect_err("a reload that nobody asked for");
-    daemon.stop();
-    format!("a SIGHUP left out: {}", why.split(':').next().unwrap_or_default())
+    let why = held(&daemon, CONFIGS + 2, LONG).expect_err("a reload that nobody asked for");
+    assert!(!is_told(&daemon, "late"), "a reopen that nobody asked for");
+    has_a_deaf_child(&daemon);
+    daemon.signal(SIGTERM);
+    daemon.wait_state(DaemonState::Stopping);
+    std::thread::sleep(LONG);
+    assert_eq!(daemon.status().state, DaemonState::Stopping);
+    daemon.signal(SIGTERM);
+    daemon.wait_end();
+    format!(
+        "a SIGHUP left out: {}; the SIGUSR1 left out: no reopen; the second SIGTERM left out: it goes on stopping",
+        why.split(':').next().unwrap_or_default()
+    )
 }

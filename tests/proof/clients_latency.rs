@@ -1,0 +1,145 @@
+//! Others' latency, with clients that misbehave and without.
+//!
+//! It is compared within one run: rounds at a daemon that has them and at one
+//! that has not follow each other. Whatever else the machine does makes a round
+//! slower, never faster, so the fastest of the rounds counts: what the misbehaving
+//! do to others, they do in each.
+
+use crate::clients_service::{Checked, Service, Wanted};
+use crate::daemon::kill;
+use crate::load::checker::Format;
+use crate::load::generator::{Connection, Outcome};
+use nix::libc::{SIGCONT, SIGSTOP};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// How long others are measured in a round.
+const ROUND: Duration = Duration::from_millis(100);
+/// On a loaded machine one of fewer may not be undisturbed.
+const ROUNDS: u32 = 15;
+/// Others' latency may be so many times what it is without.
+const MOST: f64 = 2.0;
+
+/// What others meet in a round: median and 99th percentile of latency, in microseconds.
+pub(crate) type Quantiles = [f64; 2];
+
+/// Rounds at both, one after the other.
+pub(crate) fn compare(mut with: impl FnMut() -> Quantiles, mut without: impl FnMut() -> Quantiles) -> Latency {
+    let (with, without) = (0..ROUNDS).map(|_| (with(), without())).unzip();
+    Latency { with, without }
+}
+
+/// The control of each comparison: an echo that stands still is found out.
+pub(crate) fn stalled(with: &mut Served, without: &mut Served) -> String {
+    let stalled = compare(|| with.measure_stalled(), || without.measure());
+    assert!(!stalled.holds(), "a stall was not found out: {stalled}");
+    format!("echo stopped for 50 ms again and again: {stalled}, found out")
+}
+
+/// A daemon, and all that were its clients.
+pub(crate) struct Served {
+    pub(crate) service: Service,
+    pub(crate) connections: Vec<Connection>,
+    next: u32,
+}
+
+impl Served {
+    /// With these settings of the echo.
+    pub(crate) fn start(echo: &str) -> Served {
+        Served::start_as(Format::Raw, echo)
+    }
+
+    pub(crate) fn start_as(format: Format, echo: &str) -> Served {
+        // However long the machine takes, a line is one message.
+        let echo = format!("partial_after = \"1h\"\n{echo}");
+        let service = Service::start(&Wanted { format, echo: &echo, ..Wanted::default() });
+        Served { service, connections: Vec::new(), next: 0 }
+    }
+
+    pub(crate) fn end(self) -> Checked {
+        self.service.end(&self.connections)
+    }
+
+    /// A number for one more client.
+    pub(crate) fn number(&mut self) -> u32 {
+        self.numbers(1)
+    }
+
+    /// The first of so many.
+    pub(crate) fn numbers(&mut self, count: u32) -> u32 {
+        self.next += count;
+        self.next - count
+    }
+
+    /// How others are served.
+    pub(crate) fn measure(&mut self) -> Quantiles {
+        let first = self.numbers(Service::OTHERS);
+        let outcome = self.service.load_for(ROUND, first);
+        self.take(outcome)
+    }
+
+    /// The same, while something else is done.
+    pub(crate) fn measure_while<T: Send>(
+        &mut self,
+        what: impl FnOnce(&Service, &AtomicBool) -> T + Send,
+    ) -> (Quantiles, T) {
+        let first = self.numbers(Service::OTHERS);
+        let (service, done) = (&self.service, AtomicBool::new(false));
+        let (outcome, came) = std::thread::scope(|scope| {
+            let beside = scope.spawn(|| what(service, &done));
+            let outcome = service.load_for(ROUND, first);
+            done.store(true, Ordering::Relaxed);
+            (outcome, beside.join().unwrap())
+        });
+        (self.take(outcome), came)
+    }
+
+    fn take(&mut self, outcome: Outcome) -> Quantiles {
+        assert!(outcome.wrong.is_empty(), "{:?}", outcome.wrong);
+        assert_eq!((outcome.disconnected, outcome.unanswered()), (0, 0));
+        self.connections.extend(outcome.connections);
+        [0.5, 0.99].map(|share| outcome.latency.quantile(share).as_secs_f64() * 1e6)
+    }
+
+    /// The same, while its echo is stopped for 50 ms again and again.
+    pub(crate) fn measure_stalled(&mut self) -> Quantiles {
+        let pid = self.service.daemon.child_pid("echo");
+        let stall = |_: &Service, done: &AtomicBool| {
+            while !done.load(Ordering::Relaxed) {
+                for (signal, millis) in [(SIGSTOP, 50), (SIGCONT, 5)] {
+                    kill(pid, signal);
+                    std::thread::sleep(Duration::from_millis(millis));
+                }
+            }
+        };
+        self.measure_while(stall).0
+    }
+}
+
+/// Quantiles a round.
+pub(crate) struct Latency {
+    pub(crate) with: Vec<[f64; 2]>,
+    without: Vec<[f64; 2]>,
+}
+
+impl Latency {
+    /// Times what it is without: the median, and the 99th percentile.
+    fn ratios(&self) -> [f64; 2] {
+        [0, 1].map(|which| fastest(&self.with, which) / fastest(&self.without, which))
+    }
+
+    pub(crate) fn holds(&self) -> bool {
+        self.ratios().iter().all(|ratio| *ratio <= MOST)
+    }
+}
+
+impl std::fmt::Display for Latency {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [middle, late] = self.ratios();
+        write!(f, "{middle:.2} times (99 in 100: {late:.2} times) in the fastest of {} rounds", self.with.len())
+    }
+}
+
+fn fastest(rounds: &[Quantiles], which: usize) -> f64 {
+    rounds.iter().map(|round| round[which]).fold(f64::INFINITY, f64::min)
+}
