@@ -192,7 +192,7 @@ fn a_killed_sink_loses_only_what_it_had_read() {
     let mut daemon = Daemon::start(
         r#"
         [children.source]
-        command = ["sh", "-c", "seq 1 20000; exec sleep 1000"]
+        command = ["sh", "-c", "seq 1 100000; exec sleep 1000"]
         [children.sink]
         command = ["dd", "bs=1", "status=none", "of=out", "oflag=append", "conv=notrunc"]
         backoff = { factor = 1.0, max = "0ms" }
@@ -203,7 +203,7 @@ fn a_killed_sink_loses_only_what_it_had_read() {
         "#,
     );
     let source = daemon.child_pid("source");
-    let expected: Vec<u8> = (1..=20000).flat_map(|n| format!("{n}\n").into_bytes()).collect();
+    let expected: Vec<u8> = (1..=100000).flat_map(|n| format!("{n}\n").into_bytes()).collect();
     let mut kills = 0;
     while daemon.read("out").len() + 10_000 < expected.len() && kills < 30 {
         let before = daemon.read("out").len();
