@@ -58,7 +58,7 @@ impl Logger {
             let rest = self.promised(promise).get(usize::try_from(done).unwrap_or(usize::MAX)..).unwrap_or_default();
             let written = if rest.is_empty() { Ok(0) } else { file.write_at(rest, promise.offset + done) };
             let error = match written {
-                Ok(n) if n == rest.len() => {
+                Ok(n) if n >= rest.len() => {
                     self.orders.endured();
                     return Ok(());
                 }
