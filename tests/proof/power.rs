@@ -155,7 +155,7 @@ struct Machine {
 impl Machine {
     /// A new file system, and a daemon on it that was started by way of that program.
     fn new(kind: Kind, wrapper: &str) -> Machine {
-        let image = Image::new(kind, if kind == Kind::Xfs { 300 } else { 64 });
+        let image = Image::new(kind, 300);
         let port = free_port();
         // A new boot: the daemon alone sees the other id.
         let first = format!(

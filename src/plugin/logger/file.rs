@@ -5,6 +5,7 @@ use crate::link::intent::{FileId, names};
 use crate::sys::name::rename_to_free;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
+use nix::sys::statvfs::{FsFlags, fstatvfs};
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -150,8 +151,21 @@ impl MessageFile {
     /// # Errors
     /// From fdatasync(2): the file can't be trusted again, for a second
     /// attempt may succeed though bytes are missing on the disk (fsync(2)).
+    /// EROFS: it has become read-only since the write. Where ext4 makes itself
+    /// so for a fault in between, and can't note that bytes were written to room
+    /// that was kept for them, fdatasync(2) may say that all is well (seen with
+    /// Linux 6.18: the proof's disk/read-only-by-error).
     pub fn sync(&self) -> io::Result<()> {
-        retried(|| self.file.sync_data())
+        retried(|| self.file.sync_data())?;
+        // What the file system would have to note is refused once it has given up:
+        // room that the file has already is asked for, which changes nothing.
+        if let (Err(Errno::EROFS | Errno::EIO), 1..) = (self.allocate(0, 1), self.size()?) {
+            return Err(Errno::EROFS.into());
+        }
+        if fstatvfs(&*self.file)?.flags().contains(FsFlags::ST_RDONLY) {
+            return Err(Errno::EROFS.into());
+        }
+        Ok(())
     }
 
     /// Brings its name to the disk, where that was not done yet.
