@@ -257,8 +257,9 @@ fn a_syslog_daemon_that_hangs_holds_nobody_up() {
         machine.start_plumbd(TALKER);
         machine.signal_rsyslogd(SIGSTOP);
         let mut lines = machine.lines();
-        for number in 0..1000 {
-            writeln!(lines, "line {number} {}", "x".repeat(500)).unwrap();
+        // More than waits anywhere, and both times together fewer lines than are left out as a flood.
+        for number in 0..800 {
+            writeln!(lines, "line {number} {}", "x".repeat(700)).unwrap();
         }
         let asked = Instant::now();
         assert!(machine.answers());
@@ -270,8 +271,8 @@ fn a_syslog_daemon_that_hangs_holds_nobody_up() {
 
         // It hangs again, and never wakes up.
         machine.signal_rsyslogd(SIGSTOP);
-        for number in 0..1000 {
-            writeln!(lines, "<4>again {number} {}", "x".repeat(500)).unwrap();
+        for number in 0..800 {
+            writeln!(lines, "<4>again {number} {}", "x".repeat(700)).unwrap();
         }
         assert!(machine.answers());
         machine.end_rsyslogd(SIGKILL);
