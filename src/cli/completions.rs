@@ -83,7 +83,7 @@ fn running(socket: &Socket) -> Option<Vec<(String, String)>> {
     let mut children = None;
     let asked = client::ask_within(PATIENCE, &socket.path().ok()?, &Request::Status, |response| {
         if let Response::Status(status) = response {
-            let named = status.children.into_iter().map(|child| (child.name.clone(), child.state.to_string()));
+            let named = status.children.into_iter().map(|child| (child.name, child.state.to_string()));
             children = Some(named.collect());
         }
         Ok(())

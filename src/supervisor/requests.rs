@@ -5,7 +5,7 @@ use super::core::Supervisor;
 use super::poll::Id;
 use super::reload::WRONG_CONFIGURATION;
 use super::supervised::Supervised;
-use crate::config::plan;
+use crate::config::{order, plan};
 use crate::control::status::{self, Status};
 use crate::control::{Request, Response};
 use jiff::Timestamp;
@@ -136,19 +136,16 @@ impl Supervisor {
     /// Stops what an operator wants down, sources first: what a source still
     /// owes its clients it can send only while its sink is there.
     pub(super) fn stop_held(&mut self) {
+        let mut due: Vec<Id> = self.children.iter().filter(|(_, child)| child.to_stop).map(|(&id, _)| id).collect();
+        if due.is_empty() {
+            return;
+        }
+        let needed_by = order::needed_by(&self.needs);
         let goes = |child: &Supervised| child.held_down && child.machine.pid().is_some();
-        let is_needed = |name: &String| {
-            self.children.values().any(|other| {
-                let needed = self.needs.get(&other.config.name);
-                goes(other) && needed.is_some_and(|needed| needed.contains(name))
-            })
-        };
-        let due: Vec<Id> = self
-            .children
-            .iter()
-            .filter(|(_, child)| child.to_stop && !is_needed(&child.config.name))
-            .map(|(&id, _)| id)
-            .collect();
+        due.retain(|id| {
+            let users = needed_by.get(&self.children[id].config.name).into_iter().flatten();
+            !users.filter_map(|user| self.child(user)).any(goes)
+        });
         for id in due {
             if let Some(child) = self.children.get_mut(&id) {
                 child.to_stop = false;
@@ -296,7 +293,7 @@ impl Supervisor {
 
     fn status(&mut self) -> Status {
         let waits = self.links.look(Instant::now(), Timestamp::now());
-        let links = self
+        let mut links: Vec<status::Link> = self
             .links
             .iter()
             .zip(waits)
@@ -308,7 +305,6 @@ impl Supervisor {
                 stalled_for_ms: u64::try_from(stalled.as_millis()).unwrap_or(u64::MAX),
             })
             .collect();
-        let mut links: Vec<status::Link> = links;
         // What no configuration names any more, and still has bytes.
         links.extend(self.store.waiting().into_iter().map(|(from, to, bytes)| {
             let (queued_bytes, capacity_bytes) = (bytes as u64, bytes as u64);

@@ -2,7 +2,7 @@
 
 use crate::logger::promised;
 use crate::mini::{Held, Logger, Rig, records, wait_until, write_record};
-use crate::trace::{Place, STOPPED, kill_at, run_to, seize};
+use crate::trace::{Place, held_at, kill_at, let_go, run_to};
 use nix::sys::signal::Signal::SIGTERM;
 use plumbd::link::handover::Protocol::{self, Lines, Records};
 use plumbd::plugin::logger::escape::unescape;
@@ -473,12 +473,10 @@ fn a_file_that_is_truncated_at_the_instant_of_a_write_has_no_gap() {
     std::fs::write(rig.path(), "one\ntwo\n").unwrap();
     rig.links[0].source().write_all(b"three\n").unwrap();
     rig.end();
-    let logger = rig.start_under(&STOPPED);
-    seize(logger.pid());
     // It has looked where the file ends, and promised to write there.
-    assert!(run_to(logger.pid(), nix::libc::SYS_pwrite64, Place { stop: 0, steps: 0 }));
+    let logger = held_at(&rig, nix::libc::SYS_pwrite64, Place { stop: 0, steps: 0 });
     File::options().write(true).open(rig.path()).unwrap().set_len(4).unwrap();
-    nix::sys::ptrace::detach(logger.pid(), None).unwrap();
+    let_go(&logger);
     logger.wait_success();
     assert_eq!(rig.text(), "one\nthree\n");
 }
@@ -490,21 +488,19 @@ fn a_batch_that_is_cut_short_and_written_behind_is_saved_whole() {
     std::fs::write(rig.path(), "one\n").unwrap();
     rig.links[0].source().write_all(b"first\nsecond\n").unwrap();
     rig.end();
-    let logger = rig.start_under(&STOPPED);
-    seize(logger.pid());
+    let place = Place { stop: 0, steps: 0 };
+    let logger = held_at(&rig, nix::libc::SYS_pwrite64, place);
     let limit = |bytes: &str| {
         let (pid, fsize) = (format!("--pid={}", logger.pid()), format!("--fsize={bytes}"));
         assert!(std::process::Command::new("prlimit").args([pid, fsize]).status().unwrap().success());
     };
-    let place = Place { stop: 0, steps: 0 };
-    assert!(run_to(logger.pid(), nix::libc::SYS_pwrite64, place));
     limit("13:unlimited");
     nix::sys::ptrace::syscall(logger.pid(), None).unwrap();
     assert!(run_to(logger.pid(), nix::libc::SYS_pwrite64, place));
     assert_eq!(rig.text(), "one\nfirst\nsec");
     limit("unlimited");
     File::options().append(true).open(rig.path()).unwrap().write_all(b"his\n").unwrap();
-    nix::sys::ptrace::detach(logger.pid(), None).unwrap();
+    let_go(&logger);
     logger.wait_success();
     assert_eq!(rig.text(), "one\nfirst\nsecond\n");
     let torn = rig.files("m.log.torn-");
@@ -518,12 +514,10 @@ fn a_file_that_is_truncated_while_its_end_is_mended_has_no_gap() {
     std::fs::write(rig.path(), "whole\nto").unwrap();
     rig.links[0].source().write_all(b"next\n").unwrap();
     rig.end();
-    let logger = rig.start_under(&STOPPED);
-    seize(logger.pid());
     // It has copied what is torn, and is to cut that off.
-    assert!(run_to(logger.pid(), nix::libc::SYS_fsync, Place { stop: 0, steps: 0 }));
+    let logger = held_at(&rig, nix::libc::SYS_fsync, Place { stop: 0, steps: 0 });
     File::options().write(true).open(rig.path()).unwrap().set_len(0).unwrap();
-    nix::sys::ptrace::detach(logger.pid(), None).unwrap();
+    let_go(&logger);
     logger.wait_success();
     assert_eq!(rig.text(), "next\n");
     assert_eq!(rig.files("m.log.torn-").len(), 0);

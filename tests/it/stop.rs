@@ -2,9 +2,8 @@
 
 use crate::daemon::{Daemon, alive, children_of, kill, wait_for};
 use crate::mini::Rig;
-use crate::trace::{Place, STOPPED, run_to, seize};
+use crate::trace::{Place, held_at, let_go};
 use nix::libc::SYS_socketpair;
-use nix::sys::ptrace;
 use nix::sys::signal::Signal::SIGTERM;
 use plumbd::control::Request;
 use plumbd::control::status::{ChildState, DaemonState};
@@ -338,12 +337,10 @@ fn a_stop_is_heard_however_early_it_comes() {
     let mut stopped_by_itself = 0;
     for stop in 0..40 {
         let rig = Rig::with("raw", Lines);
-        let mut logger = rig.start_under(&STOPPED);
-        seize(logger.pid());
         // The pair tells of signals; it is made just before they are caught.
-        assert!(run_to(logger.pid(), SYS_socketpair, Place { stop, steps: 0 }));
+        let mut logger = held_at(&rig, SYS_socketpair, Place { stop, steps: 0 });
         logger.signal(SIGTERM);
-        ptrace::detach(logger.pid(), None).unwrap();
+        let_go(&logger);
         let status = logger.wait();
         assert!(status.success() || status.signal() == Some(15), "{stop} stops later: {status:?}");
         stopped_by_itself += u32::from(status.success());

@@ -38,6 +38,19 @@ pub(crate) fn kill_started_at(start: impl FnOnce(&[&str]) -> Logger, place: Plac
     reached
 }
 
+/// A logger that is held at that place.
+pub(crate) fn held_at(rig: &Rig, first: i64, place: Place) -> Logger {
+    let logger = rig.start_under(&STOPPED);
+    seize(logger.pid());
+    assert!(run_to(logger.pid(), first, place), "it ended before it came there");
+    logger
+}
+
+/// Lets it go on by itself.
+pub(crate) fn let_go(logger: &Logger) {
+    ptrace::detach(logger.pid(), None).unwrap();
+}
+
 /// Begins to trace what was started under [`STOPPED`].
 pub(crate) fn seize(pid: Pid) {
     wait_until("it has stopped itself", || {

@@ -360,15 +360,14 @@ impl Server {
     /// Opens or closes the door, as the number of clients says.
     fn mind_the_door(&mut self) -> Result<(), String> {
         let open = !self.draining && !self.exhausted && self.clients.len() < self.settings.max_connections;
-        let opens = open && !self.door.is_open();
         let changed = match (open, self.door.is_open()) {
             (true, false) => self.door.open(&self.epoll),
             (false, true) => self.door.close(&self.epoll),
             _ => Ok(()),
         };
         changed.map_err(|e| format!("cannot watch the listening sockets: {e}"))?;
-        let tries = open && std::mem::take(&mut self.try_door);
-        if (opens || tries) && self.told_exhausted {
+        // A door that was closed for want of descriptors opens only with a try.
+        if open && std::mem::take(&mut self.try_door) && self.told_exhausted {
             // accept(2) wants a descriptor before it looks whether anybody
             // waits: without this try, nothing would tell that nobody does.
             for token in (LISTENERS..).take(self.door.listeners()) {

@@ -158,11 +158,10 @@ impl MessageFile {
     pub fn sync(&self) -> io::Result<()> {
         retried(|| self.file.sync_data())?;
         // What the file system would have to note is refused once it has given up:
-        // room that the file has already is asked for, which changes nothing.
-        if let (Err(Errno::EROFS | Errno::EIO), 1..) = (self.allocate(0, 1), self.size()?) {
-            return Err(Errno::EROFS.into());
-        }
-        if fstatvfs(&*self.file)?.flags().contains(FsFlags::ST_RDONLY) {
+        // room that the file has already is asked for, which changes nothing
+        // (an empty one gets a block).
+        let gave_up = matches!(self.allocate(0, 1), Err(Errno::EROFS | Errno::EIO));
+        if gave_up || fstatvfs(&*self.file)?.flags().contains(FsFlags::ST_RDONLY) {
             return Err(Errno::EROFS.into());
         }
         Ok(())

@@ -10,7 +10,7 @@ use super::rig;
 use crate::load::checker::{self, Format, Verdict};
 use crate::load::generator::{self, Connection, Plan};
 use crate::mini::{Logger, Rig};
-use crate::trace::{self, Place, STOPPED};
+use crate::trace::{self, Place};
 use crate::trial::{Evidence, Tried, scaled};
 use nix::libc::{SYS_epoll_create1, SYS_pwrite64};
 use nix::sys::ptrace;
@@ -91,10 +91,7 @@ fn without_ledger() -> String {
 
 /// A logger that is stopped so many stops after it began to save its first batch.
 fn begin_to_save(rig: &Rig, stop: usize) -> Logger {
-    let logger = rig.start_under(&STOPPED);
-    trace::seize(logger.pid());
-    assert!(trace::run_to(logger.pid(), SYS_pwrite64, Place { stop, steps: 0 }), "it saved nothing");
-    logger
+    trace::held_at(rig, SYS_pwrite64, Place { stop, steps: 0 })
 }
 
 /// The logger, so many microseconds after it began to write a batch.
