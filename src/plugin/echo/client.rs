@@ -74,6 +74,11 @@ pub(super) struct Client {
     pub(super) framing: framing::State,
     pub(super) input: Input,
     pub(super) output: Output,
+    /// Its socket may have bytes, or its end: epoll tells that once (EPOLLET).
+    pub(super) readable: bool,
+    /// Only recv(2) can say that it has no more: a read that leaves room does
+    /// not, for its end or a mark of urgent data may be there (epoll(7)).
+    pub(super) ends: bool,
     /// It holds too much to be read on.
     pub(super) paused: bool,
     /// It stands in the line of those that wait for the outbox.
@@ -102,6 +107,8 @@ impl Client {
             framing: framing::State::default(),
             input: Input::Open,
             output: Output::Ready,
+            readable: false,
+            ends: false,
             paused: false,
             in_line: false,
             due: false,
@@ -114,18 +121,27 @@ impl Client {
     }
 
     /// What epoll should tell of it; `None`: nothing, not even that it broke.
+    /// News only, each once: whatever is known is not looked at again each round.
     pub(super) fn wanted(&self) -> Option<EpollFlags> {
-        let mut wanted = EpollFlags::empty();
+        let news = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLPRI | EpollFlags::EPOLLET;
         match self.output {
-            Output::Gone => return None,
-            Output::Over(_) => return Some(EpollFlags::EPOLLIN),
-            Output::Blocked => wanted |= EpollFlags::EPOLLOUT,
-            Output::Ready => {}
+            Output::Gone => None,
+            Output::Over(_) => Some(EpollFlags::EPOLLIN),
+            Output::Blocked => Some(news | EpollFlags::EPOLLOUT),
+            Output::Ready => Some(news),
         }
-        if self.input.open().is_some() && !self.paused && !self.in_line {
-            wanted |= EpollFlags::EPOLLIN;
+    }
+
+    /// Whether more of it is to be read as soon as it is its turn.
+    pub(super) fn is_to_be_read(&self) -> bool {
+        self.readable && !self.paused && self.input.open().is_some() && !matches!(self.output, Output::Over(_))
+    }
+
+    /// A read of so many bytes had room for `room`.
+    pub(super) fn after_read(&mut self, count: usize, room: usize) {
+        if count < room && !self.ends {
+            self.readable = false;
         }
-        Some(wanted)
     }
 
     /// Everything it sent was queued and went back.

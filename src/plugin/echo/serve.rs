@@ -37,7 +37,11 @@ impl Server {
             }
             _ => {}
         }
-        if events.contains(EpollFlags::EPOLLIN) {
+        let ends = events.intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLPRI);
+        if events.contains(EpollFlags::EPOLLIN) || ends {
+            let Some(client) = self.clients.get(token) else { return };
+            client.readable = true;
+            client.ends |= ends;
             self.read(token);
         }
     }
@@ -45,22 +49,30 @@ impl Server {
     /// Reads once, and takes the messages that are whole.
     fn read(&mut self, token: Token) {
         let Some(client) = self.clients.get(token) else { return };
+        if client.paused {
+            return;
+        }
         let Some(most) = client.input.open() else { return };
         if self.outbox.is_full() {
-            self.stand_in_line(token);
             return self.settle(token);
         }
         let most = if self.framer.rule == Framing::Read { most.min(self.framer.max) } else { most };
-        match receive(&client.socket, client.stream.room(&mut self.pool, self.limit, most)) {
+        let room = client.stream.room(&mut self.pool, self.limit, most);
+        let room_for = room.len();
+        match receive(&client.socket, room) {
             Ok(0) => client.input = Input::Ended,
             Ok(count) => {
+                client.after_read(count, room_for);
                 client.stream.received(count);
                 client.input = client.input.after(count);
                 client.heard = self.now;
                 self.metrics.add(BYTES, count as u64);
             }
             Err(Errno::EAGAIN) if client.output == Output::Gone => client.input = Input::Ended,
-            Err(Errno::EAGAIN) => client.input = client.input.after_nothing(),
+            Err(Errno::EAGAIN) => {
+                client.readable = false;
+                client.input = client.input.after_nothing();
+            }
             Err(_) => {
                 client.input = Input::Ended;
                 self.hang_up(token);
@@ -142,20 +154,12 @@ impl Server {
             }
             let Some(client) = self.clients.get(token) else { continue };
             client.in_line = false;
-            let gone = client.output == Output::Gone;
+            let reads = client.readable;
             self.frame(token, Next::MayCome);
-            if gone {
+            if reads {
                 self.read(token);
-                self.read_on(token);
             }
             self.settle(token);
-        }
-    }
-
-    /// epoll says no more of a broken connection: it is read until nothing is left.
-    fn read_on(&mut self, token: Token) {
-        if self.clients.get(token).is_some_and(|client| client.input.open().is_some()) {
-            self.stand_in_line(token);
         }
     }
 
@@ -194,6 +198,8 @@ impl Server {
         let Some(client) = self.clients.get(token) else { return };
         client.output = Output::Gone;
         client.stream.mute();
+        // epoll says no more of a broken connection: it is read until nothing is left.
+        (client.readable, client.ends, client.paused) = (true, true, false);
         if client.watched.take().is_some() {
             // A broken one can't be watched: it would be told again and again.
             let _not_watched = self.epoll.delete(&client.socket);
@@ -215,6 +221,10 @@ impl Server {
         }
         let held = client.stream.held();
         client.paused = held > if client.paused { self.limit.low() } else { self.limit.high() };
+        if client.is_to_be_read() && !client.in_line {
+            client.in_line = true;
+            self.line.push(token);
+        }
         if self.draining && client.output == Output::Blocked && !client.stuck_timer {
             client.stuck_timer = true;
             self.timers.set(client.took + super::drain::STUCK_FOR, Timer::Stuck(token));

@@ -60,8 +60,8 @@ pub(super) struct Server {
     pub(super) timers: Timers,
     pub(super) outbox: Outbox,
     pub(super) metrics: Metrics,
-    /// Those that wait until the outbox takes more, or whose broken connection
-    /// is read to its end.
+    /// Those whose turn comes when the outbox takes more: with bytes that are in
+    /// no message yet, or a socket that was not read empty.
     pub(super) line: Vec<Token>,
     /// Those that an echo is due to.
     pub(super) due: Vec<Token>,
@@ -169,12 +169,6 @@ impl Server {
         if let Some(replies) = &self.replies {
             self.epoll.add(replies, EpollEvent::new(EpollFlags::EPOLLIN, REPLIES))?;
         }
-        // No flags: that nobody can read it any more is told always.
-        match self.epoll.add(&self.stdout, EpollEvent::new(EpollFlags::empty(), STDOUT)) {
-            // A file: always writable.
-            Ok(()) | Err(Errno::EPERM) => {}
-            Err(error) => return Err(error.into()),
-        }
         self.door.open(&self.epoll)
     }
 
@@ -274,29 +268,33 @@ impl Server {
         if events.contains(EpollFlags::EPOLLERR) {
             return Err(format!("cannot go on: nobody reads what goes to {:?} any more", self.sink));
         }
-        self.set_queue_blocked(false);
-        Ok(())
+        self.set_queue_blocked(false)
     }
 
-    fn set_queue_blocked(&mut self, blocked: bool) {
+    /// The queue is watched only while it is full: a sink's splice(2) wakes all
+    /// who watch the pipe, whatever they wait for (fs/splice.c,
+    /// wakeup_pipe_writers).
+    fn set_queue_blocked(&mut self, blocked: bool) -> Result<(), String> {
         self.queue_blocked = blocked;
-        let flags = if blocked { EpollFlags::EPOLLOUT } else { EpollFlags::empty() };
-        if let Err(error) = self.epoll.modify(&self.stdout, &mut EpollEvent::new(flags, STDOUT)) {
-            warn!("cannot watch the queue to {:?}: {error}", self.sink);
-        }
+        let told = if blocked {
+            self.epoll.add(&self.stdout, EpollEvent::new(EpollFlags::EPOLLOUT, STDOUT))
+        } else {
+            self.epoll.delete(&self.stdout)
+        };
+        told.map_err(|e| format!("cannot watch the queue to {:?}: {e}", self.sink))
     }
 
     /// Writes what the queue takes.
     fn write_queue(&mut self) -> Result<(), String> {
         while let (Some(bytes), false) = (self.outbox.next_write(), self.queue_blocked) {
             if self.ask_first && !is_writable(&self.stdout) {
-                self.set_queue_blocked(true);
+                self.set_queue_blocked(true)?;
                 break;
             }
             match nix::unistd::write(&self.stdout, bytes) {
                 Ok(count) => self.outbox.wrote(count),
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => self.set_queue_blocked(true),
+                Err(Errno::EAGAIN) => self.set_queue_blocked(true)?,
                 Err(error) => return Err(format!("cannot write to {:?}: {error}", self.sink)),
             }
         }
