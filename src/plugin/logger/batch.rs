@@ -5,8 +5,8 @@ use super::orders::Halt;
 use super::output::Output;
 use super::save::batch_id;
 use super::settings::Sync;
-use super::source::BATCH_BYTES;
-use super::{BATCHES, BYTES, GARBAGE, INCOMPLETE, LARGE, Logger, MESSAGES, STREAM};
+use super::source::{BATCH_BYTES, Source};
+use super::{BATCHES, BYTES, GARBAGE, INCOMPLETE, Logger, MESSAGES, STREAM};
 use crate::link::intent::Promise;
 use crate::link::ledger::Batch;
 use crate::link::record::Ack;
@@ -50,7 +50,8 @@ impl Logger {
         self.count();
         let now = std::time::Instant::now();
         let awaited = self.sources.iter().any(|source| source.taking.is_some_and(|taking| taking.last.epoch != 0));
-        self.may_gather = !awaited && length < LARGE && now - self.batch_at < STREAM;
+        let filling = self.sources.iter().any(Source::is_filling);
+        self.may_gather = !awaited && !filling && now - self.batch_at < STREAM;
         self.batch_at = now;
         self.check_names()
     }

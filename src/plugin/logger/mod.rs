@@ -57,11 +57,9 @@ const GARBAGE: usize = 5;
 const ROTATIONS: usize = 6;
 
 /// A batch that follows another this soon is one of a stream.
-const STREAM: Duration = Duration::from_millis(4);
+const STREAM: Duration = Duration::from_millis(10);
 /// The supervisor is dead, and for so long nothing came: nothing will.
 const FORSAKEN: Duration = Duration::from_secs(10);
-/// A batch of so many bytes is large enough.
-const LARGE: usize = 64 * 1024;
 
 /// What makes a logger fast under load, and slow to start.
 #[derive(Debug, Clone, Copy)]
@@ -79,7 +77,7 @@ impl Default for Pace {
             body: 2 * BATCH_BYTES,
             // What is in a queue is safe there, and a batch costs the same
             // whether it is small or large.
-            gather: Duration::from_millis(1),
+            gather: Duration::from_millis(4),
         }
     }
 }
@@ -151,9 +149,10 @@ impl Logger {
         for inbound in &start.links.inbound {
             let intake = Intake::open(inbound)?;
             let replies = inbound.replies.map(|fd| Replies::new(take(fd)));
-            sources.push(Source { intake, replies, ready: true, taking: None, tally: Tally::default() });
+            let capacity = intake.capacity().unwrap_or(0);
+            sources.push(Source { intake, replies, capacity, ready: true, taking: None, tally: Tally::default() });
         }
-        let capacity = sources.iter().filter_map(|source| source.intake.capacity().ok()).max();
+        let capacity = sources.iter().map(|source| source.capacity).max();
         let tools = Tools::new(capacity.unwrap_or(0)).map_err(|e| format!("cannot open an intake: {e}"))?;
         file::check(&settings.file).map_err(|e| format!("cannot open {}: {e}", settings.file.display()))?;
         // The intent file first: whoever has it is the one writer of that

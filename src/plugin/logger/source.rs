@@ -19,6 +19,8 @@ pub struct Source {
     pub intake: Intake,
     /// Where its source waits for acknowledgements.
     pub replies: Option<Replies>,
+    /// How many bytes its queue can hold.
+    pub capacity: usize,
     /// Whether its queue may have something.
     pub ready: bool,
     /// What the batch under way takes of it.
@@ -78,6 +80,11 @@ impl Source {
     /// Whether a batch would find something to do with it, without more coming.
     pub fn has_work(&self) -> bool {
         self.intake.has_more() || self.intake.ended() && !self.intake.unread().is_empty()
+    }
+
+    /// Whether the batch under way took so much that its queue may be full before long.
+    pub fn is_filling(&self) -> bool {
+        self.taking.is_some_and(|taking| taking.upto >= self.capacity / 4)
     }
 
     /// Whether its end came and nothing is left to save.
