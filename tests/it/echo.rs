@@ -4,12 +4,13 @@
 
 use crate::fake_sink::{Got, Setup, connect, eventually, has_nothing, read_exact, read_to_end};
 use nix::sys::signal::Signal;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt};
 use plumbd::link::record::{Flags, Peer};
 use serde_json::json;
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 
 /// Each connection's payloads, joined.
 fn by_connection(records: &[Got]) -> HashMap<u32, Vec<u8>> {
@@ -416,8 +417,34 @@ fn it_ends_when_nobody_reads_the_queue_any_more() {
         let setup = Setup::new(json!({ "echo_after": "queued" }));
         let mut echo = if lines { setup.lines() } else { setup }.start();
         echo.sink.queue = None;
+        echo.client().write_all(b"to nobody\n").unwrap();
         assert_eq!(echo.wait().code(), Some(1), "an exit, and not a signal");
         assert!(echo.log().contains("nobody reads"), "{}", echo.log());
+    }
+}
+
+#[test]
+fn all_that_came_while_it_did_not_look_is_echoed_whatever_ended_each_read() {
+    // It is told of all of this once.
+    let many = "x".repeat(1023) + "\n";
+    let many = many.repeat(50);
+    for (end, urgent) in [(false, false), (true, false), (false, true), (true, true)] {
+        let echo = Setup::new(json!({ "echo_after": "queued" })).start();
+        let mut client = echo.client();
+        echo.signal(Signal::SIGSTOP);
+        client.write_all(b"a\n").unwrap();
+        if urgent {
+            // Of which nothing is in the stream; recv(2) stops before it.
+            assert_eq!(send(client.as_raw_fd(), b"!", MsgFlags::MSG_OOB), Ok(1));
+        }
+        client.write_all(many.as_bytes()).unwrap();
+        if end {
+            client.shutdown(Shutdown::Write).unwrap();
+        }
+        echo.signal(Signal::SIGCONT);
+        let sent = format!("a\n{many}");
+        let got = if end { read_to_end(&mut client) } else { read_exact(&mut client, sent.len()) };
+        assert!(got == sent.as_bytes(), "end: {end}, urgent: {urgent}, {} bytes", got.len());
     }
 }
 

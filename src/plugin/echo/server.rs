@@ -266,7 +266,7 @@ impl Server {
     /// The queue has room again, or nobody can read it any more.
     fn on_queue(&mut self, events: EpollFlags) -> Result<(), String> {
         if events.contains(EpollFlags::EPOLLERR) {
-            return Err(format!("cannot go on: nobody reads what goes to {:?} any more", self.sink));
+            return Err(self.nobody_reads());
         }
         self.set_queue_blocked(false)
     }
@@ -295,10 +295,16 @@ impl Server {
                 Ok(count) => self.outbox.wrote(count),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => self.set_queue_blocked(true)?,
+                Err(Errno::EPIPE) => return Err(self.nobody_reads()),
                 Err(error) => return Err(format!("cannot write to {:?}: {error}", self.sink)),
             }
         }
         Ok(())
+    }
+
+    /// Seen at a write; while a supervisor lives it holds the queue's other end.
+    fn nobody_reads(&self) -> String {
+        format!("cannot go on: nobody reads what goes to {:?} any more", self.sink)
     }
 
     /// Lets new clients of one listening socket in.
