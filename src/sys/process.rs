@@ -5,8 +5,9 @@ use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, getpid, getppid};
+use std::cell::RefCell;
 use std::convert::Infallible;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
@@ -111,48 +112,73 @@ pub enum Exec {
     Failed(String),
 }
 
-/// Forks, and executes the program in the child: in a session of its own, with
+/// Starts a process that executes the program: in a session of its own, with
 /// default signal dispositions, an empty mask, and no descriptor but those
 /// given.
+///
+/// The process shares this one's memory until it executes, and this one waits
+/// for that, as with vfork(2): to copy the tables of the memory, and each page
+/// that either then touches, is most of what a start costs otherwise. Only one
+/// that is to be another user's, or in a directory of its own, is forked: who
+/// asks for the groups of a user, or goes to a directory, may have to wait for
+/// a network, and this process never does.
 ///
 /// This process must have one thread: what the child does before exec is not
 /// all async-signal-safe (fork(2)).
 ///
 /// # Errors
-/// EAGAIN, ENOMEM from fork(2); EMFILE, ENFILE from pipe2(2).
+/// EAGAIN, ENOMEM from clone(2) or fork(2); EMFILE, ENFILE from pipe2(2).
 pub fn spawn(program: &Program<'_>) -> io::Result<Spawned> {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)?;
-    let parent = getpid();
-    // A signal that arrived between fork and the reset of the dispositions
-    // would run this process's handlers in the child.
+    let mut launch = Launch::new(program, &write);
+    let may_wait = program.identity.is_some() || program.directory.is_some();
+    // A signal that arrived before the dispositions are reset would run this
+    // process's handlers in the child.
     let mut before = SigSet::empty();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
+    let started = if may_wait { forked(&mut launch) } else { shared(&mut launch) };
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
+    Ok(Spawned { pid: started?, status: read })
+}
+
+fn forked(launch: &mut Launch<'_>) -> nix::Result<Pid> {
     #[allow(unsafe_code)]
     // SAFETY: one thread, so the child's copy of the heap and of every lock is consistent.
-    let forked = unsafe { fork() };
-    match forked {
-        Ok(ForkResult::Child) => {
-            // The program's own descriptors may take this one's number.
-            let status = above(write.as_fd(), program.descriptors.len()).unwrap_or(write.as_raw_fd());
-            let Err((stage, errno)) = become_program(program, parent);
-            #[allow(unsafe_code)]
-            // SAFETY: open until exec, see `above`.
-            let status = unsafe { BorrowedFd::borrow_raw(status) };
-            let _told = nix::unistd::write(status, &report(stage, errno));
-            #[allow(unsafe_code)]
-            // SAFETY: ends this process without running the parent's exit handlers.
-            unsafe {
-                libc::_exit(127)
-            }
-        }
-        result => {
-            sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
-            match result? {
-                ForkResult::Parent { child } => Ok(Spawned { pid: child, status: read }),
-                ForkResult::Child => unreachable!("handled above"),
-            }
-        }
+    match unsafe { fork() }? {
+        ForkResult::Child => launch.run(),
+        ForkResult::Parent { child } => Ok(child),
     }
+}
+
+/// The child's stack while it shares this process's memory: of what it has, only
+/// pages that were used take memory.
+const STACK: usize = 256 * 1024;
+
+thread_local! {
+    // Kept from start to start: its pages need not be made anew.
+    static CHILD_STACK: RefCell<Vec<u8>> = RefCell::new(vec![0; STACK]);
+}
+
+fn shared(launch: &mut Launch<'_>) -> nix::Result<Pid> {
+    extern "C" fn run(launch: *mut c_void) -> c_int {
+        #[allow(unsafe_code)]
+        // SAFETY: `shared` passes its `launch`, and is not gone on with before
+        // this process has executed or is gone (CLONE_VFORK).
+        let launch = unsafe { &mut *launch.cast::<Launch<'_>>() };
+        launch.run()
+    }
+    CHILD_STACK.with_borrow_mut(|stack| {
+        let top = stack.as_mut_ptr_range().end;
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        #[allow(unsafe_code)]
+        // SAFETY: the stack is the child's alone, and aligned as clone(3) aligns
+        // it. The one thread of this process waits until the child has executed
+        // or is gone, so nothing is used by both at a time; what the child does
+        // until then leaves all that it shares as it was: it allocates nothing,
+        // and its descriptors and dispositions are copies.
+        let pid = unsafe { libc::clone(run, top.cast(), flags, std::ptr::from_mut(launch).cast()) };
+        Errno::result(pid).map(Pid::from_raw)
+    })
 }
 
 /// Reads what became of the exec.
@@ -178,44 +204,109 @@ fn report(stage: Stage, errno: Errno) -> [u8; 5] {
     [stage as u8, e[0], e[1], e[2], e[3]]
 }
 
-/// Runs in the child. Returns only where it could not go on.
-fn become_program(program: &Program<'_>, parent: Pid) -> Result<Infallible, (Stage, Errno)> {
-    let at = |stage: Stage| move |errno: Errno| (stage, errno);
+/// All that the child needs, made before it is there: it may share this
+/// process's memory, and so must not allocate.
+struct Launch<'a> {
+    program: &'a Program<'a>,
+    /// execve(2)'s lists, a null pointer at their ends.
+    arguments: Vec<*const c_char>,
+    environment: Vec<*const c_char>,
+    /// Which of the environment is [`LISTEN_PID`], and room for it.
+    listen_pid: Option<usize>,
+    own_pid: [u8; 32],
+    /// Where descriptors are on their way to their places.
+    moved: Vec<RawFd>,
+    status: BorrowedFd<'a>,
+    parent: Pid,
+}
 
-    nix::unistd::setsid().map_err(at(Stage::Session))?;
-    default_dispositions();
-    place(program.descriptors).map_err(at(Stage::Descriptors))?;
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(program.umask));
-    if let Some(soft) = program.soft_descriptors {
-        let hard = getrlimit(Resource::RLIMIT_NOFILE).map_err(at(Stage::Limits))?.1;
-        setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard).map_err(at(Stage::Limits))?;
-    }
-    for &(resource, value) in program.limits {
-        setrlimit(resource, value, value).map_err(at(Stage::Limits))?;
-    }
-    if let Some(who) = &program.identity {
-        nix::unistd::initgroups(who.user, Gid::from_raw(who.gid)).map_err(at(Stage::Groups))?;
-        nix::unistd::setgid(Gid::from_raw(who.gid)).map_err(at(Stage::Group))?;
-        nix::unistd::setuid(Uid::from_raw(who.uid)).map_err(at(Stage::User))?;
-    }
-    if let Some(directory) = program.directory {
-        nix::unistd::chdir(directory).map_err(at(Stage::Directory))?;
-    }
-    // A change of identity clears it (prctl(2)), so it is set here; and a
-    // parent that died before it was set is seen by its number.
-    nix::sys::prctl::set_pdeathsig(program.death_signal).map_err(at(Stage::Session))?;
-    if getppid() != parent {
-        return Err((Stage::Session, Errno::ESRCH));
+impl<'a> Launch<'a> {
+    fn new(program: &'a Program<'a>, status: &'a OwnedFd) -> Launch<'a> {
+        let pointers = |list: &[CString]| {
+            let entries = list.iter().map(|entry| entry.as_ptr());
+            entries.chain([std::ptr::null()]).collect()
+        };
+        Launch {
+            program,
+            arguments: pointers(program.arguments),
+            environment: pointers(program.environment),
+            listen_pid: program.environment.iter().position(|entry| entry.as_c_str() == LISTEN_PID),
+            own_pid: [0; 32],
+            moved: vec![0; program.descriptors.len()],
+            status: status.as_fd(),
+            parent: getpid(),
+        }
     }
 
-    let own_pid = CString::new(format!("LISTEN_PID={}", getpid())).unwrap_or_default();
-    let environment: Vec<&CStr> = program
-        .environment
-        .iter()
-        .map(|entry| if entry.as_c_str() == LISTEN_PID { own_pid.as_c_str() } else { entry.as_c_str() })
-        .collect();
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(at(Stage::Session))?;
-    nix::unistd::execve(program.path, program.arguments, &environment).map_err(at(Stage::Exec))
+    /// Runs in the child.
+    fn run(&mut self) -> ! {
+        // The program's own descriptors may take this one's number.
+        let status = above(self.status, self.moved.len()).unwrap_or(self.status.as_raw_fd());
+        let Err((stage, errno)) = self.become_program();
+        #[allow(unsafe_code)]
+        // SAFETY: open until exec, see `above`.
+        let status = unsafe { BorrowedFd::borrow_raw(status) };
+        let _told = nix::unistd::write(status, &report(stage, errno));
+        #[allow(unsafe_code)]
+        // SAFETY: ends this process without running the parent's exit handlers.
+        unsafe {
+            libc::_exit(127)
+        }
+    }
+
+    /// Returns only where it could not go on.
+    fn become_program(&mut self) -> Result<Infallible, (Stage, Errno)> {
+        let at = |stage: Stage| move |errno: Errno| (stage, errno);
+        let program = self.program;
+
+        nix::unistd::setsid().map_err(at(Stage::Session))?;
+        default_dispositions();
+        place(program.descriptors, &mut self.moved).map_err(at(Stage::Descriptors))?;
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(program.umask));
+        if let Some(soft) = program.soft_descriptors {
+            let hard = getrlimit(Resource::RLIMIT_NOFILE).map_err(at(Stage::Limits))?.1;
+            setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard).map_err(at(Stage::Limits))?;
+        }
+        for &(resource, value) in program.limits {
+            setrlimit(resource, value, value).map_err(at(Stage::Limits))?;
+        }
+        if let Some(who) = &program.identity {
+            nix::unistd::initgroups(who.user, Gid::from_raw(who.gid)).map_err(at(Stage::Groups))?;
+            nix::unistd::setgid(Gid::from_raw(who.gid)).map_err(at(Stage::Group))?;
+            nix::unistd::setuid(Uid::from_raw(who.uid)).map_err(at(Stage::User))?;
+        }
+        if let Some(directory) = program.directory {
+            nix::unistd::chdir(directory).map_err(at(Stage::Directory))?;
+        }
+        // A change of identity clears it (prctl(2)), so it is set here; and a
+        // parent that died before it was set is seen by its number.
+        nix::sys::prctl::set_pdeathsig(program.death_signal).map_err(at(Stage::Session))?;
+        if getppid() != self.parent {
+            return Err((Stage::Session, Errno::ESRCH));
+        }
+
+        if let Some(entry) = self.listen_pid {
+            self.environment[entry] = self.tell_own_pid();
+        }
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(at(Stage::Session))?;
+        #[allow(unsafe_code)]
+        // SAFETY: both lists end with a null pointer; what they point to, the
+        // program's strings and `own_pid`, is there until this returns.
+        unsafe {
+            libc::execve(program.path.as_ptr(), self.arguments.as_ptr(), self.environment.as_ptr())
+        };
+        Err((Stage::Exec, Errno::last()))
+    }
+
+    /// `LISTEN_PID=` and the child's process id.
+    fn tell_own_pid(&mut self) -> *const c_char {
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(getpid().as_raw()).as_bytes();
+        let name = LISTEN_PID.to_bytes();
+        self.own_pid[..name.len()].copy_from_slice(name);
+        self.own_pid[name.len()..name.len() + digits.len()].copy_from_slice(digits);
+        self.own_pid.as_ptr().cast()
+    }
 }
 
 /// Every signal back to its default: ignored ones would stay ignored over exec
@@ -243,14 +334,16 @@ fn default_dispositions() {
 }
 
 /// The n-th descriptor becomes descriptor n; all others close on exec.
-fn place(descriptors: &[BorrowedFd<'_>]) -> nix::Result<()> {
+fn place(descriptors: &[BorrowedFd<'_>], moved: &mut [RawFd]) -> nix::Result<()> {
     // First out of the way of the numbers that are wanted, then into place.
     let count = descriptors.len();
-    let moved: Vec<RawFd> = descriptors.iter().map(|&fd| above(fd, count)).collect::<Result<_, _>>()?;
-    for (number, &fd) in (0..).zip(&moved) {
+    for (moved, &fd) in moved.iter_mut().zip(descriptors) {
+        *moved = above(fd, count)?;
+    }
+    for (number, &fd) in (0..).zip(&*moved) {
         #[allow(unsafe_code)]
         // SAFETY: in the child, whose low descriptors are replaced on purpose;
-        // their owners in this copy of the parent's memory are never used again.
+        // their owners in the parent have a table of descriptors of their own.
         Errno::result(unsafe { libc::dup2(fd, number) })?;
     }
     // Also what this process was itself started with by accident; all of our
