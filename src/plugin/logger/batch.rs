@@ -5,8 +5,8 @@ use super::orders::Halt;
 use super::output::Output;
 use super::save::batch_id;
 use super::settings::Sync;
-use super::source::{BATCH_BYTES, Source};
-use super::{BATCHES, BYTES, GARBAGE, INCOMPLETE, Logger, MESSAGES, STREAM};
+use super::source::BATCH_BYTES;
+use super::{BATCHES, BYTES, GARBAGE, INCOMPLETE, Logger, MESSAGES, STREAM, WORTH_IT};
 use crate::link::intent::Promise;
 use crate::link::ledger::Batch;
 use crate::link::record::Ack;
@@ -49,11 +49,20 @@ impl Logger {
         }
         self.count();
         let now = std::time::Instant::now();
-        let awaited = self.sources.iter().any(|source| source.taking.is_some_and(|taking| taking.last.epoch != 0));
-        let filling = self.sources.iter().any(Source::is_filling);
-        self.may_gather = !awaited && !filling && now - self.batch_at < STREAM;
+        self.may_gather = self.to_gather(now - self.batch_at);
         self.batch_at = now;
         self.check_names()
+    }
+
+    /// How long the next batch may be let gather, if at all: nobody waits for it,
+    /// it is one of a stream, and no source comes to wait for room.
+    fn to_gather(&self, since_the_last: Duration) -> Option<Duration> {
+        let awaited = self.sources.iter().any(|source| source.taking.is_some_and(|taking| taking.last.epoch != 0));
+        if awaited || since_the_last >= STREAM {
+            return None;
+        }
+        let fills = self.sources.iter().filter_map(|source| source.fills_half_in(since_the_last));
+        fills.chain([self.pace.gather]).min().filter(|&time| time >= WORTH_IT)
     }
 
     /// Renders into the intent file's body, each time another link first.

@@ -58,6 +58,8 @@ const ROTATIONS: usize = 6;
 
 /// A batch that follows another this soon is one of a stream.
 const STREAM: Duration = Duration::from_millis(10);
+/// To let one gather for less is not worth a sleep.
+const WORTH_IT: Duration = Duration::from_micros(100);
 /// The supervisor is dead, and for so long nothing came: nothing will.
 const FORSAKEN: Duration = Duration::from_secs(10);
 
@@ -66,7 +68,7 @@ const FORSAKEN: Duration = Duration::from_secs(10);
 pub struct Pace {
     /// How many bytes the intent file's body has at least; it grows with its messages.
     pub body: usize,
-    /// Batches of a stream that nobody waits for are let gather so long.
+    /// Batches of a stream that nobody waits for are let gather so long at most.
     pub gather: Duration,
 }
 
@@ -135,8 +137,8 @@ struct Logger {
     names_checked: Instant,
     /// When the last batch was saved.
     batch_at: Instant,
-    /// Whether the next one may be let gather.
-    may_gather: bool,
+    /// How long the next one may be let gather.
+    may_gather: Option<Duration>,
 }
 
 impl Logger {
@@ -185,7 +187,7 @@ impl Logger {
             archivist: Archivist::new(start.settings),
             names_checked,
             batch_at: names_checked,
-            may_gather: false,
+            may_gather: None,
         })
     }
 
@@ -232,12 +234,12 @@ impl Logger {
             let later = later.map(|at| at.saturating_duration_since(Instant::now()));
             [later, forsaken].into_iter().flatten().min()
         };
-        if std::mem::take(&mut self.may_gather) && !busy && !self.pace.gather.is_zero() {
+        if let (Some(time), false) = (self.may_gather.take(), busy) {
             // A signal cuts it short.
             let _rest = nix::time::clock_nanosleep(
                 nix::time::ClockId::CLOCK_MONOTONIC,
                 nix::time::ClockNanosleepFlags::empty(),
-                &self.pace.gather.into(),
+                &time.into(),
             );
         }
         for wakeup in wakeups.wait(timeout).map_err(|e| format!("cannot poll: {e}"))? {

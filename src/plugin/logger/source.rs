@@ -8,6 +8,7 @@ use crate::link::handover::Protocol;
 use crate::link::intake::{Intake, Taking};
 use crate::link::record::{Ack, Flags};
 use crate::link::replies::Replies;
+use std::time::Duration;
 
 /// A batch's output ends once it has so many bytes.
 pub const BATCH_BYTES: usize = 1 << 20;
@@ -82,9 +83,11 @@ impl Source {
         self.intake.has_more() || self.intake.ended() && !self.intake.unread().is_empty()
     }
 
-    /// Whether the batch under way took so much that its queue may be full before long.
-    pub fn is_filling(&self) -> bool {
-        self.taking.is_some_and(|taking| taking.upto >= self.capacity / 4)
+    /// How long its queue takes to be half full, where what the batch takes came
+    /// within that time. `None`: nothing came.
+    pub fn fills_half_in(&self, time: Duration) -> Option<Duration> {
+        let came = self.taking.map(|taking| taking.upto).filter(|&upto| upto > 0)?;
+        Some(time.mul_f64(self.capacity as f64 / 2.0 / came as f64))
     }
 
     /// Whether its end came and nothing is left to save.
