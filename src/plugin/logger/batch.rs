@@ -61,8 +61,8 @@ impl Logger {
         if awaited || since_the_last >= STREAM {
             return None;
         }
-        let fills = self.sources.iter().filter_map(|source| source.fills_half_in(since_the_last));
-        fills.chain([self.pace.gather]).min().filter(|&time| time >= WORTH_IT)
+        let rooms = self.sources.iter().map(|source| source.room_to_gather(since_the_last));
+        rooms.chain([self.pace.gather]).min().filter(|&time| time >= WORTH_IT)
     }
 
     /// Renders into the intent file's body, each time another link first.

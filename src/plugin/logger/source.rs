@@ -13,6 +13,9 @@ use std::time::Duration;
 /// A batch's output ends once it has so many bytes.
 pub const BATCH_BYTES: usize = 1 << 20;
 
+/// A batch takes much where it is such a part of what a queue can hold.
+const MUCH: usize = 8;
+
 /// An inbound link.
 #[derive(Debug)]
 pub struct Source {
@@ -83,11 +86,15 @@ impl Source {
         self.intake.has_more() || self.intake.ended() && !self.intake.unread().is_empty()
     }
 
-    /// How long its queue takes to be half full, where what the batch takes came
-    /// within that time. `None`: nothing came.
-    pub fn fills_half_in(&self, time: Duration) -> Option<Duration> {
-        let came = self.taking.map(|taking| taking.upto).filter(|&upto| upto > 0)?;
-        Some(time.mul_f64(self.capacity as f64 / 2.0 / came as f64))
+    /// How long more may gather behind what the batch takes, which came within
+    /// that time: until its queue is half full at that pace, and not at all
+    /// where much came already.
+    pub fn room_to_gather(&self, time: Duration) -> Duration {
+        match self.taking.map_or(0, |taking| taking.upto) {
+            0 => Duration::MAX,
+            came if came >= self.capacity / MUCH => Duration::ZERO,
+            came => time.mul_f64(self.capacity as f64 / 2.0 / came as f64),
+        }
     }
 
     /// Whether its end came and nothing is left to save.
