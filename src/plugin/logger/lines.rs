@@ -32,6 +32,16 @@ pub fn next_line(bytes: &[u8], last: bool) -> Option<Line<'_>> {
     Some(Line { bytes: part, more: true, len: part.len() })
 }
 
+/// Whole lines at the head of `bytes`, at most `most` bytes, in which nothing is
+/// to be changed: each ends with `\n` alone and is no longer than [`LINE_MAX`].
+/// Many are looked through faster at once than one by one.
+pub fn same_lines(bytes: &[u8], most: usize) -> Option<&[u8]> {
+    // No line is longer than all of them are.
+    let near = &bytes[..bytes.len().min(most).min(LINE_MAX)];
+    let near = &near[..memchr::memchr(b'\r', near).unwrap_or(near.len())];
+    Some(&near[..=memchr::memrchr(b'\n', near)?])
+}
+
 /// Where a part ends: at most [`LINE_MAX`], and not inside a character.
 fn cut(line: &[u8]) -> usize {
     let is_inside = |at: usize| line[at] & 0xc0 == 0x80;
@@ -59,6 +69,19 @@ mod tests {
         assert_eq!((texts, left), (vec![&b"one"[..], b"two", b"", b""], 6));
         assert_eq!(all(b"three\r", true), (vec![(b"three\r".to_vec(), false)], 0));
         assert_eq!(all(b"", true), (vec![], 0));
+    }
+
+    #[test]
+    fn lines_are_the_same_where_nothing_is_to_be_changed() {
+        assert_eq!(same_lines(b"one\n\ntwo\nthree", 100), Some(&b"one\n\ntwo\n"[..]));
+        assert_eq!(same_lines(b"one\ntwo\n", 7), Some(&b"one\n"[..]));
+        assert_eq!(same_lines(b"one\ntwo\r\n", 100), Some(&b"one\n"[..]));
+        assert_eq!(same_lines(b"two\r\none\n", 100), None);
+        assert_eq!(same_lines(b"one", 100), None);
+        let mut long = vec![b'x'; LINE_MAX];
+        long.push(b'\n');
+        assert_eq!(same_lines(&long, usize::MAX), None);
+        assert_eq!(same_lines(&long[1..], usize::MAX), Some(&long[1..]));
     }
 
     #[test]
@@ -95,6 +118,20 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn lines_that_are_the_same_are_what_they_are_one_by_one(bytes in prop::collection::vec(prop::sample::select(&b"a\n\r"[..]), 0..40), most in 0usize..50) {
+            if let Some(lines) = same_lines(&bytes, most) {
+                let (mut one_by_one, mut at) = (Vec::new(), 0);
+                while at < lines.len() {
+                    let line = next_line(&bytes[at..], false).expect("whole");
+                    one_by_one.extend_from_slice(line.bytes);
+                    one_by_one.push(b'\n');
+                    at += line.len;
+                }
+                prop_assert_eq!(one_by_one, lines);
+            }
+        }
+
         #[test]
         fn where_lines_end_does_not_depend_on_how_bytes_came(
             runs in proptest::collection::vec((any::<u8>(), 0usize..70_000, "(\n|\r\n|\r)"), 0..4),

@@ -37,6 +37,11 @@ impl Renderer {
         Renderer { format, clock: Clock::default() }
     }
 
+    /// Whether a message's line is the message and a newline.
+    pub fn is_raw(&self) -> bool {
+        self.format == Format::Raw
+    }
+
     /// No message of `len` bytes from `child` takes more bytes than this.
     pub fn room_for(&self, len: usize, child: &str) -> usize {
         match self.format {

@@ -1,6 +1,6 @@
 //! One inbound link of the logger: what a batch takes of it.
 
-use super::lines::next_line;
+use super::lines::{next_line, same_lines};
 use super::messages::{Next, next_message};
 use super::output::Output;
 use super::render::{Message, Renderer};
@@ -111,7 +111,19 @@ fn gather_lines(
     tally: &mut Tally,
 ) -> Option<usize> {
     let (unread, last) = (intake.unread(), intake.ended());
-    while let Some(line) = next_line(&unread[taking.upto..], last) {
+    loop {
+        let rest = &unread[taking.upto..];
+        let room = out.room().min(BATCH_BYTES.saturating_sub(out.len()));
+        let same = if press.renderer.is_raw() { same_lines(rest, room) } else { None };
+        if let Some(lines) = same {
+            out.put(lines);
+            let count = memchr::memchr_iter(b'\n', lines).count();
+            taking.upto += lines.len();
+            tally.messages += count as u64;
+            tally.bytes += (lines.len() - count) as u64;
+            continue;
+        }
+        let Some(line) = next_line(rest, last) else { return None };
         let needs = press.renderer.room_for(line.bytes.len(), &intake.from);
         if out.len() >= BATCH_BYTES || out.room() < needs {
             return Some(needs);
@@ -122,7 +134,6 @@ fn gather_lines(
         tally.messages += 1;
         tally.bytes += line.bytes.len() as u64;
     }
-    None
 }
 
 fn gather_records(
