@@ -449,6 +449,30 @@ fn all_that_came_while_it_did_not_look_is_echoed_whatever_ended_each_read() {
 }
 
 #[test]
+fn one_that_sends_without_end_holds_nobody_up() {
+    let mut echo = Setup::new(json!({ "echo_after": "queued" })).start();
+    let mut other = echo.client();
+    let mut hog = echo.client();
+    let mut echoes = hog.try_clone().unwrap();
+    let _auto = echo.acknowledge_all();
+    // Empty messages: a few of them fill all that waits for the sink.
+    let sends = std::thread::spawn(move || while hog.write_all(&[b'\n'; 65536]).is_ok() {});
+    let reads = std::thread::spawn(move || {
+        let mut came = 0;
+        let mut buffer = [0; 65536];
+        while let Ok(1..) = echoes.read(&mut buffer).inspect(|n| came += n) {}
+        came
+    });
+    for _ in 0..300 {
+        other.write_all(b"ping\n").unwrap();
+        assert_eq!(read_exact(&mut other, 5), b"ping\n");
+    }
+    echo.signal(Signal::SIGKILL);
+    sends.join().unwrap();
+    assert!(reads.join().unwrap() > 65536, "it was not served itself");
+}
+
+#[test]
 fn an_ordinary_sink_gets_lines() {
     let mut echo = Setup::new(json!({ "echo_after": "queued", "max_message": 8192 })).lines().start();
     let mut client = echo.client();

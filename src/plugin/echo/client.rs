@@ -81,7 +81,7 @@ pub(super) struct Client {
     pub(super) ends: bool,
     /// It holds too much to be read on.
     pub(super) paused: bool,
-    /// It stands in the line of those that wait for the outbox.
+    /// It stands in line, for the outbox to take more or to be read on.
     pub(super) in_line: bool,
     /// It stands in the list of those that an echo is due to.
     pub(super) due: bool,

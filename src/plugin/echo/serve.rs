@@ -42,7 +42,9 @@ impl Server {
             let Some(client) = self.clients.get(token) else { return };
             client.readable = true;
             client.ends |= ends;
-            self.read(token);
+            if !client.in_line {
+                self.read(token);
+            }
         }
     }
 
@@ -123,7 +125,7 @@ impl Server {
     pub(super) fn on_partial(&mut self, token: Token) {
         let Some(client) = self.clients.get(token) else { return };
         if client.in_line {
-            // Whole messages come first, when the outbox takes them.
+            // Whole messages come first, when it is its turn.
             let again = self.now + self.partial_after().max(Duration::from_millis(1));
             return self.timers.set(again, Timer::Partial(token));
         }
@@ -133,25 +135,24 @@ impl Server {
         self.settle(token);
     }
 
-    /// The client waits until the outbox takes more.
+    /// The client waits for its turn: until the outbox takes more, or the next
+    /// round.
     fn stand_in_line(&mut self, token: Token) {
         let Some(client) = self.clients.get(token) else { return };
         if !client.in_line {
             client.in_line = true;
-            self.line.push(token);
+            self.line.push_back(token);
         }
     }
 
-    /// Those that waited for the outbox go on, as far as it goes.
+    /// Those that stand in line go on, one after the other, as far as the outbox
+    /// goes. Who has more stands behind the others again.
     pub(super) fn move_line(&mut self) {
-        if self.line.is_empty() || self.outbox.is_full() {
-            return;
-        }
-        for token in std::mem::take(&mut self.line) {
+        for _ in 0..self.line.len() {
             if self.outbox.is_full() {
-                self.line.push(token);
-                continue;
+                return;
             }
+            let Some(token) = self.line.pop_front() else { return };
             let Some(client) = self.clients.get(token) else { continue };
             client.in_line = false;
             let reads = client.readable;
@@ -223,7 +224,7 @@ impl Server {
         client.paused = held > if client.paused { self.limit.low() } else { self.limit.high() };
         if client.is_to_be_read() && !client.in_line {
             client.in_line = true;
-            self.line.push(token);
+            self.line.push_back(token);
         }
         if self.draining && client.output == Output::Blocked && !client.stuck_timer {
             client.stuck_timer = true;

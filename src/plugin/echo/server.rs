@@ -1,6 +1,7 @@
 //! The loop: one thread, one epoll. A round takes everything that is ready:
 //! acknowledgements and the echoes they let go first, then new clients, then
-//! one read from each socket, then one batch to the sink.
+//! one read from each socket, those that stand in line first, then one batch to
+//! the sink.
 
 use super::client::Client;
 use super::framing::Framer;
@@ -22,6 +23,7 @@ use nix::libc::SIGTERM;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::unistd::{Pid, getppid};
+use std::collections::VecDeque;
 use std::io::{self, Stdout};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -39,6 +41,12 @@ const STDOUT: u64 = u64::MAX;
 const REPLIES: u64 = u64::MAX - 1;
 const SIGNALS: u64 = u64::MAX - 2;
 const LISTENERS: u64 = u64::MAX - 0xffff;
+
+/// What the queue is watched for, until that is told. Not always: a sink's
+/// splice(2) wakes all who watch the pipe, whatever they wait for (fs/splice.c,
+/// wakeup_pipe_writers), and one that was told is passed over (fs/eventpoll.c,
+/// ep_poll_callback).
+const ROOM: EpollFlags = EpollFlags::EPOLLOUT.union(EpollFlags::EPOLLONESHOT);
 
 /// Slots of the metrics page, in the order of [`super::METRICS`].
 pub(super) const CONNECTIONS: usize = 0;
@@ -62,7 +70,7 @@ pub(super) struct Server {
     pub(super) metrics: Metrics,
     /// Those whose turn comes when the outbox takes more: with bytes that are in
     /// no message yet, or a socket that was not read empty.
-    pub(super) line: Vec<Token>,
+    pub(super) line: VecDeque<Token>,
     /// Those that an echo is due to.
     pub(super) due: Vec<Token>,
     pub(super) draining: bool,
@@ -140,7 +148,7 @@ impl Server {
             timers: Timers::default(),
             outbox: Outbox::new(form, settled),
             metrics: start.metrics,
-            line: Vec::new(),
+            line: VecDeque::new(),
             due: Vec::new(),
             draining: false,
             given_up: false,
@@ -168,6 +176,11 @@ impl Server {
         self.epoll.add(&self.signals, EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS))?;
         if let Some(replies) = &self.replies {
             self.epoll.add(replies, EpollEvent::new(EpollFlags::EPOLLIN, REPLIES))?;
+        }
+        match self.epoll.add(&self.stdout, EpollEvent::new(ROOM, STDOUT)) {
+            // A file: always writable.
+            Ok(()) | Err(Errno::EPERM) => {}
+            Err(error) => return Err(error.into()),
         }
         self.door.open(&self.epoll)
     }
@@ -210,10 +223,11 @@ impl Server {
         for event in ready.iter().filter(|event| (LISTENERS..SIGNALS).contains(&event.data())) {
             self.accept(event.data())?;
         }
+        // Who stands in line comes first, else who sends most is always before.
+        self.move_line();
         for event in ready.iter().filter(clients) {
             self.on_client(Token::from(event.data()), event.events());
         }
-        self.move_line();
         self.write_queue()?;
         self.echo_settled();
         self.mind_the_door()
@@ -268,19 +282,14 @@ impl Server {
         if events.contains(EpollFlags::EPOLLERR) {
             return Err(self.nobody_reads());
         }
-        self.set_queue_blocked(false)
+        self.queue_blocked = false;
+        Ok(())
     }
 
-    /// The queue is watched only while it is full: a sink's splice(2) wakes all
-    /// who watch the pipe, whatever they wait for (fs/splice.c,
-    /// wakeup_pipe_writers).
-    fn set_queue_blocked(&mut self, blocked: bool) -> Result<(), String> {
-        self.queue_blocked = blocked;
-        let told = if blocked {
-            self.epoll.add(&self.stdout, EpollEvent::new(EpollFlags::EPOLLOUT, STDOUT))
-        } else {
-            self.epoll.delete(&self.stdout)
-        };
+    /// The queue is full: asks to be told once when it is not.
+    fn wait_for_room(&mut self) -> Result<(), String> {
+        self.queue_blocked = true;
+        let told = self.epoll.modify(&self.stdout, &mut EpollEvent::new(ROOM, STDOUT));
         told.map_err(|e| format!("cannot watch the queue to {:?}: {e}", self.sink))
     }
 
@@ -288,13 +297,13 @@ impl Server {
     fn write_queue(&mut self) -> Result<(), String> {
         while let (Some(bytes), false) = (self.outbox.next_write(), self.queue_blocked) {
             if self.ask_first && !is_writable(&self.stdout) {
-                self.set_queue_blocked(true)?;
+                self.wait_for_room()?;
                 break;
             }
             match nix::unistd::write(&self.stdout, bytes) {
                 Ok(count) => self.outbox.wrote(count),
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => self.set_queue_blocked(true)?,
+                Err(Errno::EAGAIN) => self.wait_for_room()?,
                 Err(Errno::EPIPE) => return Err(self.nobody_reads()),
                 Err(error) => return Err(format!("cannot write to {:?}: {error}", self.sink)),
             }
