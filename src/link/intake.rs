@@ -246,6 +246,11 @@ impl Intake {
         self.ledger.forget();
     }
 
+    /// How many bytes of staging a batch takes.
+    pub fn takes(&self, taking: &Taking) -> usize {
+        self.split(taking).0
+    }
+
     /// How many bytes of staging it takes, and what it carries over.
     fn split(&self, taking: &Taking) -> (usize, &[u8]) {
         let unread = self.unread();

@@ -5,12 +5,12 @@ use super::orders::Halt;
 use super::output::Output;
 use super::save::batch_id;
 use super::settings::Sync;
-use super::source::BATCH_BYTES;
+use super::source::{BATCH_BYTES, Source, room_to_gather};
 use super::{BATCHES, BYTES, GARBAGE, INCOMPLETE, Logger, MESSAGES, STREAM, WORTH_IT};
 use crate::link::intent::Promise;
 use crate::link::ledger::Batch;
 use crate::link::record::Ack;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 impl Logger {
     /// Saves what the links have, as much as goes in one batch.
@@ -48,20 +48,22 @@ impl Logger {
             self.intent.close();
         }
         self.count();
-        let now = std::time::Instant::now();
-        self.may_gather = self.to_gather(now - self.batch_at);
-        self.batch_at = now;
+        self.may_gather = self.to_gather(Instant::now());
         self.check_names()
     }
 
-    /// How long the next batch may be let gather, if at all: nobody waits for it,
-    /// it is one of a stream, and no source comes to wait for room.
-    fn to_gather(&self, since_the_last: Duration) -> Option<Duration> {
-        let awaited = self.sources.iter().any(|source| source.taking.is_some_and(|taking| taking.last.epoch != 0));
-        if awaited || since_the_last >= STREAM {
+    /// How long the next batch may be let gather, if at all: it is one of a
+    /// stream, nobody waits for it, and no source comes to wait for room.
+    fn to_gather(&mut self, now: Instant) -> Option<Duration> {
+        let since_the_last = now - std::mem::replace(&mut self.batch_at, now);
+        if self.sources.iter().any(Source::is_awaited) {
+            self.awaited_at = Some(now);
+        }
+        let awaited = self.awaited_at.is_some_and(|at| now - at < STREAM);
+        if awaited || since_the_last >= STREAM || self.sources.iter().any(Source::is_in_a_message) {
             return None;
         }
-        let rooms = self.sources.iter().map(|source| source.room_to_gather(since_the_last));
+        let rooms = self.sources.iter().map(|source| room_to_gather(source.came, source.capacity, since_the_last));
         rooms.chain([self.pace.gather]).min().filter(|&time| time >= WORTH_IT)
     }
 

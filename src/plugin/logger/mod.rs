@@ -137,6 +137,8 @@ struct Logger {
     names_checked: Instant,
     /// When the last batch was saved.
     batch_at: Instant,
+    /// When the last one was that somebody waited for.
+    awaited_at: Option<Instant>,
     /// How long the next one may be let gather.
     may_gather: Option<Duration>,
 }
@@ -152,7 +154,15 @@ impl Logger {
             let intake = Intake::open(inbound)?;
             let replies = inbound.replies.map(|fd| Replies::new(take(fd)));
             let capacity = intake.capacity().unwrap_or(0);
-            sources.push(Source { intake, replies, capacity, ready: true, taking: None, tally: Tally::default() });
+            sources.push(Source {
+                intake,
+                replies,
+                capacity,
+                came: 0,
+                ready: true,
+                taking: None,
+                tally: Tally::default(),
+            });
         }
         let capacity = sources.iter().map(|source| source.capacity).max();
         let tools = Tools::new(capacity.unwrap_or(0)).map_err(|e| format!("cannot open an intake: {e}"))?;
@@ -187,6 +197,7 @@ impl Logger {
             archivist: Archivist::new(start.settings),
             names_checked,
             batch_at: names_checked,
+            awaited_at: None,
             may_gather: None,
         })
     }

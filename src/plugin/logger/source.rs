@@ -13,8 +13,20 @@ use std::time::Duration;
 /// A batch's output ends once it has so many bytes.
 pub const BATCH_BYTES: usize = 1 << 20;
 
-/// A batch takes much where it is such a part of what a queue can hold.
+/// A batch takes much where it is such a part of what a queue can hold: more
+/// came meanwhile, and half of it besides must still leave room.
 const MUCH: usize = 8;
+
+/// How long more may gather where so many bytes came within that time: until a
+/// queue of that capacity is half full at that pace, and not at all where much
+/// came already.
+pub fn room_to_gather(came: usize, capacity: usize, time: Duration) -> Duration {
+    match came {
+        0 => Duration::MAX,
+        came if came >= capacity / MUCH => Duration::ZERO,
+        came => time.mul_f64(capacity as f64 / 2.0 / came as f64),
+    }
+}
 
 /// An inbound link.
 #[derive(Debug)]
@@ -23,8 +35,10 @@ pub struct Source {
     pub intake: Intake,
     /// Where its source waits for acknowledgements.
     pub replies: Option<Replies>,
-    /// How many bytes its queue can hold.
+    /// How many bytes its queue can hold, which is as many as staging can.
     pub capacity: usize,
+    /// How many bytes of its queue the batch under way takes.
+    pub came: usize,
     /// Whether its queue may have something.
     pub ready: bool,
     /// What the batch under way takes of it.
@@ -77,6 +91,7 @@ impl Source {
         };
         taking.whole = needs.is_none();
         self.taking = self.intake.changes(&taking).then_some(taking);
+        self.came = self.taking.map_or(0, |taking| self.intake.takes(&taking));
         self.tally = tally;
         needs
     }
@@ -86,15 +101,14 @@ impl Source {
         self.intake.has_more() || self.intake.ended() && !self.intake.unread().is_empty()
     }
 
-    /// How long more may gather behind what the batch takes, which came within
-    /// that time: until its queue is half full at that pace, and not at all
-    /// where much came already.
-    pub fn room_to_gather(&self, time: Duration) -> Duration {
-        match self.taking.map_or(0, |taking| taking.upto) {
-            0 => Duration::MAX,
-            came if came >= self.capacity / MUCH => Duration::ZERO,
-            came => time.mul_f64(self.capacity as f64 / 2.0 / came as f64),
-        }
+    /// Whether the batch under way has a message of it that is acknowledged.
+    pub fn is_awaited(&self) -> bool {
+        self.taking.is_some_and(|taking| taking.last.epoch != 0)
+    }
+
+    /// Whether a message is half there, of which the rest comes at once.
+    pub fn is_in_a_message(&self) -> bool {
+        self.intake.protocol == Protocol::Records && !self.intake.unread().is_empty()
     }
 
     /// Whether its end came and nothing is left to save.
@@ -174,4 +188,19 @@ fn gather_records(
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_much_gathers_as_leaves_half_of_a_queue() {
+        let room = |came, time| room_to_gather(came, 1 << 20, Duration::from_millis(time));
+        assert_eq!(room(0, 1), Duration::MAX);
+        assert_eq!(room(64 << 10, 1), Duration::from_millis(8));
+        assert_eq!(room(127 << 10, 2).as_millis(), 8);
+        assert_eq!(room(128 << 10, 1), Duration::ZERO);
+        assert_eq!(room_to_gather(1, 0, Duration::from_millis(1)), Duration::ZERO);
+    }
 }
