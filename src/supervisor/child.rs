@@ -397,12 +397,14 @@ impl Machine {
             return;
         }
         let when = if wait.is_zero() { "at once".to_owned() } else { format!("in {} s", wait.as_secs_f64()) };
-        actions.push(Action::Say(log::Level::Warn, format!("{exit}; starts again {when}")));
         if wait.is_zero() {
+            // First: to say why takes half as long again. Why a start fails is
+            // the next event, and said after this.
             actions.push(Action::Spawn);
         } else {
             self.state = State::Backoff { until: now + wait };
         }
+        actions.push(Action::Say(log::Level::Warn, format!("{exit}; starts again {when}")));
     }
 
     fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) {

@@ -24,6 +24,8 @@ pub struct Holdings {
     pub settings: Option<OwnedFd>,
     /// Its counters.
     pub metrics: Option<OwnedFd>,
+    /// Whether its executable is at hand ([`process::is_at_hand`]).
+    pub at_hand: bool,
 }
 
 /// A child that was started.
@@ -110,6 +112,7 @@ pub fn spawn(
         },
         limits: &child.limits,
         death_signal: child.stop_signal,
+        at_hand: holdings.at_hand,
     })?;
     Ok(Started { spawned, ready: ready.map(|pipe| pipe.read) })
 }

@@ -10,11 +10,12 @@ use crate::journal::LineSplitter;
 use crate::plugin;
 use crate::sys::map::{PAGE, SharedMap, memory_file};
 use crate::sys::pipe::{self, Pipe};
-use crate::sys::process::Exit;
+use crate::sys::process::{self, Exit};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -72,7 +73,7 @@ impl Supervised {
         pipe::set_nonblocking(&log.read, true)?;
         let mut child = Supervised {
             machine: Machine::new(Policy::from(&*config)),
-            holdings: Holdings { log, notify: None, settings: None, metrics: None },
+            holdings: Holdings { log, notify: None, settings: None, metrics: None, at_hand: false },
             lines: LineSplitter::default(),
             exec: None,
             ready: None,
@@ -108,6 +109,11 @@ impl Supervised {
         let plugin = match &self.config.program {
             Program::Plugin(name) => plugin::find(name),
             Program::Command(_) => None,
+        };
+        self.holdings.at_hand = match &self.config.program {
+            // This very executable.
+            Program::Plugin(_) => true,
+            Program::Command(words) => words.first().is_some_and(|path| process::is_at_hand(Path::new(path))),
         };
         let notifies = plugin.is_some() || self.config.ready == Ready::Notify;
         if notifies != self.holdings.notify.is_some() {
@@ -170,7 +176,7 @@ impl Supervised {
     pub fn last_exit(&self) -> Option<LastExit> {
         let how = match self.machine.last_exit? {
             Exit::Code(code) => Ended::Code(code),
-            Exit::Signal(number) => Ended::Signal(crate::sys::process::signal_name(number)),
+            Exit::Signal(number) => Ended::Signal(process::signal_name(number)),
         };
         Some(LastExit { how, at: self.ended? })
     }

@@ -4,12 +4,16 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::statfs::{
+    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, statfs,
+};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, getpid, getppid};
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
 
 /// Everything a program starts with.
 #[derive(Debug)]
@@ -35,6 +39,9 @@ pub struct Program<'a> {
     pub limits: &'a [(Resource, u64)],
     /// What it gets when this process dies (PR_SET_PDEATHSIG).
     pub death_signal: Signal,
+    /// Whether its executable is there at once, as on a disk of this machine, and
+    /// not behind a network that may be down ([`is_at_hand`]).
+    pub at_hand: bool,
 }
 
 /// Who a program runs as.
@@ -48,7 +55,7 @@ pub struct Identity<'a> {
     pub gid: u32,
 }
 
-/// A program that was forked. Whether exec succeeded is told by [`outcome`].
+/// A program that was started. Whether exec succeeded is told by [`outcome`].
 #[derive(Debug)]
 pub struct Spawned {
     /// Its process id, which is its process group and session too.
@@ -57,7 +64,7 @@ pub struct Spawned {
     pub status: OwnedFd,
 }
 
-/// The environment variable that can only be known after fork: the program's
+/// The environment variable that only the child can know: the program's
 /// own process id, wanted by sd_listen_fds(3).
 pub const LISTEN_PID: &CStr = c"LISTEN_PID=";
 
@@ -118,10 +125,10 @@ pub enum Exec {
 ///
 /// The process shares this one's memory until it executes, and this one waits
 /// for that, as with vfork(2): to copy the tables of the memory, and each page
-/// that either then touches, is most of what a start costs otherwise. Only one
-/// that is to be another user's, or in a directory of its own, is forked: who
-/// asks for the groups of a user, or goes to a directory, may have to wait for
-/// a network, and this process never does.
+/// that either then touches, is most of what a start costs otherwise. One that is
+/// to be another user's, or in a directory of its own, or whose executable is not
+/// at hand, is forked: who asks for the groups of a user, goes to a directory or
+/// looks up a file may have to wait for a network, and this process never does.
 ///
 /// This process must have one thread: what the child does before exec is not
 /// all async-signal-safe (fork(2)).
@@ -131,7 +138,7 @@ pub enum Exec {
 pub fn spawn(program: &Program<'_>) -> io::Result<Spawned> {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)?;
     let mut launch = Launch::new(program, &write);
-    let may_wait = program.identity.is_some() || program.directory.is_some();
+    let may_wait = program.identity.is_some() || program.directory.is_some() || !program.at_hand;
     // A signal that arrived before the dispositions are reset would run this
     // process's handlers in the child.
     let mut before = SigSet::empty();
@@ -139,6 +146,20 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Spawned> {
     let started = if may_wait { forked(&mut launch) } else { shared(&mut launch) };
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
     Ok(Spawned { pid: started?, status: read })
+}
+
+/// Whether a file is on a file system that has it at once: a disk or memory of
+/// this machine. To ask may itself take long, so ask while that may be.
+pub fn is_at_hand(path: &Path) -> bool {
+    // linux/magic.h; nix has no name for the last two.
+    const SQUASHFS: libc::__fsword_t = 0x7371_7368;
+    const EROFS: libc::__fsword_t = 0xe0f5_e1e2;
+    let known =
+        [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC, TMPFS_MAGIC, OVERLAYFS_SUPER_MAGIC];
+    statfs(path).is_ok_and(|found| {
+        let kind = found.filesystem_type();
+        known.contains(&kind) || [SQUASHFS, EROFS].contains(&kind.0)
+    })
 }
 
 fn forked(launch: &mut Launch<'_>) -> nix::Result<Pid> {
@@ -171,8 +192,9 @@ fn shared(launch: &mut Launch<'_>) -> nix::Result<Pid> {
         let top = stack.as_mut_ptr_range().end;
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
         #[allow(unsafe_code)]
-        // SAFETY: the stack is the child's alone, and aligned as clone(3) aligns
-        // it. The one thread of this process waits until the child has executed
+        // SAFETY: the stack is the child's alone, its top is rounded down by the C
+        // library as the ABI wants it, and it has many times what is used of it.
+        // The one thread of this process waits until the child has executed
         // or is gone, so nothing is used by both at a time; what the child does
         // until then leaves all that it shares as it was: it allocates nothing,
         // and its descriptors and dispositions are copies.

@@ -263,6 +263,7 @@ fn spawn(settings: &str) -> io::Result<Child> {
         soft_descriptors: None,
         limits: &[],
         death_signal: Signal::SIGKILL,
+        at_hand: true,
     })?;
     let ended = pidfd(spawned.pid);
     if ended.is_err() {
