@@ -48,13 +48,13 @@ impl Logger {
             self.intent.close();
         }
         self.count();
-        self.may_gather = self.to_gather(Instant::now());
+        self.may_gather = self.let_gather(Instant::now());
         self.check_names()
     }
 
     /// How long the next batch may be let gather, if at all: it is one of a
     /// stream, nobody waits for it, and no source comes to wait for room.
-    fn to_gather(&mut self, now: Instant) -> Option<Duration> {
+    fn let_gather(&mut self, now: Instant) -> Option<Duration> {
         let since_the_last = now - std::mem::replace(&mut self.batch_at, now);
         if self.sources.iter().any(Source::is_awaited) {
             self.awaited_at = Some(now);

@@ -137,7 +137,7 @@ fn gather_lines(
             tally.bytes += (lines.len() - count) as u64;
             continue;
         }
-        let Some(line) = next_line(rest, last) else { return None };
+        let line = next_line(rest, last)?;
         let needs = press.renderer.room_for(line.bytes.len(), &intake.from);
         if out.len() >= BATCH_BYTES || out.room() < needs {
             return Some(needs);
