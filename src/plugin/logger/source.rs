@@ -79,7 +79,7 @@ impl Source {
     /// Step 3: renders what is known of the link, as far as the output goes.
     /// Returns how much room the next message needs where it ended for that.
     pub fn gather(&mut self, press: &mut Press, out: &mut Output<'_>) -> Option<usize> {
-        self.taking = None;
+        (self.taking, self.came) = (None, 0);
         if !self.has_work() {
             return None;
         }
