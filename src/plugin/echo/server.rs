@@ -68,8 +68,8 @@ pub(super) struct Server {
     pub(super) timers: Timers,
     pub(super) outbox: Outbox,
     pub(super) metrics: Metrics,
-    /// Those whose turn comes when the outbox takes more: with bytes that are in
-    /// no message yet, or a socket that was not read empty.
+    /// Those whose turn comes in the next round, or when the outbox takes more:
+    /// with bytes that are in no message yet, or a socket that was not read empty.
     pub(super) line: VecDeque<Token>,
     /// Those that an echo is due to.
     pub(super) due: Vec<Token>,
