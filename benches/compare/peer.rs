@@ -135,7 +135,7 @@ impl Drop for Peer {
 /// Where there is no compiler, or it refuses.
 pub(crate) fn probe() -> Result<&'static Path, String> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    built(&BUILT, "probe", include_str!("probe.c"))
+    built(&BUILT, "probe", include_str!("probe.c"), &["-ffreestanding", "-nostartfiles", "-fno-stack-protector"])
 }
 
 /// The server of the textbooks: `textbook PORT FILE`.
@@ -144,22 +144,28 @@ pub(crate) fn probe() -> Result<&'static Path, String> {
 /// As [`probe`].
 pub(crate) fn textbook() -> Result<&'static Path, String> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    built(&BUILT, "textbook", include_str!("textbook.c"))
+    built(&BUILT, "textbook", include_str!("textbook.c"), &[])
 }
 
-fn built(once: &'static OnceLock<Result<PathBuf, String>>, name: &str, source: &str) -> Result<&'static Path, String> {
-    let outcome = once.get_or_init(|| compile(name, source));
+fn built(
+    once: &'static OnceLock<Result<PathBuf, String>>,
+    name: &str,
+    source: &str,
+    flags: &[&str],
+) -> Result<&'static Path, String> {
+    let outcome = once.get_or_init(|| compile(name, source, flags));
     outcome.as_deref().map_err(Clone::clone)
 }
 
-fn compile(name: &str, source: &str) -> Result<PathBuf, String> {
+fn compile(name: &str, source: &str, flags: &[&str]) -> Result<PathBuf, String> {
     let program = Path::new(FOLDER).join(name);
     let text = program.with_extension("c");
     fs::write(&text, source).map_err(|e| format!("cannot write {}: {e}", text.display()))?;
     // Without a dynamic linker it begins sooner, so less of what is measured is its own.
     let compiled = ["-static", "-g0"].iter().any(|how| {
-        let cc = Command::new("cc").args(["-O2", how, "-o"]).args([&program, &text]).stderr(Stdio::null()).status();
-        cc.is_ok_and(|status| status.success())
+        let mut cc = Command::new("cc");
+        cc.args(["-O2", how]).args(flags).arg("-o").args([&program, &text]).stderr(Stdio::null());
+        cc.status().is_ok_and(|status| status.success())
     });
     if compiled { Ok(program) } else { Err(format!("cannot compile {name}.c: cc is missing or refuses it")) }
 }
