@@ -103,7 +103,7 @@ impl Poll {
     /// Waits for events, for no longer than `timeout`; `None`: for as long as it takes.
     ///
     /// # Errors
-    /// None but a bug's; EINTR is no event.
+    /// None but a bug's.
     pub fn wait(&self, events: &mut Vec<(Token, EpollFlags)>, timeout: Option<Duration>) -> io::Result<()> {
         let timeout = match timeout {
             None => EpollTimeout::NONE,
@@ -113,9 +113,9 @@ impl Poll {
         };
         let mut buffer = [EpollEvent::empty(); 64];
         let count = match self.epoll.wait(&mut buffer, timeout) {
-            Ok(count) => count,
-            Err(Errno::EINTR) => 0,
-            Err(e) => return Err(e.into()),
+            // A signal: its handler left it in the self-pipe, which is ready now.
+            Err(Errno::EINTR) => self.epoll.wait(&mut buffer, EpollTimeout::ZERO)?,
+            other => other?,
         };
         events.clear();
         events.extend(buffer[..count].iter().map(|event| (Token::unpack(event.data()), event.events())));
