@@ -17,6 +17,8 @@ use std::thread::JoinHandle;
 /// More than a test stores.
 const MOST: usize = 64;
 const QUIT: &[u8] = b"QUIT";
+/// All that was told before it is heard.
+const FENCE: &[u8] = b"FENCE";
 /// Names the socket over which [`launcher`] gets its descriptors.
 const HANDED: &str = "PLUMBD_TEST_HANDED";
 
@@ -24,6 +26,7 @@ const HANDED: &str = "PLUMBD_TEST_HANDED";
 struct Heard {
     lines: Vec<String>,
     store: BTreeMap<String, OwnedFd>,
+    fences: usize,
 }
 
 /// The manager; its sockets are in the folder of its daemon.
@@ -62,6 +65,7 @@ impl Manager {
             .stderr(log)
             .spawn()
             .unwrap();
+        self.hear_all();
         let heard = self.heard.lock().unwrap();
         let lent = self.lent.iter().map(|fd| ("plumbd.socket", fd.as_raw_fd()));
         let (names, fds): (Vec<&str>, Vec<RawFd>) =
@@ -76,6 +80,14 @@ impl Manager {
             sendmsg(socket.as_raw_fd(), &text, with, MsgFlags::empty(), Some(&address)).ok()
         });
         started
+    }
+
+    /// Waits until all that was told so far is heard: what a daemon said that is
+    /// dead counts before the next one is started, as with systemd.
+    fn hear_all(&self) {
+        let fences = self.heard.lock().unwrap().fences;
+        UnixDatagram::unbound().unwrap().send_to(FENCE, &self.path).unwrap();
+        wait_for("all is heard", || (self.heard.lock().unwrap().fences > fences).then_some(()));
     }
 
     /// Waits until the store has these names and no others.
@@ -134,6 +146,10 @@ fn listen(socket: &UnixDatagram, heard: &Mutex<Heard>) {
         let (bytes, fds) = receive(socket);
         if bytes == QUIT {
             return;
+        }
+        if bytes == FENCE {
+            heard.lock().unwrap().fences += 1;
+            continue;
         }
         let text = String::from_utf8(bytes).unwrap();
         let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
