@@ -169,6 +169,9 @@ impl Machine {
 
     /// Has it work under load until the power goes, then looks at what is on the disk.
     fn lives_until(&mut self, cut: Cut, tally: &mut Tally) -> Verdict {
+        // Counted first: where the file is long enough, it is rotated at the start,
+        // and the next time 10 s later.
+        let archives = rotated::archives(&self.file()).unwrap().len();
         if cut == Cut::Rotation {
             let children = self.kill_all();
             self.wait_killed(&children);
@@ -187,8 +190,8 @@ impl Machine {
                 self.daemon.signal(SIGUSR1);
             }
             Cut::Rotation => {
-                let before = rotated::archives(&self.file()).unwrap().len();
-                wait_for("a rotation", || (rotated::archives(&self.file()).unwrap().len() > before).then_some(()));
+                self.wait_progress(length);
+                wait_for("a rotation", || (rotated::archives(&self.file()).unwrap().len() > archives).then_some(()));
             }
             Cut::WriteBack => {
                 self.wait_progress(length);
