@@ -100,22 +100,25 @@ impl Poll {
         let _removed = self.epoll.delete(fd);
     }
 
-    /// Waits for events, for no longer than `timeout`; `None`: for as long as it takes.
+    /// Waits for events, for no longer than `timeout`; `None`: for as long as it
+    /// takes. It may return early, with none.
     ///
     /// # Errors
     /// None but a bug's.
     pub fn wait(&self, events: &mut Vec<(Token, EpollFlags)>, timeout: Option<Duration>) -> io::Result<()> {
-        let timeout = match timeout {
+        let mut timeout = match timeout {
             None => EpollTimeout::NONE,
             // Rounded up, so that the deadline has passed when it returns.
             Some(t) => EpollTimeout::try_from(t.as_millis() + u128::from(t.subsec_nanos() % 1_000_000 > 0))
                 .unwrap_or(EpollTimeout::MAX),
         };
         let mut buffer = [EpollEvent::empty(); 64];
-        let count = match self.epoll.wait(&mut buffer, timeout) {
-            // A signal: its handler left it in the self-pipe, which is ready now.
-            Err(Errno::EINTR) => self.epoll.wait(&mut buffer, EpollTimeout::ZERO)?,
-            other => other?,
+        let count = loop {
+            match self.epoll.wait(&mut buffer, timeout) {
+                // A signal, most likely, that its handler left in the self-pipe: it is read now.
+                Err(Errno::EINTR) => timeout = EpollTimeout::ZERO,
+                other => break other?,
+            }
         };
         events.clear();
         events.extend(buffer[..count].iter().map(|event| (Token::unpack(event.data()), event.events())));
