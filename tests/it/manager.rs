@@ -52,6 +52,7 @@ impl Manager {
 
     /// Starts a daemon in that folder and hands it what is stored.
     pub fn start(&self, dir: &Path, log: Stdio) -> Child {
+        self.hear_all();
         let to = dir.join("handed");
         let _none_before = std::fs::remove_file(&to);
         let started = Command::new(std::env::current_exe().unwrap())
@@ -65,7 +66,6 @@ impl Manager {
             .stderr(log)
             .spawn()
             .unwrap();
-        self.hear_all();
         let heard = self.heard.lock().unwrap();
         let lent = self.lent.iter().map(|fd| ("plumbd.socket", fd.as_raw_fd()));
         let (names, fds): (Vec<&str>, Vec<RawFd>) =
