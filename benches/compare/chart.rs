@@ -15,7 +15,7 @@ pub(crate) struct Chart {
     pub(crate) title: String,
     /// What grows.
     pub(crate) x: &'static str,
-    /// Each with the costs that were measured there.
+    /// Each with the cost there.
     pub(crate) points: Vec<(f64, f64)>,
 }
 

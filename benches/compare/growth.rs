@@ -1,9 +1,7 @@
 //! What a message costs as messages, connections, children and the file grow,
 //! and what a child's death costs as children grow: microseconds on a core, of
-//! all of plumbd's processes. Time on a core, not time: so it is the same
-//! whatever else the machine does, but for what a cold cache and a wake-up
-//! across cores add. Each point is the least of the rounds, each of which
-//! measures all points: what else happens only ever adds.
+//! all of plumbd's processes. Time on a core, not time: so what else the machine
+//! does counts less. Each round measures all points.
 
 use crate::chart::Chart;
 use crate::echo::{LENGTH, load_as};
@@ -12,7 +10,7 @@ use crate::replacement::UP;
 use crate::rig::{self, PATIENCE};
 use crate::servers::{Running, configuration};
 use crate::supervisors::{Supervisor, add_children};
-use crate::table::{Line, Part, Wanted};
+use crate::table::{Line, Part, Wanted, median};
 use crate::{Row, Scale, peer, proc};
 use nix::sys::signal::{Signal, kill};
 use std::fs::File;
@@ -22,7 +20,7 @@ use std::time::Duration;
 
 /// How much more the last point may cost than the first.
 const FLAT: f64 = 1.25;
-/// Deaths whose cost is measured.
+/// Deaths whose cost is measured a round; fewer where there are few children.
 const DEATHS: usize = 20;
 
 /// What there is so much of, and the microseconds on a core at that.
@@ -37,32 +35,32 @@ pub(crate) const ROWS: &[Row] = &[
 ];
 
 fn messages(scale: &Scale) -> Result<Part, String> {
-    let points = least(scale, || {
+    let rounds = rounds(scale, || {
         let mut service = Service::start("", 0)?;
         let mut points = Vec::new();
-        for tenth in [1, 2, 4, 8, 16, 32] {
+        for tenth in [1, 2, 4, 8, 16, 32, 64] {
             let cost = service.load(50, scale.load.mul_f64(f64::from(tenth) / 10.0))?;
             points.push((service.echoed as f64, cost));
         }
         service.finish()?;
         Ok(points)
     })?;
-    Ok(part("growth-messages.svg", "a message", "messages so far", points))
+    Ok(part("growth-messages.svg", "a message", "messages so far", &rounds))
 }
 
 fn connections(scale: &Scale) -> Result<Part, String> {
-    let points = least_of(scale, [10, 32, 100, 316, 1000, 4000], |connections| {
+    let rounds = rounds_of(scale, &[10, 32, 100, 316, 1000, 4000], |connections| {
         let mut service = Service::start("", 0)?;
         let cost = service.load(connections, scale.load)?;
         service.finish()?;
         Ok((f64::from(connections), cost))
     })?;
-    Ok(part("growth-connections.svg", "a message", "connections", points))
+    Ok(part("growth-connections.svg", "a message", "connections", &rounds))
 }
 
 /// With echo and logger as many as a configuration may have.
 fn children(scale: &Scale) -> Result<Part, String> {
-    let points = least_of(scale, [1, 10, 100, 998], |children| {
+    let rounds = rounds_of(scale, &[1, 10, 100, 998], |children| {
         let mut more = String::new();
         let folder = rig::folder()?;
         let fifo = folder.path().join("began");
@@ -74,22 +72,22 @@ fn children(scale: &Scale) -> Result<Part, String> {
         service.finish()?;
         Ok((children as f64, cost))
     })?;
-    Ok(part("growth-children.svg", "a message", "other children", points))
+    Ok(part("growth-children.svg", "a message", "other children", &rounds))
 }
 
 fn file(scale: &Scale) -> Result<Part, String> {
-    let points = least_of(scale, [20, 24, 28, 32, 36], |power| {
+    let rounds = rounds_of(scale, &[20, 24, 28, 32, 36], |power| {
         let bytes = 1 << power;
         let mut service = Service::start("", bytes)?;
         let cost = service.load(50, scale.load)?;
         service.finish()?;
         Ok((bytes as f64, cost))
     })?;
-    Ok(part("growth-file.svg", "a message", "bytes in the message file before it", points))
+    Ok(part("growth-file.svg", "a message", "bytes in the message file before it", &rounds))
 }
 
 fn deaths(scale: &Scale) -> Result<Part, String> {
-    let points = least_of(scale, [1, 10, 100, 1000], |children| {
+    let rounds = rounds_of(scale, &[1, 10, 100, 1000], |children| {
         let mut crowd = Supervisor::Plumbd.start(children)?;
         let mut probes = crowd.probes.take(children)?;
         sleep(UP);
@@ -107,40 +105,33 @@ fn deaths(scale: &Scale) -> Result<Part, String> {
         let took = proc::time_on_core(pid).saturating_sub(before);
         Ok((children as f64, took.as_secs_f64() * 1e6 / (each * times) as f64))
     })?;
-    Ok(part("growth-deaths.svg", "a child's death", "children", points))
+    Ok(part("growth-deaths.svg", "a child's death", "children", &rounds))
 }
 
-/// Each point at its cheapest; `round` measures all of them, and the same ones
-/// each time, but for how many messages there were.
-fn least(scale: &Scale, mut round: impl FnMut() -> Result<Vec<Point>, String>) -> Result<Vec<Point>, String> {
-    let mut least = round()?;
-    for _ in 1..scale.rounds {
-        for (point, (x, cost)) in least.iter_mut().zip(round()?) {
-            if cost < point.1 {
-                *point = (x, cost);
-            }
-        }
-    }
-    Ok(least)
+/// All points, so many times.
+fn rounds(scale: &Scale, round: impl FnMut() -> Result<Vec<Point>, String>) -> Result<Vec<Vec<Point>>, String> {
+    std::iter::repeat_with(round).take(scale.rounds).collect()
 }
 
 /// The same, each point measured by itself.
-fn least_of<T: Copy, const N: usize>(
+fn rounds_of<T: Copy>(
     scale: &Scale,
-    at: [T; N],
+    at: &[T],
     mut point: impl FnMut(T) -> Result<Point, String>,
-) -> Result<Vec<Point>, String> {
-    least(scale, || at.iter().map(|&at| point(at)).collect())
+) -> Result<Vec<Vec<Point>>, String> {
+    rounds(scale, || at.iter().map(|&at| point(at)).collect())
 }
 
-fn part(file: &'static str, of: &str, x: &'static str, points: Vec<Point>) -> Part {
+fn part(file: &'static str, of: &str, x: &'static str, rounds: &[Vec<Point>]) -> Part {
+    let at = |point: usize| rounds.iter().map(|round| round[point]).unzip::<f64, f64, Vec<f64>, Vec<f64>>();
+    let last = rounds.first().map_or(0, |round| round.len() - 1);
+    let points = (0..=last).map(at).map(|(x, costs)| (median(&x), median(&costs))).collect();
     let title = format!("What {of} costs plumbd: microseconds on a core, as {x} grow");
     let chart = Chart { file, title, x, points };
-    let (first, last) = (chart.points[0], chart.points[chart.points.len() - 1]);
-    let what = format!("cost of {of}, on a core, {} {x}", crate::chart::count(last.0));
-    let beside = format!("the same, {}", crate::chart::count(first.0));
+    let what = format!("cost of {of}, on a core, {} {x}", crate::chart::count(chart.points[last].0));
+    let beside = format!("the same, {}", crate::chart::count(chart.points[0].0));
     let unit = |cost| crate::table::time(cost / 1e6);
-    let line = Line::compare(&what, &[last.1], &beside, &[first.1], unit, Wanted::AtMost(FLAT));
+    let line = Line::compare(&what, &at(last).1, &beside, &at(0).1, unit, Wanted::AtMost(FLAT));
     Part { lines: vec![line], charts: vec![chart], ..Part::default() }
 }
 

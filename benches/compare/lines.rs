@@ -1,7 +1,11 @@
 //! Pipelined lines, many a write: echo and save, beside `nc` into `tee`.
 //!
-//! nc serves one client at a time and echoes nothing, so it gets the same bytes
-//! on one connection. With a FIFO back from tee it does echo: that is told besides.
+//! nc serves one client at a time and echoes nothing, so it gets its lines on one
+//! connection. With a FIFO back from tee it does echo: that is told besides.
+//!
+//! All files come to one length. Where the host of a virtual machine gives memory
+//! page by page, pages that no file had before cost more than all else: so each
+//! contender finds as many as it needs, which the one before it left.
 
 use crate::echo::load_as;
 use crate::load::generator::Plan;
@@ -24,24 +28,23 @@ const CONNECTIONS: u32 = 16;
 const LINE: usize = 100;
 /// Lines under way on a connection: what fits into a socket's buffers at any time.
 const DEPTH: u32 = 512;
-/// How much of a load's time plumbd gets, so that its file is about as long as
-/// nc's: what a longer one has more of is pages that nobody used before, and
-/// where a virtual machine has to ask its host for each, that is most of it.
-const SHARE: f64 = 0.4;
-
+/// What stands before a line in the message file.
+const STAMP: usize = "2026-11-22T15:04:05.123456Z 127.0.0.1:40312 ".len();
 pub(crate) const ROWS: &[Row] =
     &[Row { name: "lines", about: "pipelined lines of 100 B, 16 connections, beside nc | tee file", measure }];
 
 fn measure(scale: &Scale) -> Result<Part, String> {
     let (mut plumbd, mut nc, mut echoing) = (Vec::new(), Ok(Vec::new()), Ok(Vec::new()));
     let mut costs = String::new();
+    // No round yet: for the next one.
+    measure_plumbd(scale.load)?;
     for _ in 0..scale.rounds {
-        let (rate, cost) = measure_plumbd(scale.load.mul_f64(SHARE))?;
+        let (rate, bytes, cost) = measure_plumbd(scale.load)?;
         plumbd.push(rate);
         costs = cost;
         for (rates, echoes) in [(&mut nc, false), (&mut echoing, true)] {
             if let Ok(all) = rates {
-                match measure_nc(scale.pick(256, 64) << 20, echoes) {
+                match measure_nc(bytes, echoes) {
                     Ok(rate) => all.push(rate),
                     Err(why) => *rates = Err(why),
                 }
@@ -57,13 +60,13 @@ fn measure(scale: &Scale) -> Result<Part, String> {
         line(&nc, "nc -lk | tee file (1 connection, no echo)", Wanted::AtLeast(0.6)),
         line(&echoing, "nc -lk <fifo | tee file >fifo (1 connection, echoes)", Wanted::Nothing),
     ];
-    let note = "nc serves one client at a time: it got the same bytes on one connection, and alone does not echo them.";
+    let note = "nc serves one client at a time: it got all on one connection, and alone does not echo them.";
     let notes = vec![note.to_owned(), format!("On a core for a line, pipelined: {costs}.")];
     Ok(Part { lines, notes, ..Part::default() })
 }
 
-/// Bytes a second, and what each process took on a core for a line.
-fn measure_plumbd(lasts: Duration) -> Result<(f64, String), String> {
+/// Bytes a second, how long the file is, and what each process took on a core for a line.
+fn measure_plumbd(lasts: Duration) -> Result<(f64, u64, String), String> {
     let running = Server::Plumbd("saved", 1).start()?;
     let plan = Plan {
         address: running.address,
@@ -80,11 +83,11 @@ fn measure_plumbd(lasts: Duration) -> Result<(f64, String), String> {
     costs.extend(running.costs(&outcome));
     let costs: Vec<String> = costs.iter().map(|(name, cost)| format!("{name} {} us", short(*cost))).collect();
     running.finish(&outcome.connections)?;
-    Ok((outcome.rate() * LINE as f64, costs.join(", ")))
+    Ok((outcome.rate() * LINE as f64, outcome.echoed() * (LINE + STAMP) as u64, costs.join(", ")))
 }
 
 /// Bytes a second, until all are in the file (and came back).
-fn measure_nc(bytes: usize, echoes: bool) -> Result<f64, String> {
+fn measure_nc(bytes: u64, echoes: bool) -> Result<f64, String> {
     let cannot = |e: io::Error| format!("cannot measure nc: {e}");
     let (folder, address) = (rig::folder()?, rig::free_address()?);
     let nc = program("nc.openbsd")?;
@@ -111,14 +114,14 @@ fn measure_nc(bytes: usize, echoes: bool) -> Result<f64, String> {
         let text: Vec<u8> = (0..655).flat_map(|_| [&[b'x'; LINE - 1][..], b"\n"].concat()).collect();
         let mut left = bytes;
         while left > 0 {
-            let n = left.min(text.len());
+            let n = text.len().min(usize::try_from(left).unwrap_or(usize::MAX));
             client.write_all(&text[..n])?;
-            left -= n;
+            left -= n as u64;
         }
         drained.join().map_err(|_| io::Error::other("a thread panicked"))?
     })
     .map_err(cannot)?;
-    while fs::metadata(folder.path().join("file")).map_or(0, |file| file.len()) < bytes as u64 {
+    while fs::metadata(folder.path().join("file")).map_or(0, |file| file.len()) < bytes {
         if Instant::now() > deadline {
             return Err("nc and tee did not save all in time".to_owned());
         }
@@ -127,7 +130,7 @@ fn measure_nc(bytes: usize, echoes: bool) -> Result<f64, String> {
     Ok(bytes as f64 / seconds(roles::now()?.saturating_sub(begin)))
 }
 
-fn read_all(from: &mut TcpStream, bytes: usize) -> io::Result<()> {
+fn read_all(from: &mut TcpStream, bytes: u64) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 16];
     let mut left = bytes;
     while left > 0 {
@@ -135,7 +138,7 @@ fn read_all(from: &mut TcpStream, bytes: usize) -> io::Result<()> {
         if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        left = left.saturating_sub(n);
+        left = left.saturating_sub(n as u64);
     }
     Ok(())
 }
