@@ -30,13 +30,14 @@ const LINE: usize = 100;
 const DEPTH: u32 = 512;
 /// What stands before a line in the message file.
 const STAMP: usize = "2026-11-22T15:04:05.123456Z 127.0.0.1:40312 ".len();
+
 pub(crate) const ROWS: &[Row] =
     &[Row { name: "lines", about: "pipelined lines of 100 B, 16 connections, beside nc | tee file", measure }];
 
 fn measure(scale: &Scale) -> Result<Part, String> {
     let (mut plumbd, mut nc, mut echoing) = (Vec::new(), Ok(Vec::new()), Ok(Vec::new()));
     let mut costs = String::new();
-    // No round yet: for the next one.
+    // It does not count: it leaves its pages to the first round.
     measure_plumbd(scale.load)?;
     for _ in 0..scale.rounds {
         let (rate, bytes, cost) = measure_plumbd(scale.load)?;
