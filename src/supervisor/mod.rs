@@ -24,6 +24,8 @@ mod change;
 pub mod child;
 mod children;
 mod core;
+#[cfg(test)]
+mod dice;
 mod drain;
 pub mod links;
 mod logs;
