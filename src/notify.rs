@@ -39,7 +39,8 @@ pub fn send(lines: &str) -> io::Result<()> {
 pub enum Sent {
     /// It is with whoever listens, or nobody is to be told.
     Taken,
-    /// Whoever listens has too much to read (unix(7), max_dgram_qlen).
+    /// Whoever listens has too much to read (unix(7), max_dgram_qlen), or this
+    /// machine is short of memory or descriptors.
     NotNow,
 }
 
@@ -51,9 +52,16 @@ pub fn try_send(lines: &str, fd: Option<BorrowedFd<'_>>) -> io::Result<Sent> {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(Sent::Taken) };
     match send_to(&name, lines, fd, MsgFlags::MSG_DONTWAIT) {
         Ok(()) => Ok(Sent::Taken),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Sent::NotNow),
+        Err(error) if passes(&error) => Ok(Sent::NotNow),
         Err(error) => Err(error),
     }
+}
+
+/// Whether a later try may do better.
+fn passes(error: &io::Error) -> bool {
+    use Errno::{EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETOOMANYREFS};
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(EAGAIN | EMFILE | ENFILE | ENOBUFS | ENOMEM | ETOOMANYREFS))
 }
 
 fn send_to(name: &OsStr, lines: &str, fd: Option<BorrowedFd<'_>>, how: MsgFlags) -> io::Result<()> {
