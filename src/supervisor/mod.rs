@@ -16,6 +16,7 @@
 //! | `child`, `backoff` | one child's states, pure |
 //! | `manager` | what is said to the service manager |
 //! | `store` | what outlives this process, at the service manager |
+//! | `poll`, `unix_name` | what the loop waits for; the names of Unix sockets |
 //! | `supervised`, `spawn`, `links`, `sockets`, `notify` | what is held for the children |
 
 mod backoff;
@@ -36,6 +37,7 @@ mod sockets;
 mod spawn;
 mod store;
 mod supervised;
+mod unix_name;
 
 use crate::config::Loaded;
 use ready::Ready;
