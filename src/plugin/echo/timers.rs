@@ -3,8 +3,8 @@
 //! A timer is not moved when its client speaks: when it comes, the server looks
 //! whether it is still meant, and sets it again if it came too early. So a client
 //! has at most one of a kind, however often it speaks. Those of closed clients
-//! are cleared out whenever they may be half of all: a client that is gone costs
-//! no memory, and clearing costs little a client.
+//! are cleared out before they can be half of all: a client that is gone costs no
+//! memory for long, and clearing costs little a client.
 
 use super::table::Token;
 use std::cmp::Reverse;
@@ -42,12 +42,15 @@ impl Timer {
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     heap: BinaryHeap<Reverse<(Instant, Timer)>>,
-    /// How many there were after they were last cleared out.
-    cleared: usize,
+    /// How many clients were closed since their timers were last cleared out.
+    closed: usize,
 }
 
-/// Fewer are not worth clearing out.
+/// Fewer closed clients are not worth clearing out after.
 const FEW: usize = 64;
+/// They are cleared out once there is a closed client for this many timers. Each
+/// has at most one of four kinds, so theirs are never more than all others.
+const SHARE: usize = 8;
 
 impl Timers {
     pub(super) fn set(&mut self, at: Instant, timer: Timer) {
@@ -57,12 +60,13 @@ impl Timers {
     /// A client was closed: its timers go, sooner or later. `is_open` says which
     /// clients are left.
     pub(super) fn closed(&mut self, is_open: impl Fn(Token) -> bool) {
-        if self.heap.len() < FEW.max(2 * self.cleared) {
+        self.closed += 1;
+        if self.closed < FEW || self.closed < self.heap.len() / SHARE {
             return;
         }
+        self.closed = 0;
         self.heap.retain(|Reverse((_, timer))| timer.client().is_none_or(&is_open));
-        self.cleared = self.heap.len();
-        self.heap.shrink_to(2 * self.cleared.max(FEW));
+        self.heap.shrink_to(2 * self.heap.len().max(FEW));
     }
 
     /// A timer whose time has come.
@@ -121,7 +125,7 @@ mod tests {
             }
             clients.remove(token);
             timers.closed(|token| clients.contains(token));
-            assert!(timers.heap.len() <= 2 * 101 + 4, "{} timers of 100 clients", timers.heap.len());
+            assert!(timers.heap.len() <= 101 + 4 * FEW, "{} timers of 100 clients", timers.heap.len());
         }
         assert!(timers.heap.capacity() <= 1024, "room for {}", timers.heap.capacity());
         // None that is still meant is gone.
@@ -144,7 +148,7 @@ mod tests {
             clients.remove(token);
             timers.closed(|token| clients.contains(token));
         }
-        assert!(timers.heap.len() <= FEW, "{} timers of nobody", timers.heap.len());
+        assert!(timers.heap.len() < FEW, "{} timers of nobody", timers.heap.len());
         assert!(timers.heap.capacity() <= 4 * FEW, "room for {}", timers.heap.capacity());
     }
 
