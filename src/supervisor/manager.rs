@@ -29,12 +29,14 @@ pub struct Manager {
 struct Watchdog {
     within: Duration,
     next: Instant,
+    /// The manager did not take the last one.
+    missed: bool,
 }
 
 impl Manager {
     /// One that wants to hear that the loop goes round, `within` this time.
     pub fn new(within: Option<Duration>) -> Manager {
-        let watchdog = within.map(|within| Watchdog { within, next: Instant::now() });
+        let watchdog = within.map(|within| Watchdog { within, next: Instant::now(), missed: false });
         Manager { watchdog, ..Manager::default() }
     }
 
@@ -57,11 +59,10 @@ impl Manager {
         }
     }
 
-    /// Ahead of everything that waits: it is about this moment, and a manager
-    /// that misses it ends this process.
     fn feed(&mut self, now: Instant) {
         let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| watchdog.next <= now) else { return };
-        let wait = if attempt("WATCHDOG=1", None) { watchdog.within / 2 } else { AGAIN.min(watchdog.within / FEEDS) };
+        watchdog.missed = !attempt("WATCHDOG=1", None);
+        let wait = if watchdog.missed { AGAIN.min(watchdog.within / FEEDS) } else { watchdog.within / 2 };
         watchdog.next = now + wait;
     }
 
@@ -89,6 +90,13 @@ impl Manager {
     }
 
     fn flush(&mut self) {
+        // A manager that misses this ends the process, so it goes ahead of all
+        // that waits, however little the manager takes.
+        if let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| watchdog.missed) {
+            let now = Instant::now();
+            watchdog.next = now;
+            self.feed(now);
+        }
         while let Some((lines, fd)) = self.waiting.front() {
             if !attempt(lines, fd.as_ref().map(AsFd::as_fd)) {
                 self.again = Some(Instant::now() + AGAIN);
