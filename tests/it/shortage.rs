@@ -12,7 +12,7 @@ fn config(port: u16, value: &str, other: bool) -> String {
         "[children.echo]\nplugin = \"echo\"\nlisten = [\"tcp://127.0.0.1:{port}\"]\n\
          backoff = {{ first = \"10ms\", max = \"100ms\" }}\n\
          settings = {{ idle_timeout = \"{value}\" }}\n\
-         [children.one]\ncommand = [\"sleep\", \"1000\"]\nsettings = {{ value = \"{value}\" }}\n\
+         [children.one]\ncommand = [\"sleep\", \"1000\"]\nready_timeout = \"1000s\"\nsettings = {{ value = \"{value}\" }}\n\
          [children.logger]\nplugin = \"logger\"\nsettings = {{ file = \"messages.log\" }}\n\
          [[links]]\nfrom = \"echo\"\nto = \"logger\"\n"
     );
@@ -170,19 +170,20 @@ fn a_new_child_whose_log_cannot_be_watched_changes_nothing() {
 fn a_child_whose_start_cannot_be_watched_is_killed_and_comes_again() {
     let port = free_port();
     let mut daemon = Daemon::start(&config(port, "3s", false));
-    let pid = daemon.child_pid("echo");
+    let pid = daemon.child_pid("one");
     let faults = Faults::new(&daemon, "epoll_ctl", "error=ENOSPC:when=1");
     crate::daemon::kill(pid, nix::libc::SIGKILL);
     daemon.wait_log("cannot watch its start: No space left");
     drop(faults);
-    daemon.wait_replaced("echo", pid);
+    daemon.wait_replaced("one", pid);
     daemon.stop();
 }
 
 #[test]
 #[ignore = "needs strace, run by .ci/run"]
 fn an_operator_who_hangs_up_while_a_forked_child_is_slow_keeps_the_loop_asleep() {
-    let slow = "[children.one]\ncommand = [\"sleep\", \"1000\"]\n";
+    // It is forked, with a copy of every descriptor, because of its directory.
+    let slow = "[children.one]\ncommand = [\"sleep\", \"1000\"]\ndirectory = \".\"\n";
     let mut daemon = Daemon::start(slow);
     daemon.done(&Request::Stop { children: vec!["one".into()] });
     let trace = daemon.path("trace");
