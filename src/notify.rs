@@ -21,17 +21,28 @@ pub fn is_heard() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
+/// How often a message that this machine is short of memory for is tried again,
+/// and after how long each time.
+const TRIES: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// Sends `NAME=value` lines as one datagram to $NOTIFY_SOCKET, which is a path
 /// or, after an `@`, a name in the abstract namespace (unix(7)). Without the
-/// variable there is nobody to tell, and that is no error.
+/// variable there is nobody to tell, and that is no error. A shortage of memory or
+/// descriptors is waited out for a second: a program that is ready but could not
+/// say so would be killed.
 ///
 /// # Errors
-/// Nobody listens there, or not for this process.
+/// Nobody listens there, or not for this process; or the shortage lasts.
 pub fn send(lines: &str) -> io::Result<()> {
-    match std::env::var_os("NOTIFY_SOCKET") {
-        Some(name) => send_to(&name, lines, None, MsgFlags::empty()),
-        None => Ok(()),
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    for _ in 1..TRIES {
+        match send_to(&name, lines, None, MsgFlags::empty()) {
+            Err(error) if passes(&error) => std::thread::sleep(PAUSE),
+            sent => return sent,
+        }
     }
+    send_to(&name, lines, None, MsgFlags::empty())
 }
 
 /// What came of sending without waiting.
