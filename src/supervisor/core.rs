@@ -309,9 +309,10 @@ impl Supervisor {
     }
 
     /// Passes SIGUSR1 on to the children that have a handler for it; returns
-    /// their names.
-    pub(super) fn reopen(&mut self) -> Vec<String> {
-        let mut told = Vec::new();
+    /// their names, and what went wrong. One that starts just now has no handler
+    /// before it has opened anything.
+    pub(super) fn reopen(&mut self) -> (Vec<String>, Vec<String>) {
+        let (mut told, mut failed) = (Vec::new(), Vec::new());
         for (id, child) in &self.children {
             let Some(pid) = child.machine.pid() else { continue };
             if self.leaving.iter().any(|leaving| leaving.id == *id) {
@@ -320,11 +321,14 @@ impl Supervisor {
             match process::signal_if_caught(pid, Signal::SIGUSR1) {
                 Ok(true) => told.push(child.config.name.clone()),
                 Ok(false) => {}
-                Err(error) => log::error!(target: &child.config.name, "cannot send SIGUSR1: {error}"),
+                Err(error) => {
+                    log::error!(target: &child.config.name, "cannot send SIGUSR1: {error}");
+                    failed.push(format!("cannot send SIGUSR1 to {}: {error}", child.config.name));
+                }
             }
         }
         log::info!("reopen: told {}", if told.is_empty() { "nobody".to_owned() } else { told.join(", ") });
-        told
+        (told, failed)
     }
 
     /// Has the service manager keep sockets and links for a supervisor that

@@ -13,7 +13,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-/// More connections than this, and the oldest that waits for nothing goes.
+/// More connections than this that have asked for nothing yet, and the oldest goes.
 const MOST: usize = 64;
 /// A client that reads nothing is let go once this much waits for it.
 const UNREAD_MAX: usize = 4 << 20;
@@ -133,11 +133,10 @@ impl Server {
             return Ok(());
         }
         stream.set_nonblocking(true)?;
-        if self.connections.len() >= MOST {
-            let idle = self.connections.iter().find(|(_, c)| !c.asked).map(|(&id, _)| id);
-            if let Some(id) = idle {
-                self.connections.remove(&id);
-            }
+        let mut idle = self.connections.iter().filter(|(_, c)| !c.asked).map(|(&id, _)| id);
+        if let (Some(oldest), true) = (idle.next(), idle.count() + 1 >= MOST) {
+            log::warn!("control: closed a connection that has asked for nothing: there are {MOST} such");
+            self.connections.remove(&oldest);
         }
         self.next = self.next.wrapping_add(1);
         let stream = self.poll.watch(stream, EpollFlags::EPOLLIN, Token::Connection(self.next))?;

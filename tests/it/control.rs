@@ -392,3 +392,35 @@ fn of_several_that_start_at_once_on_a_stale_socket_one_runs_and_can_be_reached()
         assert!(!dir.path().join("plumbd.sock").exists());
     }
 }
+
+#[test]
+fn however_many_operators_wait_another_one_is_served() {
+    let slow = "[children.slow]\ncommand = [\"sleep\", \"1000\"]\nready = \"fd\"\nready_timeout = \"1000s\"\n";
+    let mut daemon = Daemon::spawn(slow);
+    daemon.status();
+    let waiting: Vec<UnixStream> = (0..80)
+        .map(|_| {
+            let mut stream = connect(&daemon);
+            stream.write_all(b"{\"command\":\"start\",\"children\":[\"slow\"]}\n").unwrap();
+            stream
+        })
+        .collect();
+    // Several that have come and have not asked yet.
+    let late: Vec<UnixStream> = (0..5).map(|_| connect(&daemon)).collect();
+    daemon.status();
+    for mut stream in late {
+        stream.write_all(b"{\"command\":\"status\"}\n").unwrap();
+        assert!(answer(stream).ends_with("{\"exit\":0}\n"));
+    }
+    drop(waiting);
+    daemon.stop();
+}
+
+#[test]
+fn a_crowd_that_asks_for_nothing_keeps_nobody_out() {
+    let mut daemon = Daemon::start(ONE);
+    let _crowd: Vec<UnixStream> = (0..200).map(|_| connect(&daemon)).collect();
+    daemon.status();
+    daemon.wait_log("closed a connection that has asked for nothing");
+    daemon.stop();
+}
