@@ -47,6 +47,8 @@ pub struct Supervised {
     pub told_of_strangers: bool,
     /// What it says is wrong (X_PLUMBD_PROBLEM=).
     pub says: Option<String>,
+    /// The number of its last start ([`super::mark`]).
+    pub number: u64,
     /// When its process was started the last time.
     pub started: Option<Instant>,
     /// When its state changed.
@@ -83,6 +85,7 @@ impl Supervised {
             drain_starts: 0,
             told_of_strangers: false,
             says: None,
+            number: 0,
             started: None,
             since: Timestamp::now(),
             ended: None,
