@@ -315,9 +315,9 @@ impl Supervisor {
     fn tell_of_left(&self, id: Id, strays: &[Pid]) {
         let Some(child) = self.children.get(&id) else { return };
         let pids: Vec<String> = strays.iter().map(ToString::to_string).collect();
-        let which =
-            if pids.is_empty() { "a process of its group".to_owned() } else { format!("process {}", pids.join(", ")) };
-        log::error!(target: &child.config.name, "SIGKILL has not ended {which} within {} s; going on without", LEAVING_MOST.as_secs());
+        let which = if pids.is_empty() { "its group".to_owned() } else { format!("process {}", pids.join(", ")) };
+        let within = LEAVING_MOST.as_secs();
+        log::error!(target: &child.config.name, "what it had started ({which}) did not end within {within} s of SIGKILL; going on without");
     }
 
     /// Has the loop look again after that time, or sooner.

@@ -198,28 +198,34 @@ impl Supervisor {
         let living: HashSet<u64> =
             self.by_pid.values().filter_map(|id| self.children.get(id)).map(|child| child.number).collect();
         for pid in orphans {
-            if self.strays.given_up.contains(&pid) {
-                continue;
-            }
             let known = self.strays.owners.get(&pid).copied();
-            if matches!(known, Some(Owner::Start(number)) if living.contains(&number)) {
+            let is_of_living = |owner: &Owner| matches!(owner, Owner::Start(number) if living.contains(number));
+            if known.as_ref().is_some_and(is_of_living) {
                 continue;
             }
             let Ok(process) = Process::look(pid) else { continue };
+            let is_waited_for = !self.strays.given_up.contains(&pid);
             let Some(owner) = known.or_else(|| self.owner(&process)) else {
-                // Its environment can't be read just now.
-                left.of_ended |= process.state == 'D';
+                if process.state == 'D' && is_waited_for {
+                    // Its environment can't be read just now.
+                    left.of_ended = true;
+                    left.pids.push(pid);
+                }
                 continue;
             };
             self.strays.owners.insert(pid, owner);
-            match owner {
-                Owner::Start(number) if living.contains(&number) => continue,
-                Owner::Start(number) => {
-                    left.starts.insert(number);
-                }
-                Owner::Ended => left.of_ended = true,
+            if is_of_living(&owner) {
+                continue;
             }
-            left.pids.push(pid);
+            if is_waited_for {
+                match owner {
+                    Owner::Start(number) => {
+                        left.starts.insert(number);
+                    }
+                    Owner::Ended => left.of_ended = true,
+                }
+                left.pids.push(pid);
+            }
             self.strays.kill(&process);
         }
         left

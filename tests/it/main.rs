@@ -35,6 +35,7 @@ mod spawn;
 mod steady;
 mod stop;
 mod store;
+mod strays;
 mod supervise;
 mod syslog;
 mod tail;
