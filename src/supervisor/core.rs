@@ -107,7 +107,9 @@ impl Supervisor {
         poll.add(&server, EpollFlags::EPOLLIN, Token::Control).map_err(at("watch the control socket"))?;
 
         let mut strays = Strays::new(&loaded.model.daemon.control)?;
-        predecessor::end(strays.own(), &loaded.model, &mut signals)?;
+        if strays.can_look() {
+            predecessor::end(strays.own(), &loaded.model, &mut signals)?;
+        }
         let mut sockets = Sockets::default();
         let bound = sockets.bind_new(loaded.model.children.iter().flat_map(|child| &child.listen), &store)?;
         sockets.keep(bound);

@@ -47,9 +47,12 @@ impl Mark {
     }
 
     /// Whether its supervisor still runs.
-    pub fn is_supervised(&self) -> bool {
+    ///
+    /// # Errors
+    /// As [`Process::look`].
+    pub fn is_supervised(&self) -> io::Result<bool> {
         let (pid, start) = self.supervisor;
-        Process::look(pid).is_ok_and(|process| process.start == start && !process.is_dead())
+        Ok(Process::look(pid)?.is_some_and(|process| process.start == start && !process.is_dead()))
     }
 }
 
@@ -77,7 +80,7 @@ impl Own {
     /// That of the supervisor whose control socket is bound there.
     ///
     /// # Errors
-    /// The folder can't be looked at.
+    /// The folder can't be looked at; EMFILE, ENFILE, ENOMEM.
     pub fn new(control: &Path) -> io::Result<Own> {
         let origin = origin(control)?;
         let environment = std::env::var_os(VARIABLE).unwrap_or_default();
@@ -89,7 +92,7 @@ impl Own {
             let Mark { origin, supervisor: (pid, start), child, number, leader } = mark;
             let _never_fails = write!(text, "{origin}:{pid}.{start}:{child}:{number}:{leader};");
         }
-        let start = Process::look(getpid()).map_or(0, |own| own.start);
+        let start = Process::look(getpid())?.map_or(0, |own| own.start);
         Ok(Own { origin, process: (getpid(), start), outer: text, starts: 0 })
     }
 

@@ -21,7 +21,9 @@ use nix::libc::{SIGCHLD, SIGINT, SIGTERM};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::{Pid, getpid, getsid};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -31,6 +33,9 @@ const MOST: Duration = Duration::from_secs(15);
 const AFTER_KILL: Duration = Duration::from_secs(2);
 /// For a child that is no longer in the configuration, as there by default.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Processes whose environment can't be read are looked at again for so long: most of them
+/// are just reading from a disk.
+const UNSEEN: Duration = Duration::from_secs(1);
 /// How often to look whether it is gone.
 const LOOK: u16 = 20;
 
@@ -44,7 +49,7 @@ struct Stop {
 /// Ends it and waits for that.
 ///
 /// # Errors
-/// A signal told this process to end meanwhile.
+/// A signal told this process to end meanwhile; EMFILE, ENFILE, ENOMEM.
 pub(super) fn end(own: &Own, model: &Model, signals: &mut Signals) -> Result<(), String> {
     let began = Instant::now();
     let mut told: BTreeSet<Mark> = BTreeSet::new();
@@ -53,15 +58,11 @@ pub(super) fn end(own: &Own, model: &Model, signals: &mut Signals) -> Result<(),
     let mut others = BTreeSet::new();
     let mut quiet = false;
     loop {
-        let left = match left_of(own) {
-            Ok(left) => left,
-            Err(error) => {
-                log::warn!("cannot look for what a supervisor that was killed has left: {error}");
-                break;
-            }
-        };
+        let (left, unseen) =
+            left_of(own).map_err(|e| format!("cannot look for what a supervisor that was killed has left: {e}"))?;
         // What starts others all the time may have been passed over once.
-        if left.is_empty() && (quiet || told.is_empty()) {
+        let is_over = left.is_empty() && (quiet || told.is_empty());
+        if is_over && (!unseen || began.elapsed() > UNSEEN) {
             break;
         }
         quiet = left.is_empty();
@@ -142,8 +143,9 @@ fn wait(signals: &mut Signals, others: &mut BTreeSet<i32>) -> Result<(), String>
     Ok(())
 }
 
-/// What is left of children whose supervisor had this one's control socket and is dead.
-fn left_of(own: &Own) -> std::io::Result<BTreeMap<Mark, Vec<Process>>> {
+/// What is left of children whose supervisor had this one's control socket and is dead;
+/// and whether there are processes whose environment can't be read just now.
+fn left_of(own: &Own) -> io::Result<(BTreeMap<Mark, Vec<Process>>, bool)> {
     let mut all = descendants::all()?;
     all.retain(|process| !process.is_dead());
     let parents: BTreeMap<Pid, Pid> = all.iter().map(|process| (process.pid, process.parent)).collect();
@@ -155,21 +157,26 @@ fn left_of(own: &Own) -> std::io::Result<BTreeMap<Mark, Vec<Process>>> {
     }
     all.retain(|process| process.session != session && !around.contains(&process.pid));
 
-    let mut dead: BTreeMap<(Pid, u64), bool> = BTreeMap::new();
+    let mut supervised: BTreeMap<(Pid, u64), bool> = BTreeMap::new();
     let mut owners: BTreeMap<Pid, Mark> = BTreeMap::new();
+    let mut unseen = false;
     for process in &all {
-        let Ok(environment) = process.environment() else { continue };
+        let Some(environment) = process.environment()? else {
+            // Threads of the kernel have no session.
+            unseen |= process.session.as_raw() != 0;
+            continue;
+        };
         for mark in mark::marks(&environment) {
-            let is_left = mark.origin == own.origin
-                && mark.supervisor != own.process
-                && *dead.entry(mark.supervisor).or_insert_with(|| !mark.is_supervised());
-            if is_left {
+            if mark.origin != own.origin || mark.supervisor == own.process {
+                continue;
+            }
+            if let Entry::Vacant(entry) = supervised.entry(mark.supervisor) {
+                entry.insert(mark.is_supervised()?);
+            }
+            if supervised.get(&mark.supervisor) == Some(&false) {
                 owners.insert(process.pid, mark);
             }
         }
-    }
-    if owners.is_empty() {
-        return Ok(BTreeMap::new());
     }
     belonging(&all, &mut owners);
     let mut left: BTreeMap<Mark, Vec<Process>> = BTreeMap::new();
@@ -178,7 +185,7 @@ fn left_of(own: &Own) -> std::io::Result<BTreeMap<Mark, Vec<Process>>> {
             left.entry(mark).or_default().push(process);
         }
     }
-    Ok(left)
+    Ok((left, unseen))
 }
 
 /// Adds what is below them, and in their sessions.

@@ -31,6 +31,7 @@ use crate::sys::process;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, getpid};
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -102,6 +103,11 @@ impl Strays {
         Ok(Strays { children, own, session, foreign, all_are_descendants, owners, killed, given_up })
     }
 
+    /// Whether /proc can be used.
+    pub(super) fn can_look(&self) -> bool {
+        self.children.is_some()
+    }
+
     /// The marks of this supervisor.
     pub(super) fn own(&mut self) -> &mut Own {
         &mut self.own
@@ -163,7 +169,9 @@ impl Strays {
         }
         let mut any = false;
         for pid in self.orphans(|_| false) {
-            let Ok(process) = Process::look(pid) else { continue };
+            // Looked at again if it can't be looked at just now.
+            let Ok(process) = Process::look(pid) else { return true };
+            let Some(process) = process else { continue };
             // In this session nobody is a child's: each child begins one.
             if process.session != self.session {
                 any = true;
@@ -203,15 +211,19 @@ impl Supervisor {
             if known.as_ref().is_some_and(is_of_living) {
                 continue;
             }
-            let Ok(process) = Process::look(pid) else { continue };
             let is_waited_for = !self.strays.given_up.contains(&pid);
-            let Some(owner) = known.or_else(|| self.owner(&process)) else {
-                if process.state == 'D' && is_waited_for {
-                    // Its environment can't be read just now.
-                    left.of_ended = true;
-                    left.pids.push(pid);
+            let (process, owner) = match self.owner(pid, known) {
+                Ok(Some(seen)) => seen,
+                Ok(None) => continue,
+                Err(error) => {
+                    // Another look may tell.
+                    if is_waited_for {
+                        log::debug!("cannot look at process {pid}, which a child has left behind: {error}");
+                        left.of_ended = true;
+                        left.pids.push(pid);
+                    }
+                    continue;
                 }
-                continue;
             };
             self.strays.owners.insert(pid, owner);
             if is_of_living(&owner) {
@@ -231,38 +243,52 @@ impl Supervisor {
         left
     }
 
-    /// Whose that orphan is; `None`: it may be one of several children's.
-    fn owner(&self, process: &Process) -> Option<Owner> {
+    /// Whose that orphan is; `None`: it may be one of several children's, or is gone.
+    fn owner(&self, pid: Pid, known: Option<Owner>) -> io::Result<Option<(Process, Owner)>> {
+        let Some(process) = Process::look(pid)? else { return Ok(None) };
+        let owner = match known {
+            Some(owner) => Some(owner),
+            None => self.seen_owner(&process)?,
+        };
+        Ok(owner.map(|owner| (process, owner)))
+    }
+
+    fn seen_owner(&self, process: &Process) -> io::Result<Option<Owner>> {
         if let Some(child) = self.by_pid.get(&process.session).and_then(|id| self.children.get(id)) {
-            return Some(Owner::Start(child.number));
+            return Ok(Some(Owner::Start(child.number)));
         }
-        let mut leaving = self.leaving.iter();
-        if let Some(leaving) = leaving.find(|leaving| leaving.group == process.session) {
-            return Some(Owner::Start(leaving.number));
+        if let Some(leaving) = self.leaving.iter().find(|leaving| leaving.group == process.session) {
+            return Ok(Some(Owner::Start(leaving.number)));
         }
         if process.session == self.strays.session {
-            return None;
+            return Ok(None);
         }
-        // It may be another user's, or in the middle of something: other signs decide.
-        let marks = process.environment().map(|text| mark::marks(&text)).unwrap_or_default();
-        if let Some(number) = self.strays.own.number(&marks) {
-            return Some(Owner::Start(number));
+        let Some(environment) = process.environment()? else {
+            return Err(io::Error::other("it is in uninterruptible sleep"));
+        };
+        if let Some(number) = self.strays.own.number(&mark::marks(&environment)) {
+            return Ok(Some(Owner::Start(number)));
         }
         for leaving in &self.leaving {
             let Some(child) = self.children.get(&leaving.id) else { continue };
             let notify = child.holdings.notify.as_ref().map(AsFd::as_fd);
-            let given = [Some(child.holdings.log.write.as_fd()), notify];
-            let files: Vec<(u64, u64)> = given
-                .into_iter()
-                .flatten()
-                .filter_map(|fd| nix::sys::stat::fstat(fd).ok())
-                .map(|file| (file.st_dev, file.st_ino))
-                .collect();
-            if process.holds(&files).unwrap_or(false) {
-                return Some(Owner::Start(leaving.number));
+            let mut files = Vec::new();
+            for fd in [Some(child.holdings.log.write.as_fd()), notify].into_iter().flatten() {
+                let file = nix::sys::stat::fstat(fd)?;
+                files.push((file.st_dev, file.st_ino));
+            }
+            if process.holds(&files)? {
+                return Ok(Some(Owner::Start(leaving.number)));
             }
         }
-        let started_before = |pid: &Pid| Process::look(*pid).is_ok_and(|child| child.start <= process.start);
-        (self.strays.all_are_descendants && !self.by_pid.keys().any(started_before)).then_some(Owner::Ended)
+        if !self.strays.all_are_descendants {
+            return Ok(None);
+        }
+        for pid in self.by_pid.keys() {
+            if Process::look(*pid)?.is_some_and(|child| child.start <= process.start) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(Owner::Ended))
     }
 }

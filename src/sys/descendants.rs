@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid};
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -29,14 +29,20 @@ pub struct Process {
 }
 
 impl Process {
-    /// Looks at one process.
+    /// Looks at one process. `None`: there is none; or it is another user's, and
+    /// /proc hides those (`hidepid`).
     ///
     /// # Errors
-    /// ENOENT, ESRCH: there is none; it is another user's and /proc hides those
-    /// (`hidepid`); or /proc is not mounted.
-    pub fn look(pid: Pid) -> io::Result<Process> {
-        let text = std::fs::read(format!("/proc/{pid}/stat"))?;
-        parse(pid, &text).ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat has another form")))
+    /// EMFILE, ENFILE, ENOMEM.
+    pub fn look(pid: Pid) -> io::Result<Option<Process>> {
+        match std::fs::read(format!("/proc/{pid}/stat")) {
+            Ok(text) => {
+                let form = || io::Error::other(format!("/proc/{pid}/stat has another form"));
+                parse(pid, &text).ok_or_else(form).map(Some)
+            }
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether it has ended, though its number is still taken.
@@ -45,8 +51,11 @@ impl Process {
     }
 
     /// Whether exactly this process still runs.
-    pub fn is_running(&self) -> bool {
-        Process::look(self.pid).is_ok_and(|now| now.start == self.start && !now.is_dead())
+    ///
+    /// # Errors
+    /// As [`Process::look`].
+    pub fn is_running(&self) -> io::Result<bool> {
+        Ok(Process::look(self.pid)?.is_some_and(|now| now.start == self.start && !now.is_dead()))
     }
 
     /// Its name, as ps(1) shows it.
@@ -55,30 +64,44 @@ impl Process {
         String::from_utf8_lossy(name.trim_ascii_end()).into_owned()
     }
 
-    /// What its environment was when it was executed.
+    /// What its environment was when it was executed; empty if it is gone, or
+    /// another user's. `None`: it can't be read just now.
     ///
     /// It is in the process's own memory, so it may have been written over. A
     /// process in state D may hold the lock of its memory, and whoever reads it
     /// then would wait: such a process is not read.
     ///
     /// # Errors
-    /// EACCES if it is another user's; EAGAIN in state D.
-    pub fn environment(&self) -> io::Result<Vec<u8>> {
+    /// EMFILE, ENFILE, ENOMEM.
+    pub fn environment(&self) -> io::Result<Option<Vec<u8>>> {
         if self.state == 'D' {
-            return Err(Errno::EAGAIN.into());
+            return Ok(None);
         }
-        std::fs::read(format!("/proc/{}/environ", self.pid))
+        match std::fs::read(format!("/proc/{}/environ", self.pid)) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::PermissionDenied => Ok(Some(Vec::new())),
+            Err(error) => Err(error),
+        }
     }
 
-    /// Whether it has one of these files open, each by its device and inode.
+    /// Whether it has one of these pipes or sockets open, each by its device and inode.
+    /// Not so if it is another user's.
     ///
     /// # Errors
-    /// EACCES if it is another user's.
+    /// EMFILE, ENFILE, ENOMEM.
     pub fn holds(&self, files: &[(u64, u64)]) -> io::Result<bool> {
         use std::os::unix::fs::MetadataExt;
-        let folder = format!("/proc/{}/fd", self.pid);
-        for entry in std::fs::read_dir(folder)? {
-            let path = entry?.path();
+        let entries = match std::fs::read_dir(format!("/proc/{}/fd", self.pid)) {
+            Ok(entries) => entries,
+            Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::PermissionDenied => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let path = match entry {
+                Ok(entry) => entry.path(),
+                Err(error) if is_gone(&error) => return Ok(false),
+                Err(error) => return Err(error),
+            };
             // Only these are looked through: stat(2) of a file may wait for its file system.
             let is_ours = std::fs::read_link(&path).is_ok_and(|to| is_pipe_or_socket(&to));
             if is_ours && std::fs::metadata(&path).is_ok_and(|file| files.contains(&(file.dev(), file.ino()))) {
@@ -91,33 +114,37 @@ impl Process {
     /// Sends a signal to exactly this process; if it is gone, that is no error.
     ///
     /// # Errors
-    /// EPERM if it is another user's.
+    /// EPERM if it is another user's; EMFILE, ENFILE, ENOMEM.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
-        match self.send(signal) {
+        // What is looked at after the descriptor is open is what the descriptor names.
+        let process = super::background::pidfd(self.pid);
+        if !self.is_running()? {
+            return Ok(());
+        }
+        match self.send(process.ok().as_ref(), signal) {
             Ok(()) | Err(Errno::ESRCH) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    fn send(&self, signal: Signal) -> nix::Result<()> {
-        // What is looked at after the descriptor is open is what the descriptor names.
-        let process = super::background::pidfd(self.pid);
-        if !self.is_running() {
-            return Ok(());
-        }
-        let Ok(process) = process else {
-            // An old container profile refuses it. Between the look and the signal
+    fn send(&self, process: Option<&OwnedFd>, signal: Signal) -> nix::Result<()> {
+        let Some(process) = process else {
+            // Some container profiles refuse pidfd_open(2). Between the look and the signal
             // all other numbers would have to be used up for this to hit another.
             return kill(self.pid, signal);
         };
         let none: *const libc::siginfo_t = std::ptr::null();
         #[allow(unsafe_code)]
         // SAFETY: takes no memory of this process; a null pointer is as kill(2) has it.
-        let sent = unsafe {
-            libc::syscall(libc::SYS_pidfd_send_signal, process.as_fd().as_raw_fd(), signal as libc::c_int, none, 0)
-        };
+        let sent =
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal as libc::c_int, none, 0) };
         Errno::result(sent).map(drop)
     }
+}
+
+/// It ended before or while its file in /proc was read (proc(5)).
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 fn is_pipe_or_socket(target: &Path) -> bool {
@@ -143,16 +170,16 @@ fn parse(pid: Pid, stat: &[u8]) -> Option<Process> {
 /// Every process that this one can see.
 ///
 /// # Errors
-/// /proc is not mounted, or shows the processes of another pid namespace.
+/// /proc is not mounted, or shows the processes of another pid namespace; EMFILE, ENFILE, ENOMEM.
 pub fn all() -> io::Result<Vec<Process>> {
     if std::fs::read_link("/proc/self").ok() != Some(getpid().to_string().into()) {
         return Err(io::Error::other("/proc is not mounted in this pid namespace"));
     }
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
-        let number = entry?.file_name().to_str().and_then(|name| name.parse().ok());
-        // Others are gone meanwhile.
-        found.extend(number.and_then(|number| Process::look(Pid::from_raw(number)).ok()));
+        if let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
+            found.extend(Process::look(Pid::from_raw(number))?);
+        }
     }
     Ok(found)
 }
@@ -219,14 +246,14 @@ mod tests {
     fn a_number_that_is_another_process_by_now_is_not_signalled() {
         let mut other = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(other.id()).unwrap());
-        let process = Process::look(pid).unwrap();
-        assert!(process.is_running());
+        let process = Process::look(pid).unwrap().unwrap();
+        assert!(process.is_running().unwrap());
         let before = Process { start: process.start - 1, ..process };
         before.signal(Signal::SIGKILL).unwrap();
-        assert!(process.is_running());
+        assert!(process.is_running().unwrap());
         process.signal(Signal::SIGKILL).unwrap();
         other.wait().unwrap();
-        assert!(!process.is_running());
+        assert!(!process.is_running().unwrap());
         process.signal(Signal::SIGKILL).unwrap();
     }
 
@@ -235,7 +262,7 @@ mod tests {
         use std::os::unix::fs::MetadataExt;
         let (read, _write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
         let file = File::from(read).metadata().unwrap();
-        let own = Process::look(getpid()).unwrap();
+        let own = Process::look(getpid()).unwrap().unwrap();
         assert!(own.holds(&[(file.dev(), file.ino())]).unwrap());
         assert!(!own.holds(&[(file.dev(), u64::MAX)]).unwrap());
     }
