@@ -277,7 +277,14 @@ impl Logger {
     /// Somebody may have removed the intent file; between two batches it can be made again.
     fn restore_intent(&mut self) -> Result<(), Halt> {
         let at = intent_path(&self.settings.file);
-        let there = self.intent.is_at(&at).map_err(|e| format!("cannot look at {}: {e}", at.display()))?;
+        let there = match self.intent.is_at(&at) {
+            Ok(there) => there,
+            Err(error) => {
+                // The next look comes with a later batch.
+                log::warn!("cannot look at {}: {error}", at.display());
+                return Ok(());
+            }
+        };
         if !there {
             match Intent::open(&at, self.pace.body) {
                 Ok(Some(intent)) => {
@@ -337,23 +344,17 @@ fn locked(path: &Path) -> String {
     format!("cannot open {}: another process has locked it", path.display())
 }
 
-/// Whether what an error says may pass by itself, or by somebody's hand, while
-/// the configuration stays as it is.
+/// Whether an error may go away by itself, or because a person acts, while the
+/// configuration stays as it is. A network or user-space file system can report
+/// nearly anything while its server is away, so only the errors that never pass
+/// are listed: they say that the path, or this kind of file system, is wrong.
 fn may_pass(error: &io::Error) -> bool {
-    if error.kind() == io::ErrorKind::ResourceBusy {
-        // Somebody else is at it.
-        return true;
-    }
-    use Errno::{EACCES, EDQUOT, EIO, EMFILE, ENFILE, ENODEV, ENOENT, ENOMEM, ENOSPC, ENOTDIR, EPERM, EROFS, ESTALE};
-    let Some(errno) = error.raw_os_error().map(Errno::from_raw) else { return false };
-    match errno {
-        // The disk is full, ails, or is read-only.
-        ENOSPC | EDQUOT | EIO | EROFS => true,
-        // The folder is away, or not mounted; the right to it is.
-        ENOENT | ENOTDIR | ESTALE | ENODEV | EACCES | EPERM => true,
-        // There is none left for now.
-        EMFILE | ENFILE | ENOMEM => true,
-        _ => false,
+    use Errno::{EBADF, EFAULT, EINVAL, EISDIR, ELOOP, ENAMETOOLONG, ENOSYS, ENOTTY, EOPNOTSUPP};
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(EISDIR | ELOOP | ENAMETOOLONG | EINVAL | EOPNOTSUPP | ENOSYS | ENOTTY | EBADF | EFAULT) => false,
+        Some(_) => true,
+        // Another process writes to the file, or cuts it, at this moment.
+        None => matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::UnexpectedEof),
     }
 }
 

@@ -105,8 +105,15 @@ impl Logger {
                 return Ok(done);
             }
             (_, Some((path, file))) => {
-                let len = file.metadata().map_err(|e| format!("cannot look at {}: {e}", path.display()))?.len();
-                promise.offset = len;
+                promise.offset = loop {
+                    match file.metadata() {
+                        Ok(metadata) => break metadata.len(),
+                        Err(error) => {
+                            let trouble = format!("cannot look at {}: {error}", path.display());
+                            self.orders.endure(&trouble, RETRY)?;
+                        }
+                    }
+                };
                 self.intent.promise(promise);
             }
             (There::Broken { at }, None) => {
@@ -314,8 +321,24 @@ impl Logger {
         Ok(moved)
     }
 
-    pub(super) fn file_len(&self) -> Result<u64, Halt> {
-        self.file.size().map_err(|e| Halt::Failed(format!("cannot look at {}: {e}", self.file.path().display())))
+    /// How long the file is, once it can be looked at.
+    pub(super) fn file_len(&mut self) -> Result<u64, Halt> {
+        let mut troubled = false;
+        loop {
+            match self.file.size() {
+                Ok(len) => {
+                    if troubled {
+                        self.orders.endured();
+                    }
+                    return Ok(len);
+                }
+                Err(error) => {
+                    troubled = true;
+                    let trouble = format!("cannot look at {}: {error}", self.file.path().display());
+                    self.orders.endure(&trouble, RETRY)?;
+                }
+            }
+        }
     }
 
     /// Whether the names of both files still are what they were, at most once a second.
