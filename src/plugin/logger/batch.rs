@@ -49,7 +49,8 @@ impl Logger {
         }
         self.count();
         self.may_gather = self.let_gather(Instant::now());
-        self.check_names()
+        self.check_names();
+        Ok(())
     }
 
     /// How long the next batch may be let gather, if at all: it is one of a
@@ -126,16 +127,23 @@ impl Logger {
         }
         // 5 intend: the point of no return
         self.intent.promise(&promise);
-        // 6 save
-        if let Err(halt) = self.save(&mut promise, 0, None) {
-            self.withdraw(&promise);
-            return Err(halt);
-        }
-        // 7 sync
         let asked = self.sources.iter().any(|source| source.taking.is_some() && source.tally.sync);
-        if asked || self.settings.sync == Sync::Always {
-            self.sync(Some(&mut promise))?;
-        } else if self.sync_at.is_none() {
+        let sync = asked || self.settings.sync == Sync::Always;
+        loop {
+            // 6 save
+            if let Err(halt) = self.save(&mut promise, 0, None) {
+                self.withdraw(&promise);
+                return Err(halt);
+            }
+            // 7 sync
+            if sync {
+                self.sync(Some(&mut promise))?;
+            }
+            if !self.move_if_removed(&mut promise)? {
+                break;
+            }
+        }
+        if !sync && self.sync_at.is_none() {
             self.sync_at = self.due();
         }
         self.file.leave_at(promise.offset + promise.length);

@@ -5,6 +5,7 @@ use crate::link::intent::{FileId, names};
 use crate::sys::name::rename_to_free;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -69,13 +70,14 @@ impl MessageFile {
         names(&self.path, self.id)
     }
 
-    /// Whether it has no name at all any more.
+    /// Whether it has no name at all any more. Some file systems in user space
+    /// count no links, so there the name itself is looked at.
     ///
     /// # Errors
     /// From fstat(2).
     pub fn is_removed(&self) -> io::Result<bool> {
         use std::os::unix::fs::MetadataExt;
-        Ok(self.file.metadata()?.nlink() == 0)
+        Ok(self.file.metadata()?.nlink() == 0 && !self.is_named())
     }
 
     /// When it was made, in microseconds since 1970, where its file system knows.
@@ -117,22 +119,42 @@ impl MessageFile {
             // Whoever cut it gave the room back.
             self.reserved = 0;
         }
+        self.has_room_below_limit(offset, length)?;
         let end = offset + length;
         if end <= self.reserved {
             return Ok(());
         }
         let ahead = end.next_multiple_of(AHEAD);
         let (reserved, outcome) = match self.allocate(offset, ahead - offset) {
-            Err(Errno::ENOSPC | Errno::EDQUOT) => (end, self.allocate(offset, length)),
+            Err(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG) => (end, self.allocate(offset, length)),
+            // It can't say: the write will.
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::ENODEV | Errno::EINVAL) => (u64::MAX, Ok(())),
             // Nor will a write come through, so nothing is to be promised.
-            Err(errno @ (Errno::EIO | Errno::EROFS | Errno::EPERM)) => (0, Err(errno)),
-            // It can't say (EOPNOTSUPP): the write will.
-            Err(_) => (u64::MAX, Ok(())),
+            Err(errno) => (0, Err(errno)),
             Ok(()) => (ahead, Ok(())),
         };
         outcome?;
         self.reserved = reserved;
         Ok(())
+    }
+
+    /// Whether this process may make it that long (RLIMIT_FSIZE). fallocate(2)
+    /// does not say, because it leaves the length as it is, and a write would
+    /// stop in the middle of a line.
+    ///
+    /// # Errors
+    /// EFBIG.
+    pub fn has_room_below_limit(&self, offset: u64, length: u64) -> io::Result<()> {
+        let (soft, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
+        if offset.saturating_add(length) > soft { Err(Errno::EFBIG.into()) } else { Ok(()) }
+    }
+
+    /// Takes what stands from `from` on out of it, if it ends at `end`.
+    ///
+    /// # Errors
+    /// From ftruncate(2); [`ErrorKind::ResourceBusy`]: it ends elsewhere.
+    pub fn cut_out(&mut self, from: u64, end: u64) -> io::Result<()> {
+        self.cut(from, end)
     }
 
     /// Its length stays what it is.
@@ -339,6 +361,11 @@ impl MessageFile {
 }
 
 const BLOCK: usize = 64 * 1024;
+
+/// Whether an error says that a file can grow no further.
+pub fn is_too_large(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::EFBIG as i32)
+}
 
 /// To read, and to write at its end wherever that is by now, whatever offset is
 /// given (pwrite(2), "BUGS"): where somebody truncates it between the look at

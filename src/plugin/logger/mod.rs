@@ -6,7 +6,7 @@
 //!   `there`: what a file has of them; `recover`: what another incarnation had under way;
 //! - [`rotation`]: when and how the file is rotated; [`archives`]: what that
 //!   makes; [`archivist`], [`compress`]: what becomes of it, in a process apart;
-//! - [`mod@file`]: the message file; [`room`]: on a full disk; [`orders`]:
+//! - [`mod@file`]: the message file; `removed`, `too_large`: when it was, or is; [`room`]: on a full disk; [`orders`]:
 //!   signals and troubles.
 
 pub mod archives;
@@ -20,6 +20,7 @@ pub mod messages;
 pub mod orders;
 pub mod output;
 mod recover;
+mod removed;
 pub mod render;
 pub mod room;
 pub mod rotation;
@@ -27,6 +28,7 @@ mod save;
 pub mod settings;
 pub mod source;
 mod there;
+mod too_large;
 
 use super::start::{Metrics, Start, take};
 use crate::link::intake::{Intake, Tools};
@@ -38,6 +40,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::unistd::Pid;
 use orders::{Halt, Orders};
+use removed::Watch;
 use render::Renderer;
 use rotation::Rotations;
 use settings::Settings;
@@ -127,6 +130,7 @@ struct Logger {
     press: Press,
     intent: Intent,
     file: MessageFile,
+    watch: Watch,
     last_batch: u64,
     /// Which link comes first in the next batch.
     turn: usize,
@@ -190,6 +194,7 @@ impl Logger {
             press,
             intent,
             file,
+            watch: Watch::new(),
             last_batch,
             turn,
             sync_at,
@@ -203,7 +208,7 @@ impl Logger {
     }
 
     fn run(&mut self) -> Result<(), Halt> {
-        let mut wakeups = Wakeups::new(&self.orders, &self.sources).map_err(|e| format!("cannot poll: {e}"))?;
+        let mut wakeups = Wakeups::new(&self.orders, &self.watch, &self.sources).map_err(|e| format!("cannot poll: {e}"))?;
         loop {
             if self.orders.reopen() {
                 self.reopen()?;
@@ -211,6 +216,7 @@ impl Logger {
             if self.orders.stop() || self.is_finished() {
                 return Ok(());
             }
+            self.look_at_file()?;
             self.rotate_if_due()?;
             self.tend_archivist();
             wakeups.watch(&self.archivist).map_err(|e| format!("cannot poll: {e}"))?;
@@ -256,8 +262,8 @@ impl Logger {
         for wakeup in wakeups.wait(timeout).map_err(|e| format!("cannot poll: {e}"))? {
             match wakeup {
                 Wakeup::Signal => self.orders.collect(),
-                // The loop looks after it in any case.
-                Wakeup::Archivist => {}
+                // The loop looks after both in any case.
+                Wakeup::Archivist | Wakeup::File => {}
                 Wakeup::Queue(at) => self.sources[at].ready = true,
                 Wakeup::Replies(at) => self.sources[at].replies.iter_mut().for_each(Replies::send_waiting),
             }
@@ -275,14 +281,14 @@ impl Logger {
     }
 
     /// Somebody may have removed the intent file; between two batches it can be made again.
-    fn restore_intent(&mut self) -> Result<(), Halt> {
+    fn restore_intent(&mut self) {
         let at = intent_path(&self.settings.file);
         let there = match self.intent.is_at(&at) {
             Ok(there) => there,
             Err(error) => {
                 // The next look comes with a later batch.
                 log::warn!("cannot look at {}: {error}", at.display());
-                return Ok(());
+                return;
             }
         };
         if !there {
@@ -296,7 +302,6 @@ impl Logger {
                 Err(error) => log::warn!("cannot make {} again: {error}", at.display()),
             }
         }
-        Ok(())
     }
 }
 
@@ -365,6 +370,8 @@ enum Wakeup {
     Signal,
     /// The archivist has ended.
     Archivist,
+    /// The message file has changed, and not by a write.
+    File,
     /// The queue of that source has something, or its end.
     Queue(usize),
     /// The replies pipe of that source has room again.
@@ -384,12 +391,17 @@ struct Wakeups {
 
 /// What epoll(7) says where the archivist has ended; sources count from 1.
 const ARCHIVIST: u64 = u64::MAX;
+/// The same where the message file has changed.
+const FILE: u64 = ARCHIVIST - 1;
 
 impl Wakeups {
-    fn new(orders: &Orders, sources: &[Source]) -> io::Result<Wakeups> {
+    fn new(orders: &Orders, watch: &Watch, sources: &[Source]) -> io::Result<Wakeups> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(orders, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
-        let events = vec![EpollEvent::empty(); 2 + 2 * sources.len()];
+        if let Some(readable) = watch.readable() {
+            epoll.add(readable, EpollEvent::new(EpollFlags::EPOLLIN, FILE))?;
+        }
+        let events = vec![EpollEvent::empty(); 3 + 2 * sources.len()];
         let mut wakeups = Wakeups { epoll, events, watched: vec![(false, false); sources.len()], archivist: None };
         for (at, source) in sources.iter().enumerate() {
             wakeups.epoll.add(source.intake.queue(), EpollEvent::new(EpollFlags::EPOLLIN, 1 + 2 * at as u64))?;
@@ -440,8 +452,10 @@ impl Wakeups {
             other => other?,
         };
         Ok(self.events[..count].iter().map(|event| {
-            if event.data() == ARCHIVIST {
-                return Wakeup::Archivist;
+            match event.data() {
+                ARCHIVIST => return Wakeup::Archivist,
+                FILE => return Wakeup::File,
+                _ => {}
             }
             #[expect(clippy::cast_possible_truncation, reason = "an index, as it was given")]
             let token = event.data() as usize;

@@ -6,6 +6,9 @@ use super::orders::Halt;
 use super::there::There;
 use crate::link::intent::{Found, Promise};
 use crate::link::ledger::Phase;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 
 impl Logger {
     /// Brings the file and every link to where nothing is under way.
@@ -59,11 +62,22 @@ impl Logger {
                 // A number of a file's that is gone may be another's by now:
                 // only a beginning of the batch says that it is the one meant.
                 match self.look(&promise, Some(&elsewhere))? {
+                    // It can grow no further, so the new file gets the batch. Nobody
+                    // would ever finish the half line.
+                    There::Begun { at, done }
+                        if done > 0 && done < promise.length
+                            && self.file.has_room_below_limit(at, promise.length).is_err() =>
+                    {
+                        if let Err(error) = elsewhere.1.set_len(at) {
+                            log::error!("cannot mend the end of {}: {error}", elsewhere.0.display());
+                        }
+                    }
                     There::Begun { at, done } if done > 0 => {
                         promise.offset = at;
                         self.save(&mut promise, done, Some(&elsewhere))?;
-                        match elsewhere.1.sync_data() {
-                            Ok(()) => return Ok(()),
+                        match elsewhere.1.sync_data().and_then(|()| has_name(&elsewhere.1)) {
+                            Ok(true) => return Ok(()),
+                            Ok(false) => log::warn!("{} was removed meanwhile", elsewhere.0.display()),
                             Err(error) => log::error!("cannot bring {} to the disk: {error}", elsewhere.0.display()),
                         }
                     }
@@ -72,9 +86,14 @@ impl Logger {
             }
             self.promise_here(&mut promise)?;
         }
-        let done = self.progress(&mut promise, None)?;
-        self.save(&mut promise, done, None)?;
-        self.sync(Some(&mut promise))
+        loop {
+            let done = self.progress(&mut promise, None)?;
+            self.save(&mut promise, done, None)?;
+            self.sync(Some(&mut promise))?;
+            if !self.move_if_removed(&mut promise)? {
+                return Ok(());
+            }
+        }
     }
 
     /// The intent file is gone, and the bytes of a batch with it. All of it is
@@ -117,4 +136,9 @@ impl Logger {
             under_way.max(source.intake.done_batch()) > id
         })
     }
+}
+
+/// Whether a file that was found by its name still has one.
+fn has_name(file: &File) -> io::Result<bool> {
+    Ok(file.metadata()?.nlink() > 0)
 }

@@ -19,7 +19,7 @@ pub struct Rotations {
     /// The next rotation is not due before this.
     at: Option<Instant>,
     /// The last one failed; it is not tried before this.
-    retry_at: Option<Instant>,
+    pub(super) retry_at: Option<Instant>,
 }
 
 impl Rotations {
@@ -59,7 +59,7 @@ impl Logger {
     }
 
     /// How old the first message of the file is.
-    fn age(&mut self, len: u64) -> Duration {
+    pub(super) fn age(&mut self, len: u64) -> Duration {
         let id = self.file.id();
         if len == 0 {
             self.rotations.seen = None;
@@ -83,7 +83,7 @@ impl Logger {
         Duration::from_micros(age).max(seen.elapsed())
     }
 
-    fn rotate(&mut self) -> Result<(), Halt> {
+    pub(super) fn rotate(&mut self) -> Result<(), Halt> {
         // 1 what is owed to the disk. A file that is not trusted is replaced by that.
         if self.sync_at.is_some() {
             self.sync(None)?;

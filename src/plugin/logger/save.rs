@@ -1,7 +1,7 @@
 //! Bytes into the message file: the batch that was promised, whatever comes.
 
 use super::Logger;
-use super::file::{MessageFile, now};
+use super::file::{self, MessageFile, now};
 use super::orders::{Flaw, Halt};
 use super::settings::Sync;
 use super::there::{self, There};
@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long a trouble is endured before it is tried again.
-const RETRY: Duration = Duration::from_millis(200);
+pub(super) const RETRY: Duration = Duration::from_millis(200);
 /// The same, for a lock.
 const RETRY_LOCK: Duration = Duration::from_millis(100);
 
@@ -33,13 +33,14 @@ impl Logger {
                 self.orders.endured();
                 return Ok(offset);
             };
-            if self.make_room(&error) {
+            if self.make_room(&error) || self.rotate_if_too_large(&error)? {
                 continue;
             }
             let trouble = format!("cannot write to {}: {error}", self.file.path().display());
             self.orders.endure(&trouble, RETRY)?;
+            // An administrator may have removed it to make room.
+            self.replace_if_removed()?;
             if self.orders.reopen() {
-                // Somebody may have removed it to make room.
                 self.reopen()?;
             }
         }
@@ -54,11 +55,12 @@ impl Logger {
         elsewhere: Option<&(PathBuf, File)>,
     ) -> Result<(), Halt> {
         loop {
-            let file = elsewhere.map_or_else(|| self.file.file(), |(_, file)| file);
+            let target = elsewhere.map_or_else(|| self.file.file(), |(_, file)| file);
             let rest = self.promised(promise).get(usize::try_from(done).unwrap_or(usize::MAX)..).unwrap_or_default();
-            let written = if rest.is_empty() { Ok(0) } else { file.write_at(rest, promise.offset + done) };
+            let written = if rest.is_empty() { Ok(0) } else { target.write_at(rest, promise.offset + done) };
+            let left = rest.len();
             let error = match written {
-                Ok(n) if n >= rest.len() => {
+                Ok(n) if n >= left => {
                     self.orders.endured();
                     return Ok(());
                 }
@@ -74,13 +76,15 @@ impl Logger {
             if self.make_room(&error) {
                 continue;
             }
+            if elsewhere.is_none() && file::is_too_large(&error) {
+                self.wait_for_larger(promise, error, left)?;
+                done = self.progress(promise, None)?;
+                continue;
+            }
             let path = elsewhere.map_or_else(|| self.file.path(), |(path, _)| path);
             let trouble = format!("cannot write to {}: {error}", path.display());
             self.orders.endure(&trouble, RETRY)?;
-            if elsewhere.is_none() && self.orders.reopen() && self.file.is_removed().unwrap_or(false) {
-                // Somebody removed it, maybe to make room: nobody will ever read it.
-                self.reopen()?;
-                self.promise_here(promise)?;
+            if elsewhere.is_none() && self.move_if_removed(promise)? {
                 done = 0;
             } else {
                 done = self.progress(promise, elsewhere)?;
@@ -342,19 +346,19 @@ impl Logger {
     }
 
     /// Whether the names of both files still are what they were, at most once a second.
-    pub(super) fn check_names(&mut self) -> Result<(), Halt> {
+    pub(super) fn check_names(&mut self) {
         if self.names_checked.elapsed() < Duration::from_secs(1) {
-            return Ok(());
+            return;
         }
         self.names_checked = std::time::Instant::now();
         if self.file.is_named() {
             self.orders.set_flaw(Flaw::Name, "");
         } else {
             let path = self.file.path().display();
-            let flaw = format!("message file {path} was removed or renamed: run plumbd reopen");
+            let flaw = format!("message file {path} has lost its name: run plumbd reopen");
             self.orders.set_flaw(Flaw::Name, &flaw);
         }
-        self.restore_intent()
+        self.restore_intent();
     }
 
     /// When the syncing of what was saved now is due at the latest.
