@@ -19,7 +19,7 @@ use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-const NAME_GONE: &str = "was removed or renamed: run plumbd reopen";
+const NAME_GONE: &str = "has lost its name: run plumbd reopen";
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
