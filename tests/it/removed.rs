@@ -162,3 +162,27 @@ fn lines_of_any_program_are_never_consumed_into_a_removed_file() {
     rig.end();
     logger.wait_success();
 }
+
+#[test]
+fn the_folder_that_has_the_file_is_synced_wherever_links_lead() {
+    for levels in [0, 1, 2] {
+        let mut rig = Rig::with("raw", Records);
+        let folder = rig.folder.path().canonicalize().unwrap();
+        let names: Vec<_> = (0..=levels).map(|level| folder.join(format!("folder{level}"))).collect();
+        names.iter().for_each(|name| fs::create_dir(name).unwrap());
+        for pair in names.windows(2) {
+            // One link relative, the other not.
+            let target = if pair[0] == names[0] { "../folder1/m.log".into() } else { pair[1].join("m.log") };
+            symlink(target, pair[0].join("m.log")).unwrap();
+        }
+        rig.settings["file"] = names[0].join("m.log").to_str().unwrap().into();
+        let trace = folder.join("trace");
+        let logger = rig.start_under(&["strace", "-qq", "-y", "-o", trace.to_str().unwrap(), "-e", "trace=fsync"]);
+        send(&rig, 1, "one", true);
+        rig.end();
+        logger.wait_success();
+        let trace = fs::read_to_string(trace).unwrap();
+        let synced = format!("<{}>)", names[levels].display());
+        assert!(trace.contains(&synced), "{synced}\n{trace}");
+    }
+}

@@ -372,3 +372,21 @@ fn on_a_full_disk_the_oldest_archives_go_and_then_the_sources_wait() {
     umount2(&disk, MntFlags::MNT_DETACH).unwrap();
     assert_eq!(saved.len(), written);
 }
+
+#[test]
+fn archives_are_looked_after_where_the_kernel_gives_no_descriptor_of_a_process() {
+    let mut rig = rig(json!({"size": 4096, "keep": 2, "compress": "gzip"}));
+    let trace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=pidfd_open", "-e"];
+    let logger = rig.start_under(&[&trace[..], &["inject=pidfd_open:error=EPERM"]].concat());
+    for round in 1..5 {
+        rig.links[0].source().write_all("x\n".repeat(3000).as_bytes()).unwrap();
+        wait_until("it is rotated and compressed", || {
+            let archives = archives(&rig);
+            (archives.len() == round.min(2) && archives.iter().all(|name| name.ends_with(".gz"))).then_some(())
+        });
+        wait_until("it is over", || (rig.counter("rotations") == round as u64).then_some(()));
+    }
+    assert!(!rig.was_notified("X_PLUMBD_PROBLEM=c"));
+    rig.end();
+    logger.wait_success();
+}

@@ -47,6 +47,7 @@ impl Logger {
         if length > 0 {
             self.intent.close();
         }
+        self.orders.saved();
         self.count();
         self.may_gather = self.let_gather(Instant::now());
         self.check_names();

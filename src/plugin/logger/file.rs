@@ -1,6 +1,8 @@
 //! The message file: opened by its name, locked, only ever grown.
 
+use super::access;
 use super::render::name_time;
+use super::settings::Rights;
 use crate::link::intent::{FileId, names};
 use crate::sys::name::rename_to_free;
 use nix::errno::Errno;
@@ -27,6 +29,10 @@ pub struct MessageFile {
     reserved: u64,
     /// How long its writer left it, where it has written to it.
     left: Option<u64>,
+    /// Whether it was made when it was opened.
+    is_new: bool,
+    /// What it should have and lacks; empty: nothing.
+    lacks: String,
 }
 
 /// How much room is asked for at once, where there is so much: small batches
@@ -34,16 +40,27 @@ pub struct MessageFile {
 const AHEAD: u64 = 64 * 1024;
 
 impl MessageFile {
-    /// Opens it, and makes it with that mode where there is none. `None` where
+    /// Opens it, and makes it with those rights where there is none. `None` where
     /// another process has it, or has just put another in its place.
     ///
     /// # Errors
     /// From open(2) and flock(2), or it is no regular file.
-    pub fn open(path: &Path, mode: u32) -> io::Result<Option<MessageFile>> {
+    pub fn open(path: &Path, rights: &Rights<'_>) -> io::Result<Option<MessageFile>> {
+        let mut options = appending();
         // O_NONBLOCK: opening a FIFO must not wait; it means nothing to a regular file.
-        let file =
-            appending().create(true).mode(mode).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY).open(path)?;
+        options.mode(rights.mode).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY);
+        let (file, is_new) = match options.open(path) {
+            // Not O_EXCL: it may be where a symbolic link says.
+            Err(error) if error.kind() == ErrorKind::NotFound => (options.create(true).open(path)?, true),
+            other => (other?, false),
+        };
         check(path)?;
+        let mut lacks = String::new();
+        if let Some(group) = rights.group.filter(|_| is_new) {
+            if let Err(error) = access::give_group(&file, group.id) {
+                lacks = format!("cannot give {} the group {}: {}", path.display(), group.name, access::cause(&error));
+            }
+        }
         let id = FileId::of(&file.metadata()?);
         let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => file,
@@ -51,8 +68,20 @@ impl MessageFile {
             Err((_, errno)) => return Err(errno.into()),
         };
         let path = path.to_owned();
-        let file = MessageFile { path, file, id, name_unsynced: true, reserved: 0, left: None };
+        let file = MessageFile { path, file, id, name_unsynced: true, reserved: 0, left: None, is_new, lacks };
         Ok(file.is_named().then_some(file))
+    }
+
+    /// What it should have and lacks, as a problem; empty: nothing.
+    pub fn lacks(&self) -> &str {
+        &self.lacks
+    }
+
+    /// Gives it the rights of the file whose place it takes, if it was made for that.
+    pub fn take_rights(&mut self, before: &MessageFile) {
+        if self.is_new {
+            self.lacks = same_rights(&before.file, &self.file, &self.path);
+        }
     }
 
     /// Which file it is.
@@ -189,13 +218,19 @@ impl MessageFile {
         Ok(())
     }
 
-    /// Brings its name to the disk, where that was not done yet.
+    /// Brings its name to the disk, where that was not done yet: in the folder
+    /// that has the file, which a symbolic link may say.
     ///
     /// # Errors
     /// Its folder can't be opened or synced: nothing is lost by that alone.
     pub fn sync_name(&mut self) -> io::Result<()> {
         if self.name_unsynced {
-            sync_folder(&self.path)?;
+            match self.path.canonicalize() {
+                Ok(real) => sync_folder(&real)?,
+                // It has lost that name, so only the folder is left to be synced.
+                Err(error) if error.kind() == ErrorKind::NotFound => sync_folder(&self.path)?,
+                Err(error) => return Err(error),
+            }
             self.name_unsynced = false;
         }
         Ok(())
@@ -301,20 +336,21 @@ impl MessageFile {
     }
 
     /// Steps 2 to 4 of a rotation: gives it the name `archive`, and its own
-    /// name to a new file of that mode, which is returned. `None` where there
+    /// name to a new file with the same rights, which is returned. `None` where there
     /// is no new one though it has left its name: whatever has that name by
     /// now, or will, is to be opened.
     ///
     /// # Errors
     /// From open(2) and rename(2): all is as it was.
-    pub fn rotate(&self, archive: &Path, mode: u32) -> io::Result<Option<MessageFile>> {
+    pub fn rotate(&self, archive: &Path) -> io::Result<Option<MessageFile>> {
         if !self.path.symlink_metadata().is_ok_and(|named| FileId::of(&named) == self.id) {
             return Err(io::Error::other("its name is a symbolic link, or another file's by now"));
         }
         let next = next_path(&self.path);
         remove_next(&self.path);
         // 2 make
-        let file = appending().create_new(true).mode(mode).open(&next)?;
+        let file = appending().create_new(true).mode(0o600).open(&next)?;
+        let lacks = same_rights(&self.file, &file, &self.path);
         let moved = file.metadata().and_then(|metadata| {
             let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
             // 3 away: from here on, nothing is written to it
@@ -334,7 +370,8 @@ impl MessageFile {
             remove_next(&self.path);
             return Ok(None);
         }
-        Ok(Some(MessageFile { path: self.path.clone(), file, id, name_unsynced: true, reserved: 0, left: None }))
+        let path = self.path.clone();
+        Ok(Some(MessageFile { path, file, id, name_unsynced: true, reserved: 0, left: None, is_new: true, lacks }))
     }
 
     /// Takes its name away.
@@ -374,6 +411,12 @@ fn appending() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).append(true);
     options
+}
+
+/// Gives a file the rights of the one whose place it takes; what it lacks then.
+fn same_rights(before: &File, file: &File, path: &Path) -> String {
+    let lacks = access::give_same(before, file);
+    if lacks.is_empty() { String::new() } else { format!("cannot give {} {}", path.display(), lacks.join("; ")) }
 }
 
 /// Microseconds since 1970-01-01 UTC.

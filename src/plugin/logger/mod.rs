@@ -6,9 +6,11 @@
 //!   `there`: what a file has of them; `recover`: what another incarnation had under way;
 //! - [`rotation`]: when and how the file is rotated; [`archives`]: what that
 //!   makes; [`archivist`], [`compress`]: what becomes of it, in a process apart;
-//! - [`mod@file`]: the message file; `removed`, `too_large`: when it was, or is; [`room`]: on a full disk; [`orders`]:
+//! - [`mod@file`]: the message file; `removed`, `too_large`: when it was, or is;
+//!   [`access`]: who may do what with it; [`room`]: on a full disk; [`orders`]:
 //!   signals and troubles.
 
+pub mod access;
 pub mod archives;
 pub mod archivist;
 mod batch;
@@ -39,7 +41,7 @@ use file::{MessageFile, intent_path};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::unistd::Pid;
-use orders::{Halt, Orders};
+use orders::{Flaw, Halt, Orders};
 use removed::Watch;
 use render::Renderer;
 use rotation::Rotations;
@@ -176,8 +178,9 @@ impl Logger {
         let at = intent_path(&settings.file);
         let intent = wait_for(&mut orders, &settings, &at, || Intent::open(&at, pace.body))?;
         file::remove_next(&settings.file);
-        let open = || MessageFile::open(&settings.file, settings.mode);
+        let open = || MessageFile::open(&settings.file, &settings.rights());
         let file = wait_for(&mut orders, &settings, &settings.file, open)?;
+        orders.set_flaw(Flaw::Access, file.lacks());
         let press = Press { renderer: Renderer::new(settings.format), joined: Vec::new(), now: 0 };
         let known = sources.iter().map(|source| source.intake.done_batch());
         let last_batch = known.chain([intent.last_batch()]).max().unwrap_or(0);
@@ -262,8 +265,9 @@ impl Logger {
         for wakeup in wakeups.wait(timeout).map_err(|e| format!("cannot poll: {e}"))? {
             match wakeup {
                 Wakeup::Signal => self.orders.collect(),
-                // The loop looks after both in any case.
-                Wakeup::Archivist | Wakeup::File => {}
+                Wakeup::Archivist => self.archivist.hang_up(),
+                // The loop looks at it in any case.
+                Wakeup::File => {}
                 Wakeup::Queue(at) => self.sources[at].ready = true,
                 Wakeup::Replies(at) => self.sources[at].replies.iter_mut().for_each(Replies::send_waiting),
             }
@@ -368,7 +372,7 @@ fn may_pass(error: &io::Error) -> bool {
 enum Wakeup {
     /// A signal came.
     Signal,
-    /// The archivist has ended.
+    /// The archivist has hung up.
     Archivist,
     /// The message file has changed, and not by a write.
     File,
@@ -389,7 +393,7 @@ struct Wakeups {
     archivist: Option<Pid>,
 }
 
-/// What epoll(7) says where the archivist has ended; sources count from 1.
+/// What epoll(7) says where the archivist has hung up; sources count from 1.
 const ARCHIVIST: u64 = u64::MAX;
 /// The same where the message file has changed.
 const FILE: u64 = ARCHIVIST - 1;
@@ -432,10 +436,15 @@ impl Wakeups {
         Ok(())
     }
 
-    /// Watches the archivist that is at work, if any. One that was reaped is
-    /// not watched any more: its descriptor is closed.
+    /// Watches the archivist that is at work, if any. One that has hung up is
+    /// not watched any more, because it would be reported again and again.
     fn watch(&mut self, archivist: &Archivist) -> io::Result<()> {
         let at_work = archivist.at_work();
+        if let (None, Some(hung_up)) = (at_work, archivist.hung_up()) {
+            if self.archivist.is_some() {
+                self.epoll.delete(hung_up)?;
+            }
+        }
         if let Some((_, ended)) = at_work.filter(|(pid, _)| self.archivist != Some(*pid)) {
             self.epoll.add(ended, EpollEvent::new(EpollFlags::EPOLLIN, ARCHIVIST))?;
         }

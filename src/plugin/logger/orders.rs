@@ -41,8 +41,10 @@ pub struct Orders {
     reopen: bool,
     ready: bool,
     extended: Option<Instant>,
-    /// Since when a trouble has lasted while the supervisor is dead.
+    /// Since when nothing has been saved for a trouble while the supervisor is dead.
     abandoned: Option<Instant>,
+    /// Whether the trouble lasts, whatever succeeds meanwhile.
+    lasting: bool,
     /// What keeps it from going on at all.
     stuck: String,
     /// What is wrong though it goes on, by [`Flaw`].
@@ -66,7 +68,7 @@ impl Orders {
     /// None yet.
     pub fn new(signals: Signals, supervisor: Pid) -> Orders {
         let (stuck, flaws) = (String::new(), <[String; 4]>::default());
-        Orders { signals, supervisor, stop: None, reopen: false, ready: false, extended: None, abandoned: None, stuck, flaws }
+        Orders { signals, supervisor, stop: None, reopen: false, ready: false, extended: None, abandoned: None, lasting: false, stuck, flaws }
     }
 
     /// Takes in the signals that came.
@@ -151,6 +153,18 @@ impl Orders {
         if self.stop() { Err(Halt::Stop) } else { Ok(()) }
     }
 
+    /// Says whether the trouble is one that no single success ends: a file that
+    /// can't be synced can well be opened and written to.
+    pub fn set_lasting(&mut self, lasting: bool) {
+        self.lasting = lasting;
+    }
+
+    /// A batch was saved.
+    #[inline]
+    pub fn saved(&mut self) {
+        self.abandoned = None;
+    }
+
     fn not_abandoned(&mut self) -> Result<(), Halt> {
         if getppid() == self.supervisor {
             self.abandoned = None;
@@ -167,8 +181,7 @@ impl Orders {
     /// The trouble has passed.
     #[inline]
     pub fn endured(&mut self) {
-        if !self.stuck.is_empty() {
-            self.abandoned = None;
+        if !self.stuck.is_empty() && !self.lasting {
             log::info!("it has passed: {}", self.stuck);
             self.stuck.clear();
             self.tell();

@@ -14,14 +14,20 @@ impl Logger {
     /// returns whether it had. A trouble with that is waited out: the folder may
     /// be gone too.
     pub(super) fn replace_if_removed(&mut self) -> Result<bool, Halt> {
+        let mut troubled = false;
         loop {
             match self.file.is_removed() {
-                Ok(false) => {
-                    self.orders.endured();
+                Ok(is_removed) => {
+                    if troubled {
+                        self.orders.endured();
+                    }
+                    if is_removed {
+                        break;
+                    }
                     return Ok(false);
                 }
-                Ok(true) => break,
                 Err(error) => {
+                    troubled = true;
                     let trouble = format!("cannot look at {}: {error}", self.file.path().display());
                     self.orders.endure(&trouble, super::save::RETRY)?;
                 }
@@ -29,7 +35,8 @@ impl Logger {
         }
         // What was owed to the disk is gone with its last name.
         self.sync_at = None;
-        self.file = self.open_file()?;
+        let file = self.open_file()?;
+        self.take_file(file);
         self.orders.set_flaw(Flaw::Name, "");
         log::warn!("{} was removed; went on in a new one", self.file.path().display());
         self.mend_tail()?;

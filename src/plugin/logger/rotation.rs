@@ -94,7 +94,7 @@ impl Logger {
         let path = self.settings.file.clone();
         // 2 make, 3 away, 4 into place
         let rotated = archives::next_path(&path)
-            .and_then(|archive| Ok((self.file.rotate(&archive, self.settings.mode)?, archive)));
+            .and_then(|archive| Ok((self.file.rotate(&archive)?, archive)));
         let (next, archive) = match rotated {
             Ok(done) => done,
             Err(error) => {
@@ -107,9 +107,10 @@ impl Logger {
         self.metrics.add(ROTATIONS, 1);
         log::info!("rotated {} to {}", path.display(), archive.display());
         match next {
-            Some(file) => self.file = file,
+            Some(file) => self.take_file(file),
             None => {
-                self.file = self.open_file()?;
+                let file = self.open_file()?;
+                self.take_file(file);
                 self.mend_tail()?;
             }
         }
@@ -137,7 +138,7 @@ impl Logger {
             Ok(Some(Ended::Badly(why))) => self.orders.set_flaw(Flaw::Archives, &why),
             Err(error) => log::error!("cannot wait for the archivist: {error}"),
         }
-        if self.archivist.again_at().is_some_and(|at| at <= Instant::now()) {
+        if self.archivist.is_due() {
             let started = self.archivist.start();
             self.archivist_told(started);
         }

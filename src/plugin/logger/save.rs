@@ -188,6 +188,7 @@ impl Logger {
             let trouble = format!("cannot bring {} to the disk: {error}", self.file.path().display());
             self.intent.set_untrusted(Some(self.file.id()));
             if attempts > 0 {
+                self.orders.set_lasting(true);
                 self.orders.endure(&trouble, RETRY)?;
             } else {
                 log::error!("{trouble}; it is not trusted again");
@@ -201,6 +202,7 @@ impl Logger {
             self.intent.set_untrusted(None);
             attempts += 1;
         }
+        self.orders.set_lasting(false);
         self.sync_at = None;
         Ok(())
     }
@@ -214,7 +216,7 @@ impl Logger {
     fn replace_untrusted(&mut self, promise: Option<&Promise>, own: bool) -> Result<(), Halt> {
         let of_no_use = own && self.file_len()? == promise.map_or(0, |p| p.length);
         let mut aside = None;
-        let file = loop {
+        let mut file = loop {
             let trouble = match self.put_aside(of_no_use) {
                 Err(error) => format!("cannot put {} aside: {error}", self.file.path().display()),
                 Ok(path) => {
@@ -232,7 +234,8 @@ impl Logger {
             None if of_no_use => {}
             None => log::error!("what could not be brought to the disk had lost its name before"),
         }
-        self.file = file;
+        file.take_rights(&self.file);
+        self.take_file(file);
         self.mend_tail()
     }
 
@@ -251,13 +254,19 @@ impl Logger {
     /// Opens the file by its name, and waits for its lock and for room.
     pub(super) fn open_file(&mut self) -> Result<MessageFile, Halt> {
         super::wait_for(&mut self.orders, &self.settings, &self.settings.file, || {
-            MessageFile::open(&self.settings.file, self.settings.mode)
+            MessageFile::open(&self.settings.file, &self.settings.rights())
         })
+    }
+
+    /// Goes on in that file.
+    pub(super) fn take_file(&mut self, file: MessageFile) {
+        self.orders.set_flaw(Flaw::Access, file.lacks());
+        self.file = file;
     }
 
     fn attempt_file(&self) -> Result<Result<MessageFile, String>, Halt> {
         super::attempt(&self.settings, &self.settings.file, || {
-            MessageFile::open(&self.settings.file, self.settings.mode)
+            MessageFile::open(&self.settings.file, &self.settings.rights())
         })
     }
 
@@ -275,9 +284,9 @@ impl Logger {
                 self.orders.set_flaw(Flaw::Name, "");
                 return Ok(());
             }
-            match MessageFile::open(&self.settings.file, self.settings.mode) {
+            match MessageFile::open(&self.settings.file, &self.settings.rights()) {
                 Ok(Some(file)) => {
-                    self.file = file;
+                    self.take_file(file);
                     break;
                 }
                 Ok(None) => self.orders.endure(&super::locked(&self.settings.file), RETRY_LOCK)?,
@@ -309,10 +318,17 @@ impl Logger {
         &mut self,
         attempt: impl Fn(&mut MessageFile) -> io::Result<Option<PathBuf>>,
     ) -> Result<Option<PathBuf>, Halt> {
-        let moved = loop {
+        let mut troubled = false;
+        loop {
             match attempt(&mut self.file) {
-                Ok(moved) => break moved,
+                Ok(moved) => {
+                    if troubled {
+                        self.orders.endured();
+                    }
+                    return Ok(moved);
+                }
                 Err(error) => {
+                    troubled = true;
                     let trouble = format!("cannot mend the end of {}: {error}", self.file.path().display());
                     if !super::may_pass(&error) {
                         return Err(Halt::Failed(trouble));
@@ -320,9 +336,7 @@ impl Logger {
                     self.orders.endure(&trouble, RETRY)?;
                 }
             }
-        };
-        self.orders.endured();
-        Ok(moved)
+        }
     }
 
     /// How long the file is, once it can be looked at.
