@@ -138,7 +138,7 @@ fn sync(value: &DeValue<'_>) -> Read<Sync> {
         DeValue::String(word) if word == "asked" => Ok(Sync::Asked),
         DeValue::String(word) if word == "always" => Ok(Sync::Always),
         DeValue::String(word) if !word.starts_with(|c: char| c.is_ascii_digit()) => {
-            wrong(format!("unknown word {}", value::quoted(word)), HELP)
+            wrong(format!("unknown word {}", quoted(word)), HELP)
         }
         other => {
             let every = value::duration(Duration::from_millis(1)..=longest)(other)?;
