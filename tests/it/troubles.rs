@@ -8,6 +8,7 @@ use serde_json::json;
 use std::fs;
 use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -197,4 +198,94 @@ fn orphan(rig: &Rig, call: &str, errno: &str) -> i32 {
     let pid = fs::read_to_string(rig.pid_file()).unwrap().trim().parse().unwrap();
     shell.kill_and_reap();
     pid
+}
+
+/// A file whose last line, of hundreds of megabytes, never ends.
+fn long_tail(rig: &Rig) -> u64 {
+    const TAIL: u64 = 200 << 20;
+    let mut file = fs::File::create(rig.path()).unwrap();
+    file.write_all(b"one\nbegin").unwrap();
+    file.set_len(4 + TAIL).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"middle", TAIL / 2).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"end", 1 + TAIL).unwrap();
+    TAIL
+}
+
+/// Copies of a torn end, finished or not.
+fn copies(rig: &Rig) -> Vec<std::path::PathBuf> {
+    rig.files("m.log.torn-").into_iter().chain(rig.files(".m.log.torn-")).collect()
+}
+
+fn assert_moved(rig: &Rig, tail: u64) {
+    let copies = copies(rig);
+    assert_eq!(copies.len(), 1, "{copies:?}");
+    let bytes = fs::read(&copies[0]).unwrap();
+    assert_eq!(bytes.len() as u64, tail);
+    let middle = usize::try_from(tail / 2 - 4).unwrap();
+    assert!(bytes.starts_with(b"begin\0") && bytes.ends_with(b"\0end") && bytes[middle..].starts_with(b"middle\0"));
+    assert!(copies[0].file_name().unwrap().to_str().unwrap().starts_with("m.log.torn-"));
+}
+
+#[test]
+fn a_long_torn_end_asks_for_time_and_says_what_it_does() {
+    let mut rig = Rig::with("raw", Lines);
+    let tail = long_tail(&rig);
+    let logger = rig.start();
+    rig.wait_notified("does not end with a whole line: ");
+    rig.wait_notified("EXTEND_TIMEOUT_USEC=");
+    rig.wait_notified("X_PLUMBD_PROBLEM=\0".trim_end_matches('\0'));
+    rig.wait_notified("READY=1");
+    rig.end();
+    logger.wait_success();
+    assert_moved(&rig, tail);
+    assert_eq!(rig.text(), "one\n");
+}
+
+#[test]
+fn a_logger_that_moves_a_long_torn_end_can_be_stopped() {
+    let rig = Rig::with("raw", Lines);
+    let tail = long_tail(&rig);
+    let mut stops = 0;
+    while rig.bytes().len() > 4 {
+        let mut logger = rig.start();
+        wait_until("it is at it", || (copies(&rig).len() == 1 || rig.bytes().len() == 4).then_some(()));
+        logger.signal(SIGTERM);
+        // It may not have come to catching signals.
+        let status = logger.wait();
+        assert!(status.success() || status.signal() == Some(15), "{status:?}");
+        assert!(copies(&rig).len() <= 1);
+        stops += 1;
+    }
+    assert!(stops > 0);
+    rig.start().kill();
+    let logger = rig.start();
+    rig.wait_notified("READY=1");
+    stop(logger);
+    assert_moved(&rig, tail);
+}
+
+#[test]
+fn kills_while_a_long_torn_end_is_moved_leave_one_copy() {
+    for call in ["fsync", "ftruncate", "rename", "pwrite64"] {
+        let rig = Rig::with("raw", Lines);
+        let tail = long_tail(&rig);
+        let mut kills = 0;
+        for when in 1.. {
+            // Each gets a little further than the one before.
+            let when = if call == "pwrite64" { when * 150 } else { when };
+            let kill = format!("inject={call}:signal=KILL:when={when}");
+            let trace = format!("trace={call}");
+            let mut logger = rig.start_under(&["strace", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &kill]);
+            let ended = wait_until("it is ready or killed", || {
+                logger.ended().is_some().then_some(true).or_else(|| rig.was_notified("READY=1").then_some(false))
+            });
+            assert!(copies(&rig).len() <= 1, "{call} {when}: {:?}", copies(&rig));
+            if !ended {
+                break;
+            }
+            kills += 1;
+        }
+        assert!(kills > 0, "{call}");
+        assert_moved(&rig, tail);
+    }
 }

@@ -11,7 +11,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -178,14 +178,6 @@ impl MessageFile {
         if offset.saturating_add(length) > soft { Err(Errno::EFBIG.into()) } else { Ok(()) }
     }
 
-    /// Takes what stands from `from` on out of it, if it ends at `end`.
-    ///
-    /// # Errors
-    /// From ftruncate(2); [`ErrorKind::ResourceBusy`]: it ends elsewhere.
-    pub fn cut_out(&mut self, from: u64, end: u64) -> io::Result<()> {
-        self.cut(from, end)
-    }
-
     /// Its length stays what it is.
     fn allocate(&self, offset: u64, length: u64) -> nix::Result<()> {
         let [offset, length] = [offset, length].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
@@ -236,88 +228,19 @@ impl MessageFile {
         Ok(())
     }
 
-    /// Moves what stands behind the last newline to `FILE.torn-TIME`, and
-    /// returns that name where there was something.
+    /// Cuts it back to `whole` bytes, if it has `len`.
     ///
     /// # Errors
-    /// It can't be read, or saved elsewhere, or cut: what is torn is still
-    /// there, and no copy of it. [`ErrorKind::ResourceBusy`]: somebody wrote to
-    /// it meanwhile.
-    pub fn mend_tail(&mut self) -> io::Result<Option<PathBuf>> {
-        let len = self.size()?;
-        let whole = self.whole_lines(len)?;
-        self.move_out(whole, len)
-    }
-
-    /// Moves what stands behind the first `whole` bytes to `FILE.torn-TIME`,
-    /// and returns that name where there was something.
-    ///
-    /// # Errors
-    /// As [`MessageFile::mend_tail`].
-    pub fn move_tail(&mut self, whole: u64) -> io::Result<Option<PathBuf>> {
-        let len = self.size()?;
-        self.move_out(whole, len)
-    }
-
-    /// The same, where it has that length.
-    fn move_out(&mut self, whole: u64, len: u64) -> io::Result<Option<PathBuf>> {
-        if whole >= len {
-            return Ok(None);
-        }
-        let path = self.beside("torn");
-        let copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        let copied = self.copy(whole, len, &copy).and_then(|()| retried(|| copy.sync_all()));
-        let cut = copied.and_then(|()| sync_folder(&path)).and_then(|()| self.cut(whole, len));
-        match cut {
-            Ok(()) => Ok(Some(path)),
-            Err(error) => {
-                // What was not cut off is still where it was. The next attempt
-                // has another name, and there may be any number of them.
-                let _left = std::fs::remove_file(&path);
-                Err(error)
-            }
-        }
-    }
-
-    fn cut(&mut self, whole: u64, len: u64) -> io::Result<()> {
-        // To cut it back must not lengthen one that somebody cut meanwhile,
-        // nor take away what he wrote.
+    /// From ftruncate(2); [`ErrorKind::ResourceBusy`]: it has another length.
+    pub fn cut(&mut self, whole: u64, len: u64) -> io::Result<()> {
+        // This must not lengthen a file that another process cut meanwhile, nor
+        // take away what another wrote.
         if self.size()? != len {
-            return Err(io::Error::new(ErrorKind::ResourceBusy, "somebody else is writing to it"));
+            return Err(io::Error::new(ErrorKind::ResourceBusy, "another process is writing to it"));
         }
         retried(|| self.file.set_len(whole))?;
         // The room that was kept behind its end is gone too.
         self.reserved = 0;
-        Ok(())
-    }
-
-    /// How many bytes its whole lines take.
-    fn whole_lines(&self, len: u64) -> io::Result<u64> {
-        let mut block = vec![0; BLOCK];
-        let mut end = len;
-        while end > 0 {
-            // The last byte alone says it, nearly always.
-            let size = if end == len { 1 } else { end.min(BLOCK as u64) };
-            let start = end - size;
-            let size = usize::try_from(size).map_err(io::Error::other)?;
-            self.file.read_exact_at(&mut block[..size], start)?;
-            if let Some(at) = memchr::memrchr(b'\n', &block[..size]) {
-                return Ok(start + at as u64 + 1);
-            }
-            end = start;
-        }
-        Ok(0)
-    }
-
-    fn copy(&self, mut from: u64, to: u64, copy: &File) -> io::Result<()> {
-        let mut block = vec![0; BLOCK];
-        let start = from;
-        while from < to {
-            let size = usize::try_from((to - from).min(BLOCK as u64)).map_err(io::Error::other)?;
-            self.file.read_exact_at(&mut block[..size], from)?;
-            copy.write_all_at(&block[..size], from - start)?;
-            from += size as u64;
-        }
         Ok(())
     }
 
@@ -390,14 +313,16 @@ impl MessageFile {
         (FileId::of(&file.metadata().ok()?) == id).then_some((found, file))
     }
 
-    fn beside(&self, why: &str) -> PathBuf {
+    /// A name beside its own, `FILE.WHY-TIME`.
+    pub fn beside(&self, why: &str) -> PathBuf {
         let mut name = self.path.clone().into_os_string();
         name.push(format!(".{why}-{}", name_time(now())));
         name.into()
     }
 }
 
-const BLOCK: usize = 64 * 1024;
+/// Bytes that are read at a time.
+pub const BLOCK: usize = 64 * 1024;
 
 /// Whether an error says that a file can grow no further.
 pub fn is_too_large(error: &io::Error) -> bool {

@@ -7,6 +7,7 @@
 //! - [`rotation`]: when and how the file is rotated; [`archives`]: what that
 //!   makes; [`archivist`], [`compress`]: what becomes of it, in a process apart;
 //! - [`mod@file`]: the message file; `removed`, `too_large`: when it was, or is;
+//!   [`torn`]: an end that is no whole line;
 //!   [`access`]: who may do what with it; [`room`]: on a full disk; [`orders`]:
 //!   signals and troubles.
 
@@ -31,6 +32,7 @@ pub mod settings;
 pub mod source;
 mod there;
 mod too_large;
+pub mod torn;
 
 use super::start::{Metrics, Start, take};
 use crate::link::intake::{Intake, Tools};

@@ -107,7 +107,7 @@ impl Logger {
         let Some(began) = began.min() else {
             return Ok(());
         };
-        if let Some(moved) = self.move_tail(|file| file.move_tail(began))? {
+        if let Some(moved) = self.move_tail(|file, watcher| file.move_tail(began, watcher))? {
             log::warn!(
                 "the intent file of {} is gone; the batch that it was for is taken again; what was there of it is now in {}",
                 self.file.path().display(),

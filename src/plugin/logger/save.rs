@@ -5,6 +5,7 @@ use super::file::{self, MessageFile, now};
 use super::orders::{Flaw, Halt};
 use super::settings::Sync;
 use super::there::{self, There};
+use super::torn::{Step, Watcher};
 use crate::link::intent::Promise;
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -16,6 +17,8 @@ use std::time::Duration;
 pub(super) const RETRY: Duration = Duration::from_millis(200);
 /// The same, for a lock.
 const RETRY_LOCK: Duration = Duration::from_millis(100);
+/// A torn end that is longer than this takes a while to look at and to move.
+const WORTH_A_WORD: u64 = 16 << 20;
 
 impl Logger {
     /// Has room for that many bytes at the end of the file before anything is
@@ -149,7 +152,7 @@ impl Logger {
     /// Somebody wrote behind the first lines of a batch. They would be there
     /// twice, so they go, and what he wrote goes with them.
     fn move_broken(&mut self, at: u64) -> Result<(), Halt> {
-        if let Some(moved) = self.move_tail(|file| file.move_tail(at))? {
+        if let Some(moved) = self.move_tail(|file, watcher| file.move_tail(at, watcher))? {
             log::warn!(
                 "somebody else wrote to {} while a batch was half in it; both are now in {}, and the batch is saved again",
                 self.file.path().display(),
@@ -316,11 +319,36 @@ impl Logger {
     /// Moves the end of the file out of it, and returns where to.
     pub(super) fn move_tail(
         &mut self,
-        attempt: impl Fn(&mut MessageFile) -> io::Result<Option<PathBuf>>,
+        attempt: impl Fn(&mut MessageFile, &mut Watcher<'_>) -> io::Result<Option<PathBuf>>,
     ) -> Result<Option<PathBuf>, Halt> {
         let mut troubled = false;
         loop {
-            match attempt(&mut self.file) {
+            let (path, mut halt) = (self.file.path().to_owned(), None);
+            let mut first = None;
+            let mut watcher = |step| {
+                let left = match step {
+                    Step::Looking(left) | Step::Moving(left) => left,
+                };
+                // A short one is not worth a word.
+                if *first.get_or_insert(left) <= WORTH_A_WORD {
+                    return Ok(());
+                }
+                troubled = true;
+                let path = path.display();
+                let what = match step {
+                    Step::Looking(_) => format!("{path} does not end with a whole line: looking for the last one"),
+                    Step::Moving(_) => format!("{path} does not end with a whole line: moving what is torn out of it"),
+                };
+                self.orders.at_work(&what).map_err(|why| {
+                    halt = Some(why);
+                    io::Error::from(ErrorKind::Interrupted)
+                })
+            };
+            let moved = attempt(&mut self.file, &mut watcher);
+            if let Some(halt) = halt {
+                return Err(halt);
+            }
+            match moved {
                 Ok(moved) => {
                     if troubled {
                         self.orders.endured();

@@ -68,7 +68,7 @@ impl Logger {
             }
             promise.offset = at;
             self.intent.promise(promise);
-            match self.file.cut_out(at, at + done) {
+            match self.file.cut(at, at + done) {
                 Ok(()) => break,
                 Err(error) => {
                     let trouble = format!("cannot mend the end of {}: {error}", self.file.path().display());
