@@ -61,7 +61,9 @@ pub fn list(file: &File) -> io::Result<Vec<CString>> {
         }
     });
     match names {
-        Ok(names) => Ok(names.split(|&byte| byte == 0).filter(|name| !name.is_empty()).flat_map(CString::new).collect()),
+        Ok(names) => {
+            Ok(names.split(|&byte| byte == 0).filter(|name| !name.is_empty()).flat_map(CString::new).collect())
+        }
         Err(Errno::EOPNOTSUPP) => Ok(Vec::new()),
         Err(errno) => Err(errno.into()),
     }

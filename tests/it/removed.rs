@@ -17,9 +17,7 @@ fn stop(logger: Logger) {
 fn send(rig: &Rig, sequence: u64, message: &str, sync: bool) {
     let source = rig.links[0].source();
     records(sequence, 7, message.as_bytes(), sync).iter().for_each(|record| write_record(&source, record));
-    wait_until("it is acknowledged", || {
-        rig.links[0].acks().contains(&Ack { epoch: 7, sequence }).then_some(())
-    });
+    wait_until("it is acknowledged", || rig.links[0].acks().contains(&Ack { epoch: 7, sequence }).then_some(()));
 }
 
 fn inode(rig: &Rig) -> Option<u64> {

@@ -213,7 +213,8 @@ impl Logger {
     }
 
     fn run(&mut self) -> Result<(), Halt> {
-        let mut wakeups = Wakeups::new(&self.orders, &self.watch, &self.sources).map_err(|e| format!("cannot poll: {e}"))?;
+        let mut wakeups =
+            Wakeups::new(&self.orders, &self.watch, &self.sources).map_err(|e| format!("cannot poll: {e}"))?;
         loop {
             if self.orders.reopen() {
                 self.reopen()?;

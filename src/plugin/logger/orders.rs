@@ -68,7 +68,18 @@ impl Orders {
     /// None yet.
     pub fn new(signals: Signals, supervisor: Pid) -> Orders {
         let (stuck, flaws) = (String::new(), <[String; 4]>::default());
-        Orders { signals, supervisor, stop: None, reopen: false, ready: false, extended: None, abandoned: None, lasting: false, stuck, flaws }
+        Orders {
+            signals,
+            supervisor,
+            stop: None,
+            reopen: false,
+            ready: false,
+            extended: None,
+            abandoned: None,
+            lasting: false,
+            stuck,
+            flaws,
+        }
     }
 
     /// Takes in the signals that came.
@@ -175,7 +186,9 @@ impl Orders {
             return Ok(());
         }
         let stuck = &self.stuck;
-        Err(Halt::Failed(format!("{stuck}; the supervisor is dead, so this logger ends, whatever its links still hold")))
+        Err(Halt::Failed(format!(
+            "{stuck}; the supervisor is dead, so this logger ends, whatever its links still hold"
+        )))
     }
 
     /// The trouble has passed.

@@ -65,7 +65,8 @@ impl Logger {
                     // It can grow no further, so the new file gets the batch. Nobody
                     // would ever finish the half line.
                     There::Begun { at, done }
-                        if done > 0 && done < promise.length
+                        if done > 0
+                            && done < promise.length
                             && self.file.has_room_below_limit(at, promise.length).is_err() =>
                     {
                         if let Err(error) = elsewhere.1.set_len(at) {

@@ -93,8 +93,7 @@ impl Logger {
         }
         let path = self.settings.file.clone();
         // 2 make, 3 away, 4 into place
-        let rotated = archives::next_path(&path)
-            .and_then(|archive| Ok((self.file.rotate(&archive)?, archive)));
+        let rotated = archives::next_path(&path).and_then(|archive| Ok((self.file.rotate(&archive)?, archive)));
         let (next, archive) = match rotated {
             Ok(done) => done,
             Err(error) => {
