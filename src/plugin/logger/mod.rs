@@ -3,7 +3,7 @@
 //! - [`source`], [`lines`], [`messages`]: what a link's bytes are;
 //! - [`render`], [`escape`], [`output`]: how a message stands in the file;
 //! - `batch`: one batch, step by step; `save`: its bytes into the file;
-//!   `there`: what a file has of them; `recover`: what another incarnation had under way;
+//!   `promises`: what the intent file is told; `there`: what a file has of them; `recover`: what another incarnation had under way;
 //! - [`rotation`]: when and how the file is rotated; [`archives`]: what that
 //!   makes; [`archivist`], [`compress`]: what becomes of it, in a process apart;
 //! - [`mod@file`]: the message file; [`room`]: on a full disk; [`orders`]:
@@ -19,6 +19,7 @@ pub mod lines;
 pub mod messages;
 pub mod orders;
 pub mod output;
+mod promises;
 mod recover;
 pub mod render;
 pub mod room;
@@ -128,6 +129,8 @@ struct Logger {
     intent: Intent,
     file: MessageFile,
     last_batch: u64,
+    /// A batch ends once it has so many bytes; fewer than usual where a disk is full.
+    batch_bytes: usize,
     /// Which link comes first in the next batch.
     turn: usize,
     /// When what is in the file must be on the disk.
@@ -191,6 +194,7 @@ impl Logger {
             intent,
             file,
             last_batch,
+            batch_bytes: BATCH_BYTES,
             turn,
             sync_at,
             rotations: Rotations::default(),
@@ -279,9 +283,15 @@ impl Logger {
         let at = intent_path(&self.settings.file);
         let there = self.intent.is_at(&at).map_err(|e| format!("cannot look at {}: {e}", at.display()))?;
         if !there {
-            match Intent::open(&at, self.pace.body) {
+            let made = Intent::open(&at, self.pace.body).and_then(|made| {
+                let again = |mut intent: Intent| {
+                    intent.note_as(&self.intent);
+                    intent.reset().map(|()| intent)
+                };
+                made.map(again).transpose()
+            });
+            match made {
                 Ok(Some(intent)) => {
-                    intent.reset();
                     self.intent = intent;
                     log::warn!("{} was removed; made it again", at.display());
                 }

@@ -3,8 +3,9 @@
 
 use super::Logger;
 use super::orders::Halt;
+use super::source::Source;
 use super::there::There;
-use crate::link::intent::{Found, Promise};
+use crate::link::intent::{Found, Intent, Promise};
 use crate::link::ledger::Phase;
 
 impl Logger {
@@ -17,28 +18,27 @@ impl Logger {
             Found::Writing(promise) if self.knows_later(promise.batch) => Found::Nothing,
             found => found,
         };
-        let mut saved = None;
         match found {
             Found::Writing(promise) => {
                 log::info!("completing a batch of {} bytes", promise.length);
-                saved = Some(promise.batch);
                 self.complete(promise)?;
+                self.write_intent(|intent| intent.settle(promise.batch))?;
             }
             Found::Nothing => self.cut_back()?,
             Found::Idle | Found::OtherBoot => {}
         }
-        self.intent.set_untrusted(None);
+        self.write_intent(|intent| intent.set_untrusted(None))?;
         for at in 0..self.sources.len() {
             let is_saved = match self.sources[at].intake.phase() {
-                Phase::Prepared(batch) => saved == Some(batch.id) || self.is_finished_elsewhere(batch.id),
+                Phase::Prepared(batch) => self.is_saved(batch.id),
                 Phase::Consuming { .. } | Phase::Idle => false,
             };
             self.sources[at].intake.recover(is_saved, &self.tools)?;
         }
         match found {
-            Found::Writing(_) => self.intent.close(),
-            Found::Nothing | Found::OtherBoot => self.intent.reset(),
-            Found::Idle => {}
+            Found::Nothing | Found::OtherBoot => self.write_intent(Intent::reset)?,
+            Found::Idle if !self.intent.is_closed() => self.close_intent()?,
+            Found::Writing(_) | Found::Idle => {}
         }
         self.mend_tail()?;
         for source in &mut self.sources {
@@ -82,7 +82,7 @@ impl Logger {
     fn cut_back(&mut self) -> Result<(), Halt> {
         let here = self.file.id();
         let began = self.sources.iter().filter_map(|source| match source.intake.phase() {
-            Phase::Prepared(batch) if batch.file == here && !self.is_finished_elsewhere(batch.id) => Some(batch.offset),
+            Phase::Prepared(batch) if batch.file == here && !self.is_saved(batch.id) => Some(batch.offset),
             _ => None,
         });
         let Some(began) = began.min() else {
@@ -98,12 +98,13 @@ impl Logger {
         Ok(())
     }
 
-    /// Whether another link consumed its part of that batch: then it is saved.
-    fn is_finished_elsewhere(&self, id: u64) -> bool {
-        self.sources.iter().any(|source| {
+    /// Whether that batch is saved: it was settled, or another link consumed its part of it.
+    fn is_saved(&self, id: u64) -> bool {
+        let is_done = |source: &Source| {
             source.intake.done_batch() == id
                 || matches!(source.intake.phase(), Phase::Consuming { batch, .. } if batch.id == id)
-        })
+        };
+        self.intent.is_settled(id) || self.sources.iter().any(is_done)
     }
 
     /// Whether a link has had a batch after that one, which is promised to none

@@ -3,6 +3,7 @@
 use super::Logger;
 use super::file::{MessageFile, now};
 use super::orders::{Flaw, Halt};
+use super::promises::wants_room;
 use super::settings::Sync;
 use super::there::{self, There};
 use crate::link::intent::Promise;
@@ -22,7 +23,9 @@ impl Logger {
     /// promised, and returns where that is: a batch that is promised must not
     /// stop half-way for want of room, for then only this very file can have
     /// the rest of it.
-    pub(super) fn reserve(&mut self, length: u64) -> Result<u64, Halt> {
+    ///
+    /// `None`: there is no room for so much, but maybe for less.
+    pub(super) fn reserve(&mut self, length: u64) -> Result<Option<u64>, Halt> {
         loop {
             let mut offset = self.file_len()?;
             if self.file.is_changed(offset) {
@@ -31,8 +34,16 @@ impl Logger {
             }
             let Err(error) = self.file.reserve(offset, length) else {
                 self.orders.endured();
-                return Ok(offset);
+                return Ok(Some(offset));
             };
+            if wants_room(&error) {
+                if self.shrink_intent() {
+                    continue;
+                }
+                if self.take_less(length) {
+                    return Ok(None);
+                }
+            }
             if self.make_room(&error) {
                 continue;
             }
@@ -100,14 +111,14 @@ impl Logger {
             (There::Begun { at, done }, _) => {
                 if at != promise.offset {
                     promise.offset = at;
-                    self.intent.promise(promise);
+                    self.promise_anew(promise)?;
                 }
                 return Ok(done);
             }
             (_, Some((path, file))) => {
                 let len = file.metadata().map_err(|e| format!("cannot look at {}: {e}", path.display()))?.len();
                 promise.offset = len;
-                self.intent.promise(promise);
+                self.promise_anew(promise)?;
             }
             (There::Broken { at }, None) => {
                 self.move_broken(at)?;
@@ -153,8 +164,7 @@ impl Logger {
         self.mend_tail()?;
         promise.file = self.file.id();
         promise.offset = self.file_len()?;
-        self.intent.promise(promise);
-        Ok(())
+        self.promise_anew(promise)
     }
 
     /// Step 7: brings the file to the disk, and the batch under way with it.
@@ -175,7 +185,8 @@ impl Logger {
         let mut attempts = 0;
         while let Err(error) = self.file.sync() {
             let trouble = format!("cannot bring {} to the disk: {error}", self.file.path().display());
-            self.intent.set_untrusted(Some(self.file.id()));
+            let untrusted = self.file.id();
+            self.write_intent(|intent| intent.set_untrusted(Some(untrusted)))?;
             if attempts > 0 {
                 self.orders.endure(&trouble, RETRY)?;
             } else {
@@ -184,10 +195,10 @@ impl Logger {
             self.replace_untrusted(promise.as_deref(), attempts > 0)?;
             if let Some(promise) = promise.as_deref_mut() {
                 self.promise_here(promise)?;
-                self.intent.set_untrusted(None);
+                self.write_intent(|intent| intent.set_untrusted(None))?;
                 self.save(promise, 0, None)?;
             }
-            self.intent.set_untrusted(None);
+            self.write_intent(|intent| intent.set_untrusted(None))?;
             attempts += 1;
         }
         self.sync_at = None;

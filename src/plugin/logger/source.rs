@@ -127,8 +127,7 @@ fn gather_lines(
     let (unread, last) = (intake.unread(), intake.ended());
     loop {
         let rest = &unread[taking.upto..];
-        let room = out.room().min(BATCH_BYTES.saturating_sub(out.len()));
-        let same = if press.renderer.is_raw() { same_lines(rest, room) } else { None };
+        let same = if press.renderer.is_raw() { same_lines(rest, out.left()) } else { None };
         if let Some(lines) = same {
             out.put(lines);
             let count = memchr::memchr_iter(b'\n', lines).count();
@@ -139,7 +138,7 @@ fn gather_lines(
         }
         let line = next_line(rest, last)?;
         let needs = press.renderer.room_for(line.bytes.len(), &intake.from);
-        if out.len() >= BATCH_BYTES || out.room() < needs {
+        if out.is_full() || out.room() < needs {
             return Some(needs);
         }
         let message = Message { time: press.now, child: &intake.from, peer: None, bytes: line.bytes, more: line.more };
@@ -163,7 +162,7 @@ fn gather_records(
         match next {
             Next::Message { head, sync, bytes, len } => {
                 let needs = renderer.room_for(bytes.len(), &intake.from);
-                if out.len() >= BATCH_BYTES || out.room() < needs {
+                if out.is_full() || out.room() < needs {
                     return Some(needs);
                 }
                 let more = head.flags.has(Flags::MORE);
