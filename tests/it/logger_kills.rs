@@ -2,7 +2,7 @@
 
 use crate::logger::promised;
 use crate::mini::{Held, Logger, Rig, records, wait_until, write_record};
-use crate::trace::{Place, held_at, held_before_a_write, kill_at, let_go, run_to};
+use crate::trace::{Place, go_on, held_at, held_before_a_write, kill_at, let_go};
 use nix::sys::signal::Signal::SIGTERM;
 use plumbd::link::handover::Protocol::{self, Lines, Records};
 use plumbd::plugin::logger::escape::unescape;
@@ -493,8 +493,7 @@ fn a_batch_that_is_cut_short_and_written_behind_is_saved_whole() {
         assert!(std::process::Command::new("prlimit").args([pid, fsize]).status().unwrap().success());
     };
     limit("13:unlimited");
-    nix::sys::ptrace::syscall(logger.pid(), None).unwrap();
-    assert!(run_to(logger.pid(), nix::libc::SYS_pwrite64, Place { stop: 0, steps: 0 }));
+    go_on(&logger, 1);
     assert_eq!(rig.text(), "one\nfirst\nsec");
     limit("unlimited");
     File::options().append(true).open(rig.path()).unwrap().write_all(b"his\n").unwrap();

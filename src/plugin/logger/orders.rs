@@ -109,10 +109,7 @@ impl Orders {
             log::error!("{trouble}; trying again until it passes");
             self.tell();
         }
-        if !self.ready && self.extended.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
-            self.extended = Some(Instant::now());
-            notify(EXTENSION);
-        }
+        self.ask_for_time();
         let mut fds = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)) {
             Ok(_) | Err(Errno::EINTR) => {}
@@ -120,6 +117,14 @@ impl Orders {
         }
         self.collect();
         if self.stop() { Err(Halt::Stop) } else { Ok(()) }
+    }
+
+    /// What a start does now may take a while.
+    pub fn ask_for_time(&mut self) {
+        if !self.ready && self.extended.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
+            self.extended = Some(Instant::now());
+            notify(EXTENSION);
+        }
     }
 
     /// The trouble has passed.

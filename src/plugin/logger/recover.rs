@@ -42,6 +42,8 @@ impl Logger {
         }
         self.mend_tail()?;
         for source in &mut self.sources {
+            let named = source.intake.set_path(&self.settings.file);
+            named.map_err(|e| format!("cannot take up the link from {}: {e}", source.intake.from))?;
             if let (Some(replies), Some(done)) = (&mut source.replies, source.intake.done()) {
                 replies.send(done);
             }
@@ -52,7 +54,7 @@ impl Logger {
     /// Steps 6 and 7 of a batch of another incarnation, whose bytes are in the
     /// intent file. Whether one of them was to be on the disk is not known
     /// there, so all are.
-    fn complete(&mut self, mut promise: Promise) -> Result<(), Halt> {
+    pub(super) fn complete(&mut self, mut promise: Promise) -> Result<(), Halt> {
         if promise.file != self.file.id() {
             let trusted = self.intent.untrusted() != Some(promise.file);
             if let Some(elsewhere) = self.file.sibling(promise.file).filter(|_| trusted) {
@@ -79,7 +81,7 @@ impl Logger {
 
     /// The intent file is gone, and the bytes of a batch with it. All of it is
     /// in staging still, so what of it is in the file is moved away, and it is taken again.
-    fn cut_back(&mut self) -> Result<(), Halt> {
+    pub(super) fn cut_back(&mut self) -> Result<(), Halt> {
         let here = self.file.id();
         let began = self.sources.iter().filter_map(|source| match source.intake.phase() {
             Phase::Prepared(batch) if batch.file == here && !self.is_saved(batch.id) => Some(batch.offset),
@@ -99,7 +101,7 @@ impl Logger {
     }
 
     /// Whether that batch is saved: it was settled, or another link consumed its part of it.
-    fn is_saved(&self, id: u64) -> bool {
+    pub(super) fn is_saved(&self, id: u64) -> bool {
         let is_done = |source: &Source| {
             source.intake.done_batch() == id
                 || matches!(source.intake.phase(), Phase::Consuming { batch, .. } if batch.id == id)
@@ -110,7 +112,10 @@ impl Logger {
     /// Whether a link has had a batch after that one, which is promised to none
     /// before the one before it is closed.
     fn knows_later(&self, id: u64) -> bool {
-        self.sources.iter().any(|source| {
+        // A link that had another file knows nothing of this one.
+        let is_here =
+            |source: &&Source| source.intake.path().ok().flatten().is_none_or(|path| path == self.settings.file);
+        self.sources.iter().filter(is_here).any(|source| {
             let under_way = match source.intake.phase() {
                 Phase::Prepared(batch) | Phase::Consuming { batch, .. } => batch.id,
                 Phase::Idle => 0,

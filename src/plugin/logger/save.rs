@@ -357,7 +357,9 @@ impl Logger {
 /// A number for a batch that is above all those before.
 pub(super) fn batch_id(last: u64) -> u64 {
     // After the highest number there is, the time alone is one that differs.
-    u64::try_from(now()).unwrap_or(0).saturating_mul(1000).max(last.wrapping_add(1))
+    // Two loggers seldom have the same, which may have had the same file.
+    let process = u64::from(std::process::id() % 1000);
+    u64::try_from(now()).unwrap_or(0).saturating_mul(1000).saturating_add(process).max(last.wrapping_add(1))
 }
 
 #[cfg(test)]

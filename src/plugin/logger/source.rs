@@ -1,7 +1,7 @@
 //! One inbound link of the logger: what a batch takes of it.
 
 use super::lines::{next_line, same_lines};
-use super::messages::{Next, next_message};
+use super::messages::{Next, hides_records, next_behind_torn, next_message};
 use super::output::Output;
 use super::render::{Message, Renderer};
 use crate::link::handover::Protocol;
@@ -158,7 +158,16 @@ fn gather_records(
 ) -> Option<usize> {
     let (unread, last) = (intake.unread(), intake.ended());
     let Press { renderer, joined, .. } = press;
-    while let Some(next) = next_message(&unread[taking.upto..], joined, last) {
+    loop {
+        let rest = &unread[taking.upto..];
+        let next = match next_message(rest, joined, last) {
+            // Asked for only then, because it takes a system call.
+            None if hides_records(rest) && intake.is_all_there() => next_behind_torn(rest, joined),
+            next => next,
+        };
+        let Some(next) = next else {
+            return None;
+        };
         match next {
             Next::Message { head, sync, bytes, len } => {
                 let needs = renderer.room_for(bytes.len(), &intake.from);
@@ -186,7 +195,6 @@ fn gather_records(
             }
         }
     }
-    None
 }
 
 #[cfg(test)]
