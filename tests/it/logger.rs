@@ -185,9 +185,9 @@ fn a_torn_tail_that_nothing_explains_is_moved_away() {
 pub(crate) fn promised(rig: &Rig, to: &std::path::Path, offset: u64, batch: &[u8]) {
     let file = FileId::of(&std::fs::metadata(to).unwrap());
     let mut intent = Intent::open(&rig.folder.path().join(".m.log.intent"), 4096).unwrap().unwrap();
-    intent.reset();
+    intent.reset().unwrap();
     intent.body_mut()[..batch.len()].copy_from_slice(batch);
-    intent.promise(&Promise { batch: 7, file, offset, length: batch.len() as u64 });
+    intent.promise(&Promise { batch: 7, file, offset, length: batch.len() as u64 }).unwrap();
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! - [`source`], [`lines`], [`messages`]: what a link's bytes are;
 //! - [`render`], [`escape`], [`output`]: how a message stands in the file;
 //! - `batch`: one batch, step by step; `save`: its bytes into the file;
-//!   `there`: what a file has of them; `recover`: what another incarnation had under way;
+//!   `promises`: what the intent file is told; `there`: what a file has of them; `recover`: what another incarnation had under way, `elsewhere`: for another file;
 //! - [`rotation`]: when and how the file is rotated; [`archives`]: what that
 //!   makes; [`archivist`], [`compress`]: what becomes of it, in a process apart;
 //! - [`mod@file`]: the message file; `removed`, `too_large`: when it was, or is;
@@ -16,12 +16,14 @@ pub mod archives;
 pub mod archivist;
 mod batch;
 pub mod compress;
+mod elsewhere;
 pub mod escape;
 pub mod file;
 pub mod lines;
 pub mod messages;
 pub mod orders;
 pub mod output;
+mod promises;
 mod recover;
 mod removed;
 pub mod render;
@@ -111,8 +113,10 @@ pub fn run_at(pace: Pace, start: Start) -> Result<(), String> {
 }
 
 fn serve(pace: Pace, start: Start) -> Result<(), Halt> {
-    let mut logger = Logger::open(pace, start)?;
+    let desk = Desk::open(pace, start)?.settle_elsewhere()?;
+    let mut logger = Logger::open(desk)?;
     logger.recover()?;
+    logger.owe_a_sync()?;
     logger.orders.ready();
     if logger.settings.rotate.is_on() {
         let started = logger.archivist.start_for_work(&logger.settings);
@@ -127,6 +131,7 @@ fn serve(pace: Pace, start: Start) -> Result<(), Halt> {
 struct Logger {
     pace: Pace,
     settings: Settings,
+    text: String,
     orders: Orders,
     metrics: Metrics,
     sources: Vec<Source>,
@@ -136,6 +141,8 @@ struct Logger {
     file: MessageFile,
     watch: Watch,
     last_batch: u64,
+    /// A batch ends once it has so many bytes; fewer than usual where a disk is full.
+    batch_bytes: usize,
     /// Which link comes first in the next batch.
     turn: usize,
     /// When what is in the file must be on the disk.
@@ -151,12 +158,27 @@ struct Logger {
     may_gather: Option<Duration>,
 }
 
-impl Logger {
-    /// Opens all that it works with, and waits for the locks.
-    fn open(pace: Pace, start: Start) -> Result<Logger, Halt> {
-        let settings: Settings =
+/// What a logger has before it opens its file, and keeps where it gives up one.
+#[derive(Debug)]
+struct Desk {
+    pace: Pace,
+    settings: Settings,
+    /// The settings as they came, for the archivist.
+    text: String,
+    orders: Orders,
+    metrics: Metrics,
+    sources: Vec<Source>,
+    tools: Tools,
+}
+
+impl Desk {
+    /// Takes up all that it was handed.
+    fn open(pace: Pace, start: Start) -> Result<Desk, Halt> {
+        let mut settings: Settings =
             serde_json::from_str(&start.settings).map_err(|e| format!("cannot read PLUMBD_SETTINGS: {e}"))?;
-        let mut orders = Orders::new(start.signals, start.supervisor);
+        // Its ledgers tell the next logger which file it is, wherever that one starts.
+        settings.file = std::path::absolute(&settings.file)
+            .map_err(|e| format!("cannot tell where {} is: {e}", settings.file.display()))?;
         let mut sources = Vec::new();
         for inbound in &start.links.inbound {
             let intake = Intake::open(inbound)?;
@@ -175,21 +197,34 @@ impl Logger {
         let capacity = sources.iter().map(|source| source.capacity).max();
         let tools = Tools::new(capacity.unwrap_or(0)).map_err(|e| format!("cannot open an intake: {e}"))?;
         file::check(&settings.file).map_err(|e| format!("cannot open {}: {e}", settings.file.display()))?;
+        let orders = Orders::new(start.signals, start.supervisor);
+        Ok(Desk { pace, settings, text: start.settings, orders, metrics: start.metrics, sources, tools })
+    }
+}
+
+impl Logger {
+    /// Opens the file, and waits for the locks.
+    fn open(mut desk: Desk) -> Result<Logger, Halt> {
         // The intent file first: whoever has it is the one writer of that
         // name, also while the file itself is being replaced.
-        let at = intent_path(&settings.file);
-        let intent = wait_for(&mut orders, &settings, &at, || Intent::open(&at, pace.body))?;
-        file::remove_next(&settings.file);
-        let open = || MessageFile::open(&settings.file, &settings.rights());
-        let file = wait_for(&mut orders, &settings, &settings.file, open)?;
-        orders.set_flaw(Flaw::Access, file.lacks());
+        let at = intent_path(&desk.settings.file);
+        let intent = wait_for(&mut desk.orders, &desk.settings, &at, || Intent::open(&at, desk.pace.body))?;
+        file::remove_next(&desk.settings.file);
+        let open = || MessageFile::open(&desk.settings.file, &desk.settings.rights());
+        let file = wait_for(&mut desk.orders, &desk.settings, &desk.settings.file, open)?;
+        desk.orders.set_flaw(Flaw::Access, file.lacks());
+        Ok(Logger::at(desk, intent, file))
+    }
+
+    /// Works at these.
+    fn at(desk: Desk, intent: Intent, file: MessageFile) -> Logger {
+        let Desk { pace, settings, text, orders, metrics, sources, tools } = desk;
         let press = Press { renderer: Renderer::new(settings.format), joined: Vec::new(), now: 0 };
         let known = sources.iter().map(|source| source.intake.done_batch());
         let last_batch = known.chain([intent.last_batch()]).max().unwrap_or(0);
-        let metrics = start.metrics;
         let names_checked = Instant::now();
         let (turn, sync_at) = (0, None);
-        Ok(Logger {
+        Logger {
             pace,
             settings,
             orders,
@@ -201,15 +236,23 @@ impl Logger {
             file,
             watch: Watch::new(),
             last_batch,
+            batch_bytes: BATCH_BYTES,
             turn,
             sync_at,
             rotations: Rotations::default(),
-            archivist: Archivist::new(start.settings),
+            archivist: Archivist::new(text.clone()),
+            text,
             names_checked,
             batch_at: names_checked,
             awaited_at: None,
             may_gather: None,
-        })
+        }
+    }
+
+    /// Gives up its file, and the locks.
+    fn close(self) -> Desk {
+        let Logger { pace, settings, text, orders, metrics, sources, tools, .. } = self;
+        Desk { pace, settings, text, orders, metrics, sources, tools }
     }
 
     fn run(&mut self) -> Result<(), Halt> {
@@ -278,11 +321,20 @@ impl Logger {
         Ok(())
     }
 
-    /// The last thing: what the settings want on the disk goes there.
+    /// The last thing: what the settings want on the disk goes there, also
+    /// where a batch could not be saved.
     fn leave(&mut self, outcome: Result<(), Halt>) -> Result<(), Halt> {
-        outcome?;
-        if self.sync_at.is_some() {
+        if !matches!(outcome, Err(Halt::Failed(_))) && self.sync_at.is_some() {
             self.sync(None)?;
+        }
+        outcome
+    }
+
+    /// Nobody knows whether the logger before was killed before it synced what
+    /// it had saved, as `sync = "1s"` asks for.
+    fn owe_a_sync(&mut self) -> Result<(), Halt> {
+        if self.file_len()? > 0 {
+            self.sync_at = self.due();
         }
         Ok(())
     }
@@ -299,9 +351,15 @@ impl Logger {
             }
         };
         if !there {
-            match Intent::open(&at, self.pace.body) {
+            let made = Intent::open(&at, self.pace.body).and_then(|made| {
+                let again = |mut intent: Intent| {
+                    intent.note_as(&self.intent);
+                    intent.reset().map(|()| intent)
+                };
+                made.map(again).transpose()
+            });
+            match made {
                 Ok(Some(intent)) => {
-                    intent.reset();
                     self.intent = intent;
                     log::warn!("{} was removed; made it again", at.display());
                 }

@@ -131,12 +131,13 @@ impl Orders {
             log::warn!("{what}");
             self.tell();
         }
-        self.extend_start();
+        self.ask_for_time();
         self.collect();
         if self.stop() { Err(Halt::Stop) } else { Ok(()) }
     }
 
-    fn extend_start(&mut self) {
+    /// What a start does now may take a while.
+    pub fn ask_for_time(&mut self) {
         if !self.ready && self.extended.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
             self.extended = Some(Instant::now());
             notify(EXTENSION);
@@ -153,7 +154,7 @@ impl Orders {
             log::error!("{trouble}; trying again until it passes");
             self.tell();
         }
-        self.extend_start();
+        self.ask_for_time();
         self.not_abandoned()?;
         let mut fds = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)) {

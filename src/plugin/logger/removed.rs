@@ -50,7 +50,8 @@ impl Logger {
         if moved {
             self.promise_here(promise)?;
             if promise.offset == 0 {
-                self.intent.set_began(promise.file, super::file::now());
+                let (file, began) = (promise.file, super::file::now());
+                self.write_intent(|intent| intent.set_began(file, began))?;
             }
         }
         Ok(moved)

@@ -76,7 +76,8 @@ impl Logger {
         let began = self.intent.began(id).unwrap_or_else(|| {
             // Not this logger's, nor one's before it.
             let born = self.file.born().unwrap_or_else(now);
-            self.intent.set_began(id, born);
+            // What can't be written now is written with the end of the next batch.
+            let _written_later = self.intent.set_began(id, born);
             born
         });
         let age = u64::try_from(now().saturating_sub(began)).unwrap_or(0);

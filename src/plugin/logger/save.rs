@@ -3,6 +3,7 @@
 use super::Logger;
 use super::file::{self, MessageFile, now};
 use super::orders::{Flaw, Halt};
+use super::promises::wants_room;
 use super::settings::Sync;
 use super::there::{self, There};
 use super::torn::{Step, Watcher};
@@ -25,7 +26,9 @@ impl Logger {
     /// promised, and returns where that is: a batch that is promised must not
     /// stop half-way for want of room, for then only this very file can have
     /// the rest of it.
-    pub(super) fn reserve(&mut self, length: u64) -> Result<u64, Halt> {
+    ///
+    /// `None`: there is no room for so much, but maybe for less.
+    pub(super) fn reserve(&mut self, length: u64) -> Result<Option<u64>, Halt> {
         loop {
             let mut offset = self.file_len()?;
             if self.file.is_changed(offset) {
@@ -34,9 +37,20 @@ impl Logger {
             }
             let Err(error) = self.file.reserve(offset, length) else {
                 self.orders.endured();
-                return Ok(offset);
+                return Ok(Some(offset));
             };
-            if self.make_room(&error) || self.rotate_if_too_large(&error)? {
+            if self.rotate_if_too_large(&error)? {
+                continue;
+            }
+            if wants_room(&error) {
+                if self.shrink_intent() {
+                    continue;
+                }
+                if self.take_less(length) {
+                    return Ok(None);
+                }
+            }
+            if self.make_room(&error) {
                 continue;
             }
             let trouble = format!("cannot write to {}: {error}", self.file.path().display());
@@ -107,7 +121,7 @@ impl Logger {
             (There::Begun { at, done }, _) => {
                 if at != promise.offset {
                     promise.offset = at;
-                    self.intent.promise(promise);
+                    self.promise_anew(promise)?;
                 }
                 return Ok(done);
             }
@@ -121,7 +135,7 @@ impl Logger {
                         }
                     }
                 };
-                self.intent.promise(promise);
+                self.promise_anew(promise)?;
             }
             (There::Broken { at }, None) => {
                 self.move_broken(at)?;
@@ -167,8 +181,7 @@ impl Logger {
         self.mend_tail()?;
         promise.file = self.file.id();
         promise.offset = self.file_len()?;
-        self.intent.promise(promise);
-        Ok(())
+        self.promise_anew(promise)
     }
 
     /// Step 7: brings the file to the disk, and the batch under way with it.
@@ -189,7 +202,8 @@ impl Logger {
         let mut attempts = 0;
         while let Err(error) = self.file.sync() {
             let trouble = format!("cannot bring {} to the disk: {error}", self.file.path().display());
-            self.intent.set_untrusted(Some(self.file.id()));
+            let untrusted = self.file.id();
+            self.write_intent(|intent| intent.set_untrusted(Some(untrusted)))?;
             if attempts > 0 {
                 self.orders.set_lasting(true);
                 self.orders.endure(&trouble, RETRY)?;
@@ -199,10 +213,10 @@ impl Logger {
             self.replace_untrusted(promise.as_deref(), attempts > 0)?;
             if let Some(promise) = promise.as_deref_mut() {
                 self.promise_here(promise)?;
-                self.intent.set_untrusted(None);
+                self.write_intent(|intent| intent.set_untrusted(None))?;
                 self.save(promise, 0, None)?;
             }
-            self.intent.set_untrusted(None);
+            self.write_intent(|intent| intent.set_untrusted(None))?;
             attempts += 1;
         }
         self.orders.set_lasting(false);
@@ -415,7 +429,9 @@ impl Logger {
 /// A number for a batch that is above all those before.
 pub(super) fn batch_id(last: u64) -> u64 {
     // After the highest number there is, the time alone is one that differs.
-    u64::try_from(now()).unwrap_or(0).saturating_mul(1000).max(last.wrapping_add(1))
+    // Two loggers seldom have the same, which may have had the same file.
+    let process = u64::from(std::process::id() % 1000);
+    u64::try_from(now()).unwrap_or(0).saturating_mul(1000).saturating_add(process).max(last.wrapping_add(1))
 }
 
 #[cfg(test)]

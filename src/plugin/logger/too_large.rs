@@ -67,7 +67,7 @@ impl Logger {
                 break;
             }
             promise.offset = at;
-            self.intent.promise(promise);
+            self.promise_anew(promise)?;
             match self.file.cut(at, at + done) {
                 Ok(()) => break,
                 Err(error) => {
