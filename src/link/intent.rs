@@ -219,6 +219,8 @@ pub struct Intent {
     last_batch: u64,
 }
 
+/// It is never smaller than that.
+const LEAST: usize = 2 * PAGE;
 /// How many bytes a slot takes.
 const SLOT_BYTES: usize = 8 * SLOT;
 
@@ -319,7 +321,11 @@ impl Intent {
             self.serial = self.serial.wrapping_add(1);
             page[slot..slot + SLOT].copy_from_slice(&self.idle());
         }
-        self.put(&bytes(&page), 0)?;
+        // A page of body besides, so that a small batch has its room whatever
+        // becomes of the disk.
+        let mut bytes = bytes(&page);
+        bytes.resize(LEAST, 0);
+        self.put(&bytes, 0)?;
         (self.standing, self.closed, self.begun_anew, self.noted) = (None, true, false, true);
         Ok(())
     }
@@ -504,9 +510,9 @@ impl Intent {
     /// # Errors
     /// From fstat(2) and ftruncate(2).
     pub fn shrink(&self) -> io::Result<bool> {
-        let takes_room = self.standing.is_none() && self.file.metadata()?.len() > PAGE as u64;
+        let takes_room = self.standing.is_none() && self.file.metadata()?.len() > LEAST as u64;
         if takes_room {
-            self.file.set_len(PAGE as u64)?;
+            self.file.set_len(LEAST as u64)?;
         }
         Ok(takes_room)
     }

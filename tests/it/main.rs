@@ -25,6 +25,7 @@ mod logrotate;
 mod manager;
 mod manuals;
 mod mini;
+mod no_mapping;
 mod other_file;
 mod readiness;
 mod reload;

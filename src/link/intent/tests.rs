@@ -77,13 +77,17 @@ fn it_takes_no_more_room_than_a_batch_and_gives_it_back() {
     let folder = tempfile::tempdir().unwrap();
     let mut intent = idle(&folder);
     let length = || std::fs::metadata(folder.path().join("i")).unwrap().len();
-    assert_eq!(length(), PAGE as u64);
+    assert_eq!(length(), LEAST as u64);
     intent.promise(&promise(5)).unwrap();
-    assert_eq!(length(), (PAGE + BODY.len()) as u64);
+    intent.close().unwrap();
+    assert_eq!((length(), intent.shrink().unwrap()), (LEAST as u64, false));
+    let long = 10_000;
+    intent.promise(&Promise { length: long, ..promise(6) }).unwrap();
+    assert_eq!(length(), PAGE as u64 + long);
     assert!(!intent.shrink().unwrap(), "a promise rests on its body");
     intent.close().unwrap();
     assert!(intent.shrink().unwrap() && !intent.shrink().unwrap());
-    assert_eq!((length(), open_after(intent, &folder).found()), (PAGE as u64, Found::Idle));
+    assert_eq!((length(), open_after(intent, &folder).found()), (LEAST as u64, Found::Idle));
 }
 
 /// All that a batch does that is promised so many times, each time elsewhere.

@@ -12,8 +12,6 @@ use std::time::Duration;
 
 /// How long a trouble is endured before it is tried again.
 const RETRY: Duration = Duration::from_millis(200);
-/// A smaller batch takes no less room: files have it by the page.
-const LEAST: usize = 4096;
 
 /// Whether an error says that there is no room, where there may be enough for less.
 pub(super) fn wants_room(error: &io::Error) -> bool {
@@ -67,10 +65,11 @@ impl Logger {
     /// Makes batches smaller on a full disk. Whether that was possible.
     pub(super) fn take_less(&mut self, length: u64) -> bool {
         let length = usize::try_from(length).unwrap_or(usize::MAX).min(self.batch_bytes);
-        if length <= LEAST {
+        // At one byte it has one message.
+        if length <= 1 {
             return false;
         }
-        self.batch_bytes = (length / 2).max(LEAST);
+        self.batch_bytes = length / 2;
         true
     }
 
