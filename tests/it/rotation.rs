@@ -340,7 +340,7 @@ fn on_a_full_disk_the_oldest_archives_go_and_then_the_sources_wait() {
     rig.settings["rotate"]["size"] = json!(1_u64 << 40);
     let disk = rig.folder.path().join("disk");
     fs::create_dir(&disk).unwrap();
-    mount(Some("tmpfs"), &disk, Some("tmpfs"), MsFlags::empty(), Some("size=12m")).unwrap();
+    mount(Some("tmpfs"), &disk, Some("tmpfs"), MsFlags::empty(), Some("size=10m")).unwrap();
     rig.settings["file"] = disk.join("m.log").to_str().unwrap().into();
     for second in 0..3 {
         let name = format!("m.log.20200101T00000{second}.000000Z.zst");

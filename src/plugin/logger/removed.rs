@@ -59,10 +59,12 @@ impl Logger {
 
     /// Between two batches, when the kernel reported a change of the file.
     pub(super) fn look_at_file(&mut self) -> Result<(), Halt> {
-        if self.watch.has_changed() && self.replace_if_removed()? {
-            self.restore_intent();
+        // A removal before the watch began is not reported.
+        while self.watch.follow(&self.file) | self.watch.has_changed() {
+            if self.replace_if_removed()? {
+                self.restore_intent();
+            }
         }
-        self.watch.follow(&self.file);
         Ok(())
     }
 }
@@ -91,10 +93,11 @@ impl Watch {
     }
 
     /// Watches that file from now on, whatever its name is, and no other.
-    pub(super) fn follow(&mut self, file: &MessageFile) {
-        let Some(inotify) = &self.inotify else { return };
+    /// Returns whether it was not watched before.
+    fn follow(&mut self, file: &MessageFile) -> bool {
+        let Some(inotify) = &self.inotify else { return false };
         if self.watched.is_some_and(|(id, _)| id == file.id()) {
-            return;
+            return false;
         }
         if let Some((_, Some(before))) = self.watched {
             // EINVAL where that file is gone, and its watch with it.
@@ -108,6 +111,7 @@ impl Watch {
             cannot_watch(errno);
         }
         self.watched = Some((file.id(), watch.ok()));
+        true
     }
 
     /// Whether anything was reported since the last call.

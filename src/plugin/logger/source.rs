@@ -165,10 +165,7 @@ fn gather_records(
             None if hides_records(rest) && intake.is_all_there() => next_behind_torn(rest, joined),
             next => next,
         };
-        let Some(next) = next else {
-            return None;
-        };
-        match next {
+        match next? {
             Next::Message { head, sync, bytes, len } => {
                 let needs = renderer.room_for(bytes.len(), &intake.from);
                 if out.is_full() || out.room() < needs {
