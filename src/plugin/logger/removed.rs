@@ -99,10 +99,6 @@ impl Watch {
         if self.watched.is_some_and(|(id, _)| id == file.id()) {
             return false;
         }
-        if let Some((_, Some(before))) = self.watched {
-            // EINVAL where that file is gone, and its watch with it.
-            let _gone = inotify.rm_watch(before);
-        }
         // By its descriptor, because its name may be another file's already.
         // Its number of links is one of its attributes.
         let path = format!("/proc/self/fd/{}", file.file().as_raw_fd());
@@ -112,6 +108,15 @@ impl Watch {
         }
         self.watched = Some((file.id(), watch.ok()));
         true
+    }
+
+    /// Watches the file no more, because another is to be opened: it may get the
+    /// same number.
+    pub(super) fn leave(&mut self) {
+        if let (Some(inotify), Some((_, Some(watch)))) = (&self.inotify, self.watched.take()) {
+            // EINVAL if the kernel has removed it, with its file.
+            let _gone = inotify.rm_watch(watch);
+        }
     }
 
     /// Whether anything was reported since the last call.

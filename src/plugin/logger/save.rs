@@ -278,6 +278,7 @@ impl Logger {
     /// Goes on in that file.
     pub(super) fn take_file(&mut self, file: MessageFile) {
         self.orders.set_flaw(Flaw::Access, file.lacks());
+        self.watch.leave();
         self.file = file;
     }
 
