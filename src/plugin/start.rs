@@ -48,10 +48,7 @@ impl Start {
             Some(fd) => read_all(take(fd)).map_err(|e| format!("cannot read PLUMBD_SETTINGS: {e}"))?,
             None => "{}".to_owned(),
         };
-        let links = match std::env::var(handover::VARIABLE) {
-            Ok(json) => serde_json::from_str(&json).map_err(|e| format!("cannot read {}: {e}", handover::VARIABLE))?,
-            Err(_) => Links::default(),
-        };
+        let links = links()?;
         let metrics = match descriptor("PLUMBD_METRICS")? {
             Some(fd) => Metrics::shared(take(fd)).map_err(|e| format!("cannot map PLUMBD_METRICS: {e}"))?,
             None => Metrics::private(),
@@ -79,6 +76,19 @@ impl Start {
 /// Where it is not open: whoever named it was wrong.
 pub fn take(fd: RawFd) -> OwnedFd {
     sys::inherited(fd).unwrap_or_else(|e| panic!("cannot take descriptor {fd}: {e}"))
+}
+
+/// What is said of its links, in the environment or in a file.
+fn links() -> Result<Links, String> {
+    let (variable, json) = match (std::env::var(handover::VARIABLE), descriptor(handover::FILE_VARIABLE)?) {
+        (Ok(json), _) => (handover::VARIABLE, json),
+        (Err(_), Some(fd)) => {
+            let text = read_all(take(fd)).map_err(|e| format!("cannot read {}: {e}", handover::FILE_VARIABLE))?;
+            (handover::FILE_VARIABLE, text)
+        }
+        (Err(_), None) => return Ok(Links::default()),
+    };
+    serde_json::from_str(&json).map_err(|e| format!("cannot read {variable}: {e}"))
 }
 
 fn descriptor(variable: &str) -> Result<Option<RawFd>, String> {

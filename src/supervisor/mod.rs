@@ -17,7 +17,9 @@
 //! | `manager` | what is said to the service manager |
 //! | `store` | what outlives this process, at the service manager |
 //! | `supervised`, `spawn`, `links`, `sockets`, `notify` | what is held for the children |
+//! | `access` | which users may open the pipes that children are given |
 
+mod access;
 mod backoff;
 mod change;
 pub mod child;

@@ -112,7 +112,7 @@ impl Store {
     fn bytes_left(&self, link: &str) -> usize {
         let in_pipe =
             |part: &str| self.left.get(&format!("{link}/{part}")).map_or(0, |fd| pipe::bytes_in(fd).unwrap_or(0));
-        let ledger = self.left.get(&format!("{link}/{LEDGER}")).and_then(|fd| View::open(fd).ok());
+        let ledger = self.left.get(&format!("{link}/{LEDGER}")).map(View::of);
         in_pipe(QUEUE) + in_pipe(STAGING) + ledger.map_or(0, |view| view.carried())
     }
 

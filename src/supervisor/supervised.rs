@@ -3,18 +3,18 @@
 
 use super::child::{Machine, Policy, State};
 use super::notify;
-use super::spawn::Holdings;
+use super::spawn::{Holdings, LOG_CAPACITY};
 use crate::config::model::{Child, Program, Ready, Restart};
 use crate::control::status::{ChildState, Ended, LastExit};
 use crate::journal::LineSplitter;
 use crate::plugin;
-use crate::sys::map::{PAGE, SharedMap, memory_file};
+use crate::sys::map::{self, PAGE, SharedMap, memory_file};
 use crate::sys::pipe::{self, Pipe};
 use crate::sys::process::{self, Exit};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -69,7 +69,7 @@ impl Supervised {
     }
 
     fn prepare(config: Rc<Child>) -> io::Result<Supervised> {
-        let log = Pipe::new(64 * 1024)?;
+        let log = Pipe::new(LOG_CAPACITY)?;
         pipe::set_nonblocking(&log.read, true)?;
         let mut child = Supervised {
             machine: Machine::new(Policy::from(&*config)),
@@ -120,11 +120,12 @@ impl Supervised {
             self.holdings.notify = if notifies { Some(notify::Socket::new()?) } else { None };
         }
         let settings = serde_json::to_vec(&self.config.settings)?;
-        self.holdings.settings = Some(read_only(&settings)?);
+        self.holdings.settings = Some(map::sealed_file(c"plumbd-settings", &settings)?);
         if plugin.is_some() != self.holdings.metrics.is_some() {
             (self.holdings.metrics, self.page) = match plugin {
                 Some(_) => {
                     let metrics = memory_file(c"plumbd-metrics", PAGE)?;
+                    map::seal_size(&metrics)?;
                     let page = SharedMap::new(&metrics, PAGE)?;
                     (Some(metrics), Some(page))
                 }
@@ -180,16 +181,4 @@ impl Supervised {
         };
         Some(LastExit { how, at: self.ended? })
     }
-}
-
-/// A file with those bytes that nobody can write to, whoever holds it.
-fn read_only(bytes: &[u8]) -> io::Result<OwnedFd> {
-    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-    use nix::sys::memfd::{MFdFlags, memfd_create};
-    let fd = memfd_create(c"plumbd-settings", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-    let mut file = std::fs::File::from(fd);
-    file.write_all(bytes)?;
-    let seals = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
-    fcntl(file.as_fd(), FcntlArg::F_ADD_SEALS(seals))?;
-    Ok(file.into())
 }

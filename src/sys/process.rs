@@ -221,6 +221,18 @@ pub fn outcome(status: impl AsFd) -> io::Result<Exec> {
     }
 }
 
+/// Whether a child that is not reaped yet has executed a program: its status
+/// pipe is closed too where it was killed before that. True where /proc can't
+/// tell.
+pub fn has_executed(pid: Pid) -> bool {
+    /// Of a process that was forked only (the kernel's linux/sched.h).
+    const PF_FORKNOEXEC: u64 = 0x40;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // `1 (a name) S ppid pgrp session tty tpgid flags` (proc_pid_stat(5))
+    let flags = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(6)?.parse::<u64>().ok());
+    flags.is_none_or(|flags| flags & PF_FORKNOEXEC == 0)
+}
+
 fn report(stage: Stage, errno: Errno) -> [u8; 5] {
     let e = (errno as i32).to_le_bytes();
     [stage as u8, e[0], e[1], e[2], e[3]]
