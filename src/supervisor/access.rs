@@ -55,10 +55,10 @@ mod tests {
         {
             let access = to_queue(ROOT, sink, sources.clone());
             if sink != ROOT {
-                assert_eq!(may(sink, access), (true, false), "{sink} of {sources:?}: {access:o?}");
+                assert_eq!(may(sink, access), (true, false), "{sink} of {sources:?}: {access:?}");
             }
             for &source in sources.iter().filter(|&&user| user != ROOT) {
-                assert_eq!(may(source, access), (false, true), "{source} of {sources:?} to {sink}: {access:o?}");
+                assert_eq!(may(source, access), (false, true), "{source} of {sources:?} to {sink}: {access:?}");
             }
         }
     }
