@@ -18,8 +18,7 @@ const OTHERS_WRITE: u32 = 0o022;
 
 /// Owner and permissions of a queue, for a supervisor of the user `own`, a sink
 /// of the user `sink`, and these users' sources.
-pub fn to_queue(own: u32, sink: u32, sources: impl IntoIterator<Item = u32>) -> (u32, u32) {
-    let sources: Vec<u32> = sources.into_iter().collect();
+pub fn to_queue(own: u32, sink: u32, sources: &[u32]) -> (u32, u32) {
     let strange = |&user: &u32| user != own && user != sink;
     let writes = if sources.iter().any(strange) { OTHERS_WRITE } else { 0 };
     if sink == own {
@@ -53,7 +52,7 @@ mod tests {
         for (sink, sources) in
             [(ROOT, vec![A]), (A, vec![ROOT]), (A, vec![B]), (A, vec![B, C]), (ROOT, vec![A, B]), (A, vec![ROOT, B])]
         {
-            let access = to_queue(ROOT, sink, sources.clone());
+            let access = to_queue(ROOT, sink, &sources);
             if sink != ROOT {
                 assert_eq!(may(sink, access), (true, false), "{sink} of {sources:?}: {access:?}");
             }
@@ -66,7 +65,7 @@ mod tests {
     #[test]
     fn one_user_at_both_ends_does_both() {
         for sources in [vec![A], vec![A, B], vec![A, ROOT]] {
-            let access = to_queue(ROOT, A, sources.clone());
+            let access = to_queue(ROOT, A, &sources);
             assert_eq!(may(A, access), (true, true), "{sources:?}");
             assert_eq!(may(B, access), (false, sources.contains(&B)), "{sources:?}");
         }
@@ -74,7 +73,7 @@ mod tests {
 
     #[test]
     fn where_all_are_the_supervisors_user_nobody_else_may() {
-        assert_eq!(to_queue(A, A, [A, A]), (A, 0o600));
-        assert_eq!(to_queue(ROOT, ROOT, [ROOT]), (ROOT, 0o600));
+        assert_eq!(to_queue(A, A, &[A, A]), (A, 0o600));
+        assert_eq!(to_queue(ROOT, ROOT, &[ROOT]), (ROOT, 0o600));
     }
 }

@@ -310,8 +310,11 @@ impl Links {
                 );
             }
             queue.short_told = short;
-            let sources = self.held.iter().filter(|h| h.queue == held.queue).map(|h| h.users[0]);
-            let (owner, mode) = access::to_queue(nix::unistd::geteuid().as_raw(), held.users[1], sources);
+            let sources: Vec<u32> = match &held.queue {
+                QueueId::Between(..) => vec![held.users[0]],
+                QueueId::Of(_) => self.held.iter().filter(|h| h.queue == held.queue).map(|h| h.users[0]).collect(),
+            };
+            let (owner, mode) = access::to_queue(nix::unistd::geteuid().as_raw(), held.users[1], &sources);
             anew::permit(&queue.read, owner, mode)?;
         }
         Ok(())
