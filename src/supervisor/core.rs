@@ -236,7 +236,7 @@ impl Supervisor {
                 // A child can have the kernel send it to whomever it may signal
                 // (F_SETOWN, fcntl(2)); its default action is death.
                 SIGIO => log::debug!("SIGIO: ignored"),
-                _ => self.asked_to_end(),
+                _ => (0..self.signals.times(signal)).for_each(|_| self.asked_to_end()),
             }
         }
     }
