@@ -363,6 +363,34 @@ mod tests {
     }
 
     #[test]
+    fn no_sink_can_change_how_long_its_ledger_is() {
+        let file = File::from(create().unwrap());
+        for length in [0, 4096, LENGTH as u64 + 1] {
+            assert!(file.set_len(length).is_err());
+        }
+        assert_eq!(adopt(&file), Ok(()));
+    }
+
+    #[test]
+    fn what_was_kept_is_a_ledger_only_where_it_has_a_ledgers_length() {
+        for length in [0, 8, map::PAGE, LENGTH - 1, LENGTH + 1] {
+            let kept = map::memory_file(c"cut", length).unwrap();
+            let why = adopt(&kept).unwrap_err();
+            assert_eq!(why, format!("its ledger has {length} bytes, not {LENGTH}"));
+            // To look at it is harmless all the same.
+            assert_eq!((View::of(&kept).batch(), View::of(&kept).carried()), (0, 0));
+        }
+        // One of a version that sealed none can be cut once it is looked at.
+        let unsealed =
+            File::from(nix::sys::memfd::memfd_create(c"old", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).unwrap());
+        unsealed.set_len(LENGTH as u64).unwrap();
+        let kept = OwnedFd::from(unsealed.try_clone().unwrap());
+        assert_eq!(adopt(&kept), Ok(()));
+        unsealed.set_len(0).unwrap();
+        assert_eq!(View::of(&kept).carried(), 0);
+    }
+
+    #[test]
     fn the_next_sink_finds_what_was_under_way() {
         let (ledger, file) = ledger();
         assert_eq!((ledger.phase(), ledger.done(), ledger.done_batch()), (Phase::Idle, None, 0));

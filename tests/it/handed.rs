@@ -3,6 +3,9 @@
 
 use crate::daemon::{Daemon, free_port, kill, wait_for};
 use nix::libc::SIGKILL;
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 use plumbd::control::Request;
 use plumbd::control::status::ChildState;
 use std::io::{Read, Write};
@@ -362,7 +365,7 @@ fn what_an_administrator_gave_a_unix_socket_is_kept_when_it_is_bound_anew() {
         restart = "never"
         after = ["first"]
         [children.first]
-        command = ["sh", "-c", "chmod 0602 socket; echo > $PLUMBD_READY_FD; exec sleep 1000"]
+        command = ["sh", "-c", "chmod 0602 socket; eval \"echo >&$PLUMBD_READY_FD\"; exec sleep 1000"]
         ready = "fd"
         "#,
     );
@@ -439,5 +442,69 @@ fn children_of_other_users_open_what_they_were_given_and_no_more() {
         assert!(!daemon.path(file).exists(), "{file}");
     }
     daemon.wait_log("sh: 1: cannot open /dev/stdout: Permission denied");
+    daemon.stop();
+}
+
+/// The process that the daemon forks next, held before it has done anything.
+/// The daemon goes on once that is dead, or with it.
+fn next_forked(daemon: Pid) -> Pid {
+    loop {
+        match waitpid(daemon, Some(WaitPidFlag::__WALL)).unwrap() {
+            WaitStatus::PtraceEvent(_, _, event) if event != nix::libc::PTRACE_EVENT_STOP => {
+                let child = Pid::from_raw(ptrace::getevent(daemon).unwrap().try_into().unwrap());
+                waitpid(child, Some(WaitPidFlag::__WALL)).unwrap();
+                return child;
+            }
+            WaitStatus::Stopped(_, signal) => ptrace::cont(daemon, signal).unwrap(),
+            _ => ptrace::cont(daemon, None).unwrap(),
+        }
+    }
+}
+
+#[test]
+fn a_child_that_is_killed_before_it_executes_was_never_up() {
+    // Sharing the daemon's memory, and forked.
+    for more in ["", "directory = \"/\"\n"] {
+        let mut daemon = Daemon::start(&format!(
+            "[children.one]\ncommand = [\"/bin/sleep\", \"1000\"]\nrestart = \"never\"\n{more}"
+        ));
+        daemon.done(&Request::Stop { children: vec!["one".to_owned()] });
+        let pid = Pid::from_raw(daemon.pid());
+        let forks = ptrace::Options::PTRACE_O_TRACEFORK
+            | ptrace::Options::PTRACE_O_TRACEVFORK
+            | ptrace::Options::PTRACE_O_TRACECLONE;
+        ptrace::seize(pid, forks).unwrap();
+        let asked = daemon.ask_meanwhile(Request::Start { children: vec!["one".to_owned()] });
+        let child = next_forked(pid);
+        kill(child.as_raw(), SIGKILL);
+        while !matches!(waitpid(child, Some(WaitPidFlag::__WALL)).unwrap(), WaitStatus::Signaled(..)) {}
+        ptrace::detach(pid, None).unwrap();
+        let (status, said, why) = asked.join().unwrap().unwrap();
+        assert_ne!(status, 0, "{said}{why}");
+        let problem = daemon.child("one").problem.unwrap();
+        assert!(problem.contains("it was killed before it executed its program"), "{problem}");
+        daemon.stop();
+    }
+}
+
+#[test]
+#[ignore = "starts a thousand processes"]
+fn a_logger_of_as_many_links_as_may_be_starts_and_saves() {
+    let mut config = "[children.logger]\nplugin = \"logger\"\nready_timeout = \"100s\"\n\
+         [children.logger.settings]\nfile = \"messages.log\"\nformat = \"raw\"\n"
+        .to_owned();
+    for name in ["a", "b", "c", "d"] {
+        config += &format!(
+            "[children.{name}]\ncommand = [\"sh\", \"-c\", \"echo $PLUMBD_CHILD; exec sleep 1000\"]\ninstances = 250\n\
+             [[links]]\nfrom = \"{name}\"\nto = \"logger\"\ncapacity = \"4KiB\"\n"
+        );
+    }
+    let mut daemon = Daemon::spawn(&config);
+    wait_for("a line of each", || (daemon.read_text("messages.log").lines().count() == 1000).then_some(()));
+    let pid = daemon.child_pid_when_up("logger");
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+    assert!(String::from_utf8(environment).unwrap().contains("PLUMBD_LINKS_FD="));
+    let restarted = daemon.ask_meanwhile(Request::Restart { children: vec!["logger".to_owned()] });
+    assert_eq!(restarted.join().unwrap().unwrap().0, 0, "{}", daemon.log());
     daemon.stop();
 }
