@@ -9,6 +9,7 @@ use crate::sys;
 use crate::sys::map::SharedMap;
 use crate::sys::signals::Signals;
 use nix::libc::{SIGTERM, SIGUSR1};
+use std::env::VarError;
 use std::io::{Read, Seek};
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -82,18 +83,20 @@ pub fn take(fd: RawFd) -> OwnedFd {
 fn links() -> Result<Links, String> {
     let (variable, json) = match (std::env::var(handover::VARIABLE), descriptor(handover::FILE_VARIABLE)?) {
         (Ok(json), _) => (handover::VARIABLE, json),
-        (Err(_), Some(fd)) => {
+        (Err(VarError::NotPresent), Some(fd)) => {
             let text = read_all(take(fd)).map_err(|e| format!("cannot read {}: {e}", handover::FILE_VARIABLE))?;
             (handover::FILE_VARIABLE, text)
         }
-        (Err(_), None) => return Ok(Links::default()),
+        (Err(VarError::NotPresent), None) => return Ok(Links::default()),
+        (Err(error), _) => return Err(format!("cannot read {}: {error}", handover::VARIABLE)),
     };
     serde_json::from_str(&json).map_err(|e| format!("cannot read {variable}: {e}"))
 }
 
 fn descriptor(variable: &str) -> Result<Option<RawFd>, String> {
     match std::env::var(variable) {
-        Err(_) => Ok(None),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(error) => Err(format!("cannot read {variable}: {error}")),
         Ok(text) => match text.parse() {
             Ok(fd) if fd > 2 => Ok(Some(fd)),
             _ => Err(format!("cannot use {variable}={text}: it is no descriptor number above 2")),

@@ -1,20 +1,20 @@
 //! Listening sockets: bound once, held for as long as a child names them, so
 //! that a restart refuses no one.
 
-use super::store::{Store, socket_name};
+use super::store::{Handed, Store, socket_name};
+use super::unix_name::{self, Access, Name};
 use crate::config::model::Address;
 use crate::sys::socket as shared;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind, connect, getsockname,
-    getsockopt, listen, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, getsockname, getsockopt, listen,
+    setsockopt, socket, sockopt,
 };
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
 
 /// New clients that wait while nobody accepts; the kernel cuts it to
 /// `/proc/sys/net/core/somaxconn` (listen(2)).
@@ -31,10 +31,16 @@ pub struct Sockets {
 #[derive(Debug)]
 struct Held {
     socket: OwnedFd,
+    /// A Unix socket's name in the file system, where it is this daemon's own.
+    name: Option<Name>,
     /// It is a socket unit's: the service manager has it too, and its name.
     lent: bool,
-    /// Device and inode of a Unix socket's name.
-    name: Option<(u64, u64)>,
+}
+
+impl Held {
+    fn name_in_store(&self, address: &Address) -> String {
+        socket_name(address, self.name.as_ref().map(Name::inode))
+    }
 }
 
 impl Sockets {
@@ -104,7 +110,7 @@ impl Sockets {
     /// dead one would only be in the way.
     pub fn stored(&self) -> impl Iterator<Item = (String, BorrowedFd<'_>)> {
         let own = self.held.iter().filter(|(address, held)| !held.lent && is_alive(address, held));
-        own.map(|(address, held)| (socket_name(address), held.socket.as_fd()))
+        own.map(|(address, held)| (held.name_in_store(address), held.socket.as_fd()))
     }
 
     /// Those of them that a restart takes over: a Unix socket's name goes at the
@@ -114,7 +120,7 @@ impl Sockets {
             .held
             .iter()
             .filter(|(address, held)| !held.lent && !matches!(address, Address::Unix(_)) && is_alive(address, held));
-        nameless.map(|(address, held)| (socket_name(address), held.socket.as_fd()))
+        nameless.map(|(address, held)| (held.name_in_store(address), held.socket.as_fd()))
     }
 
     /// Binds those addresses that are not held yet and that the service manager
@@ -131,13 +137,7 @@ impl Sockets {
         let mut new = Sockets::default();
         for address in addresses {
             if !self.held.contains_key(address) && !new.held.contains_key(address) {
-                let held = match store.socket(address) {
-                    Some((socket, lent)) => {
-                        let name = if lent { None } else { name_of(address, &socket) };
-                        Held { socket, lent, name }
-                    }
-                    None => open(address).map_err(|e| self.why_not(address, &e))?,
-                };
+                let held = hold(address, store).map_err(|e| self.why_not(address, &e))?;
                 new.held.insert(address.clone(), held);
                 new.revive(address).map_err(|e| self.why_not(address, &e))?;
             }
@@ -171,8 +171,8 @@ impl Sockets {
     pub fn retain(&mut self, named: impl Fn(&Address) -> bool) {
         self.held.retain(|address, held| {
             let keep = named(address);
-            if !keep {
-                remove_name(address, held);
+            if let (Some(name), false) = (&held.name, keep) {
+                name.remove();
             }
             keep
         });
@@ -181,34 +181,14 @@ impl Sockets {
 
 impl Drop for Sockets {
     fn drop(&mut self) {
-        self.held.iter().for_each(|(address, held)| remove_name(address, held));
+        self.held.values().filter_map(|held| held.name.as_ref()).for_each(Name::remove);
     }
 }
 
-/// Removes a Unix socket's name, where it is not another's by now.
-fn remove_name(address: &Address, held: &Held) {
-    let (Address::Unix(path), false) = (address, held.lent) else { return };
-    let is = inode(path);
-    if is.is_none() || is != held.name {
-        log::warn!("{} is not this daemon's any more: left as it is", path.display());
-        return;
-    }
-    if let Err(error) = std::fs::remove_file(path) {
-        log::warn!("cannot remove {}: {error}", path.display());
-    }
-}
-
-fn inode(path: &Path) -> Option<(u64, u64)> {
-    std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
-}
-
-/// The name of a Unix socket that an earlier daemon bound.
-fn name_of(address: &Address, socket: &OwnedFd) -> Option<(u64, u64)> {
-    let Address::Unix(path) = address else { return None };
-    match shared::file_of(socket).and_then(|file| Ok(nix::sys::stat::fstat(file)?)) {
-        Ok(stat) => Some((stat.st_dev, stat.st_ino)),
-        // Not to be had without privileges: what is there now must be it.
-        Err(_) => inode(path),
+fn hold(address: &Address, store: &Store) -> io::Result<Held> {
+    match store.socket(address)? {
+        Some(Handed { socket, name, lent }) => Ok(Held { socket, name, lent }),
+        None => open(address),
     }
 }
 
@@ -234,7 +214,7 @@ fn is_alive(address: &Address, held: &Held) -> bool {
     let shut = || shared::receives_no_more(&held.socket).unwrap_or(false);
     match address {
         Address::Tcp(_) => listens(),
-        Address::Unix(path) => listens() && !shut() && (held.lent || held.name.is_some() && inode(path) == held.name),
+        Address::Unix(_) => listens() && !shut() && (held.lent || held.name.as_ref().is_some_and(Name::is_there)),
         Address::Udp(_) => !shut() && !shared::sends_no_more(&held.socket).unwrap_or(false),
     }
 }
@@ -278,8 +258,7 @@ fn port_of(socket: &OwnedFd) -> u16 {
     v4.or_else(|| bound.as_ref()?.as_sockaddr_in6().map(|at| at.port())).unwrap_or(0)
 }
 
-/// Another socket in place of a dead one, without a moment in which the address
-/// is anybody's.
+/// Another socket in place of a dead one, whose address it takes over.
 fn bind_again(address: &Address, dead: &Held) -> io::Result<Held> {
     match address {
         Address::Tcp(_) => open(address),
@@ -289,19 +268,16 @@ fn bind_again(address: &Address, dead: &Held) -> io::Result<Held> {
             setsockopt(&dead.socket, sockopt::ReuseAddr, &true)?;
             let socket = open_net(*at, SockType::Datagram, true)?;
             setsockopt(&socket, sockopt::ReuseAddr, &false)?;
-            Ok(Held { socket, lent: false, name: None })
+            Ok(Held { socket, name: None, lent: false })
         }
         Address::Unix(path) => {
-            let before = std::fs::symlink_metadata(path).ok();
-            let own = before.filter(|found| Some((found.dev(), found.ino())) == dead.name);
-            if own.is_some() {
-                std::fs::remove_file(path)?;
-            }
+            let own = dead.name.as_ref().filter(|name| name.is_there());
+            let before = own.and_then(|_| std::fs::symlink_metadata(path).ok());
             let held = open(address)?;
-            if let Some(own) = own {
+            if let Some(before) = before {
                 // What an administrator gave the name is the new one's too.
-                std::os::unix::fs::lchown(path, Some(own.uid()), Some(own.gid()))?;
-                std::fs::set_permissions(path, own.permissions())?;
+                std::os::unix::fs::lchown(path, Some(before.uid()), Some(before.gid()))?;
+                std::fs::set_permissions(path, before.permissions())?;
             }
             Ok(held)
         }
@@ -312,9 +288,12 @@ fn open(address: &Address) -> io::Result<Held> {
     let (socket, name) = match address {
         Address::Tcp(at) => (open_net(*at, SockType::Stream, true)?, None),
         Address::Udp(at) => (open_net(*at, SockType::Datagram, false)?, None),
-        Address::Unix(path) => (open_unix(path)?, inode(path)),
+        Address::Unix(path) => {
+            let (socket, name) = unix_name::listen_at(path, Access::Umask, BACKLOG)?;
+            (socket, Some(name))
+        }
     };
-    Ok(Held { socket, lent: false, name })
+    Ok(Held { socket, name, lent: false })
 }
 
 fn open_net(at: SocketAddr, kind: SockType, reuse: bool) -> io::Result<OwnedFd> {
@@ -335,36 +314,6 @@ fn open_net(at: SocketAddr, kind: SockType, reuse: bool) -> io::Result<OwnedFd> 
     Ok(fd)
 }
 
-fn open_unix(path: &Path) -> io::Result<OwnedFd> {
-    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    let address = UnixAddr::new(path)?;
-    clear_stale(path, &address)?;
-    bind_to(&fd, &address)?;
-    listen(&fd, Backlog::new(BACKLOG)?)?;
-    Ok(fd)
-}
-
 fn bind_to(fd: &OwnedFd, address: &dyn SockaddrLike) -> io::Result<()> {
     Ok(bind(fd.as_raw_fd(), address)?)
-}
-
-/// Removes a socket's name that nobody listens on any more.
-///
-/// # Errors
-/// EADDRINUSE where somebody does, or where the name is no socket.
-pub fn clear_stale(path: &Path, address: &UnixAddr) -> io::Result<()> {
-    let Ok(metadata) = std::fs::symlink_metadata(path) else {
-        return Ok(());
-    };
-    if !metadata.file_type().is_socket() {
-        return Err(Errno::EADDRINUSE.into());
-    }
-    // One that is too busy to accept is alive: not waited for (EAGAIN, unix(7)).
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    match connect(probe.as_raw_fd(), address) {
-        Err(Errno::ECONNREFUSED) => std::fs::remove_file(path),
-        Err(Errno::ENOENT) => Ok(()),
-        _ => Err(Errno::EADDRINUSE.into()),
-    }
 }

@@ -3,6 +3,7 @@
 use super::access;
 use super::links::{Held, Links};
 use super::notify;
+use super::poll::Watched;
 use super::sockets::Sockets;
 use crate::config::model::{Child, Link as Config, Program, Ready};
 use crate::journal;
@@ -22,11 +23,11 @@ use std::os::unix::ffi::OsStrExt;
 #[derive(Debug)]
 pub struct Holdings {
     /// Where its standard error, and an unlinked standard output, go.
-    pub log: Pipe,
+    pub log: Watched<Pipe>,
     /// Where it may say that it is ready.
-    pub notify: Option<notify::Socket>,
+    pub notify: Option<Watched<notify::Socket>>,
     /// Its settings as JSON.
-    pub settings: Option<OwnedFd>,
+    pub settings: OwnedFd,
     /// Its counters.
     pub metrics: Option<OwnedFd>,
     /// Whether its executable is at hand ([`process::is_at_hand`]).
@@ -77,9 +78,7 @@ pub fn spawn(
         environment.set("LISTEN_FDNAMES", &names.join(":"));
         environment.entries.push(process::LISTEN_PID.to_owned());
     }
-    if let Some(settings) = &holdings.settings {
-        environment.set("PLUMBD_SETTINGS", &fds.open("its settings", settings, OFlag::O_RDONLY)?.to_string());
-    }
+    environment.set("PLUMBD_SETTINGS", &fds.open("its settings", &holdings.settings, OFlag::O_RDONLY)?.to_string());
     if let Some(metrics) = &holdings.metrics {
         environment.set("PLUMBD_METRICS", &fds.open("its counters", metrics, OFlag::O_RDWR)?.to_string());
     }

@@ -9,7 +9,7 @@ use nix::sys::socket::{self, MsgFlags, SockaddrStorage, getpeername, getsockname
 use nix::sys::time::TimeVal;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 
 /// How many bytes have come and were not read yet (SIOCINQ).
 ///
@@ -123,22 +123,6 @@ pub fn restore(socket: impl AsFd, nonblocking: bool) -> io::Result<()> {
             libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, (&raw const unused).cast(), length);
     }
     Ok(())
-}
-
-/// The file that a Unix socket is bound to, opened by O_PATH (SIOCUNIXFILE, the
-/// kernel's net/unix/af_unix.c), whatever has its name by now.
-///
-/// # Errors
-/// EPERM without CAP_NET_ADMIN.
-pub fn file_of(socket: impl AsFd) -> io::Result<OwnedFd> {
-    /// linux/un.h
-    const SIOCUNIXFILE: libc::Ioctl = 0x89e0;
-    #[allow(unsafe_code)]
-    // SAFETY: it takes no argument, and gives a descriptor that nothing else owns.
-    unsafe {
-        let file = Errno::result(libc::ioctl(socket.as_fd().as_raw_fd(), SIOCUNIXFILE))?;
-        Ok(OwnedFd::from_raw_fd(file))
-    }
 }
 
 #[cfg(test)]
