@@ -1,13 +1,18 @@
 //! Which descriptors of its links a child is given, and how it is told.
 //!
 //! The supervisor sets `PLUMBD_LINKS` to [`Links`] as JSON; the plugin reads
-//! it back into the same type, so the two can't disagree. A child whose links
-//! are plain lines on stdin and stdout has no such variable.
+//! it back into the same type, so the two can't disagree. Where that is too long
+//! for an environment, `PLUMBD_LINKS_FD` is the number of a read-only file with
+//! it instead. A child whose links are plain lines on stdin and stdout has
+//! neither.
 
 use serde::{Deserialize, Serialize};
 
 /// The environment variable.
 pub const VARIABLE: &str = "PLUMBD_LINKS";
+
+/// The environment variable in its place, where there are many links.
+pub const FILE_VARIABLE: &str = "PLUMBD_LINKS_FD";
 
 /// How messages stand in a link's queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -37,7 +42,7 @@ pub struct Inbound {
     pub from: String,
     /// How messages stand in the queue.
     pub protocol: Protocol,
-    /// Read end of the queue. It is shared: never set O_NONBLOCK on it.
+    /// Read end of the queue.
     pub queue: i32,
     /// Read and write end of the staging pipe, which only the sink uses.
     pub staging: [i32; 2],

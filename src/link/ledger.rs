@@ -12,7 +12,7 @@ use crate::sys::map::{self, SharedMap};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -56,12 +56,33 @@ const IDLE: u64 = u64::from_le_bytes(*b"idle    ");
 const PREPARED: u64 = u64::from_le_bytes(*b"prepared");
 const CONSUMING: u64 = u64::from_le_bytes(*b"consumes");
 
-/// Makes a fresh ledger: a memory file of zeros, so it takes no memory yet.
+/// How long a ledger is.
+const LENGTH: usize = map::PAGE + 2 * CARRY_MAX;
+
+/// Makes a fresh ledger: a memory file of zeros, so it takes no memory yet. Its
+/// sink can't change its length.
 ///
 /// # Errors
 /// EMFILE, ENFILE, ENOMEM.
 pub fn create() -> io::Result<OwnedFd> {
-    map::memory_file(c"plumbd-ledger", map::PAGE + 2 * CARRY_MAX)
+    let file = map::memory_file(c"plumbd-ledger", LENGTH)?;
+    map::seal_size(&file)?;
+    Ok(file)
+}
+
+/// Whether what somebody kept can be a ledger, and stay one: a file of the right
+/// length, which is sealed. One that an earlier version made can't be sealed,
+/// and is taken all the same.
+///
+/// # Errors
+/// Why it can't, for a person.
+pub fn adopt(file: impl AsFd) -> Result<(), String> {
+    let _unsealable = map::seal_size(file.as_fd());
+    match nix::sys::stat::fstat(file.as_fd()) {
+        Ok(stat) if usize::try_from(stat.st_size) == Ok(LENGTH) => Ok(()),
+        Ok(stat) => Err(format!("its ledger has {} bytes, not {LENGTH}", stat.st_size)),
+        Err(errno) => Err(format!("cannot look at its ledger: {}", errno.desc())),
+    }
 }
 
 /// A ledger, as its sink holds it.
@@ -309,31 +330,39 @@ impl Ledger {
 }
 
 /// What whoever holds a ledger sees of it, and has no part in.
-#[derive(Debug)]
-pub struct View {
-    map: SharedMap,
-}
+///
+/// It is read, not mapped: its sink writes to it at any instant, and nothing
+/// that a sink does to its ledger may be more than a wrong number here.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a>(BorrowedFd<'a>);
 
-impl View {
+impl<'a> View<'a> {
     /// Looks at a ledger.
-    ///
-    /// # Errors
-    /// It is no memory file of [`create`]'s; ENOMEM.
-    pub fn open(fd: impl AsFd) -> io::Result<View> {
-        Ok(View { map: SharedMap::new(fd, map::PAGE)? })
+    pub fn of(ledger: &'a OwnedFd) -> View<'a> {
+        View(ledger.as_fd())
     }
 
     /// The batch that the sink took last; it changes with each.
-    pub fn batch(&self) -> u64 {
-        Words(self.map.words(WORDS)).get(BATCH)
+    pub fn batch(self) -> u64 {
+        self.word(BATCH)
     }
 
     /// How many bytes the sink took out of the link and has not saved: the
     /// beginning of a message.
-    pub fn carried(&self) -> usize {
-        let length = carry_len(Words(self.map.words(WORDS)).get(CARRY));
+    pub fn carried(self) -> usize {
+        let length = carry_len(self.word(CARRY));
         // What makes no sense is refused by the sink, not here.
         if length <= CARRY_MAX { length } else { 0 }
+    }
+
+    fn word(self, word: usize) -> u64 {
+        let mut bytes = [0; 8];
+        let at = nix::libc::off_t::try_from(8 * word).unwrap_or(nix::libc::off_t::MAX);
+        // One that is too short to have it has nothing to say.
+        match nix::sys::uio::pread(self.0, &mut bytes, at) {
+            Ok(8) => u64::from_ne_bytes(bytes),
+            Ok(_) | Err(_) => 0,
+        }
     }
 }
 
@@ -377,6 +406,34 @@ mod tests {
         let mut bytes = Vec::new();
         ledger.read_carry(&mut bytes).unwrap();
         bytes
+    }
+
+    #[test]
+    fn no_sink_can_change_how_long_its_ledger_is() {
+        let file = File::from(create().unwrap());
+        for length in [0, 4096, LENGTH as u64 + 1] {
+            assert!(file.set_len(length).is_err());
+        }
+        assert_eq!(adopt(&file), Ok(()));
+    }
+
+    #[test]
+    fn what_was_kept_is_a_ledger_only_where_it_has_a_ledgers_length() {
+        for length in [0, 8, map::PAGE, LENGTH - 1, LENGTH + 1] {
+            let kept = map::memory_file(c"cut", length).unwrap();
+            let why = adopt(&kept).unwrap_err();
+            assert_eq!(why, format!("its ledger has {length} bytes, not {LENGTH}"));
+            // To look at it is harmless all the same.
+            assert_eq!((View::of(&kept).batch(), View::of(&kept).carried()), (0, 0));
+        }
+        // One of a version that sealed none can be cut once it is looked at.
+        let unsealed =
+            File::from(nix::sys::memfd::memfd_create(c"old", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).unwrap());
+        unsealed.set_len(LENGTH as u64).unwrap();
+        let kept = OwnedFd::from(unsealed.try_clone().unwrap());
+        assert_eq!(adopt(&kept), Ok(()));
+        unsealed.set_len(0).unwrap();
+        assert_eq!(View::of(&kept).carried(), 0);
     }
 
     #[test]

@@ -83,12 +83,17 @@ fn way_back(queue: &Pipe, protocol: Protocol) -> io::Result<Option<Pipe>> {
         Protocol::Lines => Ok(None),
         Protocol::Records => {
             pipe::set_nonblocking(&queue.write, true)?;
-            let replies = Pipe::new(pipe::capacity(&queue.write)?.min(1 << 16))?;
+            let replies = Pipe::new(replies_capacity(pipe::capacity(&queue.write)?))?;
             pipe::set_nonblocking(&replies.read, true)?;
             pipe::set_nonblocking(&replies.write, true)?;
             Ok(Some(replies))
         }
     }
+}
+
+/// How many bytes of acknowledgements the way back of a queue can hold.
+pub fn replies_capacity(queue: usize) -> usize {
+    queue.min(1 << 16)
 }
 
 impl Link {

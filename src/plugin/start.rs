@@ -50,11 +50,7 @@ impl Start {
             Some(fd) => read_all(take(fd)).map_err(|e| format!("cannot read PLUMBD_SETTINGS: {e}"))?,
             None => "{}".to_owned(),
         };
-        let links = match std::env::var(handover::VARIABLE) {
-            Ok(json) => serde_json::from_str(&json).map_err(|e| format!("cannot read {}: {e}", handover::VARIABLE))?,
-            Err(VarError::NotPresent) => Links::default(),
-            Err(error) => return Err(format!("cannot read {}: {error}", handover::VARIABLE)),
-        };
+        let links = links()?;
         let metrics = match descriptor("PLUMBD_METRICS")? {
             Some(fd) => Metrics::shared(take(fd)).map_err(|e| format!("cannot map PLUMBD_METRICS: {e}"))?,
             None => Metrics::private(),
@@ -82,6 +78,20 @@ impl Start {
 /// Where it is not open: whoever named it was wrong.
 pub fn take(fd: RawFd) -> OwnedFd {
     sys::inherited(fd).unwrap_or_else(|e| panic!("cannot take descriptor {fd}: {e}"))
+}
+
+/// What is said of its links, in the environment or in a file.
+fn links() -> Result<Links, String> {
+    let (variable, json) = match (std::env::var(handover::VARIABLE), descriptor(handover::FILE_VARIABLE)?) {
+        (Ok(json), _) => (handover::VARIABLE, json),
+        (Err(VarError::NotPresent), Some(fd)) => {
+            let text = read_all(take(fd)).map_err(|e| format!("cannot read {}: {e}", handover::FILE_VARIABLE))?;
+            (handover::FILE_VARIABLE, text)
+        }
+        (Err(VarError::NotPresent), None) => return Ok(Links::default()),
+        (Err(error), _) => return Err(format!("cannot read {}: {error}", handover::VARIABLE)),
+    };
+    serde_json::from_str(&json).map_err(|e| format!("cannot read {variable}: {e}"))
 }
 
 fn descriptor(variable: &str) -> Result<Option<RawFd>, String> {

@@ -310,6 +310,7 @@ impl Supervisor {
         };
         // If the service manager starts the next one, clients have waited for
         // it, and what nobody took is there again. Else it forgets them itself.
+        self.sockets.revive_all();
         let unsaved = self.links.stored(|held| self.links.queued(held) > 0);
         self.store.keep(&self.sockets.stored_at_the_end().chain(unsaved).collect(), &mut self.manager);
         // Whoever is told that it is over may start the next one at once.

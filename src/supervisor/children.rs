@@ -124,7 +124,21 @@ impl Supervisor {
         }
     }
 
+    /// Whether no other process has that child's listening sockets: those of its
+    /// other instances.
+    fn is_alone(&self, id: Id) -> bool {
+        let listens = |id: &Id| self.children.get(id).map_or(&[][..], |child| &child.config.listen);
+        let own = listens(&id);
+        let shares = |other: &Id| listens(other).iter().any(|address| own.contains(address));
+        own.is_empty()
+            || !self
+                .children
+                .iter()
+                .any(|(other, child)| *other != id && child.machine.pid().is_some() && shares(other))
+    }
+
     fn spawn(&mut self, id: Id) -> Event {
+        let alone = self.is_alone(id);
         let Some(child) = self.children.get_mut(&id) else {
             return Event::SpawnFailed("it is gone".to_owned());
         };
@@ -133,12 +147,22 @@ impl Supervisor {
         child.pending = false;
         child.says = None;
         child.told_of_strangers = false;
-        let (links, sockets) = (&self.links, &self.sockets);
-        let started =
-            spawn::spawn(&child.config, &child.holdings, links, sockets, &self.null, self.soft_descriptors, &mark);
+        let common = spawn::Common {
+            links: &mut self.links,
+            sockets: &mut self.sockets,
+            null: &self.null,
+            soft_descriptors: self.soft_descriptors,
+        };
+        let started = spawn::spawn(&child.config, &child.holdings, common, alone, &mark);
+        if self.sockets.take_renewed() {
+            self.keep_in_store();
+        }
         let started = match started {
             Ok(started) => started,
             Err(error) => return Event::SpawnFailed(error.to_string()),
+        };
+        let Some(child) = self.children.get_mut(&id) else {
+            return Event::SpawnFailed("it is gone".to_owned());
         };
         let pid = started.spawned.pid;
         log::debug!(target: &child.config.name, "process {pid}");
@@ -163,8 +187,10 @@ impl Supervisor {
     pub(super) fn on_exec(&mut self, id: Id) {
         let Some(child) = self.children.get_mut(&id) else { return };
         let Some(status) = &child.exec else { return };
+        let killed = || child.machine.pid().is_some_and(|pid| !process::has_executed(pid));
         let event = match process::outcome(&**status) {
             Ok(Exec::Pending) => return,
+            Ok(Exec::Done) if killed() => Event::ExecFailed("it was killed before it executed its program".to_owned()),
             Ok(Exec::Done) => Event::Executed,
             Ok(Exec::Failed(why)) => Event::ExecFailed(why),
             Err(error) => Event::ExecFailed(error.to_string()),
@@ -243,7 +269,9 @@ impl Supervisor {
 
     fn reap_one(&mut self, pid: Pid) {
         let id = self.by_pid.remove(&pid);
-        if id.is_some() {
+        if let Some(id) = id {
+            // Whether it executed is known only as long as its number is its own.
+            self.on_exec(id);
             // What it left in its group goes with it. Its number is its
             // own until it is reaped, so no other group can be hit.
             let _none_left = process::signal_group(pid, Signal::SIGKILL);
@@ -318,6 +346,12 @@ impl Supervisor {
         child.says = None;
         (child.exec, child.ready) = (None, None);
         self.dirty = true;
+        // Clients wait from here on, not only from its next start.
+        for address in &Rc::clone(&child.config).listen {
+            if let Err(error) = self.sockets.revive(address) {
+                log::warn!("cannot listen on {address}: {error}");
+            }
+        }
         self.step(id, Event::Exited(exit));
     }
 }

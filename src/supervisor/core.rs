@@ -24,7 +24,7 @@ use crate::sys::map::give_back;
 use crate::sys::process;
 use crate::sys::signals::Signals;
 use jiff::Timestamp;
-use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGIO, SIGTERM, SIGUSR1};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -95,7 +95,8 @@ impl Supervisor {
         let store = Store::open()?;
         let soft_descriptors = process::raise_descriptor_limit().map_err(at("raise the limit on descriptors"))?;
         process::become_subreaper().map_err(at("become the subreaper"))?;
-        let mut signals = Signals::catch(&[SIGHUP, SIGTERM, SIGINT, SIGUSR1, SIGCHLD]).map_err(at("catch signals"))?;
+        let mut signals =
+            Signals::catch(&[SIGHUP, SIGTERM, SIGINT, SIGUSR1, SIGCHLD, SIGIO]).map_err(at("catch signals"))?;
         let null = std::fs::File::open("/dev/null").map_err(at("open /dev/null"))?.into();
         let poll = Poll::new().map_err(at("make an epoll instance"))?;
         let server = Server::bind(&loaded.model.daemon.control, &poll)?;
@@ -236,6 +237,9 @@ impl Supervisor {
                 SIGUSR1 => {
                     self.reopen();
                 }
+                // A child can have the kernel send it to whomever it may signal
+                // (F_SETOWN, fcntl(2)); its default action is death.
+                SIGIO => log::debug!("SIGIO: ignored"),
                 _ => (0..self.signals.times(signal)).for_each(|_| self.asked_to_end()),
             }
         }

@@ -1,12 +1,14 @@
 //! The links as the supervisor holds them: every pipe with both its ends, so
 //! that what is in it outlives both processes.
 
+use super::access;
 use super::store::{self, Store};
 use crate::config::model::{Link as Config, Model, Program};
 use crate::link::handover::Protocol;
-use crate::link::ledger::View;
-use crate::link::{Intake, Kept, Link};
+use crate::link::ledger::{self, View};
+use crate::link::{Intake, Kept, Link, replies_capacity};
 use crate::plugin;
+use crate::sys::anew;
 use crate::sys::pipe::{self, Pipe};
 use jiff::Timestamp;
 use std::collections::{HashMap, HashSet};
@@ -29,18 +31,21 @@ pub struct Held {
     pub intake: Option<HeldIntake>,
     /// The acknowledgements' way back, with records.
     pub replies: Option<Pipe>,
+    /// Whose processes its source and its sink are.
+    users: [u32; 2],
     /// When bytes were first seen to wait, and how many the sink had taken then.
     seen: Option<(Instant, u64)>,
     /// When none were seen to wait the last time.
     idle_at: Timestamp,
 }
 
-/// An intake, and a look into its ledger.
+/// An intake, and what its staging holds at most.
 #[derive(Debug)]
 pub struct HeldIntake {
     /// The sink's.
     pub intake: Intake,
-    view: View,
+    /// What staging can hold.
+    granted: usize,
 }
 
 /// A queue: what the source writes and the sink reads.
@@ -51,6 +56,10 @@ pub struct Queue {
     pub read: OwnedFd,
     /// The source's end; `None` once its input has ended.
     pub write: Option<OwnedFd>,
+    /// What it can hold: as much as was asked for, or as the kernel granted.
+    granted: usize,
+    /// That it holds less by now, and the kernel does not grant more, was told.
+    short_told: bool,
 }
 
 /// Which links share a queue.
@@ -101,6 +110,11 @@ impl Held {
     /// `FROM -> TO`.
     pub fn title(&self) -> String {
         format!("{} -> {}", self.config.from, self.config.to)
+    }
+
+    /// Whether that child is its source or its sink.
+    fn touches(&self, child: &str) -> bool {
+        self.config.from == child || self.config.to == child
     }
 
     /// What `model` says of this link, if it has it.
@@ -183,6 +197,7 @@ impl Links {
             queue: id.clone(),
             intake: None,
             replies: None,
+            users: users(link, model),
             seen: None,
             idle_at: Timestamp::now(),
         };
@@ -192,7 +207,7 @@ impl Links {
             held.intake = made.intake.map(HeldIntake::new).transpose()?;
             held.replies = made.replies;
             let Pipe { read, write } = made.queue;
-            new.queues.push(Queue { id, read, write: Some(write) });
+            new.queues.push(Queue { id, read, write: Some(write), granted: real, short_told: false });
         }
         new.held.push(held);
         Ok(())
@@ -223,10 +238,11 @@ impl Links {
         for held in &mut self.held {
             let Some(config) = held.in_model(model) else { continue };
             if config.capacity != held.config.capacity {
-                if let Some(queue) = self.queues.iter().find(|q| q.id == held.queue) {
-                    resize(held, &queue.read, config);
+                if let Some(queue) = self.queues.iter_mut().find(|q| q.id == held.queue) {
+                    resize(held, queue, config);
                 }
             }
+            held.users = users(config, model);
             held.config = config.clone();
         }
     }
@@ -266,10 +282,43 @@ impl Links {
         Ok(())
     }
 
+    /// Puts right what processes that are gone by now, or a neighbour, did to
+    /// the pipes of that child's links: their capacity, and who may open them.
+    ///
+    /// # Errors
+    /// A pipe can't be given to the child's user.
+    pub fn put_right(&mut self, child: &str) -> io::Result<()> {
+        for held in self.held.iter().filter(|held| held.touches(child)) {
+            let Some(queue) = self.queues.iter_mut().find(|q| q.id == held.queue) else { continue };
+            let title = held.title();
+            let mut short = pipe::restore_capacity(&queue.read, queue.granted)? < queue.granted;
+            if let Some(HeldIntake { intake, granted, .. }) = &held.intake {
+                short |= pipe::restore_capacity(&intake.staging.read, *granted)? < *granted;
+            }
+            if let Some(replies) = &held.replies {
+                // One that is small delays acknowledgements, and loses none.
+                let _granted = pipe::restore_capacity(&replies.read, replies_capacity(queue.granted))?;
+            }
+            if short && !queue.short_told {
+                log::warn!(
+                    "link {title}: a process made it smaller, and the kernel does not grant what it had (pipe(7))"
+                );
+            }
+            queue.short_told = short;
+            let sources: Vec<u32> = match &held.queue {
+                QueueId::Between(..) => vec![held.users[0]],
+                QueueId::Of(_) => self.held.iter().filter(|h| h.queue == held.queue).map(|h| h.users[0]).collect(),
+            };
+            let (owner, mode) = access::to_queue(nix::unistd::geteuid().as_raw(), held.users[1], &sources);
+            anew::permit(&queue.read, owner, mode)?;
+        }
+        Ok(())
+    }
+
     /// Bytes that wait in a link: in its queue, in staging, and carried over in
     /// the ledger.
     pub fn queued(&self, held: &Held) -> usize {
-        self.untaken(held) + held.intake.as_ref().map_or(0, |held| held.view.carried())
+        self.untaken(held) + held.intake.as_ref().map_or(0, |held| held.view().carried())
     }
 
     /// The same without what the sink carries: half a line that it took, and
@@ -290,7 +339,7 @@ impl Links {
         let mut answers = Vec::with_capacity(sizes.len());
         for (held, (queued, untaken)) in self.held.iter_mut().zip(sizes) {
             // Another batch, or, where nobody tells, another number of bytes.
-            let batch = held.intake.as_ref().map(|intake| intake.view.batch());
+            let batch = held.intake.as_ref().map(|intake| intake.view().batch());
             let taken = batch.unwrap_or(untaken as u64);
             held.seen = match held.seen {
                 _ if untaken == 0 => None,
@@ -321,7 +370,7 @@ fn stalled(seen: Duration, clock: Timestamp, idle_at: Timestamp, batch: u64) -> 
 }
 
 /// A link that an earlier supervisor left.
-fn take_up(link: &Config, kept: Kept, has_intake: bool) -> io::Result<Link> {
+fn take_up(link: &Config, mut kept: Kept, has_intake: bool) -> io::Result<Link> {
     if has_intake && kept.intake.is_none() {
         log::error!(
             "link {} -> {}: the service manager kept its queue alone: what its sink had begun to take is lost",
@@ -329,13 +378,24 @@ fn take_up(link: &Config, kept: Kept, has_intake: bool) -> io::Result<Link> {
             link.to
         );
     }
+    if let Some((staging, ledger)) = &mut kept.intake {
+        if let Err(why) = ledger::adopt(&*ledger) {
+            // What is in staging is taken once more rather than lost.
+            log::error!(
+                "link {} -> {}: {why}: it begins with an empty one. The beginning of a message that its sink had set \
+                 aside is lost; of {} bytes that it was about to save, some may be saved twice",
+                link.from,
+                link.to,
+                pipe::bytes_in(staging)?
+            );
+            *ledger = ledger::create()?;
+        }
+    }
     let made = kept.again(link.protocol, has_intake)?;
     let staging = made.intake.as_ref().map(|intake| &intake.staging.write);
     for end in [Some(&made.queue.write), staging].into_iter().flatten() {
-        if pipe::capacity(end)? < link.capacity {
-            // Refused is told by the caller.
-            let _refused = pipe::set_capacity(end, link.capacity);
-        }
+        // Refused is told by the caller.
+        let _refused = pipe::restore_capacity(end, link.capacity);
     }
     log::info!(
         "link {} -> {}: taken up as the last supervisor left it, with {} bytes",
@@ -346,20 +406,32 @@ fn take_up(link: &Config, kept: Kept, has_intake: bool) -> io::Result<Link> {
     Ok(made)
 }
 
-fn resize(held: &Held, queue: &OwnedFd, link: &Config) {
-    let staging = held.intake.as_ref().map(|intake| &intake.intake.staging.write);
+fn resize(held: &mut Held, queue: &mut Queue, link: &Config) {
     let Config { from, to, capacity, .. } = link;
+    let intake = held.intake.as_mut().map(|held| (&held.intake.staging.write, &mut held.granted));
     let mut real = *capacity;
-    for (name, end) in [("queue", Some(queue)), ("staging", staging)] {
-        match end.map_or(Ok(real), |end| pipe::set_capacity(end, *capacity)) {
-            Ok(granted) => real = real.min(granted),
+    for (name, pipe) in [("queue", Some((&queue.read, &mut queue.granted))), ("staging", intake)] {
+        let Some((end, granted)) = pipe else { continue };
+        match pipe::set_capacity(end, *capacity) {
+            Ok(bytes) => {
+                *granted = bytes;
+                real = real.min(bytes);
+            }
             // The other one may have it all the same.
             Err(error) => log::warn!(
                 "link {from} -> {to}: cannot set the capacity of its {name} to {capacity} bytes: {error}; the {name} stays as it was"
             ),
         }
     }
+    queue.short_told = false;
     tell_granted(link, real);
+}
+
+/// Whose processes the two ends of a link are.
+fn users(link: &Config, model: &Model) -> [u32; 2] {
+    let own = nix::unistd::geteuid().as_raw();
+    [&link.from, &link.to]
+        .map(|name| model.child(name).and_then(|child| child.user.as_ref()).map_or(own, |who| who.uid))
 }
 
 fn tell_granted(link: &Config, real: usize) {
@@ -373,8 +445,12 @@ fn tell_granted(link: &Config, real: usize) {
 
 impl HeldIntake {
     fn new(intake: Intake) -> io::Result<HeldIntake> {
-        let view = View::open(&intake.ledger)?;
-        Ok(HeldIntake { intake, view })
+        let granted = pipe::capacity(&intake.staging.write)?;
+        Ok(HeldIntake { intake, granted })
+    }
+
+    fn view(&self) -> View<'_> {
+        View::of(&self.intake.ledger)
     }
 }
 

@@ -21,7 +21,9 @@
 //! | `store` | what outlives this process, at the service manager |
 //! | `poll`, `unix_name` | what the loop waits for; the names of Unix sockets |
 //! | `supervised`, `spawn`, `links`, `sockets`, `notify` | what is held for the children |
+//! | `access` | which users may open the pipes that children are given |
 
+mod access;
 mod backoff;
 mod change;
 pub mod child;

@@ -1,15 +1,20 @@
 //! What a child is given when it starts: descriptors and environment.
 
-use super::links::Links;
+use super::access;
+use super::links::{Held, Links};
 use super::mark;
 use super::notify;
 use super::poll::Watched;
 use super::sockets::Sockets;
-use crate::config::model::{Child, Program, Ready};
+use crate::config::model::{Child, Link as Config, Program, Ready};
 use crate::journal;
 use crate::link::handover::{self, Inbound, Outbound, Protocol};
+use crate::sys::anew;
+use crate::sys::map;
 use crate::sys::pipe::{self, Pipe};
 use crate::sys::process::{self, Spawned};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -39,7 +44,28 @@ pub struct Started {
     pub ready: Option<OwnedFd>,
 }
 
-/// Starts a child.
+/// What a log pipe can hold.
+pub const LOG_CAPACITY: usize = 64 * 1024;
+
+/// Links described in more bytes than this go by a descriptor: a string of the
+/// environment has at most 128 KiB (MAX_ARG_STRLEN, execve(2)).
+const LINKS_IN_ENVIRONMENT: usize = 64 * 1024;
+
+/// What the supervisor has for all children.
+#[derive(Debug)]
+pub struct Common<'a> {
+    /// The links.
+    pub links: &'a mut Links,
+    /// The listening sockets.
+    pub sockets: &'a mut Sockets,
+    /// /dev/null.
+    pub null: &'a OwnedFd,
+    /// The soft limit on descriptors that programs get.
+    pub soft_descriptors: u64,
+}
+
+/// Starts a child. `alone`: no other process has its listening sockets. `mark`
+/// names this start ([`mark`]).
 ///
 /// # Errors
 /// What could not be done before exec; later failures come through
@@ -47,20 +73,19 @@ pub struct Started {
 pub fn spawn(
     child: &Child,
     holdings: &Holdings,
-    links: &Links,
-    sockets: &Sockets,
-    null: &OwnedFd,
-    soft_descriptors: u64,
+    common: Common<'_>,
+    alone: bool,
     mark: &str,
 ) -> io::Result<Started> {
-    let mut fds = Descriptors::new(child, holdings, links, null);
+    let Common { links, sockets, null, soft_descriptors } = common;
+    links.put_right(&child.name).map_err(|e| cannot("prepare its links", &e))?;
+    let mut fds = Descriptors::standard(child, holdings, links, null)?;
     let mut environment = Environment::new(child);
     environment.set(mark::VARIABLE, mark);
 
+    let plugin = matches!(child.program, Program::Plugin(_));
     for address in &child.listen {
-        let socket = sockets.get(address).ok_or_else(|| io::Error::other("its socket is not held"))?;
-        pipe::set_nonblocking(socket, matches!(child.program, Program::Plugin(_)))?;
-        fds.add(socket.as_fd());
+        fds.share(sockets.put_right(address, plugin, alone)?)?;
     }
     if !child.listen.is_empty() {
         let names: Vec<&str> = child.listen.iter().map(|address| address.scheme()).collect();
@@ -68,15 +93,19 @@ pub fn spawn(
         environment.set("LISTEN_FDNAMES", &names.join(":"));
         environment.entries.push(process::LISTEN_PID.to_owned());
     }
-    // The offset is shared with whoever read it before.
-    nix::unistd::lseek(&holdings.settings, 0, nix::unistd::Whence::SeekSet)?;
-    environment.set("PLUMBD_SETTINGS", &fds.add(holdings.settings.as_fd()).to_string());
+    environment.set("PLUMBD_SETTINGS", &fds.open("its settings", &holdings.settings, OFlag::O_RDONLY)?.to_string());
     if let Some(metrics) = &holdings.metrics {
-        environment.set("PLUMBD_METRICS", &fds.add(metrics.as_fd()).to_string());
+        environment.set("PLUMBD_METRICS", &fds.open("its counters", metrics, OFlag::O_RDWR)?.to_string());
     }
-    if let Some(told) = tell_links(child, links, &mut fds) {
+    if let Some(told) = hand_over(child, links, &mut fds)? {
         let json = serde_json::to_string(&told).map_err(io::Error::other)?;
-        environment.set(handover::VARIABLE, &json);
+        if json.len() <= LINKS_IN_ENVIRONMENT {
+            environment.set(handover::VARIABLE, &json);
+        } else {
+            let file =
+                map::sealed_file(c"plumbd-links", json.as_bytes()).map_err(|e| cannot("describe its links", &e))?;
+            environment.set(handover::FILE_VARIABLE, &fds.add(file).to_string());
+        }
     }
     if let Some(socket) = &holdings.notify {
         environment.set("NOTIFY_SOCKET", socket.name());
@@ -87,7 +116,7 @@ pub fn spawn(
     };
     if let Some(ready) = &ready {
         pipe::set_nonblocking(&ready.read, true)?;
-        environment.set("PLUMBD_READY_FD", &fds.add(ready.write.as_fd()).to_string());
+        environment.set("PLUMBD_READY_FD", &fds.share(&ready.write)?.to_string());
     }
 
     let (path, arguments) = command(child)?;
@@ -100,11 +129,12 @@ pub fn spawn(
         None => None,
     };
     let directory = child.directory.as_ref().map(|d| c_string(d.as_os_str().as_bytes())).transpose()?;
+    let descriptors: Vec<BorrowedFd<'_>> = fds.list.iter().map(AsFd::as_fd).collect();
     let spawned = process::spawn(&process::Program {
         path: &path,
         arguments: &arguments,
         environment: &environment.entries,
-        descriptors: &fds.list,
+        descriptors: &descriptors,
         identity,
         directory: directory.as_deref(),
         umask: child.umask,
@@ -120,51 +150,107 @@ pub fn spawn(
 }
 
 /// The descriptors of a child, by the number each will have.
-struct Descriptors<'a> {
-    list: Vec<BorrowedFd<'a>>,
+///
+/// All but sockets are open file descriptions that no other process has, nor
+/// this one: whatever the child does to their flags and offsets ends with it.
+struct Descriptors {
+    list: Vec<OwnedFd>,
 }
 
-impl<'a> Descriptors<'a> {
+impl Descriptors {
     /// stdin, stdout, stderr.
-    fn new(child: &Child, holdings: &'a Holdings, links: &'a Links, null: &'a OwnedFd) -> Descriptors<'a> {
-        let log = holdings.log.write.as_fd();
-        let stdin = links.flowing_into(&child.name).next().map_or(null.as_fd(), |held| links.queue(held).read.as_fd());
-        let stdout = links.out_of(&child.name).and_then(|held| links.queue(held).write.as_ref());
-        Descriptors { list: vec![stdin, stdout.map_or(log, AsFd::as_fd), log] }
+    fn standard(child: &Child, holdings: &Holdings, links: &Links, null: &OwnedFd) -> io::Result<Descriptors> {
+        let mut fds = Descriptors { list: Vec::new() };
+        match links.flowing_into(&child.name).next() {
+            Some(held) => fds.open("its standard input", &links.queue(held).read, OFlag::O_RDONLY)?,
+            None => fds.open("its standard input", null, OFlag::O_RDONLY)?,
+        };
+        let log = &holdings.log;
+        let _granted = pipe::restore_capacity(&log.read, LOG_CAPACITY)?;
+        anew::permit(&log.read, nix::unistd::geteuid().as_raw(), access::TO_LOG)?;
+        match links.out_of(&child.name) {
+            Some(held) => {
+                // Never the log in its place: what a source says belongs to its sink.
+                let write = links.queue(held).write.as_ref().ok_or_else(|| {
+                    io::Error::other(format!("its link to {} takes no more: its input has ended", held.config.to))
+                })?;
+                fds.open("its standard output", write, OFlag::O_WRONLY | writes(held))?;
+                fds.open("its log pipe", &log.write, OFlag::O_WRONLY)?;
+            }
+            None => {
+                fds.open("its log pipe", &log.write, OFlag::O_WRONLY)?;
+                fds.share(&fds.list[1].try_clone()?)?;
+            }
+        }
+        Ok(fds)
     }
 
-    /// The number that it will have.
-    fn add(&mut self, fd: BorrowedFd<'a>) -> i32 {
+    /// A description of its own for what `fd` refers to; the number that it will have.
+    fn open(&mut self, what: &str, fd: &OwnedFd, flags: OFlag) -> io::Result<i32> {
+        let own = anew::description(fd, flags).map_err(|e| cannot(&format!("open {what}"), &e.into()))?;
+        Ok(self.add(own))
+    }
+
+    /// The same description, for what is shared.
+    fn share(&mut self, fd: &OwnedFd) -> io::Result<i32> {
+        let copy = fd.try_clone().map_err(|e| cannot("copy a descriptor", &e))?;
+        Ok(self.add(copy))
+    }
+
+    fn add(&mut self, fd: OwnedFd) -> i32 {
         self.list.push(fd);
         i32::try_from(self.list.len() - 1).unwrap_or(i32::MAX)
     }
 }
 
+/// How the write end of a link's queue is given to its source.
+fn writes(held: &Held) -> OFlag {
+    match held.config.protocol {
+        Protocol::Lines => OFlag::empty(),
+        Protocol::Records => OFlag::O_NONBLOCK,
+    }
+}
+
+/// "opening its standard input: Too many open files", as what follows "cannot start".
+fn cannot(what: &str, error: &io::Error) -> io::Error {
+    let cause = error.raw_os_error().map_or_else(|| error.to_string(), |e| Errno::from_raw(e).desc().to_owned());
+    io::Error::other(format!("cannot {what}: {cause}"))
+}
+
 /// What $PLUMBD_LINKS says, where there is more to a link than stdin and stdout.
-fn tell_links<'a>(child: &Child, links: &'a Links, fds: &mut Descriptors<'a>) -> Option<handover::Links> {
+fn hand_over(child: &Child, links: &Links, fds: &mut Descriptors) -> io::Result<Option<handover::Links>> {
     let mut told = handover::Links::default();
     for (place, held) in links.flowing_into(&child.name).enumerate() {
         let Some(intake) = held.intake.as_ref().map(|i| &i.intake) else { continue };
         // The first one's queue is stdin.
-        let queue = if place == 0 { 0 } else { fds.add(links.queue(held).read.as_fd()) };
-        told.inbound.push(Inbound {
-            from: held.config.from.clone(),
-            protocol: held.config.protocol,
-            queue,
-            staging: [fds.add(intake.staging.read.as_fd()), fds.add(intake.staging.write.as_fd())],
-            ledger: fds.add(intake.ledger.as_fd()),
-            replies: held.replies.as_ref().map(|replies| fds.add(replies.write.as_fd())),
-        });
+        let queue = if place == 0 { 0 } else { fds.open("a queue", &links.queue(held).read, OFlag::O_RDONLY)? };
+        let staging = [
+            fds.open("staging", &intake.staging.read, OFlag::O_RDONLY)?,
+            fds.open("staging", &intake.staging.write, OFlag::O_WRONLY)?,
+        ];
+        let ledger = fds.open("a ledger", &intake.ledger, OFlag::O_RDWR)?;
+        let replies = match &held.replies {
+            Some(replies) => {
+                Some(fds.open("the replies of a link", &replies.write, OFlag::O_WRONLY | OFlag::O_NONBLOCK)?)
+            }
+            None => None,
+        };
+        let Config { from, protocol, .. } = &held.config;
+        told.inbound.push(Inbound { from: from.clone(), protocol: *protocol, queue, staging, ledger, replies });
     }
-    told.outbound = links
-        .out_of(&child.name)
-        .filter(|held| held.config.protocol == Protocol::Records || matches!(child.program, Program::Plugin(_)))
-        .map(|held| Outbound {
-            to: held.config.to.clone(),
-            protocol: held.config.protocol,
-            replies: held.replies.as_ref().map(|replies| fds.add(replies.read.as_fd())),
-        });
-    (!told.inbound.is_empty() || told.outbound.is_some()).then_some(told)
+    if let Some(held) = links.out_of(&child.name) {
+        let Config { to, protocol, .. } = &held.config;
+        if *protocol == Protocol::Records || matches!(child.program, Program::Plugin(_)) {
+            let replies = match &held.replies {
+                Some(replies) => {
+                    Some(fds.open("the replies of a link", &replies.read, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?)
+                }
+                None => None,
+            };
+            told.outbound = Some(Outbound { to: to.clone(), protocol: *protocol, replies });
+        }
+    }
+    Ok((!told.inbound.is_empty() || told.outbound.is_some()).then_some(told))
 }
 
 struct Environment {

@@ -160,7 +160,7 @@ impl Store {
         let part = |part: &str| self.left.get(&format!("{link}/{part}"));
         let queued = part(QUEUE).map_or(Ok(0), pipe::bytes_in)?;
         let staged = part(STAGING).map_or(Ok(0), pipe::bytes_in)?;
-        let carried = part(LEDGER).map_or(Ok(0), |fd| View::open(fd).map(|view| view.carried()))?;
+        let carried = part(LEDGER).map_or(0, |fd| View::of(fd).carried());
         Ok(queued + staged + carried)
     }
 

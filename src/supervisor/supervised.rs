@@ -5,19 +5,19 @@ use super::child::{Ladder, Machine, Policy, State};
 use super::drain;
 use super::notify;
 use super::poll::{Id, Poll, Token, Watched};
-use super::spawn::Holdings;
+use super::spawn::{Holdings, LOG_CAPACITY};
 use crate::config::model::{Child, Program, Ready};
 use crate::control::status::{ChildState, Ended, LastExit};
 use crate::journal::LineSplitter;
 use crate::plugin;
-use crate::sys::map::{PAGE, SharedMap, memory_file};
+use crate::sys::map::{self, PAGE, SharedMap, memory_file};
 use crate::sys::pipe::{self, Pipe};
 use crate::sys::process::{self, Exit};
 use jiff::Timestamp;
 use nix::sys::epoll::EpollFlags;
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
@@ -221,10 +221,11 @@ impl Parts {
         } else {
             None
         };
-        let settings = read_only(&serde_json::to_vec(&config.settings)?)?;
+        let settings = map::sealed_file(c"plumbd-settings", &serde_json::to_vec(&config.settings)?)?;
         let metrics = match plugin {
             Some(_) => {
                 let file = memory_file(c"plumbd-metrics", PAGE)?;
+                map::seal_size(&file)?;
                 let page = SharedMap::new(&file, PAGE)?;
                 Some((file, page))
             }
@@ -235,23 +236,11 @@ impl Parts {
 }
 
 fn log_pipe(id: Id, poll: &Poll) -> io::Result<Watched<Pipe>> {
-    let log = Pipe::new(64 * 1024)?;
+    let log = Pipe::new(LOG_CAPACITY)?;
     pipe::set_nonblocking(&log.read, true)?;
     poll.watch_part(log, |log| log.read.as_fd(), EpollFlags::EPOLLIN, Token::Log(id))
 }
 
 fn cannot_prepare(config: &Child, error: &io::Error) -> String {
     format!("cannot prepare child \"{}\": {error}", config.name)
-}
-
-/// A file with those bytes that nobody can write to, whoever holds it.
-fn read_only(bytes: &[u8]) -> io::Result<OwnedFd> {
-    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-    use nix::sys::memfd::{MFdFlags, memfd_create};
-    let fd = memfd_create(c"plumbd-settings", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-    let mut file = std::fs::File::from(fd);
-    file.write_all(bytes)?;
-    let seals = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
-    fcntl(file.as_fd(), FcntlArg::F_ADD_SEALS(seals))?;
-    Ok(file.into())
 }

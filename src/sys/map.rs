@@ -4,10 +4,11 @@
 //! A store to a shared mapping is in the page cache at once; SIGKILL of the
 //! process that made it takes nothing back (mmap(2), MAP_SHARED).
 
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use std::ffi::{CStr, c_void};
-use std::io;
+use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
@@ -53,9 +54,34 @@ pub fn give_back() -> io::Result<()> {
 /// # Errors
 /// EMFILE, ENFILE, ENOMEM.
 pub fn memory_file(name: &CStr, len: usize) -> io::Result<OwnedFd> {
-    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC)?;
+    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     nix::unistd::ftruncate(&fd, i64::try_from(len).map_err(io::Error::other)?)?;
     Ok(fd)
+}
+
+/// Seals the length of a memory file that others are given: to touch a mapping
+/// of one that was cut is SIGBUS. No other seal can be added then either.
+///
+/// # Errors
+/// EPERM where it has other seals that forbid it; EINVAL where it is no memory file.
+pub fn seal_size(file: impl AsFd) -> io::Result<()> {
+    let size = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    if fcntl(file.as_fd(), FcntlArg::F_GET_SEALS)? & size.bits() != size.bits() {
+        fcntl(file.as_fd(), FcntlArg::F_ADD_SEALS(size))?;
+    }
+    Ok(())
+}
+
+/// Makes a memory file with those bytes that nobody can change, whoever holds it.
+///
+/// # Errors
+/// EMFILE, ENFILE, ENOMEM.
+pub fn sealed_file(name: &CStr, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let mut file = std::fs::File::from(memory_file(name, 0)?);
+    file.write_all(bytes)?;
+    fcntl(file.as_fd(), FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE))?;
+    seal_size(&file)?;
+    Ok(file.into())
 }
 
 /// A shared mapping of a file's first `len` bytes.

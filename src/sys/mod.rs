@@ -3,6 +3,7 @@
 //! This is the only module that may hold `unsafe`; each block says what it
 //! relies on. Everything above it is safe Rust.
 
+pub mod anew;
 pub mod background;
 pub mod descendants;
 pub mod map;

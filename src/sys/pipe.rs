@@ -4,6 +4,7 @@
 //! (splice(2), tee(2)): at any instant a byte is in exactly one of the two
 //! pipes, whatever is killed.
 
+use super::anew;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl};
 use std::io;
@@ -40,9 +41,24 @@ impl Pipe {
 /// # Errors
 /// EACCES where the pipe is another user's, ENOENT without /proc.
 pub fn writer_of(read: &OwnedFd) -> io::Result<OwnedFd> {
-    // A pipe that has a reader is opened for writing without waiting (fifo(7)).
-    let name = format!("/proc/self/fd/{}", read.as_raw_fd());
-    Ok(std::fs::OpenOptions::new().write(true).open(name)?.into())
+    Ok(anew::open(read.as_fd(), OFlag::O_WRONLY)?)
+}
+
+/// Gives the pipe the capacity that it was made with, if a process that had an
+/// end of it changed that. Returns what it has now: less where the kernel does
+/// not grant as much any more, more where it holds too much to shrink.
+///
+/// # Errors
+/// EBADF where `end` is no pipe.
+pub fn restore_capacity(end: impl AsFd, bytes: usize) -> io::Result<usize> {
+    let is = capacity(end.as_fd())?;
+    if is == bytes {
+        return Ok(is);
+    }
+    match set_capacity(end, bytes) {
+        Err(e) if e.raw_os_error() == Some(Errno::EBUSY as i32) => Ok(is),
+        other => other,
+    }
 }
 
 /// Asks for a capacity in bytes (F_SETPIPE_SZ); the kernel rounds it up to a

@@ -228,6 +228,18 @@ pub fn outcome(status: impl AsFd) -> io::Result<Exec> {
     }
 }
 
+/// Whether a child that is not reaped yet has executed a program: its status
+/// pipe is closed too where it was killed before that. True where /proc can't
+/// tell.
+pub fn has_executed(pid: Pid) -> bool {
+    /// Of a process that was forked only (the kernel's linux/sched.h).
+    const PF_FORKNOEXEC: u64 = 0x40;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // `1 (a name) S ppid pgrp session tty tpgid flags` (proc_pid_stat(5))
+    let flags = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(6)?.parse::<u64>().ok());
+    flags.is_none_or(|flags| flags & PF_FORKNOEXEC == 0)
+}
+
 fn report(stage: Stage, errno: Errno) -> [u8; 5] {
     let e = (errno as i32).to_le_bytes();
     [stage as u8, e[0], e[1], e[2], e[3]]
@@ -368,18 +380,40 @@ fn default_dispositions() {
     }
 }
 
-/// The n-th descriptor becomes descriptor n; all others close on exec.
+/// The n-th descriptor becomes descriptor n; all others close on exec. One may
+/// be named more than once.
+///
+/// No more than one is open beside those that were: a program may be given
+/// almost as many as the limit on descriptors allows.
 fn place(descriptors: &[BorrowedFd<'_>], moved: &mut [RawFd]) -> nix::Result<()> {
-    // First out of the way of the numbers that are wanted, then into place.
     let count = descriptors.len();
-    for (moved, &fd) in moved.iter_mut().zip(descriptors) {
-        *moved = above(fd, count)?;
+    for (from, fd) in moved.iter_mut().zip(descriptors) {
+        *from = fd.as_raw_fd();
     }
-    for (number, &fd) in (0..).zip(&*moved) {
+    for (place, number) in (0..).zip(0..count) {
+        let (done, later) = moved.split_at_mut(number + 1);
+        let from = done[number];
+        // What has this number, and is wanted at another, goes out of the way.
+        if from != place && later.contains(&place) {
+            #[allow(unsafe_code)]
+            // SAFETY: open, as it is one of `descriptors`, and closed only once it is placed.
+            let away = above(unsafe { BorrowedFd::borrow_raw(place) }, count)?;
+            later.iter_mut().filter(|later| **later == place).for_each(|later| *later = away);
+        }
         #[allow(unsafe_code)]
-        // SAFETY: in the child, whose low descriptors are replaced on purpose;
+        // SAFETY: in the child, whose descriptors are replaced and closed on purpose;
         // their owners in the parent have a table of descriptors of their own.
-        Errno::result(unsafe { libc::dup2(fd, number) })?;
+        unsafe {
+            if from == place {
+                // dup2 would leave it to be closed on exec.
+                Errno::result(libc::fcntl(place, libc::F_SETFD, 0))?;
+                continue;
+            }
+            Errno::result(libc::dup2(from, place))?;
+            if !later.contains(&from) {
+                libc::close(from);
+            }
+        }
     }
     // Also what this process was itself started with by accident; all of our
     // own is close-on-exec anyway. Since Linux 5.11 (close_range(2)).

@@ -1,7 +1,14 @@
-//! What a socket's two queues hold (tcp(7), ioctls).
+//! What a socket's two queues hold (tcp(7), ioctls), and what a process that
+//! shares a listening socket may have done to it.
 
-use nix::libc::{FIONREAD, TIOCOUTQ, c_int};
+use super::anew;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::libc::{self, FIONREAD, TIOCOUTQ, c_int};
+use nix::sys::socket::{self, MsgFlags, SockaddrStorage, getpeername, getsockname, setsockopt, sockopt};
+use nix::sys::time::TimeVal;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 
 /// How many bytes have come and were not read yet (SIOCINQ).
@@ -31,11 +38,127 @@ pub fn unacknowledged(socket: impl AsFd) -> io::Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
+/// Whether a program ended what the socket receives, or both ways (shutdown(2)).
+///
+/// # Errors
+/// ENOMEM from poll(2).
+pub fn receives_no_more(socket: impl AsFd) -> io::Result<bool> {
+    // By libc, as nix has no name for POLLRDHUP.
+    let mut polled = libc::pollfd { fd: socket.as_fd().as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    loop {
+        #[allow(unsafe_code)]
+        // SAFETY: poll changes one pollfd, which outlives the call.
+        match Errno::result(unsafe { libc::poll(&raw mut polled, 1, 0) }) {
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+            Ok(_) => return Ok(polled.revents & (libc::POLLRDHUP | libc::POLLHUP) != 0),
+        }
+    }
+}
+
+/// Whether a program ended what a UDP socket sends (shutdown(2)). Nothing tells
+/// but sending: an empty datagram goes to a socket of this process's own.
+///
+/// # Errors
+/// EMFILE, ENFILE.
+pub fn sends_no_more(socket: impl AsFd) -> io::Result<bool> {
+    let bound: SockaddrStorage = getsockname(socket.as_fd().as_raw_fd())?;
+    let ip = match (bound.as_sockaddr_in(), bound.as_sockaddr_in6()) {
+        (Some(at), _) if at.ip().is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        (Some(at), _) => IpAddr::V4(at.ip()),
+        (None, Some(at)) if at.ip().is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        (None, Some(at)) => IpAddr::V6(at.ip()),
+        (None, None) => return Ok(false),
+    };
+    let nowhere = match UdpSocket::bind(SocketAddr::new(ip, 0)) {
+        Ok(nowhere) => SockaddrStorage::from(nowhere.local_addr()?),
+        Err(e) if matches!(Errno::from_raw(e.raw_os_error().unwrap_or(0)), Errno::EMFILE | Errno::ENFILE) => {
+            return Err(e);
+        }
+        // Its address is not there just now (a scope, an interface): nothing can be sent anyway.
+        Err(_) => return Ok(false),
+    };
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    Ok(socket::sendto(socket.as_fd().as_raw_fd(), &[], &nowhere, flags) == Err(Errno::EPIPE))
+}
+
+/// Lets a UDP socket receive from everybody again, if a program connected it to
+/// one peer (connect(2)). Whether that was so.
+///
+/// # Errors
+/// None that can happen to a UDP socket.
+pub fn disconnect(socket: impl AsFd) -> io::Result<bool> {
+    let fd = socket.as_fd().as_raw_fd();
+    if getpeername::<SockaddrStorage>(fd).is_err() {
+        return Ok(false);
+    }
+    let nobody = libc::sockaddr { sa_family: 0, sa_data: [0; 14] };
+    let length = libc::socklen_t::try_from(size_of::<libc::sockaddr>()).map_err(io::Error::other)?;
+    #[allow(unsafe_code)]
+    // SAFETY: connect reads `length` bytes of `nobody`, which outlives the call.
+    Errno::result(unsafe { libc::connect(fd, &raw const nobody, length) })?;
+    Ok(true)
+}
+
+/// Puts back what a program may have set on a listening socket and left to the
+/// next one: status flags and who is signalled by it, timeouts, what closing
+/// waits for, a filter.
+///
+/// # Errors
+/// None that can happen to a socket that is held.
+pub fn restore(socket: impl AsFd, nonblocking: bool) -> io::Result<()> {
+    let fd = socket.as_fd().as_raw_fd();
+    anew::set_status(socket.as_fd(), if nonblocking { OFlag::O_NONBLOCK } else { OFlag::empty() })?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(0, 0))?;
+    setsockopt(&socket, sockopt::SendTimeout, &TimeVal::new(0, 0))?;
+    setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 })?;
+    let unused: c_int = 0;
+    #[allow(unsafe_code)]
+    // SAFETY: fcntl takes a number; setsockopt reads one int, which outlives the call.
+    unsafe {
+        Errno::result(libc::fcntl(fd, libc::F_SETOWN, 0))?;
+        let length = libc::socklen_t::try_from(size_of::<c_int>()).map_err(io::Error::other)?;
+        // ENOENT where there is none; EPERM where it is locked (SO_LOCK_FILTER): nothing helps then.
+        let _detached =
+            libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, (&raw const unused).cast(), length);
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn an_udp_socket_that_was_shut_or_connected_is_found_out() {
+        for (how, received, sent) in [
+            (std::net::Shutdown::Read, true, false),
+            (std::net::Shutdown::Write, false, true),
+            (std::net::Shutdown::Both, true, true),
+        ] {
+            for at in ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"] {
+                let socket = UdpSocket::bind(at).expect("a free port");
+                assert!(!receives_no_more(&socket).expect("polled") && !sends_no_more(&socket).expect("sent"), "{at}");
+                let how = match how {
+                    std::net::Shutdown::Read => socket::Shutdown::Read,
+                    std::net::Shutdown::Write => socket::Shutdown::Write,
+                    std::net::Shutdown::Both => socket::Shutdown::Both,
+                };
+                // It does so, and says that it is not connected.
+                let _enotconn = socket::shutdown(socket.as_raw_fd(), how);
+                assert_eq!(receives_no_more(&socket).expect("polled"), received, "{at} {how:?}");
+                assert_eq!(sends_no_more(&socket).expect("sent"), sent, "{at} {how:?}");
+            }
+        }
+        let (one, other) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        let at = one.local_addr().unwrap();
+        assert!(!disconnect(&one).unwrap());
+        one.connect("127.0.0.1:9").unwrap();
+        assert!(disconnect(&one).unwrap());
+        other.send_to(b"x", at).ok();
+    }
 
     #[test]
     fn both_queues_are_counted() {

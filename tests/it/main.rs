@@ -15,6 +15,7 @@ mod echo;
 mod examples;
 mod fake_sink;
 mod guarantee;
+mod handed;
 mod links;
 #[path = "../../benches/load/mod.rs"]
 mod load;

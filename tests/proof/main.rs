@@ -9,6 +9,7 @@
 //!   [`clients_unread`], [`clients_resets`], [`clients_lines`]: theirs;
 //!   [`clients_beside`], [`clients_latency`]: how others are served meanwhile; [`clients_service`]: the daemon that they are clients of;
 //! - [`limits`], [`limits_pipes`], [`limits_starved`]: descriptors, processes, memory and pipes that are refused;
+//! - [`misuse`]: a child that misuses what it was given;
 //! - [`trial`]: what a trial is, and what it prints;
 //! - [`power`]: power loss; [`disk`]: disks that are full or fail; [`disk_image`], [`disk_site`], [`disk_held`]: what they have;
 //! - [`report`]: the table in `tests/GUARANTEE.md`, written by `--write` alone.
@@ -46,6 +47,7 @@ mod manager;
 #[path = "../it/mini.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests and the benchmark use more of it")]
 mod mini;
+mod misuse;
 mod power;
 mod report;
 mod supervisor;
@@ -89,6 +91,7 @@ const GROUPS: &[fn() -> Vec<Trial>] = &[
     disk_outsider::trials,
     clients::trials,
     limits::trials,
+    misuse::trials,
     bytes::trials,
     supervisor::trials,
 ];

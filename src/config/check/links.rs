@@ -9,6 +9,10 @@ use crate::link::handover::Protocol;
 use crate::plugin::echo::settings::EchoAfter;
 use toml::de::DeValue;
 
+/// Links into one sink that keeps them apart, as a logger does: each takes 4 or
+/// 5 of its descriptors, and 5 or 7 of the supervisor's.
+const MAX_INTO: u64 = 1000;
+
 /// A link between children, before it is one between instances.
 #[derive(Debug)]
 pub(super) struct LinkDraft {
@@ -69,6 +73,7 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>, drafts: &[Draft]
         one_output(reader, link, &links[..at]);
         one_queue(reader, link, &links[..at], drafts);
         echo_into(reader, link, drafts);
+        not_too_many(reader, link, &links[..at], drafts);
     }
     // A link that names nobody was meant for somebody.
     if complete && (!links.is_empty() || root.lacks("links")) {
@@ -185,6 +190,31 @@ fn one_queue(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft], dr
         let what = format!("this link's capacity is {mine}, that of the link in line {} is {its}", other.line);
         let help = format!("links into {} share its standard input: give them one capacity", quoted(&sink));
         reader.problem(link.capacity_span.clone(), what, help);
+    }
+}
+
+/// A sink that keeps its links apart has descriptors for so many.
+fn not_too_many(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft], drafts: &[Draft]) {
+    let Some(to) = &link.to else {
+        return;
+    };
+    let count = |link: &LinkDraft| match (link.source(drafts), link.sink(drafts)) {
+        (Some(from), Some(sink)) if sink.name() == to.value => {
+            let apart = sink.plugin.is_some() || link.protocol(from, sink) == Protocol::Records;
+            if apart { from.instances } else { 0 }
+        }
+        _ => 0,
+    };
+    let earlier: u64 = before.iter().map(count).sum();
+    let all = earlier.saturating_add(count(link));
+    // Told once, where it is passed.
+    if earlier <= MAX_INTO && all > MAX_INTO {
+        let what = format!("{all} links into {} are too many", quoted(&to.value));
+        let help = format!(
+            "at most {MAX_INTO}, instances of a source included: each link takes 4 or 5 descriptors of its sink's; \
+             share them out among several"
+        );
+        reader.problem(to.span.clone(), what, help);
     }
 }
 

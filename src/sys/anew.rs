@@ -1,0 +1,152 @@
+//! Open file descriptions of one's own.
+//!
+//! Whoever shares an open file description shares its status flags, its offset
+//! and its locks (open(2)): one process that sets O_NONBLOCK on a pipe's end
+//! sets it for all of them, and for those that are given it later. So a process
+//! is never handed a description that another one has, or will have: each end
+//! is opened anew, by its name in /proc.
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::{Mode, fchmod, fstat};
+use nix::unistd::{Gid, Uid, fchown, geteuid};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A description of one's own for what `fd` refers to, close-on-exec, with the
+/// given access mode, and O_NONBLOCK where asked for.
+///
+/// For pipes, files and devices. A socket can't be opened (ENXIO, socket(7)).
+///
+/// Without /proc it is `fd`'s own description, with its status flags put right,
+/// and a warning is logged once: whatever the next process does to them, those
+/// that were started before see too.
+///
+/// # Errors
+/// EMFILE, ENFILE; EACCES where the file belongs to another user and this
+/// process may not open or take it.
+pub fn description(fd: impl AsFd, flags: OFlag) -> nix::Result<OwnedFd> {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    match open(fd.as_fd(), flags) {
+        Err(Errno::ENOENT) => {
+            if !TOLD.swap(true, Ordering::Relaxed) {
+                log::warn!(
+                    "/proc is not mounted: processes share the open pipes that they are given, \
+                     and each can set the flags of the others'"
+                );
+            }
+            set_status(fd.as_fd(), flags)?;
+            fd.as_fd().try_clone_to_owned().map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))
+        }
+        other => other,
+    }
+}
+
+/// Opens the file behind a descriptor. Never waits: of an unnamed pipe no end
+/// is waited for (fifo_open in the kernel's fs/pipe.c).
+pub(super) fn open(fd: BorrowedFd<'_>, flags: OFlag) -> nix::Result<OwnedFd> {
+    let name = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let opened = || {
+        loop {
+            match nix::fcntl::open(name.as_str(), flags | OFlag::O_CLOEXEC, Mode::empty()) {
+                Err(Errno::EINTR) => {}
+                other => return other,
+            }
+        }
+    };
+    match opened() {
+        // Given to a child's user, and this process is root without CAP_DAC_OVERRIDE.
+        Err(Errno::EACCES) => {
+            let mine =
+                fchown(fd, Some(geteuid()), None::<Gid>).and_then(|()| fchmod(fd, Mode::from_bits_truncate(0o600)));
+            mine.map_err(|_| Errno::EACCES)?;
+            opened()
+        }
+        other => other,
+    }
+}
+
+/// Sets every status flag of a description that can be changed (F_SETFL,
+/// fcntl(2)) as in `flags`: O_APPEND, O_ASYNC, O_DIRECT and O_NOATIME too.
+///
+/// # Errors
+/// EBADF.
+pub fn set_status(fd: impl AsFd, flags: OFlag) -> nix::Result<()> {
+    let changeable = OFlag::O_APPEND | OFlag::O_ASYNC | OFlag::O_DIRECT | OFlag::O_NOATIME | OFlag::O_NONBLOCK;
+    let is = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
+    if is & changeable != flags & changeable {
+        fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags & changeable))?;
+    }
+    Ok(())
+}
+
+/// Gives a pipe that owner and those permissions, which decide who may open
+/// `/dev/stdin` or `/dev/stdout` where it is one's own. Only those who have an
+/// end of it already can try: an unnamed pipe has no other name.
+///
+/// # Errors
+/// EPERM: not this process's to give.
+pub fn permit(pipe: impl AsFd, owner: u32, mode: u32) -> nix::Result<()> {
+    let is = fstat(pipe.as_fd())?;
+    if is.st_uid != owner {
+        fchown(pipe.as_fd(), Some(Uid::from_raw(owner)), None::<Gid>)?;
+    }
+    if is.st_mode & 0o7777 != mode || is.st_uid != owner {
+        fchmod(pipe.as_fd(), Mode::from_bits_truncate(mode))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pipe::Pipe;
+    use super::*;
+    use std::io::{Read, Write};
+
+    fn flags(fd: impl AsFd) -> OFlag {
+        OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).unwrap())
+    }
+
+    #[test]
+    fn what_one_description_is_set_to_no_other_has() {
+        let pipe = Pipe::new(4096).unwrap();
+        let first = description(&pipe.write, OFlag::O_WRONLY).unwrap();
+        let second = description(&pipe.write, OFlag::O_WRONLY).unwrap();
+        fcntl(&first, FcntlArg::F_SETFL(OFlag::O_NONBLOCK | OFlag::O_DIRECT)).unwrap();
+        for other in [&second, &pipe.write, &description(&first, OFlag::O_WRONLY).unwrap()] {
+            assert!(!flags(other).intersects(OFlag::O_NONBLOCK | OFlag::O_DIRECT));
+        }
+        assert!(flags(description(&pipe.read, OFlag::O_NONBLOCK).unwrap()).contains(OFlag::O_NONBLOCK));
+    }
+
+    #[test]
+    fn all_ends_of_a_pipe_carry_the_same_bytes_and_its_end() {
+        let pipe = Pipe::new(4096).unwrap();
+        let write = description(&pipe.write, OFlag::O_WRONLY).unwrap();
+        let read = description(&pipe.read, OFlag::O_RDONLY).unwrap();
+        drop(pipe);
+        std::fs::File::from(write).write_all(b"through").unwrap();
+        let mut text = String::new();
+        std::fs::File::from(read).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "through");
+    }
+
+    #[test]
+    fn an_end_without_a_writer_is_opened_at_once() {
+        let Pipe { read, write } = Pipe::new(4096).unwrap();
+        drop(write);
+        let again = description(&read, OFlag::O_RDONLY).unwrap();
+        assert_eq!(std::fs::File::from(again).read(&mut [0; 8]).unwrap(), 0);
+    }
+
+    #[test]
+    fn an_owner_and_a_mode_that_were_changed_are_put_right() {
+        let pipe = Pipe::new(4096).unwrap();
+        let own = geteuid().as_raw();
+        for wrong in [0o000, 0o777] {
+            fchmod(&pipe.read, Mode::from_bits_truncate(wrong)).unwrap();
+            permit(&pipe.write, own, 0o622).unwrap();
+            assert_eq!(fstat(&pipe.read).unwrap().st_mode & 0o7777, 0o622);
+        }
+    }
+}
