@@ -67,7 +67,8 @@ struct Trial {
 impl Trial {
     /// What that process has left, if it got so far.
     fn left(&self, (sort, pid): (&str, i32)) -> Option<i32> {
-        self.daemon.read_text(&format!("left.{sort}.{pid}")).strip_suffix('\n')?.parse().ok()
+        // Numbers come again, so there may be an earlier one's before it.
+        self.daemon.read_text(&format!("left.{sort}.{pid}")).strip_suffix('\n')?.lines().last()?.parse().ok()
     }
 
     fn wait_up(&self, sort: &str, not: Option<i32>) -> i32 {
@@ -135,7 +136,9 @@ impl Trial {
 
     /// Those that wrote their files late are found here.
     fn look_again(&mut self) {
-        let late = self.before.iter().filter_map(|of| self.left(*of)).filter(|stray| self.is_there(*stray)).count();
+        let now = self.wait_left();
+        let before = self.before.iter().filter(|of| !now.contains(of));
+        let late = before.filter_map(|of| self.left(*of)).filter(|stray| self.is_there(*stray)).count();
         self.count.outlived += late;
     }
 }
