@@ -95,8 +95,11 @@ impl Strays {
                 log::warn!("cannot find what children leave behind outside of their process groups: {error}");
             })
             .ok();
-        let foreign: BTreeSet<Pid> =
-            children.as_mut().and_then(|list| list.read().ok()).unwrap_or_default().into_iter().collect();
+        let mut foreign = BTreeSet::new();
+        if let Some(list) = &mut children {
+            list.read().map_err(|e| format!("cannot list the children of this process: {e}"))?;
+            foreign.extend(list.pids());
+        }
         let all_are_descendants = foreign.is_empty() && getpid().as_raw() != 1;
         let session = nix::unistd::getsid(None).unwrap_or(Pid::from_raw(0));
         let (owners, killed, given_up) = (HashMap::new(), HashSet::new(), HashSet::new());
@@ -126,14 +129,13 @@ impl Strays {
         self.given_up.extend(pids);
     }
 
-    /// This process's children that it did not start.
-    fn orphans(&mut self, is_known: impl Fn(Pid) -> bool) -> Vec<Pid> {
+    /// This process's children but those in `known`, all of which are its children.
+    fn orphans<T>(&mut self, known: &HashMap<Pid, T>) -> Vec<Pid> {
         let Some(list) = &mut self.children else { return Vec::new() };
         match list.read() {
-            Ok(mut pids) => {
-                pids.retain(|pid| !is_known(*pid) && !self.foreign.contains(pid));
-                pids
-            }
+            // Usually there are none, and then nothing need be looked up.
+            Ok(count) if count == known.len() + self.foreign.len() => Vec::new(),
+            Ok(_) => list.pids().filter(|pid| !known.contains_key(pid) && !self.foreign.contains(pid)).collect(),
             Err(error) => {
                 log::error!("cannot look for what children have left behind: {error}");
                 Vec::new()
@@ -168,7 +170,7 @@ impl Strays {
             return process::has_children();
         }
         let mut any = false;
-        for pid in self.orphans(|_| false) {
+        for pid in self.orphans(&HashMap::<Pid, ()>::new()) {
             // Looked at again if it can't be looked at just now.
             let Ok(process) = Process::look(pid) else { return true };
             let Some(process) = process else { continue };
@@ -197,8 +199,7 @@ impl Supervisor {
     }
 
     fn look_for_strays(&mut self) -> Left {
-        let by_pid = &self.by_pid;
-        let orphans = self.strays.orphans(|pid| by_pid.contains_key(&pid));
+        let orphans = self.strays.orphans(&self.by_pid);
         let mut left = Left::default();
         if orphans.is_empty() {
             return left;
