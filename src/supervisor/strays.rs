@@ -72,6 +72,8 @@ pub(super) struct Strays {
 pub(super) struct Left {
     starts: BTreeSet<u64>,
     of_ended: bool,
+    /// Some were only just seen, and sent SIGKILL.
+    pub(super) is_new: bool,
     /// Their processes.
     pub(super) pids: Vec<Pid>,
 }
@@ -187,15 +189,16 @@ impl Strays {
 impl Supervisor {
     /// Kills what children that ended have left behind.
     pub(super) fn kill_strays(&mut self) -> Left {
-        let mut left = Left::default();
+        let mut is_new = false;
         for _ in 0..LOOKS {
             let killed = self.strays.killed.len();
-            left = self.look_for_strays();
+            let left = self.look_for_strays();
             if self.strays.killed.len() == killed {
-                break;
+                return Left { is_new, ..left };
             }
+            is_new = true;
         }
-        left
+        Left { is_new, ..self.look_for_strays() }
     }
 
     fn look_for_strays(&mut self) -> Left {
@@ -264,10 +267,9 @@ impl Supervisor {
         if process.session == self.strays.session {
             return Ok(None);
         }
-        let Some(environment) = process.environment()? else {
-            return Err(io::Error::other("it is in uninterruptible sleep"));
-        };
-        if let Some(number) = self.strays.own.number(&mark::marks(&environment)) {
+        let environment = process.environment()?;
+        let marks = environment.as_deref().map(mark::marks).unwrap_or_default();
+        if let Some(number) = self.strays.own.number(&marks) {
             return Ok(Some(Owner::Start(number)));
         }
         for leaving in &self.leaving {
@@ -282,14 +284,14 @@ impl Supervisor {
                 return Ok(Some(Owner::Start(leaving.number)));
             }
         }
-        if !self.strays.all_are_descendants {
-            return Ok(None);
+        let mut is_open = !self.strays.all_are_descendants;
+        let mut living = self.by_pid.keys();
+        while let (false, Some(pid)) = (is_open, living.next()) {
+            is_open = Process::look(*pid)?.is_some_and(|child| child.start <= process.start);
         }
-        for pid in self.by_pid.keys() {
-            if Process::look(*pid)?.is_some_and(|child| child.start <= process.start) {
-                return Ok(None);
-            }
+        match environment {
+            None if is_open => Err(io::Error::other("it is in uninterruptible sleep")),
+            _ => Ok((!is_open).then_some(Owner::Ended)),
         }
-        Ok(Some(Owner::Ended))
     }
 }
