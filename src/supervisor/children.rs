@@ -18,10 +18,13 @@ use nix::unistd::Pid;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// A child that is dead waits no longer than this for what it has left behind,
-/// which was killed: a process that the kernel can't end just now must not hold up
-/// the next start for good.
+/// A child that is dead waits no longer than this for what it has left behind, once
+/// that was killed: a process that the kernel can't end just now must not hold up the
+/// next start for good.
 const LEAVING_MOST: Duration = Duration::from_secs(1);
+/// The same where more comes to light all the time: what a stray had started is
+/// seen when the stray is dead.
+const LEAVING_IN_ALL: Duration = Duration::from_secs(5);
 /// How often to look whether that is gone, because SIGCHLD may not announce it.
 const LOOK_FOR_LEFT: Duration = Duration::from_millis(1);
 /// Notifications from one child a round, for the same reason as `LOG_ROUND`.
@@ -36,6 +39,7 @@ pub(super) struct Leaving {
     pub(super) number: u64,
     exit: Exit,
     until: Instant,
+    last: Instant,
 }
 
 impl Supervisor {
@@ -283,7 +287,9 @@ impl Supervisor {
         match (reaped, id) {
             (Ok(Some(exit)), Some(id)) => {
                 let number = self.children.get(&id).map_or(0, |child| child.number);
-                self.leaving.push(Leaving { id, group: pid, number, exit, until: Instant::now() + LEAVING_MOST });
+                let now = Instant::now();
+                let (until, last) = (now + LEAVING_MOST, now + LEAVING_IN_ALL);
+                self.leaving.push(Leaving { id, group: pid, number, exit, until, last });
             }
             (Ok(Some(exit)), None) => log::debug!("reaped orphan {pid}, which {exit}"),
             (Ok(None), _) => {}
@@ -300,8 +306,12 @@ impl Supervisor {
         let strays = self.kill_strays();
         let now = Instant::now();
         let mut place = 0;
-        while let Some(leaving) = self.leaving.get(place) {
-            let some_left = strays.is_of(leaving.number) || process::group_exists(leaving.group);
+        while let Some(leaving) = self.leaving.get_mut(place) {
+            let has_strays = strays.is_of(leaving.number);
+            if has_strays && strays.is_new {
+                leaving.until = (now + LEAVING_MOST).min(leaving.last);
+            }
+            let some_left = has_strays || process::group_exists(leaving.group);
             if some_left && now < leaving.until {
                 place += 1;
                 continue;

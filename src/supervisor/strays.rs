@@ -72,6 +72,8 @@ pub(super) struct Strays {
 pub(super) struct Left {
     starts: BTreeSet<u64>,
     of_ended: bool,
+    /// Some were only just seen, and sent SIGKILL.
+    pub(super) is_new: bool,
     /// Their processes.
     pub(super) pids: Vec<Pid>,
 }
@@ -95,8 +97,11 @@ impl Strays {
                 log::warn!("cannot find what children leave behind outside of their process groups: {error}");
             })
             .ok();
-        let foreign: BTreeSet<Pid> =
-            children.as_mut().and_then(|list| list.read().ok()).unwrap_or_default().into_iter().collect();
+        let mut foreign = BTreeSet::new();
+        if let Some(list) = &mut children {
+            list.read().map_err(|e| format!("cannot list the children of this process: {e}"))?;
+            foreign.extend(list.pids());
+        }
         let all_are_descendants = foreign.is_empty() && getpid().as_raw() != 1;
         let session = nix::unistd::getsid(None).unwrap_or(Pid::from_raw(0));
         let (owners, killed, given_up) = (HashMap::new(), HashSet::new(), HashSet::new());
@@ -126,14 +131,13 @@ impl Strays {
         self.given_up.extend(pids);
     }
 
-    /// This process's children that it did not start.
-    fn orphans(&mut self, is_known: impl Fn(Pid) -> bool) -> Vec<Pid> {
+    /// This process's children but those in `known`, all of which are its children.
+    fn orphans<T>(&mut self, known: &HashMap<Pid, T>) -> Vec<Pid> {
         let Some(list) = &mut self.children else { return Vec::new() };
         match list.read() {
-            Ok(mut pids) => {
-                pids.retain(|pid| !is_known(*pid) && !self.foreign.contains(pid));
-                pids
-            }
+            // Usually there are none, and then nothing need be looked up.
+            Ok(count) if count == known.len() + self.foreign.len() => Vec::new(),
+            Ok(_) => list.pids().filter(|pid| !known.contains_key(pid) && !self.foreign.contains(pid)).collect(),
             Err(error) => {
                 log::error!("cannot look for what children have left behind: {error}");
                 Vec::new()
@@ -168,7 +172,7 @@ impl Strays {
             return process::has_children();
         }
         let mut any = false;
-        for pid in self.orphans(|_| false) {
+        for pid in self.orphans(&HashMap::<Pid, ()>::new()) {
             // Looked at again if it can't be looked at just now.
             let Ok(process) = Process::look(pid) else { return true };
             let Some(process) = process else { continue };
@@ -185,20 +189,20 @@ impl Strays {
 impl Supervisor {
     /// Kills what children that ended have left behind.
     pub(super) fn kill_strays(&mut self) -> Left {
-        let mut left = Left::default();
+        let mut is_new = false;
         for _ in 0..LOOKS {
             let killed = self.strays.killed.len();
-            left = self.look_for_strays();
+            let left = self.look_for_strays();
             if self.strays.killed.len() == killed {
-                break;
+                return Left { is_new, ..left };
             }
+            is_new = true;
         }
-        left
+        Left { is_new, ..self.look_for_strays() }
     }
 
     fn look_for_strays(&mut self) -> Left {
-        let by_pid = &self.by_pid;
-        let orphans = self.strays.orphans(|pid| by_pid.contains_key(&pid));
+        let orphans = self.strays.orphans(&self.by_pid);
         let mut left = Left::default();
         if orphans.is_empty() {
             return left;
@@ -263,10 +267,9 @@ impl Supervisor {
         if process.session == self.strays.session {
             return Ok(None);
         }
-        let Some(environment) = process.environment()? else {
-            return Err(io::Error::other("it is in uninterruptible sleep"));
-        };
-        if let Some(number) = self.strays.own.number(&mark::marks(&environment)) {
+        let environment = process.environment()?;
+        let marks = environment.as_deref().map(mark::marks).unwrap_or_default();
+        if let Some(number) = self.strays.own.number(&marks) {
             return Ok(Some(Owner::Start(number)));
         }
         for leaving in &self.leaving {
@@ -281,14 +284,14 @@ impl Supervisor {
                 return Ok(Some(Owner::Start(leaving.number)));
             }
         }
-        if !self.strays.all_are_descendants {
-            return Ok(None);
+        let mut is_open = !self.strays.all_are_descendants;
+        let mut living = self.by_pid.keys();
+        while let (false, Some(pid)) = (is_open, living.next()) {
+            is_open = Process::look(*pid)?.is_some_and(|child| child.start <= process.start);
         }
-        for pid in self.by_pid.keys() {
-            if Process::look(*pid)?.is_some_and(|child| child.start <= process.start) {
-                return Ok(None);
-            }
+        match environment {
+            None if is_open => Err(io::Error::other("it is in uninterruptible sleep")),
+            _ => Ok((!is_open).then_some(Owner::Ended)),
         }
-        Ok(Some(Owner::Ended))
     }
 }

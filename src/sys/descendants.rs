@@ -5,7 +5,7 @@ use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid};
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -224,21 +224,30 @@ impl Children {
         Ok(Children { list, text: Vec::new() })
     }
 
-    /// Reads the list. Only this process takes its children off it, by reaping
-    /// them, so none is passed over.
+    /// Reads the list anew, and says how many there are. Only this process takes its
+    /// children off it, by reaping them, so none is passed over.
     ///
     /// # Errors
     /// From read(2); or from reading /proc, which is what is left without the list.
-    pub fn read(&mut self) -> io::Result<Vec<Pid>> {
-        let Some(list) = &mut self.list else {
-            let own = getpid();
-            return Ok(all()?.into_iter().filter(|process| process.parent == own).map(|process| process.pid).collect());
-        };
+    pub fn read(&mut self) -> io::Result<usize> {
         self.text.clear();
-        list.rewind()?;
-        list.read_to_end(&mut self.text)?;
-        let numbers = self.text.split(u8::is_ascii_whitespace).filter_map(|word| std::str::from_utf8(word).ok());
-        Ok(numbers.filter_map(|word| word.parse().ok()).map(Pid::from_raw).collect())
+        if let Some(list) = &mut self.list {
+            list.rewind()?;
+            list.read_to_end(&mut self.text)?;
+        } else {
+            let own = getpid();
+            for process in all()?.iter().filter(|process| process.parent == own) {
+                write!(self.text, "{} ", process.pid)?;
+            }
+        }
+        // A space stands behind each.
+        Ok(memchr::memchr_iter(b' ', &self.text).count())
+    }
+
+    /// Those that were read.
+    pub fn pids(&self) -> impl Iterator<Item = Pid> {
+        let words = self.text.split(u8::is_ascii_whitespace).filter_map(|word| std::str::from_utf8(word).ok());
+        words.filter_map(|word| word.parse().ok()).map(Pid::from_raw)
     }
 }
 
@@ -279,5 +288,16 @@ mod tests {
         let own = Process::look(getpid()).unwrap().unwrap();
         assert!(own.holds(&[(file.dev(), file.ino())]).unwrap());
         assert!(!own.holds(&[(file.dev(), u64::MAX)]).unwrap());
+    }
+
+    #[test]
+    fn without_the_list_children_are_found_in_proc() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut children = Children { list: None, text: Vec::new() };
+        let count = children.read().unwrap();
+        assert_eq!(children.pids().count(), count);
+        assert!(children.pids().any(|pid| pid.as_raw().unsigned_abs() == child.id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }

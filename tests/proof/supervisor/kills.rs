@@ -142,15 +142,15 @@ fn kill(pid: i32, supervisor: i32) -> bool {
     true
 }
 
-struct Stat {
+pub(super) struct Stat {
     state: char,
     parent: i32,
     /// In clock ticks since boot: with the process id it names one process for good.
-    started: u64,
+    pub(super) started: u64,
 }
 
 /// proc_pid_stat(5).
-fn stat(pid: i32) -> Option<Stat> {
+pub(super) fn stat(pid: i32) -> Option<Stat> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
     Some(Stat { state: fields[0].chars().next()?, parent: fields[1].parse().ok()?, started: fields[19].parse().ok()? })

@@ -5,7 +5,7 @@
 //! started it, so this trial knows of each without a word of plumbd's. What an earlier
 //! process of a child has left and is alive once the child is up again has outlived it.
 
-use super::kills::below;
+use super::kills::{below, stat};
 use crate::daemon::{Daemon, alive, kill, strays, wait_for};
 use crate::trial::Tried;
 use nix::libc::SIGKILL;
@@ -67,7 +67,8 @@ struct Trial {
 impl Trial {
     /// What that process has left, if it got so far.
     fn left(&self, (sort, pid): (&str, i32)) -> Option<i32> {
-        self.daemon.read_text(&format!("left.{sort}.{pid}")).strip_suffix('\n')?.parse().ok()
+        // Numbers come again, so there may be an earlier one's before it.
+        self.daemon.read_text(&format!("left.{sort}.{pid}")).strip_suffix('\n')?.lines().last()?.parse().ok()
     }
 
     fn wait_up(&self, sort: &str, not: Option<i32>) -> i32 {
@@ -135,8 +136,22 @@ impl Trial {
 
     /// Those that wrote their files late are found here.
     fn look_again(&mut self) {
-        let late = self.before.iter().filter_map(|of| self.left(*of)).filter(|stray| self.is_there(*stray)).count();
-        self.count.outlived += late;
+        let now = self.wait_left();
+        let before = self.before.iter().filter(|of| !now.contains(of));
+        let late = before.filter(|of| self.left(**of).is_some_and(|stray| self.is_writer(**of, stray)));
+        self.count.outlived += late.count();
+    }
+
+    /// Whether that process is what wrote that file, and not another that has its number
+    /// by now: it is at least as old as the file.
+    fn is_writer(&self, (sort, pid): (&str, i32), stray: i32) -> bool {
+        let Some(started) = stat(stray).map(|stat| stat.started) else { return false };
+        let written = self.daemon.path(&format!("left.{sort}.{pid}")).metadata().unwrap().modified().unwrap();
+        let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+        let uptime: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+        // Clock ticks, of which /proc has 100 a second.
+        let age = uptime - Duration::from_millis(started * 10).as_secs_f64();
+        self.is_there(stray) && age + 0.05 > written.elapsed().unwrap_or_default().as_secs_f64()
     }
 }
 
