@@ -16,6 +16,7 @@
 #![allow(clippy::unwrap_used, reason = "a trial that can't go on ends the proof")]
 
 mod bytes;
+mod chains;
 mod clients;
 mod clients_beside;
 mod clients_crowd;
@@ -46,7 +47,9 @@ mod manager;
 #[path = "../it/mini.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests and the benchmark use more of it")]
 mod mini;
+mod model;
 mod power;
+mod program;
 mod report;
 mod supervisor;
 #[path = "../it/trace.rs"]
@@ -91,11 +94,14 @@ const GROUPS: &[fn() -> Vec<Trial>] = &[
     limits::trials,
     bytes::trials,
     supervisor::trials,
+    model::trials,
 ];
 
 fn main() -> ExitCode {
     // A daemon under a service manager is started by a process of this program.
     manager::become_daemon();
+    // And so are many of its children.
+    program::become_one();
     let options = Options::parse();
     let all: Vec<Trial> = GROUPS.iter().flat_map(|group| group()).collect();
     let unknown: Vec<&String> = options.trials.iter().filter(|n| !all.iter().any(|t| t.is(n))).collect();

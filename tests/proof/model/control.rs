@@ -1,0 +1,6 @@
+//! Faults that the looks must find.
+
+/// All of them.
+pub(super) fn all() -> String {
+    String::new()
+}
