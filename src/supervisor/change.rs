@@ -15,24 +15,24 @@
 //!
 //! Children start sinks first, by [`order::needs`], and stop the other way round.
 
-use super::child::{Event, State, Want};
+use super::child::{Event, Ladder, State, Want};
 use super::core::Supervisor;
+use super::drain::{Bounds, Decision, Drain, Flow, Member, Progress, Step};
 use super::poll::Id;
 use super::reload::{Rising, Winding};
 use super::sockets::Sockets;
 use crate::config::model::Model;
-use crate::config::order;
 use crate::control::status::DaemonState;
 use crate::sys::process;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// How often to look whether a link that goes is empty: no event tells.
 const LOOK: Duration = Duration::from_millis(10);
 /// What children left behind has so long to die when it is killed at the end.
 const LAST_STRAYS: Duration = Duration::from_secs(5);
-/// How often a sink is started at the end to save what still waits for it.
-const DRAIN_STARTS: u32 = 5;
+/// Children that were killed because the time for the end is up have this long to die.
+const LAST_KILL: Duration = Duration::from_secs(1);
 
 /// Where the daemon is.
 pub(super) enum Phase {
@@ -46,8 +46,8 @@ pub(super) enum Phase {
     Rising(Box<Rising>),
     /// The end.
     Stopping {
-        /// Drains take no longer.
-        deadline: Instant,
+        /// It takes no longer.
+        bounds: Bounds,
     },
 }
 
@@ -90,7 +90,7 @@ impl Supervisor {
                 self.start_pending();
                 self.rise();
             }
-            Phase::Stopping { deadline } => self.stop_all(*deadline),
+            Phase::Stopping { bounds } => self.stop_all(*bounds),
         }
         self.stop_held();
         self.answer_waiters();
@@ -147,7 +147,7 @@ impl Supervisor {
             State::Up { .. } => Start::Good,
             // Killed because it was not ready in time: its time is up, whatever
             // another try comes to.
-            State::Stopping { late: true, .. } => Start::Bad(why()),
+            State::Stopping { late: true, .. } | State::Stopping { ladder: Ladder::Unkillable, .. } => Start::Bad(why()),
             State::Starting { .. } | State::Stopping { .. } => Start::Open,
             State::Backoff { .. } | State::Failed => Start::Bad(why()),
             State::Down if child.pending => match self.blocked_by(name) {
@@ -225,16 +225,29 @@ impl Supervisor {
         }
         for child in self.children.values_mut() {
             child.pending = false;
-            child.drain_starts = 0;
+            child.to_stop = false;
+            child.drain = Progress::default();
         }
-        self.phase = Phase::Stopping { deadline: Instant::now() + self.model().daemon.stop_timeout };
+        self.phase = Phase::Stopping { bounds: self.bounds_from_now() };
         self.dirty = true;
+        self.refuse_starts();
     }
 
-    fn stop_all(&mut self, deadline: Instant) {
+    /// How long a drain that begins now may take.
+    pub(super) fn bounds_from_now(&self) -> Bounds {
+        let longest = self.children.values().map(|child| child.config.stop_timeout).max().unwrap_or_default();
+        Bounds::new(Instant::now(), self.model().daemon.stop_timeout, longest)
+    }
+
+    fn stop_all(&mut self, bounds: Bounds) {
         let all: BTreeSet<String> = self.by_name.keys().cloned().collect();
-        if self.wind_down(&all, None, deadline) {
+        // Who says twice that it shall end, or says it to one that is out of time,
+        // does not wait for what the kernel can't end.
+        let given_up = Instant::now() >= bounds.all + LAST_KILL;
+        if self.wind_down(&all, None, bounds) || given_up {
             self.end_now();
+        } else if Instant::now() >= bounds.all {
+            self.look_after(LAST_KILL);
         }
     }
 
@@ -245,7 +258,7 @@ impl Supervisor {
             self.begin_end();
         }
         // No drain starts anybody again.
-        self.phase = Phase::Stopping { deadline: Instant::now() };
+        self.phase = Phase::Stopping { bounds: Bounds::over(Instant::now()) };
         let ids: Vec<Id> = self.children.keys().copied().collect();
         for id in ids {
             self.step(id, Event::Kill);
@@ -253,13 +266,14 @@ impl Supervisor {
         self.dirty = true;
     }
 
-    /// All children are down: nothing that plumbd started stays, and what
-    /// nobody took is told.
+    /// All children are down, or can't be killed: nothing else that plumbd started
+    /// stays, and what nobody took is reported.
     fn end_now(&mut self) {
-        if process::has_children() {
+        let unkillable = self.unkillable(self.by_name.keys());
+        if unkillable.is_none() && process::has_children() {
             log::warn!("killing processes that children have left behind");
         }
-        let deadline = Instant::now() + LAST_STRAYS;
+        let deadline = Instant::now() + if unkillable.is_none() { LAST_STRAYS } else { Duration::ZERO };
         // Orphans become children of this process as their parents die.
         while process::has_children() {
             if Instant::now() >= deadline {
@@ -285,11 +299,13 @@ impl Supervisor {
                 "{bytes} bytes stay with the service manager in the link {from} -> {to}, which is not in the configuration"
             );
         }
-        let end = if lost.is_empty() {
+        let lost = (!lost.is_empty()).then(|| format!("nobody took {}", lost.join(", ")));
+        let bad: Vec<String> = lost.into_iter().chain(unkillable).collect();
+        let end = if bad.is_empty() {
             log::info!("stopped");
             self.failed_start.take().map_or(Ok(()), Err)
         } else {
-            Err(format!("stopped, but nobody took {}", lost.join(", ")))
+            Err(format!("stopped, but {}", bad.join("; ")))
         };
         // If the service manager starts the next one, clients have waited for
         // it, and what nobody took is there again. Else it forgets them itself.
@@ -302,74 +318,92 @@ impl Supervisor {
         self.end = Some(end);
     }
 
-    /// Stops these children, sources first; whether all are down. A sink is
-    /// stopped only when what flows to it by links that `new` doesn't have
-    /// (all of them, where there is no `new`) is taken.
-    pub(super) fn wind_down(&mut self, going: &BTreeSet<String>, new: Option<&Model>, deadline: Instant) -> bool {
-        let needed_by = order::needed_by(&self.needs);
-        let mut all_down = true;
-        for name in going {
-            let Some(&id) = self.by_name.get(name) else { continue };
-            let users_down = needed_by
-                .get(name)
-                .is_none_or(|users| users.iter().filter(|user| going.contains(*user)).all(|user| self.is_down(user)));
-            if !users_down || !self.wind_one_down(id, name, new, deadline) {
-                all_down = false;
-            }
-        }
-        all_down
-    }
-
-    fn is_down(&self, name: &str) -> bool {
-        self.child(name).is_none_or(|child| child.machine.state == State::Down && child.machine.want == Want::Down)
-    }
-
-    /// One step of the stop of one child whose sources are down.
-    fn wind_one_down(&mut self, id: Id, name: &str, new: Option<&Model>, deadline: Instant) -> bool {
+    /// Stops these children by the law of [`drain`]; whether all are done, but for
+    /// those that SIGKILL does not end. Links that `new` has too stay (none does
+    /// where there is no `new`).
+    pub(super) fn wind_down(&mut self, going: &BTreeSet<String>, new: Option<&Model>, bounds: Bounds) -> bool {
         let now = Instant::now();
-        // Two that talk both ways can't both be stopped after their source: who
-        // goes first sees no end of its input, and is not waited for.
-        let sources = self.links.flowing_into(name).map(|held| held.config.from.clone());
-        let live: BTreeSet<String> = sources.filter(|source| !self.is_down(source)).collect();
-        let drains = self.links.flowing_into(name).next().is_some();
-        let intake = self.links.flowing_into(name).any(|held| held.intake.is_some());
-        self.links.end_input(name, new, &live);
-        let waiting = self.links.waiting_for(name, new, &live);
-        let ended = drains && self.links.input_ended(name);
-        let Some(child) = self.children.get_mut(&id) else { return true };
-        match child.machine.state {
-            State::Down | State::Failed | State::Backoff { .. } => {
-                // It died with input that nobody else can save, or was to come
-                // again. An ordinary program that ended well while it drained
-                // wanted no more of it.
-                let machine = &child.machine;
-                let comes = machine.want == Want::Up || machine.last_exit.is_some_and(|e| !e.success());
-                let unsaved = waiting > 0 && (intake || comes);
-                if unsaved && now < deadline && child.drain_starts < DRAIN_STARTS {
-                    child.drain_starts += 1;
-                    self.step(id, Event::Start);
-                    return false;
+        let ids: Vec<Id> = going.iter().filter_map(|name| self.by_name.get(name)).copied().collect();
+        let decision = self.decide(&ids, new, bounds, now);
+        for step in decision.steps {
+            match step {
+                Step::EndInput(queue) => self.links.end_input(queue),
+                Step::Stop(at) => self.step(ids[at], Event::Stop),
+                Step::Kill(at) => self.step(ids[at], Event::Kill),
+                Step::Start(at) => {
+                    self.progress_of(ids[at]).starts += 1;
+                    self.step(ids[at], Event::Start);
                 }
-                if child.machine.state != State::Down || child.machine.want != Want::Down {
-                    self.step(id, Event::Stop);
-                    self.dirty = true;
+                Step::Drain(at, until) => {
+                    self.progress_of(ids[at]).told = true;
+                    self.step(ids[at], Event::Drain(until));
                 }
-                true
-            }
-            State::Stopping { .. } => false,
-            State::Starting { .. } | State::Up { .. } => {
-                // One that has not begun and has nothing to save need not try.
-                let idle = waiting == 0 && matches!(child.machine.state, State::Starting { .. });
-                if ended && now < deadline && !idle {
-                    // It ends by itself once it has read the end of its input.
-                    self.step(id, Event::Drain(deadline));
-                } else if waiting > 0 && now < deadline {
-                    self.look_after(LOOK);
-                } else {
-                    self.step(id, Event::Stop);
-                }
-                false
             }
         }
+        if decision.look {
+            self.look_after(LOOK);
+        }
+        if let Some(at) = bounds.next(now) {
+            self.look_after(at - now);
+        }
+        decision.done
+    }
+
+    fn progress_of(&mut self, id: Id) -> &mut Progress {
+        &mut self.children.get_mut(&id).expect("a child that goes is held until it is gone").drain
+    }
+
+    /// What [`drain`] says of these children now.
+    fn decide(&self, ids: &[Id], new: Option<&Model>, bounds: Bounds, now: Instant) -> Decision {
+        let name_of = |id: &Id| self.children[id].config.name.as_str();
+        let places: HashMap<&str, usize> = ids.iter().map(name_of).zip(0..).collect();
+        let mut flows = Vec::new();
+        let mut held_flows = Vec::new();
+        let mut closed = HashSet::new();
+        let mut saves = HashSet::new();
+        for (held, queue, goes) in self.links.flows(new) {
+            if self.links.queue(held).write.is_none() {
+                closed.insert(held.config.from.as_str());
+            }
+            let Some(&to) = places.get(held.config.to.as_str()) else { continue };
+            if held.intake.is_some() {
+                saves.insert(to);
+            }
+            flows.push(Flow { from: places.get(held.config.from.as_str()).copied(), to, queue, goes });
+            held_flows.push(held);
+        }
+        let mut members: Vec<Member> = ids
+            .iter()
+            .map(|id| &self.children[id])
+            .enumerate()
+            .map(|(at, child)| Member {
+                state: child.machine.state,
+                want: child.machine.want,
+                ended_well: child.machine.last_exit.is_some_and(|exit| exit.success()),
+                saves: saves.contains(&at),
+                over: child.is_over(),
+                has_output: !closed.contains(child.config.name.as_str()),
+                progress: child.drain,
+                before: Vec::new(),
+            })
+            .collect();
+        for (user, needed) in &self.needs {
+            let Some(&user) = places.get(user.as_str()) else { continue };
+            for &other in needed.iter().filter_map(|other| places.get(other.as_str())) {
+                members[other].before.push(user);
+            }
+        }
+        let waiting = |link: usize| self.links.queued(held_flows[link]);
+        Drain::new(&members, &flows, &waiting, bounds, now).decide()
+    }
+
+    /// Those of them that SIGKILL did not end, in words; nothing where there are none.
+    pub(super) fn unkillable<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Option<String> {
+        let children = names.into_iter().filter_map(|name| self.child(name));
+        let left: Vec<String> = children
+            .filter_map(|child| child.killed().map(|pid| (child, pid)))
+            .map(|(child, pid)| format!("cannot end {}: process {pid} does not die of SIGKILL", child.config.name))
+            .collect();
+        (!left.is_empty()).then(|| left.join("; "))
     }
 }

@@ -78,8 +78,18 @@ pub enum Ladder {
         kill_at: Instant,
     },
     /// It was sent SIGKILL.
-    Killed,
+    Killed {
+        /// Then it is taken for one that SIGKILL does not end.
+        give_up_at: Instant,
+    },
+    /// SIGKILL has not ended it: it is inside a system call that the kernel does
+    /// not cut short, or is another user's. Nobody waits for it any more.
+    Unkillable,
 }
+
+/// A process that was killed has this long to go: longer than a disk takes that
+/// answers at all.
+pub const UNKILLABLE: Duration = Duration::from_secs(10);
 
 /// What happened to a child, or what somebody says.
 #[derive(Debug, Clone, PartialEq)]
@@ -209,9 +219,14 @@ impl Machine {
     pub fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Starting { deadline, .. } => Some(deadline),
-            State::Stopping { ladder: Ladder::Draining { ask_at: at } | Ladder::Asked { kill_at: at }, .. } => Some(at),
+            State::Stopping { ladder, .. } => match ladder {
+                Ladder::Draining { ask_at: at } | Ladder::Asked { kill_at: at } | Ladder::Killed { give_up_at: at } => {
+                    Some(at)
+                }
+                Ladder::Unkillable => None,
+            },
             State::Backoff { until } => Some(until),
-            State::Stopping { ladder: Ladder::Killed, .. } | State::Down | State::Up { .. } | State::Failed => None,
+            State::Down | State::Up { .. } | State::Failed => None,
         }
     }
 
@@ -246,7 +261,7 @@ impl Machine {
             Event::Kill => {
                 self.want = Want::Down;
                 if let Some(pid) = self.pid() {
-                    self.force(pid, false, &mut actions);
+                    self.force(pid, false, now, &mut actions);
                 } else {
                     self.state = State::Down;
                 }
@@ -315,9 +330,9 @@ impl Machine {
         self.state = State::Stopping { pid, ladder, late: false };
     }
 
-    fn force(&mut self, pid: Pid, late: bool, actions: &mut Vec<Action>) {
+    fn force(&mut self, pid: Pid, late: bool, now: Instant, actions: &mut Vec<Action>) {
         actions.push(Action::Force(pid));
-        self.state = State::Stopping { pid, ladder: Ladder::Killed, late };
+        self.state = State::Stopping { pid, ladder: Ladder::Killed { give_up_at: now + UNKILLABLE }, late };
     }
 
     fn spawned(&mut self, pid: Pid, now: Instant) {
@@ -342,6 +357,9 @@ impl Machine {
         }
         self.last_exit = Some(exit);
         let before = std::mem::replace(&mut self.state, State::Down);
+        if matches!(before, State::Stopping { ladder: Ladder::Unkillable, .. }) {
+            self.problem = None;
+        }
         match (self.want, before) {
             (Want::Down, _) => {}
             // Asked to go so that another may come.
@@ -360,14 +378,24 @@ impl Machine {
         }
     }
 
-    /// It ended though nobody asked: again, or not, by policy.
-    fn unasked(&mut self, exit: Exit, failed: bool, now: Instant, actions: &mut Vec<Action>) {
-        let again = match self.policy.restart {
+    /// Whether the policy has another process come after one that ended by itself.
+    fn comes_again(&self, failed: bool) -> bool {
+        match self.policy.restart {
             Restart::Always => true,
             Restart::OnFailure => failed,
             Restart::Never => false,
-        };
-        if !again {
+        }
+    }
+
+    /// Whether it is over by its policy: its last process is gone, and none comes
+    /// again. An operator, or the end of the daemon, may be the reason as well.
+    pub fn is_over(&self) -> bool {
+        self.state == State::Down && self.last_exit.is_some_and(|exit| !self.comes_again(!exit.success()))
+    }
+
+    /// It ended though nobody asked: again, or not, by policy.
+    fn unasked(&mut self, exit: Exit, failed: bool, now: Instant, actions: &mut Vec<Action>) {
+        if !self.comes_again(failed) {
             if !failed {
                 self.want = Want::Down;
                 self.problem = None;
@@ -416,7 +444,13 @@ impl Machine {
                 let why = format!("not ready within {} s", self.policy.ready_timeout.as_secs_f64());
                 actions.push(Action::Say(log::Level::Error, format!("{why}; killed")));
                 self.problem = Some(why);
-                self.force(pid, true, actions);
+                self.force(pid, true, now, actions);
+            }
+            State::Stopping { pid, ladder: Ladder::Killed { .. }, late } => {
+                let why = format!("process {pid} does not die of SIGKILL");
+                actions.push(Action::Say(log::Level::Error, why.clone()));
+                self.problem = Some(why);
+                self.state = State::Stopping { pid, ladder: Ladder::Unkillable, late };
             }
             State::Stopping { pid, ladder: Ladder::Draining { .. }, .. } => {
                 actions.push(Action::Say(log::Level::Warn, "did not end with its input; asked to stop".to_owned()));
@@ -425,7 +459,7 @@ impl Machine {
             State::Stopping { pid, late, .. } => {
                 let after = self.policy.stop_timeout.as_secs_f64();
                 actions.push(Action::Say(log::Level::Warn, format!("did not stop within {after} s; killed")));
-                self.force(pid, late, actions);
+                self.force(pid, late, now, actions);
             }
             State::Backoff { .. } => {
                 self.state = State::Down;

@@ -232,7 +232,7 @@ impl Supervisor {
                 SIGUSR1 => {
                     self.reopen();
                 }
-                _ => self.asked_to_end(),
+                _ => (0..self.signals.times(signal)).for_each(|_| self.asked_to_end()),
             }
         }
     }

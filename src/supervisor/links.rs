@@ -9,7 +9,7 @@ use crate::link::{Intake, Kept, Link};
 use crate::plugin;
 use crate::sys::pipe::{self, Pipe};
 use jiff::Timestamp;
-use std::collections::BTreeSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -54,7 +54,7 @@ pub struct Queue {
 }
 
 /// Which links share a queue.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum QueueId {
     /// An ordinary sink has one, whatever flows into it: its stdin.
     Of(String),
@@ -231,12 +231,23 @@ impl Links {
         }
     }
 
-    /// Ends the input of that child by the links that `new` doesn't have (all,
-    /// where there is no `new`) and that none of `live` writes to: once the
-    /// child has read what there is, it sees the end of the file.
-    pub fn end_input(&mut self, sink: &str, new: Option<&Model>, live: &BTreeSet<String>) {
-        let ids: Vec<QueueId> = self.ending(sink, new, live).map(|held| held.queue.clone()).collect();
-        for queue in self.queues.iter_mut().filter(|q| ids.contains(&q.id)) {
+    /// Every link with the number of its queue, and whether that queue goes with
+    /// `new`; all go where there is no `new`.
+    pub fn flows(&self, new: Option<&Model>) -> impl Iterator<Item = (&Held, usize, bool)> {
+        let stay: HashSet<&QueueId> = self
+            .held
+            .iter()
+            .filter(|held| new.is_some_and(|model| held.in_model(model).is_some()))
+            .map(|held| &held.queue)
+            .collect();
+        let numbers: HashMap<&QueueId, usize> = self.queues.iter().enumerate().map(|(at, q)| (&q.id, at)).collect();
+        self.held.iter().map(move |held| (held, numbers[&held.queue], !stay.contains(&held.queue)))
+    }
+
+    /// Ends the input that this queue is ([`Links::flows`]): once its sink has read
+    /// what there is, it sees the end of the file.
+    pub fn end_input(&mut self, queue: usize) {
+        if let Some(queue) = self.queues.get_mut(queue) {
             queue.write = None;
         }
     }
@@ -253,27 +264,6 @@ impl Links {
             queue.write = Some(write);
         }
         Ok(())
-    }
-
-    fn ending<'a>(
-        &'a self,
-        sink: &'a str,
-        new: Option<&'a Model>,
-        live: &'a BTreeSet<String>,
-    ) -> impl Iterator<Item = &'a Held> {
-        let writes = |queue: &QueueId| self.held.iter().any(|h| h.queue == *queue && live.contains(&h.config.from));
-        self.flowing_into(sink)
-            .filter(move |held| new.is_none_or(|model| !self.stays(&held.queue, model)) && !writes(&held.queue))
-    }
-
-    /// Whether that child's input has ended altogether.
-    pub fn input_ended(&self, sink: &str) -> bool {
-        self.flowing_into(sink).all(|held| self.queue(held).write.is_none())
-    }
-
-    /// Bytes that wait for that child in the links that [`Links::end_input`] ends.
-    pub fn waiting_for(&self, sink: &str, new: Option<&Model>, live: &BTreeSet<String>) -> usize {
-        self.ending(sink, new, live).map(|held| self.queued(held)).sum()
     }
 
     /// Bytes that wait in a link: in its queue, in staging, and carried over in

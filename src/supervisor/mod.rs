@@ -14,6 +14,7 @@
 //! | `requests`, `server` | operators' requests, and their connections |
 //! | `ready` | telling whoever started the daemon how that went |
 //! | `child`, `backoff` | one child's states, pure |
+//! | `drain` | the order in which children are stopped so that nothing is lost, pure |
 //! | `manager` | what is said to the service manager |
 //! | `store` | what outlives this process, at the service manager |
 //! | `supervised`, `spawn`, `links`, `sockets`, `notify` | what is held for the children |
@@ -23,6 +24,9 @@ mod change;
 pub mod child;
 mod children;
 mod core;
+#[cfg(test)]
+mod dice;
+mod drain;
 pub mod links;
 mod logs;
 mod manager;

@@ -13,8 +13,9 @@
 //! better than none.
 
 use super::change::{Phase, Start};
-use super::child::{Policy, State};
+use super::child::{Machine, Policy, State};
 use super::core::Supervisor;
+use super::drain::{Bounds, Progress};
 use super::links::Links;
 use super::poll::{Id, Token};
 use super::requests::Waiter;
@@ -24,8 +25,9 @@ use super::supervised::Supervised;
 use crate::config::plan::{self, Action, Plan};
 use crate::config::{self, Loaded, order};
 use crate::sys::process::Exit;
+use jiff::Timestamp;
 use nix::sys::epoll::EpollFlags;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Instant;
 
@@ -42,7 +44,7 @@ pub(super) struct Winding {
     /// Where the control socket is to be another one.
     server: Option<Server>,
     going: BTreeSet<String>,
-    deadline: Instant,
+    bounds: Bounds,
     course: Course,
     waiter: Option<u32>,
 }
@@ -62,9 +64,17 @@ struct Course {
     way: Way,
     /// Those that an operator stopped: they stay so.
     held_down: BTreeSet<String>,
-    /// Those that did what they were there for: going back is no reason to do
-    /// it again.
-    finished: BTreeSet<String>,
+    /// Those whose policy had them end for good, and how they ended: going back is
+    /// no reason to do it again.
+    over: BTreeMap<String, Over>,
+}
+
+/// How a child ended that does not come again by itself.
+#[derive(Clone)]
+struct Over {
+    exit: Option<Exit>,
+    at: Option<Timestamp>,
+    problem: Option<String>,
 }
 
 enum Way {
@@ -81,13 +91,32 @@ enum Way {
 }
 
 impl Winding {
+    /// Whether it stops that child.
+    pub(super) fn stops(&self, name: &str) -> bool {
+        self.going.contains(name)
+    }
+
+    /// Whether it does something to that child.
+    pub(super) fn concerns(&self, name: &str) -> bool {
+        concerns(&self.plan, name)
+    }
+
     /// Whose answer it owes.
     pub(super) fn waiter(&self) -> Option<u32> {
         self.waiter
     }
 }
 
+fn concerns(plan: &Plan, name: &str) -> bool {
+    plan.child(name).is_some_and(|step| step.action != Action::Keep)
+}
+
 impl Rising {
+    /// Whether it does something to that child.
+    pub(super) fn concerns(&self, name: &str) -> bool {
+        concerns(&self.plan, name)
+    }
+
     /// Whose answer it owes.
     pub(super) fn waiter(&self) -> Option<u32> {
         self.waiter
@@ -139,11 +168,17 @@ impl Supervisor {
             Err(problems) => return self.nothing_changes(waiter, &problems, WRONG_CONFIGURATION),
         };
         let hopeless = self.by_name.keys().filter(|name| !self.served(name)).cloned().collect();
-        let which = |is: fn(&Supervised) -> bool| {
-            self.children.values().filter(|child| is(child)).map(|child| child.config.name.clone()).collect()
-        };
-        let (held_down, finished) = (which(|child| child.held_down), which(Supervised::finished));
-        let course = Course { way: Way::There { hopeless }, held_down, finished };
+        let name = |child: &Supervised| child.config.name.clone();
+        let children = || self.children.values().map(Box::as_ref);
+        let held_down = children().filter(|child| child.held_down).map(name).collect();
+        let over = children()
+            .filter(|child| child.is_over())
+            .map(|child| {
+                let Machine { last_exit: exit, problem, .. } = &child.machine;
+                (name(child), Over { exit: *exit, at: child.ended, problem: problem.clone() })
+            })
+            .collect();
+        let course = Course { way: Way::There { hopeless }, held_down, over };
         if let Err(why) = self.begin_reload(loaded, course, waiter) {
             self.nothing_changes(waiter, &why, 1);
         }
@@ -173,9 +208,9 @@ impl Supervisor {
             .filter(|child| matches!(child.action, Action::Restart | Action::Stop))
             .map(|child| child.name.clone())
             .collect();
-        let deadline = Instant::now() + self.model().daemon.stop_timeout;
-        self.children.values_mut().for_each(|child| child.drain_starts = 0);
-        let winding = Winding { loaded, plan, sockets, links, server, going, deadline, course, waiter };
+        let bounds = self.bounds_from_now();
+        self.children.values_mut().for_each(|child| child.drain = Progress::default());
+        let winding = Winding { loaded, plan, sockets, links, server, going, bounds, course, waiter };
         self.phase = Phase::Winding(Box::new(winding));
         self.dirty = true;
         Ok(())
@@ -202,25 +237,26 @@ impl Supervisor {
                 }
             }
         }
-        let down = self.wind_down(&winding.going, Some(&winding.loaded.model), winding.deadline);
+        let down = self.wind_down(&winding.going, Some(&winding.loaded.model), winding.bounds);
         if !down {
             self.phase = Phase::Winding(winding);
             return;
         }
-        let lost: Vec<String> = self
+        let lost = self
             .links
             .going(&winding.loaded.model)
             .map(|held| (held.title(), self.links.queued(held)))
             .filter(|&(_, bytes)| bytes > 0)
-            .map(|(link, bytes)| format!("nobody took {bytes} bytes in the link {link}, which goes"))
-            .collect();
-        match (&winding.course.way, lost.is_empty()) {
+            .map(|(link, bytes)| format!("nobody took {bytes} bytes in the link {link}, which goes"));
+        // Another process in the place of one that can't be killed would meet what that still holds.
+        let bad: Vec<String> = self.unkillable(&winding.going).into_iter().chain(lost).collect();
+        match (&winding.course.way, bad.is_empty()) {
             (_, true) => self.carry_out(*winding),
-            (Way::There { .. }, false) => self.turn_back(*winding, lost.join("; ")),
+            (Way::There { .. }, false) => self.turn_back(*winding, bad.join("; ")),
             (Way::Back { .. }, false) => {
                 // Both ways would lose something: back is where it was known to serve.
-                log::error!("reload: {}: they are lost", lost.join("; "));
-                self.say(winding.waiter, &lost.join("\n"));
+                log::error!("reload: {}; going back all the same", bad.join("; "));
+                self.say(winding.waiter, &bad.join("\n"));
                 self.carry_out(*winding);
             }
         }
@@ -234,14 +270,13 @@ impl Supervisor {
         if let Err(error) = self.links.resume_input() {
             log::error!("reload: cannot open a link's input again: {error}");
         }
-        let Course { held_down, finished, .. } = course;
+        let course = Course { way: Way::Back { why }, ..course };
         let mut coming = BTreeSet::new();
-        for name in going.iter().filter(|name| !finished.contains(*name)) {
+        for name in &going {
             if let Some(&id) = self.by_name.get(name) {
-                self.come_again(id, &mut coming);
+                self.come_back(id, &course, &mut coming);
             }
         }
-        let course = Course { way: Way::Back { why }, held_down, finished };
         self.phase = Phase::Rising(Box::new(Rising { before: loaded, plan, coming, course, waiter }));
         self.dirty = true;
     }
@@ -318,16 +353,19 @@ impl Supervisor {
         self.dirty = true;
     }
 
-    /// A child that changed or came is started; on the way back not where it had
-    /// finished.
+    /// A child that changed or came is started; on the way back only if it was not
+    /// over before.
     fn come_back(&mut self, id: Id, course: &Course, coming: &mut BTreeSet<String>) {
         let Some(child) = self.children.get_mut(&id) else { return };
-        if matches!(course.way, Way::Back { .. }) && course.finished.contains(&child.config.name) {
-            child.machine.last_exit = Some(Exit::Code(0));
-            child.ended.get_or_insert(child.since);
-            return;
+        let over = course.over.get(&child.config.name).filter(|_| matches!(course.way, Way::Back { .. }));
+        match over {
+            Some(Over { exit, at, problem }) => {
+                child.machine.last_exit = *exit;
+                child.machine.problem.clone_from(problem);
+                child.ended = *at;
+            }
+            None => self.come_again(id, coming),
         }
-        self.come_again(id, coming);
     }
 
     /// A child that changed or came is started, unless an operator stopped it.

@@ -1,6 +1,7 @@
 //! Operators' requests, and those who wait for an answer.
 
-use super::child::{Event, State};
+use super::change::Phase;
+use super::child::{Event, Ladder, State};
 use super::core::Supervisor;
 use super::poll::Id;
 use super::reload::WRONG_CONFIGURATION;
@@ -24,6 +25,16 @@ pub(super) enum Waiter {
         names: Vec<String>,
         /// How they shall be.
         goal: Goal,
+    },
+    /// For the change under way to be over, and then for children to be up that it
+    /// concerns: to start one of them meanwhile would cross it.
+    Later {
+        /// The connection.
+        connection: u32,
+        /// Which children, as the operator named them.
+        names: Vec<String>,
+        /// Whether those that run are to be other processes.
+        restart: bool,
     },
     /// For his turn to reload; `None`: a signal's.
     Reload(Option<u32>),
@@ -51,9 +62,9 @@ impl Supervisor {
             }
             Request::Plan { file } => self.plan(connection, file.as_deref()),
             Request::Reload => self.request_reload(Some(connection)),
-            Request::Start { children } => self.on_children(connection, children, Goal::Up, Event::Start),
-            Request::Stop { children } => self.on_children(connection, children, Goal::Down, Event::Stop),
-            Request::Restart { children } => self.on_children(connection, children, Goal::Up, Event::Restart),
+            Request::Start { children } => self.start_or_restart(connection, children, false),
+            Request::Stop { children } => self.stop_children(connection, &children),
+            Request::Restart { children } => self.start_or_restart(connection, children, true),
             Request::Shutdown { fast } => {
                 self.waiters.push(Waiter::Shutdown(connection));
                 if fast {
@@ -89,48 +100,98 @@ impl Supervisor {
         }
     }
 
-    fn on_children(&mut self, connection: u32, names: Vec<String>, goal: Goal, event: Event) {
-        if self.daemon_state() == status::DaemonState::Stopping && goal == Goal::Up {
-            return self.refuse(Some(connection), "cannot start anything: the daemon is stopping");
-        }
+    /// What an operator may call one or several children, as ids and names; where
+    /// there is none of a name, the operator gets the answer.
+    fn children_named(&mut self, connection: u32, names: &[String]) -> Option<(Vec<Id>, Vec<String>)> {
         let mut ids = Vec::new();
-        for name in &names {
+        for name in names {
             match self.ids_of(name) {
                 found if found.is_empty() => {
-                    return self.refuse(Some(connection), &format!("cannot find child \"{name}\": {}", self.known()));
+                    self.refuse(Some(connection), &format!("cannot find child \"{name}\": {}", self.known()));
+                    return None;
                 }
                 found => ids.extend(found),
             }
         }
-        let names: Vec<String> = ids.iter().map(|id| self.children[id].config.name.clone()).collect();
-        self.waiters.push(Waiter::Children { connection, names: names.clone(), goal });
+        let names = ids.iter().map(|id| self.children[id].config.name.clone()).collect();
+        Some((ids, names))
+    }
+
+    fn start_or_restart(&mut self, connection: u32, asked: Vec<String>, restart: bool) {
+        if matches!(self.phase, Phase::Stopping { .. }) {
+            return self.refuse(Some(connection), "cannot start anything: the daemon is stopping");
+        }
+        let Some((ids, names)) = self.children_named(connection, &asked) else { return };
+        if names.iter().any(|name| self.is_changing(name)) {
+            return self.waiters.push(Waiter::Later { connection, names: asked, restart });
+        }
+        self.waiters.push(Waiter::Children { connection, names: names.clone(), goal: Goal::Up });
         for (&id, name) in ids.iter().zip(&names) {
-            let running = self.children.get(&id).is_some_and(|child| child.machine.pid().is_some());
-            match goal {
-                Goal::Down => {
-                    if let Some(child) = self.children.get_mut(&id) {
-                        child.held_down = true;
-                        child.to_stop = true;
-                        child.pending = false;
-                    }
-                }
-                Goal::Up if running => {
-                    if let Some(child) = self.children.get_mut(&id) {
-                        child.held_down = false;
-                        child.to_stop = false;
-                    }
-                    self.step(id, event.clone());
-                }
-                Goal::Up => {
-                    // Down for good first, so that what was is forgiven; then
-                    // it starts as soon as what it needs is up.
-                    self.step(id, Event::Stop);
-                    self.set_pending(id);
-                    log::info!(target: name, "an operator starts it");
-                }
+            let Some(child) = self.children.get_mut(&id) else { continue };
+            if child.machine.pid().is_some() {
+                child.held_down = false;
+                child.to_stop = false;
+                self.step(id, if restart { Event::Restart } else { Event::Start });
+            } else {
+                // Down for good first, so that what was is forgiven; then
+                // it starts as soon as what it needs is up.
+                self.step(id, Event::Stop);
+                self.set_pending(id);
+                log::info!(target: name, "an operator starts it");
             }
         }
         self.dirty = true;
+    }
+
+    fn stop_children(&mut self, connection: u32, asked: &[String]) {
+        let Some((ids, names)) = self.children_named(connection, asked) else { return };
+        for (id, name) in ids.iter().zip(&names) {
+            // What stops it already does so in order.
+            let goes = self.is_winding_down(name);
+            if let Some(child) = self.children.get_mut(id) {
+                child.held_down = true;
+                child.to_stop = !goes;
+                child.pending = false;
+            }
+        }
+        self.waiters.push(Waiter::Children { connection, names, goal: Goal::Down });
+        self.dirty = true;
+    }
+
+    /// Whether a change is under way that does something to that child.
+    fn is_changing(&self, name: &str) -> bool {
+        match &self.phase {
+            Phase::Winding(winding) => winding.concerns(name),
+            Phase::Rising(rising) => rising.concerns(name),
+            Phase::Starting | Phase::Running | Phase::Stopping { .. } => false,
+        }
+    }
+
+    /// Starts what waited for a change to be over.
+    fn start_later(&mut self) {
+        if !matches!(self.phase, Phase::Starting | Phase::Running) {
+            return;
+        }
+        let later = |waiter: &Waiter| matches!(waiter, Waiter::Later { .. });
+        while let Some(place) = self.waiters.iter().position(later) {
+            if let Waiter::Later { connection, names, restart } = self.waiters.remove(place) {
+                self.start_or_restart(connection, names, restart);
+            }
+        }
+    }
+
+    /// The daemon ends: nobody will see a child come up.
+    pub(super) fn refuse_starts(&mut self) {
+        let (up, others) = std::mem::take(&mut self.waiters).into_iter().partition(|waiter| {
+            matches!(waiter, Waiter::Later { .. } | Waiter::Children { goal: Goal::Up, .. })
+        });
+        self.waiters = others;
+        let up: Vec<Waiter> = up;
+        for waiter in up {
+            if let Waiter::Later { connection, names, .. } | Waiter::Children { connection, names, .. } = waiter {
+                self.refuse(Some(connection), &format!("cannot start {}: the daemon is stopping", names.join(", ")));
+            }
+        }
     }
 
     /// Stops what an operator wants down, sources first: what a source still
@@ -170,6 +231,7 @@ impl Supervisor {
 
     /// Answers those whose wait is over.
     pub(super) fn answer_waiters(&mut self) {
+        self.start_later();
         let mut place = 0;
         while let Some(waiter) = self.waiters.get(place) {
             let Waiter::Children { connection, names, goal } = waiter else {
@@ -194,12 +256,17 @@ impl Supervisor {
     /// Why these children are not as they shall be; `None`: not known yet.
     fn wait_of(&self, names: &[String], goal: Goal) -> Option<Vec<String>> {
         match goal {
+            // What is true of it now may not be in a moment.
+            Goal::Up if names.iter().any(|name| self.is_changing(name)) => None,
             Goal::Up => self.outcome_of(names),
             Goal::Down => {
                 let mut bad = Vec::new();
                 for child in names.iter().filter_map(|name| self.child(name)) {
                     match (child.machine.state, child.held_down) {
-                        (State::Down, true) => {}
+                        (State::Down, true) if !self.is_winding_down(&child.config.name) => {}
+                        (State::Stopping { ladder: Ladder::Unkillable, .. }, true) => {
+                            bad.extend(self.unkillable([&child.config.name]));
+                        }
                         (_, true) => return None,
                         (_, false) => bad.push(format!("cannot stop {}: it was started again", child.config.name)),
                     }
@@ -209,15 +276,29 @@ impl Supervisor {
         }
     }
 
+    /// Whether that child is being stopped in order, and may be started once more
+    /// for what waits for it.
+    fn is_winding_down(&self, name: &str) -> bool {
+        match &self.phase {
+            Phase::Winding(winding) => winding.stops(name),
+            Phase::Stopping { .. } => true,
+            Phase::Starting | Phase::Running | Phase::Rising(_) => false,
+        }
+    }
+
     /// Tells those who wait for the end how it went.
     pub(super) fn answer_shutdown(&mut self, end: &Result<(), String>) {
         for waiter in std::mem::take(&mut self.waiters) {
             match (waiter, end) {
                 (Waiter::Shutdown(connection), Ok(())) => self.finish(Some(connection), 0),
                 (Waiter::Shutdown(connection), Err(why)) => self.refuse(Some(connection), why),
-                (Waiter::Children { connection, .. } | Waiter::Reload(Some(connection)), _) => {
-                    self.refuse(Some(connection), "the daemon has stopped");
-                }
+                (Waiter::Children { connection, goal: Goal::Down, .. }, _) => self.finish(Some(connection), 0),
+                (
+                    Waiter::Children { connection, goal: Goal::Up, .. }
+                    | Waiter::Later { connection, .. }
+                    | Waiter::Reload(Some(connection)),
+                    _,
+                ) => self.refuse(Some(connection), "the daemon has stopped"),
                 (Waiter::Reload(None), _) => {}
             }
         }

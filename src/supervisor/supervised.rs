@@ -1,10 +1,11 @@
 //! A child as the supervisor holds it: its part of the configuration, its
 //! machine, and what stays when its process goes.
 
-use super::child::{Machine, Policy, State};
+use super::child::{Ladder, Machine, Policy, State};
+use super::drain;
 use super::notify;
 use super::spawn::Holdings;
-use crate::config::model::{Child, Program, Ready, Restart};
+use crate::config::model::{Child, Program, Ready};
 use crate::control::status::{ChildState, Ended, LastExit};
 use crate::journal::LineSplitter;
 use crate::plugin;
@@ -12,6 +13,7 @@ use crate::sys::map::{PAGE, SharedMap, memory_file};
 use crate::sys::pipe::{self, Pipe};
 use crate::sys::process::{self, Exit};
 use jiff::Timestamp;
+use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -41,8 +43,8 @@ pub struct Supervised {
     pub held_down: bool,
     /// He does, and it was not told yet: its sources go first.
     pub to_stop: bool,
-    /// How often it was started only to save what still waits for it.
-    pub drain_starts: u32,
+    /// What the drain under way has done with it.
+    pub drain: drain::Progress,
     /// Somebody else spoke in its name, and that was logged.
     pub told_of_strangers: bool,
     /// What it says is wrong (X_PLUMBD_PROBLEM=).
@@ -80,7 +82,7 @@ impl Supervised {
             pending: false,
             held_down: false,
             to_stop: false,
-            drain_starts: 0,
+            drain: drain::Progress::default(),
             told_of_strangers: false,
             says: None,
             started: None,
@@ -151,13 +153,23 @@ impl Supervised {
         self.says.as_deref().filter(|_| late && matches!(self.machine.state, State::Starting { .. }))
     }
 
-    /// Whether it did what it was there for: it ended well, and its policy says
-    /// that it is not started again. One that an operator stopped did not.
+    /// Whether it has ended and its policy says that it is not started again. One
+    /// that an operator stopped is not over.
+    pub fn is_over(&self) -> bool {
+        !self.pending && !self.held_down && self.machine.is_over()
+    }
+
+    /// Whether it did what it was there for: it is over, and ended well.
     pub fn finished(&self) -> bool {
-        let machine = &self.machine;
-        let ended_well = machine.last_exit.is_some_and(|exit| exit.success());
-        let over = machine.state == State::Down && !self.pending && !self.held_down;
-        over && ended_well && machine.policy.restart != Restart::Always
+        self.is_over() && self.machine.last_exit.is_some_and(|exit| exit.success())
+    }
+
+    /// Its process, if that was sent SIGKILL and is not gone.
+    pub fn killed(&self) -> Option<Pid> {
+        match self.machine.state {
+            State::Stopping { pid, ladder: Ladder::Killed { .. } | Ladder::Unkillable, .. } => Some(pid),
+            _ => None,
+        }
     }
 
     /// Its state, in the contract's words.

@@ -6,11 +6,15 @@ use signal_hook::iterator::exfiltrator::SignalOnly;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Signals that were asked for, delivered through a descriptor.
 #[derive(Debug)]
 pub struct Signals {
     delivery: SignalDelivery<UnixStream, SignalOnly>,
+    /// How often each signal came and was not collected yet.
+    came: Vec<(i32, Arc<AtomicU32>)>,
 }
 
 impl Signals {
@@ -27,16 +31,40 @@ impl Signals {
         // and the note of what it shall do would be lost.
         let caught: SigSet = signals.iter().filter_map(|&number| Signal::try_from(number).ok()).collect();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&caught), None)?;
+        // Counted first, so that a signal that is reported has been counted.
+        let came = signals.iter().map(|&number| Ok((number, counted(number)?))).collect::<io::Result<_>>();
         let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, signals);
         sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&caught), None)?;
-        Ok(Signals { delivery: delivery? })
+        Ok(Signals { delivery: delivery?, came: came? })
     }
 
-    /// The signals that came since the last call, each once however often it
-    /// came (signal(7): standard signals don't queue).
+    /// The signals that came since the last call, each once however often it came.
     pub fn pending(&mut self) -> impl Iterator<Item = i32> {
         self.delivery.pending()
     }
+
+    /// How often that signal was delivered since the last call. One that is sent
+    /// again before it is delivered is still one (signal(7): standard signals
+    /// don't queue).
+    pub fn times(&self, number: i32) -> u32 {
+        let counted = self.came.iter().find(|(counted, _)| *counted == number);
+        counted.map_or(0, |(_, times)| times.swap(0, Ordering::Relaxed))
+    }
+}
+
+/// A count that goes up with each delivery of that signal.
+fn counted(number: i32) -> io::Result<Arc<AtomicU32>> {
+    let times = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&times);
+    #[allow(unsafe_code)]
+    // SAFETY: what runs in the handler is one atomic addition, which is
+    // async-signal-safe (signal-safety(7)).
+    unsafe {
+        signal_hook::low_level::register(number, move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        })
+    }?;
+    Ok(times)
 }
 
 /// Has this process hear of its children's ends, also where whoever started it

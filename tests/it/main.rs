@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the answer")]
 
 mod background;
+mod chains;
+mod changes;
 mod cli;
 mod completions;
 mod config;

@@ -4,6 +4,7 @@
 
 use super::super::*;
 use super::world::World;
+use crate::supervisor::dice::Dice;
 use std::collections::BTreeMap;
 
 const CHILDREN: usize = 50;
@@ -13,31 +14,7 @@ const DEATH: Duration = Duration::from_millis(5);
 /// Set to the seed of a failure to see it again.
 const SEED: &str = "PLUMBD_SIMULATION_SEED";
 
-/// Numbers that look random (SplitMix64, by Steele, Lea and Flood, 2014).
-struct Dice(u64);
-
 impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn percent(&mut self, chance: u64) -> bool {
-        self.roll() % 100 < chance
-    }
-
-    fn up_to(&mut self, most: Duration) -> Duration {
-        let nanos = u64::try_from(most.as_nanos()).unwrap();
-        Duration::from_nanos(self.roll() % (nanos + 1))
-    }
-
-    fn of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[usize::try_from(self.roll() % all.len() as u64).unwrap()]
-    }
-
     fn exit(&mut self) -> Exit {
         self.of(&[Exit::Code(0), Exit::Code(0), Exit::Code(1), Exit::Code(127), Exit::Signal(11), Exit::Signal(9)])
     }

@@ -56,7 +56,7 @@ fn a_start_of_what_runs_spawns_nothing() {
 fn readiness_that_does_not_come_in_time_is_a_failure_and_backs_off() {
     let mut child = Child::late(Policy { ready: Ready::Notify, ..policy() });
     assert_eq!(child.problem(), Some("not ready within 10 s"));
-    assert_eq!(child.machine.deadline(), None, "SIGKILL needs no second one");
+    assert_eq!(child.machine.deadline(), Some(child.now + UNKILLABLE));
     assert_eq!(child.tell(SaysReady), [], "too late");
     assert!(!child.machine.is_up());
     assert_eq!(child.tell(KILLED), [Action::Spawn], "the first of a row is at once");

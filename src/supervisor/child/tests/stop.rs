@@ -9,7 +9,7 @@ fn a_stop_asks_and_kills_when_its_time_is_over() {
         assert_eq!(child.tell(Stop), [Action::Ask(FIRST, Signal::SIGINT)]);
         assert_eq!(child.machine.deadline(), Some(child.now + secs(10)));
         assert_eq!(child.tick_at_deadline(), [Action::Force(FIRST)]);
-        assert_eq!(child.machine.deadline(), None);
+        assert_eq!(child.machine.deadline(), Some(child.now + UNKILLABLE));
         assert_eq!(child.tell(KILLED), []);
         assert_eq!((child.machine.want, child.machine.state), (Want::Down, State::Down));
     }
@@ -40,7 +40,22 @@ fn a_second_stop_neither_asks_again_nor_gives_more_time() {
 fn a_stop_that_may_take_no_time_kills_at_the_next_tick() {
     let mut child = Child::stopping(Policy { stop_timeout: secs(0), ..policy() });
     assert_eq!(child.tick_after(secs(0)), [Action::Force(FIRST)]);
-    assert_eq!(child.machine.deadline(), None);
+    assert_eq!(child.machine.deadline(), Some(child.now + UNKILLABLE));
+}
+
+#[test]
+fn a_process_that_sigkill_does_not_end_is_named_and_not_waited_for() {
+    let mut child = Child::late(policy());
+    child.tell(Stop);
+    child.now = child.machine.deadline().unwrap();
+    assert_eq!(child.said(Tick), ["process 100 does not die of SIGKILL"]);
+    assert_eq!(child.problem(), Some("process 100 does not die of SIGKILL"));
+    assert!(matches!(child.machine.state, State::Stopping { ladder: Ladder::Unkillable, .. }));
+    assert_eq!(child.tick_after(secs(3600)), []);
+    // It is never joined by a second one; should it go after all, all is as wanted.
+    assert_eq!(child.tell(Start), []);
+    assert_eq!(child.tell(KILLED), [Action::Spawn]);
+    assert_eq!(child.problem(), None);
 }
 
 #[test]
@@ -99,7 +114,7 @@ fn a_kill_forces_at_once_in_every_state_with_a_process() {
     draining.tell(Drain(draining.now + secs(5)));
     for mut child in [Child::starting(policy()), Child::up(policy()), Child::stopping(policy()), draining] {
         assert_eq!(child.tell(Kill), [Action::Force(FIRST)]);
-        assert_eq!(child.machine.deadline(), None);
+        assert_eq!(child.machine.deadline(), Some(child.now + UNKILLABLE));
         assert_eq!(child.tell(KILLED), []);
         assert_eq!((child.machine.want, child.machine.state), (Want::Down, State::Down));
     }

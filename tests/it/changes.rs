@@ -1,0 +1,236 @@
+//! Stops, starts and reloads that meet each other: what goes is not started once
+//! more, answers are true, jobs run once, and an end has a bound.
+
+use crate::daemon::{Daemon, alive, kill, wait_for};
+use nix::libc::{SIGKILL, SIGTERM};
+use plumbd::control::Request;
+use plumbd::control::status::{ChildState, DaemonState};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+fn named(name: &str) -> Vec<String> {
+    vec![name.to_owned()]
+}
+
+/// Counts its starts, and takes its time to stop: until `go` is there.
+fn slow(name: &str, more: &str) -> String {
+    format!(
+        r#"
+        [children.{name}]
+        command = ["/bin/sh", "-c", """
+        echo x >> {name}.starts
+        trap 'while ! test -e go; do sleep 0.01; done; exit 0' TERM
+        echo >&$PLUMBD_READY_FD
+        while :; do sleep 0.01; done
+        """]
+        ready = "fd"
+        stop_timeout = "1000s"
+        {more}
+        "#
+    )
+}
+
+fn starts(daemon: &Daemon, name: &str) -> usize {
+    daemon.read_text(&format!("{name}.starts")).lines().count()
+}
+
+/// A new child that never serves, so that its reload is undone.
+const BAD: &str = "[children.bad]\ncommand = [\"sleep\", \"1000\"]\nready = \"fd\"\nready_timeout = \"200ms\"\n";
+
+#[test]
+fn a_restart_under_way_is_no_start_when_the_daemon_ends() {
+    let mut daemon = Daemon::start(&slow("one", ""));
+    let restart = daemon.ask_meanwhile(Request::Restart { children: named("one") });
+    daemon.wait_child("one", ChildState::Stopping);
+    daemon.signal(SIGTERM);
+    let (status, _, err) = restart.join().unwrap().unwrap();
+    assert_eq!((status, err.as_str()), (1, "cannot start one: the daemon is stopping\n"));
+    std::fs::write(daemon.path("go"), "").unwrap();
+    assert!(daemon.wait_end().success());
+    assert_eq!(starts(&daemon, "one"), 1);
+}
+
+#[test]
+fn a_restart_under_way_is_no_start_when_a_reload_removes_the_child() {
+    let other = "[children.other]\ncommand = [\"sleep\", \"1000\"]\n";
+    let mut daemon = Daemon::start(&(slow("one", "") + other));
+    let restart = daemon.ask_meanwhile(Request::Restart { children: named("one") });
+    daemon.wait_child("one", ChildState::Stopping);
+    daemon.configure(other);
+    let reload = daemon.ask_meanwhile(Request::Reload);
+    daemon.wait_state(DaemonState::Reloading);
+    std::fs::write(daemon.path("go"), "").unwrap();
+    assert_eq!(reload.join().unwrap().unwrap().0, 0);
+    let (status, _, err) = restart.join().unwrap().unwrap();
+    assert_eq!((status, err.as_str()), (1, "cannot start one: it is no longer there\n"));
+    assert_eq!(starts(&daemon, "one"), 1);
+    daemon.stop();
+}
+
+#[test]
+fn a_child_killed_because_it_was_late_is_not_started_again_by_the_undoing() {
+    let one = "[children.one]\ncommand = [\"sleep\", \"1000\"]\n";
+    let mut daemon = Daemon::start(one);
+    let late = r#"
+        [children.late]
+        command = ["/bin/sh", "-c", "echo x >> late.starts; exec sleep 1000"]
+        ready = "fd"
+        ready_timeout = "200ms"
+        "#;
+    daemon.configure(&format!("{one}{late}"));
+    assert_eq!(daemon.ask(&Request::Reload).0, 1);
+    assert_eq!(starts(&daemon, "late"), 1);
+    daemon.stop();
+}
+
+#[test]
+fn a_start_or_restart_during_a_reload_is_answered_when_it_is_so() {
+    for restart in [false, true] {
+        let mut daemon = Daemon::start(&slow("one", ""));
+        let before = daemon.child_pid("one");
+        daemon.configure(&slow("one", "umask = \"0077\""));
+        let reload = daemon.ask_meanwhile(Request::Reload);
+        daemon.wait_child("one", ChildState::Stopping);
+        let children = named("one");
+        let asked = if restart { Request::Restart { children } } else { Request::Start { children } };
+        let asked = daemon.ask_meanwhile(asked);
+        // It is known to the daemon, which answers one after the other.
+        daemon.status();
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!asked.is_finished(), "answered while the child is on its way down");
+        std::fs::write(daemon.path("go"), "").unwrap();
+        assert_eq!(reload.join().unwrap().unwrap().0, 0);
+        assert_eq!(asked.join().unwrap().unwrap().0, 0);
+        let now = daemon.child("one");
+        assert!(now.state == ChildState::Up && now.pid != Some(before), "{now:?}");
+        daemon.stop();
+    }
+}
+
+#[test]
+fn a_child_that_an_operator_stops_while_a_reload_restarts_it_stays_down() {
+    let mut daemon = Daemon::start(&slow("one", ""));
+    daemon.configure(&slow("one", "umask = \"0077\""));
+    let reload = daemon.ask_meanwhile(Request::Reload);
+    daemon.wait_child("one", ChildState::Stopping);
+    let stop = daemon.ask_meanwhile(Request::Stop { children: named("one") });
+    daemon.status();
+    std::fs::write(daemon.path("go"), "").unwrap();
+    assert_eq!(reload.join().unwrap().unwrap().0, 0);
+    assert_eq!(stop.join().unwrap().unwrap().0, 0);
+    assert_eq!(daemon.child("one").state, ChildState::Down);
+    assert_eq!(starts(&daemon, "one"), 1);
+    daemon.stop();
+}
+
+#[test]
+fn a_job_that_failed_does_not_run_again_because_a_reload_is_undone() {
+    let job = |policy: &str, exit: u8, more: &str| {
+        format!(
+            "[children.job]\ncommand = [\"/bin/sh\", \"-c\", \"echo x >> job.starts; exit {exit}\"]\n\
+             restart = \"{policy}\"\n{more}\n"
+        )
+    };
+    for (policy, exit) in [("never", 1), ("never", 0), ("on-failure", 0)] {
+        let mut daemon = Daemon::spawn(&job(policy, exit, ""));
+        daemon.wait_state(DaemonState::Running);
+        wait_for("it has run", || (daemon.child("job").last_exit.is_some()).then_some(()));
+        let before = daemon.child("job");
+        // Undone, with and without a change of the job itself; its own run by the reload is one.
+        for (more, runs) in [("", 1), ("umask = \"0077\"", 2)] {
+            daemon.configure(&(job(policy, exit, more) + BAD));
+            assert_eq!(daemon.ask(&Request::Reload).0, 1);
+            assert!(starts(&daemon, "job") <= runs, "{policy}, {exit}: {} runs", starts(&daemon, "job"));
+            let after = daemon.child("job");
+            assert_eq!((after.state, after.pid, after.problem), (before.state, None, before.problem.clone()));
+        }
+        daemon.signal(SIGTERM);
+        daemon.wait_end();
+    }
+}
+
+#[test]
+fn an_end_is_bounded_whoever_takes_no_signal() {
+    // Four in a row, each waits for the one before it.
+    let deaf = |name: &str, after: &str| {
+        format!(
+            "[children.{name}]\ncommand = [\"/bin/sh\", \"-c\", \"trap '' TERM; echo >&$PLUMBD_READY_FD; while :; do sleep 0.1; done\"]\n\
+             ready = \"fd\"\nstop_timeout = \"2s\"\nafter = [{after}]\n"
+        )
+    };
+    let config = format!(
+        "[daemon]\nstop_timeout = \"2s\"\n{}{}{}{}",
+        deaf("a", ""),
+        deaf("b", "\"a\""),
+        deaf("c", "\"b\""),
+        deaf("d", "\"c\"")
+    );
+    let mut daemon = Daemon::start(&config);
+    let began = Instant::now();
+    daemon.signal(SIGTERM);
+    daemon.wait_end();
+    // In order it would be four times 2 s.
+    assert!(began.elapsed() < Duration::from_millis(6500), "{:?}", began.elapsed());
+}
+
+/// A strace that keeps the supervisor's kill(2) from doing anything.
+fn powerless(daemon: &Daemon) -> std::process::Child {
+    let trace = daemon.path("trace");
+    let tracer = Command::new("strace")
+        .args(["-qq", "-e", "trace=kill", "-e", "inject=kill:retval=0", "-o"])
+        .arg(&trace)
+        .args(["-p", &daemon.pid().to_string()])
+        .spawn()
+        .unwrap();
+    wait_for("it is traced", || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).ok()?;
+        (!status.contains("TracerPid:\t0\n")).then_some(())
+    });
+    tracer
+}
+
+#[test]
+#[ignore = "needs strace, run by .ci/run"]
+fn a_child_that_nobody_can_kill_is_named_and_holds_up_no_second_sigterm() {
+    let mut daemon = Daemon::start("[children.one]\ncommand = [\"sleep\", \"1000\"]\n");
+    let one = daemon.child_pid("one");
+    let mut tracer = powerless(&daemon);
+    daemon.signal(SIGTERM);
+    daemon.wait_state(DaemonState::Stopping);
+    daemon.signal(SIGTERM);
+    let status = wait_for("the daemon ends", || {
+        // Its socket is gone with it; the child is not.
+        (!alive(daemon.pid())).then_some(())
+    });
+    let () = status;
+    assert!(alive(one));
+    kill(one, SIGKILL);
+    tracer.wait().unwrap();
+    assert_eq!(daemon.wait_end().code(), Some(1));
+    let named = format!("stopped, but cannot end one: process {one} does not die of SIGKILL");
+    assert!(daemon.log().contains(&named), "{}", daemon.log());
+}
+
+#[test]
+#[ignore = "needs strace, run by .ci/run"]
+fn a_child_that_nobody_can_kill_is_a_reason_to_undo_a_reload() {
+    let config = |more: &str| {
+        format!(
+            "[daemon]\nstop_timeout = \"500ms\"\n[children.one]\ncommand = [\"sleep\", \"1000\"]\nstop_timeout = \"100ms\"\n{more}\n\
+             [children.other]\ncommand = [\"sleep\", \"1000\"]\n"
+        )
+    };
+    let mut daemon = Daemon::start(&config(""));
+    let one = daemon.child_pid("one");
+    let mut tracer = powerless(&daemon);
+    daemon.configure(&config("umask = \"0077\""));
+    let (status, _, err) = daemon.ask(&Request::Reload);
+    assert_eq!(status, 1);
+    assert!(err.contains(&format!("cannot end one: process {one} does not die of SIGKILL")), "{err}");
+    // It is the operator's to end it, and then all is as before.
+    kill(tracer.id().try_into().unwrap(), SIGTERM);
+    tracer.wait().unwrap();
+    kill(one, SIGKILL);
+    daemon.wait_replaced("one", one);
+    daemon.stop();
+}
