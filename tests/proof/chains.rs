@@ -272,13 +272,13 @@ fn control() -> String {
     let swallowed = compare(&daemon);
     assert_eq!(swallowed.lost, 3, "{swallowed}");
 
-    let without = config(&names, &[Program::Filter { pace: 0, polite: false, swallow: 0 }], "");
-    let without = &without[..without.find("[[links]]").unwrap()];
-    let mut daemon = Daemon::start(without);
+    let source = Program::Source { lines: LINES, pace: 0 }.command();
+    let without = config(&["b", "a"].map(str::to_owned), &[], &format!("[children.c]\n{source}\n"));
+    let mut daemon = Daemon::start(&without);
     wait_for("lines in the log", || daemon.log().contains(".0000").then_some(()));
     daemon.stop();
     let astray = compare(&daemon);
-    assert!(astray.lost > 0, "{astray}");
+    assert_eq!(astray.lost, u64::from(LINES), "{astray}");
     format!(
         "a filter that swallows a line in a hundred: {} found lost; a source without a link: {} found lost, and some in the log",
         swallowed.lost, astray.lost

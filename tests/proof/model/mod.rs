@@ -66,6 +66,8 @@ const DAEMONS: u32 = 48;
 const AT_ONCE: u32 = 4;
 /// Operations on each.
 const OPERATIONS: u32 = 30;
+/// One of so many ends with children that do not want to.
+const STUBBORN: u64 = 8;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![Trial {
@@ -104,7 +106,7 @@ fn attempt(times: f64) -> Tried {
 /// One daemon's life.
 fn one(seed: u64) -> Counts {
     let mut world = World::start(seed).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
-    let checked = live(&mut world);
+    let checked = live(&mut world, seed);
     if let Err(why) = checked {
         let done = &world.history[world.history.len().saturating_sub(16)..];
         let dir = world.daemon.dir.path().display().to_string();
@@ -113,9 +115,9 @@ fn one(seed: u64) -> Counts {
     world.counts
 }
 
-fn live(world: &mut World) -> Checked {
+fn live(world: &mut World, seed: u64) -> Checked {
     for _ in 0..OPERATIONS {
         world.step()?;
     }
-    world.end(End::Command)
+    if seed % STUBBORN == 0 { world.end_stubborn() } else { world.end(End::Command) }
 }

@@ -105,7 +105,7 @@ impl World {
     }
 
     /// Right after an answer that says so.
-    fn are_up(&self, names: &[String], jobs: &BTreeSet<String>) -> Checked {
+    pub(super) fn are_up(&self, names: &[String], jobs: &BTreeSet<String>) -> Checked {
         let status = self.daemon.status();
         for name in names.iter().filter(|name| !jobs.contains(*name)) {
             let child = status.children.iter().find(|child| child.name == *name);
@@ -226,12 +226,17 @@ impl World {
         let well = self.all_is_well();
         let before = self.pids.clone();
         self.daemon.configure(&new.text());
-        let victims: Vec<String> = old.children().into_keys().collect();
+        let mut victims: Vec<String> = old.children().into_keys().collect();
         let mut killed = BTreeSet::new();
-        if kills && self.random.one_in(3) {
-            let logger = self.random.pick(&self.shape.names(|part| part.file().is_some())).unwrap();
-            self.kill_child(&logger);
-            killed.insert(logger);
+        if kills {
+            // Those whose file changes are killed most often.
+            let loggers = old.names(|part| part.file().is_some());
+            victims.extend(loggers.iter().filter(|&name| old.given(name) != new.given(name)).cycle().take(8).cloned());
+        }
+        if kills && self.random.one_in(2) {
+            let name = self.random.pick(&victims).unwrap();
+            self.kill_child(&name);
+            killed.insert(name);
         }
         let asked = self.daemon.ask_meanwhile(Request::Reload);
         if kills {
@@ -270,7 +275,7 @@ impl World {
         let reloads = self.daemon.status().reloads;
         self.daemon.configure(&new.text());
         self.daemon.signal(SIGHUP);
-        within("the reload", || {
+        within(self.patience, "the reload", || {
             let status = self.daemon.status();
             let done = status.state == DaemonState::Running && status.reloads > reloads;
             if done { Ok(()) } else { Err(format!("{} reloads, {}", status.reloads, status.state)) }
@@ -410,7 +415,7 @@ impl World {
         self.daemon.configure(&new.text());
         let before = self.pids.clone();
         let asked = self.daemon.ask_meanwhile(Request::Reload);
-        within("it is being stopped", || {
+        within(self.patience, "it is being stopped", || {
             let status = self.daemon.status();
             let child = status.children.iter().find(|child| child.name == name);
             let stopping = child.is_none_or(|child| child.state == ChildState::Stopping || child.pid != before.get(&name).copied());
@@ -515,6 +520,45 @@ impl World {
         Ok(())
     }
 
+    /// An end with children that ignore their stop signal and wait for each other: the
+    /// bound is the same, though they could take eight times three seconds.
+    pub(super) fn end_stubborn(&mut self) -> Checked {
+        self.note("end: stubborn".to_owned());
+        let mut new = self.shape.clone();
+        new.drain = 3;
+        for number in 0..8 {
+            new.extra += &format!("[children.stubborn{number}]\n{}\n", Program::Deaf.command());
+            new.extra += "ready = \"fd\"\nready_timeout = \"20s\"\nstop_timeout = \"3s\"\n";
+            if number > 0 {
+                new.extra += &format!("after = [\"stubborn{}\"]\n", number - 1);
+            }
+        }
+        self.daemon.configure(&new.text());
+        let well = self.all_is_well();
+        let (status, _, err) = self.ask(Request::Reload)?;
+        if status != 0 && well {
+            return Err(format!("a good reload was refused: {status} {err}"));
+        }
+        self.clients.expect_listener(false);
+        let began = Instant::now();
+        self.daemon.signal(SIGTERM);
+        let status = self.daemon.wait_killed();
+        let took = began.elapsed();
+        self.counts.ends += 1;
+        if took > END - Duration::from_secs(7) {
+            return Err(format!("the end took {took:?}"));
+        }
+        self.nothing_is_left(Duration::from_secs(3))?;
+        let found = self.compare();
+        self.counts.lines += found.lines;
+        // The drain has three seconds here: what it can't do in that time it names.
+        let is_named = status.code() == Some(1) && self.daemon.log().contains("nobody took");
+        if !(status.success() && found.is_clean() || is_named && found.doubled + found.disordered + found.torn == 0) {
+            return Err(format!("{status}; {found}"));
+        }
+        Ok(())
+    }
+
     /// When it was seen to stop, in clock ticks since boot.
     fn wait_stopping(&self) -> u64 {
         while self.daemon.try_status().is_some_and(|status| status.state != DaemonState::Stopping) {
@@ -525,7 +569,7 @@ impl World {
     }
 
     /// Nobody but who takes what still waits is started in an end.
-    fn nothing_started_late(&self, since: u64) -> Checked {
+    pub(super) fn nothing_started_late(&self, since: u64) -> Checked {
         let children = self.shape.children();
         let late = starts(self.daemon.dir.path()).into_iter().find(|start| {
             start.forked > since + 3 && children.get(&start.name).is_none_or(|part| !part.is_sink())
@@ -533,7 +577,7 @@ impl World {
         late.map_or(Ok(()), |start| Err(format!("{} was started while the daemon ended", start.name)))
     }
 
-    fn nothing_is_left(&self, bound: Duration) -> Checked {
+    pub(super) fn nothing_is_left(&self, bound: Duration) -> Checked {
         let until = Instant::now() + bound;
         loop {
             let left = strays(self.daemon.dir.path());
@@ -558,6 +602,7 @@ impl World {
         match how {
             0 => {
                 self.daemon.signal(SIGTERM);
+                std::thread::sleep(Duration::from_millis(2));
                 self.sleep(20);
                 self.daemon.signal(SIGTERM);
             }

@@ -86,6 +86,8 @@ pub(super) struct Shape {
     pub(super) port: u16,
     /// Files that were ever used.
     files: u32,
+    /// `daemon.stop_timeout` in seconds.
+    pub(super) drain: u32,
     /// Appended to the text, and no part of the model.
     pub(super) extra: String,
 }
@@ -93,7 +95,7 @@ pub(super) struct Shape {
 impl Shape {
     /// An echo, a logger, and some more.
     pub(super) fn new(port: u16, random: &mut Random) -> Shape {
-        let mut shape = Shape { parts: BTreeMap::new(), port, files: 0, extra: String::new() };
+        let mut shape = Shape { parts: BTreeMap::new(), port, files: 0, drain: 10, extra: String::new() };
         let echo_after = if random.one_in(3) { "synced" } else { "saved" };
         let echo = Part::new(Kind::Echo { instances: 1 + random.below(INSTANCES), echo_after }, random);
         shape.add_logger(random);
@@ -105,6 +107,9 @@ impl Shape {
         shape.parts.insert(name, Part { to, ..echo });
         for _ in 0..2 + random.below(4) {
             shape.add_any(random);
+        }
+        if random.one_in(2) {
+            shape.add(Kind::Own(Program::Deaf), None, random);
         }
         if random.one_in(2) {
             shape.add_job(1, random);
@@ -350,7 +355,7 @@ impl Shape {
 
     /// It as a file.
     pub(super) fn text(&self) -> String {
-        let mut text = "[daemon]\nstop_timeout = \"10s\"\n".to_owned();
+        let mut text = format!("[daemon]\nstop_timeout = \"{}s\"\n", self.drain);
         let mut links = String::new();
         for (name, part) in &self.parts {
             let (first, factor, max) = if part.patient { ("2s", "1.0", "2s") } else { ("0ms", "1.0", "1ms") };

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 pub(super) type Checked<T = ()> = Result<T, String>;
 
 /// Every fact comes true within this time, also on a loaded machine.
-const DEADLINE: Duration = Duration::from_secs(40);
+pub(super) const DEADLINE: Duration = Duration::from_secs(40);
 
 /// What was done.
 #[derive(Debug, Default)]
@@ -82,6 +82,8 @@ pub(super) struct World {
     pub(super) clients: Clients,
     pub(super) history: Vec<String>,
     pub(super) counts: Counts,
+    /// How long a fact may take; the controls wait for none.
+    pub(super) patience: Duration,
     /// Of clients that are gone.
     connections: Vec<Expected>,
     /// Sources whose lines may be lost: their supervisor was killed.
@@ -107,6 +109,7 @@ impl World {
             clients,
             history: Vec::new(),
             counts: Counts::default(),
+            patience: DEADLINE,
             connections: Vec::new(),
             forgiven: BTreeSet::new(),
         };
@@ -143,7 +146,8 @@ impl World {
         asked: std::thread::JoinHandle<Result<Answer, String>>,
         what: &str,
     ) -> Checked<Answer> {
-        within(&format!("an answer to {what}"), || asked.is_finished().then_some(Ok(())).ok_or_else(String::new).and_then(|done| done))?;
+        let is_there = || if asked.is_finished() { Ok(()) } else { Err(self.daemon.log()) };
+        within(self.patience, &format!("an answer to {what}"), is_there)?;
         self.counts.answers += 1;
         let answer = asked.join().unwrap().map_err(|e| format!("{what}: {e}"))?;
         self.note(format!("  {what}: {} {}", answer.0, answer.2.trim_end().replace('\n', "; ")));
@@ -182,14 +186,14 @@ impl World {
 
     /// Waits until all is quiet and as it should be, and looks at it from outside.
     pub(super) fn settle(&mut self) -> Checked {
-        let status = within("all is quiet", || {
+        let status = within(self.patience, "all is quiet", || {
             let status = self.daemon.try_status().ok_or_else(|| format!("no status\n{}", self.daemon.log()))?;
             self.is_quiet(&status).map(|()| status)
         })?;
         let pids = status.children.iter().filter_map(|child| Some((child.name.clone(), child.pid?)));
         self.pids = pids.collect();
         self.look(&status)?;
-        within("no zombies", || {
+        within(self.patience, "no zombies", || {
             let zombie = |pid: &i32| crate::daemon::state(*pid) == Some('Z');
             let zombies = crate::daemon::children_of(self.daemon.pid()).into_iter().filter(zombie).count();
             if zombies == 0 { Ok(()) } else { Err(format!("{zombies} zombies")) }
@@ -264,13 +268,16 @@ impl World {
         self.counts.echoed += echoed;
         let clients = std::mem::replace(&mut self.clients, Clients::start_idle(self.shape.port, next));
         self.connections.extend(clients.go());
-        let dir = self.daemon.dir.path();
-        let sources = told(dir).into_iter().map(|told| {
+        saved::check(&saved::read(self.daemon.dir.path()), &self.expected())
+    }
+
+    /// What sources noted, and clients that are gone.
+    pub(super) fn expected(&self) -> Vec<Expected> {
+        let sources = told(self.daemon.dir.path()).into_iter().map(|told| {
             let certain = if self.forgiven.contains(&told.number) { 0 } else { told.lines };
             Expected { number: told.number, length: LENGTH, certain, possible: told.lines + 1 }
         });
-        let expected: Vec<Expected> = self.connections.iter().cloned().chain(sources).collect();
-        saved::check(&saved::read(dir), &expected)
+        self.connections.iter().cloned().chain(sources).collect()
     }
 
     /// The next daemon in the same folder; no operator has stopped anything of it.
@@ -290,8 +297,8 @@ impl World {
 }
 
 /// Tries until it is right.
-pub(super) fn within<T>(what: &str, mut look: impl FnMut() -> Checked<T>) -> Checked<T> {
-    let until = Instant::now() + DEADLINE;
+pub(super) fn within<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Checked<T>) -> Checked<T> {
+    let until = Instant::now() + patience;
     loop {
         match look() {
             Ok(found) => return Ok(found),
