@@ -147,7 +147,9 @@ impl Supervisor {
             State::Up { .. } => Start::Good,
             // Killed because it was not ready in time: its time is up, whatever
             // another try comes to.
-            State::Stopping { late: true, .. } | State::Stopping { ladder: Ladder::Unkillable, .. } => Start::Bad(why()),
+            State::Stopping { late: true, .. } | State::Stopping { ladder: Ladder::Unkillable, .. } => {
+                Start::Bad(why())
+            }
             State::Starting { .. } | State::Stopping { .. } => Start::Open,
             State::Backoff { .. } | State::Failed => Start::Bad(why()),
             State::Down if child.pending => match self.blocked_by(name) {

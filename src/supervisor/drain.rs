@@ -202,7 +202,8 @@ impl<'a> Drain<'a> {
         let member = &self.members[at];
         match member.state {
             State::Down | State::Failed | State::Backoff { .. } => self.without_process(at, decision),
-            State::Stopping { ladder: Ladder::Killed { .. } | Ladder::Unkillable, .. } if member.want == Want::Down => {}
+            State::Stopping { ladder: Ladder::Killed { .. } | Ladder::Unkillable, .. } if member.want == Want::Down => {
+            }
             _ if self.now >= self.bounds.all => decision.steps.push(Step::Kill(at)),
             State::Stopping { ladder, .. } => {
                 // It may be on its way to come again, or have been told to drain

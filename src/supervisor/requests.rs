@@ -182,9 +182,9 @@ impl Supervisor {
 
     /// The daemon ends: nobody will see a child come up.
     pub(super) fn refuse_starts(&mut self) {
-        let (up, others) = std::mem::take(&mut self.waiters).into_iter().partition(|waiter| {
-            matches!(waiter, Waiter::Later { .. } | Waiter::Children { goal: Goal::Up, .. })
-        });
+        let (up, others) = std::mem::take(&mut self.waiters)
+            .into_iter()
+            .partition(|waiter| matches!(waiter, Waiter::Later { .. } | Waiter::Children { goal: Goal::Up, .. }));
         self.waiters = others;
         let up: Vec<Waiter> = up;
         for waiter in up {

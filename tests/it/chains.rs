@@ -26,9 +26,8 @@ fn chain(names: &[&str]) -> String {
     for name in &names[1..names.len() - 1] {
         config += &format!("[children.{name}]{FILTER}");
     }
-    config += &format!(
-        "[children.{last}]\nplugin = \"logger\"\nsettings = {{ file = \"out.log\", format = \"raw\" }}\n"
-    );
+    config +=
+        &format!("[children.{last}]\nplugin = \"logger\"\nsettings = {{ file = \"out.log\", format = \"raw\" }}\n");
     for pair in names.windows(2) {
         config += &format!("[[links]]\nfrom = \"{}\"\nto = \"{}\"\n", pair[0], pair[1]);
     }

@@ -98,7 +98,8 @@ pub(crate) fn attempt(times: f64) -> Tried {
 fn config(names: &[String], filters: &[Program], extra: &str) -> String {
     let mut text = "[daemon]\nlog_level = \"info\"\n".to_owned();
     let logger = names.last().unwrap();
-    let at_once = "backoff = { first = \"0ms\", factor = 1.0, max = \"1ms\" }\nstart_limit = { burst = 1000, within = \"1s\" }\n";
+    let at_once =
+        "backoff = { first = \"0ms\", factor = 1.0, max = \"1ms\" }\nstart_limit = { burst = 1000, within = \"1s\" }\n";
     for (place, name) in names.iter().enumerate() {
         text += &format!("[children.{name}]\n");
         text += &match place {
@@ -163,7 +164,8 @@ fn one(seed: u64) -> Came {
     let found = compare(&daemon);
     let log = daemon.log();
     let is_named = status.code() == Some(1) && log.contains("nobody took");
-    let only_lost = Found { lost: 0, problems: Vec::new(), ..found } == Found { lines: found.lines, ..Found::default() };
+    let only_lost =
+        Found { lost: 0, problems: Vec::new(), ..found } == Found { lines: found.lines, ..Found::default() };
     assert!(
         found_is_right(&status, found.lost, is_named, only_lost),
         "{what}: {status}, {}\n{}",
@@ -217,7 +219,8 @@ fn do_it(
                 fewer.splice(..fewer.len() - 1, ["other".to_owned()]);
                 others.clear();
             }
-            let never = "[children.never]\ncommand = [\"sleep\", \"1000\"]\nready = \"fd\"\nready_timeout = \"200ms\"\n";
+            let never =
+                "[children.never]\ncommand = [\"sleep\", \"1000\"]\nready = \"fd\"\nready_timeout = \"200ms\"\n";
             daemon.configure(&config(&fewer, &others, if deed == Deed::Undone { never } else { "" }));
             let reload = daemon.ask_meanwhile(Request::Reload);
             if deed != Deed::TakeOutStopped {

@@ -60,7 +60,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         },
         Trial {
             promise: "each line once, in order, or the end names what was lost",
-            ..trial("kills/chains", "chains of filters, stopped, killed and taken out while lines wait in them", crate::chains::attempt)
+            ..trial(
+                "kills/chains",
+                "chains of filters, stopped, killed and taken out while lines wait in them",
+                crate::chains::attempt,
+            )
         },
         trial("kills/rotating-daemon", "any of them, around a rotation", rotation::daemon),
         Trial {

@@ -9,6 +9,8 @@
 //!   [`clients_unread`], [`clients_resets`], [`clients_lines`]: theirs;
 //!   [`clients_beside`], [`clients_latency`]: how others are served meanwhile; [`clients_service`]: the daemon that they are clients of;
 //! - [`limits`], [`limits_pipes`], [`limits_starved`]: descriptors, processes, memory and pipes that are refused;
+//! - [`model`]: a whole daemon under random configurations, reloads, commands and kills;
+//! - [`chains`]: chains of filters, a trial of [`kills`]; [`program`]: the children of both, which are this executable too;
 //! - [`trial`]: what a trial is, and what it prints;
 //! - [`power`]: power loss; [`disk`]: disks that are full or fail; [`disk_image`], [`disk_site`], [`disk_held`]: what they have;
 //! - [`report`]: the table in `tests/GUARANTEE.md`, written by `--write` alone.

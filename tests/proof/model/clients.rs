@@ -105,7 +105,8 @@ impl Drop for Clients {
 fn one(shared: &Shared, port: u16) {
     // Before the attempt: what changes meanwhile counts in the client's favour.
     let nobody_before = shared.nobody_listens.load(Ordering::SeqCst);
-    let mut stream = match TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), Duration::from_secs(5)) {
+    let mut stream = match TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), Duration::from_secs(5))
+    {
         Ok(stream) => stream,
         Err(error) => {
             if !nobody_before && !shared.nobody_listens.load(Ordering::SeqCst) {

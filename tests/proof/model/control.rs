@@ -113,7 +113,11 @@ fn in_answers(world: &mut World) -> Vec<&'static str> {
 
     // Behind the model's back.
     world.daemon.done(&Request::Stop { children: vec![name.clone()] });
-    found.push(must_find("a start that did not start", world.are_up(&[name.clone()], &BTreeSet::new()), "is down"));
+    found.push(must_find(
+        "a start that did not start",
+        world.are_up(std::slice::from_ref(&name), &BTreeSet::new()),
+        "is down",
+    ));
     found.push(must_find_in(world, "a child that is down", "is down"));
     world.daemon.done(&Request::Start { children: vec![name.clone()] });
     world.settle().unwrap();
@@ -127,7 +131,9 @@ fn in_answers(world: &mut World) -> Vec<&'static str> {
 fn in_files(world: &mut World) -> Vec<&'static str> {
     let source = |part: &Part| matches!(part.kind, Kind::Own(Program::Source { .. }));
     assert!(!world.shape.names(source).is_empty(), "this seed has a source");
-    wait_for("some lines", || (crate::program::told(world.daemon.dir.path()).iter().any(|told| told.lines > 50)).then_some(()));
+    wait_for("some lines", || {
+        (crate::program::told(world.daemon.dir.path()).iter().any(|told| told.lines > 50)).then_some(())
+    });
     world.end(End::Command).unwrap();
     let expected = world.expected();
     let files = saved::read(world.daemon.dir.path());
@@ -135,7 +141,11 @@ fn in_files(world: &mut World) -> Vec<&'static str> {
     let (at, _) = files.iter().enumerate().max_by_key(|(_, (_, bytes))| bytes.len()).unwrap();
     let lines: Vec<&[u8]> = files[at].1.split_inclusive(|&byte| byte == b'\n').collect();
     // Its lines may be of several: one and the next of the same.
-    let number = |line: &[u8]| line.windows(9).position(|bytes| bytes[8] == b'.' && bytes[..8].iter().all(u8::is_ascii_hexdigit)).map(|at| line[at..at + 8].to_vec());
+    let number = |line: &[u8]| {
+        line.windows(9)
+            .position(|bytes| bytes[8] == b'.' && bytes[..8].iter().all(u8::is_ascii_hexdigit))
+            .map(|at| line[at..at + 8].to_vec())
+    };
     let first = lines.len() / 2;
     let second = (first + 1..lines.len()).find(|&at| number(lines[at]) == number(lines[first])).unwrap();
     let with = |change: &dyn Fn(&mut Vec<Vec<u8>>)| {

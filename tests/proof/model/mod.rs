@@ -21,10 +21,10 @@ mod world;
 
 use crate::trial::{Trial, Tried, scaled};
 use operations::End;
-use std::time::{SystemTime, UNIX_EPOCH};
-use world::{Checked, Counts, World};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{SystemTime, UNIX_EPOCH};
+use world::{Checked, Counts, World};
 
 /// So many broken tries are told.
 const TOLD: usize = 20;
@@ -89,7 +89,8 @@ fn attempt(times: f64) -> Tried {
     for counts in side_by_side(AT_ONCE, daemons, |number| one(first + u64::from(number))) {
         total.add(&counts);
     }
-    let Counts { operations, reloads, refused, kills, ends, abrupt_ends, kept, answers, connected, echoed, lines } = total;
+    let Counts { operations, reloads, refused, kills, ends, abrupt_ends, kept, answers, connected, echoed, lines } =
+        total;
     Tried {
         count: format!(
             "{daemons} daemons, {operations} operations: {reloads} reloads, {refused} refused or undone, {kills} kills, \
@@ -110,7 +111,11 @@ fn one(seed: u64) -> Counts {
     if let Err(why) = checked {
         let done = &world.history[world.history.len().saturating_sub(16)..];
         let dir = world.daemon.dir.path().display().to_string();
-        panic!("seed {seed}, operation {}: {why}\n  in {dir}, after\n    {}", world.counts.operations, done.join("\n    "));
+        panic!(
+            "seed {seed}, operation {}: {why}\n  in {dir}, after\n    {}",
+            world.counts.operations,
+            done.join("\n    ")
+        );
     }
     world.counts
 }

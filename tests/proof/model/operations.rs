@@ -54,10 +54,27 @@ impl World {
             24 => self.two_commands(),
             25 => self.start_in_reload(),
             26 | 27 => {
-                let ends = [End::Command, End::Terminate, End::Interrupt, End::LoggerDown, End::LoggerDown, End::Hang, End::Restart, End::Reload];
+                let ends = [
+                    End::Command,
+                    End::Terminate,
+                    End::Interrupt,
+                    End::LoggerDown,
+                    End::LoggerDown,
+                    End::Hang,
+                    End::Restart,
+                    End::Reload,
+                ];
                 let how = self.random.pick(&ends).unwrap();
+                let before = self.all_is_well().then(|| self.descriptors());
                 self.end(how)?;
-                self.start_again()
+                self.start_again()?;
+                // One that has done much has no more open than one that has done nothing.
+                match before.map(|before| (before, self.descriptors())) {
+                    Some((before, now)) if before > now => {
+                        Err(format!("{before} descriptors were open, and {now} in the next daemon"))
+                    }
+                    _ => Ok(()),
+                }
             }
             _ => self.end_abruptly(),
         }
@@ -200,7 +217,8 @@ impl World {
             return Err(format!("{status}, and it does not say which configuration holds: {err}"));
         }
         let changed = |name: &String| before.given(name) != new.given(name);
-        let names: BTreeSet<String> = new.children().into_keys().chain(before.children().into_keys()).filter(changed).collect();
+        let names: BTreeSet<String> =
+            new.children().into_keys().chain(before.children().into_keys()).filter(changed).collect();
         self.shape = new.clone();
         self.may_run(names.iter().cloned());
         if !holds {
@@ -259,7 +277,11 @@ impl World {
     /// Mostly any change; with kills often that of a file.
     fn file_or_changed(&mut self, kills: bool) -> Shape {
         let mut random = self.random.clone();
-        let new = if kills && random.one_in(2) { self.shape.other_files(&mut random) } else { self.shape.changed(&mut random) };
+        let new = if kills && random.one_in(2) {
+            self.shape.other_files(&mut random)
+        } else {
+            self.shape.changed(&mut random)
+        };
         self.random = random;
         new
     }
@@ -361,8 +383,15 @@ impl World {
     }
 
     /// What stays the same in both directions keeps its process.
-    fn kept_over_both(&mut self, before: &std::collections::BTreeMap<String, i32>, old: &Shape, new: &Shape, killed: &BTreeSet<String>) -> Checked {
-        let changed: BTreeSet<String> = old.children().into_keys().filter(|name| old.given(name) != new.given(name)).collect();
+    fn kept_over_both(
+        &mut self,
+        before: &std::collections::BTreeMap<String, i32>,
+        old: &Shape,
+        new: &Shape,
+        killed: &BTreeSet<String>,
+    ) -> Checked {
+        let changed: BTreeSet<String> =
+            old.children().into_keys().filter(|name| old.given(name) != new.given(name)).collect();
         self.kept(before, old, &changed.union(killed).cloned().collect())
     }
 
@@ -418,12 +447,13 @@ impl World {
         within(self.patience, "it is being stopped", || {
             let status = self.daemon.status();
             let child = status.children.iter().find(|child| child.name == name);
-            let stopping = child.is_none_or(|child| child.state == ChildState::Stopping || child.pid != before.get(&name).copied());
+            let stopping = child
+                .is_none_or(|child| child.state == ChildState::Stopping || child.pid != before.get(&name).copied());
             if stopping { Ok(()) } else { Err("not yet".to_owned()) }
         })?;
         let started = self.ask(request)?;
         if started.0 == 0 {
-            self.are_up(&[name.clone()], &BTreeSet::new())?;
+            self.are_up(std::slice::from_ref(&name), &BTreeSet::new())?;
         } else if !goes {
             return Err(format!("{} for a start in a reload: {}", started.0, started.2));
         }
@@ -571,9 +601,9 @@ impl World {
     /// Nobody but who takes what still waits is started in an end.
     pub(super) fn nothing_started_late(&self, since: u64) -> Checked {
         let children = self.shape.children();
-        let late = starts(self.daemon.dir.path()).into_iter().find(|start| {
-            start.forked > since + 3 && children.get(&start.name).is_none_or(|part| !part.is_sink())
-        });
+        let late = starts(self.daemon.dir.path())
+            .into_iter()
+            .find(|start| start.forked > since + 3 && children.get(&start.name).is_none_or(|part| !part.is_sink()));
         late.map_or(Ok(()), |start| Err(format!("{} was started while the daemon ended", start.name)))
     }
 
@@ -595,7 +625,10 @@ impl World {
     /// Two stops, or a kill of the supervisor. What clients got back is saved all the same.
     fn end_abruptly(&mut self) -> Checked {
         let how = self.random.below(4);
-        self.note(format!("end abruptly: {}", ["two SIGTERM", "shutdown --fast", "SIGKILL", "SIGKILL of all"][how as usize]));
+        self.note(format!(
+            "end abruptly: {}",
+            ["two SIGTERM", "shutdown --fast", "SIGKILL", "SIGKILL of all"][how as usize]
+        ));
         self.clients.expect_listener(false);
         self.counts.abrupt_ends += 1;
         let began = Instant::now();

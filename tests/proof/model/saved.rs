@@ -121,9 +121,7 @@ fn message_of(line: &[u8], format: &str) -> Option<Vec<u8>> {
             let object: serde_json::Value = serde_json::from_slice(line).ok()?;
             match object.get("message") {
                 Some(message) => Some(message.as_str()?.as_bytes().to_vec()),
-                None => {
-                    base64::engine::general_purpose::STANDARD.decode(object.get("message_base64")?.as_str()?).ok()
-                }
+                None => base64::engine::general_purpose::STANDARD.decode(object.get("message_base64")?.as_str()?).ok(),
             }
         }
     }

@@ -12,9 +12,14 @@ const FORMATS: [&str; 3] = ["text", "raw", "json"];
 /// What a child runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
-    Echo { instances: u32, echo_after: &'static str },
+    Echo {
+        instances: u32,
+        echo_after: &'static str,
+    },
     /// The file's name ends in its format.
-    Logger { file: String },
+    Logger {
+        file: String,
+    },
     Own(Program),
 }
 
@@ -168,7 +173,8 @@ impl Shape {
             6 => self.add_job(0, random),
             7 => self.add_logger(random),
             _ => {
-                let after = random.pick(&self.names(|part| matches!(part.kind, Kind::Own(Program::Deaf | Program::Slow { .. }))));
+                let after = random
+                    .pick(&self.names(|part| matches!(part.kind, Kind::Own(Program::Deaf | Program::Slow { .. }))));
                 self.add(Kind::Own(Program::Plain), None, random);
                 if let (Some(after), Some(part)) = (after, self.parts.values_mut().find(|part| part.is_plain_alone())) {
                     part.after = Some(after);
@@ -291,7 +297,8 @@ impl Shape {
     /// No part without what it needs.
     fn mend(&mut self, random: &mut Random) {
         loop {
-            let idle = self.parts.iter().find(|(name, part)| part.is_filter() && self.sources_of(name).next().is_none());
+            let idle =
+                self.parts.iter().find(|(name, part)| part.is_filter() && self.sources_of(name).next().is_none());
             let Some(name) = idle.map(|(name, _)| name.clone()) else { break };
             self.parts.remove(&name);
         }
@@ -302,7 +309,9 @@ impl Shape {
             .iter()
             .filter(|(name, part)| {
                 // What splice(2) moves is no whole line, and so must not mix with another's.
-                part.is_filter() && self.sources_of(name).count() > 1 && self.sources_of(name).any(|(_, source)| source.is_filter())
+                part.is_filter()
+                    && self.sources_of(name).count() > 1
+                    && self.sources_of(name).any(|(_, source)| source.is_filter())
             })
             .map(|(name, _)| name.clone())
             .collect();
@@ -332,7 +341,9 @@ impl Shape {
 
     /// All children, each with its part.
     pub(super) fn children(&self) -> BTreeMap<String, &Part> {
-        let of = |name: &String| self.instances(name).into_iter().map(|child| (child, &self.parts[name])).collect::<Vec<_>>();
+        let of = |name: &String| {
+            self.instances(name).into_iter().map(|child| (child, &self.parts[name])).collect::<Vec<_>>()
+        };
         self.parts.keys().flat_map(of).collect()
     }
 

@@ -7,8 +7,8 @@ use super::saved::{self, Expected, Found};
 use super::shape::{Kind, Part, Shape};
 use crate::daemon::{Daemon, alive, descriptors, free_port, strays};
 use crate::program::{LENGTH, starts, told};
-use plumbd::control::status::{ChildState, DaemonState, Status};
 use plumbd::control::Request;
+use plumbd::control::status::{ChildState, DaemonState, Status};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -171,7 +171,10 @@ impl World {
     /// Whether something that it needs may be down.
     pub(super) fn is_blocked(&self, part: &Part) -> bool {
         let children = self.shape.children();
-        self.shape.needs(part).iter().any(|name| children.get(name).is_none_or(|part| self.should(name, part) != Should::Up))
+        self.shape
+            .needs(part)
+            .iter()
+            .any(|name| children.get(name).is_none_or(|part| self.should(name, part) != Should::Up))
     }
 
     /// Whether every child should be up, or over as it should.
@@ -223,7 +226,10 @@ impl World {
                 _ => false,
             };
             if !is_right {
-                return Err(format!("{} is {}, and should be {should:?}; problem: {:?}", child.name, child.state, child.problem));
+                return Err(format!(
+                    "{} is {}, and should be {should:?}; problem: {:?}",
+                    child.name, child.state, child.problem
+                ));
             }
         }
         Ok(())
@@ -246,9 +252,14 @@ impl World {
     pub(super) fn kept(&mut self, before: &BTreeMap<String, i32>, old: &Shape, except: &BTreeSet<String>) -> Checked {
         for (name, part) in self.shape.children() {
             let stays = old.given(&name) == self.shape.given(&name) && !except.contains(&name);
-            let (Some(pid), true) = (before.get(&name), stays && self.should(&name, part) == Should::Up) else { continue };
+            let (Some(pid), true) = (before.get(&name), stays && self.should(&name, part) == Should::Up) else {
+                continue;
+            };
             if self.pids.get(&name) != Some(pid) {
-                return Err(format!("{name} is no longer process {pid}, though nothing of it changed: {:?}", self.pids.get(&name)));
+                return Err(format!(
+                    "{name} is no longer process {pid}, though nothing of it changed: {:?}",
+                    self.pids.get(&name)
+                ));
             }
             self.counts.kept += 1;
         }
@@ -291,8 +302,13 @@ impl World {
         self.settle()
     }
 
+    /// How many descriptors the supervisor has open, once those of commands are closed.
     pub(super) fn descriptors(&self) -> usize {
-        descriptors(self.daemon.pid())
+        let looks = (0..20).map(|_| {
+            std::thread::sleep(Duration::from_millis(3));
+            descriptors(self.daemon.pid())
+        });
+        looks.min().unwrap()
     }
 }
 

@@ -176,7 +176,19 @@ impl World {
         }
         let now = Instant::now();
         let (file, lost_in_hand) = (Vec::new(), Vec::new());
-        World { law, now, begin: now, nodes, queues, file, lost_in_hand, drain: None, ending: false, drained_from: now, events: 0 }
+        World {
+            law,
+            now,
+            begin: now,
+            nodes,
+            queues,
+            file,
+            lost_in_hand,
+            drain: None,
+            ending: false,
+            drained_from: now,
+            events: 0,
+        }
     }
 
     /// Events, then the end of all.
@@ -497,7 +509,13 @@ fn reaches(nodes: &[Node], from: usize, to: usize) -> bool {
 impl fmt::Display for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let since = |at: Instant| at.saturating_duration_since(self.begin);
-        writeln!(f, "after {:?}, {} events, draining since {:?}", since(self.now), self.events, since(self.drained_from))?;
+        writeln!(
+            f,
+            "after {:?}, {} events, draining since {:?}",
+            since(self.now),
+            self.events,
+            since(self.drained_from)
+        )?;
         for (at, node) in self.nodes.iter().enumerate() {
             let Machine { state, want, last_exit, .. } = &node.machine;
             writeln!(
