@@ -43,7 +43,7 @@ pub(crate) enum Program {
     Slow { after: u32 },
     /// Never says that it is ready.
     NeverReady,
-    /// Sleeps.
+    /// Sleeps; exits 0 on SIGTERM.
     Plain,
 }
 
@@ -97,7 +97,8 @@ pub(crate) fn become_one() {
             sleep(number(2) * 1000);
             say_ready();
         }
-        "never-ready" | "plain" => {}
+        "plain" => exit_on_stop(),
+        "never-ready" => {}
         other => panic!("there is no {other}"),
     }
     loop {
@@ -109,6 +110,11 @@ fn sleep(microseconds: u32) {
     if microseconds > 0 {
         std::thread::sleep(Duration::from_micros(microseconds.into()));
     }
+}
+
+/// With status 0, at once.
+fn exit_on_stop() {
+    signal_hook::flag::register_conditional_shutdown(SIGTERM, 0, Arc::new(AtomicBool::new(true))).unwrap();
 }
 
 fn say_ready() {
@@ -184,7 +190,7 @@ pub(crate) fn told(dir: &Path) -> Vec<Told> {
 /// byte is in one pipe or in the other, whenever this is killed.
 fn filter(pace: u32, polite: bool, swallow: u32) -> ! {
     if polite {
-        signal_hook::flag::register_conditional_shutdown(SIGTERM, 0, Arc::new(AtomicBool::new(true))).unwrap();
+        exit_on_stop();
     }
     let stdin = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
     let stdout = std::io::stdout().as_fd().try_clone_to_owned().unwrap();

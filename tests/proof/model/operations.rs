@@ -39,7 +39,7 @@ impl World {
     /// One random operation.
     pub(super) fn step(&mut self) -> Checked {
         self.counts.operations += 1;
-        match self.random.below(30) {
+        match self.random.below(31) {
             0 | 1 => self.start_some(Request::Start { children: Vec::new() }),
             2 | 3 => self.start_some(Request::Restart { children: Vec::new() }),
             4 | 5 => self.stop_some(),
@@ -52,8 +52,8 @@ impl World {
             18..=20 => self.reload_undone(),
             21..=23 => self.reload(true),
             24 => self.two_commands(),
-            25 => self.start_in_reload(),
-            26 | 27 => {
+            25 | 26 => self.start_in_reload(),
+            27 | 28 => {
                 let ends = [
                     End::Command,
                     End::Terminate,
@@ -428,11 +428,20 @@ impl World {
 
     /// A start or restart of a child that a reload is about to start again, or takes away.
     fn start_in_reload(&mut self) -> Checked {
-        let deaf = self.shape.names(|part| part.kind == Kind::Own(Program::Deaf));
-        let Some(name) = self.random.pick(&deaf).filter(|name| self.pids.contains_key(name)) else { return Ok(()) };
+        let of = |world: &World, program: Program| world.shape.names(|part| part.kind == Kind::Own(program.clone()));
+        let deaf = of(self, Program::Deaf);
+        let both = [of(self, Program::Plain), deaf.clone()].concat();
+        let Some(name) = self.random.pick(&both).filter(|name| self.pids.contains_key(name)) else { return Ok(()) };
+        if self.loose.contains(&name) || self.is_blocked(&self.shape.parts[&name]) {
+            return Ok(());
+        }
         let old = self.shape.clone();
         let mut new = old.clone();
         let goes = self.random.one_in(2) && !old.parts.values().any(|part| old.needs(part).contains(&name));
+        // One that ignores its stop signal keeps the reload waiting.
+        for part in deaf.iter().filter(|other| **other != name) {
+            new.parts.get_mut(part).unwrap().umask ^= 0o55;
+        }
         if goes {
             new.parts.remove(&name);
         } else {
@@ -447,8 +456,8 @@ impl World {
         within(self.patience, "it is being stopped", || {
             let status = self.daemon.status();
             let child = status.children.iter().find(|child| child.name == name);
-            let stopping = child
-                .is_none_or(|child| child.state == ChildState::Stopping || child.pid != before.get(&name).copied());
+            let stopping =
+                child.is_none_or(|child| child.state != ChildState::Up || child.pid != before.get(&name).copied());
             if stopping { Ok(()) } else { Err("not yet".to_owned()) }
         })?;
         let started = self.ask(request)?;
@@ -466,7 +475,7 @@ impl World {
             self.held.remove(&name);
         }
         self.settle()?;
-        self.kept(&before, &old, &BTreeSet::from([name]))
+        self.kept(&before, &old, &BTreeSet::from_iter(both))
     }
 
     /// An end that drains: exit status 0, all saved, in time, nothing left, nothing started that is to go.

@@ -115,6 +115,7 @@ impl Shape {
         }
         if random.one_in(2) {
             shape.add(Kind::Own(Program::Deaf), None, random);
+            shape.add(Kind::Own(Program::Plain), None, random);
         }
         if random.one_in(2) {
             shape.add_job(1, random);
