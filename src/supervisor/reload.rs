@@ -24,7 +24,6 @@ use super::sockets::Sockets;
 use super::supervised::Supervised;
 use crate::config::plan::{self, Action, Plan};
 use crate::config::{self, Loaded, order};
-use crate::sys::process::Exit;
 use jiff::Timestamp;
 use nix::sys::epoll::EpollFlags;
 use std::collections::{BTreeMap, BTreeSet};
@@ -64,17 +63,16 @@ struct Course {
     way: Way,
     /// Those that an operator stopped: they stay so.
     held_down: BTreeSet<String>,
-    /// Those whose policy had them end for good, and how they ended: going back is
-    /// no reason to do it again.
+    /// Those that were over or given up, as they were: going back is no reason to
+    /// run them again.
     over: BTreeMap<String, Over>,
 }
 
-/// How a child ended that does not come again by itself.
+/// A child that does not come again by itself.
 #[derive(Clone)]
 struct Over {
-    exit: Option<Exit>,
-    at: Option<Timestamp>,
-    problem: Option<String>,
+    machine: Machine,
+    ended: Option<Timestamp>,
 }
 
 enum Way {
@@ -172,11 +170,8 @@ impl Supervisor {
         let children = || self.children.values().map(Box::as_ref);
         let held_down = children().filter(|child| child.held_down).map(name).collect();
         let over = children()
-            .filter(|child| child.is_over())
-            .map(|child| {
-                let Machine { last_exit: exit, problem, .. } = &child.machine;
-                (name(child), Over { exit: *exit, at: child.ended, problem: problem.clone() })
-            })
+            .filter(|child| child.is_over() || child.machine.state == State::Failed)
+            .map(|child| (name(child), Over { machine: child.machine.clone(), ended: child.ended }))
             .collect();
         let course = Course { way: Way::There { hopeless }, held_down, over };
         if let Err(why) = self.begin_reload(loaded, course, waiter) {
@@ -359,10 +354,11 @@ impl Supervisor {
         let Some(child) = self.children.get_mut(&id) else { return };
         let over = course.over.get(&child.config.name).filter(|_| matches!(course.way, Way::Back { .. }));
         match over {
-            Some(Over { exit, at, problem }) => {
-                child.machine.last_exit = *exit;
-                child.machine.problem.clone_from(problem);
-                child.ended = *at;
+            Some(Over { machine, ended }) => {
+                let restarts = child.machine.restarts;
+                child.machine.clone_from(machine);
+                child.machine.restarts = restarts;
+                child.ended = *ended;
             }
             None => self.come_again(id, coming),
         }

@@ -150,6 +150,28 @@ fn a_job_that_failed_does_not_run_again_because_a_reload_is_undone() {
 }
 
 #[test]
+fn a_child_that_was_given_up_stays_so_when_a_reload_is_undone() {
+    let job = |more: &str| {
+        format!(
+            "[children.job]\ncommand = [\"/bin/sh\", \"-c\", \"echo x >> job.starts; exit 1\"]\n\
+             restart = \"on-failure\"\nstart_limit = {{ burst = 2, within = \"60s\" }}\n{more}\n"
+        )
+    };
+    let mut daemon = Daemon::spawn(&job(""));
+    daemon.wait_child("job", ChildState::Failed);
+    let before = daemon.child("job");
+    for (more, runs) in [("", 2), ("umask = \"0077\"", 4)] {
+        daemon.configure(&(job(more) + BAD));
+        assert_eq!(daemon.ask(&Request::Reload).0, 1);
+        assert!(starts(&daemon, "job") <= runs, "{} runs", starts(&daemon, "job"));
+        let after = daemon.child("job");
+        assert_eq!((after.state, after.problem), (ChildState::Failed, before.problem.clone()));
+    }
+    daemon.signal(SIGTERM);
+    daemon.wait_end();
+}
+
+#[test]
 fn an_end_is_bounded_whoever_takes_no_signal() {
     // Four in a row, each waits for the one before it.
     let deaf = |name: &str, after: &str| {
@@ -198,11 +220,7 @@ fn a_child_that_nobody_can_kill_is_named_and_holds_up_no_second_sigterm() {
     daemon.signal(SIGTERM);
     daemon.wait_state(DaemonState::Stopping);
     daemon.signal(SIGTERM);
-    let status = wait_for("the daemon ends", || {
-        // Its socket is gone with it; the child is not.
-        (!alive(daemon.pid())).then_some(())
-    });
-    let () = status;
+    wait_for("the daemon ends", || (!alive(daemon.pid())).then_some(()));
     assert!(alive(one));
     kill(one, SIGKILL);
     tracer.wait().unwrap();
