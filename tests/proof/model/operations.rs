@@ -220,7 +220,10 @@ impl World {
         let names: BTreeSet<String> =
             new.children().into_keys().chain(before.children().into_keys()).filter(changed).collect();
         self.shape = new.clone();
-        self.may_run(names.iter().cloned());
+        // A change of any key starts a job again that was given up.
+        self.may_run(
+            new.parts.iter().filter(|(name, part)| before.parts.get(*name) != Some(part)).map(|(name, _)| name.clone()),
+        );
         if !holds {
             self.shape = before.clone();
             self.counts.refused += 1;
@@ -271,7 +274,7 @@ impl World {
         }
         self.reloaded(&new, &answer, &old)?;
         self.settle()?;
-        self.kept(&before, &old, &killed)
+        self.kept_over_both(&before, &old, &new, &killed)
     }
 
     /// Mostly any change; with kills often that of a file.
@@ -382,7 +385,7 @@ impl World {
         self.kept_over_both(&before, &old, &without, &killed)
     }
 
-    /// What stays the same in both directions keeps its process.
+    /// What stays the same in both directions keeps its process, also where a reload is undone.
     fn kept_over_both(
         &mut self,
         before: &std::collections::BTreeMap<String, i32>,
