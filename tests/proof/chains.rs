@@ -51,6 +51,10 @@ enum Deed {
     Undone,
     /// A filter hangs, and goes on while the daemon ends.
     Hang,
+    /// A reload puts another filter in behind one, which so is restarted.
+    PutIn,
+    /// The same while the daemon ends; the reload waits for a child that ignores its stop signal.
+    EndInReload,
 }
 
 const DEEDS: &[Deed] = &[
@@ -65,6 +69,9 @@ const DEEDS: &[Deed] = &[
     Deed::TakeOutStopped,
     Deed::Undone,
     Deed::Hang,
+    Deed::PutIn,
+    Deed::EndInReload,
+    Deed::EndInReload,
 ];
 
 /// What came of one chain.
@@ -127,6 +134,12 @@ fn letters(random: &mut Random, count: usize) -> Vec<String> {
     names
 }
 
+/// A child that takes a moment to stop.
+fn deaf(umask: u32) -> String {
+    let command = Program::Deaf.command();
+    format!("[children.deaf]\n{command}\nready = \"fd\"\nstop_timeout = \"300ms\"\numask = \"{umask:04o}\"\n")
+}
+
 fn named(name: &str) -> Vec<String> {
     vec![name.to_owned()]
 }
@@ -140,7 +153,8 @@ fn one(seed: u64) -> Came {
         .map(|_| Program::Filter { pace: 200 + random.below(1800), polite: random.one_in(2), swallow: 0 })
         .collect();
     let what = format!("seed {seed}: {deed:?}, {} of {filters:?}", names.join(" -> "));
-    let mut daemon = Daemon::start(&config(&names, &filters, ""));
+    let slow_to_stop = if deed == Deed::EndInReload { deaf(0o22) } else { String::new() };
+    let mut daemon = Daemon::start(&config(&names, &filters, &slow_to_stop));
     wait_for("some lines", || (!daemon.read("m.raw").is_empty()).then_some(()));
     std::thread::sleep(Duration::from_millis(random.below(200).into()));
     let place = 1 + random.below(u32::try_from(count).unwrap()) as usize;
@@ -234,6 +248,21 @@ fn do_it(
             assert!(deed == Deed::Undone || status == 0 || err.contains("nobody took"), "{status}: {out}{err}");
             assert!(deed != Deed::Undone || status == 1, "{status}: {out}{err}");
             daemon.wait_state(DaemonState::Running);
+        }
+        Deed::PutIn | Deed::EndInReload => {
+            let (mut more, mut others) = (names.to_vec(), filters.to_vec());
+            more.insert(place + 1, "other".to_owned());
+            others.insert(place, Program::Filter { pace: 100, polite: true, swallow: 0 });
+            let extra = if deed == Deed::EndInReload { deaf(0o77) } else { String::new() };
+            daemon.configure(&config(&more, &others, &extra));
+            let reload = daemon.ask_meanwhile(Request::Reload);
+            if deed == Deed::PutIn {
+                *kills += kill_child(daemon, filter);
+                let (status, out, err) = reload.join().unwrap().unwrap();
+                assert_eq!(status, 0, "{out}{err}");
+            } else {
+                std::thread::sleep(Duration::from_millis(random.below(200).into()));
+            }
         }
         Deed::Hang => {
             if let Some(pid) = pid_of(daemon, filter) {
