@@ -21,17 +21,28 @@ pub fn is_heard() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
+/// How often a message that this machine is short of memory for is tried again,
+/// and after how long each time.
+const TRIES: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// Sends `NAME=value` lines as one datagram to $NOTIFY_SOCKET, which is a path
 /// or, after an `@`, a name in the abstract namespace (unix(7)). Without the
-/// variable there is nobody to tell, and that is no error.
+/// variable there is nobody to tell, and that is no error. A shortage of memory or
+/// descriptors is waited out for a second: a program that is ready but could not
+/// say so would be killed.
 ///
 /// # Errors
-/// Nobody listens there, or not for this process.
+/// Nobody listens there, or not for this process; or the shortage lasts.
 pub fn send(lines: &str) -> io::Result<()> {
-    match std::env::var_os("NOTIFY_SOCKET") {
-        Some(name) => send_to(&name, lines, None, MsgFlags::empty()),
-        None => Ok(()),
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    for _ in 1..TRIES {
+        match send_to(&name, lines, None, MsgFlags::empty()) {
+            Err(error) if passes(&error) => std::thread::sleep(PAUSE),
+            sent => return sent,
+        }
     }
+    send_to(&name, lines, None, MsgFlags::empty())
 }
 
 /// What came of sending without waiting.
@@ -39,7 +50,8 @@ pub fn send(lines: &str) -> io::Result<()> {
 pub enum Sent {
     /// It is with whoever listens, or nobody is to be told.
     Taken,
-    /// Whoever listens has too much to read (unix(7), max_dgram_qlen).
+    /// Whoever listens has too much to read (unix(7), max_dgram_qlen), or this
+    /// machine is short of memory or descriptors.
     NotNow,
 }
 
@@ -51,9 +63,16 @@ pub fn try_send(lines: &str, fd: Option<BorrowedFd<'_>>) -> io::Result<Sent> {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(Sent::Taken) };
     match send_to(&name, lines, fd, MsgFlags::MSG_DONTWAIT) {
         Ok(()) => Ok(Sent::Taken),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Sent::NotNow),
+        Err(error) if passes(&error) => Ok(Sent::NotNow),
         Err(error) => Err(error),
     }
+}
+
+/// Whether a later try may do better.
+fn passes(error: &io::Error) -> bool {
+    use Errno::{EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETOOMANYREFS};
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(EAGAIN | EMFILE | ENFILE | ENOBUFS | ENOMEM | ETOOMANYREFS))
 }
 
 fn send_to(name: &OsStr, lines: &str, fd: Option<BorrowedFd<'_>>, how: MsgFlags) -> io::Result<()> {

@@ -50,9 +50,11 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // Still locked, so it is nobody else's. One that somebody removed or
-        // can't be removed is stale, and the next daemon takes it over.
-        let _stale = fs::remove_file(&self.path);
+        // Somebody may have removed it, and another daemon have its own there.
+        if is_at(&self.lock, &self.path) {
+            // One that can't be removed is stale, and the next daemon takes it over.
+            let _stale = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -101,6 +103,19 @@ mod tests {
         fs::write(&path, "4242424242 and more that is longer than an id\n").unwrap();
         let _held = PidFile::hold(&path).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+    }
+
+    #[test]
+    fn one_that_became_anothers_stays_at_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        let held = PidFile::hold(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let other = PidFile::hold(&path).unwrap();
+        drop(held);
+        assert!(path.exists());
+        drop(other);
+        assert!(!path.exists());
     }
 
     #[test]

@@ -30,23 +30,30 @@ impl Socket {
 
 fn configured(file: Option<&Path>) -> Result<PathBuf, String> {
     let Some(file) = config::find(file) else {
-        return Ok(control(BUILTIN, Path::new("")));
+        return control(BUILTIN, Path::new("")).ok_or_else(|| "the built-in configuration is wrong".to_owned());
     };
     let text = std::fs::read(&file)
         .map_err(|e| format!("cannot read {}: {}; or give --control PATH", file.display(), system::cause(&e)))?;
     let folder = file.parent().unwrap_or(Path::new(""));
-    Ok(control(&String::from_utf8_lossy(&text), folder))
+    control(&String::from_utf8_lossy(&text), folder).ok_or_else(|| {
+        format!(
+            "cannot tell where the daemon is: daemon.control in {} is no path; or give --control PATH",
+            file.display()
+        )
+    })
 }
 
-/// `daemon.control` of a configuration that may have problems; where it has
-/// none, the default.
-fn control(text: &str, folder: &Path) -> PathBuf {
+/// `daemon.control` of a configuration that may have problems; the default if it
+/// says nothing of it; `None` if it says something that is no path: whatever
+/// daemon is at the default then is not the one that was meant.
+fn control(text: &str, folder: &Path) -> Option<PathBuf> {
     let stated = |text: &str| {
         let (table, _problems) = toml::de::DeTable::parse_recoverable(text);
         let daemon = table.into_inner().remove("daemon")?.into_inner();
-        Some(daemon.get("control")?.as_ref().as_str()?.to_owned())
+        Some(daemon.get("control")?.as_ref().as_str().map(str::to_owned))
     };
-    folder.join(stated(text).or_else(|| stated(BUILTIN)).unwrap_or_default())
+    let path = stated(text).or_else(|| stated(BUILTIN))??;
+    Some(folder.join(path))
 }
 
 #[cfg(test)]
@@ -57,24 +64,31 @@ mod tests {
     fn the_configuration_says_where() {
         assert_eq!(
             control("[daemon]\ncontrol = \"run/p.sock\"\n", Path::new("/etc/plumbd")),
-            Path::new("/etc/plumbd/run/p.sock")
+            Some(Path::new("/etc/plumbd/run/p.sock").to_owned())
         );
         assert_eq!(
             control("[daemon]\ncontrol = \"/run/p.sock\"\n", Path::new("/etc/plumbd")),
-            Path::new("/run/p.sock")
+            Some(Path::new("/run/p.sock").to_owned())
         );
     }
 
     #[test]
+    fn one_that_says_it_wrongly_means_no_other_daemon() {
+        for text in ["[daemon]\ncontrol = 7\n", "[daemon]\ncontrol = [\"a\"]\n", "daemon.control = true\n"] {
+            assert_eq!(control(text, Path::new("/x")), None, "{text:?}");
+        }
+    }
+
+    #[test]
     fn a_configuration_that_does_not_say_has_the_default() {
-        for text in ["", "[daemon]\nlog = \"auto\"\n", "daemon = 1", "[daemon]\ncontrol = 7\n"] {
-            assert_eq!(control(text, Path::new("/x")), Path::new("/x/plumbd.sock"), "{text:?}");
+        for text in ["", "[daemon]\nlog = \"auto\"\n", "daemon = 1"] {
+            assert_eq!(control(text, Path::new("/x")), Some("/x/plumbd.sock".into()), "{text:?}");
         }
     }
 
     #[test]
     fn a_file_that_is_half_edited_still_says_where() {
         let text = "[daemon]\ncontrol = \"/run/p.sock\"\n[children.x]\ncommand = [\"a\"\nrestart = maybe\n";
-        assert_eq!(control(text, Path::new("/x")), Path::new("/run/p.sock"));
+        assert_eq!(control(text, Path::new("/x")), Some("/run/p.sock".into()));
     }
 }

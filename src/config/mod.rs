@@ -70,13 +70,18 @@ impl Loaded {
 /// Where the configuration is: `path` where given, else the first of
 /// [`PLACES`] that exists, else `None`: the built-in one.
 ///
-/// A place that exists and can't be read is taken, so that the error is told
-/// rather than passed over.
+/// A place that exists and can't be read is taken, and so is one of which nobody
+/// can say whether it exists: the error is reported rather than passed over.
 pub fn find(path: Option<&Path>) -> Option<PathBuf> {
     match path {
         Some(path) => Some(path.to_owned()),
-        None => PLACES.iter().map(PathBuf::from).find(|place| place.symlink_metadata().is_ok()),
+        None => PLACES.iter().map(PathBuf::from).find(|place| may_exist(place)),
     }
+}
+
+fn may_exist(place: &Path) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    place.symlink_metadata().map_or_else(|error| !matches!(error.kind(), NotFound | NotADirectory), |_| true)
 }
 
 /// Finds, reads and checks the configuration.

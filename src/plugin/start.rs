@@ -9,6 +9,7 @@ use crate::sys;
 use crate::sys::map::SharedMap;
 use crate::sys::signals::Signals;
 use nix::libc::{SIGTERM, SIGUSR1};
+use std::env::VarError;
 use std::io::{Read, Seek};
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,7 +51,8 @@ impl Start {
         };
         let links = match std::env::var(handover::VARIABLE) {
             Ok(json) => serde_json::from_str(&json).map_err(|e| format!("cannot read {}: {e}", handover::VARIABLE))?,
-            Err(_) => Links::default(),
+            Err(VarError::NotPresent) => Links::default(),
+            Err(error) => return Err(format!("cannot read {}: {error}", handover::VARIABLE)),
         };
         let metrics = match descriptor("PLUMBD_METRICS")? {
             Some(fd) => Metrics::shared(take(fd)).map_err(|e| format!("cannot map PLUMBD_METRICS: {e}"))?,
@@ -83,7 +85,8 @@ pub fn take(fd: RawFd) -> OwnedFd {
 
 fn descriptor(variable: &str) -> Result<Option<RawFd>, String> {
     match std::env::var(variable) {
-        Err(_) => Ok(None),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(error) => Err(format!("cannot read {variable}: {error}")),
         Ok(text) => match text.parse() {
             Ok(fd) if fd > 2 => Ok(Some(fd)),
             _ => Err(format!("cannot use {variable}={text}: it is no descriptor number above 2")),

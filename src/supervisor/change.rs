@@ -15,7 +15,7 @@
 //!
 //! Children start sinks first, by [`order::needs`], and stop the other way round.
 
-use super::child::{Event, Ladder, State, Want};
+use super::child::{Event, Ladder, State};
 use super::core::Supervisor;
 use super::drain::{Bounds, Decision, Drain, Flow, Member, Progress, Step};
 use super::poll::Id;
@@ -119,7 +119,7 @@ impl Supervisor {
     pub(super) fn served(&self, name: &str) -> bool {
         self.child(name).is_none_or(|child| match child.machine.state {
             State::Up { .. } => true,
-            State::Down => !child.pending && !child.held_down && child.machine.last_exit.is_some_and(|e| e.success()),
+            State::Down => child.finished(),
             _ => false,
         })
     }
@@ -159,7 +159,8 @@ impl Supervisor {
                     Start::Bad(_) | Start::Good => Start::Bad(format!("it waits for {other}, which is not up")),
                 },
             },
-            State::Down if machine.last_exit.is_some_and(|e| e.success()) && machine.want == Want::Down => Start::Good,
+            State::Down if child.finished() => Start::Good,
+            State::Down if child.held_down => Start::Bad("an operator stopped it".to_owned()),
             State::Down => Start::Bad(why()),
         }
     }
@@ -383,7 +384,7 @@ impl Supervisor {
                 want: child.machine.want,
                 ended_well: child.machine.last_exit.is_some_and(|exit| exit.success()),
                 saves: saves.contains(&at),
-                over: child.is_over(),
+                over: child.is_over() || child.drain.told && child.machine.would_be_over(),
                 has_output: !closed.contains(child.config.name.as_str()),
                 progress: child.drain,
                 before: Vec::new(),

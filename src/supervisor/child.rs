@@ -185,6 +185,8 @@ pub struct Machine {
     pub restarts: u64,
     history: History,
     ran: bool,
+    /// It ended by itself, and its policy has none come after it.
+    over: bool,
 }
 
 impl Machine {
@@ -199,6 +201,7 @@ impl Machine {
             restarts: 0,
             history: History::default(),
             ran: false,
+            over: false,
         }
     }
 
@@ -339,7 +342,7 @@ impl Machine {
         if self.ran {
             self.restarts += 1;
         }
-        self.ran = true;
+        (self.ran, self.over) = (true, false);
         self.history.started(now);
         self.state = State::Starting { pid, deadline: now + self.policy.ready_timeout };
     }
@@ -387,15 +390,20 @@ impl Machine {
         }
     }
 
-    /// Whether it is over by its policy: its last process is gone, and none comes
-    /// again. An operator, or the end of the daemon, may be the reason as well.
+    /// Whether it ended by itself, and its policy has none come after it.
     pub fn is_over(&self) -> bool {
+        self.state == State::Down && self.over
+    }
+
+    /// The same of one that was let finish at the end of its input.
+    pub fn would_be_over(&self) -> bool {
         self.state == State::Down && self.last_exit.is_some_and(|exit| !self.comes_again(!exit.success()))
     }
 
     /// It ended though nobody asked: again, or not, by policy.
     fn unasked(&mut self, exit: Exit, failed: bool, now: Instant, actions: &mut Vec<Action>) {
         if !self.comes_again(failed) {
+            self.over = true;
             if !failed {
                 self.want = Want::Down;
                 self.problem = None;

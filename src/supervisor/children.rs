@@ -35,40 +35,19 @@ pub(super) struct Leaving {
 }
 
 impl Supervisor {
-    /// Holds one more child; it is down.
-    pub(super) fn add(&mut self, config: Rc<Child>) -> Result<Id, String> {
-        let child = Supervised::new(config)?;
+    /// Makes one more child, with a number of its own. It is down, and not held yet.
+    pub(super) fn prepare_new(&mut self, config: Rc<Child>) -> Result<(Id, Box<Supervised>), String> {
         let id = self.next_id;
+        let child = Supervised::new(config, id, &self.poll)?;
         self.next_id += 1;
-        self.watch(&child, id).map_err(|e| format!("cannot watch child \"{}\": {e}", child.config.name))?;
+        Ok((id, Box::new(child)))
+    }
+
+    /// Holds one more child.
+    pub(super) fn add(&mut self, id: Id, child: Box<Supervised>) {
+        child.listen();
         self.by_name.insert(child.config.name.clone(), id);
-        self.children.insert(id, Box::new(child));
-        Ok(id)
-    }
-
-    fn watch(&self, child: &Supervised, id: Id) -> std::io::Result<()> {
-        self.poll.add(&child.holdings.log.read, EpollFlags::EPOLLIN, Token::Log(id))?;
-        if let Some(socket) = &child.holdings.notify {
-            self.poll.add(socket, EpollFlags::EPOLLIN, Token::Notify(id))?;
-        }
-        Ok(())
-    }
-
-    fn unwatch(&self, child: &Supervised) {
-        self.poll.remove(&child.holdings.log.read);
-        if let Some(socket) = &child.holdings.notify {
-            self.poll.remove(socket);
-        }
-    }
-
-    /// Takes over a child's new part.
-    pub(super) fn reconfigure(&mut self, id: Id, config: Rc<Child>) -> Result<(), String> {
-        let Some(mut child) = self.children.remove(&id) else { return Ok(()) };
-        self.unwatch(&child);
-        let changed = child.change(config);
-        let watched = self.watch(&child, id).map_err(|e| format!("cannot watch child \"{}\": {e}", child.config.name));
         self.children.insert(id, child);
-        changed.and(watched)
     }
 
     /// Lets go of a child that is down.
@@ -76,7 +55,6 @@ impl Supervisor {
         // As much as its pipe holds; somebody that it left behind may go on writing.
         self.read_log(id, LOG_REST);
         if let Some(child) = self.children.remove(&id) {
-            self.unwatch(&child);
             self.by_name.remove(&child.config.name);
             if let Some(at) = child.timer {
                 self.timers.remove(&(at, id));
@@ -159,16 +137,18 @@ impl Supervisor {
         log::debug!(target: &child.config.name, "process {pid}");
         self.by_pid.insert(pid, id);
         child.started = Some(Instant::now());
-        let mut watched = self.poll.add(&started.spawned.status, EpollFlags::EPOLLIN, Token::Exec(id));
-        child.exec = Some(started.spawned.status);
-        if let Some(ready) = started.ready {
-            watched = watched.and(self.poll.add(&ready, EpollFlags::EPOLLIN, Token::Ready(id)));
-            child.ready = Some(ready);
-        }
-        if let Err(error) = watched {
-            // It runs all the same; its readiness can't be seen, so its
-            // deadline will end it.
-            log::error!(target: &child.config.name, "cannot watch its start: {error}");
+        let exec = self.poll.watch(started.spawned.status, EpollFlags::EPOLLIN, Token::Exec(id));
+        let ready = started.ready.map(|ready| self.poll.watch(ready, EpollFlags::EPOLLIN, Token::Ready(id)));
+        match (exec, ready.transpose()) {
+            (Ok(exec), Ok(ready)) => (child.exec, child.ready) = (Some(exec), ready),
+            (Err(error), _) | (_, Err(error)) => {
+                // Whether it serves could never be seen, so it is not left
+                // running until its time is up.
+                log::error!(target: &child.config.name, "cannot watch its start: {error}; killed");
+                if let Err(error) = process::signal_group(pid, Signal::SIGKILL) {
+                    log::error!(target: &child.config.name, "cannot kill it: {error}");
+                }
+            }
         }
         Event::Spawned(pid)
     }
@@ -176,13 +156,12 @@ impl Supervisor {
     pub(super) fn on_exec(&mut self, id: Id) {
         let Some(child) = self.children.get_mut(&id) else { return };
         let Some(status) = &child.exec else { return };
-        let event = match process::outcome(status) {
+        let event = match process::outcome(&**status) {
             Ok(Exec::Pending) => return,
             Ok(Exec::Done) => Event::Executed,
             Ok(Exec::Failed(why)) => Event::ExecFailed(why),
             Err(error) => Event::ExecFailed(error.to_string()),
         };
-        self.poll.remove(status);
         child.exec = None;
         self.step(id, event);
     }
@@ -191,13 +170,12 @@ impl Supervisor {
         let Some(child) = self.children.get_mut(&id) else { return };
         let Some(ready) = &child.ready else { return };
         let mut bytes = [0u8; 64];
-        let said = match nix::unistd::read(ready, &mut bytes) {
+        let said = match nix::unistd::read(&**ready, &mut bytes) {
             Ok(0) => false,
             Ok(n) if bytes[..n].contains(&b'\n') => true,
             Ok(_) | Err(_) => return,
         };
         // Said, or closed without a word: then its deadline decides.
-        self.poll.remove(ready);
         child.ready = None;
         if said {
             self.step(id, Event::Ready);
@@ -309,9 +287,7 @@ impl Supervisor {
         });
         child.ended = Some(Timestamp::now());
         child.says = None;
-        for fd in [child.exec.take(), child.ready.take()].into_iter().flatten() {
-            self.poll.remove(&fd);
-        }
+        (child.exec, child.ready) = (None, None);
         self.dirty = true;
         self.step(id, Event::Exited(exit));
     }

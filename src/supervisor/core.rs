@@ -33,11 +33,8 @@ use std::time::{Duration, Instant};
 /// After EMFILE and its like, nobody is accepted for this long.
 const SHORT_OF_DESCRIPTORS: Duration = Duration::from_secs(1);
 
-/// The service manager's watchdog (sd_watchdog_enabled(3)): fed at half its time.
-pub(super) struct Watchdog {
-    every: Duration,
-    next: Instant,
-}
+/// How long the service manager may take to hear the last of it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The supervisor.
 pub struct Supervisor {
@@ -82,7 +79,6 @@ pub struct Supervisor {
     pub(super) failed_start: Option<String>,
     pub(super) since: Timestamp,
     pub(super) reloads: u64,
-    pub(super) watchdog: Option<Watchdog>,
     /// Set at the end: what [`Supervisor::run`] returns.
     pub(super) end: Option<Result<(), String>>,
 }
@@ -99,9 +95,9 @@ impl Supervisor {
         let signals = Signals::catch(&[SIGHUP, SIGTERM, SIGINT, SIGUSR1, SIGCHLD]).map_err(at("catch signals"))?;
         let null = std::fs::File::open("/dev/null").map_err(at("open /dev/null"))?.into();
         let poll = Poll::new().map_err(at("make an epoll instance"))?;
-        let server = Server::bind(&loaded.model.daemon.control)?;
+        let server = Server::bind(&loaded.model.daemon.control, &poll)?;
+        server.listen(true);
         poll.add(&signals, EpollFlags::EPOLLIN, Token::Signals).map_err(at("watch signals"))?;
-        poll.add(&server, EpollFlags::EPOLLIN, Token::Control).map_err(at("watch the control socket"))?;
 
         let mut sockets = Sockets::default();
         let bound = sockets.bind_new(loaded.model.children.iter().flat_map(|child| &child.listen), &store)?;
@@ -123,7 +119,7 @@ impl Supervisor {
             links,
             sockets,
             store,
-            manager: Manager::default(),
+            manager: Manager::new(notify::watchdog()),
             server,
             poll,
             signals,
@@ -145,12 +141,12 @@ impl Supervisor {
             failed_start: None,
             since: Timestamp::now(),
             reloads: 0,
-            watchdog: notify::watchdog().map(|within| Watchdog { every: within / 2, next: Instant::now() }),
             end: None,
             loaded,
         };
         for child in supervisor.loaded.model.children.clone() {
-            let id = supervisor.add(child)?;
+            let (id, child) = supervisor.prepare_new(child)?;
+            supervisor.add(id, child);
             supervisor.set_pending(id);
         }
         // Before the first child can write anything.
@@ -176,6 +172,7 @@ impl Supervisor {
             }
             self.flush_log();
             if let Some(end) = self.end.take() {
+                self.manager.finish(LAST_WORDS);
                 *ready = std::mem::take(&mut self.ready);
                 return end;
             }
@@ -202,8 +199,7 @@ impl Supervisor {
             Waiting::Nothing | Waiting::Writable(_) => None,
         };
         let child = self.timers.first().map(|&(at, _)| at);
-        let watchdog = self.watchdog.as_ref().map(|watchdog| watchdog.next);
-        let deadlines = [child, self.look_at, self.accept_at, self.quiet_until, journal, journal::deadline(), watchdog];
+        let deadlines = [child, self.look_at, self.accept_at, self.quiet_until, journal, journal::deadline()];
         let nearest = deadlines.into_iter().chain([self.manager.deadline()]).flatten().min();
         nearest.map(|at| at.saturating_duration_since(Instant::now()))
     }
@@ -246,10 +242,7 @@ impl Supervisor {
             self.step(id, Event::Tick);
         }
         self.listen_again(now);
-        self.feed_watchdog(now);
-        if self.manager.deadline().is_some_and(|at| at <= now) {
-            self.manager.flush();
-        }
+        self.manager.on_time(now);
         if self.look_at.is_some_and(|at| at <= now) {
             self.look_at = None;
             self.dirty = true;
@@ -257,37 +250,18 @@ impl Supervisor {
         }
         if self.accept_at.is_some_and(|at| at <= now) {
             self.accept_at = None;
-            if let Err(error) = self.poll.add(&self.server, EpollFlags::EPOLLIN, Token::Control) {
-                log::error!("cannot watch the control socket: {error}");
-                self.accept_at = Some(now + SHORT_OF_DESCRIPTORS);
-            }
+            self.server.listen(true);
         }
-    }
-
-    /// Tells the service manager that the loop goes round.
-    fn feed_watchdog(&mut self, now: Instant) {
-        let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| watchdog.next <= now) else { return };
-        watchdog.next = now + watchdog.every;
-        self.manager.tell_now("WATCHDOG=1");
     }
 
     fn on_control(&mut self) {
         match self.server.accept() {
-            Ok(Some(id)) => self.watch_connection(id),
-            Ok(None) => {}
+            Ok(()) => {}
             Err(error) => {
                 log::error!("control: cannot accept: {error}");
-                self.poll.remove(&self.server);
+                self.server.listen(false);
                 self.accept_at = Some(Instant::now() + SHORT_OF_DESCRIPTORS);
             }
-        }
-    }
-
-    fn watch_connection(&mut self, id: u32) {
-        let Some(stream) = self.server.stream(id) else { return };
-        if let Err(error) = self.poll.add(stream, EpollFlags::EPOLLIN, Token::Connection(id)) {
-            log::error!("control: cannot watch a connection: {error}");
-            self.server.forget(id);
         }
     }
 
@@ -318,7 +292,7 @@ impl Supervisor {
             Interest::Gone => return,
         };
         if let Some(stream) = self.server.stream(id) {
-            if let Err(error) = self.poll.change(stream, flags, Token::Connection(id)) {
+            if let Err(error) = stream.watch_for(flags) {
                 log::error!("control: cannot watch a connection: {error}");
                 self.server.forget(id);
             }
@@ -335,9 +309,10 @@ impl Supervisor {
     }
 
     /// Passes SIGUSR1 on to the children that have a handler for it; returns
-    /// their names.
-    pub(super) fn reopen(&mut self) -> Vec<String> {
-        let mut told = Vec::new();
+    /// their names, and what went wrong. One that starts just now has no handler
+    /// before it has opened anything.
+    pub(super) fn reopen(&mut self) -> (Vec<String>, Vec<String>) {
+        let (mut told, mut failed) = (Vec::new(), Vec::new());
         for (id, child) in &self.children {
             let Some(pid) = child.machine.pid() else { continue };
             if self.leaving.iter().any(|leaving| leaving.id == *id) {
@@ -346,11 +321,14 @@ impl Supervisor {
             match process::signal_if_caught(pid, Signal::SIGUSR1) {
                 Ok(true) => told.push(child.config.name.clone()),
                 Ok(false) => {}
-                Err(error) => log::error!(target: &child.config.name, "cannot send SIGUSR1: {error}"),
+                Err(error) => {
+                    log::error!(target: &child.config.name, "cannot send SIGUSR1: {error}");
+                    failed.push(format!("cannot send SIGUSR1 to {}: {error}", child.config.name));
+                }
             }
         }
         log::info!("reopen: told {}", if told.is_empty() { "nobody".to_owned() } else { told.join(", ") });
-        told
+        (told, failed)
     }
 
     /// Has the service manager keep sockets and links for a supervisor that

@@ -59,7 +59,7 @@ impl Supervisor {
     fn listen(&self, id: Id, on: bool) {
         let Some(child) = self.children.get(&id) else { return };
         let flags = if on { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
-        if let Err(error) = self.poll.change(&child.holdings.log.read, flags, Token::Log(id)) {
+        if let Err(error) = child.holdings.log.watch_for(flags) {
             log::error!(target: &child.config.name, "cannot watch its log pipe: {error}");
         }
     }

@@ -6,9 +6,14 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// So often it is tried again while the manager takes nothing.
+/// How soon it is tried again while the manager takes nothing.
 const AGAIN: Duration = Duration::from_millis(200);
-/// A manager that takes nothing for so many messages is not waited for with more.
+/// The watchdog's feed is tried again this many times within the watchdog's
+/// time, or as often as everything else.
+const FEEDS: u32 = 10;
+/// How soon at the end, when nothing else is to be done.
+const LAST_AGAIN: Duration = Duration::from_millis(10);
+/// Once this many messages wait, the manager is told nothing more.
 const MOST: usize = 1024;
 
 /// The service manager, if there is one.
@@ -16,44 +21,82 @@ const MOST: usize = 1024;
 pub struct Manager {
     waiting: VecDeque<(String, Option<OwnedFd>)>,
     again: Option<Instant>,
+    watchdog: Option<Watchdog>,
+}
+
+/// The service manager's watchdog (sd_watchdog_enabled(3)), fed at half its time.
+#[derive(Debug)]
+struct Watchdog {
+    within: Duration,
+    next: Instant,
+    /// The manager did not take the last one.
+    missed: bool,
 }
 
 impl Manager {
-    /// Tells it `NAME=value` lines, now or as soon as it takes them.
-    pub fn tell(&mut self, lines: &str) {
-        self.send(lines, None);
+    /// One that wants to hear that the loop goes round, `within` this time.
+    pub fn new(within: Option<Duration>) -> Manager {
+        let watchdog = within.map(|within| Watchdog { within, next: Instant::now(), missed: false });
+        Manager { watchdog, ..Manager::default() }
+    }
+
+    /// Tells it `NAME=value` lines, now or as soon as it takes them. `false`: it
+    /// will not be told, because too much waits already; that is logged.
+    pub fn tell(&mut self, lines: &str) -> bool {
+        self.send(lines, None)
     }
 
     /// The same with a descriptor.
-    pub fn hand(&mut self, lines: &str, fd: BorrowedFd<'_>) {
-        self.send(lines, Some(fd));
+    pub fn hand(&mut self, lines: &str, fd: BorrowedFd<'_>) -> bool {
+        self.send(lines, Some(fd))
     }
 
-    /// Tells it only where it listens just now: what counts for this moment alone.
-    pub fn tell_now(&mut self, lines: &str) {
-        if self.waiting.is_empty() {
-            let _not_now = attempt(lines, None);
+    /// Tells it what is due by now: that the loop goes round, and what waits.
+    pub fn on_time(&mut self, now: Instant) {
+        self.feed(now);
+        if self.again.is_some_and(|at| at <= now) {
+            self.flush();
         }
     }
 
-    fn send(&mut self, lines: &str, fd: Option<BorrowedFd<'_>>) {
+    fn feed(&mut self, now: Instant) {
+        let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| watchdog.next <= now) else { return };
+        watchdog.missed = !attempt("WATCHDOG=1", None);
+        let wait = if watchdog.missed { AGAIN.min(watchdog.within / FEEDS) } else { watchdog.within / 2 };
+        watchdog.next = now + wait;
+    }
+
+    fn send(&mut self, lines: &str, fd: Option<BorrowedFd<'_>>) -> bool {
         self.flush();
         if self.waiting.is_empty() && attempt(lines, fd) {
-            return;
+            return true;
         }
         if self.waiting.len() >= MOST {
             log::error!("the service manager takes nothing: it is not told {}", lines.escape_debug());
-            return;
+            return false;
         }
-        match fd.map(|fd| fd.try_clone_to_owned()).transpose() {
-            Ok(fd) => self.waiting.push_back((lines.to_owned(), fd)),
-            Err(error) => log::error!("cannot keep {} for the service manager: {error}", lines.escape_debug()),
-        }
+        let kept = match fd.map(|fd| fd.try_clone_to_owned()).transpose() {
+            Ok(fd) => {
+                self.waiting.push_back((lines.to_owned(), fd));
+                true
+            }
+            Err(error) => {
+                log::error!("cannot keep {} for the service manager: {error}", lines.escape_debug());
+                false
+            }
+        };
         self.again.get_or_insert(Instant::now() + AGAIN);
+        kept
     }
 
-    /// Tells it what waits.
-    pub fn flush(&mut self) {
+    fn flush(&mut self) {
+        // A manager that misses this ends the process, so it goes ahead of all
+        // that waits, however little the manager takes.
+        if let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| watchdog.missed) {
+            let now = Instant::now();
+            watchdog.next = now;
+            self.feed(now);
+        }
         while let Some((lines, fd)) = self.waiting.front() {
             if !attempt(lines, fd.as_ref().map(AsFd::as_fd)) {
                 self.again = Some(Instant::now() + AGAIN);
@@ -64,9 +107,26 @@ impl Manager {
         self.again = None;
     }
 
-    /// When to [flush](Manager::flush) again.
+    /// Tells it the rest before the process ends, for no longer than `bound`.
+    pub fn finish(&mut self, bound: Duration) {
+        let until = Instant::now() + bound;
+        self.flush();
+        while !self.waiting.is_empty() && Instant::now() < until {
+            std::thread::sleep(LAST_AGAIN);
+            self.flush();
+        }
+        if let Some((lines, _)) = self.waiting.front() {
+            log::error!(
+                "the service manager takes nothing: it is not told {} and {} more",
+                lines.escape_debug(),
+                self.waiting.len() - 1
+            );
+        }
+    }
+
+    /// When it is [time](Manager::on_time).
     pub fn deadline(&self) -> Option<Instant> {
-        self.again
+        [self.again, self.watchdog.as_ref().map(|watchdog| watchdog.next)].into_iter().flatten().min()
     }
 }
 

@@ -17,6 +17,7 @@
 //! | `drain` | the order in which children are stopped so that nothing is lost, pure |
 //! | `manager` | what is said to the service manager |
 //! | `store` | what outlives this process, at the service manager |
+//! | `poll`, `unix_name` | what the loop waits for; the names of Unix sockets |
 //! | `supervised`, `spawn`, `links`, `sockets`, `notify` | what is held for the children |
 
 mod backoff;
@@ -40,6 +41,7 @@ mod sockets;
 mod spawn;
 mod store;
 mod supervised;
+mod unix_name;
 
 use crate::config::Loaded;
 use ready::Ready;

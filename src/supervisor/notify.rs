@@ -7,7 +7,7 @@ use nix::sys::socket::{
     socket, sockopt,
 };
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 /// A child's end of sd_notify(3).
@@ -41,6 +41,8 @@ pub struct Message {
 
 /// Longer datagrams are cut: systemd takes 4096 bytes too.
 const LONGEST: usize = 4096;
+/// The most descriptors that a datagram can have (SCM_MAX_FD, unix(7)).
+const FDS_MAX: usize = 253;
 /// A problem's text is cut to this many characters.
 const PROBLEM_MAX: usize = 500;
 
@@ -71,17 +73,26 @@ impl Socket {
     /// From recvmsg(2).
     pub fn receive(&self) -> io::Result<Option<Message>> {
         let mut bytes = [0u8; LONGEST];
-        let mut control = nix::cmsg_space!(nix::libc::ucred);
+        let mut control = nix::cmsg_space!(nix::libc::ucred, [RawFd; FDS_MAX]);
         let (len, credentials) = {
             let mut parts = [IoSliceMut::new(&mut bytes)];
             let received =
                 recvmsg::<()>(self.fd.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC);
             match received {
                 Ok(message) => {
-                    let credentials = message.cmsgs()?.find_map(|c| match c {
-                        ControlMessageOwned::ScmCredentials(c) => Some(c),
-                        _ => None,
-                    });
+                    let mut credentials = None;
+                    for part in message.cmsgs()? {
+                        match part {
+                            ControlMessageOwned::ScmCredentials(c) => credentials = Some(c),
+                            // Descriptors that it came with are of no use here.
+                            ControlMessageOwned::ScmRights(fds) => {
+                                for fd in fds {
+                                    nix::unistd::close(fd)?;
+                                }
+                            }
+                            _ => {}
+                        }
+                    }
                     (message.bytes, credentials)
                 }
                 Err(Errno::EAGAIN) => return Ok(None),
@@ -157,6 +168,27 @@ mod tests {
         assert_eq!(message.pid, i32::try_from(std::process::id()).unwrap());
         assert_eq!(message.said, [Said::Ready]);
         assert_eq!(socket.receive().unwrap(), None);
+    }
+
+    #[test]
+    fn a_message_with_descriptors_counts_and_they_are_closed() {
+        use nix::sys::socket::{ControlMessage, sendmsg};
+        use std::io::IoSlice;
+        let socket = Socket::new().unwrap();
+        let sender = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        let address = UnixAddr::new_abstract(&socket.name().as_bytes()[1..]).unwrap();
+        for count in [1, 2, FDS_MAX] {
+            let pipe = crate::sys::pipe::Pipe::new(4096).unwrap();
+            let fds = vec![pipe.write.as_raw_fd(); count];
+            let with = [ControlMessage::ScmRights(&fds)];
+            sendmsg(sender.as_raw_fd(), &[IoSlice::new(b"READY=1")], &with, MsgFlags::empty(), Some(&address)).unwrap();
+            let message = socket.receive().unwrap().unwrap();
+            assert_eq!(message.pid, i32::try_from(std::process::id()).unwrap());
+            assert_eq!(message.said, [Said::Ready]);
+            // With all its writers closed, a pipe is at its end.
+            drop(pipe.write);
+            assert_eq!(nix::unistd::read(&pipe.read, &mut [0; 1]), Ok(0));
+        }
     }
 
     proptest::proptest! {

@@ -3,7 +3,9 @@
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::io;
-use std::os::fd::AsFd;
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// A child, by a number that is never given again.
@@ -61,10 +63,10 @@ impl Token {
     }
 }
 
-/// A set of watched descriptors.
-#[derive(Debug)]
+/// A set of watched descriptors. Clones are the same set.
+#[derive(Debug, Clone)]
 pub struct Poll {
-    epoll: Epoll,
+    epoll: Rc<Epoll>,
 }
 
 impl Poll {
@@ -73,10 +75,10 @@ impl Poll {
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM.
     pub fn new() -> io::Result<Poll> {
-        Ok(Poll { epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)? })
+        Ok(Poll { epoll: Rc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?) })
     }
 
-    /// Watches a descriptor.
+    /// Watches a descriptor for as long as the process lives.
     ///
     /// # Errors
     /// ENOSPC past /proc/sys/fs/epoll/max_user_watches, ENOMEM.
@@ -84,20 +86,33 @@ impl Poll {
         Ok(self.epoll.add(fd, EpollEvent::new(flags, token.pack()))?)
     }
 
-    /// Watches it for something else.
-    ///
-    /// # Errors
-    /// ENOENT where it is not watched.
-    pub fn change(&self, fd: impl AsFd, flags: EpollFlags, token: Token) -> io::Result<()> {
-        Ok(self.epoll.modify(fd, &mut EpollEvent::new(flags, token.pack()))?)
-    }
-
-    /// Watches it no more. To be called before it is closed: a process between
-    /// fork and exec may hold it too, and then closing it here ends nothing
-    /// (epoll(7), question 6).
+    /// Stops watching what [`Poll::add`] began to watch.
     pub fn remove(&self, fd: impl AsFd) {
         // ENOENT: it was not watched, as wanted.
         let _removed = self.epoll.delete(fd);
+    }
+
+    /// Watches `item` until it is dropped.
+    ///
+    /// # Errors
+    /// As [`Poll::add`].
+    pub fn watch<T: AsFd>(&self, item: T, flags: EpollFlags, token: Token) -> io::Result<Watched<T>> {
+        self.watch_part(item, T::as_fd, flags, token)
+    }
+
+    /// The same for an item that has several descriptors: `part` is the one to watch.
+    ///
+    /// # Errors
+    /// As [`Poll::add`].
+    pub fn watch_part<T>(
+        &self,
+        item: T,
+        part: fn(&T) -> BorrowedFd<'_>,
+        flags: EpollFlags,
+        token: Token,
+    ) -> io::Result<Watched<T>> {
+        self.add(part(&item), flags, token)?;
+        Ok(Watched { poll: self.clone(), token, part, item })
     }
 
     /// Waits for events, for no longer than `timeout`; `None`: for as long as it
@@ -123,5 +138,86 @@ impl Poll {
         events.clear();
         events.extend(buffer[..count].iter().map(|event| (Token::unpack(event.data()), event.events())));
         Ok(())
+    }
+}
+
+/// An item with a descriptor that is watched for as long as the item lives.
+///
+/// Dropping it stops the watch before the descriptor is closed. Closing alone
+/// would not: a process between fork and exec holds a copy of every descriptor,
+/// and epoll goes on reporting what it can no longer be told to forget
+/// (epoll(7), question 6).
+#[derive(Debug)]
+pub struct Watched<T> {
+    poll: Poll,
+    token: Token,
+    part: fn(&T) -> BorrowedFd<'_>,
+    item: T,
+}
+
+impl<T> Watched<T> {
+    /// Watches it for something else.
+    ///
+    /// # Errors
+    /// None but a bug's: nothing is allocated for a change.
+    pub fn watch_for(&self, flags: EpollFlags) -> io::Result<()> {
+        Ok(self.poll.epoll.modify((self.part)(&self.item), &mut EpollEvent::new(flags, self.token.pack()))?)
+    }
+}
+
+impl<T> Drop for Watched<T> {
+    fn drop(&mut self) {
+        self.poll.remove((self.part)(&self.item));
+    }
+}
+
+impl<T> Deref for Watched<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.item
+    }
+}
+
+impl<T> DerefMut for Watched<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.item
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::pipe::Pipe;
+
+    fn events(poll: &Poll) -> Vec<(Token, EpollFlags)> {
+        let mut events = Vec::new();
+        poll.wait(&mut events, Some(Duration::ZERO)).unwrap();
+        events
+    }
+
+    #[test]
+    fn what_is_dropped_is_reported_no_more_though_another_process_has_a_copy() {
+        let poll = Poll::new().unwrap();
+        let Pipe { read, write } = Pipe::new(4096).unwrap();
+        // As a process between fork and exec has it.
+        let copy = read.try_clone().unwrap();
+        let watched = poll.watch(read, EpollFlags::EPOLLIN, Token::Ready(7)).unwrap();
+        drop(write);
+        assert_eq!(events(&poll), [(Token::Ready(7), EpollFlags::EPOLLHUP)]);
+        drop(watched);
+        assert_eq!(events(&poll), []);
+        drop(copy);
+    }
+
+    #[test]
+    fn what_is_watched_for_nothing_is_quiet_until_it_is_watched_for_more() {
+        let poll = Poll::new().unwrap();
+        let pipe = Pipe::new(4096).unwrap();
+        let watched = poll.watch_part(pipe, |pipe| pipe.read.as_fd(), EpollFlags::empty(), Token::Log(1)).unwrap();
+        nix::unistd::write(&watched.write, b"x").unwrap();
+        assert_eq!(events(&poll), []);
+        watched.watch_for(EpollFlags::EPOLLIN).unwrap();
+        assert_eq!(events(&poll), [(Token::Log(1), EpollFlags::EPOLLIN)]);
     }
 }

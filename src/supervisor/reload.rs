@@ -3,7 +3,7 @@
 //!
 //! | step | what can go wrong | then |
 //! |---|---|---|
-//! | read, check, plan, bind, make pipes | a problem in the file, a port that is taken | nothing changes |
+//! | read, check, plan, bind, make pipes, prepare children | a problem in the file, a port that is taken, no descriptors | nothing changes |
 //! | Winding: what changes or goes is stopped, sources first | a link that goes still has bytes that nobody took | its children come again: nothing changed |
 //! | the new configuration holds | | |
 //! | Rising: what changed or came is started | one of them does not become ready | undone: Winding and Rising again, to the configuration of before |
@@ -17,18 +17,16 @@ use super::child::{Machine, Policy, State};
 use super::core::Supervisor;
 use super::drain::{Bounds, Progress};
 use super::links::Links;
-use super::poll::{Id, Token};
+use super::poll::Id;
 use super::requests::Waiter;
 use super::server::Server;
 use super::sockets::Sockets;
-use super::supervised::Supervised;
+use super::supervised::{Prepared, Supervised};
 use crate::config::plan::{self, Action, Plan};
 use crate::config::{self, Loaded, order};
 use jiff::Timestamp;
-use nix::sys::epoll::EpollFlags;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::time::Instant;
 
 /// The exit status of a command that found problems in a configuration.
 pub(super) const WRONG_CONFIGURATION: u8 = 78;
@@ -42,6 +40,10 @@ pub(super) struct Winding {
     links: Links,
     /// Where the control socket is to be another one.
     server: Option<Server>,
+    /// What children that change are given from then on.
+    changed: BTreeMap<String, Prepared>,
+    /// Children that come.
+    new: BTreeMap<String, (Id, Box<Supervised>)>,
     going: BTreeSet<String>,
     bounds: Bounds,
     course: Course,
@@ -190,7 +192,20 @@ impl Supervisor {
         let sockets = self.sockets.bind_new(addresses, &self.store)?;
         let links = self.links.make_new(&loaded.model, &self.store)?;
         let control = &loaded.model.daemon.control;
-        let server = if self.server.is_at(control) { None } else { Some(Server::bind(control)?) };
+        let server = if self.server.is_at(control) { None } else { Some(Server::bind(control, &self.poll)?) };
+        let (mut changed, mut new) = (BTreeMap::new(), BTreeMap::new());
+        for step in &plan.children {
+            let Some(config) = loaded.model.child(&step.name).cloned() else { continue };
+            match self.by_name.get(&step.name) {
+                Some(&id) if step.action == Action::Restart => {
+                    changed.insert(step.name.clone(), Prepared::new(config, id, &self.poll)?);
+                }
+                Some(_) => {}
+                None => {
+                    new.insert(step.name.clone(), self.prepare_new(config)?);
+                }
+            }
+        }
         let text = plan.to_string();
         for line in text.lines() {
             log::info!("reload: {line}");
@@ -205,7 +220,7 @@ impl Supervisor {
             .collect();
         let bounds = self.bounds_from_now();
         self.children.values_mut().for_each(|child| child.drain = Progress::default());
-        let winding = Winding { loaded, plan, sockets, links, server, going, bounds, course, waiter };
+        let winding = Winding { loaded, plan, sockets, links, server, changed, new, going, bounds, course, waiter };
         self.phase = Phase::Winding(Box::new(winding));
         self.dirty = true;
         Ok(())
@@ -279,7 +294,7 @@ impl Supervisor {
     /// From here on the new configuration holds. Its predecessor's sockets stay
     /// until it has shown that it serves.
     fn carry_out(&mut self, winding: Winding) {
-        let Winding { loaded, plan, sockets, links, server, course, waiter, .. } = winding;
+        let Winding { loaded, plan, sockets, links, server, mut changed, mut new, course, waiter, .. } = winding;
         self.progress(match course.way {
             Way::There { .. } => "the new configuration holds from here",
             Way::Back { .. } => "the configuration of before holds again from here",
@@ -292,12 +307,7 @@ impl Supervisor {
         daemon.syslog_facility = before.model.daemon.syslog_facility;
         let model = self.loaded.model.clone();
         if let Some(server) = server {
-            self.poll.remove(&self.server);
             self.server.move_to(server);
-            if let Err(error) = self.poll.add(&self.server, EpollFlags::EPOLLIN, Token::Control) {
-                log::error!("cannot watch the control socket: {error}");
-                self.accept_at = Some(Instant::now());
-            }
         }
         self.links.retain(&model);
         self.links.keep(links, &model);
@@ -309,39 +319,27 @@ impl Supervisor {
         for step in &plan.children {
             let id = self.by_name.get(&step.name).copied();
             let config = model.child(&step.name).cloned();
-            let done = match (id, config) {
-                (Some(id), None) => {
-                    self.forget(id);
-                    Ok(())
-                }
-                (Some(id), Some(config)) if step.action == Action::Restart => {
-                    let changed = self.reconfigure(id, config);
-                    self.come_back(id, &course, &mut coming);
-                    changed
-                }
+            match (id, config) {
+                (Some(id), None) => self.forget(id),
                 (Some(id), Some(config)) => {
-                    if let Some(child) = self.children.get_mut(&id) {
-                        child.machine.policy = Policy::from(&*config);
-                        child.config = config;
-                        if step.action == Action::Update && child.machine.state == State::Failed {
-                            self.come_again(id, &mut coming);
-                        }
+                    let Some(child) = self.children.get_mut(&id) else { continue };
+                    if let Some(prepared) = changed.remove(&step.name) {
+                        child.change(prepared);
+                        self.come_back(id, &course, &mut coming);
+                        continue;
                     }
-                    Ok(())
+                    child.machine.policy = Policy::from(&*config);
+                    child.config = config;
+                    if step.action == Action::Update && child.machine.state == State::Failed {
+                        self.come_again(id, &mut coming);
+                    }
                 }
-                (None, Some(config)) => self.add(config).map(|id| {
-                    if let Some(child) = self.children.get_mut(&id) {
-                        child.held_down = course.held_down.contains(&step.name);
-                    }
+                (None, _) => {
+                    let Some((id, mut child)) = new.remove(&step.name) else { continue };
+                    child.held_down = course.held_down.contains(&step.name);
+                    self.add(id, child);
                     self.come_back(id, &course, &mut coming);
-                }),
-                (None, None) => Ok(()),
-            };
-            if let Err(why) = done {
-                log::error!("reload: {why}");
-                self.say(waiter, &why);
-                // It is found not to be up.
-                coming.insert(step.name.clone());
+                }
             }
         }
         self.phase = Phase::Rising(Box::new(Rising { before, plan, coming, course, waiter }));

@@ -74,14 +74,17 @@ impl Supervisor {
                 }
             }
             Request::Reopen => {
-                let told = self.reopen();
-                let text = if told.is_empty() {
-                    "no child has a handler for SIGUSR1".to_owned()
+                let (told, failed) = self.reopen();
+                if !told.is_empty() {
+                    self.say(Some(connection), &format!("told {}", told.join(", ")));
+                } else if failed.is_empty() {
+                    self.say(Some(connection), "no child has a handler for SIGUSR1");
+                }
+                if failed.is_empty() {
+                    self.finish(Some(connection), 0);
                 } else {
-                    format!("told {}", told.join(", "))
-                };
-                self.say(Some(connection), &text);
-                self.finish(Some(connection), 0);
+                    self.refuse(Some(connection), &failed.join("\n"));
+                }
             }
         }
     }

@@ -3,29 +3,29 @@
 //! Only root and the daemon's own user are served, by the kernel's word
 //! (SO_PEERCRED, unix(7)); the socket's mode 0600 says the same.
 
-use super::sockets::clear_stale;
+use super::poll::{Poll, Token, Watched};
+use super::unix_name::{self, Access, Name};
 use crate::control::{Decoder, Request, Response};
-use nix::sys::socket::{UnixAddr, getsockopt, sockopt};
-use nix::sys::stat::{Mode, umask};
+use nix::sys::epoll::EpollFlags;
+use nix::sys::socket::{getsockopt, sockopt};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// More connections than this, and the oldest that waits for nothing goes.
+/// More connections than this that have asked for nothing yet, and the oldest goes.
 const MOST: usize = 64;
 /// A client that reads nothing is let go once this much waits for it.
 const UNREAD_MAX: usize = 4 << 20;
+/// Operators that wait to be accepted.
+const BACKLOG: i32 = 128;
 
 /// The control socket and its connections.
 #[derive(Debug)]
 pub struct Server {
-    listener: UnixListener,
-    path: PathBuf,
-    /// The name's own device and inode, so that another's is not taken for it.
-    name: Option<(u64, u64)>,
+    poll: Poll,
+    listener: Watched<UnixListener>,
+    name: Name,
     connections: BTreeMap<u32, Connection>,
     next: u32,
     closed: bool,
@@ -33,7 +33,7 @@ pub struct Server {
 
 #[derive(Debug)]
 struct Connection {
-    stream: UnixStream,
+    stream: Watched<UnixStream>,
     decoder: Decoder,
     out: Vec<u8>,
     asked: bool,
@@ -55,11 +55,12 @@ pub enum Interest {
 
 impl Server {
     /// Binds the socket, with mode 0600, in place of one that nobody listens on.
+    /// Connections wait until it [listens](Server::listen).
     ///
     /// # Errors
     /// `cannot listen on PATH: cause`; another daemon there is one.
-    pub fn bind(path: &Path) -> Result<Server, String> {
-        let listener = Server::open(path).map_err(|e| match e.kind() {
+    pub fn bind(path: &Path, poll: &Poll) -> Result<Server, String> {
+        let cannot = |e: io::Error| match e.kind() {
             ErrorKind::AddrInUse => format!(
                 "cannot listen on {}: another plumbd runs there (or the path is no socket): \
                  stop it with `plumbd shutdown --control {}`, or set daemon.control to another path",
@@ -67,52 +68,49 @@ impl Server {
                 path.display()
             ),
             _ => format!("cannot listen on {}: {e}", path.display()),
-        })?;
-        let name = inode(path);
-        Ok(Server { listener, path: path.to_owned(), name, connections: BTreeMap::new(), next: 0, closed: false })
+        };
+        let (socket, name) = unix_name::listen_at(path, Access::Private, BACKLOG).map_err(cannot)?;
+        let listener = UnixListener::from(socket);
+        let watched =
+            listener.set_nonblocking(true).and_then(|()| poll.watch(listener, EpollFlags::empty(), Token::Control));
+        match watched {
+            Ok(listener) => {
+                let (poll, connections) = (poll.clone(), BTreeMap::new());
+                Ok(Server { poll, listener, name, connections, next: 0, closed: false })
+            }
+            Err(error) => {
+                name.remove();
+                Err(cannot(error))
+            }
+        }
     }
 
-    fn open(path: &Path) -> io::Result<UnixListener> {
-        clear_stale(path, &UnixAddr::new(path)?)?;
-        // One thread, so nobody else creates a file meanwhile.
-        let before = umask(Mode::from_bits_truncate(0o177));
-        let listener = UnixListener::bind(path);
-        umask(before);
-        let listener = listener?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
+    /// Whether new connections are reported from now on.
+    pub fn listen(&self, yes: bool) {
+        let flags = if yes { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+        if let Err(error) = self.listener.watch_for(flags) {
+            log::error!("cannot watch the control socket: {error}");
+        }
     }
 
     /// Whether that is its path, and its name is still there.
     pub fn is_at(&self, path: &Path) -> bool {
-        self.path == path && inode(path) == self.name
+        self.name.path() == path && self.name.is_there()
     }
 
     /// Listens where `other` does from now on; its connections stay.
     pub fn move_to(&mut self, mut other: Server) {
-        self.remove_name();
         std::mem::swap(&mut self.listener, &mut other.listener);
-        self.path = std::mem::take(&mut other.path);
-        self.name = other.name;
-        // Its name is this one's now.
-        other.closed = true;
+        std::mem::swap(&mut self.name, &mut other.name);
+        // The other one is dropped, and its name goes, which was this one's.
+        self.listen(true);
     }
 
-    fn remove_name(&self) {
-        // Somebody may have removed it, and another daemon have its own there.
-        if inode(&self.path) != self.name {
-            return;
-        }
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            log::warn!("cannot remove {}: {error}", self.path.display());
-        }
-    }
-
-    /// Takes one new connection; `None`: no more now.
+    /// Takes one new connection, if there is one.
     ///
     /// # Errors
-    /// From accept(2), EMFILE and ENFILE among them.
-    pub fn accept(&mut self) -> io::Result<Option<u32>> {
+    /// From accept(2), EMFILE and ENFILE among them, or from epoll_ctl(2).
+    pub fn accept(&mut self) -> io::Result<()> {
         let stream = match self.listener.accept() {
             Ok((stream, _)) => stream,
             Err(e)
@@ -121,7 +119,7 @@ impl Server {
                     ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::ConnectionAborted
                 ) =>
             {
-                return Ok(None);
+                return Ok(());
             }
             Err(e) => return Err(e),
         };
@@ -132,19 +130,19 @@ impl Server {
                 peer.pid(),
                 peer.uid()
             );
-            return Ok(None);
+            return Ok(());
         }
         stream.set_nonblocking(true)?;
-        if self.connections.len() >= MOST {
-            let idle = self.connections.iter().find(|(_, c)| !c.asked).map(|(&id, _)| id);
-            if let Some(id) = idle {
-                self.connections.remove(&id);
-            }
+        let mut idle = self.connections.iter().filter(|(_, c)| !c.asked).map(|(&id, _)| id);
+        if let (Some(oldest), true) = (idle.next(), idle.count() + 1 >= MOST) {
+            log::warn!("control: closed a connection that has asked for nothing: there are {MOST} such");
+            self.connections.remove(&oldest);
         }
         self.next = self.next.wrapping_add(1);
+        let stream = self.poll.watch(stream, EpollFlags::EPOLLIN, Token::Connection(self.next))?;
         let connection = Connection { stream, decoder: Decoder::default(), out: Vec::new(), asked: false, last: false };
         self.connections.insert(self.next, connection);
-        Ok(Some(self.next))
+        Ok(())
     }
 
     /// Reads what came on a connection; a request, once it is whole. What is
@@ -223,31 +221,19 @@ impl Server {
         }
     }
 
-    /// The connection, to be watched.
-    pub fn stream(&self, id: u32) -> Option<&UnixStream> {
+    /// The connection's watch.
+    pub fn stream(&self, id: u32) -> Option<&Watched<UnixStream>> {
         self.connections.get(&id).map(|c| &c.stream)
     }
-}
 
-impl AsFd for Server {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
-    }
-}
-
-impl Server {
     /// Gives the socket's name up. Connections stay: those who wait for the
     /// end see it when this process is gone.
     pub fn close(&mut self) {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
-        self.remove_name();
+        self.name.remove();
     }
-}
-
-fn inode(path: &Path) -> Option<(u64, u64)> {
-    std::fs::symlink_metadata(path).ok().map(|data| (data.dev(), data.ino()))
 }
 
 impl Drop for Server {

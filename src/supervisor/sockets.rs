@@ -1,19 +1,17 @@
 //! Listening sockets: bound once, held for as long as a child names them, so
 //! that a restart refuses no one.
 
-use super::store::{Store, socket_name};
+use super::store::{Handed, Store, socket_name};
+use super::unix_name::{self, Access, Name};
 use crate::config::model::Address;
-use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind, connect, listen,
-    setsockopt, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, listen, setsockopt, socket,
+    sockopt,
 };
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
 
 /// New clients that wait while nobody accepts; the kernel cuts it to
 /// `/proc/sys/net/core/somaxconn` (listen(2)).
@@ -28,8 +26,16 @@ pub struct Sockets {
 #[derive(Debug)]
 struct Held {
     socket: OwnedFd,
+    /// A Unix socket's name in the file system, where it is this daemon's own.
+    name: Option<Name>,
     /// It is a socket unit's: the service manager has it too, and its name.
     lent: bool,
+}
+
+impl Held {
+    fn name_in_store(&self, address: &Address) -> String {
+        socket_name(address, self.name.as_ref().map(Name::inode))
+    }
 }
 
 impl Sockets {
@@ -41,14 +47,14 @@ impl Sockets {
     /// Those that shall outlive this process, by their names in the store.
     pub fn stored(&self) -> impl Iterator<Item = (String, BorrowedFd<'_>)> {
         let own = self.held.iter().filter(|(_, held)| !held.lent);
-        own.map(|(address, held)| (socket_name(address), held.socket.as_fd()))
+        own.map(|(address, held)| (held.name_in_store(address), held.socket.as_fd()))
     }
 
     /// Those of them that a restart takes over: a Unix socket's name goes at the
     /// end, for nobody may start again.
     pub fn stored_at_the_end(&self) -> impl Iterator<Item = (String, BorrowedFd<'_>)> {
         let nameless = self.held.iter().filter(|(address, held)| !held.lent && !matches!(address, Address::Unix(_)));
-        nameless.map(|(address, held)| (socket_name(address), held.socket.as_fd()))
+        nameless.map(|(address, held)| (held.name_in_store(address), held.socket.as_fd()))
     }
 
     /// Binds those addresses that are not held yet and that the service manager
@@ -65,11 +71,8 @@ impl Sockets {
         let mut new = Sockets::default();
         for address in addresses {
             if !self.held.contains_key(address) && !new.held.contains_key(address) {
-                let (socket, lent) = match store.socket(address) {
-                    Some(handed) => handed,
-                    None => (open(address).map_err(|e| self.why_not(address, &e))?, false),
-                };
-                new.held.insert(address.clone(), Held { socket, lent });
+                let held = hold(address, store).map_err(|e| self.why_not(address, &e))?;
+                new.held.insert(address.clone(), held);
             }
         }
         Ok(new)
@@ -101,8 +104,8 @@ impl Sockets {
     pub fn retain(&mut self, named: impl Fn(&Address) -> bool) {
         self.held.retain(|address, held| {
             let keep = named(address);
-            if !keep {
-                remove_name(address, held);
+            if let (Some(name), false) = (&held.name, keep) {
+                name.remove();
             }
             keep
         });
@@ -111,24 +114,27 @@ impl Sockets {
 
 impl Drop for Sockets {
     fn drop(&mut self) {
-        self.held.iter().for_each(|(address, held)| remove_name(address, held));
+        self.held.values().filter_map(|held| held.name.as_ref()).for_each(Name::remove);
     }
 }
 
-fn remove_name(address: &Address, held: &Held) {
-    if let (Address::Unix(path), false) = (address, held.lent) {
-        if let Err(error) = std::fs::remove_file(path) {
-            log::warn!("cannot remove {}: {error}", path.display());
+fn hold(address: &Address, store: &Store) -> io::Result<Held> {
+    match store.socket(address)? {
+        Some(Handed { socket, name, lent }) => Ok(Held { socket, name, lent }),
+        None => open(address),
+    }
+}
+
+fn open(address: &Address) -> io::Result<Held> {
+    let (socket, name) = match address {
+        Address::Tcp(at) => (open_net(*at, SockType::Stream)?, None),
+        Address::Udp(at) => (open_net(*at, SockType::Datagram)?, None),
+        Address::Unix(path) => {
+            let (socket, name) = unix_name::listen_at(path, Access::Umask, BACKLOG)?;
+            (socket, Some(name))
         }
-    }
-}
-
-fn open(address: &Address) -> io::Result<OwnedFd> {
-    match address {
-        Address::Tcp(at) => open_net(*at, SockType::Stream),
-        Address::Udp(at) => open_net(*at, SockType::Datagram),
-        Address::Unix(path) => open_unix(path),
-    }
+    };
+    Ok(Held { socket, name, lent: false })
 }
 
 fn open_net(at: SocketAddr, kind: SockType) -> io::Result<OwnedFd> {
@@ -149,38 +155,7 @@ fn open_net(at: SocketAddr, kind: SockType) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-fn open_unix(path: &Path) -> io::Result<OwnedFd> {
-    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    let address = UnixAddr::new(path)?;
-    clear_stale(path, &address)?;
-    bind_to(&fd, &address)?;
-    listen(&fd, Backlog::new(BACKLOG)?)?;
-    Ok(fd)
-}
-
 fn bind_to(fd: &OwnedFd, address: &dyn SockaddrLike) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     Ok(bind(fd.as_raw_fd(), address)?)
-}
-
-/// Removes a socket's name that nobody listens on any more.
-///
-/// # Errors
-/// EADDRINUSE where somebody does, or where the name is no socket.
-pub fn clear_stale(path: &Path, address: &UnixAddr) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-    let Ok(metadata) = std::fs::symlink_metadata(path) else {
-        return Ok(());
-    };
-    if !metadata.file_type().is_socket() {
-        return Err(Errno::EADDRINUSE.into());
-    }
-    // One that is too busy to accept is alive: not waited for (EAGAIN, unix(7)).
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    match connect(probe.as_raw_fd(), address) {
-        Err(Errno::ECONNREFUSED) => std::fs::remove_file(path),
-        Err(Errno::ENOENT) => Ok(()),
-        _ => Err(Errno::EADDRINUSE.into()),
-    }
 }

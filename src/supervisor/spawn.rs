@@ -2,6 +2,7 @@
 
 use super::links::Links;
 use super::notify;
+use super::poll::Watched;
 use super::sockets::Sockets;
 use crate::config::model::{Child, Program, Ready};
 use crate::journal;
@@ -17,11 +18,11 @@ use std::os::unix::ffi::OsStrExt;
 #[derive(Debug)]
 pub struct Holdings {
     /// Where its standard error, and an unlinked standard output, go.
-    pub log: Pipe,
+    pub log: Watched<Pipe>,
     /// Where it may say that it is ready.
-    pub notify: Option<notify::Socket>,
+    pub notify: Option<Watched<notify::Socket>>,
     /// Its settings as JSON.
-    pub settings: Option<OwnedFd>,
+    pub settings: OwnedFd,
     /// Its counters.
     pub metrics: Option<OwnedFd>,
     /// Whether its executable is at hand ([`process::is_at_hand`]).
@@ -64,11 +65,9 @@ pub fn spawn(
         environment.set("LISTEN_FDNAMES", &names.join(":"));
         environment.entries.push(process::LISTEN_PID.to_owned());
     }
-    if let Some(settings) = &holdings.settings {
-        // The offset is shared with whoever read it before.
-        nix::unistd::lseek(settings, 0, nix::unistd::Whence::SeekSet)?;
-        environment.set("PLUMBD_SETTINGS", &fds.add(settings.as_fd()).to_string());
-    }
+    // The offset is shared with whoever read it before.
+    nix::unistd::lseek(&holdings.settings, 0, nix::unistd::Whence::SeekSet)?;
+    environment.set("PLUMBD_SETTINGS", &fds.add(holdings.settings.as_fd()).to_string());
     if let Some(metrics) = &holdings.metrics {
         environment.set("PLUMBD_METRICS", &fds.add(metrics.as_fd()).to_string());
     }

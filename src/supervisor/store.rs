@@ -10,6 +10,7 @@
 //! | name | what |
 //! |---|---|
 //! | `listen/ADDRESS` | a listening socket |
+//! | `listen/unix%3APATH#DEVICE-INODE` | one with a name in the file system, and which file that was |
 //! | `link/PROTOCOL/FROM/TO/queue` | the read end of a link's queue; FROM is `*` where several may share it |
 //! | `link/PROTOCOL/FROM/TO/staging`, `.../ledger` | the other two of a link to a sink with an intake |
 //!
@@ -17,6 +18,7 @@
 //! names of their own: they are matched by address, and stay the manager's.
 
 use super::manager::Manager;
+use super::unix_name::{Inode, Name};
 use crate::config::model::Address;
 use crate::link::Kept;
 use crate::link::handover::Protocol;
@@ -33,8 +35,22 @@ const QUEUE: &str = "queue";
 const STAGING: &str = "staging";
 const LEDGER: &str = "ledger";
 
+/// What is said of a link that can't be looked into just now.
+const UNKNOWN: usize = 1;
+
 /// systemd takes no longer names (fdname_is_valid in its fd-util.c).
 const NAME_MAX: usize = 255;
+
+/// A socket that the service manager handed to this process.
+#[derive(Debug)]
+pub struct Handed {
+    /// The socket.
+    pub socket: OwnedFd,
+    /// A Unix socket's name, where it is this daemon's own.
+    pub name: Option<Name>,
+    /// It stays the manager's own, with its name.
+    pub lent: bool,
+}
 
 /// The service manager's store, as far as this process knows it.
 #[derive(Debug, Default)]
@@ -74,12 +90,43 @@ impl Store {
         Ok(store)
     }
 
-    /// The socket for that address, if the manager handed one, and whether it
-    /// stays the manager's own.
-    pub fn socket(&self, address: &Address) -> Option<(OwnedFd, bool)> {
-        let left = self.left.get(&socket_name(address)).map(|fd| (fd, false));
-        let (fd, lent) = left.or_else(|| self.lent.get(address).map(|fd| (fd, true)))?;
-        Some((fd.try_clone().ok()?, lent))
+    /// The socket for that address, if the manager handed one that can be
+    /// reached: of a Unix socket the name must still be its own.
+    ///
+    /// # Errors
+    /// EMFILE; or nobody can say whose the name is.
+    pub fn socket(&self, address: &Address) -> io::Result<Option<Handed>> {
+        if let Some((socket, name)) = self.left_for(address)? {
+            return Ok(Some(Handed { socket: socket.try_clone()?, name, lent: false }));
+        }
+        let Some(socket) = self.lent.get(address) else { return Ok(None) };
+        if let Address::Unix(path) = address {
+            if std::fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+                // Only the manager can give its socket another name.
+                log::error!("nobody can connect to {address}: its name was removed; restart its socket unit");
+            }
+        }
+        Ok(Some(Handed { socket: socket.try_clone()?, name: None, lent: true }))
+    }
+
+    fn left_for(&self, address: &Address) -> io::Result<Option<(&OwnedFd, Option<Name>)>> {
+        let Address::Unix(path) = address else {
+            return Ok(self.left.get(&socket_name(address, None)).map(|socket| (socket, None)));
+        };
+        let begin = format!("{}#", socket_name(address, None));
+        let known =
+            self.left.iter().filter_map(|(name, socket)| Some((Inode::parse(name.strip_prefix(&begin)?)?, socket)));
+        let mut nameless = false;
+        for (inode, socket) in known {
+            match Name::again(path, inode)? {
+                Some(name) => return Ok(Some((socket, Some(name)))),
+                None => nameless = true,
+            }
+        }
+        if nameless {
+            log::warn!("{address}: the name of the socket that the last supervisor left is gone: a new one is made");
+        }
+        Ok(None)
     }
 
     /// The sockets of a socket unit that no child listens on.
@@ -104,16 +151,17 @@ impl Store {
         let links = self.left.keys().filter_map(|name| name.strip_suffix(QUEUE)?.strip_suffix('/'));
         let waiting = links.map(|link| {
             let (from, to) = ends(link);
-            (from, to, self.bytes_left(link))
+            (from, to, self.bytes_left(link).unwrap_or(UNKNOWN))
         });
         waiting.filter(|&(_, _, bytes)| bytes > 0).collect()
     }
 
-    fn bytes_left(&self, link: &str) -> usize {
-        let in_pipe =
-            |part: &str| self.left.get(&format!("{link}/{part}")).map_or(0, |fd| pipe::bytes_in(fd).unwrap_or(0));
-        let ledger = self.left.get(&format!("{link}/{LEDGER}")).and_then(|fd| View::open(fd).ok());
-        in_pipe(QUEUE) + in_pipe(STAGING) + ledger.map_or(0, |view| view.carried())
+    fn bytes_left(&self, link: &str) -> io::Result<usize> {
+        let part = |part: &str| self.left.get(&format!("{link}/{part}"));
+        let queued = part(QUEUE).map_or(Ok(0), pipe::bytes_in)?;
+        let staged = part(STAGING).map_or(Ok(0), pipe::bytes_in)?;
+        let carried = part(LEDGER).map_or(Ok(0), |fd| View::open(fd).map(|view| view.carried()))?;
+        Ok(queued + staged + carried)
     }
 
     /// Has the manager keep these, what was left with bytes in it, and nothing
@@ -126,7 +174,8 @@ impl Store {
         let empty: Vec<String> = self
             .left
             .keys()
-            .filter(|name| name.rsplit_once('/').is_none_or(|(link, _)| self.bytes_left(link) == 0))
+            // What nobody can say the size of is kept.
+            .filter(|name| name.rsplit_once('/').is_none_or(|(link, _)| matches!(self.bytes_left(link), Ok(0))))
             .cloned()
             .collect();
         for name in empty {
@@ -142,8 +191,10 @@ impl Store {
             .map(|(name, _)| name.clone())
             .collect();
         for name in gone {
-            self.kept.remove(&name);
-            manager.tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}"));
+            // What it can't be told now is still to be told the next time.
+            if manager.tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}")) {
+                self.kept.remove(&name);
+            }
         }
         let mut new: Vec<_> = wanted.iter().filter(|(name, _)| !self.kept.contains_key(*name)).collect();
         // Where there is not room for all, no queue is there without the rest.
@@ -154,8 +205,9 @@ impl Store {
                 continue;
             }
             // FDPOLL=0: a pipe without a writer is not to be thrown away.
-            manager.hand(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), *fd);
-            self.kept.insert(name.clone(), inode(*fd));
+            if manager.hand(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), *fd) {
+                self.kept.insert(name.clone(), inode(*fd));
+            }
         }
         // systemd says how many it keeps since version 254.
         let room = std::env::var("FDSTORE").ok().and_then(|room| room.parse::<usize>().ok());
@@ -170,9 +222,10 @@ impl Store {
     }
 }
 
-/// The name of a socket in the store.
-pub fn socket_name(address: &Address) -> String {
-    format!("listen/{}", escape(&address.to_string()))
+/// The name of a socket in the store, with the file that its own name stands for.
+pub fn socket_name(address: &Address, inode: Option<Inode>) -> String {
+    let address = escape(&address.to_string());
+    inode.map_or_else(|| format!("listen/{address}"), |inode| format!("listen/{address}#{inode}"))
 }
 
 /// The name of a link in the store, whose parts follow it; `from` is `None`
@@ -203,9 +256,9 @@ fn ends(link: &str) -> (&str, &str) {
     (word(), word())
 }
 
-/// A name in the store is printable ASCII without a colon.
+/// A name in the store is printable ASCII without a colon; `#` ends an address.
 fn escape(text: &str) -> String {
-    let plain = |byte: u8| (byte.is_ascii_graphic() || byte == b' ') && byte != b':' && byte != b'%';
+    let plain = |byte: u8| (byte.is_ascii_graphic() || byte == b' ') && !b":%#".contains(&byte);
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
@@ -234,8 +287,9 @@ mod tests {
     #[test]
     fn names_are_such_as_the_store_takes() {
         let address = Address::Tcp("[::1]:7007".parse().unwrap());
-        assert_eq!(socket_name(&address), "listen/tcp%3A//[%3A%3A1]%3A7007");
-        assert_eq!(socket_name(&Address::Unix("/run/caf\u{e9} 100%".into())), "listen/unix%3A/run/caf%C3%A9 100%25");
+        assert_eq!(socket_name(&address, None), "listen/tcp%3A//[%3A%3A1]%3A7007");
+        let unix = Address::Unix("/run/caf\u{e9} #100%".into());
+        assert_eq!(socket_name(&unix, Inode::parse("1a-2f3")), "listen/unix%3A/run/caf%C3%A9 %23100%25#1a-2f3");
         assert_eq!(link_name(Protocol::Records, Some("echo.0"), "logger"), "link/records/echo.0/logger");
         assert_eq!(ends(&link_name(Protocol::Lines, None, "x")), ("*", "x"));
     }

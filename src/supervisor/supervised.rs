@@ -4,6 +4,7 @@
 use super::child::{Ladder, Machine, Policy, State};
 use super::drain;
 use super::notify;
+use super::poll::{Id, Poll, Token, Watched};
 use super::spawn::Holdings;
 use crate::config::model::{Child, Program, Ready};
 use crate::control::status::{ChildState, Ended, LastExit};
@@ -13,6 +14,7 @@ use crate::sys::map::{PAGE, SharedMap, memory_file};
 use crate::sys::pipe::{self, Pipe};
 use crate::sys::process::{self, Exit};
 use jiff::Timestamp;
+use nix::sys::epoll::EpollFlags;
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -34,9 +36,9 @@ pub struct Supervised {
     /// Its log pipe, cut into lines.
     pub lines: LineSplitter,
     /// How its exec goes, until that is known.
-    pub exec: Option<OwnedFd>,
+    pub exec: Option<Watched<OwnedFd>>,
     /// Where it says that it is ready, until it did.
-    pub ready: Option<OwnedFd>,
+    pub ready: Option<Watched<OwnedFd>>,
     /// It shall start once what it needs is up.
     pub pending: bool,
     /// An operator stopped it: a reload does not start it.
@@ -61,21 +63,19 @@ pub struct Supervised {
 }
 
 impl Supervised {
-    /// A child that is down.
+    /// A child that is down. What it says about itself is heard once it
+    /// [is held](Supervised::listen).
     ///
     /// # Errors
-    /// `cannot prepare child "NAME": cause`: EMFILE, ENFILE, ENOMEM.
-    pub fn new(config: Rc<Child>) -> Result<Supervised, String> {
-        let name = config.name.clone();
-        Supervised::prepare(config).map_err(|e| format!("cannot prepare child \"{name}\": {e}"))
-    }
-
-    fn prepare(config: Rc<Child>) -> io::Result<Supervised> {
-        let log = Pipe::new(64 * 1024)?;
-        pipe::set_nonblocking(&log.read, true)?;
-        let mut child = Supervised {
+    /// `cannot prepare child "NAME": cause`: EMFILE, ENFILE, ENOMEM, ENOSPC.
+    pub fn new(config: Rc<Child>, id: Id, poll: &Poll) -> Result<Supervised, String> {
+        let Prepared { config, parts } = Prepared::new(config, id, poll)?;
+        let Parts { notify, settings, metrics, at_hand } = parts;
+        let log = log_pipe(id, poll).map_err(|e| cannot_prepare(&config, &e))?;
+        let (metrics, page) = metrics.unzip();
+        Ok(Supervised {
             machine: Machine::new(Policy::from(&*config)),
-            holdings: Holdings { log, notify: None, settings: None, metrics: None, at_hand: false },
+            holdings: Holdings { log, notify, settings, metrics, at_hand },
             lines: LineSplitter::default(),
             exec: None,
             ready: None,
@@ -89,51 +89,28 @@ impl Supervised {
             since: Timestamp::now(),
             ended: None,
             timer: None,
-            page: None,
+            page,
             config,
-        };
-        child.hold()?;
-        Ok(child)
+        })
     }
 
-    /// Takes over what a new configuration says of it. Before its next start,
-    /// or where nothing changed that its process was given.
-    ///
-    /// # Errors
-    /// As [`Supervised::new`].
-    pub fn change(&mut self, config: Rc<Child>) -> Result<(), String> {
+    /// Takes over what a new configuration says of it, before its next start.
+    pub fn change(&mut self, prepared: Prepared) {
+        let Prepared { config, parts } = prepared;
+        let Parts { notify, settings, metrics, at_hand } = parts;
         self.machine.policy = Policy::from(&*config);
         self.config = config;
-        self.hold().map_err(|e| format!("cannot prepare child \"{}\": {e}", self.config.name))
+        (self.holdings.metrics, self.page) = metrics.unzip();
+        (self.holdings.notify, self.holdings.settings, self.holdings.at_hand) = (notify, settings, at_hand);
+        self.listen();
     }
 
-    fn hold(&mut self) -> io::Result<()> {
-        let plugin = match &self.config.program {
-            Program::Plugin(name) => plugin::find(name),
-            Program::Command(_) => None,
-        };
-        self.holdings.at_hand = match &self.config.program {
-            // This very executable.
-            Program::Plugin(_) => true,
-            Program::Command(words) => words.first().is_some_and(|path| process::is_at_hand(Path::new(path))),
-        };
-        let notifies = plugin.is_some() || self.config.ready == Ready::Notify;
-        if notifies != self.holdings.notify.is_some() {
-            self.holdings.notify = if notifies { Some(notify::Socket::new()?) } else { None };
+    /// Has what it says about itself reported.
+    pub fn listen(&self) {
+        let watched = self.holdings.notify.as_ref().map_or(Ok(()), |socket| socket.watch_for(EpollFlags::EPOLLIN));
+        if let Err(error) = watched {
+            log::error!(target: &self.config.name, "cannot watch its notifications: {error}");
         }
-        let settings = serde_json::to_vec(&self.config.settings)?;
-        self.holdings.settings = Some(read_only(&settings)?);
-        if plugin.is_some() != self.holdings.metrics.is_some() {
-            (self.holdings.metrics, self.page) = match plugin {
-                Some(_) => {
-                    let metrics = memory_file(c"plumbd-metrics", PAGE)?;
-                    let page = SharedMap::new(&metrics, PAGE)?;
-                    (Some(metrics), Some(page))
-                }
-                None => (None, None),
-            };
-        }
-        Ok(())
     }
 
     /// What its counters say.
@@ -192,6 +169,76 @@ impl Supervised {
         };
         Some(LastExit { how, at: self.ended? })
     }
+}
+
+/// What a child is given from its next start on, by its part of a
+/// configuration: made ahead, because once the configuration holds nothing may
+/// fail any more.
+#[derive(Debug)]
+pub struct Prepared {
+    config: Rc<Child>,
+    parts: Parts,
+}
+
+#[derive(Debug)]
+struct Parts {
+    /// Watched for nothing yet: it is not the child's before it is held.
+    notify: Option<Watched<notify::Socket>>,
+    settings: OwnedFd,
+    metrics: Option<(OwnedFd, SharedMap)>,
+    at_hand: bool,
+}
+
+impl Prepared {
+    /// For the child of that number.
+    ///
+    /// # Errors
+    /// As [`Supervised::new`].
+    pub fn new(config: Rc<Child>, id: Id, poll: &Poll) -> Result<Prepared, String> {
+        match Parts::make(&config, id, poll) {
+            Ok(parts) => Ok(Prepared { config, parts }),
+            Err(error) => Err(cannot_prepare(&config, &error)),
+        }
+    }
+}
+
+impl Parts {
+    fn make(config: &Child, id: Id, poll: &Poll) -> io::Result<Parts> {
+        let plugin = match &config.program {
+            Program::Plugin(name) => plugin::find(name),
+            Program::Command(_) => None,
+        };
+        let at_hand = match &config.program {
+            // This very executable.
+            Program::Plugin(_) => true,
+            Program::Command(words) => words.first().is_some_and(|path| process::is_at_hand(Path::new(path))),
+        };
+        let notify = if plugin.is_some() || config.ready == Ready::Notify {
+            Some(poll.watch(notify::Socket::new()?, EpollFlags::empty(), Token::Notify(id))?)
+        } else {
+            None
+        };
+        let settings = read_only(&serde_json::to_vec(&config.settings)?)?;
+        let metrics = match plugin {
+            Some(_) => {
+                let file = memory_file(c"plumbd-metrics", PAGE)?;
+                let page = SharedMap::new(&file, PAGE)?;
+                Some((file, page))
+            }
+            None => None,
+        };
+        Ok(Parts { notify, settings, metrics, at_hand })
+    }
+}
+
+fn log_pipe(id: Id, poll: &Poll) -> io::Result<Watched<Pipe>> {
+    let log = Pipe::new(64 * 1024)?;
+    pipe::set_nonblocking(&log.read, true)?;
+    poll.watch_part(log, |log| log.read.as_fd(), EpollFlags::EPOLLIN, Token::Log(id))
+}
+
+fn cannot_prepare(config: &Child, error: &io::Error) -> String {
+    format!("cannot prepare child \"{}\": {error}", config.name)
 }
 
 /// A file with those bytes that nobody can write to, whoever holds it.

@@ -150,6 +150,46 @@ fn a_job_that_failed_does_not_run_again_because_a_reload_is_undone() {
 }
 
 #[test]
+fn an_end_during_a_reload_starts_again_what_the_reload_had_asked_to_go() {
+    // The filter ends well when it is asked, and may not come again by itself.
+    let config = |umask: &str| {
+        slow("late", &format!("umask = \"{umask}\""))
+            + &format!(
+                r#"
+        [children.source]
+        command = ["/bin/sh", "-c", "seq 1 100; exec sleep 1000"]
+        [children.filter]
+        command = ["/bin/sh", "-c", """
+        trap 'exit 0' TERM
+        while IFS= read -r line; do sleep 0.01; printf '%s\\n' "$line"; done
+        """]
+        restart = "on-failure"
+        umask = "{umask}"
+        [children.logger]
+        plugin = "logger"
+        settings = {{ file = "out.log", format = "raw" }}
+        [[links]]
+        from = "source"
+        to = "filter"
+        [[links]]
+        from = "filter"
+        to = "logger"
+        "#
+            )
+    };
+    let mut daemon = Daemon::start(&config("0022"));
+    daemon.configure(&config("0077"));
+    let reload = daemon.ask_meanwhile(Request::Reload);
+    daemon.wait_child("filter", ChildState::Down);
+    daemon.signal(SIGTERM);
+    assert_eq!(reload.join().unwrap().unwrap().0, 1);
+    std::fs::write(daemon.path("go"), "").unwrap();
+    assert!(daemon.wait_end().success(), "{}", daemon.log());
+    // It may have had one line in its hands.
+    assert!(daemon.read_text("out.log").lines().count() >= 99, "{}", daemon.read_text("out.log"));
+}
+
+#[test]
 fn a_child_that_was_given_up_stays_so_when_a_reload_is_undone() {
     let job = |more: &str| {
         format!(

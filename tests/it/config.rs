@@ -317,3 +317,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+#[ignore = "needs root for another user, run by .ci/run"]
+fn a_folder_that_may_not_be_looked_into_is_no_reason_to_take_the_next_configuration() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("plumbd.toml"), "[children.one]\ncommand = [\"sleep\", \"1\"]\n").unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    // Where another user can reach it.
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = folder.path().join("plumbd");
+    std::fs::copy(env!("CARGO_BIN_EXE_plumbd"), &program).unwrap();
+    let output = std::process::Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(&program)
+        .arg("check")
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let why = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{why}");
+    assert!(why.contains("cannot read the file: Permission denied"), "{why}");
+}

@@ -346,3 +346,81 @@ fn one_status_is_enough_to_see_that_a_sink_stands_and_since_when() {
     wait_for("it flows", || (daemon.link("echo", "logger").stalled_for_ms == 0).then_some(()));
     daemon.stop();
 }
+
+#[test]
+fn of_several_that_start_at_once_on_a_stale_socket_one_runs_and_can_be_reached() {
+    for _ in 0..5 {
+        let dir = tempfile::tempdir().unwrap();
+        drop(UnixListener::bind(dir.path().join("plumbd.sock")).unwrap());
+        std::fs::write(dir.path().join("plumbd.toml"), ONE).unwrap();
+        let start = || {
+            Command::new(env!("CARGO_BIN_EXE_plumbd"))
+                .args(["run", "-c", "plumbd.toml"])
+                .current_dir(dir.path())
+                .stdin(std::process::Stdio::null())
+                .stderr(std::process::Stdio::piped())
+                .spawn()
+                .unwrap()
+        };
+        let mut all: Vec<_> = (0..4).map(|_| start()).collect();
+        let mut ended = 0;
+        wait_for("all but one have ended", || {
+            ended = all.iter_mut().filter_map(|process| process.try_wait().unwrap()).count();
+            (ended >= 3).then_some(())
+        });
+        let (mut runs, mut losers) = (Vec::new(), Vec::new());
+        for mut process in all {
+            match process.try_wait().unwrap() {
+                None => runs.push(process),
+                Some(_) => losers.push(process),
+            }
+        }
+        assert_eq!((runs.len(), losers.len()), (1, 3));
+        for loser in losers {
+            let output = loser.wait_with_output().unwrap();
+            let why = String::from_utf8(output.stderr).unwrap();
+            assert!(why.contains("another plumbd runs there"), "{why}");
+        }
+        let mut names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["plumbd.sock", "plumbd.toml"]);
+        let pid = i32::try_from(runs[0].id()).unwrap();
+        let mut stream = UnixStream::connect(dir.path().join("plumbd.sock")).unwrap();
+        stream.write_all(b"{\"command\":\"shutdown\",\"fast\":false}\n").unwrap();
+        assert!(answer(stream).ends_with("{\"exit\":0}\n"), "process {pid}");
+        assert!(runs.remove(0).wait().unwrap().success());
+        assert!(!dir.path().join("plumbd.sock").exists());
+    }
+}
+
+#[test]
+fn however_many_operators_wait_another_one_is_served() {
+    let slow = "[children.slow]\ncommand = [\"sleep\", \"1000\"]\nready = \"fd\"\nready_timeout = \"1000s\"\n";
+    let mut daemon = Daemon::spawn(slow);
+    daemon.status();
+    let waiting: Vec<UnixStream> = (0..80)
+        .map(|_| {
+            let mut stream = connect(&daemon);
+            stream.write_all(b"{\"command\":\"start\",\"children\":[\"slow\"]}\n").unwrap();
+            stream
+        })
+        .collect();
+    // Several that have come and have not asked yet.
+    let late: Vec<UnixStream> = (0..5).map(|_| connect(&daemon)).collect();
+    daemon.status();
+    for mut stream in late {
+        stream.write_all(b"{\"command\":\"status\"}\n").unwrap();
+        assert!(answer(stream).ends_with("{\"exit\":0}\n"));
+    }
+    drop(waiting);
+    daemon.stop();
+}
+
+#[test]
+fn a_crowd_that_asks_for_nothing_keeps_nobody_out() {
+    let mut daemon = Daemon::start(ONE);
+    let _crowd: Vec<UnixStream> = (0..200).map(|_| connect(&daemon)).collect();
+    daemon.status();
+    daemon.wait_log("closed a connection that has asked for nothing");
+    daemon.stop();
+}

@@ -593,6 +593,33 @@ fn a_silent_client_is_disconnected_after_idle_timeout() {
 }
 
 #[test]
+fn short_connections_leave_no_memory_behind_however_long_a_client_may_be_silent() {
+    let mut echo = Setup::new(json!({ "idle_timeout_ms": 86_400_000 })).start();
+    let sink = echo.acknowledge_all();
+    let mut all = 0;
+    let mut come_and_go = |count: u64| {
+        for each in 0..count {
+            let mut client = echo.client();
+            if each % 1000 == 0 {
+                client.write_all(b"hello\n").unwrap();
+                assert_eq!(read_exact(&mut client, 6), b"hello\n");
+            }
+            // By a reset: no port waits for a minute.
+            let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+            setsockopt(&client, sockopt::Linger, &linger).unwrap();
+        }
+        all += count;
+        eventually("all have come and gone", || (echo.metric("accepted"), echo.metric("connections")) == (all, 0));
+        echo.resident()
+    };
+    let before = come_and_go(2_000);
+    let after = come_and_go(40_000);
+    // A timer of 32 bytes each would be more than a MiB.
+    assert!(after < before + 600_000, "{before} bytes, then {after}");
+    drop(sink.stop());
+}
+
+#[test]
 fn ipv6_clients_are_served() {
     let Ok(listener) = TcpListener::bind("[::]:0") else { return };
     let port = listener.local_addr().unwrap().port();

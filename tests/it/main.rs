@@ -33,6 +33,7 @@ mod rotation;
 mod rotation_kills;
 mod schema;
 mod share;
+mod shortage;
 mod spawn;
 mod steady;
 mod stop;

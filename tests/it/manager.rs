@@ -104,6 +104,20 @@ impl Manager {
         assert!(self.heard.lock().unwrap().store.remove(name).is_some(), "{name} is not stored");
     }
 
+    /// Another descriptor of what it keeps under that name, and its whole name:
+    /// `begin` is how that begins.
+    pub fn kept(&self, begin: &str) -> (String, OwnedFd) {
+        let heard = self.heard.lock().unwrap();
+        let (name, fd) = heard.store.iter().find(|(name, _)| name.starts_with(begin)).unwrap();
+        (name.clone(), fd.try_clone().unwrap())
+    }
+
+    /// Keeps this, as one that was not told to forget it.
+    pub fn keep(&self, (name, fd): (String, OwnedFd)) {
+        self.hear_all();
+        self.heard.lock().unwrap().store.insert(name, fd);
+    }
+
     /// Waits until it was told a message that begins so.
     #[track_caller]
     pub fn wait_heard(&self, text: &str) {

@@ -196,6 +196,153 @@ fn a_queue_that_was_kept_alone_is_taken_up_and_what_is_not_there_is_said() {
     daemon.stop();
 }
 
+/// A child that listens at `s.sock`, and a client that has come to it.
+const UNIX: &str = "[children.one]\ncommand = [\"/bin/sleep\", \"1000\"]\nlisten = [\"unix:s.sock\"]\n";
+
+#[track_caller]
+fn is_reached(daemon: &Daemon) {
+    let client = std::os::unix::net::UnixStream::connect(daemon.path("s.sock")).unwrap();
+    // In the backlog of a socket that this daemon holds, not of anybody else's.
+    let peer = nix::sys::socket::getsockopt(&client, nix::sys::socket::sockopt::PeerCredentials).unwrap();
+    assert_eq!(peer.pid(), daemon.pid());
+}
+
+#[test]
+fn a_unix_socket_is_taken_up_with_its_name() {
+    let mut daemon = Daemon::start_managed(UNIX);
+    let first = daemon.manager().kept("listen/unix").0;
+    let early = std::os::unix::net::UnixStream::connect(daemon.path("s.sock")).unwrap();
+    kill_all(&mut daemon);
+    let late = std::os::unix::net::UnixStream::connect(daemon.path("s.sock")).unwrap();
+    daemon.start_again();
+    daemon.manager().wait_stored(&[&first]);
+    drop((early, late));
+    daemon.stop();
+    assert!(!daemon.path("s.sock").exists());
+    daemon.manager().wait_stored(&[]);
+}
+
+#[test]
+fn a_stored_unix_socket_whose_name_is_gone_or_anothers_is_made_anew() {
+    let mut daemon = Daemon::start_managed(UNIX);
+    let path = daemon.path("s.sock");
+    let mut rounds: Vec<Box<dyn Fn()>> = Vec::new();
+    let at = path.clone();
+    rounds.push(Box::new(move || std::fs::remove_file(&at).unwrap()));
+    let at = path.clone();
+    rounds.push(Box::new(move || {
+        // A dead socket of another daemon's.
+        std::fs::remove_file(&at).unwrap();
+        drop(UnixListener::bind(&at).unwrap());
+    }));
+    let at = path.clone();
+    rounds.push(Box::new(move || std::fs::rename(&at, at.with_extension("away")).unwrap()));
+    for spoil in rounds {
+        let before = daemon.manager().kept("listen/unix").0;
+        kill_all(&mut daemon);
+        spoil();
+        daemon.start_again();
+        is_reached(&daemon);
+        wait_for("another socket is stored", || (daemon.manager().kept("listen/unix").0 != before).then_some(()));
+    }
+    daemon.stop();
+    assert!(!path.exists());
+    daemon.manager().wait_stored(&[]);
+}
+
+#[test]
+fn a_unix_socket_that_the_manager_was_not_told_to_forget_is_made_anew() {
+    let mut daemon = Daemon::start_managed(UNIX);
+    let kept = daemon.manager().kept("listen/unix");
+    daemon.stop();
+    daemon.manager().keep(kept);
+    daemon.start_again();
+    is_reached(&daemon);
+    daemon.stop();
+}
+
+#[test]
+fn a_name_that_is_a_living_daemons_by_now_is_left_to_it() {
+    let mut daemon = Daemon::start_managed(UNIX);
+    kill_all(&mut daemon);
+    let path = daemon.path("s.sock");
+    std::fs::remove_file(&path).unwrap();
+    let other = UnixListener::bind(&path).unwrap();
+    let log = std::fs::File::options().append(true).open(daemon.path("daemon.log")).unwrap();
+    let mut second = daemon.manager().start(daemon.dir.path(), log.into());
+    let status = wait_for("it refuses", || second.try_wait().unwrap());
+    assert!(!status.success());
+    daemon.wait_log("cannot listen on unix:");
+    std::os::unix::net::UnixStream::connect(&path).unwrap();
+    drop(other);
+}
+
+#[test]
+fn a_unix_socket_whose_name_became_anothers_leaves_it_there_at_the_end() {
+    let mut daemon = Daemon::start(UNIX);
+    let path = daemon.path("s.sock");
+    std::fs::remove_file(&path).unwrap();
+    let _other = UnixListener::bind(&path).unwrap();
+    daemon.stop();
+    std::os::unix::net::UnixStream::connect(&path).unwrap();
+}
+
+/// A manager's socket that has no room, and how many datagrams fill it.
+fn full_socket(dir: &tempfile::TempDir) -> (std::os::unix::net::UnixDatagram, usize) {
+    let path = dir.path().join("full");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(crate::daemon::DEADLINE)).unwrap();
+    let filler = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    filler.set_nonblocking(true).unwrap();
+    let count = (0..).find(|_| filler.send_to(b"FILLED", &path).is_err()).unwrap();
+    (manager, count)
+}
+
+#[test]
+fn a_missed_watchdog_feed_is_tried_again_at_once_and_before_all_that_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let (manager, count) = full_socket(&dir);
+    let socket = dir.path().join("full");
+    // Half of it is longer than this test waits for anything.
+    let first = format!("export NOTIFY_SOCKET='{}' WATCHDOG_USEC=3600000000", socket.display());
+    let mut daemon = Daemon::start_after(&first, "[children.one]\ncommand = [\"/bin/sleep\", \"1000\"]\n");
+    for _ in 0..30 {
+        daemon.done(&Request::Reload);
+    }
+    let mut bytes = [0; 4096];
+    let mut hear = || {
+        let length = manager.recv(&mut bytes).unwrap();
+        String::from_utf8(bytes[..length].to_vec()).unwrap()
+    };
+    for _ in 0..count {
+        assert_eq!(hear(), "FILLED");
+    }
+    assert_eq!(hear(), "WATCHDOG=1");
+    // Then the rest, in order.
+    wait_for("the first thing that waited", || hear().contains("READY=1").then_some(()));
+    assert!(hear().starts_with("RELOADING=1"));
+    daemon.stop();
+}
+
+#[test]
+fn what_the_manager_could_not_take_is_told_at_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (manager, count) = full_socket(&dir);
+    let first = format!("export NOTIFY_SOCKET='{}'", dir.path().join("full").display());
+    let mut daemon = Daemon::start_after(&first, "[children.one]\ncommand = [\"/bin/sleep\", \"1000\"]\n");
+    daemon.signal(nix::libc::SIGTERM);
+    daemon.wait_log("stopped");
+    let mut bytes = [0; 4096];
+    for _ in 0..count {
+        manager.recv(&mut bytes).unwrap();
+    }
+    wait_for("it is heard that it stops", || {
+        let length = manager.recv(&mut bytes).unwrap();
+        bytes[..length].starts_with(b"STOPPING=1").then_some(())
+    });
+    assert!(daemon.wait_end().success());
+}
+
 #[test]
 fn a_manager_that_listens_to_nothing_keeps_nobody_waiting() {
     let dir = tempfile::tempdir().unwrap();

@@ -254,7 +254,10 @@ impl Server {
         let Some(client) = self.clients.remove(token) else { return };
         self.door.left(client.peer.ip());
         client.stream.end(&mut self.pool);
+        // Nothing is forked here, so closing it ends its watch too.
         drop(client.socket);
+        let clients = &self.clients;
+        self.timers.closed(|token| clients.contains(token));
         self.metrics.set(CONNECTIONS, self.clients.len() as u64);
         self.try_the_door();
     }

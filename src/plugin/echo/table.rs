@@ -59,6 +59,12 @@ impl<T> Table<T> {
         if place.generation == token.generation { place.item.as_mut() } else { None }
     }
 
+    /// Whether that one is still there.
+    pub(super) fn contains(&self, token: Token) -> bool {
+        let place = self.slots.get(token.slot as usize);
+        place.is_some_and(|place| place.generation == token.generation && place.item.is_some())
+    }
+
     /// Takes it out; its name is never used again (for 2^32 uses of its slot).
     pub(super) fn remove(&mut self, token: Token) -> Option<T> {
         let place = self.slots.get_mut(token.slot as usize)?;

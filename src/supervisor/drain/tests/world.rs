@@ -389,7 +389,7 @@ impl World {
                 want: node.machine.want,
                 ended_well: node.machine.last_exit.is_some_and(Exit::success),
                 saves: node.role == Role::Saver,
-                over: node.machine.is_over() && !node.held || lies || self.law == Law::NobodyIsStarted,
+                over: is_over(node) || lies || self.law == Law::NobodyIsStarted,
                 has_output: node.out.is_none_or(|queue| self.queues[queue].open),
                 progress: node.progress,
                 before: if self.law == Law::NoOrder { Vec::new() } else { before(at) },
@@ -461,7 +461,7 @@ impl World {
             let waits = self.queues[queue].messages.len();
             let Progress { starts, told } = node.progress;
             let ended_well = node.machine.last_exit.is_some_and(Exit::success);
-            let over = node.role != Role::Saver && (node.machine.is_over() && !node.held || told && ended_well);
+            let over = node.role != Role::Saver && (is_over(node) || told && ended_well);
             let late = self.now >= bounds.order;
             if waits > 0 && starts < STARTS && !over && !late {
                 return Err(format!("{waits} messages wait for child {at}, which could have taken them"));
@@ -499,6 +499,11 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// As the supervisor tells the drain.
+fn is_over(node: &Node) -> bool {
+    node.machine.is_over() && !node.held || node.progress.told && node.machine.would_be_over()
 }
 
 /// Whether the first needs the second, directly or not.

@@ -1,0 +1,217 @@
+//! Out of descriptors, memory or watches while a reload goes on: what it says is
+//! what is so.
+
+use crate::daemon::{Daemon, free_port, wait_for};
+use plumbd::control::Request;
+use plumbd::control::status::ChildState;
+use std::process::{Child, Command, Stdio};
+
+/// Two children that are given `value`: a plugin, and a program.
+fn config(port: u16, value: &str, other: bool) -> String {
+    let mut text = format!(
+        "[children.echo]\nplugin = \"echo\"\nlisten = [\"tcp://127.0.0.1:{port}\"]\n\
+         backoff = {{ first = \"10ms\", max = \"100ms\" }}\n\
+         settings = {{ idle_timeout = \"{value}\" }}\n\
+         [children.one]\ncommand = [\"sleep\", \"1000\"]\nready_timeout = \"1000s\"\nsettings = {{ value = \"{value}\" }}\n\
+         [children.logger]\nplugin = \"logger\"\nsettings = {{ file = \"messages.log\" }}\n\
+         [[links]]\nfrom = \"echo\"\nto = \"logger\"\n"
+    );
+    if other {
+        text += "[children.other]\ncommand = [\"sleep\", \"1000\"]\n";
+    }
+    text
+}
+
+/// The settings that the running program was given.
+fn given(daemon: &Daemon) -> String {
+    let pid = daemon.child_pid_when_up("one");
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+    let mut entries = environment.split(|&byte| byte == 0).map(String::from_utf8_lossy);
+    let number = entries.find_map(|entry| Some(entry.strip_prefix("PLUMBD_SETTINGS=")?.to_owned())).unwrap();
+    std::fs::read_to_string(format!("/proc/{pid}/fd/{number}")).unwrap()
+}
+
+/// Whether the running program has the new settings; `plan` must agree.
+#[track_caller]
+fn is_new(daemon: &Daemon) -> bool {
+    daemon.wait_child("echo", ChildState::Up);
+    let settings = given(daemon);
+    let new = settings == "{\"value\":\"7s\"}";
+    assert!(new || settings == "{\"value\":\"3s\"}", "{settings}");
+    let plan = daemon.done(&Request::Plan { file: None });
+    assert_eq!(plan.contains("nothing would change"), new, "{settings}: {plan}");
+    new
+}
+
+/// Sets how many descriptors the daemon may have more than it has; `None`: as
+/// many as the system lets it.
+fn leave_descriptors(daemon: &Daemon, more: Option<usize>) {
+    let soft = match more {
+        None => String::new(),
+        Some(more) => {
+            let open = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
+            let open: Vec<usize> =
+                open.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
+            let free = (0..).filter(|fd| !open.contains(fd)).nth(more).unwrap();
+            free.to_string()
+        }
+    };
+    let hard = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
+    let hard = hard.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let hard = hard.split_whitespace().nth(4).unwrap().to_owned();
+    let soft = if soft.is_empty() { hard.clone() } else { soft };
+    let pid = daemon.pid().to_string();
+    let set = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={soft}:{hard}")]).status().unwrap();
+    assert!(set.success());
+}
+
+#[test]
+fn a_reload_that_runs_out_of_descriptors_anywhere_says_what_is_so() {
+    let port = free_port();
+    let mut daemon = Daemon::start(&config(port, "3s", false));
+    let (mut undone, mut done) = (0, 0);
+    // One is for the operator's connection.
+    for more in 1..=16 {
+        leave_descriptors(&daemon, Some(more));
+        daemon.configure(&config(port, "7s", more % 2 == 0));
+        let (status, said, why) = daemon.ask(&Request::Reload);
+        leave_descriptors(&daemon, None);
+        let new = is_new(&daemon);
+        assert_eq!(status == 0, said.ends_with("reloaded\n"), "{more}: {said}");
+        match status {
+            0 => assert!(new, "{more}: {said}"),
+            _ if new => assert!(why.contains("reloaded, but"), "{more}: {why}"),
+            _ => assert!(why.contains("cannot reload: "), "{more}: {why}"),
+        }
+        if new {
+            done += 1
+        } else {
+            undone += 1
+        }
+        daemon.reload(&config(port, "3s", false));
+        assert_eq!(given(&daemon), "{\"value\":\"3s\"}");
+    }
+    assert!(undone > 0 && done > 0, "{undone} undone, {done} done");
+    daemon.stop();
+}
+
+/// Has the daemon's system calls fail as strace(1) is told.
+struct Faults(Child);
+
+impl Faults {
+    fn new(daemon: &Daemon, call: &str, inject: &str) -> Faults {
+        let (pid, trace) = (daemon.pid().to_string(), format!("trace={call}"));
+        let inject = format!("inject={call}:{inject}");
+        let args = ["-qq", "-o", "/dev/null", "-p", &pid, "-e", &trace, "-e", &inject];
+        let strace = Command::new("strace").args(args).stdin(Stdio::null()).spawn().unwrap();
+        wait_for("strace is attached", || {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            (!status.contains("TracerPid:\t0\n")).then_some(())
+        });
+        Faults(strace)
+    }
+}
+
+impl Drop for Faults {
+    fn drop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.0.id().try_into().unwrap());
+        // It lets go of the daemon first.
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// A reload under that fault fails, changes nothing and says so.
+#[track_caller]
+fn changes_nothing(call: &str, inject: &str, other: bool, why: &str) {
+    let port = free_port();
+    let mut daemon = Daemon::start(&config(port, "3s", false));
+    let pid = daemon.child_pid("echo");
+    daemon.configure(&config(port, "7s", other));
+    let faults = Faults::new(&daemon, call, inject);
+    let (status, said, told) = daemon.ask(&Request::Reload);
+    drop(faults);
+    assert_eq!(status, 1, "{said}");
+    assert!(told.contains(why) && told.contains("cannot reload: nothing is changed"), "{told}");
+    assert_eq!(daemon.child_pid("echo"), pid);
+    assert!(!is_new(&daemon));
+    daemon.done(&Request::Reload);
+    assert!(is_new(&daemon));
+    daemon.stop();
+}
+
+#[test]
+#[ignore = "needs strace, run by .ci/run"]
+fn a_child_whose_settings_cannot_be_made_changes_nothing() {
+    changes_nothing("memfd_create", "error=EMFILE", false, "cannot prepare child \"echo\": Too many open files");
+}
+
+#[test]
+#[ignore = "needs strace, run by .ci/run"]
+fn a_child_whose_settings_do_not_fit_into_memory_changes_nothing() {
+    changes_nothing("write", "error=ENOSPC:when=1", false, "cannot prepare child \"echo\": No space left");
+}
+
+#[test]
+#[ignore = "needs strace, run by .ci/run"]
+fn a_child_whose_notifications_cannot_be_watched_changes_nothing() {
+    // The first is for the operator's connection.
+    changes_nothing("epoll_ctl", "error=ENOSPC:when=2", false, "cannot prepare child \"echo\": No space left");
+}
+
+#[test]
+#[ignore = "needs strace, run by .ci/run"]
+fn a_new_child_whose_log_cannot_be_watched_changes_nothing() {
+    changes_nothing("epoll_ctl", "error=ENOMEM:when=3", true, "cannot prepare child \"other\": Cannot allocate memory");
+}
+
+#[test]
+#[ignore = "needs strace, run by .ci/run"]
+fn a_child_whose_start_cannot_be_watched_is_killed_and_comes_again() {
+    let port = free_port();
+    let mut daemon = Daemon::start(&config(port, "3s", false));
+    let pid = daemon.child_pid("one");
+    let faults = Faults::new(&daemon, "epoll_ctl", "error=ENOSPC:when=1");
+    crate::daemon::kill(pid, nix::libc::SIGKILL);
+    daemon.wait_log("cannot watch its start: No space left");
+    drop(faults);
+    daemon.wait_replaced("one", pid);
+    daemon.stop();
+}
+
+#[test]
+#[ignore = "needs strace, run by .ci/run"]
+fn an_operator_who_hangs_up_while_a_forked_child_is_slow_keeps_the_loop_asleep() {
+    // It is forked, with a copy of every descriptor, because of its directory.
+    let slow = "[children.one]\ncommand = [\"sleep\", \"1000\"]\ndirectory = \".\"\n";
+    let mut daemon = Daemon::start(slow);
+    daemon.done(&Request::Stop { children: vec!["one".into()] });
+    let trace = daemon.path("trace");
+    let pid = daemon.pid().to_string();
+    // What is forked stays for so long before it becomes the program.
+    let mut strace = Command::new("strace")
+        .args(["-qq", "-f", "-o", trace.to_str().unwrap(), "-p", &pid, "-e", "trace=umask,epoll_wait,epoll_pwait"])
+        .args(["-e", "inject=umask:delay_enter=3000000"])
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("strace is attached", || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        (!status.contains("TracerPid:\t0\n")).then_some(())
+    });
+    let idle = std::os::unix::net::UnixStream::connect(daemon.path("plumbd.sock")).unwrap();
+    // The one that asks waits for the child, and so long nothing else is to be done.
+    let asked = daemon.ask_meanwhile(Request::Start { children: vec!["one".into()] });
+    wait_for("a child is forked", || (crate::daemon::children_of(daemon.pid()).len() == 1).then_some(()));
+    drop(idle);
+    assert_eq!(asked.join().unwrap().unwrap().0, 0);
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(strace.id().try_into().unwrap()),
+        nix::sys::signal::Signal::SIGTERM,
+    )
+    .unwrap();
+    strace.wait().unwrap();
+    let waits = daemon.read_text("trace").lines().filter(|line| line.contains("epoll_")).count();
+    assert!(waits < 100, "it woke {waits} times");
+    daemon.stop();
+}
