@@ -197,7 +197,8 @@ pub const CHILD: Keys = &[
         Kind::Duration(NOTHING, YEAR),
         r#""10s""#,
         "then SIGKILL to its whole process group",
-        "How long it may take to stop. Then its whole process group gets SIGKILL.",
+        "How long it may take to stop. Then its whole process group gets SIGKILL. What it has started outside of its \
+         group gets SIGKILL as soon as the child itself has ended.",
     ),
     key(
         "after",

@@ -1,6 +1,7 @@
 //! What a child is given when it starts: descriptors and environment.
 
 use super::links::Links;
+use super::mark;
 use super::notify;
 use super::poll::Watched;
 use super::sockets::Sockets;
@@ -50,9 +51,11 @@ pub fn spawn(
     sockets: &Sockets,
     null: &OwnedFd,
     soft_descriptors: u64,
+    mark: &str,
 ) -> io::Result<Started> {
     let mut fds = Descriptors::new(child, holdings, links, null);
     let mut environment = Environment::new(child);
+    environment.set(mark::VARIABLE, mark);
 
     for address in &child.listen {
         let socket = sockets.get(address).ok_or_else(|| io::Error::other("its socket is not held"))?;

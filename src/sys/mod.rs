@@ -4,6 +4,7 @@
 //! relies on. Everything above it is safe Rust.
 
 pub mod background;
+pub mod descendants;
 pub mod map;
 pub mod name;
 pub mod pipe;

@@ -38,6 +38,7 @@ mod spawn;
 mod steady;
 mod stop;
 mod store;
+mod strays;
 mod supervise;
 mod syslog;
 mod tail;

@@ -245,7 +245,7 @@ fn spawn(settings: &str) -> io::Result<Child> {
     File::from(settings_fd.try_clone()?).write_all(settings.as_bytes())?;
     let stderr = io::stderr();
     let mut environment = vec![c"PLUMBD_SETTINGS=3".to_owned()];
-    for name in ["PLUMBD_CHILD", crate::journal::plugin::LEVEL, "TZ"] {
+    for name in ["PLUMBD_CHILD", "PLUMBD_START", crate::journal::plugin::LEVEL, "TZ"] {
         if let Ok(value) = std::env::var(name) {
             environment.push(CString::new(format!("{name}={value}"))?);
         }
