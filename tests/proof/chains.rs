@@ -189,7 +189,7 @@ fn one(seed: u64) -> Came {
     let astray = log.lines().filter(|line| line.contains(".0000")).count();
     assert_eq!(astray, 0, "{what}: lines went to the log");
     if is_named {
-        println!("  named what was left: {what}: {}", log.lines().last().unwrap_or_default());
+        println!("  named what was left: {what}:\n{log}");
     }
     // All the filters are lossless and quick: only an end that meets a reload may have to give something up.
     assert!(!is_named || deed == Deed::EndInReload, "{what}: {status}\n{log}");
