@@ -11,6 +11,7 @@ pub mod pipe;
 pub mod process;
 pub mod signals;
 pub mod socket;
+pub mod xattr;
 
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
