@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid};
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -117,7 +117,7 @@ impl Process {
     /// EPERM if it is another user's; EMFILE, ENFILE, ENOMEM.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         // What is looked at after the descriptor is open is what the descriptor names.
-        let process = super::background::pidfd(self.pid);
+        let process = pidfd(self.pid);
         if !self.is_running()? {
             return Ok(());
         }
@@ -139,6 +139,20 @@ impl Process {
         let sent =
             unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal as libc::c_int, none, 0) };
         Errno::result(sent).map(drop)
+    }
+}
+
+/// A descriptor that names a process for good, close-on-exec (pidfd_open(2)).
+///
+/// # Errors
+/// EMFILE, ENFILE, ENOMEM; ESRCH; EPERM where a container's profile refuses it.
+fn pidfd(pid: Pid) -> io::Result<OwnedFd> {
+    #[allow(unsafe_code)]
+    // SAFETY: takes two integers; what it returns is a new descriptor that
+    // nothing else owns.
+    unsafe {
+        let fd = Errno::result(libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0))?;
+        Ok(OwnedFd::from_raw_fd(RawFd::try_from(fd).map_err(io::Error::other)?))
     }
 }
 
