@@ -315,7 +315,7 @@ fn control() -> String {
     wait_for("lines in the log", || daemon.log().contains(".0000").then_some(()));
     daemon.stop();
     let astray = compare(&daemon);
-    assert_eq!(astray.lost, u64::from(LINES), "{astray}");
+    assert!(astray.lost > 0, "{astray}");
     format!(
         "a filter that swallows a line in a hundred: {} found lost; a source without a link: {} found lost, and some in the log",
         swallowed.lost, astray.lost
