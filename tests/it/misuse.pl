@@ -50,7 +50,7 @@ if ($first) {
         elsif ($how eq 'seek') { sysseek($_, 3, 0) for values %fds }
         elsif ($how eq 'truncate') { truncate($_, 0) for values %fds }
         elsif ($how eq 'lock') { flock($_, 2) for values %fds }
-        elsif ($how eq 'mode') { chmod(0, $_) for values %fds }
+        elsif ($how eq 'mode') { chmod(0, $_) for grep { !-c } values %fds } # /dev/null is everybody's
         elsif ($how =~ /^shutdown(\d)$/) { shutdown($_, $1) for @sockets }
         elsif ($how eq 'listen0') { listen($_, 0) for @sockets }
         elsif ($how eq 'timeout') { setsockopt($_, SOL_SOCKET, SO_RCVTIMEO, pack('l!l!', 0, 1000)) for @sockets }

@@ -61,6 +61,14 @@ pub(crate) fn trials() -> Vec<Trial> {
             )
         },
         Trial {
+            promise: "each line once, in order, or the end names what was lost",
+            ..trial(
+                "kills/chains",
+                "chains of filters, stopped, killed and taken out while lines wait in them",
+                crate::chains::attempt,
+            )
+        },
+        Trial {
             promise: "each message once in all files together, whole, in order",
             ..trial(
                 "kills/files",

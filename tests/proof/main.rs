@@ -10,6 +10,8 @@
 //!   [`clients_beside`], [`clients_latency`]: how others are served meanwhile; [`clients_service`]: the daemon that they are clients of;
 //! - [`limits`], [`limits_pipes`], [`limits_starved`]: descriptors, processes, memory and pipes that are refused;
 //! - [`misuse`]: a child that misuses what it was given;
+//! - [`model`]: a whole daemon under random configurations, reloads, commands and kills;
+//! - [`chains`]: chains of filters, a trial of [`kills`]; [`program`]: the children of both, which are this executable too;
 //! - [`trial`]: what a trial is, and what it prints;
 //! - [`power`]: power loss; [`disk`]: disks that are full or fail; [`disk_image`], [`disk_site`], [`disk_held`]: what they have;
 //! - [`report`]: the table in `tests/GUARANTEE.md`, written by `--write` alone.
@@ -17,6 +19,7 @@
 #![allow(clippy::unwrap_used, reason = "a trial that can't go on ends the proof")]
 
 mod bytes;
+mod chains;
 mod clients;
 mod clients_beside;
 mod clients_crowd;
@@ -48,7 +51,9 @@ mod manager;
 #[allow(dead_code, unused_imports, reason = "the tests and the benchmark use more of it")]
 mod mini;
 mod misuse;
+mod model;
 mod power;
+mod program;
 mod report;
 mod supervisor;
 #[path = "../it/trace.rs"]
@@ -94,11 +99,14 @@ const GROUPS: &[fn() -> Vec<Trial>] = &[
     misuse::trials,
     bytes::trials,
     supervisor::trials,
+    model::trials,
 ];
 
 fn main() -> ExitCode {
     // A daemon under a service manager is started by a process of this program.
     manager::become_daemon();
+    // And so are many of its children.
+    program::become_one();
     let options = Options::parse();
     let all: Vec<Trial> = GROUPS.iter().flat_map(|group| group()).collect();
     let unknown: Vec<&String> = options.trials.iter().filter(|n| !all.iter().any(|t| t.is(n))).collect();
