@@ -184,6 +184,7 @@ fn of_logger(settings: &logger::Settings) -> Vec<(&'static str, String)> {
     vec![
         ("file", string(&settings.file.to_string_lossy())),
         ("mode", string(&format!("{:04o}", settings.mode))),
+        ("group", string(settings.group.as_ref().map_or("", |group| &group.name))),
         ("format", string(format)),
         ("sync", sync),
         ("rotate", rotate(&settings.rotate)),

@@ -197,7 +197,8 @@ pub const CHILD: Keys = &[
         Kind::Duration(NOTHING, YEAR),
         r#""10s""#,
         "then SIGKILL to its whole process group",
-        "How long it may take to stop. Then its whole process group gets SIGKILL.",
+        "How long it may take to stop. Then its whole process group gets SIGKILL. What it has started outside of its \
+         group gets SIGKILL as soon as the child itself has ended.",
     ),
     key(
         "after",
@@ -407,7 +408,18 @@ pub const LOGGER: Keys = &[
         Kind::Octal,
         r#""0640""#,
         "the file's, when it is created",
-        "The mode of the file when it is created; the child's `umask` takes bits away.",
+        "The mode of the file when it is created; the child's `umask` takes bits away. A rotation gives the new file \
+         what the old one has by then: mode, owner, group, access control list and user attributes. So to change them \
+         later, change the file.",
+    ),
+    key(
+        "group",
+        Kind::Text,
+        r#""""#,
+        "the file's, when it is created, and so its archives'; empty: as for any new file",
+        "The group of the file when it is created, by name or by number, which its archives get too. Without root, it \
+         must be one of the child's own groups. Empty: the file gets the group that any file gets which the child \
+         creates.",
     ),
     key(
         "format",

@@ -36,6 +36,11 @@ pub trait System {
     /// # Errors
     /// Why the groups can't be read.
     fn group(&self, name: &str) -> Result<Option<u32>, String>;
+    /// The ids of all groups of that user; of the empty name, those of this process.
+    ///
+    /// # Errors
+    /// Why they can't be read.
+    fn groups(&self, user: &str) -> Result<Vec<u32>, String>;
     /// Whether that is a folder.
     ///
     /// # Errors
@@ -87,6 +92,21 @@ impl System for Real {
         let group = nix::unistd::Group::from_name(name).map_err(|error| error.desc().to_owned())?;
         // A number needs no name: setgid(2) takes any.
         Ok(group.map(|group| group.gid.as_raw()).or_else(|| name.parse().ok()))
+    }
+
+    fn groups(&self, user: &str) -> Result<Vec<u32>, String> {
+        let groups = match self.account(user)? {
+            Some(account) if !user.is_empty() => {
+                let name = std::ffi::CString::new(account.name).map_err(|error| error.to_string())?;
+                nix::unistd::getgrouplist(&name, nix::unistd::Gid::from_raw(account.gid))
+            }
+            _ => nix::unistd::getgroups().map(|mut groups| {
+                groups.push(nix::unistd::getegid());
+                groups
+            }),
+        };
+        let groups = groups.map_err(|errno| errno.desc().to_owned())?;
+        Ok(groups.into_iter().map(nix::unistd::Gid::as_raw).collect())
     }
 
     fn folder(&self, path: &Path) -> Result<(), String> {

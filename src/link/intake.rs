@@ -9,6 +9,7 @@ use crate::sys::pipe::{self, Moved, Pipe};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 /// More than any pipe holds: as much as there is, and room for.
 const ALL: usize = 1 << 30;
@@ -98,6 +99,22 @@ impl Intake {
     /// What was under way.
     pub fn phase(&self) -> Phase {
         self.ledger.phase()
+    }
+
+    /// The message file that the last batch is for, where that is known.
+    ///
+    /// # Errors
+    /// From pread(2).
+    pub fn path(&self) -> io::Result<Option<PathBuf>> {
+        self.ledger.path()
+    }
+
+    /// The message file of the batches to come.
+    ///
+    /// # Errors
+    /// From pwrite(2).
+    pub fn set_path(&mut self, path: &Path) -> io::Result<()> {
+        self.ledger.set_path(path)
     }
 
     /// The last batch that is saved and consumed; 0: none yet.
@@ -200,6 +217,11 @@ impl Intake {
     /// The bytes to look at: what was carried over, then what staging holds.
     pub fn unread(&self) -> &[u8] {
         &self.window[self.start..self.end]
+    }
+
+    /// Whether the queue is empty, so that all which was written is known.
+    pub fn is_all_there(&self) -> bool {
+        pipe::bytes_in(&self.queue).is_ok_and(|bytes| bytes == 0)
     }
 
     /// Whether bytes are known that no batch has looked at yet.

@@ -1,20 +1,25 @@
 //! The intent file: what a sink is about to save, next to the file it saves to.
 //!
-//! A header page, then the rendered bytes of the batch under way, mapped into
-//! memory: the body is the sink's output buffer. It is in the page cache, so
-//! SIGKILL of every process takes nothing of it back; after the machine went
-//! down it is worth nothing, and the boot id in the header says so.
+//! A header page, then the rendered bytes of the batch under way. Everything in
+//! it is written with pwrite(2), never through a mapping: a file system that is
+//! full, copies on write or fails refuses a write with an error that can be
+//! waited out, but refuses a store to a mapping with SIGBUS. What was written is
+//! in the page cache, so killing every process takes nothing of it back. After
+//! the machine went down it is worth nothing, and the boot id says so.
 //!
-//! The header has room for two promises, and its phase says which one counts:
-//! so a batch under way can be promised to another file, or another place in
-//! it, in one store.
+//! The header has two slots. A slot says that a batch is promised, or that none
+//! is; of those whose checksums are right, the later one counts. The slot
+//! that counts is never the one that is written, with a single exception: where
+//! slot 1 says that nothing is promised, a promise goes to slot 0 together with
+//! the body behind it, in one write. ARCHITECTURE.md, "Intent file", has every
+//! state and what a kill in each of these writes leaves.
 
-use super::words::Words;
-use crate::sys::map::{PAGE, SharedMap};
+use super::words::crc_of;
+use crate::sys::map::PAGE;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{File, Metadata, OpenOptions};
-use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// A file, whatever its name is now.
@@ -49,7 +54,8 @@ pub struct Promise {
 /// What a sink that comes back finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
-    /// A new file, or one of which nothing can be said.
+    /// A new file, or one of which nothing can be said: maybe a promise that
+    /// was cut short, and then not a byte of the batch was saved.
     Nothing,
     /// No batch under way.
     Idle,
@@ -59,161 +65,456 @@ pub enum Found {
     Writing(Promise),
 }
 
+const MAGIC: u64 = u64::from_le_bytes(*b"plumbdi\x02");
+
+// Words of the header page.
+const HEADER: usize = 0;
+/// The first slot ends where the body begins, so one write can have both.
+const SLOTS: [usize; 2] = [WORDS - SLOT, 2];
+const NOTES: usize = 18;
+const WORDS: usize = PAGE / 8;
+
+// Words of a slot.
+const SERIAL: usize = 0;
+const STATE: usize = 1;
+const PROMISE: usize = 2;
+const BOOT: usize = 7;
+const BODY_CRC: usize = 9;
+const SLOT_CRC: usize = 10;
+const SLOT: usize = 11;
+
+const IDLE: u64 = u64::from_le_bytes(*b"idle    ");
+const PROMISED: u64 = u64::from_le_bytes(*b"promised");
+
+/// One of the header's two slots.
+type Slot = [u64; SLOT];
+
+/// What is known besides the batch under way: three parts, each with a checksum
+/// of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Notes {
+    untrusted: [u64; 2],
+    began: [u64; 3],
+    settled: [u64; SETTLED],
+}
+
+/// How many batches that were completed for another sink are remembered: more
+/// than there are sinks that can have left one in the same file.
+const SETTLED: usize = 8;
+const NOTES_WORDS: usize = 2 + 3 + SETTLED + 3;
+
+impl Notes {
+    fn words(&self) -> Vec<u64> {
+        let parts: [&[u64]; 3] = [&self.untrusted, &self.began, &self.settled];
+        parts.into_iter().flat_map(|part| part.iter().copied().chain([crc_of(part.iter().copied())])).collect()
+    }
+
+    /// A part that does not check out is as none.
+    fn of(words: &[u64]) -> Notes {
+        fn part<const N: usize>(words: &[u64], at: usize) -> [u64; N] {
+            let part: [u64; N] = std::array::from_fn(|i| words[at + i]);
+            if words[at + N] == crc_of(part) { part } else { [0; N] }
+        }
+        Notes { untrusted: part(words, 0), began: part(words, 3), settled: part(words, 7) }
+    }
+}
+
+/// What the header of an intent file says.
+#[derive(Debug, Clone)]
+pub struct Header {
+    known: bool,
+    slots: [Option<Slot>; 2],
+    notes: Notes,
+}
+
+impl Header {
+    /// Reads it. What is not there is zero.
+    ///
+    /// # Errors
+    /// From pread(2).
+    fn read(file: &File) -> io::Result<Header> {
+        let mut page = [0; PAGE];
+        read_at(file, &mut page, 0)?;
+        let words: Vec<u64> =
+            page.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default())).collect();
+        let known = words[HEADER] == MAGIC;
+        let slots = SLOTS.map(|at| {
+            let slot: Slot = std::array::from_fn(|i| words[at + i]);
+            let checks_out = slot[SLOT_CRC] == crc_of(slot[..SLOT_CRC].iter().copied());
+            (known && checks_out && [IDLE, PROMISED].contains(&slot[STATE])).then_some(slot)
+        });
+        let notes = if known { Notes::of(&words[NOTES..NOTES + NOTES_WORDS]) } else { Notes::default() };
+        Ok(Header { known, slots, notes })
+    }
+
+    /// Looks at the header of an intent file that another process may hold.
+    ///
+    /// # Errors
+    /// From open(2) and pread(2).
+    pub fn at(path: &Path) -> io::Result<Header> {
+        Header::read(&File::open(path)?)
+    }
+
+    /// The slot that counts.
+    fn top(&self) -> Option<usize> {
+        match self.slots {
+            [Some(first), Some(second)] => Some(usize::from(is_after(second[SERIAL], first[SERIAL]))),
+            [Some(_), None] => Some(0),
+            [None, Some(_)] => Some(1),
+            [None, None] => None,
+        }
+    }
+
+    /// The slot that counts, where it has a promise.
+    fn promised(&self) -> Option<(usize, Slot)> {
+        let at = self.top()?;
+        self.slots[at].filter(|slot| slot[STATE] == PROMISED).map(|slot| (at, slot))
+    }
+
+    /// The batch that is promised, if any.
+    pub fn batch(&self) -> Option<u64> {
+        self.promised().map(|(_, slot)| slot[PROMISE])
+    }
+
+    /// Whether that batch was completed, on behalf of whichever sink it was.
+    pub fn is_settled(&self, batch: u64) -> bool {
+        batch != 0 && self.notes.settled.contains(&batch)
+    }
+
+    /// What that comes to, where a body of so many bytes follows.
+    fn found(&self, boot: [u64; 2], body: u64) -> Found {
+        let Some((_, slot)) = self.promised() else {
+            // Beside one that says "idle", a slot that does not check out may
+            // have had a promise.
+            return if self.slots.iter().all(Option::is_some) { Found::Idle } else { Found::Nothing };
+        };
+        let [batch, device, inode, offset, length] = std::array::from_fn(|i| slot[PROMISE + i]);
+        match slot[BOOT..BODY_CRC] == boot {
+            false => Found::OtherBoot,
+            true if length > body => Found::Nothing,
+            true => Found::Writing(Promise { batch, file: FileId { device, inode }, offset, length }),
+        }
+    }
+}
+
 /// The intent file, locked.
 #[derive(Debug)]
 pub struct Intent {
     file: Flock<File>,
-    map: SharedMap,
     boot: [u64; 2],
+    /// A slot, and behind it the body: what one write of a promise writes.
+    buffer: Vec<u8>,
+    found: Found,
+    /// The last serial that was given.
+    serial: u64,
+    /// The slot whose promise counts.
+    standing: Option<usize>,
+    /// Whether slot 1 says "idle", and counts.
+    closed: bool,
+    /// Whether a promise was written to slot 0 and failed half-way.
+    begun_anew: bool,
+    notes: Notes,
+    /// Whether the notes in the file are these.
+    noted: bool,
+    last_batch: u64,
 }
 
-const MAGIC: u64 = u64::from_le_bytes(*b"plumbdi\x01");
-const HEADER: usize = 0;
-const PHASE: usize = 1;
-const PROMISES: [usize; 2] = [2, 10];
-const UNTRUSTED: [usize; 2] = [18, 19];
-const BEGAN: [usize; 3] = [20, 21, 22];
-const WORDS: usize = 23;
-
-// A phase is one store, so no checksum can go with it: no few wrong bits make
-// one of another.
-const IDLE: u64 = u64::from_le_bytes(*b"idle    ");
-const WRITING: [u64; 2] = [u64::from_le_bytes(*b"promise1"), u64::from_le_bytes(*b"promise2")];
+/// It is never smaller than that.
+const LEAST: usize = 2 * PAGE;
+/// How many bytes a slot takes.
+const SLOT_BYTES: usize = 8 * SLOT;
 
 impl Intent {
     /// Opens the intent file, and makes it where there is none. `None` where
     /// another process holds it.
     ///
     /// # Errors
-    /// What open(2), flock(2), posix_fallocate(3) or mmap(2) say; ENOSPC where
-    /// there is no room for a body of `body` bytes.
+    /// What open(2), flock(2) and pread(2) say; ENOMEM where there is no memory
+    /// for a body of `body` bytes.
     pub fn open(path: &Path, body: usize) -> io::Result<Option<Intent>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        Intent::open_with(path, body, OpenOptions::new().create(true).truncate(false).mode(0o600))
+    }
+
+    /// The same, where there is one.
+    ///
+    /// # Errors
+    /// As [`Intent::open`]; ENOENT.
+    pub fn open_existing(path: &Path, body: usize) -> io::Result<Option<Intent>> {
+        Intent::open_with(path, body, &mut OpenOptions::new())
+    }
+
+    fn open_with(path: &Path, body: usize, how: &mut OpenOptions) -> io::Result<Option<Intent>> {
+        let file = how.read(true).write(true).open(path)?;
         let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => file,
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => return Ok(None),
+            Err((_, nix::errno::Errno::EWOULDBLOCK | nix::errno::Errno::EINTR)) => return Ok(None),
             Err((_, errno)) => return Err(errno.into()),
         };
         // Whoever held it may have removed it meanwhile.
         if !names(path, FileId::of(&file.metadata()?)) {
             return Ok(None);
         }
-        let map = map(&file, body)?;
-        Ok(Some(Intent { file, map, boot: boot_id()? }))
-    }
-
-    /// What was under way.
-    pub fn found(&self) -> Found {
-        if self.get(HEADER) != MAGIC {
-            return Found::Nothing;
-        }
-        let phase = self.get(PHASE);
-        if phase == IDLE {
-            return Found::Idle;
-        }
-        let promise = WRITING.iter().position(|&writing| writing == phase).map(|slot| PROMISES[slot]);
-        let Some(at) = promise.filter(|&at| self.checks_out(at)) else {
-            return Found::Nothing;
+        let mut intent = Intent {
+            file,
+            boot: boot_id()?,
+            buffer: Vec::new(),
+            found: Found::Nothing,
+            serial: 0,
+            standing: None,
+            closed: false,
+            begun_anew: false,
+            notes: Notes::default(),
+            noted: false,
+            last_batch: 0,
         };
-        let words: [u64; 7] = std::array::from_fn(|i| self.get(at + i));
-        let [batch, device, inode, offset, length, ..] = words;
-        if words[5..] != self.boot {
-            return Found::OtherBoot;
-        }
-        if length > self.body().len() as u64 {
-            return Found::Nothing;
-        }
-        Found::Writing(Promise { batch, file: FileId { device, inode }, offset, length })
+        intent.grow(body)?;
+        intent.look()?;
+        Ok(Some(intent))
     }
 
-    /// Makes the header a new one, with nothing under way. When a file began
-    /// outlives the machine's end.
-    pub fn reset(&self) {
-        let kept = if self.get(HEADER) == MAGIC { BEGAN[0] } else { WORDS };
-        self.set(PHASE, IDLE);
-        (PHASE + 1..kept).for_each(|word| self.set(word, 0));
-        self.set(HEADER, MAGIC);
+    /// Reads all of it.
+    ///
+    /// # Errors
+    /// From pread(2); ENOMEM.
+    pub fn look(&mut self) -> io::Result<Found> {
+        let header = Header::read(&self.file)?;
+        self.notes = header.notes;
+        self.noted = header.known;
+        self.serial = header.top().and_then(|at| header.slots[at]).map_or(0, |slot| slot[SERIAL]);
+        self.last_batch = header.slots.iter().flatten().map(|slot| slot[PROMISE]).max().unwrap_or(0);
+        let room = self.file.metadata()?.len().saturating_sub(PAGE as u64);
+        self.found = header.found(self.boot, room);
+        self.closed = self.found == Found::Idle && header.top() == Some(1);
+        self.standing = None;
+        if let (Found::Writing(promise), Some((at, slot))) = (self.found, header.promised()) {
+            let length = usize::try_from(promise.length).map_err(io::Error::other)?;
+            self.grow(length)?;
+            let body = &mut self.buffer[SLOT_BYTES..SLOT_BYTES + length];
+            let whole = read_at(&self.file, body, PAGE as u64)? == length;
+            if whole && u64::from(crc32fast::hash(body)) == slot[BODY_CRC] {
+                self.standing = Some(at);
+            } else {
+                // The message file is written to only once body and promise
+                // are whole, so nothing of it was saved.
+                self.found = Found::Nothing;
+            }
+        }
+        Ok(self.found)
+    }
+
+    /// What was under way when it was opened.
+    pub fn found(&self) -> Found {
+        self.found
+    }
+
+    /// Makes the header a new one, with nothing under way. When a file began,
+    /// and which batches were settled, outlives the machine's end.
+    ///
+    /// # Errors
+    /// From pwrite(2): try again.
+    pub fn reset(&mut self) -> io::Result<()> {
+        self.notes.untrusted = [0; 2];
+        let mut page = [0; WORDS];
+        page[HEADER] = MAGIC;
+        page[NOTES..NOTES + NOTES_WORDS].copy_from_slice(&self.notes.words());
+        for slot in SLOTS {
+            self.serial = self.serial.wrapping_add(1);
+            page[slot..slot + SLOT].copy_from_slice(&self.idle());
+        }
+        // A page of body besides, so that a small batch has its room whatever
+        // becomes of the disk.
+        let mut bytes = bytes(&page);
+        bytes.resize(LEAST, 0);
+        self.put(&bytes, 0)?;
+        (self.standing, self.closed, self.begun_anew, self.noted) = (None, true, false, true);
+        Ok(())
+    }
+
+    fn idle(&self) -> Slot {
+        let mut slot = [0; SLOT];
+        (slot[SERIAL], slot[STATE], slot[PROMISE]) = (self.serial, IDLE, self.last_batch);
+        sealed(slot)
     }
 
     /// The batch in the body will be in that file: the point of no return.
     ///
     /// While a batch is under way, this is the same one, promised anew.
-    pub fn promise(&self, promise: &Promise) {
-        let slot = usize::from(self.get(PHASE) == WRITING[0]);
-        let at = PROMISES[slot];
+    ///
+    /// # Errors
+    /// From pwrite(2): nothing more is promised than before. What stands in the
+    /// file by then is settled by trying again, or by [`Intent::close`].
+    pub fn promise(&mut self, promise: &Promise) -> io::Result<()> {
         let Promise { batch, file, offset, length } = *promise;
-        let words = [batch, file.device, file.inode, offset, length, self.boot[0], self.boot[1]];
-        for (i, word) in words.into_iter().enumerate() {
-            self.set(at + i, word);
-        }
-        self.set(at + 7, self.words().crc(at..at + 7));
-        // From this store on, the batch will be in the file.
-        self.set(PHASE, WRITING[slot]);
+        let length_here = usize::try_from(length).map_err(io::Error::other)?;
+        self.serial = self.serial.wrapping_add(1);
+        let mut slot = [0; SLOT];
+        (slot[SERIAL], slot[STATE]) = (self.serial, PROMISED);
+        slot[PROMISE..BOOT].copy_from_slice(&[batch, file.device, file.inode, offset, length]);
+        slot[BOOT..BODY_CRC].copy_from_slice(&self.boot);
+        slot[BODY_CRC] = u64::from(crc32fast::hash(&self.body()[..length_here]));
+        let slot = bytes(&sealed(slot));
+        let at = match self.standing {
+            None => {
+                (self.closed, self.begun_anew) = (false, true);
+                self.buffer[..SLOT_BYTES].copy_from_slice(&slot);
+                self.put(&self.buffer[..SLOT_BYTES + length_here], slot_offset(0))?;
+                0
+            }
+            Some(before) => {
+                let other = 1 - before;
+                self.put(&slot, slot_offset(other))?;
+                other
+            }
+        };
+        (self.standing, self.begun_anew, self.last_batch) = (Some(at), false, batch);
+        Ok(())
     }
 
     /// The batch is saved and consumed, or withdrawn before a byte of it was saved.
-    pub fn close(&self) {
-        self.set(PHASE, IDLE);
+    ///
+    /// # Errors
+    /// From pwrite(2): it may be still promised, and is to be closed before all else.
+    pub fn close(&mut self) -> io::Result<()> {
+        if !self.noted {
+            self.note()?;
+        }
+        // Slot 1 must not have a promise that is over when the next one is
+        // written to slot 0: cut short, that would make it count again.
+        let slots: &[usize] = if self.standing == Some(1) || self.begun_anew { &[0, 1] } else { &[1] };
+        for &slot in slots {
+            self.serial = self.serial.wrapping_add(1);
+            self.put(&bytes(&self.idle()), slot_offset(slot))?;
+            self.standing = None;
+        }
+        (self.closed, self.begun_anew) = (true, false);
+        Ok(())
+    }
+
+    /// Whether nothing is promised, and all that was to be noted is: else
+    /// [`Intent::close`] it before the next promise.
+    pub fn is_closed(&self) -> bool {
+        self.closed && self.noted
+    }
+
+    /// Takes over what another intent file of the same message file noted, for
+    /// [`Intent::reset`] to write.
+    pub fn note_as(&mut self, other: &Intent) {
+        self.notes = other.notes;
     }
 
     /// A file of which fdatasync(2) said that bytes may be missing on the
     /// disk; asked again it would say that all is well.
     pub fn untrusted(&self) -> Option<FileId> {
-        let inode = self.get(UNTRUSTED[1]);
-        (self.get(HEADER) == MAGIC && inode != 0).then(|| FileId { device: self.get(UNTRUSTED[0]), inode })
+        let [device, inode] = self.notes.untrusted;
+        (inode != 0).then_some(FileId { device, inode })
     }
 
     /// Remembers such a file, until it is out of the way (`None`).
-    pub fn set_untrusted(&self, file: Option<FileId>) {
-        self.set(UNTRUSTED[0], file.map_or(0, |f| f.device));
-        self.set(UNTRUSTED[1], file.map_or(0, |f| f.inode));
+    ///
+    /// # Errors
+    /// From pwrite(2): it is not known to the next sink yet.
+    pub fn set_untrusted(&mut self, file: Option<FileId>) -> io::Result<()> {
+        let untrusted = file.map_or([0; 2], |f| [f.device, f.inode]);
+        if untrusted == self.notes.untrusted && self.noted {
+            return Ok(());
+        }
+        self.notes.untrusted = untrusted;
+        self.note()
     }
 
     /// When the first message of that file came, in microseconds since 1970,
     /// where that is known.
     pub fn began(&self, file: FileId) -> Option<i64> {
-        let [device, inode, time] = BEGAN.map(|word| self.get(word));
-        (file == FileId { device, inode }).then_some(i64::from_le_bytes(time.to_le_bytes()))
+        let [device, inode, time] = self.notes.began;
+        (inode != 0 && file == FileId { device, inode }).then_some(i64::from_le_bytes(time.to_le_bytes()))
+    }
+
+    /// The last file of which that is known.
+    pub fn begun(&self) -> Option<FileId> {
+        let [device, inode, _] = self.notes.began;
+        (inode != 0).then_some(FileId { device, inode })
     }
 
     /// Remembers that.
-    pub fn set_began(&self, file: FileId, time: i64) {
-        // Number 0 is no file's: killed in between, it is no file's time.
-        self.set(BEGAN[1], 0);
-        self.set(BEGAN[0], file.device);
-        self.set(BEGAN[2], u64::from_le_bytes(time.to_le_bytes()));
-        self.set(BEGAN[1], file.inode);
+    ///
+    /// # Errors
+    /// From pwrite(2): it is not known to the next sink yet.
+    pub fn set_began(&mut self, file: FileId, time: i64) -> io::Result<()> {
+        self.notes.began = [file.device, file.inode, u64::from_le_bytes(time.to_le_bytes())];
+        self.note()
+    }
+
+    /// Remembers that a batch was completed, and closes it: a sink whose ledger
+    /// still has it, and which has another file by now, learns of it here.
+    ///
+    /// # Errors
+    /// From pwrite(2): try again.
+    pub fn settle(&mut self, batch: u64) -> io::Result<()> {
+        if !self.notes.settled.contains(&batch) {
+            self.notes.settled.rotate_right(1);
+            self.notes.settled[0] = batch;
+            self.noted = false;
+        }
+        self.close()
+    }
+
+    /// Whether that batch was completed, on behalf of whichever sink it was.
+    pub fn is_settled(&self, batch: u64) -> bool {
+        batch != 0 && self.notes.settled.contains(&batch)
+    }
+
+    fn note(&mut self) -> io::Result<()> {
+        self.noted = false;
+        let words = self.notes.words();
+        self.put(&bytes(&words), 8 * NOTES as u64)?;
+        self.noted = true;
+        Ok(())
     }
 
     /// The highest batch id in it.
     pub fn last_batch(&self) -> u64 {
-        PROMISES.iter().filter(|&&at| self.checks_out(at)).map(|&at| self.get(at)).max().unwrap_or(0)
-    }
-
-    fn checks_out(&self, promise: usize) -> bool {
-        self.get(promise + 7) == self.words().crc(promise..promise + 7)
+        self.last_batch
     }
 
     /// The rendered bytes.
     pub fn body(&self) -> &[u8] {
-        self.map.bytes(PAGE)
+        &self.buffer[SLOT_BYTES..]
     }
 
     /// Room for rendered bytes.
     pub fn body_mut(&mut self) -> &mut [u8] {
-        self.map.bytes_mut(PAGE)
+        &mut self.buffer[SLOT_BYTES..]
     }
 
-    /// Makes room for at least `body` bytes, all of them there on the disk: a
-    /// store to a page that the file system has no room for would be SIGBUS.
+    /// Makes room in memory for at least `body` bytes. It takes none on the
+    /// disk before a batch needs it.
     ///
     /// # Errors
-    /// ENOSPC, EFBIG, ENOMEM: the room is what it was.
+    /// ENOMEM: the room is what it was.
     pub fn grow(&mut self, body: usize) -> io::Result<()> {
-        if self.body().len() < body {
-            self.map = map(&self.file, body)?;
+        let needed = SLOT_BYTES + body;
+        if self.buffer.is_empty() {
+            // Zeroed by the kernel, page by page as they are used.
+            self.buffer = vec![0; needed];
+        } else if self.buffer.len() < needed {
+            let more = needed - self.buffer.len();
+            self.buffer.try_reserve_exact(more).map_err(|_| io::Error::from_raw_os_error(nix::libc::ENOMEM))?;
+            self.buffer.resize(needed, 0);
         }
         Ok(())
+    }
+
+    /// Gives the room that past batches took back to the disk, between two batches.
+    /// Whether there was any.
+    ///
+    /// # Errors
+    /// From fstat(2) and ftruncate(2).
+    pub fn shrink(&self) -> io::Result<bool> {
+        let takes_room = self.standing.is_none() && self.file.metadata()?.len() > LEAST as u64;
+        if takes_room {
+            self.file.set_len(LEAST as u64)?;
+        }
+        Ok(takes_room)
     }
 
     /// Whether that path still names this file.
@@ -224,35 +525,67 @@ impl Intent {
         Ok(names(path, FileId::of(&self.file.metadata()?)))
     }
 
-    fn words(&self) -> Words<'_> {
-        Words(self.map.words(WORDS))
+    /// Writes all of it.
+    fn put(&self, bytes: &[u8], mut at: u64) -> io::Result<()> {
+        #[cfg(not(test))]
+        let mut bytes = bytes;
+        #[cfg(test)]
+        let mut bytes = super::words::tests::as_far_as_it_lives(bytes);
+        while !bytes.is_empty() {
+            match self.file.write_at(bytes, at) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(n) if n >= bytes.len() => return Ok(()),
+                Ok(n) => {
+                    at += n as u64;
+                    bytes = &bytes[n..];
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
+}
 
-    fn get(&self, word: usize) -> u64 {
-        self.words().get(word)
-    }
+/// Whether a serial was given after another: there is no highest one.
+fn is_after(serial: u64, other: u64) -> bool {
+    (1..1 << 63).contains(&serial.wrapping_sub(other))
+}
 
-    fn set(&self, word: usize, value: u64) {
-        self.words().set(word, value);
+fn sealed(mut slot: Slot) -> Slot {
+    slot[SLOT_CRC] = crc_of(slot[..SLOT_CRC].iter().copied());
+    slot
+}
+
+fn slot_offset(slot: usize) -> u64 {
+    8 * SLOTS[slot] as u64
+}
+
+fn bytes(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// Reads as much as there is, and returns how much that was.
+fn read_at(file: &File, mut to: &mut [u8], mut at: u64) -> io::Result<usize> {
+    let mut read = 0;
+    while !to.is_empty() {
+        match file.read_at(to, at) {
+            Ok(0) => break,
+            Ok(n) => {
+                read += n;
+                at += n as u64;
+                to = &mut to[n..];
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
+    Ok(read)
 }
 
 /// Whether that path names that file. Where the path can't be looked at, it does not.
 pub fn names(path: &Path, file: FileId) -> bool {
     std::fs::metadata(path).is_ok_and(|m| FileId::of(&m) == file)
-}
-
-fn map(file: &File, body: usize) -> io::Result<SharedMap> {
-    let there = usize::try_from(file.metadata()?.len()).unwrap_or(0);
-    let len = (PAGE + body).max(there);
-    let length = i64::try_from(len).map_err(io::Error::other)?;
-    loop {
-        match nix::fcntl::posix_fallocate(file, 0, length) {
-            Err(nix::errno::Errno::EINTR) => {}
-            other => break other?,
-        }
-    }
-    SharedMap::new(file, len)
 }
 
 /// Which boot of which machine this is (random(4)).
@@ -265,153 +598,4 @@ fn boot_id() -> io::Result<[u64; 2]> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::words::tests::killed_after;
-    use super::*;
-
-    fn promise(batch: u64) -> Promise {
-        Promise { batch, file: FileId { device: 1, inode: 2 }, offset: 100, length: 4 }
-    }
-
-    fn open(folder: &tempfile::TempDir) -> Intent {
-        Intent::open(&folder.path().join("i"), 1 << 16).unwrap().unwrap()
-    }
-
-    #[test]
-    fn the_next_sink_finds_the_promise_and_the_body() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut intent = open(&folder);
-        assert_eq!(intent.found(), Found::Nothing);
-        intent.reset();
-        assert_eq!(intent.found(), Found::Idle);
-        intent.body_mut()[..4].copy_from_slice(b"abc\n");
-        intent.promise(&promise(5));
-        drop(intent);
-        let intent = open(&folder);
-        assert_eq!(intent.found(), Found::Writing(promise(5)));
-        assert_eq!(&intent.body()[..4], b"abc\n");
-        assert_eq!(intent.last_batch(), 5);
-        intent.close();
-        assert_eq!(open_after(intent, &folder).found(), Found::Idle);
-    }
-
-    fn open_after(intent: Intent, folder: &tempfile::TempDir) -> Intent {
-        drop(intent);
-        open(folder)
-    }
-
-    #[test]
-    fn a_batch_under_way_is_promised_anew_in_the_other_place() {
-        let folder = tempfile::tempdir().unwrap();
-        let intent = open(&folder);
-        intent.reset();
-        intent.promise(&promise(5));
-        let moved = Promise { offset: 7, ..promise(5) };
-        intent.promise(&moved);
-        assert_eq!(intent.found(), Found::Writing(moved));
-        intent.promise(&promise(5));
-        assert_eq!(intent.found(), Found::Writing(promise(5)));
-    }
-
-    #[test]
-    fn whichever_store_was_the_last_one_promise_counts_whole() {
-        for stores in 0.. {
-            let folder = tempfile::tempdir().unwrap();
-            let intent = open(&folder);
-            intent.reset();
-            let first = killed_after(stores, || intent.promise(&promise(5)));
-            assert_eq!(intent.found(), if first { Found::Idle } else { Found::Writing(promise(5)) });
-            intent.promise(&promise(5));
-            let moved = Promise { offset: 7, ..promise(5) };
-            let again = killed_after(stores, || intent.promise(&moved));
-            assert_eq!(intent.found(), Found::Writing(if again { promise(5) } else { moved }));
-            if !again {
-                return;
-            }
-        }
-    }
-
-    #[test]
-    fn a_promise_of_another_boot_is_worth_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut intent = open(&folder);
-        intent.reset();
-        intent.boot[1] ^= 1;
-        intent.promise(&promise(5));
-        assert_eq!(open_after(intent, &folder).found(), Found::OtherBoot);
-    }
-
-    #[test]
-    fn when_a_file_began_is_whole_or_unknown_and_outlives_a_reset() {
-        let files = [FileId { device: 1, inode: 2 }, FileId { device: 3, inode: 4 }];
-        for stores in 0.. {
-            let folder = tempfile::tempdir().unwrap();
-            let intent = open(&folder);
-            // Of a file that is no intent file nothing is believed.
-            (0..WORDS).for_each(|word| intent.set(word, 7));
-            assert_eq!(intent.untrusted(), None);
-            intent.reset();
-            assert_eq!(intent.began(FileId { device: 7, inode: 7 }), None);
-            intent.set_began(files[0], 50);
-            intent.reset();
-            assert_eq!(intent.began(files[0]), Some(50));
-            let killed = killed_after(stores, || intent.set_began(files[1], -60));
-            let [first, second] = files.map(|file| intent.began(file));
-            assert!(first.is_none_or(|time| time == 50 && second.is_none()));
-            assert!(second.is_none_or(|time| time == -60));
-            if !killed {
-                assert_eq!(second, Some(-60));
-                return;
-            }
-        }
-    }
-
-    #[test]
-    fn a_header_that_does_not_check_out_is_as_none() {
-        let folder = tempfile::tempdir().unwrap();
-        let intent = open(&folder);
-        intent.reset();
-        intent.promise(&promise(5));
-        intent.set(PROMISES[0] + 3, 101);
-        assert_eq!(intent.found(), Found::Nothing);
-        intent.set(PHASE, 9);
-        assert_eq!(intent.found(), Found::Nothing);
-        intent.promise(&Promise { length: 1 << 40, ..promise(6) });
-        assert_eq!(intent.found(), Found::Nothing);
-    }
-
-    #[test]
-    fn a_wrong_bit_in_the_phase_or_a_promise_is_as_no_promise() {
-        let folder = tempfile::tempdir().unwrap();
-        let intent = open(&folder);
-        intent.reset();
-        intent.promise(&promise(5));
-        let moved = Promise { offset: 7, ..promise(6) };
-        intent.promise(&moved);
-        for word in (HEADER..=PHASE).chain(PROMISES[1]..PROMISES[1] + 8) {
-            for bit in 0..64 {
-                intent.set(word, intent.get(word) ^ 1 << bit);
-                assert_eq!(intent.found(), Found::Nothing, "{word} {bit}");
-                // A number that nobody gave must not be gone on from.
-                let newest = if PROMISES[1] <= word { 5 } else { 6 };
-                assert_eq!(intent.last_batch(), newest, "{word} {bit}");
-                intent.set(word, intent.get(word) ^ 1 << bit);
-            }
-        }
-        assert_eq!(intent.found(), Found::Writing(moved));
-    }
-
-    #[test]
-    fn one_process_has_it_and_it_grows_with_its_body() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("i");
-        let mut intent = open(&folder);
-        assert!(Intent::open(&path, 1 << 16).unwrap().is_none());
-        intent.body_mut()[0] = 7;
-        intent.grow(1 << 20).unwrap();
-        assert_eq!((intent.body().len(), intent.body()[0]), (1 << 20, 7));
-        assert!(intent.is_at(&path).unwrap());
-        std::fs::remove_file(&path).unwrap();
-        assert!(!intent.is_at(&path).unwrap());
-    }
-}
+mod tests;

@@ -9,10 +9,13 @@ use super::intent::FileId;
 use super::record::Ack;
 use super::words::{Words, crc_of};
 use crate::sys::map::{self, SharedMap};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 /// How many bytes of an unfinished message a sink may set aside: more than the
 /// longest message takes as records.
@@ -35,7 +38,15 @@ const DONE_BATCH: usize = 14;
 const CARRY: usize = 15;
 const DONE_CRC: usize = 16;
 const STANDS_CRC: usize = 17;
-const WORDS: usize = 18;
+/// Those of layout 1 end here. What follows was zero when it was made, and is
+/// believed only if it checks out.
+const CORE: usize = 18;
+const PLACE: usize = 18;
+const PATH_LEN: usize = 19;
+const WORDS: usize = 20;
+/// Where the message file's path is in the page, and how long it may be.
+const PATH: u64 = 256;
+const PATH_MAX: usize = map::PAGE - PATH as usize;
 const CHECKED: [usize; 8] = [BATCH, TAKE, LAST[0], LAST[1], OFFSET, FILE[0], FILE[1], LEAVES];
 const STANDS: [usize; 2] = [DONE_BATCH, CARRY];
 
@@ -79,6 +90,8 @@ pub fn adopt(file: impl AsFd) -> Result<(), String> {
 pub struct Ledger {
     page: SharedMap,
     file: File,
+    /// Checksum of the path that is in it for the batches to come; 0: none is.
+    path_crc: u64,
 }
 
 /// What a batch is to one link.
@@ -121,7 +134,7 @@ impl Ledger {
     pub fn open(fd: OwnedFd) -> Result<Ledger, String> {
         let file = File::from(fd);
         let page = SharedMap::new(&file, map::PAGE).map_err(|e| format!("cannot map a ledger: {e}"))?;
-        let ledger = Ledger { page, file };
+        let ledger = Ledger { page, file, path_crc: 0 };
         match ledger.get(VERSION) {
             LAYOUT => ledger.check()?,
             0 => ledger.begin()?,
@@ -138,7 +151,7 @@ impl Ledger {
             let value = self.get(word);
             value == 0 || fresh.contains(&(word, value))
         };
-        if !(PHASE..WORDS).all(is_fresh) {
+        if !(PHASE..CORE).all(is_fresh) {
             return Err("cannot use a ledger: it has no layout, and is not empty".to_owned());
         }
         for (word, value) in fresh {
@@ -182,6 +195,38 @@ impl Ledger {
             CONSUMING => Phase::Consuming { batch, held: self.get(HELD) & HELD_MAX },
             _ => Phase::Idle,
         }
+    }
+
+    /// The path of the message file that the last batch is for, whether that is
+    /// under way or done; `None`: that is not known.
+    ///
+    /// # Errors
+    /// From pread(2).
+    pub fn path(&self) -> io::Result<Option<PathBuf>> {
+        let length = usize::try_from(self.get(PATH_LEN)).unwrap_or(usize::MAX);
+        if !(1..=PATH_MAX).contains(&length) {
+            return Ok(None);
+        }
+        let mut path = vec![0; length];
+        self.file.read_exact_at(&mut path, PATH)?;
+        let right = self.get(PLACE) == crc_of([self.get(BATCH), u64::from(crc32fast::hash(&path))]);
+        Ok(right.then(|| OsString::from_vec(path).into()))
+    }
+
+    /// The message file of the batches to come, where none is under way. A path
+    /// that is too long is not known to the next sink.
+    ///
+    /// # Errors
+    /// From pwrite(2).
+    pub fn set_path(&mut self, path: &Path) -> io::Result<()> {
+        let path = path.as_os_str().as_bytes();
+        self.path_crc = 0;
+        if path.len() <= PATH_MAX {
+            self.file.write_all_at(path, PATH)?;
+            self.set(PATH_LEN, path.len() as u64);
+            self.path_crc = u64::from(crc32fast::hash(path));
+        }
+        Ok(())
     }
 
     /// The last message that is saved and consumed; `None`: none yet.
@@ -232,6 +277,7 @@ impl Ledger {
         self.set(FILE[1], batch.file.inode);
         self.set(LEAVES, leaves);
         self.set(CRC, self.crc());
+        self.set(PLACE, crc_of([batch.id, self.path_crc]));
         self.set(PHASE, PREPARED);
         Ok(())
     }
@@ -405,6 +451,35 @@ mod tests {
     }
 
     #[test]
+    fn the_next_sink_finds_which_file_the_last_batch_was_for() {
+        let (mut ledger, file) = ledger();
+        let path = |file| again(file).unwrap().path().unwrap();
+        ledger.prepare(&batch(1), b"", 0).unwrap();
+        assert_eq!(path(&file), None);
+        ledger.forget();
+        for (id, name) in [(2, "/var/log/a-long-name"), (3, "/b")] {
+            ledger.set_path(Path::new(name)).unwrap();
+            ledger.prepare(&batch(id), b"", 0).unwrap();
+            assert_eq!(path(&file).as_deref(), Some(Path::new(name)));
+            ledger.consumed();
+            assert_eq!(path(&file).as_deref(), Some(Path::new(name)));
+        }
+        // One that knows nothing of paths has had a batch since.
+        ledger.path_crc = 0;
+        ledger.prepare(&batch(4), b"", 0).unwrap();
+        assert_eq!(path(&file), None);
+        // A new path counts with its first batch, whichever store is the last.
+        ledger.consumed();
+        for stores in 0..3 {
+            killed_after(stores, || ledger.set_path(Path::new("/another")).unwrap());
+            assert_eq!(path(&file), None, "{stores}");
+        }
+        ledger.set_path(Path::new(&"x".repeat(PATH_MAX + 1))).unwrap();
+        ledger.prepare(&batch(5), b"", 0).unwrap();
+        assert_eq!(path(&file), None);
+    }
+
+    #[test]
     fn a_carry_stands_until_the_batch_is_consumed() {
         let (ledger, file) = ledger();
         ledger.prepare(&batch(1), b"half", 0).unwrap();
@@ -483,7 +558,7 @@ mod tests {
         fn a_wrong_word_is_refused_or_makes_no_difference(
             steps in 0usize..5,
             no_message: bool,
-            word in 0..WORDS,
+            word in 0..CORE,
             value in prop_oneof![any::<u64>(), 0u64..20, (0u32..64).prop_map(|bit| 1 << bit)],
             flip: bool,
         ) {

@@ -51,6 +51,12 @@ pub(super) mod tests {
         LEFT.get() < 0
     }
 
+    /// What a process writes of these bytes before it is killed, a store a word.
+    pub(crate) fn as_far_as_it_lives(bytes: &[u8]) -> &[u8] {
+        let words = bytes.chunks(8).take_while(|_| !is_dead()).count();
+        &bytes[..bytes.len().min(8 * words)]
+    }
+
     /// Does something as a process that is killed after so many stores.
     /// Whether it was killed.
     pub(crate) fn killed_after(stores: i64, work: impl FnOnce()) -> bool {

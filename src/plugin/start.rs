@@ -42,6 +42,7 @@ impl Start {
     /// or wrote a supervisor of his own.
     pub fn from_environment() -> Result<Start, String> {
         let supervisor = nix::unistd::getppid();
+        sys::signals::ignore_file_size_signal();
         let signals = Signals::catch(&[SIGTERM, SIGUSR1]).map_err(|e| format!("cannot catch signals: {e}"))?;
         let child = std::env::var("PLUMBD_CHILD")
             .map_err(|_| "cannot start: PLUMBD_CHILD is not set; plugins are started by `plumbd run`".to_owned())?;

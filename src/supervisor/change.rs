@@ -273,20 +273,18 @@ impl Supervisor {
     /// stays, and what nobody took is reported.
     fn end_now(&mut self) {
         let unkillable = self.unkillable(self.by_name.keys());
-        if unkillable.is_none() && process::has_children() {
-            log::warn!("killing processes that children have left behind");
-        }
         let deadline = Instant::now() + if unkillable.is_none() { LAST_STRAYS } else { Duration::ZERO };
         // Orphans become children of this process as their parents die.
-        while process::has_children() {
+        while self.strays.kill_all() {
             if Instant::now() >= deadline {
                 log::error!("cannot kill everything that children have left behind");
                 break;
             }
-            process::own_children().into_iter().for_each(process::force);
             std::thread::sleep(Duration::from_millis(1));
             while let Ok(Some(pid)) = process::next_dead() {
-                let _reaped = process::reap(pid);
+                if process::reap(pid).is_ok() {
+                    self.strays.reaped(pid);
+                }
             }
         }
         let lost: Vec<String> = self

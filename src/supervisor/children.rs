@@ -6,7 +6,7 @@ use super::core::Supervisor;
 use super::logs::LOG_REST;
 use super::notify::Said;
 use super::poll::{Id, Token};
-use super::spawn;
+use super::spawn::{self, Around};
 use super::supervised::Supervised;
 use crate::config::model::Child;
 use crate::journal;
@@ -18,18 +18,22 @@ use nix::unistd::Pid;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// A child that is dead waits no longer than this for the rest of its group,
-/// which was killed: a process that the kernel can't end just now holds it up.
-const REST_OF_GROUP: Duration = Duration::from_secs(1);
-/// How often to look whether it is gone, where no SIGCHLD tells.
-const LOOK_FOR_GROUP: Duration = Duration::from_millis(1);
+/// A child that is dead waits no longer than this for what it has left behind,
+/// which was killed: a process that the kernel can't end just now must not hold up
+/// the next start for good.
+const LEAVING_MOST: Duration = Duration::from_secs(1);
+/// How often to look whether that is gone, because SIGCHLD may not announce it.
+const LOOK_FOR_LEFT: Duration = Duration::from_millis(1);
 /// Notifications from one child a round, for the same reason as `LOG_ROUND`.
 const NOTIFICATIONS: usize = 64;
 
-/// A child whose process is reaped, and its number so no longer its own.
+/// A child whose process is reaped, and its process id so no longer its own.
 pub(super) struct Leaving {
     pub(super) id: Id,
-    group: Pid,
+    /// Its process group and session.
+    pub(super) group: Pid,
+    /// The number of its start.
+    pub(super) number: u64,
     exit: Exit,
     until: Instant,
 }
@@ -138,18 +142,13 @@ impl Supervisor {
         let Some(child) = self.children.get_mut(&id) else {
             return Event::SpawnFailed("it is gone".to_owned());
         };
+        let (number, mark) = self.strays.own().next(&child.config.name);
+        child.number = number;
         child.pending = false;
         child.says = None;
         child.told_of_strangers = false;
-        let started = spawn::spawn(
-            &child.config,
-            &child.holdings,
-            &mut self.links,
-            &mut self.sockets,
-            alone,
-            &self.null,
-            self.soft_descriptors,
-        );
+        let around = Around { alone, null: &self.null, soft_descriptors: self.soft_descriptors, mark: &mark };
+        let started = spawn::spawn(&child.config, &child.holdings, &mut self.links, &mut self.sockets, &around);
         if self.sockets.take_renewed() {
             self.keep_in_store();
         }
@@ -272,9 +271,14 @@ impl Supervisor {
             // own until it is reaped, so no other group can be hit.
             let _none_left = process::signal_group(pid, Signal::SIGKILL);
         }
-        match (process::reap(pid), id) {
+        let reaped = process::reap(pid);
+        if matches!(reaped, Ok(Some(_))) {
+            self.strays.reaped(pid);
+        }
+        match (reaped, id) {
             (Ok(Some(exit)), Some(id)) => {
-                self.leaving.push(Leaving { id, group: pid, exit, until: Instant::now() + REST_OF_GROUP });
+                let number = self.children.get(&id).map_or(0, |child| child.number);
+                self.leaving.push(Leaving { id, group: pid, number, exit, until: Instant::now() + LEAVING_MOST });
             }
             (Ok(Some(exit)), None) => log::debug!("reaped orphan {pid}, which {exit}"),
             (Ok(None), _) => {}
@@ -282,22 +286,39 @@ impl Supervisor {
         }
     }
 
-    /// Children of whose group nobody is left have ended: before that, a
-    /// replacement would meet what its predecessor still holds.
+    /// A child has ended once nothing is left of what it had started: before that,
+    /// its replacement would meet what its predecessor still holds.
     pub(super) fn left(&mut self) {
+        if self.leaving.is_empty() {
+            return;
+        }
+        let strays = self.kill_strays();
         let now = Instant::now();
         let mut place = 0;
         while let Some(leaving) = self.leaving.get(place) {
-            if process::group_exists(leaving.group) && now < leaving.until {
+            let some_left = strays.is_of(leaving.number) || process::group_exists(leaving.group);
+            if some_left && now < leaving.until {
                 place += 1;
                 continue;
             }
             let Leaving { id, exit, .. } = self.leaving.remove(place);
+            if some_left {
+                self.tell_of_left(id, &strays.pids);
+                self.strays.give_up(&strays.pids);
+            }
             self.on_exit(id, exit);
         }
         if !self.leaving.is_empty() {
-            self.look_after(LOOK_FOR_GROUP);
+            self.look_after(LOOK_FOR_LEFT);
         }
+    }
+
+    fn tell_of_left(&self, id: Id, strays: &[Pid]) {
+        let Some(child) = self.children.get(&id) else { return };
+        let pids: Vec<String> = strays.iter().map(ToString::to_string).collect();
+        let which = if pids.is_empty() { "its group".to_owned() } else { format!("process {}", pids.join(", ")) };
+        let within = LEAVING_MOST.as_secs();
+        log::error!(target: &child.config.name, "what it had started ({which}) did not end within {within} s of SIGKILL; going on without");
     }
 
     /// Has the loop look again after that time, or sooner.

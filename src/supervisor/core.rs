@@ -8,11 +8,13 @@ use super::links::Links;
 use super::logs::LOG_ROUND;
 use super::manager::Manager;
 use super::poll::{Id, Poll, Token};
+use super::predecessor;
 use super::ready::Ready;
 use super::requests::Waiter;
 use super::server::{Interest, Server};
 use super::sockets::Sockets;
 use super::store::Store;
+use super::strays::Strays;
 use super::supervised::Supervised;
 use crate::config::model::Model;
 use crate::config::{Loaded, order};
@@ -43,8 +45,9 @@ pub struct Supervisor {
     pub(super) children: BTreeMap<Id, Box<Supervised>>,
     pub(super) by_name: HashMap<String, Id>,
     pub(super) by_pid: HashMap<Pid, Id>,
-    /// Children whose process is reaped while others of its group are not gone yet.
+    /// Children whose process is reaped while others that it had started are not gone yet.
     pub(super) leaving: Vec<Leaving>,
+    pub(super) strays: Strays,
     pub(super) next_id: Id,
     pub(super) links: Links,
     pub(super) sockets: Sockets,
@@ -92,7 +95,7 @@ impl Supervisor {
         let store = Store::open()?;
         let soft_descriptors = process::raise_descriptor_limit().map_err(at("raise the limit on descriptors"))?;
         process::become_subreaper().map_err(at("become the subreaper"))?;
-        let signals =
+        let mut signals =
             Signals::catch(&[SIGHUP, SIGTERM, SIGINT, SIGUSR1, SIGCHLD, SIGIO]).map_err(at("catch signals"))?;
         let null = std::fs::File::open("/dev/null").map_err(at("open /dev/null"))?.into();
         let poll = Poll::new().map_err(at("make an epoll instance"))?;
@@ -100,6 +103,10 @@ impl Supervisor {
         server.listen(true);
         poll.add(&signals, EpollFlags::EPOLLIN, Token::Signals).map_err(at("watch signals"))?;
 
+        let mut strays = Strays::new(&loaded.model.daemon.control)?;
+        if strays.can_look() {
+            predecessor::end(strays.own(), &loaded.model, &mut signals)?;
+        }
         let mut sockets = Sockets::default();
         let bound = sockets.bind_new(loaded.model.children.iter().flat_map(|child| &child.listen), &store)?;
         sockets.keep(bound);
@@ -116,6 +123,7 @@ impl Supervisor {
             by_name: HashMap::new(),
             by_pid: HashMap::new(),
             leaving: Vec::new(),
+            strays,
             next_id: 0,
             links,
             sockets,

@@ -8,6 +8,8 @@
 //! |---|---|
 //! | `core` | the loop, and what each event leads to |
 //! | `children` | children's processes, and what comes from them |
+//! | `strays`, `mark` | what children started that outlives them, and how it is recognized |
+//! | `predecessor` | what a supervisor that was killed has left |
 //! | `logs` | what they write to the log, and how it goes out |
 //! | `change` | what takes several steps: start, shutdown |
 //! | `reload` | from one configuration to another, and back |
@@ -33,8 +35,10 @@ mod drain;
 pub mod links;
 mod logs;
 mod manager;
+pub mod mark;
 pub mod notify;
 mod poll;
+mod predecessor;
 pub mod ready;
 mod reload;
 mod requests;
@@ -42,6 +46,7 @@ mod server;
 mod sockets;
 mod spawn;
 mod store;
+mod strays;
 mod supervised;
 mod unix_name;
 

@@ -2,6 +2,7 @@
 
 use super::access;
 use super::links::{Held, Links};
+use super::mark;
 use super::notify;
 use super::poll::Watched;
 use super::sockets::Sockets;
@@ -50,7 +51,20 @@ pub const LOG_CAPACITY: usize = 64 * 1024;
 /// environment has at most 128 KiB (MAX_ARG_STRLEN, execve(2)).
 const LINKS_IN_ENVIRONMENT: usize = 64 * 1024;
 
-/// Starts a child. `alone`: no other process has its listening sockets.
+/// What else a start needs.
+#[derive(Debug)]
+pub struct Around<'a> {
+    /// No other process has the child's listening sockets.
+    pub alone: bool,
+    /// /dev/null.
+    pub null: &'a OwnedFd,
+    /// The soft limit on descriptors of programs that are no plugins.
+    pub soft_descriptors: u64,
+    /// What its processes are known by later.
+    pub mark: &'a str,
+}
+
+/// Starts a child.
 ///
 /// # Errors
 /// What could not be done before exec; later failures come through
@@ -60,13 +74,13 @@ pub fn spawn(
     holdings: &Holdings,
     links: &mut Links,
     sockets: &mut Sockets,
-    alone: bool,
-    null: &OwnedFd,
-    soft_descriptors: u64,
+    around: &Around<'_>,
 ) -> io::Result<Started> {
+    let Around { alone, null, soft_descriptors, mark } = *around;
     links.put_right(&child.name).map_err(|e| cannot("prepare its links", &e))?;
     let mut fds = Descriptors::standard(child, holdings, links, null)?;
     let mut environment = Environment::new(child);
+    environment.set(mark::VARIABLE, mark);
 
     let plugin = matches!(child.program, Program::Plugin(_));
     for address in &child.listen {

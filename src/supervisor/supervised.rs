@@ -51,6 +51,8 @@ pub struct Supervised {
     pub told_of_strangers: bool,
     /// What it says is wrong (X_PLUMBD_PROBLEM=).
     pub says: Option<String>,
+    /// The number of its last start ([`super::mark`]).
+    pub number: u64,
     /// When its process was started the last time.
     pub started: Option<Instant>,
     /// When its state changed.
@@ -85,6 +87,7 @@ impl Supervised {
             drain: drain::Progress::default(),
             told_of_strangers: false,
             says: None,
+            number: 0,
             started: None,
             since: Timestamp::now(),
             ended: None,

@@ -5,12 +5,14 @@
 
 pub mod anew;
 pub mod background;
+pub mod descendants;
 pub mod map;
 pub mod name;
 pub mod pipe;
 pub mod process;
 pub mod signals;
 pub mod socket;
+pub mod xattr;
 
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};

@@ -67,6 +67,13 @@ pub struct Spawned {
 /// The environment variable that only the child can know: the program's
 /// own process id, wanted by sd_listen_fds(3).
 pub const LISTEN_PID: &CStr = c"LISTEN_PID=";
+/// The environment variable to which the child adds its process id, where the
+/// entry ends with a colon.
+const START: &[u8] = b"PLUMBD_START=";
+
+fn wants_own_pid(entry: &CStr) -> bool {
+    entry == LISTEN_PID || (entry.to_bytes().starts_with(START) && entry.to_bytes().ends_with(b":"))
+}
 
 /// What the child was doing when it could not go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -238,6 +245,9 @@ fn report(stage: Stage, errno: Errno) -> [u8; 5] {
     [stage as u8, e[0], e[1], e[2], e[3]]
 }
 
+/// A process id has at most as many digits.
+const PID_DIGITS: usize = 10;
+
 /// All that the child needs, made before it is there: it may share this
 /// process's memory, and so must not allocate.
 struct Launch<'a> {
@@ -245,9 +255,9 @@ struct Launch<'a> {
     /// execve(2)'s lists, a null pointer at their ends.
     arguments: Vec<*const c_char>,
     environment: Vec<*const c_char>,
-    /// Which of the environment is [`LISTEN_PID`], and room for it.
-    listen_pid: Option<usize>,
-    own_pid: [u8; 32],
+    /// Entries of the environment that the child adds its process id to: which,
+    /// how long they are without it, and each with room for it.
+    own_pid: Vec<(usize, usize, Vec<u8>)>,
     /// Where descriptors are on their way to their places.
     moved: Vec<RawFd>,
     status: BorrowedFd<'a>,
@@ -260,12 +270,18 @@ impl<'a> Launch<'a> {
             let entries = list.iter().map(|entry| entry.as_ptr());
             entries.chain([std::ptr::null()]).collect()
         };
+        let own_pid = program.environment.iter().enumerate().filter(|(_, entry)| wants_own_pid(entry));
+        let own_pid = own_pid.map(|(place, entry)| {
+            let length = entry.to_bytes().len();
+            let mut room = vec![0; length + PID_DIGITS + 1];
+            room[..length].copy_from_slice(entry.to_bytes());
+            (place, length, room)
+        });
         Launch {
             program,
+            own_pid: own_pid.collect(),
             arguments: pointers(program.arguments),
             environment: pointers(program.environment),
-            listen_pid: program.environment.iter().position(|entry| entry.as_c_str() == LISTEN_PID),
-            own_pid: [0; 32],
             moved: vec![0; program.descriptors.len()],
             status: status.as_fd(),
             parent: getpid(),
@@ -319,9 +335,7 @@ impl<'a> Launch<'a> {
             return Err((Stage::Session, Errno::ESRCH));
         }
 
-        if let Some(entry) = self.listen_pid {
-            self.environment[entry] = self.tell_own_pid();
-        }
+        self.tell_own_pid();
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(at(Stage::Session))?;
         #[allow(unsafe_code)]
         // SAFETY: both lists end with a null pointer; what they point to, the
@@ -332,14 +346,13 @@ impl<'a> Launch<'a> {
         Err((Stage::Exec, Errno::last()))
     }
 
-    /// `LISTEN_PID=` and the child's process id.
-    fn tell_own_pid(&mut self) -> *const c_char {
+    fn tell_own_pid(&mut self) {
         let mut digits = itoa::Buffer::new();
         let digits = digits.format(getpid().as_raw()).as_bytes();
-        let name = LISTEN_PID.to_bytes();
-        self.own_pid[..name.len()].copy_from_slice(name);
-        self.own_pid[name.len()..name.len() + digits.len()].copy_from_slice(digits);
-        self.own_pid.as_ptr().cast()
+        for (place, length, room) in &mut self.own_pid {
+            room[*length..*length + digits.len()].copy_from_slice(digits);
+            self.environment[*place] = room.as_ptr().cast();
+        }
     }
 }
 
@@ -576,15 +589,6 @@ pub fn shows_itself() -> bool {
 /// None on Linux 3.4 and later.
 pub fn become_subreaper() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
-}
-
-/// The processes whose parent is this one (proc_tid_children(5)); some may be
-/// missing while others die: [`has_children`] tells whether all are gone. For
-/// the end of a supervisor, when none of its children is left that it knows.
-pub fn own_children() -> Vec<Pid> {
-    let path = format!("/proc/self/task/{}/children", nix::unistd::gettid());
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.split_ascii_whitespace().filter_map(|n| n.parse().ok()).map(Pid::from_raw).collect()
 }
 
 /// Kills one process; it being dead is no error.

@@ -76,6 +76,16 @@ pub fn hear_of_children() {
     debug_assert!(set.is_ok(), "SIGCHLD has a disposition");
 }
 
+/// A write past a limit on the size of a file (RLIMIT_FSIZE) fails with EFBIG from
+/// now on; by default it would end this process with SIGXFSZ. Programs that this
+/// process starts with [`super::process::spawn`] have the default.
+pub fn ignore_file_size_signal() {
+    #[allow(unsafe_code)]
+    // SAFETY: an ignored signal runs no code of this process.
+    let set = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
+    debug_assert!(set.is_ok(), "SIGXFSZ can be ignored");
+}
+
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.delivery.get_read().as_fd()

@@ -45,6 +45,9 @@ impl System for Pretend {
             name => name.parse().ok(),
         })
     }
+    fn groups(&self, user: &str) -> Result<Vec<u32>, String> {
+        Ok(self.account(user)?.map(|account| account.gid).into_iter().chain([100]).collect())
+    }
     fn folder(&self, path: &Path) -> Result<(), String> {
         match FOLDERS.iter().any(|folder| Path::new(folder) == path) {
             true => Ok(()),

@@ -119,12 +119,17 @@ impl Daemon {
 
     /// Starts another one in the same folder; the one before must be dead.
     pub fn start_again(&mut self) {
+        self.spawn_again();
+        self.wait_state(DaemonState::Running);
+    }
+
+    /// Starts another one in the same folder and does not wait; the one before must be dead.
+    pub fn spawn_again(&mut self) {
         self.process = match &self.manager {
             Some(manager) => manager.start(self.dir.path(), log_of(self.dir.path())),
             None => run_in(self.dir.path(), &self.first),
         };
         self.over = false;
-        self.wait_state(DaemonState::Running);
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -231,6 +236,11 @@ impl Daemon {
     #[track_caller]
     pub fn child_pid_when_up(&self, name: &str) -> i32 {
         self.wait_child(name, ChildState::Up).pid.unwrap()
+    }
+
+    /// Whether its process has ended.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().unwrap()
     }
 
     /// Waits for its end after it was killed; its folder stays as it was.

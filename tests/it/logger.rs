@@ -185,9 +185,9 @@ fn a_torn_tail_that_nothing_explains_is_moved_away() {
 pub(crate) fn promised(rig: &Rig, to: &std::path::Path, offset: u64, batch: &[u8]) {
     let file = FileId::of(&std::fs::metadata(to).unwrap());
     let mut intent = Intent::open(&rig.folder.path().join(".m.log.intent"), 4096).unwrap().unwrap();
-    intent.reset();
+    intent.reset().unwrap();
     intent.body_mut()[..batch.len()].copy_from_slice(batch);
-    intent.promise(&Promise { batch: 7, file, offset, length: batch.len() as u64 });
+    intent.promise(&Promise { batch: 7, file, offset, length: batch.len() as u64 }).unwrap();
 }
 
 #[test]
@@ -367,7 +367,7 @@ fn a_renamed_file_is_reopened_on_order_and_missed_before() {
     std::fs::rename(rig.path(), &renamed).unwrap();
     wait_until("it is missed", || {
         source.write_all(b"-\n").unwrap();
-        rig.was_notified("was removed or renamed: run plumbd reopen").then_some(())
+        rig.was_notified("has lost its name: run plumbd reopen").then_some(())
     });
     assert!(!rig.path().exists());
     wait_until("all is saved", || (rig.links[0].queued() == 0).then_some(()));
@@ -375,7 +375,7 @@ fn a_renamed_file_is_reopened_on_order_and_missed_before() {
     wait_until("there is a new file", || rig.path().exists().then_some(()));
     source.write_all(b"two\n").unwrap();
     wait_until("it is saved", || (rig.text() == "two\n").then_some(()));
-    rig.wait_notified("was removed or renamed");
+    rig.wait_notified("has lost its name");
     rig.wait_notified("X_PLUMBD_PROBLEM=");
     assert!(std::fs::read_to_string(&renamed).unwrap().starts_with("one\n-\n"));
     // An order when nothing is amiss changes nothing.

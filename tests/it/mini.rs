@@ -158,6 +158,11 @@ impl Rig {
         self.folder.path().join("log")
     }
 
+    /// What its loggers logged so far.
+    pub(crate) fn logged(&self) -> String {
+        std::fs::read_to_string(self.log()).unwrap_or_default()
+    }
+
     /// Files in the folder whose names begin so.
     pub(crate) fn files(&self, begin: &str) -> Vec<PathBuf> {
         let all = std::fs::read_dir(self.path().parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());

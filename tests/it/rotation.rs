@@ -340,7 +340,7 @@ fn on_a_full_disk_the_oldest_archives_go_and_then_the_sources_wait() {
     rig.settings["rotate"]["size"] = json!(1_u64 << 40);
     let disk = rig.folder.path().join("disk");
     fs::create_dir(&disk).unwrap();
-    mount(Some("tmpfs"), &disk, Some("tmpfs"), MsFlags::empty(), Some("size=12m")).unwrap();
+    mount(Some("tmpfs"), &disk, Some("tmpfs"), MsFlags::empty(), Some("size=10m")).unwrap();
     rig.settings["file"] = disk.join("m.log").to_str().unwrap().into();
     for second in 0..3 {
         let name = format!("m.log.20200101T00000{second}.000000Z.zst");
@@ -371,4 +371,205 @@ fn on_a_full_disk_the_oldest_archives_go_and_then_the_sources_wait() {
     let saved = rig.text();
     umount2(&disk, MntFlags::MNT_DETACH).unwrap();
     assert_eq!(saved.len(), written);
+}
+
+#[test]
+fn archives_are_looked_after_where_the_kernel_gives_no_descriptor_of_a_process() {
+    let mut rig = rig(json!({"size": 4096, "keep": 2, "compress": "gzip"}));
+    let trace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=pidfd_open", "-e"];
+    let logger = rig.start_under(&[&trace[..], &["inject=pidfd_open:error=EPERM"]].concat());
+    for round in 1..5 {
+        rig.links[0].source().write_all("x\n".repeat(3000).as_bytes()).unwrap();
+        wait_until("it is rotated and compressed", || {
+            let archives = archives(&rig);
+            (archives.len() == round.min(2) && archives.iter().all(|name| name.ends_with(".gz"))).then_some(())
+        });
+        wait_until("it is over", || (rig.counter("rotations") == round as u64).then_some(()));
+    }
+    assert!(!rig.was_notified("X_PLUMBD_PROBLEM=c"));
+    rig.end();
+    logger.wait_success();
+}
+
+/// Mode, owner and group.
+fn rights(path: &std::path::Path) -> (u32, u32, u32) {
+    let is = path.metadata().unwrap();
+    (is.mode() & 0o7777, is.uid(), is.gid())
+}
+
+#[test]
+fn what_an_administrator_gave_the_file_is_kept_in_the_new_one_and_in_each_archive() {
+    let is_root = nix::unistd::geteuid().is_root();
+    for compress in ["none", "gzip", "zstd"] {
+        let mut rig = rig(json!({"size": 4096}));
+        if compress != "none" {
+            rig.settings["rotate"]["compress"] = json!(compress);
+        }
+        let logger = rig.start();
+        rig.wait_notified("READY=1");
+        fs::set_permissions(rig.path(), fs::Permissions::from_mode(0o604)).unwrap();
+        if is_root {
+            std::os::unix::fs::chown(rig.path(), Some(65534), Some(4)).unwrap();
+        }
+        let given = rights(&rig.path());
+        for round in 1..4 {
+            rig.links[0].source().write_all("x\n".repeat(3000).as_bytes()).unwrap();
+            wait_until("it is rotated", || {
+                let archives = archives(&rig);
+                let done = compress == "none" || archives.iter().all(|name| !name.ends_with('Z'));
+                (archives.len() == round && done && rig.path().exists()).then_some(())
+            });
+            for path in rig.archives().iter().chain([&rig.path()]) {
+                assert_eq!(rights(path), given, "{path:?}");
+            }
+        }
+        stop(logger);
+        // Nor does a new logger forget it.
+        let logger = rig.start();
+        rig.wait_notified("READY=1");
+        assert_eq!(rights(&rig.path()), given);
+        stop(logger);
+    }
+}
+
+#[test]
+fn a_file_that_is_not_trusted_leaves_its_rights_to_the_next() {
+    let mut rig = Rig::with("raw", Records);
+    records(1, 7, b"one", true).iter().for_each(|record| write_record(&rig.links[0].source(), record));
+    put(&rig, "m.log", "");
+    fs::set_permissions(rig.path(), fs::Permissions::from_mode(0o606)).unwrap();
+    let fail = ["strace", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=1"];
+    let logger = rig.start_under(&fail);
+    rig.end();
+    logger.wait_success();
+    assert_eq!((rig.text().as_str(), rights(&rig.path()).0), ("one\n", 0o606));
+    assert_eq!(rig.files("m.log.untrusted-").len(), 1);
+}
+
+#[test]
+fn a_new_file_has_the_group_of_the_settings_and_so_have_its_archives() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("left out: needs root");
+        return;
+    }
+    let mut rig = rig(json!({"size": 4096, "compress": "gzip"}));
+    rig.settings["group"] = json!({"name": "adm", "id": 4});
+    let logger = rig.start();
+    rig.wait_notified("READY=1");
+    assert_eq!(rights(&rig.path()), (0o640, 0, 4));
+    rig.links[0].source().write_all("x\n".repeat(3000).as_bytes()).unwrap();
+    wait_until("it is compressed", || archives(&rig).iter().any(|name| name.ends_with(".gz")).then_some(()));
+    wait_until("there is a new file", || rig.path().exists().then_some(()));
+    let all: Vec<_> = rig.archives().into_iter().chain([rig.path()]).collect();
+    assert!(all.iter().all(|path| rights(path) == (0o640, 0, 4)));
+    // One that was removed is a new file, too.
+    fs::remove_file(rig.path()).unwrap();
+    wait_until("there is a new file", || rig.path().exists().then_some(()));
+    wait_until("it has its group", || (rights(&rig.path()) == (0o640, 0, 4)).then_some(()));
+    stop(logger);
+}
+
+const NOBODY: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+
+/// Whether a logger can be nobody's here; its folder is one for everybody then.
+fn may_be_nobody(rig: &Rig) -> bool {
+    let is_root = nix::unistd::geteuid().is_root();
+    if is_root {
+        for path in [rig.folder.path().to_owned(), rig.folder.path().join("notify")] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+        }
+    } else {
+        println!("left out: needs root");
+    }
+    is_root
+}
+
+#[test]
+fn what_it_may_not_give_is_reported_and_no_other_group_gets_the_rights() {
+    let mut rig = rig(json!({"size": 4096}));
+    if !may_be_nobody(&rig) {
+        return;
+    }
+    rig.settings["group"] = json!({"name": "adm", "id": 4});
+    let logger = rig.start_under(&NOBODY);
+    rig.wait_notified("m.log the group adm: Operation not permitted");
+    assert_eq!(rights(&rig.path()), (0o600, 65534, 65534));
+    fs::set_permissions(rig.path(), fs::Permissions::from_mode(0o660)).unwrap();
+    std::os::unix::fs::chown(rig.path(), None, Some(4)).unwrap();
+    rig.links[0].source().write_all("x\n".repeat(3000).as_bytes()).unwrap();
+    rig.wait_notified("m.log the group of the one before: Operation not permitted");
+    wait_until("it is rotated", || (rig.archives().len() == 1 && rig.path().exists()).then_some(()));
+    assert_eq!(rights(&rig.path()), (0o600, 65534, 65534));
+    assert_eq!(rights(&rig.archives()[0]), (0o660, 65534, 4));
+    rig.end();
+    logger.wait_success();
+    assert_eq!(rig.all_text().len(), 6000);
+}
+
+#[test]
+fn archives_of_another_owner_are_removed_where_the_folder_allows_it() {
+    let rig = rig(json!({"size": 4096, "keep": 1}));
+    if !may_be_nobody(&rig) {
+        return;
+    }
+    let names: Vec<String> = (0..4).map(|second| format!("m.log.20200101T00000{second}.000000Z.gz")).collect();
+    for name in &names {
+        put(&rig, name, "x");
+        fs::set_permissions(rig.folder.path().join(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let logger = rig.start_under(&NOBODY);
+    wait_until("all but the newest are gone", || (rig.archives().len() == 1).then_some(()));
+    assert!(rig.archives()[0].ends_with(&names[3]));
+    stop(logger);
+    // In a folder like /tmp nobody removes what is another's.
+    put(&rig, &names[0], "x");
+    fs::set_permissions(rig.folder.path().join(&names[0]), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(rig.folder.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+    let mut archivist = rig.start_archivist(&NOBODY);
+    assert!(!archivist.wait().success());
+    let log = fs::read_to_string(rig.folder.path().join("log")).unwrap();
+    assert!(log.contains("cannot remove the archive of 20200101T000000.000000Z: Operation not permitted"), "{log}");
+    assert_eq!(rig.archives().len(), 2);
+}
+
+#[test]
+fn an_archive_of_another_owner_that_a_logger_writes_to_stays() {
+    use nix::fcntl::{Flock, FlockArg};
+    let rig = rig(json!({"size": 4096, "keep": 1}));
+    if !may_be_nobody(&rig) {
+        return;
+    }
+    for second in 0..4 {
+        put(&rig, &format!("m.log.20200101T00000{second}.000000Z"), "x");
+    }
+    for path in rig.archives() {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let held = fs::File::open(&rig.archives()[0]).unwrap();
+    let _held = Flock::lock(held, FlockArg::LockExclusiveNonblock).unwrap();
+    // A logger in another container: its lock is not listed here.
+    put(&rig, ".m.log.20200101T000001.000000Z.intent", "");
+    rig.start_archivist(&NOBODY).wait_success();
+    let left: Vec<String> = archives(&rig);
+    let expected = ["20200101T000000.000000Z", "20200101T000001.000000Z", "20200101T000003.000000Z"];
+    assert_eq!(left, expected);
+}
+
+#[test]
+fn what_an_archivist_of_another_user_left_is_no_obstacle() {
+    let rig = rig(json!({"size": 4096, "compress": "zstd"}));
+    if !may_be_nobody(&rig) {
+        return;
+    }
+    put(&rig, ".m.log.archive", "left");
+    fs::set_permissions(rig.folder.path().join(".m.log.archive"), fs::Permissions::from_mode(0o600)).unwrap();
+    let path = rig.folder.path().join("m.log.20200101T000000.000000Z");
+    fs::write(&path, "one\n").unwrap();
+    // Of another owner, but not secret: what can't be given is no reason to leave it.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    rig.start_archivist(&NOBODY).wait_success();
+    assert_eq!(archives(&rig), ["20200101T000000.000000Z.zst"]);
+    assert_eq!(rights(&rig.archives()[0]), (0o604, 65534, 65534));
+    let log = fs::read_to_string(rig.folder.path().join("log")).unwrap();
+    assert!(log.contains("the owner of the one before: Operation not permitted"), "{log}");
 }

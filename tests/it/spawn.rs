@@ -150,8 +150,17 @@ fn the_environment_is_the_minimal_one_and_what_was_asked_for() {
     let expected = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
         pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
     };
+    let given = |name: &str| {
+        let pid = daemon.child_pid(name);
+        let mut given = environment(pid);
+        // The mark by which what it starts is found; it ends with the child's own process id.
+        let mark = given.remove("PLUMBD_START").unwrap();
+        assert!(mark.contains(&format!(":{}.", daemon.pid())), "{mark}");
+        assert!(mark.contains(&format!(":{name}:")) && mark.ends_with(&format!(":{pid}")), "{mark}");
+        given
+    };
     assert_eq!(
-        environment(daemon.child_pid("minimal")),
+        given("minimal"),
         expected(&[
             ("PATH", "/usr/bin:/bin"),
             ("LANG", "C.UTF-8"),
@@ -161,7 +170,7 @@ fn the_environment_is_the_minimal_one_and_what_was_asked_for() {
         ])
     );
     assert_eq!(
-        environment(daemon.child_pid("more")),
+        given("more"),
         expected(&[
             ("PATH", "/bin"),
             ("LANG", "C.UTF-8"),

@@ -6,6 +6,7 @@ use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
+use std::path::PathBuf;
 
 /// A place in the run of a logger, from its first flock(2) on: before that it
 /// has touched nothing.
@@ -44,6 +45,33 @@ pub(crate) fn held_at(rig: &Rig, first: i64, place: Place) -> Logger {
     seize(logger.pid());
     assert!(run_to(logger.pid(), first, place), "it ended before it came there");
     logger
+}
+
+/// A logger that is held just before it writes to its message file.
+pub(crate) fn held_before_a_write(rig: &Rig) -> Logger {
+    let logger = held_at(rig, nix::libc::SYS_pwrite64, Place { stop: 0, steps: 0 });
+    while current_file(logger.pid()) != rig.path() {
+        ptrace::syscall(logger.pid(), None).unwrap();
+        let more = run_to(logger.pid(), nix::libc::SYS_pwrite64, Place { stop: 0, steps: 0 });
+        assert!(more, "it ended before it wrote to its message file");
+    }
+    logger
+}
+
+/// Lets it go on for so many stops more, each before or after a system call.
+pub(crate) fn go_on(logger: &Logger, stops: usize) {
+    for _ in 0..stops {
+        ptrace::syscall(logger.pid(), None).unwrap();
+        assert!(next_stop(logger.pid()).is_some(), "it ended before it came there");
+    }
+}
+
+/// The file that the system call which it is in is about.
+fn current_file(pid: Pid) -> PathBuf {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap();
+    let number = text.split_whitespace().nth(1).and_then(|word| word.strip_prefix("0x")).unwrap();
+    let number = u32::from_str_radix(number, 16).unwrap();
+    std::fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap()
 }
 
 /// Lets it go on by itself.

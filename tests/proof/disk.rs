@@ -21,6 +21,20 @@ pub(crate) fn trials() -> Vec<Trial> {
             attempt: full,
         },
         Trial {
+            name: "disk/xfs",
+            fault: "on XFS: another file fills the disk under load, also at the first start, and while there are archives",
+            promise: WAIT,
+            missing: || disk_image::missing(Kind::Xfs, &["strace"]),
+            attempt: |times| all_of(Kind::Xfs, 320, times),
+        },
+        Trial {
+            name: "disk/btrfs",
+            fault: "on Btrfs: another file fills the disk under load, also at the first start, and while there are archives",
+            promise: WAIT,
+            missing: || disk_image::missing(Kind::Btrfs, &["strace"]),
+            attempt: |times| all_of(Kind::Btrfs, 256, times),
+        },
+        Trial {
             name: "disk/full-at-start",
             fault: "the disk is full when plumbd starts for the first time; then there is room",
             promise: WAIT,
@@ -91,9 +105,23 @@ pub(crate) fn needs_strace() -> Option<String> {
 
 fn full(times: f64) -> Tried {
     let rounds = scaled(10, times);
+    full_on(&[(Kind::Ext4, 64), (Kind::Ext3, 64)], rounds)
+}
+
+/// All that is tried with a full disk, with another file system.
+fn all_of(kind: Kind, mebibytes: u64, times: f64) -> Tried {
+    let full = full_on(&[(kind, mebibytes)], scaled(6, times));
+    let at_start = full_at_start_on(kind, mebibytes, scaled(2, times));
+    let dropped = drop_archives_on(kind, mebibytes, scaled(2, times));
+    let all = [full, at_start, dropped];
+    let each = |of: fn(&Tried) -> &str| all.iter().map(of).collect::<Vec<_>>().join("; ");
+    Tried { count: each(|t| &t.count), outcome: each(|t| &t.outcome), control: each(|t| &t.control) }
+}
+
+fn full_on(disks: &[(Kind, u64)], rounds: u32) -> Tried {
     let (mut kept, mut kills, mut torn) = (Vec::new(), 0, 0);
-    for kind in [Kind::Ext4, Kind::Ext3] {
-        let image = Image::new(kind, 64);
+    for &(kind, mebibytes) in disks {
+        let image = Image::new(kind, mebibytes);
         let site = Site::new(&image.disk(), "saved", "");
         let filler = image.disk().join("filler");
         for round in 0..rounds {
@@ -116,16 +144,19 @@ fn full(times: f64) -> Tried {
     }
     let what = format!(
         "{} times full, {torn} of them in the middle of a line; the logger killed meanwhile {kills} times",
-        2 * rounds
+        disks.len() * rounds as usize
     );
     tried(&what, &kept, "", &format!("{}; {}", heedless(), forgetful()))
 }
 
 fn full_at_start(times: f64) -> Tried {
-    let rounds = scaled(3, times);
+    full_at_start_on(Kind::Ext4, 64, scaled(3, times))
+}
+
+fn full_at_start_on(kind: Kind, mebibytes: u64, rounds: u32) -> Tried {
     let kept: Vec<Kept> = (0..rounds)
         .map(|_| {
-            let image = Image::new(Kind::Ext4, 64);
+            let image = Image::new(kind, mebibytes);
             let filler = image.disk().join("filler");
             fill(&filler);
             let (site, port) = Site::without_load(&image.disk(), "saved", "");
@@ -141,15 +172,18 @@ fn full_at_start(times: f64) -> Tried {
     tried(&format!("{rounds} starts"), &kept, "", &heedless())
 }
 
-/// Archives as another day left them; what is in them is not the checker's.
 fn drop_archives(times: f64) -> Tried {
+    drop_archives_on(Kind::Ext4, 64, scaled(3, times))
+}
+
+/// Archives as another day left them; what is in them is not the checker's.
+fn drop_archives_on(kind: Kind, mebibytes: u64, rounds: u32) -> Tried {
     const ARCHIVES: usize = 3;
     const DROP: &str = "when_full = \"drop-archives\"\nrotate = { size = \"1GiB\" }";
-    let rounds = scaled(3, times);
     let (mut dropped, mut times_full) = (0, 0);
     let kept: Vec<Kept> = (0..rounds)
         .map(|_| {
-            let image = Image::new(Kind::Ext4, 64);
+            let image = Image::new(kind, mebibytes);
             let site = Site::with_settings(&image.disk(), "saved", DROP);
             let (filler, archives) = (image.disk().join("filler"), || site.beside("messages.log.2020"));
             for day in 1..=ARCHIVES {

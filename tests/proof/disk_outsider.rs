@@ -16,18 +16,19 @@ use std::collections::hash_map::RandomState;
 use std::fs::{File, Permissions};
 use std::hash::{BuildHasher, Hasher};
 use std::io::Read;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-const NAME_GONE: &str = "was removed or renamed: run plumbd reopen";
+const NAME_GONE: &str = "has lost its name: run plumbd reopen";
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         Trial {
             name: "disk/removed",
-            fault: "somebody removes the file, then runs `plumbd reopen`, or the logger is killed",
-            promise: "status and log say so; what he removed, and the new file, together have every message exactly \
-                      once, whole, in order (a batch that was under way at a kill may be in both)",
+            fault: "the last name of the file is removed, also one that it got by rename or hard link; the logger is \
+                    killed in the same moment, or not",
+            promise: "a new file is made at once; what the removed one had in that moment, and the new ones, together \
+                      have every message exactly once, whole, in order (a batch that was under way may be in both)",
             missing: || None,
             attempt: removed,
         },
@@ -41,9 +42,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         },
         Trial {
             name: "disk/replaced",
-            fault: "somebody renames a file of his own, which ends in half a line, over it, then runs `plumbd reopen`",
-            promise: "status and log say so; his whole lines stay, the half one is moved away; what he replaced, and \
-                      what comes after his lines, together have every message exactly once, whole, in order",
+            fault: "another file, which ends in half a line, is renamed over it",
+            promise: "it is gone on with at once; its whole lines stay, the half one is moved away; what was replaced, \
+                      and what comes after those lines, together have every message exactly once, whole, in order (a \
+                      batch that was under way may be in both)",
             missing: || None,
             attempt: replaced,
         },
@@ -83,38 +85,55 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
+/// What is acknowledged was written before its file lost its last name, or is in
+/// the next one. So what the removed file has right after the removal, and what
+/// is there later, must have all of it.
 fn removed(times: f64) -> Tried {
-    let rounds = scaled(4, times);
+    let rounds = scaled(40, times);
     let folder = tempfile::tempdir().unwrap();
     let site = Site::new(folder.path(), "saved", "");
-    let (mut taken, mut kills, mut both, mut torn) = (Vec::new(), 0, 0, 0);
+    let other = folder.path().join("other");
+    let (mut taken, mut kills, mut both) = (Vec::new(), 0, 0);
     for round in 0..rounds {
         let (held, inode) = (File::open(&site.file).unwrap(), site.inode().unwrap());
-        std::fs::remove_file(&site.file).unwrap();
-        site.wait_told(NAME_GONE);
-        site.wait_progress();
-        let is_killed = round % 2 == 1;
-        if is_killed {
-            site.kill_logger();
-            kills += 1;
-        } else {
-            site.reopen();
+        match round % 4 {
+            // Under another name it is gone on with, until that goes too.
+            1 => {
+                std::fs::hard_link(&site.file, &other).unwrap();
+                std::fs::remove_file(&site.file).unwrap();
+                site.wait_progress();
+                std::fs::remove_file(&other).unwrap();
+            }
+            2 => {
+                std::fs::rename(&site.file, &other).unwrap();
+                site.wait_progress();
+                std::fs::remove_file(&other).unwrap();
+            }
+            3 => {
+                std::fs::remove_file(&site.file).unwrap();
+                site.kill_logger();
+                kills += 1;
+            }
+            _ => std::fs::remove_file(&site.file).unwrap(),
         }
+        let mut there = read_all(held);
         site.wait_new_file(inode);
         site.wait_passed();
-        let mut there = read_all(held);
-        let whole = memchr::memrchr(b'\n', &there).map_or(0, |at| at + 1);
-        assert!(is_killed || whole == there.len(), "a removed file ends in half a line");
-        torn += u32::from(whole < there.len());
-        there.truncate(whole);
-        // What is under way at a kill is saved in the new file anew.
-        both += u32::from(is_killed && is_under_way(&there, &std::fs::read(&site.file).unwrap()));
-        taken.push((there, is_killed));
+        there.truncate(memchr::memrchr(b'\n', &there).map_or(0, |at| at + 1));
+        both += u32::from(is_under_way(&there, &std::fs::read(&site.file).unwrap()));
+        taken.push((there, true));
     }
     let kept = [site.end(&[], |live| joined(taken, live))];
-    let what = format!("{rounds} times, the logger killed {kills} times");
-    let more = format!("{both} batches in both files, {torn} torn ends in removed ones");
-    tried(&what, &kept, &more, &forgetful())
+    let what = format!("{rounds} times, half of them under another name first, the logger killed {kills} times");
+    tried(&what, &kept, &format!("{both} batches in both files"), &format!("{}; {}", left_out(), forgetful()))
+}
+
+/// The control: what was in the removed file is not looked at.
+fn left_out() -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let site = Site::new(folder.path(), "saved", "");
+    std::fs::remove_file(&site.file).unwrap();
+    format!("without what was removed, {}", site.end_found_out())
 }
 
 fn is_under_way(before: &[u8], after: &[u8]) -> bool {
@@ -166,7 +185,7 @@ fn renamed(times: f64) -> Tried {
 fn replaced(times: f64) -> Tried {
     const HIS: &[u8] = b"a line of somebody else's\n";
     const HALF: &[u8] = b"and half a li";
-    let rounds = scaled(3, times);
+    let rounds = scaled(20, times);
     let folder = tempfile::tempdir().unwrap();
     let site = Site::new(folder.path(), "saved", "");
     let other = folder.path().join("other");
@@ -174,35 +193,29 @@ fn replaced(times: f64) -> Tried {
     for _ in 0..rounds {
         let held = File::open(&site.file).unwrap();
         std::fs::write(&other, [HIS, HALF].concat()).unwrap();
+        let inode = std::fs::metadata(&other).unwrap().ino();
         std::fs::rename(&other, &site.file).unwrap();
-        site.wait_told(NAME_GONE);
+        let mut there = read_all(held);
+        there.truncate(memchr::memrchr(b'\n', &there).map_or(0, |at| at + 1));
+        taken.push((there, true));
         site.wait_progress();
-        site.reopen();
+        assert_eq!(site.inode(), Some(inode), "his file stays");
         site.wait_passed();
-        taken.push(read_all(held));
     }
     let torn: Vec<Vec<u8>> =
         site.beside("messages.log.torn-").iter().map(|path| std::fs::read(path).unwrap()).collect();
     assert_eq!(torn, vec![HALF; rounds as usize], "what was moved away");
     let kept = [site.end(&[], |live| {
-        taken.push(live);
-        let own = |(at, file): (usize, &Vec<u8>)| {
+        let his = |(at, (file, both)): (usize, (Vec<u8>, bool))| {
             let his = if at == 0 { &[] } else { HIS };
-            file.strip_prefix(his).expect("his line stays").to_vec()
+            (file.strip_prefix(his).expect("his line stays").to_vec(), both)
         };
-        taken.iter().enumerate().map(own).collect::<Vec<_>>().concat()
+        taken.push((live, false));
+        let mut own: Vec<(Vec<u8>, bool)> = taken.into_iter().enumerate().map(his).collect();
+        let (live, _) = own.pop().unwrap();
+        joined(own, live)
     })];
-    tried(&format!("{rounds} times"), &kept, &format!("{} half lines moved away", torn.len()), &nobody_reopens())
-}
-
-/// The control: what is written goes on to the file that he replaced.
-fn nobody_reopens() -> String {
-    let folder = tempfile::tempdir().unwrap();
-    let site = Site::new(folder.path(), "saved", "");
-    let other = folder.path().join("other");
-    std::fs::write(&other, "").unwrap();
-    std::fs::rename(&other, &site.file).unwrap();
-    format!("without `plumbd reopen`, {}", site.end_found_out())
+    tried(&format!("{rounds} times"), &kept, &format!("{} half lines moved away", torn.len()), &left_out())
 }
 
 fn truncated(times: f64) -> Tried {

@@ -5,6 +5,7 @@
 //! - [`random`]: a whole daemon under load, killed at any instant;
 //! - [`under_way`]: the same while it reloads or stops;
 //! - [`rotation`]: a logger, and a whole daemon, while it rotates;
+//! - [`files`]: a logger, while its file changes;
 //! - [`halves`]: ordinary programs that leave half lines;
 //! - [`service`], [`rig`], [`echo`]: what is killed, and who talks to it meanwhile;
 //! - [`count`]: what came of it; [`doctor`]: the checker's own trial;
@@ -15,6 +16,7 @@ mod control;
 mod count;
 mod doctor;
 mod echo;
+mod files;
 mod halves;
 mod random;
 mod rig;
@@ -56,6 +58,14 @@ pub(crate) fn trials() -> Vec<Trial> {
                 "kills/rotation",
                 "the logger at any instant, rotating and compressing all the time",
                 rotation::attempt,
+            )
+        },
+        Trial {
+            promise: "each message once in all files together, whole, in order",
+            ..trial(
+                "kills/files",
+                "the logger, at any of its calls, with another file or another's each time",
+                files::attempt,
             )
         },
         trial("kills/rotating-daemon", "any of them, around a rotation", rotation::daemon),

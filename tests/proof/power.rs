@@ -14,6 +14,7 @@ use crate::load::generator::{self, Connection, Outcome, Plan};
 use crate::load::rotated;
 use crate::trial::{Trial, Tried, add, faults, scaled};
 use nix::libc::{SIGKILL, SIGUSR1};
+use plumbd::link::intent::Header;
 use plumbd::plugin::logger::file::now;
 use plumbd::plugin::logger::render::name_time;
 use std::collections::BTreeSet;
@@ -263,16 +264,15 @@ impl Machine {
         let live = std::fs::metadata(self.file()).unwrap();
         let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() - LONG;
         let words = [live.dev(), live.ino(), u64::try_from(began.as_micros()).unwrap()];
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        file.write_all_at(b"plumbdi\x01", 0).unwrap();
-        file.write_all_at(&bytes, 20 * 8).unwrap();
+        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.extend(u64::from(crc32fast::hash(&bytes)).to_le_bytes());
+        file.write_all_at(b"plumbdi\x02", 0).unwrap();
+        file.write_all_at(&bytes, 21 * 8).unwrap();
     }
 
     /// Whether the intent file on the disk has a batch under way.
     fn promises(&self) -> bool {
-        let mut words = [0; 16];
-        let read = File::open(self.intent()).and_then(|file| file.read_exact_at(&mut words, 0));
-        read.is_ok() && words.starts_with(b"plumbdi\x01") && words[8..] != [0; 8]
+        Header::at(&self.intent()).is_ok_and(|header| header.batch().is_some())
     }
 
     fn load(&self, length: usize) -> JoinHandle<Outcome> {

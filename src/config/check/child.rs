@@ -2,7 +2,7 @@
 
 use super::super::keys;
 use super::super::limits;
-use super::super::model::{Address, Backoff, Child, Program, Ready, Restart, StartLimit};
+use super::super::model::{Address, Backoff, Child, Identity, Program, Ready, Restart, StartLimit};
 use super::super::table::{Placed, Reader, Section, Span};
 use super::super::value::{self, quoted, wrong};
 use super::{echo, identity, logger, program};
@@ -78,7 +78,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, name: &str, span: Span, table: &
     let (program, plugin) = program::read(reader, &section, &path);
     let listen = listen(reader, &section);
     let (instances, instances_span) = instances(reader, &section, plugin);
-    let (settings, settings_json) = settings(reader, &section, plugin, &listen);
+    let (settings, settings_json) = settings(reader, &section, plugin, &listen, identity.as_ref());
     let child = Child {
         name: name.to_owned(),
         line: reader.places.line(span.start),
@@ -141,11 +141,12 @@ fn settings(
     section: &Section<'_>,
     plugin: Option<&'static Plugin>,
     listen: &[Placed<Address>],
+    identity: Option<&Identity>,
 ) -> (Settings, serde_json::Value) {
     let title = format!("{}.settings]", section.title.trim_end_matches(']'));
     match plugin.map(|plugin| plugin.name) {
         Some("echo") => echo::read(reader, section, &title, listen),
-        Some("logger") => logger::read(reader, section, &title, listen),
+        Some("logger") => logger::read(reader, section, &title, listen, identity),
         _ => {
             let mut json = serde_json::Map::new();
             for entry in reader.free(section, "settings", r#"as in settings = { key = "value" }"#) {

@@ -11,7 +11,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// Set by the supervisor for each child, see sd_listen_fds(3), sd_notify(3)
 /// and the section on plugins in the manual.
-const OWN: [&str; 9] = [
+const OWN: [&str; 10] = [
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
     "LISTEN_PID",
@@ -21,6 +21,7 @@ const OWN: [&str; 9] = [
     "PLUMBD_METRICS",
     "PLUMBD_READY_FD",
     "PLUMBD_SETTINGS",
+    "PLUMBD_START",
 ];
 
 pub(super) fn read(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Identity> {

@@ -1,11 +1,11 @@
 //! What only a logger asks.
 
 use super::super::keys;
-use super::super::model::Address;
+use super::super::model::{Address, Identity};
 use super::super::table::{Placed, Reader, Section};
-use super::super::value::{self, Read, wrong};
+use super::super::value::{self, Read, quoted, wrong};
 use super::child;
-use crate::plugin::logger::settings::{Compress, Format, LEAST, Rotate, Settings, Sync, WhenFull};
+use crate::plugin::logger::settings::{Compress, Format, Group, LEAST, Rotate, Settings, Sync, WhenFull};
 use std::time::Duration;
 use toml::de::DeValue;
 
@@ -21,6 +21,7 @@ pub(super) fn read(
     section: &Section<'_>,
     title: &str,
     listen: &[Placed<Address>],
+    identity: Option<&Identity>,
 ) -> (child::Settings, serde_json::Value) {
     if let Some(placed) = listen.first() {
         reader.problem(placed.span.clone(), "logger does not listen: it reads its links", "leave `listen` out");
@@ -46,6 +47,7 @@ pub(super) fn read(
     let settings = Settings {
         file: file.as_ref().map(|placed| placed.value.clone()).unwrap_or_default(),
         mode: reader.read(&inner, "mode", value::octal),
+        group: group(reader, &inner, identity),
         format: reader.read(&inner, "format", value::choice(&formats)),
         sync: reader.read(&inner, "sync", sync),
         rotate,
@@ -53,6 +55,42 @@ pub(super) fn read(
     };
     let json = serde_json::to_value(&settings).expect("the path is UTF-8, as TOML and the base folder are");
     (child::Settings::Logger(file), json)
+}
+
+/// `group`, which the child must be allowed to give: chown(2).
+fn group(reader: &mut Reader<'_>, inner: &Section<'_>, identity: Option<&Identity>) -> Option<Group> {
+    let name = reader.read(inner, "group", value::string);
+    if name.is_empty() {
+        return None;
+    }
+    let id = match reader.system.group(&name) {
+        Ok(Some(id)) => id,
+        other => {
+            let what = match other {
+                Err(cause) => format!("cannot look up the group {}: {cause}", quoted(&name)),
+                Ok(_) => format!("there is no group {}", quoted(&name)),
+            };
+            reader.problem(inner.place("group"), what, "`getent group` lists those that exist");
+            return None;
+        }
+    };
+    let is_root = identity.map_or(reader.system.is_root(), |identity| identity.uid == 0);
+    let own = identity.is_some_and(|identity| identity.gid == id);
+    if !is_root && !own {
+        let user = identity.map_or("", |identity| &identity.user);
+        match reader.system.groups(user) {
+            Ok(groups) if groups.contains(&id) => {}
+            Ok(_) => {
+                let what = format!("the logger cannot give its file the group {}: it is not in it", quoted(&name));
+                reader.problem(inner.place("group"), what, "name a group of the logger's user, or run it as root");
+            }
+            Err(cause) => {
+                let what = format!("cannot look up the groups of the logger's user: {cause}");
+                reader.problem(inner.place("group"), what, "`id` lists them");
+            }
+        }
+    }
+    Some(Group { name, id })
 }
 
 /// `rotate` and `when_full`.
@@ -100,7 +138,7 @@ fn sync(value: &DeValue<'_>) -> Read<Sync> {
         DeValue::String(word) if word == "asked" => Ok(Sync::Asked),
         DeValue::String(word) if word == "always" => Ok(Sync::Always),
         DeValue::String(word) if !word.starts_with(|c: char| c.is_ascii_digit()) => {
-            wrong(format!("unknown word {}", value::quoted(word)), HELP)
+            wrong(format!("unknown word {}", quoted(word)), HELP)
         }
         other => {
             let every = value::duration(Duration::from_millis(1)..=longest)(other)?;

@@ -2,14 +2,17 @@
 //!
 //! A name that is not exactly of this shape is somebody else's.
 
-use super::file::{folder, now};
+use super::file::{folder, intent_path, now};
 use super::render::name_time;
 use super::settings::{Compress, Rotate};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::libc;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// What form an archive has.
@@ -151,24 +154,55 @@ pub fn is_work(archives: &[Archive], rotate: &Rotate) -> bool {
         || too_many(archives, rotate.keep, rotate.keep_size) > 0
 }
 
-/// Whether somebody has that file locked: then it is being written, under
-/// whatever name. What can't be opened is not known to be free.
-pub fn is_in_use(path: &Path) -> bool {
-    match File::open(path) {
-        Ok(file) => Flock::lock(file, FlockArg::LockSharedNonblock).is_err(),
-        Err(_) => true,
+/// Whether a process has that file locked, as a logger has the file that it
+/// writes to, under whatever name.
+///
+/// A lock can be tried only on a file that can be opened. On another, it is
+/// looked for: in the kernel's list of locks, which has those of all processes
+/// that this one can see, and as the intent file that each logger has beside
+/// its file, also one in another container.
+///
+/// # Errors
+/// It is not known.
+pub fn is_in_use(path: &Path) -> io::Result<bool> {
+    let open = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
+    match open {
+        Ok(file) => match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Ok(_) => Ok(false),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(true),
+            Err((_, errno)) => Err(errno.into()),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Ok(intent_path(path).symlink_metadata().is_ok() || is_listed_as_locked(path)?)
+        }
+        Err(error) => Err(error),
     }
 }
 
-/// Removes every form of an archive, the raw one last. Returns whether it is
-/// gone: one that is in use stays.
+/// Whether a lock of a file with that number is in /proc/locks (proc_locks(5)).
+/// Not that device: some file systems report two for one file.
+fn is_listed_as_locked(path: &Path) -> io::Result<bool> {
+    let inode = match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        other => other?.ino().to_string(),
+    };
+    let locks = std::fs::read_to_string("/proc/locks")?;
+    // `1: FLOCK  ADVISORY  WRITE 708 08:02:1573 0 EOF`
+    let mut files = locks.split_ascii_whitespace().filter(|word| word.matches(':').count() == 2);
+    Ok(files.any(|file| file.rsplit(':').next() == Some(&inode)))
+}
+
+/// Removes every form of an archive, the raw one last. That takes no right to
+/// the file itself, only to its folder. Returns whether it is gone: one that is
+/// in use stays.
 ///
 /// # Errors
-/// From unlink(2).
+/// It is not known whether it is in use; or from unlink(2).
 pub fn remove(file: &Path, archive: &Archive) -> io::Result<bool> {
     for &(form, _) in archive.forms.iter().rev() {
         let path = path(file, &archive.time, form);
-        if is_in_use(&path) && path.exists() {
+        if is_in_use(&path)? {
             return Ok(false);
         }
         match std::fs::remove_file(&path) {

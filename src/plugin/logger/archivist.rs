@@ -5,7 +5,7 @@ use super::archives::{self, Archive, list};
 use super::compress::{Outcome, compress, remove_workshop, workshop_path};
 use super::settings::Settings;
 use crate::plugin::start::Start;
-use crate::sys::background::{pidfd, stand_back};
+use crate::sys::background::stand_back;
 use crate::sys::map::memory_file;
 use crate::sys::process::{self, Program};
 use crate::sys::signals::Signals;
@@ -103,6 +103,12 @@ impl Pass {
 /// How long after a failure the archivist is started again, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 
+/// How soon one that has hung up is looked at again, if it was not dead yet.
+const DYING: Duration = Duration::from_millis(10);
+
+/// How long one that is killed may take to end.
+const KILL_WAIT: Duration = Duration::from_secs(1);
+
 /// The logger's archivist.
 #[derive(Debug)]
 pub struct Archivist {
@@ -118,7 +124,11 @@ pub struct Archivist {
 #[derive(Debug)]
 struct Child {
     pid: Pid,
+    /// A pipe whose other end it alone has: it hangs up when the process ends.
+    /// A pidfd would say that too, but some containers refuse pidfd_open(2).
     ended: OwnedFd,
+    /// Whether that has hung up.
+    hung_up: bool,
     exec: OwnedFd,
 }
 
@@ -171,14 +181,34 @@ impl Archivist {
         }
     }
 
-    /// Its process, where it is at work, and what is readable once that has ended.
+    /// Its process, where it is at work, and what hangs up once that ends.
     pub fn at_work(&self) -> Option<(Pid, BorrowedFd<'_>)> {
-        self.child.as_ref().map(|child| (child.pid, child.ended.as_fd()))
+        let child = self.child.as_ref().filter(|child| !child.hung_up)?;
+        Some((child.pid, child.ended.as_fd()))
     }
 
-    /// When it is due to be started again.
+    /// What has hung up, of one that is not reaped yet.
+    pub fn hung_up(&self) -> Option<BorrowedFd<'_>> {
+        self.child.as_ref().filter(|child| child.hung_up).map(|child| child.ended.as_fd())
+    }
+
+    /// It has hung up, so it can be reaped now, or in a moment.
+    pub fn hang_up(&mut self) {
+        if let Some(child) = &mut self.child {
+            child.hung_up = true;
+        }
+    }
+
+    /// When it is to be looked after again: it is due to be started, or it has
+    /// hung up and was not dead yet.
     pub fn again_at(&self) -> Option<Instant> {
-        self.again_at
+        let dying = self.child.as_ref().filter(|child| child.hung_up).map(|_| Instant::now() + DYING);
+        [dying, self.again_at].into_iter().flatten().min()
+    }
+
+    /// Whether it is due to be started again.
+    pub fn is_due(&self) -> bool {
+        self.again_at.is_some_and(|at| at <= Instant::now())
     }
 
     /// It has ended: what came of it. `None`: it has not.
@@ -214,17 +244,20 @@ impl Archivist {
         self.wait = (self.wait * 2).min(AGAIN.1);
     }
 
-    /// Ends it, whatever it is at, and waits until it is gone; it is tried again.
+    /// Ends it, whatever it is at; it is tried again. One that SIGKILL does not
+    /// end soon, because its disk does not answer, is left to be reaped later.
     pub fn kill(&mut self) {
-        if let Some(child) = self.child.take() {
-            process::force(child.pid);
-            while let Ok(None) = process::reap(child.pid) {
-                // Readable once it has ended, which SIGKILL makes soon.
-                let mut fds = [nix::poll::PollFd::new(child.ended.as_fd(), nix::poll::PollFlags::POLLIN)];
-                let _ended = nix::poll::poll(&mut fds, nix::poll::PollTimeout::NONE);
+        let Some(child) = &self.child else { return };
+        process::force(child.pid);
+        let until = Instant::now() + KILL_WAIT;
+        while let Ok(None) = process::reap(child.pid) {
+            if Instant::now() >= until {
+                return;
             }
-            self.try_later();
+            std::thread::sleep(Duration::from_millis(1));
         }
+        self.child = None;
+        self.try_later();
     }
 }
 
@@ -245,18 +278,19 @@ fn spawn(settings: &str) -> io::Result<Child> {
     File::from(settings_fd.try_clone()?).write_all(settings.as_bytes())?;
     let stderr = io::stderr();
     let mut environment = vec![c"PLUMBD_SETTINGS=3".to_owned()];
-    for name in ["PLUMBD_CHILD", crate::journal::plugin::LEVEL, "TZ"] {
+    for name in ["PLUMBD_CHILD", "PLUMBD_START", crate::journal::plugin::LEVEL, "TZ"] {
         if let Ok(value) = std::env::var(name) {
             environment.push(CString::new(format!("{name}={value}"))?);
         }
     }
+    let (ended, held) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let own: &CStr = c"/proc/self/exe";
     let spawned = process::spawn(&Program {
         // Of this very version, also where the file was replaced or removed since.
         path: own,
         arguments: &[c"plumbd".to_owned(), c"plugin".to_owned(), CString::new(NAME)?],
         environment: &environment,
-        descriptors: &[null.as_fd(), null.as_fd(), stderr.as_fd(), settings_fd.as_fd()],
+        descriptors: &[null.as_fd(), null.as_fd(), stderr.as_fd(), settings_fd.as_fd(), held.as_fd()],
         identity: None,
         directory: None,
         umask: 0o077,
@@ -265,9 +299,5 @@ fn spawn(settings: &str) -> io::Result<Child> {
         death_signal: Signal::SIGKILL,
         at_hand: true,
     })?;
-    let ended = pidfd(spawned.pid);
-    if ended.is_err() {
-        process::force(spawned.pid);
-    }
-    Ok(Child { pid: spawned.pid, ended: ended?, exec: spawned.status })
+    Ok(Child { pid: spawned.pid, ended, hung_up: false, exec: spawned.status })
 }

@@ -5,7 +5,7 @@ use super::orders::Halt;
 use super::output::Output;
 use super::save::batch_id;
 use super::settings::Sync;
-use super::source::{BATCH_BYTES, Source, room_to_gather};
+use super::source::{Source, room_to_gather};
 use super::{BATCHES, BYTES, GARBAGE, INCOMPLETE, Logger, MESSAGES, STREAM, WORTH_IT};
 use crate::link::intent::Promise;
 use crate::link::ledger::Batch;
@@ -23,12 +23,17 @@ impl Logger {
                 fill.map_err(|e| format!("cannot take from the link from {}: {e}", source.intake.from))?;
             }
         }
-        // 3 render
-        let length = self.gather()?;
-        if self.sources.iter().all(|source| source.taking.is_none()) {
-            return Ok(());
-        }
-        self.prepare_and_save(length as u64)?;
+        let length = loop {
+            // 3 render
+            let length = self.gather()?;
+            if self.sources.iter().all(|source| source.taking.is_none()) {
+                return Ok(());
+            }
+            if self.prepare_and_save(length as u64)? {
+                break length;
+            }
+            // The disk has no room for that: the same again, but less of it.
+        };
         // 8 acknowledge: what is saved is saved, whoever consumes it
         for source in &mut self.sources {
             let last = source.taking.map_or(Ack { epoch: 0, sequence: 0 }, |taking| taking.last);
@@ -45,11 +50,14 @@ impl Logger {
         }
         // 10 close
         if length > 0 {
-            self.intent.close();
+            self.close_intent()?;
+            self.take_more();
         }
+        self.orders.saved();
         self.count();
         self.may_gather = self.let_gather(Instant::now());
-        self.check_names()
+        self.check_names();
+        Ok(())
     }
 
     /// How long the next batch may be let gather, if at all: it is one of a
@@ -72,30 +80,29 @@ impl Logger {
         self.press.now = now();
         self.turn = self.turn.wrapping_add(1);
         loop {
-            let mut out = Output::new(self.intent.body_mut());
-            let mut needs = None;
+            let mut out = Output::limited(self.intent.body_mut(), self.batch_bytes);
+            let mut starved = None;
             let count = self.sources.len();
             for i in 0..count {
                 let source = &mut self.sources[(self.turn + i) % count];
-                let more = source.gather(&mut self.press, &mut out);
-                needs = needs.max(more);
+                let needs = source.gather(&mut self.press, &mut out);
+                if source.taking.is_none() {
+                    starved = starved.max(needs);
+                }
             }
             let length = out.len();
-            match needs {
-                // Not even one message went: there is no room for it.
-                Some(needs) if self.sources.iter().all(|source| source.taking.is_none()) => self.grow(needs)?,
+            match starved {
+                // It would never go, however empty the body is when its turn comes.
+                Some(needs) if needs > self.intent.body().len() => self.grow(needs)?,
                 _ => return Ok(length),
             }
         }
     }
 
     fn grow(&mut self, body: usize) -> Result<(), Halt> {
-        while let Err(error) = self.intent.grow(body.max(BATCH_BYTES)) {
-            if self.make_room(&error) {
-                continue;
-            }
+        while let Err(error) = self.intent.grow(body) {
             let trouble = format!(
-                "cannot make room for a message of {body} bytes beside {}: {error}",
+                "cannot make room in memory for a message of {body} bytes to {}: {error}",
                 self.settings.file.display()
             );
             self.orders.endure(&trouble, Duration::from_millis(200))?;
@@ -104,9 +111,17 @@ impl Logger {
         Ok(())
     }
 
-    fn prepare_and_save(&mut self, length: u64) -> Result<(), Halt> {
+    /// Steps 4 to 7. `false`: there is no room for so much, and nothing happened.
+    fn prepare_and_save(&mut self, length: u64) -> Result<bool, Halt> {
         self.last_batch = batch_id(self.last_batch);
-        let offset = if length > 0 { self.reserve(length)? } else { self.file_len()? };
+        let offset = if length > 0 { self.reserve(length)? } else { Some(self.file_len()?) };
+        let Some(offset) = offset else {
+            return Ok(false);
+        };
+        if offset == 0 && length > 0 {
+            let (file, began) = (self.file.id(), self.press.now);
+            self.write_intent(|intent| intent.set_began(file, began))?;
+        }
         let mut promise = Promise { batch: self.last_batch, file: self.file.id(), offset, length };
         // 4 prepare
         let last = Ack { epoch: 0, sequence: 0 };
@@ -119,37 +134,58 @@ impl Logger {
         }
         if length == 0 {
             // Nothing to save: each link is consumed by itself.
-            return Ok(());
-        }
-        if offset == 0 {
-            self.intent.set_began(promise.file, self.press.now);
+            return Ok(true);
         }
         // 5 intend: the point of no return
-        self.intent.promise(&promise);
-        // 6 save
-        if let Err(halt) = self.save(&mut promise, 0, None) {
-            self.withdraw(&promise);
-            return Err(halt);
+        match self.intend(&promise) {
+            Ok(true) => {}
+            Ok(false) => {
+                // What stands in the intent file by now may look whole.
+                self.close_intent()?;
+                self.forget();
+                return Ok(false);
+            }
+            Err(halt) => {
+                self.withdraw(&promise);
+                return Err(halt);
+            }
         }
-        // 7 sync
         let asked = self.sources.iter().any(|source| source.taking.is_some() && source.tally.sync);
-        if asked || self.settings.sync == Sync::Always {
-            self.sync(Some(&mut promise))?;
-        } else if self.sync_at.is_none() {
+        let sync = asked || self.settings.sync == Sync::Always;
+        loop {
+            // 6 save
+            if let Err(halt) = self.save(&mut promise, 0, None) {
+                self.withdraw(&promise);
+                return Err(halt);
+            }
+            // 7 sync
+            if sync {
+                self.sync(Some(&mut promise))?;
+            }
+            if !self.move_if_removed(&mut promise)? {
+                break;
+            }
+        }
+        if !sync && self.sync_at.is_none() {
             self.sync_at = self.due();
         }
         self.file.leave_at(promise.offset + promise.length);
-        Ok(())
+        Ok(true)
     }
 
     /// It shall stop while a batch does not get into the file. If no byte of it
     /// is there, it is the next one's to save, wherever that may be.
     fn withdraw(&mut self, promise: &Promise) {
-        if self.file.id() == promise.file && self.file.size().is_ok_and(|len| len == promise.offset) {
-            self.intent.close();
-            for source in self.sources.iter().filter(|source| source.taking.is_some()) {
-                source.intake.withdraw();
-            }
+        let is_there = self.file.id() != promise.file || self.file.size().map_or(true, |len| len != promise.offset);
+        // Where that can't be written, the next one completes it, wherever it was promised.
+        if !is_there && self.intent.close().is_ok() {
+            self.forget();
+        }
+    }
+
+    fn forget(&self) {
+        for source in self.sources.iter().filter(|source| source.taking.is_some()) {
+            source.intake.withdraw();
         }
     }
 

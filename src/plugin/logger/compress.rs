@@ -1,6 +1,7 @@
 //! One archive from raw to compressed: the steps of ARCHITECTURE.md,
 //! "The archivist", by number.
 
+use super::access;
 use super::archives::{self, Form};
 use super::file::{beside_hidden, sync_folder};
 use super::settings::Compress;
@@ -8,9 +9,9 @@ use crate::link::intent::{FileId, names};
 use flate2::write::GzEncoder;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use std::fs::{File, FileTimes, OpenOptions, Permissions};
+use std::fs::{File, FileTimes, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// How hard each tries: the default of gzip(1), and of zstd(1).
@@ -74,7 +75,15 @@ pub fn compress(file: &Path, time: &str, to: Compress, stop: impl FnMut() -> boo
 /// Step 1: an empty file that nobody else works in.
 fn open_workshop(path: &Path) -> io::Result<Flock<File>> {
     loop {
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let open = || OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+        let file = match open() {
+            // Left by an archivist of another user, as this logger once was.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied && !archives::is_in_use(path)? => {
+                std::fs::remove_file(path)?;
+                open()?
+            }
+            other => other?,
+        };
         let id = FileId::of(&file.metadata()?);
         let file = lock(file, FlockArg::LockExclusive)?;
         // Whoever had it may have finished and renamed it.
@@ -112,6 +121,11 @@ pub fn remove_workshop(file: &Path) -> Result<(), String> {
 pub fn empty_workshop(file: &Path) -> bool {
     let left = OpenOptions::new().write(true).open(workshop_path(file));
     let left = left.and_then(|left| lock(left, FlockArg::LockExclusiveNonblock));
+    if left.as_ref().is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
+        let path = workshop_path(file);
+        let is_free = matches!(archives::is_in_use(&path), Ok(false));
+        return is_free && std::fs::remove_file(path).is_ok();
+    }
     left.is_ok_and(|left| left.metadata().is_ok_and(|is| is.len() > 0) && left.set_len(0).is_ok())
 }
 
@@ -140,11 +154,10 @@ fn make(raw: &File, out: &File, to: Compress, stop: impl FnMut() -> bool) -> io:
     if like.len() != read {
         return Err(io::Error::other("it has changed meanwhile"));
     }
-    let made = out.metadata()?;
-    if (made.uid(), made.gid()) != (like.uid(), like.gid()) {
-        fchown(out, Some(like.uid()), Some(like.gid()))?;
+    let lacks = access::give_same(raw, out);
+    if !lacks.is_empty() {
+        log::warn!("cannot give a compressed archive {}", lacks.join("; "));
     }
-    out.set_permissions(Permissions::from_mode(like.mode() & 0o7777))?;
     out.set_times(FileTimes::new().set_modified(like.modified()?).set_accessed(like.accessed()?))?;
     out.sync_all()?;
     Ok(true)
@@ -173,6 +186,8 @@ fn copy(mut raw: &File, to: &mut impl Write, mut stop: impl FnMut() -> bool) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
     use std::time::{Duration, SystemTime};
 
     const TIME: &str = "20261122T150405.123456Z";

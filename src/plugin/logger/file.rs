@@ -1,14 +1,17 @@
 //! The message file: opened by its name, locked, only ever grown.
 
+use super::access;
 use super::render::name_time;
+use super::settings::Rights;
 use crate::link::intent::{FileId, names};
 use crate::sys::name::rename_to_free;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -26,6 +29,10 @@ pub struct MessageFile {
     reserved: u64,
     /// How long its writer left it, where it has written to it.
     left: Option<u64>,
+    /// Whether it was made when it was opened.
+    is_new: bool,
+    /// What it should have and lacks; empty: nothing.
+    lacks: String,
 }
 
 /// How much room is asked for at once, where there is so much: small batches
@@ -33,16 +40,27 @@ pub struct MessageFile {
 const AHEAD: u64 = 64 * 1024;
 
 impl MessageFile {
-    /// Opens it, and makes it with that mode where there is none. `None` where
+    /// Opens it, and makes it with those rights where there is none. `None` where
     /// another process has it, or has just put another in its place.
     ///
     /// # Errors
     /// From open(2) and flock(2), or it is no regular file.
-    pub fn open(path: &Path, mode: u32) -> io::Result<Option<MessageFile>> {
+    pub fn open(path: &Path, rights: &Rights<'_>) -> io::Result<Option<MessageFile>> {
+        let mut options = appending();
         // O_NONBLOCK: opening a FIFO must not wait; it means nothing to a regular file.
-        let file =
-            appending().create(true).mode(mode).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY).open(path)?;
+        options.mode(rights.mode).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY);
+        let (file, is_new) = match options.open(path) {
+            // Not O_EXCL: it may be where a symbolic link says.
+            Err(error) if error.kind() == ErrorKind::NotFound => (options.create(true).open(path)?, true),
+            other => (other?, false),
+        };
         check(path)?;
+        let mut lacks = String::new();
+        if let Some(group) = rights.group.filter(|_| is_new) {
+            if let Err(error) = access::give_group(&file, group.id) {
+                lacks = format!("cannot give {} the group {}: {}", path.display(), group.name, access::cause(&error));
+            }
+        }
         let id = FileId::of(&file.metadata()?);
         let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => file,
@@ -50,8 +68,20 @@ impl MessageFile {
             Err((_, errno)) => return Err(errno.into()),
         };
         let path = path.to_owned();
-        let file = MessageFile { path, file, id, name_unsynced: true, reserved: 0, left: None };
+        let file = MessageFile { path, file, id, name_unsynced: true, reserved: 0, left: None, is_new, lacks };
         Ok(file.is_named().then_some(file))
+    }
+
+    /// What it should have and lacks, as a problem; empty: nothing.
+    pub fn lacks(&self) -> &str {
+        &self.lacks
+    }
+
+    /// Gives it the rights of the file whose place it takes, if it was made for that.
+    pub fn take_rights(&mut self, before: &MessageFile) {
+        if self.is_new {
+            self.lacks = same_rights(&before.file, &self.file, &self.path);
+        }
     }
 
     /// Which file it is.
@@ -69,13 +99,14 @@ impl MessageFile {
         names(&self.path, self.id)
     }
 
-    /// Whether it has no name at all any more.
+    /// Whether it has no name at all any more. Some file systems in user space
+    /// count no links, so there the name itself is looked at.
     ///
     /// # Errors
     /// From fstat(2).
     pub fn is_removed(&self) -> io::Result<bool> {
         use std::os::unix::fs::MetadataExt;
-        Ok(self.file.metadata()?.nlink() == 0)
+        Ok(self.file.metadata()?.nlink() == 0 && !self.is_named())
     }
 
     /// When it was made, in microseconds since 1970, where its file system knows.
@@ -117,22 +148,34 @@ impl MessageFile {
             // Whoever cut it gave the room back.
             self.reserved = 0;
         }
+        self.has_room_below_limit(offset, length)?;
         let end = offset + length;
         if end <= self.reserved {
             return Ok(());
         }
         let ahead = end.next_multiple_of(AHEAD);
         let (reserved, outcome) = match self.allocate(offset, ahead - offset) {
-            Err(Errno::ENOSPC | Errno::EDQUOT) => (end, self.allocate(offset, length)),
+            Err(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG) => (end, self.allocate(offset, length)),
+            // It can't say: the write will.
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::ENODEV | Errno::EINVAL) => (u64::MAX, Ok(())),
             // Nor will a write come through, so nothing is to be promised.
-            Err(errno @ (Errno::EIO | Errno::EROFS | Errno::EPERM)) => (0, Err(errno)),
-            // It can't say (EOPNOTSUPP): the write will.
-            Err(_) => (u64::MAX, Ok(())),
+            Err(errno) => (0, Err(errno)),
             Ok(()) => (ahead, Ok(())),
         };
         outcome?;
         self.reserved = reserved;
         Ok(())
+    }
+
+    /// Whether this process may make it that long (RLIMIT_FSIZE). fallocate(2)
+    /// does not say, because it leaves the length as it is, and a write would
+    /// stop in the middle of a line.
+    ///
+    /// # Errors
+    /// EFBIG.
+    pub fn has_room_below_limit(&self, offset: u64, length: u64) -> io::Result<()> {
+        let (soft, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
+        if offset.saturating_add(length) > soft { Err(Errno::EFBIG.into()) } else { Ok(()) }
     }
 
     /// Its length stays what it is.
@@ -167,100 +210,37 @@ impl MessageFile {
         Ok(())
     }
 
-    /// Brings its name to the disk, where that was not done yet.
+    /// Brings its name to the disk, where that was not done yet: in the folder
+    /// that has the file, which a symbolic link may say.
     ///
     /// # Errors
     /// Its folder can't be opened or synced: nothing is lost by that alone.
     pub fn sync_name(&mut self) -> io::Result<()> {
         if self.name_unsynced {
-            sync_folder(&self.path)?;
+            match self.path.canonicalize() {
+                Ok(real) => sync_folder(&real)?,
+                // It has lost that name, so only the folder is left to be synced.
+                Err(error) if error.kind() == ErrorKind::NotFound => sync_folder(&self.path)?,
+                Err(error) => return Err(error),
+            }
             self.name_unsynced = false;
         }
         Ok(())
     }
 
-    /// Moves what stands behind the last newline to `FILE.torn-TIME`, and
-    /// returns that name where there was something.
+    /// Cuts it back to `whole` bytes, if it has `len`.
     ///
     /// # Errors
-    /// It can't be read, or saved elsewhere, or cut: what is torn is still
-    /// there, and no copy of it. [`ErrorKind::ResourceBusy`]: somebody wrote to
-    /// it meanwhile.
-    pub fn mend_tail(&mut self) -> io::Result<Option<PathBuf>> {
-        let len = self.size()?;
-        let whole = self.whole_lines(len)?;
-        self.move_out(whole, len)
-    }
-
-    /// Moves what stands behind the first `whole` bytes to `FILE.torn-TIME`,
-    /// and returns that name where there was something.
-    ///
-    /// # Errors
-    /// As [`MessageFile::mend_tail`].
-    pub fn move_tail(&mut self, whole: u64) -> io::Result<Option<PathBuf>> {
-        let len = self.size()?;
-        self.move_out(whole, len)
-    }
-
-    /// The same, where it has that length.
-    fn move_out(&mut self, whole: u64, len: u64) -> io::Result<Option<PathBuf>> {
-        if whole >= len {
-            return Ok(None);
-        }
-        let path = self.beside("torn");
-        let copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        let copied = self.copy(whole, len, &copy).and_then(|()| retried(|| copy.sync_all()));
-        let cut = copied.and_then(|()| sync_folder(&path)).and_then(|()| self.cut(whole, len));
-        match cut {
-            Ok(()) => Ok(Some(path)),
-            Err(error) => {
-                // What was not cut off is still where it was. The next attempt
-                // has another name, and there may be any number of them.
-                let _left = std::fs::remove_file(&path);
-                Err(error)
-            }
-        }
-    }
-
-    fn cut(&mut self, whole: u64, len: u64) -> io::Result<()> {
-        // To cut it back must not lengthen one that somebody cut meanwhile,
-        // nor take away what he wrote.
+    /// From ftruncate(2); [`ErrorKind::ResourceBusy`]: it has another length.
+    pub fn cut(&mut self, whole: u64, len: u64) -> io::Result<()> {
+        // This must not lengthen a file that another process cut meanwhile, nor
+        // take away what another wrote.
         if self.size()? != len {
-            return Err(io::Error::new(ErrorKind::ResourceBusy, "somebody else is writing to it"));
+            return Err(io::Error::new(ErrorKind::ResourceBusy, "another process is writing to it"));
         }
         retried(|| self.file.set_len(whole))?;
         // The room that was kept behind its end is gone too.
         self.reserved = 0;
-        Ok(())
-    }
-
-    /// How many bytes its whole lines take.
-    fn whole_lines(&self, len: u64) -> io::Result<u64> {
-        let mut block = vec![0; BLOCK];
-        let mut end = len;
-        while end > 0 {
-            // The last byte alone says it, nearly always.
-            let size = if end == len { 1 } else { end.min(BLOCK as u64) };
-            let start = end - size;
-            let size = usize::try_from(size).map_err(io::Error::other)?;
-            self.file.read_exact_at(&mut block[..size], start)?;
-            if let Some(at) = memchr::memrchr(b'\n', &block[..size]) {
-                return Ok(start + at as u64 + 1);
-            }
-            end = start;
-        }
-        Ok(0)
-    }
-
-    fn copy(&self, mut from: u64, to: u64, copy: &File) -> io::Result<()> {
-        let mut block = vec![0; BLOCK];
-        let start = from;
-        while from < to {
-            let size = usize::try_from((to - from).min(BLOCK as u64)).map_err(io::Error::other)?;
-            self.file.read_exact_at(&mut block[..size], from)?;
-            copy.write_all_at(&block[..size], from - start)?;
-            from += size as u64;
-        }
         Ok(())
     }
 
@@ -279,20 +259,21 @@ impl MessageFile {
     }
 
     /// Steps 2 to 4 of a rotation: gives it the name `archive`, and its own
-    /// name to a new file of that mode, which is returned. `None` where there
+    /// name to a new file with the same rights, which is returned. `None` where there
     /// is no new one though it has left its name: whatever has that name by
     /// now, or will, is to be opened.
     ///
     /// # Errors
     /// From open(2) and rename(2): all is as it was.
-    pub fn rotate(&self, archive: &Path, mode: u32) -> io::Result<Option<MessageFile>> {
+    pub fn rotate(&self, archive: &Path) -> io::Result<Option<MessageFile>> {
         if !self.path.symlink_metadata().is_ok_and(|named| FileId::of(&named) == self.id) {
             return Err(io::Error::other("its name is a symbolic link, or another file's by now"));
         }
         let next = next_path(&self.path);
         remove_next(&self.path);
         // 2 make
-        let file = appending().create_new(true).mode(mode).open(&next)?;
+        let file = appending().create_new(true).mode(0o600).open(&next)?;
+        let lacks = same_rights(&self.file, &file, &self.path);
         let moved = file.metadata().and_then(|metadata| {
             let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
             // 3 away: from here on, nothing is written to it
@@ -312,7 +293,8 @@ impl MessageFile {
             remove_next(&self.path);
             return Ok(None);
         }
-        Ok(Some(MessageFile { path: self.path.clone(), file, id, name_unsynced: true, reserved: 0, left: None }))
+        let path = self.path.clone();
+        Ok(Some(MessageFile { path, file, id, name_unsynced: true, reserved: 0, left: None, is_new: true, lacks }))
     }
 
     /// Takes its name away.
@@ -331,14 +313,21 @@ impl MessageFile {
         (FileId::of(&file.metadata().ok()?) == id).then_some((found, file))
     }
 
-    fn beside(&self, why: &str) -> PathBuf {
+    /// A name beside its own, `FILE.WHY-TIME`.
+    pub fn beside(&self, why: &str) -> PathBuf {
         let mut name = self.path.clone().into_os_string();
         name.push(format!(".{why}-{}", name_time(now())));
         name.into()
     }
 }
 
-const BLOCK: usize = 64 * 1024;
+/// Bytes that are read at a time.
+pub const BLOCK: usize = 64 * 1024;
+
+/// Whether an error says that a file can grow no further.
+pub fn is_too_large(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::EFBIG as i32)
+}
 
 /// To read, and to write at its end wherever that is by now, whatever offset is
 /// given (pwrite(2), "BUGS"): where somebody truncates it between the look at
@@ -347,6 +336,12 @@ fn appending() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).append(true);
     options
+}
+
+/// Gives a file the rights of the one whose place it takes; what it lacks then.
+fn same_rights(before: &File, file: &File, path: &Path) -> String {
+    let lacks = access::give_same(before, file);
+    if lacks.is_empty() { String::new() } else { format!("cannot give {} {}", path.display(), lacks.join("; ")) }
 }
 
 /// Microseconds since 1970-01-01 UTC.

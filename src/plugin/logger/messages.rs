@@ -1,7 +1,7 @@
 //! Messages in the bytes of a source that sends records.
 
 use crate::link::ledger::CARRY_MAX;
-use crate::link::record::{Decoded, Flags, Head, MESSAGE_MAX, RECORD_MAX, decode};
+use crate::link::record::{Decoded, Flags, Head, MAGIC, MESSAGE_MAX, RECORD_MAX, decode};
 
 /// What stands at the head of some bytes.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,7 +28,45 @@ pub enum Next<'a> {
 ///
 /// A message of several records is put together in `joined`.
 pub fn next_message<'a>(bytes: &'a [u8], joined: &'a mut Vec<u8>, last: bool) -> Option<Next<'a>> {
-    let first = match decode(bytes) {
+    next(bytes, joined, last, last)
+}
+
+/// The same where all that was written is in `bytes`: a record comes whole or
+/// not at all, so one of which a part is there, with another behind it, was
+/// torn by the end of its source.
+pub fn next_behind_torn<'a>(bytes: &'a [u8], joined: &'a mut Vec<u8>) -> Option<Next<'a>> {
+    next(bytes, joined, false, true)
+}
+
+/// Whether a whole record stands somewhere behind the head of `bytes`, of which
+/// [`next_message`] found that it is not whole.
+pub fn hides_records(bytes: &[u8]) -> bool {
+    let mut at = 0;
+    while let Decoded::Record(record) = decode(&bytes[at..]) {
+        at += record.len;
+    }
+    next_record(&bytes[at..]).is_some()
+}
+
+/// Where the next whole record begins, past the first byte.
+fn next_record(bytes: &[u8]) -> Option<usize> {
+    let rest = bytes.get(1..)?;
+    let magic = MAGIC.to_le_bytes();
+    let mut begins = memchr::memmem::find_iter(rest, &magic).map(|at| at + 1);
+    begins.find(|&at| matches!(decode(&bytes[at..]), Decoded::Record(_)))
+}
+
+/// A record, or what else stands there; where `torn` is possible, one that is
+/// not whole, and has a whole one behind it, is garbage up to that.
+fn decode_torn(bytes: &[u8], torn: bool) -> Decoded<'_> {
+    match decode(bytes) {
+        Decoded::Incomplete if torn => next_record(bytes).map_or(Decoded::Incomplete, Decoded::Garbage),
+        other => other,
+    }
+}
+
+fn next<'a>(bytes: &'a [u8], joined: &'a mut Vec<u8>, last: bool, torn: bool) -> Option<Next<'a>> {
+    let first = match decode_torn(bytes, torn) {
         Decoded::Record(record) => record,
         Decoded::Garbage(0) => return None,
         Decoded::Garbage(n) => return Some(Next::Garbage(n)),
@@ -48,7 +86,7 @@ pub fn next_message<'a>(bytes: &'a [u8], joined: &'a mut Vec<u8>, last: bool) ->
     let mut sync = head.flags.has(Flags::SYNC);
     let mut at = first.len;
     loop {
-        let next = match decode(&bytes[at..]) {
+        let next = match decode_torn(&bytes[at..], torn) {
             Decoded::Record(record) => record,
             Decoded::Incomplete | Decoded::Garbage(0) if !last => return None,
             Decoded::Incomplete | Decoded::Garbage(_) => return Some(Next::Incomplete(at)),
@@ -137,6 +175,52 @@ mod tests {
         bytes.extend_from_slice(&records(2, b"two"));
         let garbage = 15 + long.len() - RECORD_MAX;
         assert_eq!(all(&bytes, false), (vec![(0, b"zero".to_vec()), (2, b"two".to_vec())], garbage, 1, 0));
+    }
+
+    /// A torn record, and three whole ones behind it.
+    fn torn(record: &[u8], cut: usize) -> Vec<u8> {
+        [&record[..cut], &records(1, b"one"), &records(2, &[b'y'; 5000]), &records(3, b"")].concat()
+    }
+
+    fn behind_torn() -> Vec<(u64, Vec<u8>)> {
+        vec![(1, b"one".to_vec()), (2, vec![b'y'; 5000]), (3, vec![])]
+    }
+
+    #[test]
+    fn a_torn_record_hides_none_of_those_behind_it() {
+        let (short, long) = (records(9, b"short"), records(9, &[b'x'; 9000]));
+        for (record, cuts) in
+            [(&short, 1..short.len()), (&long, 1..RECORD_MAX), (&long, RECORD_MAX + 1..2 * RECORD_MAX)]
+        {
+            for cut in cuts.step_by(7) {
+                let bytes = torn(record, cut);
+                // At the end of the link.
+                let (messages, garbage, incomplete, left) = all(&bytes, true);
+                assert_eq!((messages, left), (behind_torn(), 0), "{cut}");
+                assert_eq!((garbage, incomplete), (cut % RECORD_MAX, usize::from(cut > RECORD_MAX)), "{cut}");
+                // While it goes on.
+                let mut joined = Vec::new();
+                let (before, _, passed, left) = all(&bytes, false);
+                let rest = &bytes[bytes.len() - left..];
+                if before.len() < 3 {
+                    assert!(hides_records(rest), "{cut}");
+                    let len = match next_behind_torn(rest, &mut joined) {
+                        Some(Next::Garbage(len) | Next::Incomplete(len)) => len,
+                        other => panic!("{other:?}"),
+                    };
+                    let (messages, ..) = all(&rest[len..], true);
+                    assert_eq!([before, messages].concat(), behind_torn(), "{cut} {passed}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_not_whole_yet_hides_nothing() {
+        let long = records(1, &[b'x'; 20_000]);
+        for len in (0..long.len()).step_by(97) {
+            assert!(!hides_records(&long[..len]), "{len}");
+        }
     }
 
     #[test]

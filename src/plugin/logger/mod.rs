@@ -3,23 +3,29 @@
 //! - [`source`], [`lines`], [`messages`]: what a link's bytes are;
 //! - [`render`], [`escape`], [`output`]: how a message stands in the file;
 //! - `batch`: one batch, step by step; `save`: its bytes into the file;
-//!   `there`: what a file has of them; `recover`: what another incarnation had under way;
+//!   `promises`: what the intent file is told; `there`: what a file has of them; `recover`: what another incarnation had under way, `elsewhere`: for another file;
 //! - [`rotation`]: when and how the file is rotated; [`archives`]: what that
 //!   makes; [`archivist`], [`compress`]: what becomes of it, in a process apart;
-//! - [`mod@file`]: the message file; [`room`]: on a full disk; [`orders`]:
+//! - [`mod@file`]: the message file; `removed`, `too_large`: when it was, or is;
+//!   [`torn`]: an end that is no whole line;
+//!   [`access`]: who may do what with it; [`room`]: on a full disk; [`orders`]:
 //!   signals and troubles.
 
+pub mod access;
 pub mod archives;
 pub mod archivist;
 mod batch;
 pub mod compress;
+mod elsewhere;
 pub mod escape;
 pub mod file;
 pub mod lines;
 pub mod messages;
 pub mod orders;
 pub mod output;
+mod promises;
 mod recover;
+mod removed;
 pub mod render;
 pub mod room;
 pub mod rotation;
@@ -27,6 +33,8 @@ mod save;
 pub mod settings;
 pub mod source;
 mod there;
+mod too_large;
+pub mod torn;
 
 use super::start::{Metrics, Start, take};
 use crate::link::intake::{Intake, Tools};
@@ -37,7 +45,8 @@ use file::{MessageFile, intent_path};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::unistd::Pid;
-use orders::{Halt, Orders};
+use orders::{Flaw, Halt, Orders};
+use removed::Watch;
 use render::Renderer;
 use rotation::Rotations;
 use settings::Settings;
@@ -104,8 +113,10 @@ pub fn run_at(pace: Pace, start: Start) -> Result<(), String> {
 }
 
 fn serve(pace: Pace, start: Start) -> Result<(), Halt> {
-    let mut logger = Logger::open(pace, start)?;
+    let desk = Desk::open(pace, start)?.settle_elsewhere()?;
+    let mut logger = Logger::open(desk)?;
     logger.recover()?;
+    logger.owe_a_sync()?;
     logger.orders.ready();
     if logger.settings.rotate.is_on() {
         let started = logger.archivist.start_for_work(&logger.settings);
@@ -120,6 +131,7 @@ fn serve(pace: Pace, start: Start) -> Result<(), Halt> {
 struct Logger {
     pace: Pace,
     settings: Settings,
+    text: String,
     orders: Orders,
     metrics: Metrics,
     sources: Vec<Source>,
@@ -127,7 +139,10 @@ struct Logger {
     press: Press,
     intent: Intent,
     file: MessageFile,
+    watch: Watch,
     last_batch: u64,
+    /// A batch ends once it has so many bytes; fewer than usual where a disk is full.
+    batch_bytes: usize,
     /// Which link comes first in the next batch.
     turn: usize,
     /// When what is in the file must be on the disk.
@@ -143,12 +158,27 @@ struct Logger {
     may_gather: Option<Duration>,
 }
 
-impl Logger {
-    /// Opens all that it works with, and waits for the locks.
-    fn open(pace: Pace, start: Start) -> Result<Logger, Halt> {
-        let settings: Settings =
+/// What a logger has before it opens its file, and keeps where it gives up one.
+#[derive(Debug)]
+struct Desk {
+    pace: Pace,
+    settings: Settings,
+    /// The settings as they came, for the archivist.
+    text: String,
+    orders: Orders,
+    metrics: Metrics,
+    sources: Vec<Source>,
+    tools: Tools,
+}
+
+impl Desk {
+    /// Takes up all that it was handed.
+    fn open(pace: Pace, start: Start) -> Result<Desk, Halt> {
+        let mut settings: Settings =
             serde_json::from_str(&start.settings).map_err(|e| format!("cannot read PLUMBD_SETTINGS: {e}"))?;
-        let mut orders = Orders::new(start.signals, start.supervisor);
+        // Its ledgers tell the next logger which file it is, wherever that one starts.
+        settings.file = std::path::absolute(&settings.file)
+            .map_err(|e| format!("cannot tell where {} is: {e}", settings.file.display()))?;
         let mut sources = Vec::new();
         for inbound in &start.links.inbound {
             let intake = Intake::open(inbound)?;
@@ -167,20 +197,34 @@ impl Logger {
         let capacity = sources.iter().map(|source| source.capacity).max();
         let tools = Tools::new(capacity.unwrap_or(0)).map_err(|e| format!("cannot open an intake: {e}"))?;
         file::check(&settings.file).map_err(|e| format!("cannot open {}: {e}", settings.file.display()))?;
+        let orders = Orders::new(start.signals, start.supervisor);
+        Ok(Desk { pace, settings, text: start.settings, orders, metrics: start.metrics, sources, tools })
+    }
+}
+
+impl Logger {
+    /// Opens the file, and waits for the locks.
+    fn open(mut desk: Desk) -> Result<Logger, Halt> {
         // The intent file first: whoever has it is the one writer of that
         // name, also while the file itself is being replaced.
-        let at = intent_path(&settings.file);
-        let intent = wait_for(&mut orders, &settings, &at, || Intent::open(&at, pace.body))?;
-        file::remove_next(&settings.file);
-        let open = || MessageFile::open(&settings.file, settings.mode);
-        let file = wait_for(&mut orders, &settings, &settings.file, open)?;
+        let at = intent_path(&desk.settings.file);
+        let intent = wait_for(&mut desk.orders, &desk.settings, &at, || Intent::open(&at, desk.pace.body))?;
+        file::remove_next(&desk.settings.file);
+        let open = || MessageFile::open(&desk.settings.file, &desk.settings.rights());
+        let file = wait_for(&mut desk.orders, &desk.settings, &desk.settings.file, open)?;
+        desk.orders.set_flaw(Flaw::Access, file.lacks());
+        Ok(Logger::at(desk, intent, file))
+    }
+
+    /// Works at these.
+    fn at(desk: Desk, intent: Intent, file: MessageFile) -> Logger {
+        let Desk { pace, settings, text, orders, metrics, sources, tools } = desk;
         let press = Press { renderer: Renderer::new(settings.format), joined: Vec::new(), now: 0 };
         let known = sources.iter().map(|source| source.intake.done_batch());
         let last_batch = known.chain([intent.last_batch()]).max().unwrap_or(0);
-        let metrics = start.metrics;
         let names_checked = Instant::now();
         let (turn, sync_at) = (0, None);
-        Ok(Logger {
+        Logger {
             pace,
             settings,
             orders,
@@ -190,20 +234,30 @@ impl Logger {
             press,
             intent,
             file,
+            watch: Watch::new(),
             last_batch,
+            batch_bytes: BATCH_BYTES,
             turn,
             sync_at,
             rotations: Rotations::default(),
-            archivist: Archivist::new(start.settings),
+            archivist: Archivist::new(text.clone()),
+            text,
             names_checked,
             batch_at: names_checked,
             awaited_at: None,
             may_gather: None,
-        })
+        }
+    }
+
+    /// Gives up its file, and the locks.
+    fn close(self) -> Desk {
+        let Logger { pace, settings, text, orders, metrics, sources, tools, .. } = self;
+        Desk { pace, settings, text, orders, metrics, sources, tools }
     }
 
     fn run(&mut self) -> Result<(), Halt> {
-        let mut wakeups = Wakeups::new(&self.orders, &self.sources).map_err(|e| format!("cannot poll: {e}"))?;
+        let mut wakeups =
+            Wakeups::new(&self.orders, &self.watch, &self.sources).map_err(|e| format!("cannot poll: {e}"))?;
         loop {
             if self.orders.reopen() {
                 self.reopen()?;
@@ -211,6 +265,7 @@ impl Logger {
             if self.orders.stop() || self.is_finished() {
                 return Ok(());
             }
+            self.look_at_file()?;
             self.rotate_if_due()?;
             self.tend_archivist();
             wakeups.watch(&self.archivist).map_err(|e| format!("cannot poll: {e}"))?;
@@ -256,8 +311,9 @@ impl Logger {
         for wakeup in wakeups.wait(timeout).map_err(|e| format!("cannot poll: {e}"))? {
             match wakeup {
                 Wakeup::Signal => self.orders.collect(),
-                // The loop looks after it in any case.
-                Wakeup::Archivist => {}
+                Wakeup::Archivist => self.archivist.hang_up(),
+                // The loop looks at it in any case.
+                Wakeup::File => {}
                 Wakeup::Queue(at) => self.sources[at].ready = true,
                 Wakeup::Replies(at) => self.sources[at].replies.iter_mut().for_each(Replies::send_waiting),
             }
@@ -265,23 +321,45 @@ impl Logger {
         Ok(())
     }
 
-    /// The last thing: what the settings want on the disk goes there.
+    /// The last thing: what the settings want on the disk goes there, also
+    /// where a batch could not be saved.
     fn leave(&mut self, outcome: Result<(), Halt>) -> Result<(), Halt> {
-        outcome?;
-        if self.sync_at.is_some() {
+        if !matches!(outcome, Err(Halt::Failed(_))) && self.sync_at.is_some() {
             self.sync(None)?;
+        }
+        outcome
+    }
+
+    /// Nobody knows whether the logger before was killed before it synced what
+    /// it had saved, as `sync = "1s"` asks for.
+    fn owe_a_sync(&mut self) -> Result<(), Halt> {
+        if self.file_len()? > 0 {
+            self.sync_at = self.due();
         }
         Ok(())
     }
 
     /// Somebody may have removed the intent file; between two batches it can be made again.
-    fn restore_intent(&mut self) -> Result<(), Halt> {
+    fn restore_intent(&mut self) {
         let at = intent_path(&self.settings.file);
-        let there = self.intent.is_at(&at).map_err(|e| format!("cannot look at {}: {e}", at.display()))?;
+        let there = match self.intent.is_at(&at) {
+            Ok(there) => there,
+            Err(error) => {
+                // The next look comes with a later batch.
+                log::warn!("cannot look at {}: {error}", at.display());
+                return;
+            }
+        };
         if !there {
-            match Intent::open(&at, self.pace.body) {
+            let made = Intent::open(&at, self.pace.body).and_then(|made| {
+                let again = |mut intent: Intent| {
+                    intent.note_as(&self.intent);
+                    intent.reset().map(|()| intent)
+                };
+                made.map(again).transpose()
+            });
+            match made {
                 Ok(Some(intent)) => {
-                    intent.reset();
                     self.intent = intent;
                     log::warn!("{} was removed; made it again", at.display());
                 }
@@ -289,7 +367,6 @@ impl Logger {
                 Err(error) => log::warn!("cannot make {} again: {error}", at.display()),
             }
         }
-        Ok(())
     }
 }
 
@@ -337,23 +414,17 @@ fn locked(path: &Path) -> String {
     format!("cannot open {}: another process has locked it", path.display())
 }
 
-/// Whether what an error says may pass by itself, or by somebody's hand, while
-/// the configuration stays as it is.
+/// Whether an error may go away by itself, or because a person acts, while the
+/// configuration stays as it is. A network or user-space file system can report
+/// nearly anything while its server is away, so only the errors that never pass
+/// are listed: they say that the path, or this kind of file system, is wrong.
 fn may_pass(error: &io::Error) -> bool {
-    if error.kind() == io::ErrorKind::ResourceBusy {
-        // Somebody else is at it.
-        return true;
-    }
-    use Errno::{EACCES, EDQUOT, EIO, EMFILE, ENFILE, ENODEV, ENOENT, ENOMEM, ENOSPC, ENOTDIR, EPERM, EROFS, ESTALE};
-    let Some(errno) = error.raw_os_error().map(Errno::from_raw) else { return false };
-    match errno {
-        // The disk is full, ails, or is read-only.
-        ENOSPC | EDQUOT | EIO | EROFS => true,
-        // The folder is away, or not mounted; the right to it is.
-        ENOENT | ENOTDIR | ESTALE | ENODEV | EACCES | EPERM => true,
-        // There is none left for now.
-        EMFILE | ENFILE | ENOMEM => true,
-        _ => false,
+    use Errno::{EBADF, EFAULT, EINVAL, EISDIR, ELOOP, ENAMETOOLONG, ENOSYS, ENOTTY, EOPNOTSUPP};
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(EISDIR | ELOOP | ENAMETOOLONG | EINVAL | EOPNOTSUPP | ENOSYS | ENOTTY | EBADF | EFAULT) => false,
+        Some(_) => true,
+        // Another process writes to the file, or cuts it, at this moment.
+        None => matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::UnexpectedEof),
     }
 }
 
@@ -362,8 +433,10 @@ fn may_pass(error: &io::Error) -> bool {
 enum Wakeup {
     /// A signal came.
     Signal,
-    /// The archivist has ended.
+    /// The archivist has hung up.
     Archivist,
+    /// The message file has changed, and not by a write.
+    File,
     /// The queue of that source has something, or its end.
     Queue(usize),
     /// The replies pipe of that source has room again.
@@ -381,14 +454,19 @@ struct Wakeups {
     archivist: Option<Pid>,
 }
 
-/// What epoll(7) says where the archivist has ended; sources count from 1.
+/// What epoll(7) says where the archivist has hung up; sources count from 1.
 const ARCHIVIST: u64 = u64::MAX;
+/// The same where the message file has changed.
+const FILE: u64 = ARCHIVIST - 1;
 
 impl Wakeups {
-    fn new(orders: &Orders, sources: &[Source]) -> io::Result<Wakeups> {
+    fn new(orders: &Orders, watch: &Watch, sources: &[Source]) -> io::Result<Wakeups> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(orders, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
-        let events = vec![EpollEvent::empty(); 2 + 2 * sources.len()];
+        if let Some(readable) = watch.readable() {
+            epoll.add(readable, EpollEvent::new(EpollFlags::EPOLLIN, FILE))?;
+        }
+        let events = vec![EpollEvent::empty(); 3 + 2 * sources.len()];
         let mut wakeups = Wakeups { epoll, events, watched: vec![(false, false); sources.len()], archivist: None };
         for (at, source) in sources.iter().enumerate() {
             wakeups.epoll.add(source.intake.queue(), EpollEvent::new(EpollFlags::EPOLLIN, 1 + 2 * at as u64))?;
@@ -419,10 +497,15 @@ impl Wakeups {
         Ok(())
     }
 
-    /// Watches the archivist that is at work, if any. One that was reaped is
-    /// not watched any more: its descriptor is closed.
+    /// Watches the archivist that is at work, if any. One that has hung up is
+    /// not watched any more, because it would be reported again and again.
     fn watch(&mut self, archivist: &Archivist) -> io::Result<()> {
         let at_work = archivist.at_work();
+        if let (None, Some(hung_up)) = (at_work, archivist.hung_up()) {
+            if self.archivist.is_some() {
+                self.epoll.delete(hung_up)?;
+            }
+        }
         if let Some((_, ended)) = at_work.filter(|(pid, _)| self.archivist != Some(*pid)) {
             self.epoll.add(ended, EpollEvent::new(EpollFlags::EPOLLIN, ARCHIVIST))?;
         }
@@ -439,8 +522,10 @@ impl Wakeups {
             other => other?,
         };
         Ok(self.events[..count].iter().map(|event| {
-            if event.data() == ARCHIVIST {
-                return Wakeup::Archivist;
+            match event.data() {
+                ARCHIVIST => return Wakeup::Archivist,
+                FILE => return Wakeup::File,
+                _ => {}
             }
             #[expect(clippy::cast_possible_truncation, reason = "an index, as it was given")]
             let token = event.data() as usize;

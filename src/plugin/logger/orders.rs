@@ -28,6 +28,10 @@ impl From<String> for Halt {
 /// How much longer than now a start may take, told again each second.
 const EXTENSION: &str = "EXTEND_TIMEOUT_USEC=10000000";
 
+/// A logger whose supervisor is dead endures a trouble for this long: nobody is
+/// left to restart it, and the lock that it holds is in the next one's way.
+const ABANDONED: Duration = Duration::from_secs(8);
+
 /// Orders, and troubles.
 #[derive(Debug)]
 pub struct Orders {
@@ -37,10 +41,14 @@ pub struct Orders {
     reopen: bool,
     ready: bool,
     extended: Option<Instant>,
+    /// Since when nothing has been saved for a trouble while the supervisor is dead.
+    abandoned: Option<Instant>,
+    /// Whether the trouble lasts, whatever succeeds meanwhile.
+    lasting: bool,
     /// What keeps it from going on at all.
     stuck: String,
     /// What is wrong though it goes on, by [`Flaw`].
-    flaws: [String; 3],
+    flaws: [String; 4],
 }
 
 /// What may be wrong though the logger goes on, the gravest first.
@@ -50,6 +58,8 @@ pub enum Flaw {
     Name,
     /// It can't be rotated.
     Rotation,
+    /// It lacks an owner, group or right that it should have.
+    Access,
     /// Its archives are not what they should be.
     Archives,
 }
@@ -57,8 +67,19 @@ pub enum Flaw {
 impl Orders {
     /// None yet.
     pub fn new(signals: Signals, supervisor: Pid) -> Orders {
-        let (stuck, flaws) = (String::new(), <[String; 3]>::default());
-        Orders { signals, supervisor, stop: None, reopen: false, ready: false, extended: None, stuck, flaws }
+        let (stuck, flaws) = (String::new(), <[String; 4]>::default());
+        Orders {
+            signals,
+            supervisor,
+            stop: None,
+            reopen: false,
+            ready: false,
+            extended: None,
+            abandoned: None,
+            lasting: false,
+            stuck,
+            flaws,
+        }
     }
 
     /// Takes in the signals that came.
@@ -99,20 +120,42 @@ impl Orders {
         notify("READY=1");
     }
 
-    /// Waits a while for a trouble to pass, and says so once.
+    /// Reports work that takes long, once, and keeps the start from timing out
+    /// meanwhile.
     ///
     /// # Errors
     /// It shall stop.
+    pub fn at_work(&mut self, what: &str) -> Result<(), Halt> {
+        if self.stuck != what {
+            what.clone_into(&mut self.stuck);
+            log::warn!("{what}");
+            self.tell();
+        }
+        self.ask_for_time();
+        self.collect();
+        if self.stop() { Err(Halt::Stop) } else { Ok(()) }
+    }
+
+    /// What a start does now may take a while.
+    pub fn ask_for_time(&mut self) {
+        if !self.ready && self.extended.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
+            self.extended = Some(Instant::now());
+            notify(EXTENSION);
+        }
+    }
+
+    /// Waits a while for a trouble to pass, and says so once.
+    ///
+    /// # Errors
+    /// It shall stop; or its supervisor is dead, and the trouble does not pass.
     pub fn endure(&mut self, trouble: &str, wait: Duration) -> Result<(), Halt> {
         if self.stuck != trouble {
             trouble.clone_into(&mut self.stuck);
             log::error!("{trouble}; trying again until it passes");
             self.tell();
         }
-        if !self.ready && self.extended.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
-            self.extended = Some(Instant::now());
-            notify(EXTENSION);
-        }
+        self.ask_for_time();
+        self.not_abandoned()?;
         let mut fds = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)) {
             Ok(_) | Err(Errno::EINTR) => {}
@@ -122,10 +165,37 @@ impl Orders {
         if self.stop() { Err(Halt::Stop) } else { Ok(()) }
     }
 
+    /// Says whether the trouble is one that no single success ends: a file that
+    /// can't be synced can well be opened and written to.
+    pub fn set_lasting(&mut self, lasting: bool) {
+        self.lasting = lasting;
+    }
+
+    /// A batch was saved.
+    #[inline]
+    pub fn saved(&mut self) {
+        self.abandoned = None;
+    }
+
+    fn not_abandoned(&mut self) -> Result<(), Halt> {
+        if getppid() == self.supervisor {
+            self.abandoned = None;
+            return Ok(());
+        }
+        let since = *self.abandoned.get_or_insert_with(Instant::now);
+        if since.elapsed() < ABANDONED {
+            return Ok(());
+        }
+        let stuck = &self.stuck;
+        Err(Halt::Failed(format!(
+            "{stuck}; the supervisor is dead, so this logger ends, whatever its links still hold"
+        )))
+    }
+
     /// The trouble has passed.
     #[inline]
     pub fn endured(&mut self) {
-        if !self.stuck.is_empty() {
+        if !self.stuck.is_empty() && !self.lasting {
             log::info!("it has passed: {}", self.stuck);
             self.stuck.clear();
             self.tell();

@@ -1,4 +1,4 @@
-//! Room for rendered bytes: the body of the intent file.
+//! Room for rendered bytes: what becomes the body of the intent file.
 
 use std::io;
 
@@ -7,12 +7,29 @@ use std::io;
 pub struct Output<'a> {
     buffer: &'a mut [u8],
     len: usize,
+    limit: usize,
 }
 
 impl<'a> Output<'a> {
     /// An empty one.
     pub fn new(buffer: &'a mut [u8]) -> Output<'a> {
-        Output { buffer, len: 0 }
+        Output::limited(buffer, usize::MAX)
+    }
+
+    /// An empty one that is full once it has so many bytes: a message that
+    /// goes beyond is still put whole.
+    pub fn limited(buffer: &'a mut [u8], limit: usize) -> Output<'a> {
+        Output { buffer, len: 0, limit }
+    }
+
+    /// Whether no other message is to begin.
+    pub fn is_full(&self) -> bool {
+        self.len >= self.limit
+    }
+
+    /// How many bytes are left until it is full.
+    pub fn left(&self) -> usize {
+        self.room().min(self.limit.saturating_sub(self.len))
     }
 
     /// How many bytes were written.

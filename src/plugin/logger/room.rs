@@ -55,6 +55,7 @@ mod tests {
         let mut settings = Settings {
             file: file.clone(),
             mode: 0o640,
+            group: None,
             format: Format::Text,
             sync: Sync::Asked,
             rotate: Rotate::default(),

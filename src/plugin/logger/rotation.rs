@@ -19,7 +19,7 @@ pub struct Rotations {
     /// The next rotation is not due before this.
     at: Option<Instant>,
     /// The last one failed; it is not tried before this.
-    retry_at: Option<Instant>,
+    pub(super) retry_at: Option<Instant>,
 }
 
 impl Rotations {
@@ -59,7 +59,7 @@ impl Logger {
     }
 
     /// How old the first message of the file is.
-    fn age(&mut self, len: u64) -> Duration {
+    pub(super) fn age(&mut self, len: u64) -> Duration {
         let id = self.file.id();
         if len == 0 {
             self.rotations.seen = None;
@@ -76,14 +76,15 @@ impl Logger {
         let began = self.intent.began(id).unwrap_or_else(|| {
             // Not this logger's, nor one's before it.
             let born = self.file.born().unwrap_or_else(now);
-            self.intent.set_began(id, born);
+            // What can't be written now is written with the end of the next batch.
+            let _written_later = self.intent.set_began(id, born);
             born
         });
         let age = u64::try_from(now().saturating_sub(began)).unwrap_or(0);
         Duration::from_micros(age).max(seen.elapsed())
     }
 
-    fn rotate(&mut self) -> Result<(), Halt> {
+    pub(super) fn rotate(&mut self) -> Result<(), Halt> {
         // 1 what is owed to the disk. A file that is not trusted is replaced by that.
         if self.sync_at.is_some() {
             self.sync(None)?;
@@ -93,8 +94,7 @@ impl Logger {
         }
         let path = self.settings.file.clone();
         // 2 make, 3 away, 4 into place
-        let rotated = archives::next_path(&path)
-            .and_then(|archive| Ok((self.file.rotate(&archive, self.settings.mode)?, archive)));
+        let rotated = archives::next_path(&path).and_then(|archive| Ok((self.file.rotate(&archive)?, archive)));
         let (next, archive) = match rotated {
             Ok(done) => done,
             Err(error) => {
@@ -107,9 +107,10 @@ impl Logger {
         self.metrics.add(ROTATIONS, 1);
         log::info!("rotated {} to {}", path.display(), archive.display());
         match next {
-            Some(file) => self.file = file,
+            Some(file) => self.take_file(file),
             None => {
-                self.file = self.open_file()?;
+                let file = self.open_file()?;
+                self.take_file(file);
                 self.mend_tail()?;
             }
         }
@@ -137,7 +138,7 @@ impl Logger {
             Ok(Some(Ended::Badly(why))) => self.orders.set_flaw(Flaw::Archives, &why),
             Err(error) => log::error!("cannot wait for the archivist: {error}"),
         }
-        if self.archivist.again_at().is_some_and(|at| at <= Instant::now()) {
+        if self.archivist.is_due() {
             let started = self.archivist.start();
             self.archivist_told(started);
         }

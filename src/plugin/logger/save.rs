@@ -1,10 +1,12 @@
 //! Bytes into the message file: the batch that was promised, whatever comes.
 
 use super::Logger;
-use super::file::{MessageFile, now};
+use super::file::{self, MessageFile, now};
 use super::orders::{Flaw, Halt};
+use super::promises::wants_room;
 use super::settings::Sync;
 use super::there::{self, There};
+use super::torn::{Step, Watcher};
 use crate::link::intent::Promise;
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -13,16 +15,20 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long a trouble is endured before it is tried again.
-const RETRY: Duration = Duration::from_millis(200);
+pub(super) const RETRY: Duration = Duration::from_millis(200);
 /// The same, for a lock.
 const RETRY_LOCK: Duration = Duration::from_millis(100);
+/// A torn end that is longer than this takes a while to look at and to move.
+const WORTH_A_WORD: u64 = 16 << 20;
 
 impl Logger {
     /// Has room for that many bytes at the end of the file before anything is
     /// promised, and returns where that is: a batch that is promised must not
     /// stop half-way for want of room, for then only this very file can have
     /// the rest of it.
-    pub(super) fn reserve(&mut self, length: u64) -> Result<u64, Halt> {
+    ///
+    /// `None`: there is no room for so much, but maybe for less.
+    pub(super) fn reserve(&mut self, length: u64) -> Result<Option<u64>, Halt> {
         loop {
             let mut offset = self.file_len()?;
             if self.file.is_changed(offset) {
@@ -31,15 +37,27 @@ impl Logger {
             }
             let Err(error) = self.file.reserve(offset, length) else {
                 self.orders.endured();
-                return Ok(offset);
+                return Ok(Some(offset));
             };
+            if self.rotate_if_too_large(&error)? {
+                continue;
+            }
+            if wants_room(&error) {
+                if self.shrink_intent() {
+                    continue;
+                }
+                if self.take_less(length) {
+                    return Ok(None);
+                }
+            }
             if self.make_room(&error) {
                 continue;
             }
             let trouble = format!("cannot write to {}: {error}", self.file.path().display());
             self.orders.endure(&trouble, RETRY)?;
+            // An administrator may have removed it to make room.
+            self.replace_if_removed()?;
             if self.orders.reopen() {
-                // Somebody may have removed it to make room.
                 self.reopen()?;
             }
         }
@@ -54,11 +72,12 @@ impl Logger {
         elsewhere: Option<&(PathBuf, File)>,
     ) -> Result<(), Halt> {
         loop {
-            let file = elsewhere.map_or_else(|| self.file.file(), |(_, file)| file);
+            let target = elsewhere.map_or_else(|| self.file.file(), |(_, file)| file);
             let rest = self.promised(promise).get(usize::try_from(done).unwrap_or(usize::MAX)..).unwrap_or_default();
-            let written = if rest.is_empty() { Ok(0) } else { file.write_at(rest, promise.offset + done) };
+            let written = if rest.is_empty() { Ok(0) } else { target.write_at(rest, promise.offset + done) };
+            let left = rest.len();
             let error = match written {
-                Ok(n) if n >= rest.len() => {
+                Ok(n) if n >= left => {
                     self.orders.endured();
                     return Ok(());
                 }
@@ -74,13 +93,15 @@ impl Logger {
             if self.make_room(&error) {
                 continue;
             }
+            if elsewhere.is_none() && file::is_too_large(&error) {
+                self.wait_for_larger(promise, error, left)?;
+                done = self.progress(promise, None)?;
+                continue;
+            }
             let path = elsewhere.map_or_else(|| self.file.path(), |(path, _)| path);
             let trouble = format!("cannot write to {}: {error}", path.display());
             self.orders.endure(&trouble, RETRY)?;
-            if elsewhere.is_none() && self.orders.reopen() && self.file.is_removed().unwrap_or(false) {
-                // Somebody removed it, maybe to make room: nobody will ever read it.
-                self.reopen()?;
-                self.promise_here(promise)?;
+            if elsewhere.is_none() && self.move_if_removed(promise)? {
                 done = 0;
             } else {
                 done = self.progress(promise, elsewhere)?;
@@ -100,14 +121,21 @@ impl Logger {
             (There::Begun { at, done }, _) => {
                 if at != promise.offset {
                     promise.offset = at;
-                    self.intent.promise(promise);
+                    self.promise_anew(promise)?;
                 }
                 return Ok(done);
             }
             (_, Some((path, file))) => {
-                let len = file.metadata().map_err(|e| format!("cannot look at {}: {e}", path.display()))?.len();
-                promise.offset = len;
-                self.intent.promise(promise);
+                promise.offset = loop {
+                    match file.metadata() {
+                        Ok(metadata) => break metadata.len(),
+                        Err(error) => {
+                            let trouble = format!("cannot look at {}: {error}", path.display());
+                            self.orders.endure(&trouble, RETRY)?;
+                        }
+                    }
+                };
+                self.promise_anew(promise)?;
             }
             (There::Broken { at }, None) => {
                 self.move_broken(at)?;
@@ -138,7 +166,7 @@ impl Logger {
     /// Somebody wrote behind the first lines of a batch. They would be there
     /// twice, so they go, and what he wrote goes with them.
     fn move_broken(&mut self, at: u64) -> Result<(), Halt> {
-        if let Some(moved) = self.move_tail(|file| file.move_tail(at))? {
+        if let Some(moved) = self.move_tail(|file, watcher| file.move_tail(at, watcher))? {
             log::warn!(
                 "somebody else wrote to {} while a batch was half in it; both are now in {}, and the batch is saved again",
                 self.file.path().display(),
@@ -153,8 +181,7 @@ impl Logger {
         self.mend_tail()?;
         promise.file = self.file.id();
         promise.offset = self.file_len()?;
-        self.intent.promise(promise);
-        Ok(())
+        self.promise_anew(promise)
     }
 
     /// Step 7: brings the file to the disk, and the batch under way with it.
@@ -175,8 +202,10 @@ impl Logger {
         let mut attempts = 0;
         while let Err(error) = self.file.sync() {
             let trouble = format!("cannot bring {} to the disk: {error}", self.file.path().display());
-            self.intent.set_untrusted(Some(self.file.id()));
+            let untrusted = self.file.id();
+            self.write_intent(|intent| intent.set_untrusted(Some(untrusted)))?;
             if attempts > 0 {
+                self.orders.set_lasting(true);
                 self.orders.endure(&trouble, RETRY)?;
             } else {
                 log::error!("{trouble}; it is not trusted again");
@@ -184,12 +213,13 @@ impl Logger {
             self.replace_untrusted(promise.as_deref(), attempts > 0)?;
             if let Some(promise) = promise.as_deref_mut() {
                 self.promise_here(promise)?;
-                self.intent.set_untrusted(None);
+                self.write_intent(|intent| intent.set_untrusted(None))?;
                 self.save(promise, 0, None)?;
             }
-            self.intent.set_untrusted(None);
+            self.write_intent(|intent| intent.set_untrusted(None))?;
             attempts += 1;
         }
+        self.orders.set_lasting(false);
         self.sync_at = None;
         Ok(())
     }
@@ -203,7 +233,7 @@ impl Logger {
     fn replace_untrusted(&mut self, promise: Option<&Promise>, own: bool) -> Result<(), Halt> {
         let of_no_use = own && self.file_len()? == promise.map_or(0, |p| p.length);
         let mut aside = None;
-        let file = loop {
+        let mut file = loop {
             let trouble = match self.put_aside(of_no_use) {
                 Err(error) => format!("cannot put {} aside: {error}", self.file.path().display()),
                 Ok(path) => {
@@ -221,7 +251,8 @@ impl Logger {
             None if of_no_use => {}
             None => log::error!("what could not be brought to the disk had lost its name before"),
         }
-        self.file = file;
+        file.take_rights(&self.file);
+        self.take_file(file);
         self.mend_tail()
     }
 
@@ -240,13 +271,20 @@ impl Logger {
     /// Opens the file by its name, and waits for its lock and for room.
     pub(super) fn open_file(&mut self) -> Result<MessageFile, Halt> {
         super::wait_for(&mut self.orders, &self.settings, &self.settings.file, || {
-            MessageFile::open(&self.settings.file, self.settings.mode)
+            MessageFile::open(&self.settings.file, &self.settings.rights())
         })
+    }
+
+    /// Goes on in that file.
+    pub(super) fn take_file(&mut self, file: MessageFile) {
+        self.orders.set_flaw(Flaw::Access, file.lacks());
+        self.watch.leave();
+        self.file = file;
     }
 
     fn attempt_file(&self) -> Result<Result<MessageFile, String>, Halt> {
         super::attempt(&self.settings, &self.settings.file, || {
-            MessageFile::open(&self.settings.file, self.settings.mode)
+            MessageFile::open(&self.settings.file, &self.settings.rights())
         })
     }
 
@@ -264,9 +302,9 @@ impl Logger {
                 self.orders.set_flaw(Flaw::Name, "");
                 return Ok(());
             }
-            match MessageFile::open(&self.settings.file, self.settings.mode) {
+            match MessageFile::open(&self.settings.file, &self.settings.rights()) {
                 Ok(Some(file)) => {
-                    self.file = file;
+                    self.take_file(file);
                     break;
                 }
                 Ok(None) => self.orders.endure(&super::locked(&self.settings.file), RETRY_LOCK)?,
@@ -296,12 +334,44 @@ impl Logger {
     /// Moves the end of the file out of it, and returns where to.
     pub(super) fn move_tail(
         &mut self,
-        attempt: impl Fn(&mut MessageFile) -> io::Result<Option<PathBuf>>,
+        attempt: impl Fn(&mut MessageFile, &mut Watcher<'_>) -> io::Result<Option<PathBuf>>,
     ) -> Result<Option<PathBuf>, Halt> {
-        let moved = loop {
-            match attempt(&mut self.file) {
-                Ok(moved) => break moved,
+        let mut troubled = false;
+        loop {
+            let (path, mut halt) = (self.file.path().to_owned(), None);
+            let mut first = None;
+            let mut watcher = |step| {
+                let left = match step {
+                    Step::Looking(left) | Step::Moving(left) => left,
+                };
+                // A short one is not worth a word.
+                if *first.get_or_insert(left) <= WORTH_A_WORD {
+                    return Ok(());
+                }
+                troubled = true;
+                let path = path.display();
+                let what = match step {
+                    Step::Looking(_) => format!("{path} does not end with a whole line: looking for the last one"),
+                    Step::Moving(_) => format!("{path} does not end with a whole line: moving what is torn out of it"),
+                };
+                self.orders.at_work(&what).map_err(|why| {
+                    halt = Some(why);
+                    io::Error::from(ErrorKind::Interrupted)
+                })
+            };
+            let moved = attempt(&mut self.file, &mut watcher);
+            if let Some(halt) = halt {
+                return Err(halt);
+            }
+            match moved {
+                Ok(moved) => {
+                    if troubled {
+                        self.orders.endured();
+                    }
+                    return Ok(moved);
+                }
                 Err(error) => {
+                    troubled = true;
                     let trouble = format!("cannot mend the end of {}: {error}", self.file.path().display());
                     if !super::may_pass(&error) {
                         return Err(Halt::Failed(trouble));
@@ -309,29 +379,43 @@ impl Logger {
                     self.orders.endure(&trouble, RETRY)?;
                 }
             }
-        };
-        self.orders.endured();
-        Ok(moved)
+        }
     }
 
-    pub(super) fn file_len(&self) -> Result<u64, Halt> {
-        self.file.size().map_err(|e| Halt::Failed(format!("cannot look at {}: {e}", self.file.path().display())))
+    /// How long the file is, once it can be looked at.
+    pub(super) fn file_len(&mut self) -> Result<u64, Halt> {
+        let mut troubled = false;
+        loop {
+            match self.file.size() {
+                Ok(len) => {
+                    if troubled {
+                        self.orders.endured();
+                    }
+                    return Ok(len);
+                }
+                Err(error) => {
+                    troubled = true;
+                    let trouble = format!("cannot look at {}: {error}", self.file.path().display());
+                    self.orders.endure(&trouble, RETRY)?;
+                }
+            }
+        }
     }
 
     /// Whether the names of both files still are what they were, at most once a second.
-    pub(super) fn check_names(&mut self) -> Result<(), Halt> {
+    pub(super) fn check_names(&mut self) {
         if self.names_checked.elapsed() < Duration::from_secs(1) {
-            return Ok(());
+            return;
         }
         self.names_checked = std::time::Instant::now();
         if self.file.is_named() {
             self.orders.set_flaw(Flaw::Name, "");
         } else {
             let path = self.file.path().display();
-            let flaw = format!("message file {path} was removed or renamed: run plumbd reopen");
+            let flaw = format!("message file {path} has lost its name: run plumbd reopen");
             self.orders.set_flaw(Flaw::Name, &flaw);
         }
-        self.restore_intent()
+        self.restore_intent();
     }
 
     /// When the syncing of what was saved now is due at the latest.
@@ -346,7 +430,9 @@ impl Logger {
 /// A number for a batch that is above all those before.
 pub(super) fn batch_id(last: u64) -> u64 {
     // After the highest number there is, the time alone is one that differs.
-    u64::try_from(now()).unwrap_or(0).saturating_mul(1000).max(last.wrapping_add(1))
+    // Two loggers seldom have the same, which may have had the same file.
+    let process = u64::from(std::process::id() % 1000);
+    u64::try_from(now()).unwrap_or(0).saturating_mul(1000).saturating_add(process).max(last.wrapping_add(1))
 }
 
 #[cfg(test)]

@@ -13,6 +13,9 @@ pub struct Settings {
     pub file: PathBuf,
     /// Its mode when it is created.
     pub mode: u32,
+    /// Its group then; `None`: that of whoever creates it.
+    #[serde(default)]
+    pub group: Option<Group>,
     /// How a message stands in it.
     pub format: Format,
     /// When it is brought to the disk.
@@ -23,6 +26,32 @@ pub struct Settings {
     /// What happens on a full disk.
     #[serde(default)]
     pub when_full: WhenFull,
+}
+
+impl Settings {
+    /// What a new message file gets.
+    pub fn rights(&self) -> Rights<'_> {
+        Rights { mode: self.mode, group: self.group.as_ref() }
+    }
+}
+
+/// What a new message file gets.
+#[derive(Debug, Clone, Copy)]
+pub struct Rights<'a> {
+    /// Its mode.
+    pub mode: u32,
+    /// Its group.
+    pub group: Option<&'a Group>,
+}
+
+/// `group`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Group {
+    /// As it was given, by name or by number.
+    pub name: String,
+    /// Its id.
+    pub id: u32,
 }
 
 /// `format`, section "message file" of the manual.

@@ -1,7 +1,7 @@
 //! One inbound link of the logger: what a batch takes of it.
 
 use super::lines::{next_line, same_lines};
-use super::messages::{Next, next_message};
+use super::messages::{Next, hides_records, next_behind_torn, next_message};
 use super::output::Output;
 use super::render::{Message, Renderer};
 use crate::link::handover::Protocol;
@@ -127,8 +127,7 @@ fn gather_lines(
     let (unread, last) = (intake.unread(), intake.ended());
     loop {
         let rest = &unread[taking.upto..];
-        let room = out.room().min(BATCH_BYTES.saturating_sub(out.len()));
-        let same = if press.renderer.is_raw() { same_lines(rest, room) } else { None };
+        let same = if press.renderer.is_raw() { same_lines(rest, out.left()) } else { None };
         if let Some(lines) = same {
             out.put(lines);
             let count = memchr::memchr_iter(b'\n', lines).count();
@@ -139,7 +138,7 @@ fn gather_lines(
         }
         let line = next_line(rest, last)?;
         let needs = press.renderer.room_for(line.bytes.len(), &intake.from);
-        if out.len() >= BATCH_BYTES || out.room() < needs {
+        if out.is_full() || out.room() < needs {
             return Some(needs);
         }
         let message = Message { time: press.now, child: &intake.from, peer: None, bytes: line.bytes, more: line.more };
@@ -159,11 +158,17 @@ fn gather_records(
 ) -> Option<usize> {
     let (unread, last) = (intake.unread(), intake.ended());
     let Press { renderer, joined, .. } = press;
-    while let Some(next) = next_message(&unread[taking.upto..], joined, last) {
-        match next {
+    loop {
+        let rest = &unread[taking.upto..];
+        let next = match next_message(rest, joined, last) {
+            // Asked for only then, because it takes a system call.
+            None if hides_records(rest) && intake.is_all_there() => next_behind_torn(rest, joined),
+            next => next,
+        };
+        match next? {
             Next::Message { head, sync, bytes, len } => {
                 let needs = renderer.room_for(bytes.len(), &intake.from);
-                if out.len() >= BATCH_BYTES || out.room() < needs {
+                if out.is_full() || out.room() < needs {
                     return Some(needs);
                 }
                 let more = head.flags.has(Flags::MORE);
@@ -187,7 +192,6 @@ fn gather_records(
             }
         }
     }
-    None
 }
 
 #[cfg(test)]

@@ -143,7 +143,7 @@ fn attempt(name: &str, target: Target, times: f64, (doctored, control): (&str, T
     // Where looking takes long, short inputs.
     let longest = match name {
         "config" => 60,
-        "ledger" | "recovery" => 400,
+        "ledger" | "recovery" => 520,
         _ => 250,
     };
     let folder = format!("fuzz/corpus/{name}");

@@ -12,7 +12,7 @@ use crate::load::generator::{self, Connection, Plan};
 use crate::mini::{Logger, Rig};
 use crate::trace::{self, Place};
 use crate::trial::{Evidence, Tried, scaled};
-use nix::libc::{SYS_epoll_create1, SYS_pwrite64};
+use nix::libc::SYS_epoll_create1;
 use nix::sys::ptrace;
 use nix::sys::signal::Signal::{SIGKILL, SIGTERM};
 use plumbd::link::handover::Protocol::Records;
@@ -91,7 +91,9 @@ fn without_ledger() -> String {
 
 /// A logger that is stopped so many stops after it began to save its first batch.
 fn begin_to_save(rig: &Rig, stop: usize) -> Logger {
-    trace::held_at(rig, SYS_pwrite64, Place { stop, steps: 0 })
+    let logger = trace::held_before_a_write(rig);
+    trace::go_on(&logger, stop);
+    logger
 }
 
 /// The logger, so many microseconds after it began to write a batch.

@@ -175,7 +175,7 @@ impl Service {
     /// Rotations are at least 10 s apart: makes the file older than that, where
     /// the logger notes when its first message came (ARCHITECTURE.md, "Intent file").
     pub(crate) fn age_file(&self) {
-        const BEGAN: u64 = 20 * 8;
+        const BEGAN: u64 = 21 * 8;
         let intent = File::options().read(true).write(true).open(self.daemon.path(".messages.log.intent")).unwrap();
         wait_for("the logger notes when the file began", || {
             let mut noted = [0; 24];
@@ -185,7 +185,9 @@ impl Service {
             let file = std::fs::metadata(self.daemon.path("messages.log")).ok()?;
             let is_this = (device, inode) == (file.dev(), file.ino());
             let before = began.checked_sub(60_000_000)?;
-            is_this.then(|| intent.write_all_at(&before.to_ne_bytes(), BEGAN + 16).unwrap())
+            noted[16..].copy_from_slice(&before.to_le_bytes());
+            let sum = u64::from(crc32fast::hash(&noted)).to_le_bytes();
+            is_this.then(|| intent.write_all_at(&[&noted[16..], &sum].concat(), BEGAN + 16).unwrap())
         });
     }
 

@@ -227,7 +227,7 @@ fn control(daemon: &Daemon, before: usize, killed: &mut BTreeMap<String, u64>) -
     "a supervisor that reaps nobody, a stray, a descriptor more, a kill left out of the count: each found".to_owned()
 }
 
-fn below(bound: u64) -> u64 {
+pub(super) fn below(bound: u64) -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0) % bound
 }

@@ -2,6 +2,7 @@
 
 mod kills;
 mod storm;
+mod strays;
 
 use crate::trial::{Trial, scaled};
 
@@ -14,6 +15,13 @@ pub(crate) fn trials() -> Vec<Trial> {
             promise: "each is reaped and started again, counted once; no zombie, no stray, no descriptor left over",
             missing,
             attempt: |times| kills::attempt(scaled(kills::KILLS, times)),
+        },
+        Trial {
+            name: "supervisor/strays",
+            fault: "SIGKILL of a child or of the supervisor, at random, where each child leaves processes outside of its group, all cores busy",
+            promise: "what a child started is gone when it, or the next supervisor's, is up again",
+            missing,
+            attempt: |times| strays::attempt(scaled(strays::KILLS, times)),
         },
         Trial {
             name: "supervisor/storm",

@@ -1,35 +1,23 @@
 use super::*;
 
+const RIGHTS: Rights<'_> = Rights { mode: 0o640, group: None };
+
 fn file(content: &[u8]) -> (tempfile::TempDir, MessageFile) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.log");
     std::fs::write(&path, content).unwrap();
-    let file = MessageFile::open(&path, 0o640).unwrap().unwrap();
+    let file = MessageFile::open(&path, &RIGHTS).unwrap().unwrap();
     (folder, file)
-}
-
-#[test]
-fn a_torn_tail_goes_elsewhere_and_whole_lines_stay() {
-    let long = [&b"one\n"[..], &[b'x'; 3 * BLOCK]].concat();
-    for (content, whole) in
-        [(&b""[..], 0), (b"one\n", 4), (b"one\ntw", 4), (b"tw", 0), (&long, 4), (b"\n", 1), (b"one\n\n", 5)]
-    {
-        let (_folder, mut file) = file(content);
-        let torn = file.mend_tail().unwrap();
-        assert_eq!(std::fs::read(file.path()).unwrap(), &content[..whole]);
-        let rest = torn.map(|path| std::fs::read(path).unwrap()).unwrap_or_default();
-        assert_eq!(rest, &content[whole..]);
-    }
 }
 
 #[test]
 fn another_process_has_to_wait_and_a_new_name_is_a_new_file() {
     let (folder, first) = file(b"");
     let path = folder.path().join("m.log");
-    assert!(MessageFile::open(&path, 0o640).unwrap().is_none());
+    assert!(MessageFile::open(&path, &RIGHTS).unwrap().is_none());
     let aside = first.set_aside("untrusted").unwrap().unwrap();
     assert!(!first.is_named() && first.set_aside("untrusted").unwrap().is_none());
-    let second = MessageFile::open(&path, 0o640).unwrap().unwrap();
+    let second = MessageFile::open(&path, &RIGHTS).unwrap().unwrap();
     assert_ne!(first.id(), second.id());
     assert_eq!(second.sibling(first.id()).unwrap().0, aside);
     assert!(second.is_named() && !second.is_removed().unwrap());
@@ -57,7 +45,7 @@ fn room_that_somebody_gave_back_is_asked_for_again() {
     };
     file.reserve(6, 10).unwrap();
     assert!(kept(&file));
-    file.mend_tail().unwrap();
+    file.mend_tail(&mut |_| Ok(())).unwrap();
     file.reserve(4, 10).unwrap();
     assert!(kept(&file), "after its end was cut off");
     file.leave_at(4);
@@ -71,13 +59,13 @@ fn rotated_it_has_another_name_and_a_new_file_has_its_own() {
     let (folder, first) = file(b"one\n");
     let archive = folder.path().join("archive");
     std::fs::write(next_path(first.path()), "").unwrap();
-    let second = first.rotate(&archive, 0o600).unwrap().unwrap();
+    let second = first.rotate(&archive).unwrap().unwrap();
     assert!(second.is_named() && second.size().unwrap() == 0 && !next_path(first.path()).exists());
     assert_eq!(std::fs::read(&archive).unwrap(), b"one\n");
-    assert!(MessageFile::open(second.path(), 0o640).unwrap().is_none(), "it is locked");
+    assert!(MessageFile::open(second.path(), &RIGHTS).unwrap().is_none(), "it is locked");
     // The first has lost its name; the second must not take one that is not free.
-    assert!(first.rotate(&folder.path().join("other"), 0o600).is_err());
-    assert!(second.rotate(&archive, 0o600).is_err() && second.is_named());
+    assert!(first.rotate(&folder.path().join("other")).is_err());
+    assert!(second.rotate(&archive).is_err() && second.is_named());
     assert_eq!(folder.path().read_dir().unwrap().count(), 2);
     assert_eq!(std::fs::read(&archive).unwrap(), b"one\n");
 }
@@ -88,14 +76,14 @@ fn a_symbolic_link_is_not_rotated_nor_is_anything_overwritten() {
     let (link, archive) = (folder.path().join("link"), folder.path().join("archive"));
     std::os::unix::fs::symlink(first.path(), &link).unwrap();
     drop(first);
-    let file = MessageFile::open(&link, 0o640).unwrap().unwrap();
-    let why = file.rotate(&archive, 0o640).unwrap_err().to_string();
+    let file = MessageFile::open(&link, &RIGHTS).unwrap().unwrap();
+    let why = file.rotate(&archive).unwrap_err().to_string();
     assert!(why.contains("symbolic link") && !archive.exists(), "{why}");
     std::fs::remove_file(&link).unwrap();
     drop(file);
-    let file = MessageFile::open(&folder.path().join("m.log"), 0o640).unwrap().unwrap();
+    let file = MessageFile::open(&folder.path().join("m.log"), &RIGHTS).unwrap().unwrap();
     std::fs::write(next_path(file.path()), "somebody's").unwrap();
-    assert_eq!(file.rotate(&archive, 0o640).unwrap_err().kind(), ErrorKind::AlreadyExists);
+    assert_eq!(file.rotate(&archive).unwrap_err().kind(), ErrorKind::AlreadyExists);
     assert_eq!(std::fs::read(next_path(file.path())).unwrap(), b"somebody's");
     assert!(file.is_named() && file.born().is_some());
 }
@@ -105,8 +93,8 @@ fn what_is_no_regular_file_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("fifo");
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    assert!(MessageFile::open(&path, 0o640).unwrap_err().to_string().contains("no regular file"));
-    assert!(MessageFile::open(folder.path(), 0o640).is_err());
+    assert!(MessageFile::open(&path, &RIGHTS).unwrap_err().to_string().contains("no regular file"));
+    assert!(MessageFile::open(folder.path(), &RIGHTS).is_err());
 }
 
 #[test]

@@ -70,6 +70,9 @@ impl System for Anywhere {
     fn group(&self, name: &str) -> Result<Option<u32>, String> {
         Ok((name == "nogroup").then_some(65534))
     }
+    fn groups(&self, user: &str) -> Result<Vec<u32>, String> {
+        Ok(self.account(user)?.map(|account| account.gid).into_iter().collect())
+    }
     fn folder(&self, path: &Path) -> Result<(), String> {
         there(path)
     }

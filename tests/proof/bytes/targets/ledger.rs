@@ -3,8 +3,8 @@
 //! with it is [`super::recovery`]'s.
 
 use super::pages::{
-    self, CARRY, INTENT, LEDGER, PHASE, PROMISES, Says, VERSION, bytes, carry_len, is_right, mend_header, mend_ledger,
-    says, words,
+    self, CARRY, INTENT, LEDGER, PHASE, PROMISE, SLOTS, Says, VERSION, bytes, carry_len, is_right, is_slot,
+    mend_header, mend_ledger, says, words,
 };
 use super::{Verdict, hold};
 use plumbd::link::intent::{Found, Intent};
@@ -15,6 +15,9 @@ use std::os::unix::fs::FileExt;
 
 /// Takes up a ledger.
 pub type Open = fn(OwnedFd) -> Result<Ledger, String>;
+
+/// What stands behind the header.
+const BODY: &[u8] = &[0; 4096];
 
 /// plumbd's own.
 pub fn target(bytes: &[u8]) -> Verdict {
@@ -32,16 +35,16 @@ pub fn look(input: &[u8], open: Open) -> Verdict {
     // Else few would get any further.
     if switch & 0x80 != 0 {
         mend_ledger(&mut ledger);
-        mend_header(&mut header);
+        mend_header(&mut header, BODY);
     }
     PAGES.with(|pages| {
-        pages.ledger(&ledger, rest.last().copied().unwrap_or(0), open)?;
-        pages.intent(&header)
+        pages.borrow().ledger(&ledger, rest.last().copied().unwrap_or(0), open)?;
+        pages.borrow_mut().intent(&header)
     })
 }
 
 thread_local! {
-    static PAGES: Pages = Pages::new();
+    static PAGES: std::cell::RefCell<Pages> = std::cell::RefCell::new(Pages::new());
 }
 
 /// What stays from one case to the next.
@@ -59,6 +62,7 @@ impl Pages {
         let path = folder.path().join("i");
         let intent = Intent::open(&path, 4096).unwrap().unwrap();
         let header = File::options().write(true).open(path).unwrap();
+        header.set_len(2 * 4096).unwrap();
         Pages { ledger: ledger::create().unwrap().into(), intent, header, boot: pages::boot_id(), _folder: folder }
     }
 
@@ -92,14 +96,13 @@ impl Pages {
         Ok(())
     }
 
-    fn intent(&self, words: &[u64]) -> Verdict {
-        self.header.write_all_at(&bytes(words), 0).unwrap();
-        let right: Vec<_> = PROMISES.iter().filter(|sum| sum.is_right(words)).map(|sum| sum.of[0]).collect();
-        let newest = right.iter().map(|&at| words[at]).max().unwrap_or(0);
-        hold!(self.intent.last_batch() == newest, "its newest batch is {}", self.intent.last_batch());
-        let body = self.intent.body().len() as u64;
-        let found = self.intent.found();
-        let as_written = match (says(words, self.boot, body), found) {
+    fn intent(&mut self, words: &[u64]) -> Verdict {
+        pages::put_header(&self.header, words);
+        let found = self.intent.look().map_err(|error| error.to_string())?;
+        let newest = (0..2).filter(|&slot| is_slot(words, slot)).map(|slot| words[SLOTS[slot] + PROMISE]).max();
+        let last = self.intent.last_batch();
+        hold!(last == newest.unwrap_or(0), "its newest batch is {last}");
+        let as_written = match (says(words, self.boot, BODY), found) {
             (Says::Nothing, Found::Nothing) | (Says::Idle, Found::Idle) | (Says::OtherBoot, Found::OtherBoot) => true,
             (Says::Writing(at), Found::Writing(promise)) => {
                 let said = [promise.batch, promise.file.device, promise.file.inode, promise.offset, promise.length];

@@ -2,11 +2,16 @@
 //! ARCHITECTURE.md, "Ledger" and "Intent file".
 
 use plumbd::link::ledger::CARRY_MAX;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 /// Words of the ledger that mean something.
 pub(super) const LEDGER: usize = 18;
-/// The same of the intent file's header.
-pub(super) const INTENT: usize = 23;
+/// The same of the intent file's header: those at its beginning, and the slot at its end.
+pub(super) const INTENT: usize = FRONT + SLOT;
+/// Words at the beginning of the header, and of a slot.
+const FRONT: usize = 34;
+const SLOT: usize = 11;
 
 // Words of the ledger.
 pub(super) const VERSION: usize = 0;
@@ -21,14 +26,23 @@ pub(super) const LEAVES: usize = 12;
 pub(super) const DONE_BATCH: usize = 14;
 pub(super) const CARRY: usize = 15;
 
-/// The first word of an intent file; and where the file is that is not trusted.
-pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"plumbdi\x01");
-pub(super) const UNTRUSTED: usize = 18;
+/// The first word of an intent file.
+pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"plumbdi\x02");
+/// Where the slots begin: the first is the one at the end of the page.
+pub(super) const SLOTS: [usize; 2] = [FRONT, 2];
+/// In a slot: its serial, its state, what it promises, the body's checksum.
+pub(super) const STATE: usize = 1;
+pub(super) const PROMISE: usize = 2;
+const BODY_SUM: usize = 9;
+/// The file that is not trusted; the batches that were settled.
+pub(super) const UNTRUSTED: Sum = Sum { at: 20, of: &[18, 19] };
+const BEGAN: Sum = Sum { at: 24, of: &[21, 22, 23] };
+const SETTLED: Sum = Sum { at: 33, of: &[25, 26, 27, 28, 29, 30, 31, 32] };
 
 pub(super) const IDLE: u64 = u64::from_le_bytes(*b"idle    ");
 pub(super) const PREPARED: u64 = u64::from_le_bytes(*b"prepared");
 pub(super) const CONSUMING: u64 = u64::from_le_bytes(*b"consumes");
-pub(super) const WRITING: [u64; 2] = [u64::from_le_bytes(*b"promise1"), u64::from_le_bytes(*b"promise2")];
+pub(super) const PROMISED: u64 = u64::from_le_bytes(*b"promised");
 
 /// The bit of a carry that is in the second area.
 pub(super) const SECOND: u64 = 1 << 63;
@@ -42,8 +56,10 @@ pub(super) struct Sum {
 pub(super) const TAKES: Sum = Sum { at: 13, of: &[2, 3, 5, 6, 9, 10, 11, 12] };
 pub(super) const DONE: Sum = Sum { at: 16, of: &[7, 8] };
 pub(super) const STANDS: Sum = Sum { at: 17, of: &[14, 15] };
-pub(super) const PROMISES: [Sum; 2] =
-    [Sum { at: 9, of: &[2, 3, 4, 5, 6, 7, 8] }, Sum { at: 17, of: &[10, 11, 12, 13, 14, 15, 16] }];
+pub(super) const PROMISES: [Sum; 2] = [
+    Sum { at: 44, of: &[34, 35, 36, 37, 38, 39, 40, 41, 42, 43] },
+    Sum { at: 12, of: &[2, 3, 4, 5, 6, 7, 8, 9, 10, 11] },
+];
 
 impl Sum {
     pub(super) fn of(&self, words: &[u64]) -> u64 {
@@ -73,9 +89,38 @@ pub(super) fn mend_ledger(words: &mut [u64]) {
     words[HELD] = words[HELD] & 0xffff_ffff | held_sum(words) << 32;
 }
 
-/// The same of a header.
-pub(super) fn mend_header(words: &mut [u64]) {
-    PROMISES.iter().for_each(|sum| sum.put(words));
+/// The same of a header in front of that body.
+pub(super) fn mend_header(words: &mut [u64], body: &[u8]) {
+    for at in SLOTS {
+        if let Some(sum) = body_sum(words, at, body) {
+            words[at + BODY_SUM] = sum;
+        }
+    }
+    PROMISES.iter().chain([&UNTRUSTED, &BEGAN, &SETTLED]).for_each(|sum| sum.put(words));
+}
+
+/// The checksum of what a slot promises; `None`: it promises more than there is.
+fn body_sum(words: &[u64], slot: usize, body: &[u8]) -> Option<u64> {
+    let length = usize::try_from(words[slot + PROMISE + 4]).ok()?;
+    body.get(..length).map(|promised| u64::from(crc32fast::hash(promised)))
+}
+
+/// Writes the words of a header where they belong.
+pub(super) fn put_header(file: &File, words: &[u64]) {
+    file.write_all_at(&bytes(&words[..FRONT]), 0).unwrap();
+    file.write_all_at(&bytes(&words[FRONT..]), 4096 - 8 * SLOT as u64).unwrap();
+}
+
+/// Reads them.
+pub(super) fn header_of(file: &File) -> std::io::Result<Vec<u64>> {
+    let mut page = [0; 4096];
+    file.read_exact_at(&mut page, 0)?;
+    Ok([words(&page, FRONT), words(&page[4096 - 8 * SLOT..], SLOT)].concat())
+}
+
+/// Whether the batch is one that was settled.
+pub(super) fn is_settled(words: &[u64], batch: u64) -> bool {
+    words[0] == MAGIC && batch != 0 && SETTLED.is_right(words) && SETTLED.of.iter().any(|&at| words[at] == batch)
 }
 
 /// How long a carry is.
@@ -116,23 +161,30 @@ pub(super) enum Says {
     Writing(usize),
 }
 
-/// What a header says in this boot, in front of a body of so many bytes.
-pub(super) fn says(words: &[u64], boot: [u64; 2], body: u64) -> Says {
-    if words[0] != MAGIC {
-        return Says::Nothing;
-    }
-    if words[PHASE] == IDLE {
-        return Says::Idle;
-    }
-    let slot = WRITING.iter().position(|&writing| writing == words[PHASE]);
-    let Some(sum) = slot.map(|slot| &PROMISES[slot]).filter(|sum| sum.is_right(words)) else {
-        return Says::Nothing;
+/// Whether a slot is one.
+pub(super) fn is_slot(words: &[u64], slot: usize) -> bool {
+    let at = SLOTS[slot];
+    words[0] == MAGIC && [IDLE, PROMISED].contains(&words[at + STATE]) && PROMISES[slot].is_right(words)
+}
+
+/// What a header says in this boot, in front of that body.
+pub(super) fn says(words: &[u64], boot: [u64; 2], body: &[u8]) -> Says {
+    // A serial that is less than half of all numbers ahead was given later.
+    let ahead = words[SLOTS[1]].wrapping_sub(words[SLOTS[0]]);
+    let at = match [0, 1].map(|slot| is_slot(words, slot)) {
+        [true, true] => SLOTS[usize::from((1..1 << 63).contains(&ahead))],
+        [true, false] => SLOTS[0],
+        [false, true] => SLOTS[1],
+        [false, false] => return Says::Nothing,
     };
-    let at = sum.of[0];
+    if words[at + STATE] == IDLE {
+        return if (0..2).all(|slot| is_slot(words, slot)) { Says::Idle } else { Says::Nothing };
+    }
+    let at = at + PROMISE;
     match words[at + 5..at + 7] == boot {
         false => Says::OtherBoot,
-        true if words[at + 4] > body => Says::Nothing,
-        true => Says::Writing(at),
+        true if body_sum(words, at - PROMISE, body) == Some(words[at - PROMISE + BODY_SUM]) => Says::Writing(at),
+        true => Says::Nothing,
     }
 }
 

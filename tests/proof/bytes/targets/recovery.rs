@@ -7,7 +7,7 @@
 mod case;
 mod expected;
 
-use super::pages::{self, IDLE, INTENT, LEDGER, PHASE, bytes, carry_len, mend_header, mend_ledger, words};
+use super::pages::{self, IDLE, LEDGER, PHASE, bytes, carry_len, mend_header, mend_ledger, words};
 use super::{Verdict, hold};
 use case::{Case, Here};
 use expected::Outcome;
@@ -35,8 +35,16 @@ const BATCH: &[u8] = b"s1\n";
 const QUEUED: &[u8] = b"q1\n";
 /// What the ledger may have set aside.
 const CARRIED: &[u8] = b"carry";
-/// How many bytes a new intent file's body has: a large one costs more than all the rest.
+/// How many bytes an intent file's body has: a large one costs more than all the rest.
 const BODY: u64 = 8 << 10;
+
+/// All of it: the batch, and zeros.
+fn body() -> Vec<u8> {
+    let mut body = BATCH.to_vec();
+    body.resize(BODY as usize, 0);
+    body
+}
+
 /// Where it begins, as the first carry does in a ledger.
 const PAGE: u64 = 4096;
 /// What a logger of small lines leaves in the body at most.
@@ -121,7 +129,7 @@ impl Rig {
         let (mut ledger, mut header) = (case.ledger.clone(), case.header.clone());
         if mend {
             mend_ledger(&mut ledger);
-            mend_header(&mut header);
+            mend_header(&mut header, &body());
         }
         let mut page = [case.rest; PAGE as usize];
         page[..8 * LEDGER].copy_from_slice(&bytes(&ledger));
@@ -133,7 +141,8 @@ impl Rig {
         }
         // Else the file of the case before, for making one costs; of zeros it is as none.
         let intent = File::options().write(true).create(true).truncate(false).open(path).unwrap();
-        intent.write_all_at(&bytes(&header), 0).unwrap();
+        pages::put_header(&intent, &header);
+        intent.set_len(PAGE + BODY).unwrap();
         let mut body = [0; SMALL];
         body[..BATCH.len()].copy_from_slice(BATCH);
         intent.write_all_at(&body, PAGE).unwrap();
@@ -205,11 +214,9 @@ impl Rig {
             return Ok(());
         }
         hold!(pages::is_right(&ledger) && ledger[PHASE] == IDLE, "the ledger is {ledger:x?}");
-        let mut page = [0; 8 * INTENT];
         let intent = File::open(self.path(".m.log.intent")).map_err(|error| error.to_string())?;
-        intent.read_exact_at(&mut page, 0).map_err(|error| error.to_string())?;
-        let header = words(&page, INTENT);
-        hold!(pages::says(&header, self.boot, BODY) == pages::Says::Idle, "the intent is {header:x?}");
+        let header = pages::header_of(&intent).map_err(|error| error.to_string())?;
+        hold!(pages::says(&header, self.boot, &body()) == pages::Says::Idle, "the intent is {header:x?}");
         Ok(())
     }
 }

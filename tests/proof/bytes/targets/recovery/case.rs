@@ -2,9 +2,10 @@
 
 use super::super::pages::{
     BATCH as ID_AT, CARRY, CONSUMING, DONE, DONE_BATCH, FILE, HELD, IDLE, INTENT, LEAVES, LEDGER, MAGIC, OFFSET, PHASE,
-    PREPARED, PROMISES, SECOND, STANDS, Sum, TAKE, TAKES, VERSION, WRITING, mend_header, mend_ledger, words,
+    PREPARED, PROMISE, PROMISED, PROMISES, SECOND, SLOTS, STANDS, STATE, Sum, TAKE, TAKES, VERSION, mend_header,
+    mend_ledger, words,
 };
-use super::{BATCH, BODY, SAVED, STAGED};
+use super::{BATCH, BODY, SAVED, STAGED, body};
 use plumbd::link::intent::FileId;
 use plumbd::link::ledger::CARRY_MAX;
 
@@ -58,7 +59,7 @@ impl Case {
         }
         if switches & MENDED == MENDED {
             mend_ledger(&mut ledger);
-            mend_header(&mut header);
+            mend_header(&mut header, &body());
         }
         let no_intent = switches & HAS_INTENT == 0;
         Some(Case { part, moved: false, no_intent, ledger, rest: last, header }.settled())
@@ -85,9 +86,9 @@ fn place(ledger: &mut [u64], header: &mut [u64], here: Here) {
     if ledger[VERSION] != 0 {
         keep(ledger, &TAKES, &|words| (words[FILE], words[FILE + 1]) = (here.file.device, here.file.inode));
     }
-    for sum in &PROMISES {
+    for (slot, sum) in SLOTS.into_iter().zip(&PROMISES) {
         keep(header, sum, &|words| {
-            let at = sum.of[0];
+            let at = slot + PROMISE;
             (words[at + 1], words[at + 2]) = (here.file.device, here.file.inode);
             words[at + 5..at + 7].copy_from_slice(&here.boot);
         });
@@ -108,12 +109,18 @@ impl Choices<'_> {
     fn case(mut self, part: usize, switches: u8) -> Case {
         let Here { file, boot } = self.here;
         let (offset, length) = (SAVED.len() as u64, BATCH.len() as u64);
-        let promise = [ID, file.device, file.inode, offset, length, boot[0], boot[1], 0];
-        let mut header = [&[MAGIC, WRITING[0]][..], &promise, &promise, &[0; 5]].concat();
+        let slot = [0, PROMISED, ID, file.device, file.inode, offset, length, boot[0], boot[1], 0, 0];
+        let mut header = vec![0; INTENT];
+        header[0] = MAGIC;
+        SLOTS.iter().for_each(|&at| header[at..at + slot.len()].copy_from_slice(&slot));
         let mut ledger = vec![1, PREPARED, ID, length, STAGED.len() as u64, 0, 0, 0, 0];
         ledger.extend([offset, file.device, file.inode, 0, 0, ID - 1, 0, 0, 0]);
         ledger[PHASE] = [PREPARED, CONSUMING, IDLE, 0][usize::from(self.next() & 3)];
-        header[PHASE] = [WRITING[0], WRITING[1], IDLE, 0][usize::from(self.next() & 3)];
+        // The first promise counts, the second, none, or nobody knows.
+        let (serials, state) =
+            [([2, 1], IDLE), ([2, 3], PROMISED), ([2, 3], IDLE), ([2, 3], 0)][usize::from(self.next() & 3)];
+        SLOTS.iter().zip(serials).for_each(|(&at, serial)| header[at] = serial);
+        header[SLOTS[1] + STATE] = state;
         let wrong = self.next();
         // Words that are carries and offsets first: short inputs get to them.
         for word in [TAKE, HELD, OFFSET, LEAVES, CARRY, ID_AT, DONE_BATCH, FILE + 1, FILE, 5, 6, 7, 8, PHASE, VERSION] {
@@ -121,7 +128,7 @@ impl Choices<'_> {
         }
         (0..INTENT).for_each(|word| self.change(&mut header[word]));
         mend_ledger(&mut ledger);
-        mend_header(&mut header);
+        mend_header(&mut header, &body());
         let sums = [TAKES.at, DONE.at, STANDS.at, HELD].into_iter().enumerate();
         sums.for_each(|(bit, at)| ledger[at] ^= u64::from(wrong >> bit & 1) << 40);
         PROMISES.iter().enumerate().for_each(|(i, sum)| header[sum.at] ^= u64::from(wrong >> (4 + i) & 1) << 20);
@@ -140,7 +147,7 @@ impl Choices<'_> {
         let Here { file, boot } = self.here;
         let numbers = [0, 5, 4096, BODY, BODY + 1, u64::from(u32::MAX), i64::MAX as u64, u64::MAX];
         let carries = [CARRY_MAX as u64, CARRY_MAX as u64 + 1, SECOND, SECOND | 5];
-        let phases = [IDLE, PREPARED, CONSUMING, WRITING[0], WRITING[1], MAGIC];
+        let phases = [IDLE, PREPARED, CONSUMING, PROMISED, 3, MAGIC];
         let known = [file.device, file.inode, boot[0], boot[1], ID, ID - 1];
         let choice = self.next();
         *word = match choice {

@@ -3,10 +3,10 @@
 
 use super::super::pages::{
     BATCH as ID, CARRY, CONSUMING, DONE_BATCH, FILE, HELD, LEAVES, MAGIC, OFFSET, PHASE, PREPARED, Says, TAKE,
-    UNTRUSTED, carry_len, is_right, says,
+    UNTRUSTED, carry_len, is_right, is_settled, says,
 };
 use super::case::{Case, Here};
-use super::{BATCH, BODY, CARRIED, QUEUED, STAGED};
+use super::{BATCH, CARRIED, QUEUED, STAGED, body};
 use plumbd::plugin::logger::lines::LINE_MAX;
 
 /// What is there afterwards.
@@ -31,7 +31,7 @@ impl Outcome {
         *if case.moved { &mut outcome.renamed } else { &mut outcome.file } = before.to_vec();
         if is_right(&case.ledger) {
             let saved = outcome.settle_file(case, here);
-            match settle_link(&case.ledger, saved) {
+            match settle_link(case, saved) {
                 Some((carry, rest)) => outcome.save_all(carry, rest),
                 None => outcome.refused = true,
             }
@@ -46,13 +46,15 @@ impl Outcome {
     fn settle_file(&mut self, case: &Case, here: Here) -> Option<u64> {
         let (ledger, header) = (&case.ledger, &case.header);
         let is_ours = |words: &[u64], at: usize| words[at..at + 2] == [here.file.device, here.file.inode];
-        let untrusted = header[0] == MAGIC && is_ours(header, UNTRUSTED) && header[UNTRUSTED + 1] != 0;
+        let [device, inode] = [UNTRUSTED.of[0], UNTRUSTED.of[1]];
+        let noted = header[0] == MAGIC && UNTRUSTED.is_right(header);
+        let untrusted = noted && is_ours(header, device) && header[inode] != 0;
         if untrusted && !case.moved {
             self.move_away(0);
         }
         // Whether the numbers that are known here are the message file's.
         let named = !case.moved && !untrusted;
-        match says(header, here.boot, BODY) {
+        match says(header, here.boot, &body()) {
             Says::Writing(at) if latest(ledger) <= header[at] => {
                 let [offset, length] =
                     [header[at + 3], header[at + 4]].map(|n| usize::try_from(n).unwrap_or(usize::MAX));
@@ -80,6 +82,7 @@ impl Outcome {
             Says::Writing(_) | Says::Nothing => {
                 let offset = usize::try_from(ledger[OFFSET]).unwrap_or(usize::MAX);
                 let began = ledger[PHASE] == PREPARED && ledger[DONE_BATCH] != ledger[ID];
+                let began = began && !is_settled(header, ledger[ID]);
                 if began && named && is_ours(ledger, FILE) && offset < self.file.len() {
                     self.move_away(offset);
                 }
@@ -153,9 +156,11 @@ fn find(file: &[u8], offset: usize, body: &[u8]) -> At {
 }
 
 /// What was carried over then, and what staging has; `None`: the ledger contradicts it.
-fn settle_link(ledger: &[u64], saved: Option<u64>) -> Option<(u64, &'static [u8])> {
+fn settle_link(case: &Case, saved: Option<u64>) -> Option<(u64, &'static [u8])> {
+    let ledger = &case.ledger;
     let (staged, take) = (STAGED.len() as u64, ledger[TAKE]);
-    let is_saved = saved == Some(ledger[ID]) || ledger[DONE_BATCH] == ledger[ID];
+    let is_saved =
+        saved == Some(ledger[ID]) || ledger[DONE_BATCH] == ledger[ID] || is_settled(&case.header, ledger[ID]);
     let rest = match ledger[PHASE] {
         PREPARED if is_saved => take,
         CONSUMING => take.checked_sub((ledger[HELD] & 0xffff_ffff).checked_sub(staged)?)?,

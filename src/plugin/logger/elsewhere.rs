@@ -1,0 +1,237 @@
+//! A logger whose `file` was changed: what its links have under way for the
+//! file before is settled there, and its lock released, before the new one is
+//! used. Only one file is held at a time, so loggers that exchange files can't
+//! wait for each other.
+
+use super::file::{MessageFile, folder, intent_path};
+use super::orders::Halt;
+use super::settings::Sync;
+use super::there::There;
+use super::{Desk, Logger, may_pass, wait_for};
+use crate::link::intent::{FileId, Found, Header, Intent, Promise, names};
+use crate::link::ledger::{Batch, Phase};
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a lock, or a disk, is waited for before it is tried again.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// What the links have had to do with another file.
+#[derive(Debug, Default)]
+struct Left {
+    /// Batches that may have been promised there, or not.
+    prepared: Vec<Batch>,
+    /// Batches that are saved there.
+    saved: Vec<u64>,
+}
+
+impl Desk {
+    /// Settles every batch that is for another file than the one of the settings.
+    pub(super) fn settle_elsewhere(mut self) -> Result<Desk, Halt> {
+        let mut settled: Vec<PathBuf> = vec![self.settings.file.clone()];
+        while let Some(path) = self.other_path(&settled)? {
+            self = self.settle_at(&path)?;
+            settled.push(path);
+        }
+        Ok(self)
+    }
+
+    fn other_path(&self, settled: &[PathBuf]) -> Result<Option<PathBuf>, Halt> {
+        for source in &self.sources {
+            let path = source.intake.path();
+            let path = path.map_err(|e| format!("cannot take up the link from {}: {e}", source.intake.from))?;
+            if let Some(path) = path.filter(|path| !settled.contains(path)) {
+                return Ok(Some(path));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the last batch of that link is for the file of that path.
+    fn is_for(path: &Path, source: &super::Source) -> bool {
+        source.intake.path().ok().flatten().is_some_and(|named| named == path)
+    }
+
+    fn left(&self, path: &Path) -> Left {
+        let mut left = Left::default();
+        for source in self.sources.iter().filter(|source| Desk::is_for(path, source)) {
+            match source.intake.phase() {
+                Phase::Prepared(batch) => left.prepared.push(batch),
+                Phase::Consuming { batch, .. } => left.saved.push(batch.id),
+                Phase::Idle => left.saved.push(source.intake.done_batch()),
+            }
+        }
+        left.prepared.retain(|batch| !left.saved.contains(&batch.id));
+        left
+    }
+
+    fn settle_at(mut self, path: &Path) -> Result<Desk, Halt> {
+        let mut left = self.left(path);
+        if let Some(intent) = self.take_intent(path, &mut left)? {
+            self = self.settle_in(path, intent, &mut left)?;
+        }
+        for source in self.sources.iter_mut().filter(|source| Desk::is_for(path, source)) {
+            let saved = match source.intake.phase() {
+                Phase::Prepared(batch) => left.saved.contains(&batch.id),
+                Phase::Consuming { .. } | Phase::Idle => false,
+            };
+            source.intake.recover(saved, &self.tools)?;
+        }
+        self.orders.endured();
+        Ok(self)
+    }
+
+    /// The intent file beside that path, locked. `None` where it is gone, or
+    /// another logger's by now which has settled what there was to settle.
+    fn take_intent(&mut self, path: &Path, left: &mut Left) -> Result<Option<Intent>, Halt> {
+        let at = intent_path(path);
+        let is_there = |batch: &Batch| names(path, batch.file);
+        loop {
+            let taken = match Intent::open_existing(&at, self.pace.body) {
+                // The batch may be half in the file.
+                Err(error) if is_gone(&error) && left.prepared.iter().any(is_there) => {
+                    Intent::open(&at, self.pace.body)
+                }
+                taken => taken,
+            };
+            let trouble = match taken {
+                Ok(Some(intent)) => return Ok(Some(intent)),
+                _ if left.prepared.is_empty() => return Ok(None),
+                Ok(None) => match Header::at(&at) {
+                    Ok(header) if header.batch().is_some_and(|id| left.has(id) && !header.is_settled(id)) => {
+                        format!("cannot settle a batch in {}: another process is at it", path.display())
+                    }
+                    Ok(header) => {
+                        left.settle(|id| header.is_settled(id));
+                        return Ok(None);
+                    }
+                    Err(error) => format!("cannot look at {}: {error}", at.display()),
+                },
+                Err(error) if is_gone(&error) => {
+                    log::warn!("{} is gone; the batch that was for it is taken again", path.display());
+                    return Ok(None);
+                }
+                Err(error) => {
+                    let trouble = format!("cannot open {}: {error}", at.display());
+                    if !may_pass(&error) {
+                        return Err(Halt::Failed(trouble));
+                    }
+                    trouble
+                }
+            };
+            self.orders.endure(&trouble, RETRY)?;
+        }
+    }
+
+    /// Settles it, with the intent file of that path in hand.
+    fn settle_in(mut self, path: &Path, intent: Intent, left: &mut Left) -> Result<Desk, Halt> {
+        left.settle(|id| intent.is_settled(id));
+        let found = intent.found();
+        let (file, promise) = match found {
+            Found::Writing(promise) if left.has(promise.batch) => (promise.file, Some(promise)),
+            Found::Writing(promise) if left.saved.contains(&promise.batch) => {
+                return self.close_at(path, intent, promise.batch);
+            }
+            // Not promised, or withdrawn. What another logger has promised since is its own.
+            Found::Idle | Found::Writing(_) => (FileId { device: 0, inode: 0 }, None),
+            Found::Nothing | Found::OtherBoot => match left.prepared.first() {
+                Some(batch) => (batch.file, None),
+                None => (FileId { device: 0, inode: 0 }, None),
+            },
+        };
+        self.sync_what_is_there(path);
+        // One that was put aside because it is not trusted is not the place.
+        let trusted = intent.untrusted() != Some(file);
+        let Some(at) = find(path, file).filter(|at| trusted || at == path) else {
+            if let Some(promise) = promise {
+                log::warn!("{} is gone; the batch that was for it is taken again", path.display());
+                return self.close_at(path, intent, promise.batch);
+            }
+            return Ok(self);
+        };
+        log::info!("settling a batch in {}, which was the file before", at.display());
+        self.orders.ask_for_time();
+        let own = std::mem::replace(&mut self.settings.file, at.clone());
+        let rights = self.settings.rights();
+        let opened = wait_for(&mut self.orders, &self.settings, &at, || MessageFile::open(&at, &rights))?;
+        let mut logger = Logger::at(self, intent, opened);
+        match promise {
+            Some(promise) => {
+                if logger.complete_for(promise, at != path)? {
+                    left.saved.push(promise.batch);
+                }
+            }
+            None => logger.cut_back()?,
+        }
+        let mut desk = logger.close();
+        desk.settings.file = own;
+        Ok(desk)
+    }
+
+    /// Closes a batch that is not to be completed there.
+    fn close_at(mut self, path: &Path, mut intent: Intent, batch: u64) -> Result<Desk, Halt> {
+        while let Err(error) = intent.close() {
+            let trouble = format!("cannot close batch {batch} in {}: {error}", intent_path(path).display());
+            self.orders.endure(&trouble, RETRY)?;
+        }
+        Ok(self)
+    }
+
+    /// What `sync = "1s"` asks for was owed to the file before.
+    fn sync_what_is_there(&mut self, path: &Path) {
+        if let Sync::EveryMs(_) = self.settings.sync {
+            self.orders.ask_for_time();
+            match File::open(path).and_then(|file| file.sync_data()) {
+                Err(error) if !is_gone(&error) => {
+                    log::error!("cannot bring {}, which was the file before, to the disk: {error}", path.display());
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Left {
+    fn has(&self, id: u64) -> bool {
+        self.prepared.iter().any(|batch| batch.id == id) && !self.saved.contains(&id)
+    }
+
+    fn settle(&mut self, is_settled: impl Fn(u64) -> bool) {
+        let settled = self.prepared.iter().map(|batch| batch.id).filter(|&id| is_settled(id));
+        self.saved.extend(settled);
+    }
+}
+
+impl Logger {
+    /// Completes a batch in its file, and notes that. A file with another name
+    /// must have a beginning of it: a number may be another file's by now.
+    /// Whether it is saved.
+    fn complete_for(&mut self, promise: Promise, renamed: bool) -> Result<bool, Halt> {
+        self.put_untrusted_aside()?;
+        let begun = |there| matches!(there, There::Begun { done, .. } if done > 0);
+        let saved = !renamed || begun(self.look(&promise, None)?);
+        if saved {
+            self.complete(promise)?;
+            self.write_intent(|intent| intent.set_untrusted(None))?;
+            self.write_intent(|intent| intent.settle(promise.batch))?;
+        } else {
+            log::warn!("{} has nothing of the batch that is under way", self.file.path().display());
+            self.close_intent()?;
+        }
+        Ok(saved)
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+/// Where that file is: at its path, or under another name in the same folder.
+fn find(path: &Path, file: FileId) -> Option<PathBuf> {
+    if names(path, file) {
+        return Some(path.to_owned());
+    }
+    folder(path).read_dir().ok()?.flatten().map(|entry| entry.path()).find(|path| names(path, file))
+}

@@ -1,0 +1,86 @@
+//! What the logger writes to its intent file, whatever that file's disk does:
+//! nothing is taken for written before it is.
+
+use super::Logger;
+use super::file::intent_path;
+use super::orders::Halt;
+use super::source::BATCH_BYTES;
+use crate::link::intent::{Intent, Promise};
+use nix::errno::Errno;
+use std::io;
+use std::time::Duration;
+
+/// How long a trouble is endured before it is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Whether an error says that there is no room, where there may be enough for less.
+pub(super) fn wants_room(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG))
+}
+
+impl Logger {
+    /// Step 5. Whether the batch is promised: `false` where there is no room
+    /// for one so large, and a smaller one is to be tried.
+    pub(super) fn intend(&mut self, promise: &Promise) -> Result<bool, Halt> {
+        while let Err(error) = self.intent.promise(promise) {
+            if wants_room(&error) && self.take_less(promise.length) {
+                self.shrink_intent();
+                return Ok(false);
+            }
+            self.endure_intent(&error)?;
+        }
+        self.orders.endured();
+        Ok(true)
+    }
+
+    /// Promises the batch under way to another place. The message file is
+    /// not written to before that stands.
+    pub(super) fn promise_anew(&mut self, promise: &Promise) -> Result<(), Halt> {
+        self.write_intent(|intent| intent.promise(promise))
+    }
+
+    /// Step 10, and whenever nothing is to be promised.
+    pub(super) fn close_intent(&mut self) -> Result<(), Halt> {
+        self.write_intent(Intent::close)
+    }
+
+    /// Writes something to the intent file, however often it takes.
+    pub(super) fn write_intent(&mut self, mut write: impl FnMut(&mut Intent) -> io::Result<()>) -> Result<(), Halt> {
+        while let Err(error) = write(&mut self.intent) {
+            self.endure_intent(&error)?;
+        }
+        self.orders.endured();
+        Ok(())
+    }
+
+    fn endure_intent(&mut self, error: &io::Error) -> Result<(), Halt> {
+        if self.make_room(error) {
+            return Ok(());
+        }
+        let trouble = format!("cannot write to {}: {error}", intent_path(&self.settings.file).display());
+        self.orders.endure(&trouble, RETRY)
+    }
+
+    /// Makes batches smaller on a full disk. Whether that was possible.
+    pub(super) fn take_less(&mut self, length: u64) -> bool {
+        let length = usize::try_from(length).unwrap_or(usize::MAX).min(self.batch_bytes);
+        // At one byte it has one message.
+        if length <= 1 {
+            return false;
+        }
+        self.batch_bytes = length / 2;
+        true
+    }
+
+    /// Gives back the room that past batches took in the intent file. Whether there was any.
+    pub(super) fn shrink_intent(&self) -> bool {
+        // What fails here is tried again, and told, with the next write.
+        self.intent.shrink().unwrap_or(false)
+    }
+
+    /// There was room for a batch: maybe there is for a larger one.
+    pub(super) fn take_more(&mut self) {
+        self.batch_bytes = (self.batch_bytes * 2).min(BATCH_BYTES);
+    }
+}

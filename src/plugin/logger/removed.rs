@@ -1,0 +1,139 @@
+//! A message file that was removed: nobody can read what is saved there, so a
+//! new one is made at once.
+
+use super::Logger;
+use super::file::MessageFile;
+use super::orders::{Flaw, Halt};
+use crate::link::intent::{FileId, Promise};
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+impl Logger {
+    /// Puts a new file in the place of one that has lost its last name, and
+    /// returns whether it had. A trouble with that is waited out: the folder may
+    /// be gone too.
+    pub(super) fn replace_if_removed(&mut self) -> Result<bool, Halt> {
+        let mut troubled = false;
+        loop {
+            match self.file.is_removed() {
+                Ok(is_removed) => {
+                    if troubled {
+                        self.orders.endured();
+                    }
+                    if is_removed {
+                        break;
+                    }
+                    return Ok(false);
+                }
+                Err(error) => {
+                    troubled = true;
+                    let trouble = format!("cannot look at {}: {error}", self.file.path().display());
+                    self.orders.endure(&trouble, super::save::RETRY)?;
+                }
+            }
+        }
+        // What was owed to the disk is gone with its last name.
+        self.sync_at = None;
+        let file = self.open_file()?;
+        self.take_file(file);
+        self.orders.set_flaw(Flaw::Name, "");
+        log::warn!("{} was removed; went on in a new one", self.file.path().display());
+        self.mend_tail()?;
+        Ok(true)
+    }
+
+    /// The same for a batch under way, which is promised to the new file, all of
+    /// it. The last look before it is acknowledged.
+    pub(super) fn move_if_removed(&mut self, promise: &mut Promise) -> Result<bool, Halt> {
+        let moved = self.replace_if_removed()?;
+        if moved {
+            self.promise_here(promise)?;
+            if promise.offset == 0 {
+                let (file, began) = (promise.file, super::file::now());
+                self.write_intent(|intent| intent.set_began(file, began))?;
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Between two batches, when the kernel reported a change of the file.
+    pub(super) fn look_at_file(&mut self) -> Result<(), Halt> {
+        // A removal before the watch began is not reported.
+        while self.watch.follow(&self.file) | self.watch.has_changed() {
+            if self.replace_if_removed()? {
+                self.restore_intent();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A watch on the open message file, so that its removal is noticed at once
+/// though no message comes (inotify(7)).
+#[derive(Debug)]
+pub(super) struct Watch {
+    inotify: Option<Inotify>,
+    watched: Option<(FileId, Option<WatchDescriptor>)>,
+}
+
+impl Watch {
+    /// Without inotify, a removal is noticed with the next batch.
+    pub(super) fn new() -> Watch {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK);
+        if let Err(errno) = inotify {
+            cannot_watch(errno);
+        }
+        Watch { inotify: inotify.ok(), watched: None }
+    }
+
+    /// Readable after a change.
+    pub(super) fn readable(&self) -> Option<BorrowedFd<'_>> {
+        self.inotify.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Watches that file from now on, whatever its name is, and no other.
+    /// Returns whether it was not watched before.
+    fn follow(&mut self, file: &MessageFile) -> bool {
+        let Some(inotify) = &self.inotify else { return false };
+        if self.watched.is_some_and(|(id, _)| id == file.id()) {
+            return false;
+        }
+        // By its descriptor, because its name may be another file's already.
+        // Its number of links is one of its attributes.
+        let path = format!("/proc/self/fd/{}", file.file().as_raw_fd());
+        let watch = inotify.add_watch(path.as_str(), AddWatchFlags::IN_ATTRIB);
+        if let Err(errno) = watch {
+            cannot_watch(errno);
+        }
+        self.watched = Some((file.id(), watch.ok()));
+        true
+    }
+
+    /// Watches the file no more, because another is to be opened: it may get the
+    /// same number.
+    pub(super) fn leave(&mut self) {
+        if let (Some(inotify), Some((_, Some(watch)))) = (&self.inotify, self.watched.take()) {
+            // EINVAL if the kernel has removed it, with its file.
+            let _gone = inotify.rm_watch(watch);
+        }
+    }
+
+    /// Whether anything was reported since the last call.
+    fn has_changed(&self) -> bool {
+        let Some(inotify) = &self.inotify else { return false };
+        let mut changed = false;
+        loop {
+            match inotify.read_events() {
+                Ok(_) => changed = true,
+                Err(Errno::EINTR) => {}
+                Err(_) => return changed,
+            }
+        }
+    }
+}
+
+fn cannot_watch(errno: Errno) {
+    let cause = errno.desc();
+    log::warn!("cannot watch the message file: {cause}; a removal is noticed only with the next message");
+}

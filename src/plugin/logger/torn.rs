@@ -1,0 +1,295 @@
+//! Moves a torn end out of the message file, to `FILE.torn-TIME`.
+//!
+//! It may be gigabytes, and the disk nearly full. So it goes piece by piece, the
+//! last one first: copied to `.NAME.torn-INODE-OFFSET`, brought to the disk,
+//! then cut off. Whatever kills the logger, the next one finds the rest at the
+//! end of the file and goes on with that very copy, so there is one at most and
+//! the disk holds one piece twice. When all is moved, it gets its name.
+
+use super::file::{BLOCK, MessageFile, beside_hidden, folder, sync_folder};
+use nix::libc::O_NOFOLLOW;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Bytes of a piece.
+const PIECE: u64 = 16 << 20;
+
+/// What is being done, told between two pieces.
+#[derive(Debug, Clone, Copy)]
+pub enum Step {
+    /// Looking for the last newline; so many bytes have none.
+    Looking(u64),
+    /// Moving the end; so many bytes are left.
+    Moving(u64),
+}
+
+/// Is told each step of what takes long. An error ends it.
+pub type Watcher<'a> = dyn FnMut(Step) -> io::Result<()> + 'a;
+
+impl MessageFile {
+    /// Moves what stands behind the last newline to `FILE.torn-TIME`, and
+    /// returns that name if there was something.
+    ///
+    /// # Errors
+    /// It can't be read, or saved elsewhere, or cut: what was not moved is still
+    /// there, and no second copy of it. [`ErrorKind::ResourceBusy`]: another
+    /// process wrote to it meanwhile.
+    pub fn mend_tail(&mut self, watcher: &mut Watcher<'_>) -> io::Result<Option<PathBuf>> {
+        let len = self.size()?;
+        let whole = self.whole_lines(len, watcher)?;
+        self.finish_others(if whole < len { Some(whole) } else { None })?;
+        self.move_out(whole, len, watcher)
+    }
+
+    /// Moves what stands behind the first `whole` bytes to `FILE.torn-TIME`,
+    /// and returns that name if there was something.
+    ///
+    /// # Errors
+    /// As [`MessageFile::mend_tail`].
+    pub fn move_tail(&mut self, whole: u64, watcher: &mut Watcher<'_>) -> io::Result<Option<PathBuf>> {
+        let len = self.size()?;
+        self.move_out(whole, len, watcher)
+    }
+
+    fn move_out(&mut self, whole: u64, mut len: u64, watcher: &mut Watcher<'_>) -> io::Result<Option<PathBuf>> {
+        if whole >= len {
+            return Ok(None);
+        }
+        let path = self.copy_path(whole);
+        let mut copy = open_copy(&path)?;
+        let mut has_some = copy.metadata()?.len() > 0;
+        while len > whole {
+            let from = whole.max(len.saturating_sub(PIECE));
+            let moved = self.move_piece(&copy, whole, from, len, has_some, watcher);
+            if matches!(&moved, Err(error) if error.kind() == ErrorKind::AlreadyExists) {
+                // Another process wrote more where pieces were cut off.
+                self.finish(&path)?;
+                (copy, has_some) = (open_copy(&path)?, false);
+                continue;
+            }
+            if let (Err(_), false) = (&moved, has_some) {
+                // All of it is still where it was.
+                let _left = std::fs::remove_file(&path);
+            }
+            moved?;
+            (len, has_some) = (from, true);
+        }
+        self.finish(&path).map(Some)
+    }
+
+    /// Moves the bytes from `from` to `len`, the end.
+    fn move_piece(
+        &mut self,
+        copy: &File,
+        whole: u64,
+        from: u64,
+        len: u64,
+        has_some: bool,
+        watcher: &mut Watcher<'_>,
+    ) -> io::Result<()> {
+        watcher(Step::Moving(len - whole))?;
+        if has_some && !self.fits(copy, whole, from, len)? {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        if !has_some {
+            // From now on it is known to be one of such an end.
+            copy.set_len(len - whole)?;
+        }
+        self.blocks(from, len, |at, bytes| copy.write_all_at(bytes, at - whole).map(|()| true))?;
+        copy.sync_all()?;
+        if !has_some {
+            sync_folder(self.path())?;
+        }
+        self.cut(from, len)
+    }
+
+    /// Whether a copy that was begun has room for that piece where it belongs:
+    /// it is there already, or nothing is.
+    fn fits(&self, copy: &File, whole: u64, from: u64, len: u64) -> io::Result<bool> {
+        if copy.metadata()?.len() < len - whole {
+            return Ok(false);
+        }
+        let mut there = vec![0; BLOCK];
+        self.blocks(from, len, |at, bytes| {
+            let there = &mut there[..bytes.len()];
+            copy.read_exact_at(there, at - whole)?;
+            // A kill may have come in the middle of a write.
+            Ok(there.iter().zip(bytes).all(|(there, byte)| there == byte || *there == 0))
+        })
+    }
+
+    /// Reads the bytes from `from` to `to` for as long as they are wanted, and
+    /// returns whether all were.
+    fn blocks(&self, from: u64, to: u64, mut take: impl FnMut(u64, &[u8]) -> io::Result<bool>) -> io::Result<bool> {
+        let mut block = vec![0; BLOCK];
+        let mut at = from;
+        while at < to {
+            let size = usize::try_from((to - at).min(BLOCK as u64)).map_err(io::Error::other)?;
+            self.file().read_exact_at(&mut block[..size], at)?;
+            if !take(at, &block[..size])? {
+                return Ok(false);
+            }
+            at += size as u64;
+        }
+        Ok(true)
+    }
+
+    /// How many bytes its whole lines take.
+    fn whole_lines(&self, len: u64, watcher: &mut Watcher<'_>) -> io::Result<u64> {
+        let mut block = vec![0; BLOCK];
+        let mut end = len;
+        while end > 0 {
+            // The last byte alone says it, nearly always.
+            let size = if end == len { 1 } else { end.min(BLOCK as u64) };
+            let start = end - size;
+            let size = usize::try_from(size).map_err(io::Error::other)?;
+            self.file().read_exact_at(&mut block[..size], start)?;
+            if let Some(at) = memchr::memrchr(b'\n', &block[..size]) {
+                return Ok(start + at as u64 + 1);
+            }
+            if (len - start) / PIECE > (len - end) / PIECE {
+                watcher(Step::Looking(len - start))?;
+            }
+            end = start;
+        }
+        Ok(0)
+    }
+
+    /// Where the end behind `whole` bytes is copied to.
+    fn copy_path(&self, whole: u64) -> PathBuf {
+        beside_hidden(self.path(), &format!("torn-{}-{whole}", self.id().inode))
+    }
+
+    /// Gives a copy its name.
+    fn finish(&self, copy: &Path) -> io::Result<PathBuf> {
+        let path = self.beside("torn");
+        std::fs::rename(copy, &path)?;
+        sync_folder(&path)?;
+        Ok(path)
+    }
+
+    /// Copies that a logger left when it was killed get their names, but for one
+    /// of the end behind `whole` bytes, which is gone on with.
+    fn finish_others(&self, whole: Option<u64>) -> io::Result<()> {
+        let ours = whole.map(|whole| self.copy_path(whole));
+        let begin = beside_hidden(self.path(), "torn-");
+        let begin = begin.file_name().unwrap_or_default().as_bytes();
+        let all = match folder(self.path()).read_dir() {
+            Ok(all) => all,
+            Err(error) => {
+                if error.kind() != ErrorKind::NotFound {
+                    log::warn!("cannot look for what an earlier logger left beside {}: {error}", self.path().display());
+                }
+                return Ok(());
+            }
+        };
+        let left = all.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(begin));
+        for path in left.map(|entry| entry.path()).filter(|path| Some(path) != ours.as_ref()) {
+            let named = self.finish(&path)?;
+            log::warn!("a logger was killed while it moved a torn end: what it moved is now in {}", named.display());
+        }
+        Ok(())
+    }
+}
+
+fn open_copy(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(O_NOFOLLOW).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::Rights;
+    use super::*;
+
+    const RIGHTS: Rights<'_> = Rights { mode: 0o640, group: None };
+
+    fn file(content: &[u8]) -> (tempfile::TempDir, MessageFile) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.log");
+        std::fs::write(&path, content).unwrap();
+        let file = MessageFile::open(&path, &RIGHTS).unwrap().unwrap();
+        (folder, file)
+    }
+
+    /// Two and a half pieces without a newline.
+    fn tail() -> Vec<u8> {
+        (0..PIECE * 5 / 2).map(|i| b'a' + u8::try_from(i * 7 % 25).unwrap()).collect()
+    }
+
+    fn copies(folder: &tempfile::TempDir) -> Vec<PathBuf> {
+        let all = folder.path().read_dir().unwrap().map(|entry| entry.unwrap().path());
+        all.filter(|path| path.to_str().unwrap().contains("m.log.torn-")).collect()
+    }
+
+    #[test]
+    fn a_torn_tail_goes_elsewhere_and_whole_lines_stay() {
+        let long = [&b"one\n"[..], &[b'x'; 3 * BLOCK]].concat();
+        for (content, whole) in
+            [(&b""[..], 0), (b"one\n", 4), (b"one\ntw", 4), (b"tw", 0), (&long, 4), (b"\n", 1), (b"one\n\n", 5)]
+        {
+            let (_folder, mut file) = file(content);
+            let torn = file.mend_tail(&mut |_| Ok(())).unwrap();
+            assert_eq!(std::fs::read(file.path()).unwrap(), &content[..whole]);
+            let rest = torn.map(|path| std::fs::read(path).unwrap()).unwrap_or_default();
+            assert_eq!(rest, &content[whole..]);
+        }
+    }
+
+    #[test]
+    fn a_long_one_that_is_interrupted_is_gone_on_with_in_one_copy() {
+        let tail = tail();
+        for ended_at in 1..4 {
+            let (folder, mut file) = file(&[b"one\n", &tail[..]].concat());
+            let mut moves = 0;
+            let interrupted = file.mend_tail(&mut |step| {
+                moves += u32::from(matches!(step, Step::Moving(_)));
+                if moves == ended_at { Err(ErrorKind::Interrupted.into()) } else { Ok(()) }
+            });
+            assert_eq!(interrupted.unwrap_err().kind(), ErrorKind::Interrupted);
+            assert_eq!(copies(&folder).len(), usize::from(ended_at > 1), "ended at {ended_at}");
+            let torn = file.mend_tail(&mut |_| Ok(())).unwrap().unwrap();
+            assert!(std::fs::read(&torn).unwrap() == tail, "ended at {ended_at}");
+            assert_eq!(copies(&folder), [torn]);
+            assert_eq!(std::fs::read(file.path()).unwrap(), b"one\n");
+        }
+    }
+
+    #[test]
+    fn what_another_writes_behind_the_rest_is_kept_apart() {
+        let tail = tail();
+        let (folder, mut file) = file(&tail);
+        let mut moves = 0;
+        let path = file.path().to_owned();
+        let mut theirs = |step| {
+            moves += usize::from(matches!(step, Step::Moving(_)));
+            if moves == 2 {
+                moves += 1;
+                let mut other = File::options().append(true).open(&path)?;
+                io::Write::write_all(&mut other, b"THEIRS")?;
+            }
+            Ok(())
+        };
+        assert_eq!(file.mend_tail(&mut theirs).unwrap_err().kind(), ErrorKind::ResourceBusy);
+        file.mend_tail(&mut |_| Ok(())).unwrap().unwrap();
+        let mut all: Vec<Vec<u8>> = copies(&folder).iter().map(|path| std::fs::read(path).unwrap()).collect();
+        all.sort_by_key(|bytes| !bytes.ends_with(b"THEIRS"));
+        assert_eq!(all.len(), 2);
+        let first = tail.len() - usize::try_from(PIECE).unwrap();
+        assert!(all[0][..first] == tail[..first] && all[0][first..] == *b"THEIRS");
+        assert!(all[1].ends_with(&tail[first..]));
+    }
+
+    #[test]
+    fn a_copy_that_was_finished_but_for_its_name_gets_it() {
+        let (folder, mut file) = file(b"one\n");
+        std::fs::write(folder.path().join(".m.log.torn-5-4"), "torn").unwrap();
+        assert_eq!(file.mend_tail(&mut |_| Ok(())).unwrap(), None);
+        let copies = copies(&folder);
+        assert_eq!((copies.len(), std::fs::read(&copies[0]).unwrap()), (1, b"torn".to_vec()));
+        assert!(copies[0].file_name().unwrap().to_str().unwrap().starts_with("m.log.torn-"));
+    }
+}

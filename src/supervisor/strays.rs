@@ -1,0 +1,294 @@
+//! What a child started and left behind ends with it.
+//!
+//! The supervisor is the subreaper of all of its children, so whatever a dead
+//! child has left is, or is below, a process that has become a child of the
+//! supervisor without having been started by it: an orphan. So after each death
+//! the list of this process's children is read once; if all of them are known,
+//! nothing was left.
+//!
+//! Only orphans are ever sent a signal, not what is below them: until this process
+//! reaps it, an orphan's number is its own, so nobody else can be hit. What is
+//! below is an orphan itself as soon as its parent is dead.
+//!
+//! Whose an orphan is, the first answer that there is:
+//!
+//! | sign | |
+//! |---|---|
+//! | it is in the session of a child | that child's |
+//! | its environment has one of this supervisor's marks ([`super::mark`]) | of that start |
+//! | it holds the log pipe or the notification socket of the child that ended | that child's |
+//! | no living child was started before it was | nobody else's than of one that ended |
+//!
+//! One that shows none of these is left alone until the last child that may have
+//! started it has ended. The last sign does not count where others than descendants
+//! of children may become orphans here: below the first process of a pid
+//! namespace, and where this process had children when it began.
+
+use super::core::Supervisor;
+use super::mark::{self, Own};
+use crate::sys::descendants::{Children, Process};
+use crate::sys::process;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::{Pid, getpid};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+/// An orphan that starts others and ends all the time may be hit only by looking
+/// again at once; so often, then others are served first.
+const LOOKS: usize = 32;
+
+/// Whose an orphan is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// That start's.
+    Start(u64),
+    /// Of some child that has ended.
+    Ended,
+}
+
+/// What is known of orphans.
+#[derive(Debug)]
+pub(super) struct Strays {
+    /// `None`: /proc can't be used.
+    children: Option<Children>,
+    own: Own,
+    session: Pid,
+    /// Children that this process had when it began, which are nobody's strays.
+    foreign: BTreeSet<Pid>,
+    /// Whether every orphan is a descendant of a child.
+    all_are_descendants: bool,
+    /// Orphans that were looked at, until they are reaped.
+    owners: HashMap<Pid, Owner>,
+    /// Those of them that were sent SIGKILL.
+    killed: HashSet<Pid>,
+    /// Those that SIGKILL has not ended in time, so that nobody waits for them again.
+    given_up: HashSet<Pid>,
+}
+
+/// Whose orphans are not gone yet.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    starts: BTreeSet<u64>,
+    of_ended: bool,
+    /// Their processes.
+    pub(super) pids: Vec<Pid>,
+}
+
+impl Left {
+    /// Whether something is left of that start.
+    pub(super) fn is_of(&self, number: u64) -> bool {
+        self.of_ended || self.starts.contains(&number)
+    }
+}
+
+impl Strays {
+    /// For a supervisor that has started nothing yet, whose control socket is there.
+    ///
+    /// # Errors
+    /// `cannot look at the folder of PATH: cause`.
+    pub(super) fn new(control: &Path) -> Result<Strays, String> {
+        let own = Own::new(control).map_err(|e| format!("cannot look at the folder of {}: {e}", control.display()))?;
+        let mut children = Children::open()
+            .inspect_err(|error| {
+                log::warn!("cannot find what children leave behind outside of their process groups: {error}");
+            })
+            .ok();
+        let foreign: BTreeSet<Pid> =
+            children.as_mut().and_then(|list| list.read().ok()).unwrap_or_default().into_iter().collect();
+        let all_are_descendants = foreign.is_empty() && getpid().as_raw() != 1;
+        let session = nix::unistd::getsid(None).unwrap_or(Pid::from_raw(0));
+        let (owners, killed, given_up) = (HashMap::new(), HashSet::new(), HashSet::new());
+        Ok(Strays { children, own, session, foreign, all_are_descendants, owners, killed, given_up })
+    }
+
+    /// Whether /proc can be used.
+    pub(super) fn can_look(&self) -> bool {
+        self.children.is_some()
+    }
+
+    /// The marks of this supervisor.
+    pub(super) fn own(&mut self) -> &mut Own {
+        &mut self.own
+    }
+
+    /// That process was reaped; its number may be another's soon.
+    pub(super) fn reaped(&mut self, pid: Pid) {
+        self.foreign.remove(&pid);
+        self.owners.remove(&pid);
+        self.killed.remove(&pid);
+        self.given_up.remove(&pid);
+    }
+
+    /// Nobody waits for these any longer.
+    pub(super) fn give_up(&mut self, pids: &[Pid]) {
+        self.given_up.extend(pids);
+    }
+
+    /// This process's children that it did not start.
+    fn orphans(&mut self, is_known: impl Fn(Pid) -> bool) -> Vec<Pid> {
+        let Some(list) = &mut self.children else { return Vec::new() };
+        match list.read() {
+            Ok(mut pids) => {
+                pids.retain(|pid| !is_known(*pid) && !self.foreign.contains(pid));
+                pids
+            }
+            Err(error) => {
+                log::error!("cannot look for what children have left behind: {error}");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Kills one, and what is in its group.
+    fn kill(&mut self, process: &Process) {
+        let pid = process.pid;
+        if process.session != self.session {
+            // All of a group is of one session, and so of one child. What it
+            // starts just now is hit too: fork(2) waits for signals to a group.
+            let _none_left = killpg(process.group, Signal::SIGKILL);
+        }
+        if process.is_dead() || !self.killed.insert(pid) {
+            return;
+        }
+        match kill(pid, Signal::SIGKILL) {
+            Ok(()) => log::debug!("killed process {pid} ({}), which a child had left behind", process.name()),
+            Err(errno) => log::error!(
+                "cannot kill process {pid} ({}), which a child has left behind: {}",
+                process.name(),
+                errno.desc()
+            ),
+        }
+    }
+
+    /// Kills all orphans, for all children are down; whether there are any.
+    pub(super) fn kill_all(&mut self) -> bool {
+        if self.children.is_none() {
+            return process::has_children();
+        }
+        let mut any = false;
+        for pid in self.orphans(|_| false) {
+            // Looked at again if it can't be looked at just now.
+            let Ok(process) = Process::look(pid) else { return true };
+            let Some(process) = process else { continue };
+            // In this session nobody is a child's: each child begins one.
+            if process.session != self.session {
+                any = true;
+                self.kill(&process);
+            }
+        }
+        any
+    }
+}
+
+impl Supervisor {
+    /// Kills what children that ended have left behind.
+    pub(super) fn kill_strays(&mut self) -> Left {
+        let mut left = Left::default();
+        for _ in 0..LOOKS {
+            let killed = self.strays.killed.len();
+            left = self.look_for_strays();
+            if self.strays.killed.len() == killed {
+                break;
+            }
+        }
+        left
+    }
+
+    fn look_for_strays(&mut self) -> Left {
+        let by_pid = &self.by_pid;
+        let orphans = self.strays.orphans(|pid| by_pid.contains_key(&pid));
+        let mut left = Left::default();
+        if orphans.is_empty() {
+            return left;
+        }
+        let living: HashSet<u64> =
+            self.by_pid.values().filter_map(|id| self.children.get(id)).map(|child| child.number).collect();
+        for pid in orphans {
+            let known = self.strays.owners.get(&pid).copied();
+            let is_of_living = |owner: &Owner| matches!(owner, Owner::Start(number) if living.contains(number));
+            if known.as_ref().is_some_and(is_of_living) {
+                continue;
+            }
+            let is_waited_for = !self.strays.given_up.contains(&pid);
+            let (process, owner) = match self.owner(pid, known) {
+                Ok(Some(seen)) => seen,
+                Ok(None) => continue,
+                Err(error) => {
+                    // Another look may tell.
+                    if is_waited_for {
+                        log::debug!("cannot look at process {pid}, which a child has left behind: {error}");
+                        left.of_ended = true;
+                        left.pids.push(pid);
+                    }
+                    continue;
+                }
+            };
+            self.strays.owners.insert(pid, owner);
+            if is_of_living(&owner) {
+                continue;
+            }
+            if is_waited_for {
+                match owner {
+                    Owner::Start(number) => {
+                        left.starts.insert(number);
+                    }
+                    Owner::Ended => left.of_ended = true,
+                }
+                left.pids.push(pid);
+            }
+            self.strays.kill(&process);
+        }
+        left
+    }
+
+    /// Whose that orphan is; `None`: it may be one of several children's, or is gone.
+    fn owner(&self, pid: Pid, known: Option<Owner>) -> io::Result<Option<(Process, Owner)>> {
+        let Some(process) = Process::look(pid)? else { return Ok(None) };
+        let owner = match known {
+            Some(owner) => Some(owner),
+            None => self.seen_owner(&process)?,
+        };
+        Ok(owner.map(|owner| (process, owner)))
+    }
+
+    fn seen_owner(&self, process: &Process) -> io::Result<Option<Owner>> {
+        if let Some(child) = self.by_pid.get(&process.session).and_then(|id| self.children.get(id)) {
+            return Ok(Some(Owner::Start(child.number)));
+        }
+        if let Some(leaving) = self.leaving.iter().find(|leaving| leaving.group == process.session) {
+            return Ok(Some(Owner::Start(leaving.number)));
+        }
+        if process.session == self.strays.session {
+            return Ok(None);
+        }
+        let Some(environment) = process.environment()? else {
+            return Err(io::Error::other("it is in uninterruptible sleep"));
+        };
+        if let Some(number) = self.strays.own.number(&mark::marks(&environment)) {
+            return Ok(Some(Owner::Start(number)));
+        }
+        for leaving in &self.leaving {
+            let Some(child) = self.children.get(&leaving.id) else { continue };
+            let notify = child.holdings.notify.as_ref().map(|socket| (**socket).as_fd());
+            let mut files = Vec::new();
+            for fd in [Some(child.holdings.log.write.as_fd()), notify].into_iter().flatten() {
+                let file = nix::sys::stat::fstat(fd)?;
+                files.push((file.st_dev, file.st_ino));
+            }
+            if process.holds(&files)? {
+                return Ok(Some(Owner::Start(leaving.number)));
+            }
+        }
+        if !self.strays.all_are_descendants {
+            return Ok(None);
+        }
+        for pid in self.by_pid.keys() {
+            if Process::look(*pid)?.is_some_and(|child| child.start <= process.start) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(Owner::Ended))
+    }
+}
