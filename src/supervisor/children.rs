@@ -6,7 +6,7 @@ use super::core::Supervisor;
 use super::logs::LOG_REST;
 use super::notify::Said;
 use super::poll::{Id, Token};
-use super::spawn;
+use super::spawn::{self, Around};
 use super::supervised::Supervised;
 use crate::config::model::Child;
 use crate::journal;
@@ -151,13 +151,8 @@ impl Supervisor {
         child.pending = false;
         child.says = None;
         child.told_of_strangers = false;
-        let common = spawn::Common {
-            links: &mut self.links,
-            sockets: &mut self.sockets,
-            null: &self.null,
-            soft_descriptors: self.soft_descriptors,
-        };
-        let started = spawn::spawn(&child.config, &child.holdings, common, alone, &mark);
+        let around = Around { alone, null: &self.null, soft_descriptors: self.soft_descriptors, mark: &mark };
+        let started = spawn::spawn(&child.config, &child.holdings, &mut self.links, &mut self.sockets, &around);
         if self.sockets.take_renewed() {
             self.keep_in_store();
         }

@@ -51,21 +51,20 @@ pub const LOG_CAPACITY: usize = 64 * 1024;
 /// environment has at most 128 KiB (MAX_ARG_STRLEN, execve(2)).
 const LINKS_IN_ENVIRONMENT: usize = 64 * 1024;
 
-/// What the supervisor has for all children.
+/// What else a start needs.
 #[derive(Debug)]
-pub struct Common<'a> {
-    /// The links.
-    pub links: &'a mut Links,
-    /// The listening sockets.
-    pub sockets: &'a mut Sockets,
+pub struct Around<'a> {
+    /// No other process has the child's listening sockets.
+    pub alone: bool,
     /// /dev/null.
     pub null: &'a OwnedFd,
-    /// The soft limit on descriptors that programs get.
+    /// The soft limit on descriptors of programs that are no plugins.
     pub soft_descriptors: u64,
+    /// What its processes are known by later.
+    pub mark: &'a str,
 }
 
-/// Starts a child. `alone`: no other process has its listening sockets. `mark`
-/// names this start ([`mark`]).
+/// Starts a child.
 ///
 /// # Errors
 /// What could not be done before exec; later failures come through
@@ -73,11 +72,11 @@ pub struct Common<'a> {
 pub fn spawn(
     child: &Child,
     holdings: &Holdings,
-    common: Common<'_>,
-    alone: bool,
-    mark: &str,
+    links: &mut Links,
+    sockets: &mut Sockets,
+    around: &Around<'_>,
 ) -> io::Result<Started> {
-    let Common { links, sockets, null, soft_descriptors } = common;
+    let Around { alone, null, soft_descriptors, mark } = *around;
     links.put_right(&child.name).map_err(|e| cannot("prepare its links", &e))?;
     let mut fds = Descriptors::standard(child, holdings, links, null)?;
     let mut environment = Environment::new(child);
