@@ -332,7 +332,10 @@ fn a_folder_that_may_not_be_looked_into_is_no_reason_to_take_the_next_configurat
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let program = folder.path().join("plumbd");
-    std::fs::copy(env!("CARGO_BIN_EXE_plumbd"), &program).unwrap();
+    // Not by this process: what another test forks just then would have it open
+    // for writing, and such a file is not executed (ETXTBSY).
+    let copied = std::process::Command::new("cp").arg(env!("CARGO_BIN_EXE_plumbd")).arg(&program).status().unwrap();
+    assert!(copied.success());
     let output = std::process::Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(&program)

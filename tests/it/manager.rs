@@ -107,9 +107,11 @@ impl Manager {
     /// Another descriptor of what it keeps under that name, and its whole name:
     /// `begin` is how that begins.
     pub fn kept(&self, begin: &str) -> (String, OwnedFd) {
-        let heard = self.heard.lock().unwrap();
-        let (name, fd) = heard.store.iter().find(|(name, _)| name.starts_with(begin)).unwrap();
-        (name.clone(), fd.try_clone().unwrap())
+        wait_for(&format!("{begin:?} is stored"), || {
+            let heard = self.heard.lock().unwrap();
+            let (name, fd) = heard.store.iter().find(|(name, _)| name.starts_with(begin))?;
+            Some((name.clone(), fd.try_clone().unwrap()))
+        })
     }
 
     /// Keeps this, as one that was not told to forget it.
