@@ -221,6 +221,10 @@ impl Supervisor {
             Phase::Rising(rising) => self.refuse(rising.waiter(), "reloaded, but now the daemon is stopping"),
             Phase::Starting | Phase::Running | Phase::Stopping { .. } => {}
         }
+        // A reload may have ended inputs that now have sources again.
+        if let Err(error) = self.links.resume_input() {
+            log::error!("cannot open a link's input again: {error}");
+        }
         log::info!("stopping");
         self.manager.tell("STOPPING=1");
         if self.failed_start.is_none() {

@@ -18,7 +18,7 @@
 
 use super::child::{Ladder, State, Want};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 #[cfg(test)]
@@ -206,6 +206,10 @@ impl<'a> Drain<'a> {
             }
             _ if self.now >= self.bounds.all => decision.steps.push(Step::Kill(at)),
             State::Stopping { ladder, .. } => {
+                if matches!(ladder, Ladder::Draining { .. }) && self.before_are_done(at) {
+                    // Another drain may have told it to finish, and its input was opened again.
+                    decision.steps.extend(self.ended(at).map(Step::EndInput));
+                }
                 // It may be on its way to come again, or have been told to drain
                 // when there was more time.
                 let late = matches!(ladder, Ladder::Draining { .. }) && self.is_late(at);
@@ -236,19 +240,17 @@ impl<'a> Drain<'a> {
 
     fn with_process(&self, at: usize, decision: &mut Decision) {
         let member = &self.members[at];
-        if !member.before.iter().all(|&user| self.is_done(user)) {
+        if !self.before_are_done(at) {
             if self.is_late(at) {
                 decision.steps.push(Step::Stop(at));
             }
             return;
         }
         let into = || self.into(at);
-        let ends = |flow: &Flow| flow.goes && self.all_gone(flow.queue);
-        let mut ended: Vec<usize> = into().filter(|(_, flow)| ends(flow)).map(|(_, flow)| flow.queue).collect();
-        ended.dedup();
-        decision.steps.extend(ended.iter().map(|&queue| Step::EndInput(queue)));
-        let waits = into().any(|(link, flow)| ends(flow) && (self.waiting)(link) > 0);
-        let whole = !ended.is_empty() && into().all(|(_, flow)| ends(flow));
+        let ended: BTreeSet<usize> = self.ended(at).collect();
+        decision.steps.extend(ended.iter().copied().map(Step::EndInput));
+        let waits = into().any(|(link, flow)| ended.contains(&flow.queue) && (self.waiting)(link) > 0);
+        let whole = !ended.is_empty() && into().all(|(_, flow)| ended.contains(&flow.queue));
         // One that has not begun and has nothing to take need not try.
         let idle = !waits && matches!(member.state, State::Starting { .. });
         let until = if member.saves { self.bounds.order.max(self.now + LAST_SAVE) } else { self.bounds.order };
@@ -259,6 +261,15 @@ impl<'a> Drain<'a> {
         } else {
             decision.steps.push(Step::Stop(at));
         }
+    }
+
+    fn before_are_done(&self, at: usize) -> bool {
+        self.members[at].before.iter().all(|&user| self.is_done(user))
+    }
+
+    /// The queues into it that go and that nobody writes to any more.
+    fn ended(&self, at: usize) -> impl Iterator<Item = usize> + '_ {
+        self.into(at).map(|(_, flow)| flow).filter(|flow| flow.goes && self.all_gone(flow.queue)).map(|flow| flow.queue)
     }
 
     /// Whether it is asked without regard to the order.
@@ -278,9 +289,7 @@ impl<'a> Drain<'a> {
         }
         let member = &self.members[at];
         let unkillable = matches!(member.state, State::Stopping { ladder: Ladder::Unkillable, .. });
-        let done = !member.has_process()
-            && member.before.iter().all(|&user| self.is_done(user))
-            && (unkillable || !self.is_needed(at));
+        let done = !member.has_process() && self.before_are_done(at) && (unkillable || !self.is_needed(at));
         self.done.borrow_mut()[at] = Some(done);
         done
     }
@@ -311,7 +320,8 @@ impl<'a> Drain<'a> {
     /// Whether its sources may be started: it is there, or will not come.
     fn is_ready_for_sources(&self, at: usize) -> bool {
         match self.members[at].state {
-            State::Up { .. } => true,
+            // One that drains reads on until its input ends.
+            State::Up { .. } | State::Stopping { ladder: Ladder::Draining { .. }, .. } => true,
             State::Starting { .. } | State::Stopping { .. } => false,
             State::Down | State::Backoff { .. } | State::Failed => !self.is_needed(at),
         }

@@ -39,9 +39,22 @@ fn simulate(law: Law, seed: u64, events: u64) -> Result<Seen, String> {
 fn chains_lose_nothing_through_a_million_events() {
     let seed = seed();
     let seen = simulate(Law::Whole, seed, EVENTS).unwrap_or_else(|wrong| panic!("{wrong}"));
-    let Seen { events: _, saved, killed, stopped, drains, partial, turned_back, started, waiting, lost_in_hand, late } =
-        seen;
-    for count in [saved, killed, stopped, drains, partial, turned_back, started, waiting, lost_in_hand, late] {
+    let Seen {
+        events: _,
+        saved,
+        killed,
+        stopped,
+        drains,
+        partial,
+        turned_back,
+        cut_short,
+        started,
+        waiting,
+        lost_in_hand,
+        late,
+    } = seen;
+    for count in [saved, killed, stopped, drains, partial, turned_back, cut_short, started, waiting, lost_in_hand, late]
+    {
         assert!(count > 50, "seed {seed}: something hardly happened: {seen:?}");
     }
 }

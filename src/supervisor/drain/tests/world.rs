@@ -34,6 +34,8 @@ pub struct Seen {
     pub partial: u64,
     /// Drains of some that would have lost something.
     pub turned_back: u64,
+    /// Drains of some that the end of all cut short.
+    pub cut_short: u64,
     /// Starts for what waited.
     pub started: u64,
     /// Messages that waited at the end, with a reason.
@@ -199,9 +201,13 @@ impl World {
             }
             self.event(dice, seen, true)?;
         }
-        while self.drain.is_some() {
+        // An end may come in the middle of a reload, whose ended inputs are opened again.
+        let through = dice.percent(50);
+        while self.drain.is_some() && through {
             self.event(dice, seen, true)?;
         }
+        seen.cut_short += u64::from(self.drain.is_some());
+        self.queues.iter_mut().for_each(|queue| queue.open = true);
         self.drain = Some(((0..self.nodes.len()).collect(), (0..self.queues.len()).collect(), self.bounds(dice)));
         self.ending = true;
         self.begin_drain();
