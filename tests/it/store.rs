@@ -298,6 +298,17 @@ fn full_socket(dir: &tempfile::TempDir) -> (std::os::unix::net::UnixDatagram, us
     (manager, count)
 }
 
+/// The next thing that was said to it.
+#[track_caller]
+fn hear(manager: &std::os::unix::net::UnixDatagram) -> String {
+    let mut bytes = [0; 4096];
+    let length = wait_for("something is said", || match manager.recv(&mut bytes) {
+        Err(error) if error.kind() == std::io::ErrorKind::Interrupted => None,
+        other => Some(other.unwrap()),
+    });
+    String::from_utf8(bytes[..length].to_vec()).unwrap()
+}
+
 #[test]
 fn a_missed_watchdog_feed_is_tried_again_at_once_and_before_all_that_waits() {
     let dir = tempfile::tempdir().unwrap();
@@ -309,11 +320,7 @@ fn a_missed_watchdog_feed_is_tried_again_at_once_and_before_all_that_waits() {
     for _ in 0..30 {
         daemon.done(&Request::Reload);
     }
-    let mut bytes = [0; 4096];
-    let mut hear = || {
-        let length = manager.recv(&mut bytes).unwrap();
-        String::from_utf8(bytes[..length].to_vec()).unwrap()
-    };
+    let hear = || hear(&manager);
     for _ in 0..count {
         assert_eq!(hear(), "FILLED");
     }
@@ -332,14 +339,10 @@ fn what_the_manager_could_not_take_is_told_at_the_end() {
     let mut daemon = Daemon::start_after(&first, "[children.one]\ncommand = [\"/bin/sleep\", \"1000\"]\n");
     daemon.signal(nix::libc::SIGTERM);
     daemon.wait_log("stopped");
-    let mut bytes = [0; 4096];
     for _ in 0..count {
-        manager.recv(&mut bytes).unwrap();
+        hear(&manager);
     }
-    wait_for("it is heard that it stops", || {
-        let length = manager.recv(&mut bytes).unwrap();
-        bytes[..length].starts_with(b"STOPPING=1").then_some(())
-    });
+    wait_for("it is heard that it stops", || hear(&manager).starts_with("STOPPING=1").then_some(()));
     assert!(daemon.wait_end().success());
 }
 
