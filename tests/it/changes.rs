@@ -254,7 +254,11 @@ fn powerless(daemon: &Daemon) -> std::process::Child {
 #[test]
 #[ignore = "needs strace, run by .ci/run"]
 fn a_child_that_nobody_can_kill_is_named_and_holds_up_no_second_sigterm() {
-    let mut daemon = Daemon::start("[children.one]\ncommand = [\"sleep\", \"1000\"]\n");
+    // It takes no notice of its supervisor's death either.
+    let mut daemon = Daemon::start(
+        "[children.one]\nready = \"fd\"\n\
+         command = [\"sh\", \"-c\", \"trap '' TERM; echo >&$PLUMBD_READY_FD; while :; do sleep 0.1; done\"]\n",
+    );
     let one = daemon.child_pid("one");
     let mut tracer = powerless(&daemon);
     daemon.signal(SIGTERM);
