@@ -29,6 +29,8 @@ use std::time::{Duration, Instant};
 
 /// How often to look whether a link that goes is empty: no event tells.
 const LOOK: Duration = Duration::from_millis(10);
+/// After EMFILE and its like, an input is opened again after this long.
+const RESUME: Duration = Duration::from_secs(1);
 /// What children left behind has so long to die when it is killed at the end.
 const LAST_STRAYS: Duration = Duration::from_secs(5);
 /// Children that were killed because the time for the end is up have this long to die.
@@ -75,6 +77,9 @@ impl Supervisor {
 
     /// Takes every step that has become possible.
     pub(super) fn advance(&mut self) {
+        if !matches!(self.phase, Phase::Winding(_) | Phase::Stopping { .. }) {
+            self.resume_inputs();
+        }
         match &self.phase {
             Phase::Starting => {
                 self.start_pending();
@@ -94,6 +99,15 @@ impl Supervisor {
         }
         self.stop_held();
         self.answer_waiters();
+    }
+
+    /// Opens the inputs again that a drain which came to nothing had ended. Until
+    /// that is done no source of theirs can be started.
+    pub(super) fn resume_inputs(&mut self) {
+        if let Err(error) = self.links.resume_input() {
+            log::error!("cannot open a link's input again: {error}; trying again");
+            self.look_after(RESUME);
+        }
     }
 
     /// Starts those that wait only for what is up by now.
@@ -222,9 +236,7 @@ impl Supervisor {
             Phase::Starting | Phase::Running | Phase::Stopping { .. } => {}
         }
         // A reload may have ended inputs that now have sources again.
-        if let Err(error) = self.links.resume_input() {
-            log::error!("cannot open a link's input again: {error}");
-        }
+        self.resume_inputs();
         log::info!("stopping");
         self.manager.tell("STOPPING=1");
         if self.failed_start.is_none() {

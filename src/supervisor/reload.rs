@@ -277,9 +277,7 @@ impl Supervisor {
     fn turn_back(&mut self, winding: Winding, why: String) {
         let Winding { loaded, plan, going, course, waiter, .. } = winding;
         self.say_going_back(waiter, &why);
-        if let Err(error) = self.links.resume_input() {
-            log::error!("reload: cannot open a link's input again: {error}");
-        }
+        self.resume_inputs();
         let course = Course { way: Way::Back { why }, ..course };
         let mut coming = BTreeSet::new();
         for name in &going {

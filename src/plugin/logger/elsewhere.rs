@@ -3,15 +3,15 @@
 //! used. Only one file is held at a time, so loggers that exchange files can't
 //! wait for each other.
 
-use super::file::{MessageFile, folder, intent_path};
+use super::file::{MessageFile, find, id_at, intent_path, is_gone};
 use super::orders::Halt;
 use super::settings::Sync;
 use super::there::There;
 use super::{Desk, Logger, may_pass, wait_for};
-use crate::link::intent::{FileId, Found, Header, Intent, Promise, names};
+use crate::link::intent::{FileId, Found, Header, Intent, Promise};
 use crate::link::ledger::{Batch, Phase};
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -87,8 +87,15 @@ impl Desk {
     /// another logger's by now which has settled what there was to settle.
     fn take_intent(&mut self, path: &Path, left: &mut Left) -> Result<Option<Intent>, Halt> {
         let at = intent_path(path);
-        let is_there = |batch: &Batch| names(path, batch.file);
         loop {
+            let there = match id_at(path) {
+                Ok(there) => there,
+                Err(error) => {
+                    self.endure_look(path, &error)?;
+                    continue;
+                }
+            };
+            let is_there = |batch: &Batch| Some(batch.file) == there;
             let taken = match Intent::open_existing(&at, self.pace.body) {
                 // The batch may be half in the file.
                 Err(error) if is_gone(&error) && left.prepared.iter().any(is_there) => {
@@ -144,7 +151,13 @@ impl Desk {
         self.sync_what_is_there(path);
         // One that was put aside because it is not trusted is not the place.
         let trusted = intent.untrusted() != Some(file);
-        let Some(at) = find(path, file).filter(|at| trusted || at == path) else {
+        let found = loop {
+            match find(path, file) {
+                Ok(found) => break found,
+                Err(error) => self.endure_look(path, &error)?,
+            }
+        };
+        let Some(at) = found.filter(|at| trusted || at == path) else {
             if let Some(promise) = promise {
                 log::warn!("{} is gone; the batch that was for it is taken again", path.display());
                 return self.close_at(path, intent, promise.batch);
@@ -168,6 +181,14 @@ impl Desk {
         let mut desk = logger.close();
         desk.settings.file = own;
         Ok(desk)
+    }
+
+    fn endure_look(&mut self, path: &Path, error: &io::Error) -> Result<(), Halt> {
+        let trouble = format!("cannot look for {}: {error}", path.display());
+        if !may_pass(error) {
+            return Err(Halt::Failed(trouble));
+        }
+        self.orders.endure(&trouble, RETRY)
     }
 
     /// Closes a batch that is not to be completed there.
@@ -222,16 +243,4 @@ impl Logger {
         }
         Ok(saved)
     }
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
-}
-
-/// Where that file is: at its path, or under another name in the same folder.
-fn find(path: &Path, file: FileId) -> Option<PathBuf> {
-    if names(path, file) {
-        return Some(path.to_owned());
-    }
-    folder(path).read_dir().ok()?.flatten().map(|entry| entry.path()).find(|path| names(path, file))
 }

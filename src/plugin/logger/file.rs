@@ -305,12 +305,14 @@ impl MessageFile {
         if self.is_named() { std::fs::remove_file(&self.path) } else { Ok(()) }
     }
 
-    /// Another file in its folder, whatever its name.
-    pub fn sibling(&self, id: FileId) -> Option<(PathBuf, File)> {
-        let found =
-            folder(&self.path).read_dir().ok()?.flatten().map(|entry| entry.path()).find(|path| names(path, id))?;
-        let file = appending().open(&found).ok()?;
-        (FileId::of(&file.metadata().ok()?) == id).then_some((found, file))
+    /// That file, under whatever name it has in this one's folder.
+    ///
+    /// # Errors
+    /// As [`find`]; or it can't be opened.
+    pub fn sibling(&self, id: FileId) -> io::Result<Option<(PathBuf, File)>> {
+        let Some(found) = find(&self.path, id)? else { return Ok(None) };
+        let file = appending().open(&found)?;
+        Ok((FileId::of(&file.metadata()?) == id).then_some((found, file)))
     }
 
     /// A name beside its own, `FILE.WHY-TIME`.
@@ -319,6 +321,46 @@ impl MessageFile {
         name.push(format!(".{why}-{}", name_time(now())));
         name.into()
     }
+}
+
+/// Where a file is: at that path, or under another name in the same folder.
+///
+/// # Errors
+/// The folder or a name in it can't be looked at: it may be there all the same.
+/// A folder that is not there has nothing in it.
+pub fn find(path: &Path, id: FileId) -> io::Result<Option<PathBuf>> {
+    if id_at(path)? == Some(id) {
+        return Ok(Some(path.to_owned()));
+    }
+    let Some(entries) = unless_gone(folder(path).read_dir())? else { return Ok(None) };
+    for entry in entries {
+        let entry = entry?;
+        if unless_gone(entry.metadata())?.is_some_and(|found| FileId::of(&found) == id) {
+            return Ok(Some(entry.path()));
+        }
+    }
+    Ok(None)
+}
+
+/// Which file that path names; `None` if it names none.
+///
+/// # Errors
+/// It can't be looked at: it may be there all the same.
+pub fn id_at(path: &Path) -> io::Result<Option<FileId>> {
+    Ok(unless_gone(std::fs::metadata(path))?.map(|found| FileId::of(&found)))
+}
+
+/// `None` for what is not there.
+fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if is_gone(&error) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// Whether an error says that there is nothing of that name.
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 /// Bytes that are read at a time.

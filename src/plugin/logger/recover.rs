@@ -3,13 +3,15 @@
 
 use super::Logger;
 use super::orders::Halt;
+use super::save::RETRY;
 use super::source::Source;
 use super::there::There;
-use crate::link::intent::{Found, Intent, Promise};
+use crate::link::intent::{FileId, Found, Intent, Promise};
 use crate::link::ledger::Phase;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 impl Logger {
     /// Brings the file and every link to where nothing is under way.
@@ -60,7 +62,7 @@ impl Logger {
     pub(super) fn complete(&mut self, mut promise: Promise) -> Result<(), Halt> {
         if promise.file != self.file.id() {
             let trusted = self.intent.untrusted() != Some(promise.file);
-            if let Some(elsewhere) = self.file.sibling(promise.file).filter(|_| trusted) {
+            if let Some(elsewhere) = self.look_for(promise.file)?.filter(|_| trusted) {
                 // A number of a file's that is gone may be another's by now:
                 // only a beginning of the batch says that it is the one meant.
                 match self.look(&promise, Some(&elsewhere))? {
@@ -96,6 +98,22 @@ impl Logger {
             if !self.move_if_removed(&mut promise)? {
                 return Ok(());
             }
+        }
+    }
+
+    /// That file in the folder of the message file, under whatever name. One that
+    /// can't be looked at just now is not taken for one that is gone.
+    fn look_for(&mut self, id: FileId) -> Result<Option<(PathBuf, File)>, Halt> {
+        loop {
+            let error = match self.file.sibling(id) {
+                Ok(found) => return Ok(found),
+                Err(error) => error,
+            };
+            let trouble = format!("cannot look for the rest of a batch beside {}: {error}", self.file.path().display());
+            if !super::may_pass(&error) {
+                return Err(Halt::Failed(trouble));
+            }
+            self.orders.endure(&trouble, RETRY)?;
         }
     }
 
