@@ -96,7 +96,7 @@ pub const DAEMON: Keys = &[
         "bound on a drain",
         "How long a drain may take at the end of the daemon, and in a reload that stops children. Then all children that \
          are still there are asked to stop at once, without regard to their order, but for loggers, which have 2 s once \
-         nothing more can come. So an end takes at most this long, and the longest `stop_timeout` of a child, and 3 s. \
+         nothing more can come. So an end takes at most this long, and the longest `stop_timeout` of a child, and 6 s. \
          What the links still hold then is logged as lost, and the exit status is 1.",
     ),
 ];

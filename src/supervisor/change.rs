@@ -23,6 +23,7 @@ use super::reload::{Rising, Winding};
 use super::sockets::Sockets;
 use crate::config::model::Model;
 use crate::control::status::DaemonState;
+use crate::notify;
 use crate::sys::process;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -32,7 +33,7 @@ const LOOK: Duration = Duration::from_millis(10);
 /// After EMFILE and its like, an input is opened again after this long.
 const RESUME: Duration = Duration::from_secs(1);
 /// What children left behind has so long to die when it is killed at the end.
-const LAST_STRAYS: Duration = Duration::from_secs(5);
+const LAST_STRAYS: Duration = Duration::from_secs(1);
 /// Children that were killed because the time for the end is up have this long to die.
 const LAST_KILL: Duration = Duration::from_secs(1);
 
@@ -230,10 +231,13 @@ impl Supervisor {
 
     /// Drains and ends.
     pub(super) fn begin_end(&mut self) {
-        match std::mem::replace(&mut self.phase, Phase::Running) {
-            Phase::Winding(winding) => self.refuse(winding.waiter(), "cannot reload: the daemon is stopping"),
-            Phase::Rising(rising) => self.refuse(rising.waiter(), "reloaded, but now the daemon is stopping"),
-            Phase::Starting | Phase::Running | Phase::Stopping { .. } => {}
+        let cut_short = match std::mem::replace(&mut self.phase, Phase::Running) {
+            Phase::Winding(winding) => Some(winding.cut_short()),
+            Phase::Rising(rising) => Some(rising.cut_short()),
+            Phase::Starting | Phase::Running | Phase::Stopping { .. } => None,
+        };
+        if let Some((waiter, said)) = cut_short {
+            self.refuse(waiter, &said);
         }
         // A reload may have ended inputs that now have sources again.
         self.resume_inputs();
@@ -303,7 +307,7 @@ impl Supervisor {
                 }
             }
         }
-        let lost: Vec<String> = self
+        let mut lost: Vec<String> = self
             .links
             .iter()
             .map(|held| (held, self.links.queued(held)))
@@ -312,17 +316,23 @@ impl Supervisor {
             .map(|(link, queued)| format!("{queued} bytes in the link {link}"))
             .collect();
         for (from, to, bytes) in self.store.waiting() {
-            log::warn!(
-                "{bytes} bytes stay with the service manager in the link {from} -> {to}, which is not in the configuration"
-            );
+            let what = format!("in the link {from} -> {to}, which is not in the configuration");
+            if notify::is_heard() {
+                log::warn!("{bytes} bytes stay with the service manager {what}");
+            } else {
+                lost.push(format!("{bytes} bytes {what}"));
+            }
         }
         let lost = (!lost.is_empty()).then(|| format!("nobody took {}", lost.join(", ")));
         let bad: Vec<String> = lost.into_iter().chain(unkillable).collect();
-        let end = if bad.is_empty() {
-            log::info!("stopped");
-            self.failed_start.take().map_or(Ok(()), Err)
-        } else {
-            Err(format!("stopped, but {}", bad.join("; ")))
+        let bad = (!bad.is_empty()).then(|| format!("stopped, but {}", bad.join("; ")));
+        let end = match (self.failed_start.take(), bad) {
+            (None, None) => {
+                log::info!("stopped");
+                Ok(())
+            }
+            (Some(failed), Some(bad)) => Err(format!("{failed}; {bad}")),
+            (Some(why), None) | (None, Some(why)) => Err(why),
         };
         // If the service manager starts the next one, clients have waited for
         // it, and what nobody took is there again. Else it forgets them itself.
@@ -417,7 +427,9 @@ impl Supervisor {
 
     /// Those of them that SIGKILL did not end, in words; nothing where there are none.
     pub(super) fn unkillable<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Option<String> {
-        let children = names.into_iter().filter_map(|name| self.child(name));
+        // One that is reaped is dead, though what it had started may not be.
+        let is_reaped = |name: &String| self.leaving.iter().any(|leaving| self.by_name.get(name) == Some(&leaving.id));
+        let children = names.into_iter().filter(|name| !is_reaped(name)).filter_map(|name| self.child(name));
         let left: Vec<String> = children
             .filter_map(|child| child.killed().map(|pid| (child, pid)))
             .map(|(child, pid)| format!("cannot end {}: process {pid} does not die of SIGKILL", child.config.name))

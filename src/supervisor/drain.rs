@@ -102,11 +102,8 @@ impl Member {
     /// Whether a start may still help.
     fn can_start(&self) -> bool {
         let Progress { starts, told } = self.progress;
-        let may = match self.state {
-            State::Backoff { .. } => true,
-            State::Failed => starts == 0,
-            _ => starts < STARTS,
-        };
+        // One in backoff comes by itself.
+        let may = starts < STARTS || matches!(self.state, State::Backoff { .. });
         // An ordinary program that ended well at the end of its input wanted no more of it.
         let satisfied = !self.saves && (self.over || told && self.ended_well);
         may && !satisfied && self.has_output

@@ -16,12 +16,13 @@ use super::change::{Phase, Start};
 use super::child::{Machine, Policy, State};
 use super::core::Supervisor;
 use super::drain::{Bounds, Progress};
-use super::links::Links;
+use super::links::{Held, Links};
 use super::poll::Id;
 use super::requests::Waiter;
 use super::server::Server;
 use super::sockets::Sockets;
 use super::supervised::{Prepared, Supervised};
+use crate::config::model::Model;
 use crate::config::plan::{self, Action, Plan};
 use crate::config::{self, Loaded, order};
 use jiff::Timestamp;
@@ -101,9 +102,13 @@ impl Winding {
         concerns(&self.plan, name)
     }
 
-    /// Whose answer it owes.
-    pub(super) fn waiter(&self) -> Option<u32> {
-        self.waiter
+    /// Whose answer it owes, and what that is where the daemon ends meanwhile.
+    pub(super) fn cut_short(&self) -> (Option<u32>, String) {
+        let said = match &self.course.way {
+            Way::There { .. } => "cannot reload: the daemon is stopping".to_owned(),
+            Way::Back { why } => format!("cannot reload: {why}; and now the daemon is stopping"),
+        };
+        (self.waiter, said)
     }
 }
 
@@ -117,9 +122,13 @@ impl Rising {
         concerns(&self.plan, name)
     }
 
-    /// Whose answer it owes.
-    pub(super) fn waiter(&self) -> Option<u32> {
-        self.waiter
+    /// Whose answer it owes, and what that is where the daemon ends meanwhile.
+    pub(super) fn cut_short(&self) -> (Option<u32>, String) {
+        let said = match &self.course.way {
+            Way::There { .. } => "reloaded, but now the daemon is stopping".to_owned(),
+            Way::Back { why } => format!("cannot reload: {why}; and now the daemon is stopping"),
+        };
+        (self.waiter, said)
     }
 }
 
@@ -264,11 +273,24 @@ impl Supervisor {
             (_, true) => self.carry_out(*winding),
             (Way::There { .. }, false) => self.turn_back(*winding, bad.join("; ")),
             (Way::Back { .. }, false) => {
-                // Both ways would lose something: back is where it was known to serve.
+                // Back is where it was known to serve.
                 log::error!("reload: {}; going back all the same", bad.join("; "));
                 self.say(winding.waiter, &bad.join("\n"));
+                self.leave_going(&winding.loaded.model);
                 self.carry_out(*winding);
             }
+        }
+    }
+
+    /// What waits in links that `model` does not have is held until a configuration
+    /// has them again.
+    fn leave_going(&mut self, model: &Model) {
+        let going: BTreeSet<String> = self.links.going(model).map(Held::title).collect();
+        let waits = |held: &Held| going.contains(&held.title()) && self.links.queued(held) > 0;
+        let parts = self.links.stored(waits).map(|(name, fd)| Ok((name, fd.try_clone_to_owned()?)));
+        match parts.collect::<std::io::Result<Vec<_>>>() {
+            Ok(parts) => parts.into_iter().for_each(|(name, fd)| self.store.leave(name, fd)),
+            Err(error) => log::error!("reload: cannot hold what waits in the links that go: {error}: it is lost"),
         }
     }
 
@@ -292,7 +314,10 @@ impl Supervisor {
     /// From here on the new configuration holds. Its predecessor's sockets stay
     /// until it has shown that it serves.
     fn carry_out(&mut self, winding: Winding) {
-        let Winding { loaded, plan, sockets, links, server, mut changed, mut new, course, waiter, .. } = winding;
+        let Winding { loaded, plan, sockets, links, server, mut changed, mut new, mut course, waiter, .. } = winding;
+        // Operators may have stopped some meanwhile; those that go are known by their names alone.
+        let held_down = self.children.values().filter(|child| child.held_down);
+        course.held_down.extend(held_down.map(|child| child.config.name.clone()));
         self.progress(match course.way {
             Way::There { .. } => "the new configuration holds from here",
             Way::Back { .. } => "the configuration of before holds again from here",

@@ -164,12 +164,15 @@ impl Store {
         Ok(queued + staged + carried)
     }
 
+    /// Holds what belongs to a link that no configuration names any more, until one
+    /// names it again.
+    pub fn leave(&mut self, name: String, fd: OwnedFd) {
+        self.left.insert(name, fd);
+    }
+
     /// Has the manager keep these, what was left with bytes in it, and nothing
-    /// else.
+    /// else. Without a manager, what was left is held until then all the same.
     pub fn keep(&mut self, wanted: &BTreeMap<String, BorrowedFd<'_>>, manager: &mut Manager) {
-        if !notify::is_heard() {
-            return;
-        }
         self.left.retain(|name, _| !wanted.contains_key(name));
         let empty: Vec<String> = self
             .left
@@ -180,6 +183,9 @@ impl Store {
             .collect();
         for name in empty {
             self.left.remove(&name);
+        }
+        if !notify::is_heard() {
+            return;
         }
         let gone: Vec<String> = self
             .kept

@@ -190,6 +190,50 @@ fn an_end_during_a_reload_starts_again_what_the_reload_had_asked_to_go() {
 }
 
 #[test]
+fn a_child_that_an_operator_stopped_meanwhile_stays_down_when_the_reload_is_undone() {
+    let one = "[children.one]\ncommand = [\"sleep\", \"1000\"]\n";
+    let mut daemon = Daemon::start(&(slow("slow", "") + one));
+    daemon.configure(&(slow("slow", "umask = \"0077\"") + BAD));
+    let reload = daemon.ask_meanwhile(Request::Reload);
+    daemon.wait_child("one", ChildState::Down);
+    let stop = daemon.ask_meanwhile(Request::Stop { children: named("one") });
+    daemon.status();
+    std::fs::write(daemon.path("go"), "").unwrap();
+    assert_eq!(reload.join().unwrap().unwrap().0, 1);
+    assert_eq!(stop.join().unwrap().unwrap().0, 0);
+    assert_eq!(daemon.child("one").state, ChildState::Down);
+    daemon.stop();
+}
+
+#[test]
+fn what_waits_in_a_link_that_an_undone_reload_takes_away_is_there_when_it_comes_again() {
+    let one = "[daemon]\nstop_timeout = \"200ms\"\n[children.one]\ncommand = [\"sleep\", \"1000\"]\n";
+    let link = |source: &str, sink: &str| {
+        format!(
+            "[children.source]\ncommand = [\"/bin/sh\", \"-c\", \"{source}; exec sleep 1000\"]\n\
+             [children.sink]\ncommand = [\"/bin/sh\", \"-c\", \"exec {sink}\"]\n\
+             [[links]]\nfrom = \"source\"\nto = \"sink\"\n"
+        )
+    };
+    for again in [true, false] {
+        let mut daemon = Daemon::start(one);
+        daemon.configure(&format!("{one}{}{BAD}", link("seq 1 10", "sleep 1000")));
+        let (status, _, err) = daemon.ask(&Request::Reload);
+        assert_eq!(status, 1, "{err}");
+        assert_eq!(daemon.link("*", "sink").queued_bytes, 21);
+        if again {
+            daemon.reload(&format!("{one}{}", link("true", "cat > out")));
+            wait_for("it is taken", || (daemon.read_text("out").lines().count() == 10).then_some(()));
+            daemon.stop();
+        } else {
+            daemon.signal(SIGTERM);
+            assert_eq!(daemon.wait_end().code(), Some(1));
+            assert!(daemon.log().contains("nobody took 21 bytes in the link * -> sink"), "{}", daemon.log());
+        }
+    }
+}
+
+#[test]
 fn a_child_that_was_given_up_stays_so_when_a_reload_is_undone() {
     let job = |more: &str| {
         format!(
