@@ -91,7 +91,10 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn removed(times: f64) -> Tried {
     let rounds = scaled(40, times);
     let folder = tempfile::tempdir().unwrap();
-    let site = Site::new(folder.path(), "saved", "");
+    // It is killed more often in a row than a logger may be by default.
+    let again = "backoff = { first = \"0ms\", factor = 1.0, max = \"0ms\" }\n\
+                 start_limit = { burst = 1000, within = \"1s\" }";
+    let site = Site::new(folder.path(), "saved", again);
     let other = folder.path().join("other");
     let (mut taken, mut kills, mut both) = (Vec::new(), 0, 0);
     for round in 0..rounds {

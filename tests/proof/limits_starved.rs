@@ -85,7 +85,7 @@ impl Starved {
         pids.iter().for_each(|pid| kill(*pid, SIGKILL));
         self.killed += pids.len();
         for name in names {
-            service.daemon.wait_log(&format!("{name}: cannot start: {}", self.cause));
+            wait_for("the log says so", || is_told(&service.daemon.log(), name, self.cause).then_some(()));
         }
         if self.cause == "Too many open files" {
             // A reload needs one too; no operator can be told.
@@ -101,7 +101,7 @@ impl Starved {
             assert_eq!(service.daemon.child(name).problem, None);
             self.came_again += 1;
         }
-        self.told += service.daemon.log().matches(&format!("cannot start: {}", self.cause)).count();
+        self.told += names.iter().filter(|name| is_told(&service.daemon.log(), name, self.cause)).count();
         service.daemon.done(&Request::Reload);
         self.reloads += 1;
         service.wait_progress();
@@ -132,6 +132,12 @@ impl Starved {
     }
 }
 
+/// Whether a start of that child was refused for that cause.
+fn is_told(log: &str, name: &str, cause: &str) -> bool {
+    let refused = format!("{name}: cannot start: ");
+    log.lines().any(|line| line.contains(&refused) && line.ends_with(cause))
+}
+
 /// The control: with `restart = "never"` nobody tries again, which the trial
 /// would see: nothing is told of a start, and the child is down when it could be started.
 fn not_tried_again<T>(first: &str, cause: &str, take_away: impl Fn(&Service) -> T) -> String {
@@ -146,7 +152,7 @@ fn not_tried_again<T>(first: &str, cause: &str, take_away: impl Fn(&Service) -> 
     drop(held);
     let child = service.daemon.child("logger");
     assert_eq!((child.pid, child.state), (None, ChildState::Down));
-    assert!(!service.daemon.log().contains(&format!("cannot start: {cause}")));
+    assert!(!is_told(&service.daemon.log(), "logger", cause));
     service.daemon.done(&Request::Start { children: vec!["logger".into()] });
     service.end(&load.end_unnoticed().connections);
     "with restart = \"never\" nothing is told and the child stays down".to_owned()

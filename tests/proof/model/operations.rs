@@ -165,6 +165,10 @@ impl World {
             self.note(format!("  kill {name} {pid}"));
             kill(pid, SIGKILL);
             self.counts.kills += 1;
+            if self.shape.parts.get(name).is_some_and(|part| part.is_job() && part.on_failure) {
+                // Killed, it has failed.
+                *self.may_run.entry(name.to_owned()).or_default() += 1;
+            }
             // From here on nobody takes it for one that lives.
             while alive(pid) {
                 std::thread::sleep(Duration::from_micros(100));

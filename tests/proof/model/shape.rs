@@ -34,7 +34,7 @@ pub(super) struct Part {
     pub(super) patient: bool,
     after: Option<String>,
     to: Option<String>,
-    on_failure: bool,
+    pub(super) on_failure: bool,
 }
 
 impl Part {
