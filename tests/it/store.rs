@@ -251,6 +251,25 @@ fn a_stored_unix_socket_whose_name_is_gone_or_anothers_is_made_anew() {
 }
 
 #[test]
+fn a_socket_that_is_bound_anew_when_its_child_ends_is_stored_at_once() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/misuse.pl");
+    let mut daemon = Daemon::start_managed(&format!(
+        r#"
+        [children.one]
+        command = ["sh", "-c", "while ! [ -e go ]; do sleep 0.01; done; exec perl {script} given shutdown2"]
+        listen = ["unix:s.sock"]
+        restart = "never"
+        "#
+    ));
+    let before = daemon.manager().kept("listen/unix").0;
+    std::fs::write(daemon.path("go"), "").unwrap();
+    wait_for("its end", || daemon.child("one").last_exit);
+    wait_for("another socket is stored", || (daemon.manager().kept("listen/unix").0 != before).then_some(()));
+    is_reached(&daemon);
+    daemon.stop();
+}
+
+#[test]
 fn a_unix_socket_that_the_manager_was_not_told_to_forget_is_made_anew() {
     let mut daemon = Daemon::start_managed(UNIX);
     let kept = daemon.manager().kept("listen/unix");
