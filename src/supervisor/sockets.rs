@@ -11,10 +11,12 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 use std::collections::BTreeMap;
+use std::fs::Metadata;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, lchown};
+use std::path::Path;
 
 /// New clients that wait while nobody accepts; the kernel cuts it to
 /// `/proc/sys/net/core/somaxconn` (listen(2)).
@@ -275,12 +277,36 @@ fn bind_again(address: &Address, dead: &Held) -> io::Result<Held> {
             let before = own.and_then(|_| std::fs::symlink_metadata(path).ok());
             let held = open(address)?;
             if let Some(before) = before {
-                // What an administrator gave the name is the new one's too.
-                std::os::unix::fs::lchown(path, Some(before.uid()), Some(before.gid()))?;
-                std::fs::set_permissions(path, before.permissions())?;
+                give(path, &before);
             }
             Ok(held)
         }
+    }
+}
+
+/// Gives the name of a new socket the owner, group and mode of the one before, which an
+/// administrator may have chosen. It listens even if that fails.
+fn give(path: &Path, before: &Metadata) {
+    let cannot = |what: &str, error: &io::Error| {
+        log::warn!("cannot give {} the {what} that it had: {}", path.display(), cause(error));
+    };
+    let is = match std::fs::symlink_metadata(path) {
+        Ok(is) => is,
+        Err(error) => return cannot("owner and mode", &error),
+    };
+    // A sandbox may refuse chown(2) altogether, so it is called only for what differs.
+    let owner = (is.uid() != before.uid()).then_some(before.uid());
+    let group = (is.gid() != before.gid()).then_some(before.gid());
+    for (what, owner, group) in [("owner", owner, None), ("group", None, group)] {
+        if owner.is_none() && group.is_none() {
+            continue;
+        }
+        if let Err(error) = lchown(path, owner, group) {
+            cannot(what, &error);
+        }
+    }
+    if let Err(error) = std::fs::set_permissions(path, before.permissions()) {
+        cannot("mode", &error);
     }
 }
 
