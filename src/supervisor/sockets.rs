@@ -37,6 +37,9 @@ struct Held {
     name: Option<Name>,
     /// It is a socket unit's: the service manager has it too, and its name.
     lent: bool,
+    /// It came from the store and is not [kept](Sockets::keep) yet: a start or a reload
+    /// that fails leaves its name, because clients that wait go to the next daemon.
+    taken_up: bool,
 }
 
 impl Held {
@@ -166,6 +169,7 @@ impl Sockets {
 
     /// Holds these too.
     pub fn keep(&mut self, mut new: Sockets) {
+        new.held.values_mut().for_each(|held| held.taken_up = false);
         self.held.append(&mut new.held);
     }
 
@@ -183,13 +187,14 @@ impl Sockets {
 
 impl Drop for Sockets {
     fn drop(&mut self) {
-        self.held.values().filter_map(|held| held.name.as_ref()).for_each(Name::remove);
+        let own = self.held.values().filter(|held| !held.taken_up);
+        own.filter_map(|held| held.name.as_ref()).for_each(Name::remove);
     }
 }
 
 fn hold(address: &Address, store: &Store) -> io::Result<Held> {
     match store.socket(address)? {
-        Some(Handed { socket, name, lent }) => Ok(Held { socket, name, lent }),
+        Some(Handed { socket, name, lent }) => Ok(Held { socket, name, lent, taken_up: true }),
         None => open(address),
     }
 }
@@ -270,7 +275,7 @@ fn bind_again(address: &Address, dead: &Held) -> io::Result<Held> {
             setsockopt(&dead.socket, sockopt::ReuseAddr, &true)?;
             let socket = open_net(*at, SockType::Datagram, true)?;
             setsockopt(&socket, sockopt::ReuseAddr, &false)?;
-            Ok(Held { socket, name: None, lent: false })
+            Ok(Held { socket, name: None, lent: false, taken_up: false })
         }
         Address::Unix(path) => {
             let own = dead.name.as_ref().filter(|name| name.is_there());
@@ -319,7 +324,7 @@ fn open(address: &Address) -> io::Result<Held> {
             (socket, Some(name))
         }
     };
-    Ok(Held { socket, name, lent: false })
+    Ok(Held { socket, name, lent: false, taken_up: false })
 }
 
 fn open_net(at: SocketAddr, kind: SockType, reuse: bool) -> io::Result<OwnedFd> {
