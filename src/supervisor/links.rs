@@ -481,8 +481,8 @@ mod tests {
         // No socket can be opened by its name in /proc (ENXIO).
         let bad = || OwnedFd::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
         for place in 0..3 {
-            let mut links = Links::default();
-            links.queues = (0..3).map(|at| queue(&at.to_string(), if at == place { bad() } else { pipe() })).collect();
+            let queues = (0..3).map(|at| queue(&at.to_string(), if at == place { bad() } else { pipe() }));
+            let mut links = Links { held: Vec::new(), queues: queues.collect() };
             links.resume_input().unwrap_err();
             let open: Vec<bool> = links.queues.iter().map(|queue| queue.write.is_some()).collect();
             assert_eq!(open, [place != 0, place != 1, place != 2]);
