@@ -1,4 +1,4 @@
-//! How each plugin opens: descriptors, signals, settings, links, in this order.
+//! How each plugin starts up: descriptors, signals, settings, links, in this order.
 //!
 //! What a plugin is given is in the environment; the shapes are those of
 //! sd_listen_fds(3) and sd_notify(3) where they exist.
@@ -39,7 +39,7 @@ impl Start {
     ///
     /// # Errors
     /// What is missing or wrong, for a person who ran `plumbd plugin` by hand
-    /// or wrote a supervisor of his own.
+    /// or wrote a supervisor of their own.
     pub fn from_environment() -> Result<Start, String> {
         let supervisor = nix::unistd::getppid();
         sys::signals::ignore_file_size_signal();

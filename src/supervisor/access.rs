@@ -5,8 +5,8 @@
 //! An unnamed pipe can be opened only by those who hold an end of it (or may
 //! look into the descriptors of one who does, proc(5)), so what is permitted to
 //! "others" is permitted to the children that it was given to, and to nobody
-//! else. Each may open it as it was given to it, and not the other way round,
-//! with two exceptions: root may do all, and a process of the user that owns a
+//! else. Each may open it as it was given to it, and not in the other
+//! direction, with two exceptions: root may do all, and a process of the user that owns a
 //! pipe may change these permissions.
 
 /// Of a log pipe: its child writes.

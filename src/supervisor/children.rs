@@ -357,6 +357,9 @@ impl Supervisor {
                 log::warn!("cannot listen on {address}: {error}");
             }
         }
+        if self.sockets.take_renewed() {
+            self.keep_in_store();
+        }
         self.step(id, Event::Exited(exit));
     }
 }

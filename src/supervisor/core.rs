@@ -107,10 +107,9 @@ impl Supervisor {
         if strays.can_look() {
             predecessor::end(strays.own(), &loaded.model, &mut signals)?;
         }
-        let mut sockets = Sockets::default();
-        let bound = sockets.bind_new(loaded.model.children.iter().flat_map(|child| &child.listen), &store)?;
-        sockets.keep(bound);
-        for address in store.idle(|address| sockets.get(address).is_some()) {
+        let listens = loaded.model.children.iter().flat_map(|child| &child.listen);
+        let bound = Sockets::default().bind_new(listens, &store)?;
+        for address in store.idle(|address| bound.get(address).is_some()) {
             log::warn!("the service manager listens on {address} for this daemon, but no child does");
         }
         let mut links = Links::default();
@@ -126,7 +125,7 @@ impl Supervisor {
             strays,
             next_id: 0,
             links,
-            sockets,
+            sockets: Sockets::default(),
             store,
             manager: Manager::new(notify::watchdog()),
             server,
@@ -158,6 +157,8 @@ impl Supervisor {
             supervisor.add(id, child);
             supervisor.set_pending(id);
         }
+        // Nothing fails from here on.
+        supervisor.sockets.keep(bound);
         // Before the first child can write anything.
         supervisor.keep_in_store();
         for (from, to, bytes) in supervisor.store.waiting() {

@@ -268,18 +268,24 @@ impl Links {
         }
     }
 
-    /// Opens the inputs again that [`Links::end_input`] has ended.
+    /// Opens the inputs again that [`Links::end_input`] has ended, as many as it can.
     ///
     /// # Errors
-    /// EMFILE, ENFILE.
+    /// EMFILE, ENFILE: the first of them, if some stay ended.
     pub fn resume_input(&mut self) -> io::Result<()> {
+        let mut all = Ok(());
         for queue in self.queues.iter_mut().filter(|queue| queue.write.is_none()) {
-            let write = pipe::writer_of(&queue.read)?;
             let records = self.held.iter().any(|h| h.queue == queue.id && h.config.protocol == Protocol::Records);
-            pipe::set_nonblocking(&write, records)?;
-            queue.write = Some(write);
+            let opened = pipe::writer_of(&queue.read).and_then(|write| {
+                pipe::set_nonblocking(&write, records)?;
+                Ok(write)
+            });
+            match opened {
+                Ok(write) => queue.write = Some(write),
+                Err(error) => all = all.and(Err(error)),
+            }
         }
-        Ok(())
+        all
     }
 
     /// Puts right what processes that are gone by now, or a neighbour, did to
@@ -460,6 +466,30 @@ mod tests {
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn an_input_that_cannot_be_opened_again_leaves_no_other_one_shut() {
+        let queue = |name: &str, read: OwnedFd| Queue {
+            id: QueueId::Of(name.to_owned()),
+            read,
+            write: None,
+            granted: 4096,
+            short_told: false,
+        };
+        let pipe = || Pipe::new(4096).unwrap().read;
+        // No socket can be opened by its name in /proc (ENXIO).
+        let bad = || OwnedFd::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+        for place in 0..3 {
+            let queues = (0..3).map(|at| queue(&at.to_string(), if at == place { bad() } else { pipe() }));
+            let mut links = Links { held: Vec::new(), queues: queues.collect() };
+            links.resume_input().unwrap_err();
+            let open: Vec<bool> = links.queues.iter().map(|queue| queue.write.is_some()).collect();
+            assert_eq!(open, [place != 0, place != 1, place != 2]);
+            links.queues[place].read = pipe();
+            links.resume_input().unwrap();
+            assert!(links.queues[place].write.is_some());
+        }
     }
 
     #[test]

@@ -1,19 +1,15 @@
 //! What children say about themselves: sd_notify(3), on a socket of each one's
 //! own, so that a message's sender can't be mistaken.
 
-use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, bind, getsockname, recvmsg, setsockopt,
-    socket, sockopt,
-};
-use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use crate::sys::datagrams::{Datagrams, Sender};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 /// A child's end of sd_notify(3).
 #[derive(Debug)]
 pub struct Socket {
-    fd: OwnedFd,
+    datagrams: Datagrams,
     name: String,
 }
 
@@ -41,8 +37,6 @@ pub struct Message {
 
 /// Longer datagrams are cut: systemd takes 4096 bytes too.
 const LONGEST: usize = 4096;
-/// The most descriptors that a datagram can have (SCM_MAX_FD, unix(7)).
-const FDS_MAX: usize = 253;
 /// A problem's text is cut to this many characters.
 const PROBLEM_MAX: usize = 500;
 
@@ -53,13 +47,9 @@ impl Socket {
     /// # Errors
     /// EMFILE, ENFILE, ENOBUFS.
     pub fn new() -> io::Result<Socket> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let fd = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
-        setsockopt(&fd, sockopt::PassCred, &true)?;
-        bind(fd.as_raw_fd(), &UnixAddr::new_unnamed())?;
-        let address: UnixAddr = getsockname(fd.as_raw_fd())?;
-        let name = address.as_abstract().map(|n| format!("@{}", String::from_utf8_lossy(n))).ok_or(Errno::EINVAL)?;
-        Ok(Socket { fd, name })
+        let datagrams = Datagrams::new()?;
+        let name = format!("@{}", String::from_utf8_lossy(datagrams.name()));
+        Ok(Socket { datagrams, name })
     }
 
     /// What $NOTIFY_SOCKET shall be.
@@ -73,36 +63,9 @@ impl Socket {
     /// From recvmsg(2).
     pub fn receive(&self) -> io::Result<Option<Message>> {
         let mut bytes = [0u8; LONGEST];
-        let mut control = nix::cmsg_space!(nix::libc::ucred, [RawFd; FDS_MAX]);
-        let (len, credentials) = {
-            let mut parts = [IoSliceMut::new(&mut bytes)];
-            let received =
-                recvmsg::<()>(self.fd.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC);
-            match received {
-                Ok(message) => {
-                    let mut credentials = None;
-                    for part in message.cmsgs()? {
-                        match part {
-                            ControlMessageOwned::ScmCredentials(c) => credentials = Some(c),
-                            // Descriptors that it came with are of no use here.
-                            ControlMessageOwned::ScmRights(fds) => {
-                                for fd in fds {
-                                    nix::unistd::close(fd)?;
-                                }
-                            }
-                            _ => {}
-                        }
-                    }
-                    (message.bytes, credentials)
-                }
-                Err(Errno::EAGAIN) => return Ok(None),
-                Err(Errno::EINTR) => return self.receive(),
-                Err(e) => return Err(e.into()),
-            }
-        };
-        let said = parse(&bytes[..len]);
-        Ok(Some(match credentials {
-            Some(c) => Message { pid: c.pid(), uid: c.uid(), said },
+        let Some((length, sender)) = self.datagrams.receive(&mut bytes)? else { return Ok(None) };
+        Ok(Some(match sender {
+            Some(Sender { pid, uid }) => Message { pid, uid, said: parse(&bytes[..length]) },
             // No word of the kernel's, no trust: nobody has this user id.
             None => Message { pid: 0, uid: u32::MAX, said: Vec::new() },
         }))
@@ -111,7 +74,7 @@ impl Socket {
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.datagrams.as_fd()
     }
 }
 
@@ -172,8 +135,11 @@ mod tests {
 
     #[test]
     fn a_message_with_descriptors_counts_and_they_are_closed() {
-        use nix::sys::socket::{ControlMessage, sendmsg};
+        use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
         use std::io::IoSlice;
+        use std::os::fd::AsRawFd;
+        /// SCM_MAX_FD, unix(7).
+        const FDS_MAX: usize = 253;
         let socket = Socket::new().unwrap();
         let sender = std::os::unix::net::UnixDatagram::unbound().unwrap();
         let address = UnixAddr::new_abstract(&socket.name().as_bytes()[1..]).unwrap();

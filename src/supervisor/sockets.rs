@@ -11,10 +11,12 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 use std::collections::BTreeMap;
+use std::fs::Metadata;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, lchown};
+use std::path::Path;
 
 /// New clients that wait while nobody accepts; the kernel cuts it to
 /// `/proc/sys/net/core/somaxconn` (listen(2)).
@@ -35,6 +37,9 @@ struct Held {
     name: Option<Name>,
     /// It is a socket unit's: the service manager has it too, and its name.
     lent: bool,
+    /// It came from the store and is not [kept](Sockets::keep) yet: a start or a reload
+    /// that fails leaves its name, because clients that wait go to the next daemon.
+    taken_up: bool,
 }
 
 impl Held {
@@ -164,6 +169,7 @@ impl Sockets {
 
     /// Holds these too.
     pub fn keep(&mut self, mut new: Sockets) {
+        new.held.values_mut().for_each(|held| held.taken_up = false);
         self.held.append(&mut new.held);
     }
 
@@ -181,13 +187,14 @@ impl Sockets {
 
 impl Drop for Sockets {
     fn drop(&mut self) {
-        self.held.values().filter_map(|held| held.name.as_ref()).for_each(Name::remove);
+        let own = self.held.values().filter(|held| !held.taken_up);
+        own.filter_map(|held| held.name.as_ref()).for_each(Name::remove);
     }
 }
 
 fn hold(address: &Address, store: &Store) -> io::Result<Held> {
     match store.socket(address)? {
-        Some(Handed { socket, name, lent }) => Ok(Held { socket, name, lent }),
+        Some(Handed { socket, name, lent }) => Ok(Held { socket, name, lent, taken_up: true }),
         None => open(address),
     }
 }
@@ -268,19 +275,43 @@ fn bind_again(address: &Address, dead: &Held) -> io::Result<Held> {
             setsockopt(&dead.socket, sockopt::ReuseAddr, &true)?;
             let socket = open_net(*at, SockType::Datagram, true)?;
             setsockopt(&socket, sockopt::ReuseAddr, &false)?;
-            Ok(Held { socket, name: None, lent: false })
+            Ok(Held { socket, name: None, lent: false, taken_up: false })
         }
         Address::Unix(path) => {
             let own = dead.name.as_ref().filter(|name| name.is_there());
             let before = own.and_then(|_| std::fs::symlink_metadata(path).ok());
             let held = open(address)?;
             if let Some(before) = before {
-                // What an administrator gave the name is the new one's too.
-                std::os::unix::fs::lchown(path, Some(before.uid()), Some(before.gid()))?;
-                std::fs::set_permissions(path, before.permissions())?;
+                give(path, &before);
             }
             Ok(held)
         }
+    }
+}
+
+/// Gives the name of a new socket the owner, group and mode of the one before, which an
+/// administrator may have chosen. It listens even if that fails.
+fn give(path: &Path, before: &Metadata) {
+    let cannot = |what: &str, error: &io::Error| {
+        log::warn!("cannot give {} the {what} that it had: {}", path.display(), cause(error));
+    };
+    let is = match std::fs::symlink_metadata(path) {
+        Ok(is) => is,
+        Err(error) => return cannot("owner and mode", &error),
+    };
+    // A sandbox may refuse chown(2) altogether, so it is called only for what differs.
+    let owner = (is.uid() != before.uid()).then_some(before.uid());
+    let group = (is.gid() != before.gid()).then_some(before.gid());
+    for (what, owner, group) in [("owner", owner, None), ("group", None, group)] {
+        if owner.is_none() && group.is_none() {
+            continue;
+        }
+        if let Err(error) = lchown(path, owner, group) {
+            cannot(what, &error);
+        }
+    }
+    if let Err(error) = std::fs::set_permissions(path, before.permissions()) {
+        cannot("mode", &error);
     }
 }
 
@@ -293,7 +324,7 @@ fn open(address: &Address) -> io::Result<Held> {
             (socket, Some(name))
         }
     };
-    Ok(Held { socket, name, lent: false })
+    Ok(Held { socket, name, lent: false, taken_up: false })
 }
 
 fn open_net(at: SocketAddr, kind: SockType, reuse: bool) -> io::Result<OwnedFd> {

@@ -5,6 +5,7 @@
 
 pub mod anew;
 pub mod background;
+pub mod datagrams;
 pub mod descendants;
 pub mod map;
 pub mod name;

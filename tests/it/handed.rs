@@ -376,6 +376,39 @@ fn what_an_administrator_gave_a_unix_socket_is_kept_when_it_is_bound_anew() {
 }
 
 #[test]
+fn a_unix_socket_whose_owner_cannot_be_given_again_still_listens_with_its_mode() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/misuse.pl");
+    for (owner, group, refused) in [(65534, 0, "owner"), (0, 65534, "group"), (0, 0, "")] {
+        let mut daemon = Daemon::start_after(
+            "exec setpriv --bounding-set=-chown --inh-caps=-chown -- \"$0\" run -c plumbd.toml",
+            &format!(
+                r#"
+                [children.server]
+                command = ["sh", "-c", "while ! [ -e go ]; do sleep 0.01; done; exec perl {script} given shutdown2"]
+                listen = ["unix:socket"]
+                restart = "never"
+                "#
+            ),
+        );
+        let path = daemon.path("socket");
+        std::os::unix::fs::chown(&path, Some(owner), Some(group)).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o602)).unwrap();
+        std::fs::write(daemon.path("go"), "").unwrap();
+        wait_for("its end", || daemon.child("server").last_exit);
+        UnixStream::connect(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o602);
+        assert_eq!(daemon.log().contains("cannot give "), !refused.is_empty(), "{}", daemon.log());
+        if !refused.is_empty() {
+            daemon.wait_log(&format!("cannot give {} the {refused} that it had: ", path.display()));
+        }
+        daemon.stop();
+    }
+}
+
+#[test]
 fn a_sink_that_cuts_its_ledger_ends_nobody() {
     let mut daemon = start(
         "",

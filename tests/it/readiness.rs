@@ -1,8 +1,12 @@
 //! When a child counts as ready, and who waits for it.
 
 use crate::daemon::{Daemon, kill, wait_for};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg, setsockopt, sockopt};
 use plumbd::control::Request;
 use plumbd::control::status::{ChildState, DaemonState};
+use std::io::{IoSlice, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
@@ -49,6 +53,41 @@ fn a_child_that_notifies_is_ready_when_it_says_so_and_nobody_else_can() {
     let one = daemon.wait_child("one", ChildState::Up);
     assert!(one.ready);
     daemon.wait_state(DaemonState::Running);
+    daemon.stop();
+}
+
+/// A connection whose close waits ten minutes for a peer that reads nothing, and the peer.
+fn lingering() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let far = listener.accept().unwrap().0;
+    setsockopt(&near, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 600 }).unwrap();
+    near.set_nonblocking(true).unwrap();
+    while (&near).write(&[0; 65536]).is_ok() {}
+    (near, far)
+}
+
+#[test]
+fn what_strangers_send_along_with_a_notification_holds_nobody_up() {
+    let mut daemon = Daemon::spawn(&notifier("one"));
+    let name = wait_for("the socket's name", || Some(daemon.read_text("socket")).filter(|name| name.starts_with('@')));
+    let address = UnixAddr::new_abstract(&name.as_bytes()[1..]).unwrap();
+    let sender = UnixDatagram::unbound().unwrap();
+    let mut peers = Vec::new();
+    for count in [1, 1, 5, 20] {
+        let (sent, read): (Vec<TcpStream>, Vec<TcpStream>) = (0..count).map(|_| lingering()).unzip();
+        peers.extend(read);
+        let numbers: Vec<i32> = sent.iter().map(AsRawFd::as_raw_fd).collect();
+        let with = [ControlMessage::ScmRights(&numbers)];
+        // Stopped meanwhile, so that the message has the last use of each connection.
+        kill(daemon.pid(), nix::libc::SIGSTOP);
+        sendmsg(sender.as_raw_fd(), &[IoSlice::new(b"READY=1")], &with, MsgFlags::empty(), Some(&address)).unwrap();
+        drop(sent);
+        kill(daemon.pid(), nix::libc::SIGCONT);
+    }
+    daemon.wait_log(&format!("a notification of process {} is not its own", std::process::id()));
+    std::fs::write(daemon.path("go"), "").unwrap();
+    daemon.wait_child("one", ChildState::Up);
     daemon.stop();
 }
 

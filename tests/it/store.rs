@@ -251,6 +251,54 @@ fn a_stored_unix_socket_whose_name_is_gone_or_anothers_is_made_anew() {
 }
 
 #[test]
+fn a_start_that_fails_leaves_a_stored_unix_socket_to_the_next_one() {
+    let mut daemon = Daemon::start_managed(UNIX);
+    let first = daemon.manager().kept("listen/unix").0;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    std::fs::write(daemon.path("file"), "").unwrap();
+    let taken =
+        [format!("tcp://{}", listener.local_addr().unwrap()), format!("unix:{}", daemon.path("file").display())];
+    kill_all(&mut daemon);
+    let mut early = std::os::unix::net::UnixStream::connect(daemon.path("s.sock")).unwrap();
+    for address in taken {
+        let other = format!("[children.two]\ncommand = [\"/bin/sleep\", \"1000\"]\nlisten = [\"{address}\"]\n");
+        daemon.configure(&format!("{UNIX}{other}"));
+        daemon.spawn_again();
+        let status = wait_for("it fails", || daemon.has_ended());
+        assert!(!status.success());
+        assert!(daemon.log().contains(&format!("cannot listen on {address}: ")), "{}", daemon.log());
+        assert!(daemon.path("s.sock").exists());
+    }
+    daemon.configure(UNIX);
+    daemon.start_again();
+    daemon.manager().wait_stored(&[&first]);
+    // Its connection was not reset: it still waits to be accepted.
+    early.set_nonblocking(true).unwrap();
+    assert_eq!(early.read(&mut [0; 1]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    daemon.stop();
+    assert!(!daemon.path("s.sock").exists());
+}
+
+#[test]
+fn a_socket_that_is_bound_anew_when_its_child_ends_is_stored_at_once() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/misuse.pl");
+    let mut daemon = Daemon::start_managed(&format!(
+        r#"
+        [children.one]
+        command = ["sh", "-c", "while ! [ -e go ]; do sleep 0.01; done; exec perl {script} given shutdown2"]
+        listen = ["unix:s.sock"]
+        restart = "never"
+        "#
+    ));
+    let before = daemon.manager().kept("listen/unix").0;
+    std::fs::write(daemon.path("go"), "").unwrap();
+    wait_for("its end", || daemon.child("one").last_exit);
+    wait_for("another socket is stored", || (daemon.manager().kept("listen/unix").0 != before).then_some(()));
+    is_reached(&daemon);
+    daemon.stop();
+}
+
+#[test]
 fn a_unix_socket_that_the_manager_was_not_told_to_forget_is_made_anew() {
     let mut daemon = Daemon::start_managed(UNIX);
     let kept = daemon.manager().kept("listen/unix");
