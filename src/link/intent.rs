@@ -217,6 +217,8 @@ pub struct Intent {
     /// Whether the notes in the file are these.
     noted: bool,
     last_batch: u64,
+    /// Whether it had a header when it was looked at.
+    known: bool,
 }
 
 /// It is never smaller than that.
@@ -266,6 +268,7 @@ impl Intent {
             notes: Notes::default(),
             noted: false,
             last_batch: 0,
+            known: false,
         };
         intent.grow(body)?;
         intent.look()?;
@@ -280,6 +283,7 @@ impl Intent {
         let header = Header::read(&self.file)?;
         self.notes = header.notes;
         self.noted = header.known;
+        self.known = header.known;
         self.serial = header.top().and_then(|at| header.slots[at]).map_or(0, |slot| slot[SERIAL]);
         self.last_batch = header.slots.iter().flatten().map(|slot| slot[PROMISE]).max().unwrap_or(0);
         let room = self.file.metadata()?.len().saturating_sub(PAGE as u64);
@@ -305,6 +309,13 @@ impl Intent {
     /// What was under way when it was opened.
     pub fn found(&self) -> Found {
         self.found
+    }
+
+    /// Whether it had a header when it was looked at. A promise that does not
+    /// check out was cut short then, and not a byte of its batch was saved;
+    /// without a header, this file may not be the one with the promise.
+    pub fn is_known(&self) -> bool {
+        self.known
     }
 
     /// Makes the header a new one, with nothing under way. When a file began,

@@ -143,10 +143,12 @@ impl Desk {
             }
             // Not promised, or withdrawn. What another logger has promised since is its own.
             Found::Idle | Found::Writing(_) => (FileId { device: 0, inode: 0 }, None),
-            Found::Nothing | Found::OtherBoot => match left.prepared.first() {
-                Some(batch) => (batch.file, None),
-                None => (FileId { device: 0, inode: 0 }, None),
-            },
+            // A promise that was cut short: not a byte of its batch was saved.
+            Found::Nothing if intent.is_known() => (FileId { device: 0, inode: 0 }, None),
+            Found::Nothing | Found::OtherBoot => {
+                let lost = left.prepared.iter().find(|batch| batch.id >= intent.last_batch() && left.has(batch.id));
+                (lost.map_or(FileId { device: 0, inode: 0 }, |batch| batch.file), None)
+            }
         };
         self.sync_what_is_there(path);
         // One that was put aside because it is not trusted is not the place.

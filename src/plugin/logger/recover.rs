@@ -7,7 +7,7 @@ use super::save::RETRY;
 use super::source::Source;
 use super::there::There;
 use crate::link::intent::{FileId, Found, Intent, Promise};
-use crate::link::ledger::Phase;
+use crate::link::ledger::{Batch, Phase};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -20,17 +20,25 @@ impl Logger {
         let found = match self.intent.found() {
             // Its disk went back in time, as one does that was taken away and
             // mounted again: that batch is long done.
-            Found::Writing(promise) if self.knows_later(promise.batch) => Found::Nothing,
+            Found::Writing(promise) if self.knows_later(promise.batch) => {
+                self.cut_back()?;
+                Found::Nothing
+            }
             found => found,
         };
         match found {
+            // Saved, synced as far as it was to be, and consumed by a link: its
+            // file may have been moved or compressed since.
+            Found::Writing(promise) if self.is_saved(promise.batch) => {
+                self.write_intent(|intent| intent.settle(promise.batch))?;
+            }
             Found::Writing(promise) => {
                 log::info!("completing a batch of {} bytes", promise.length);
                 self.complete(promise)?;
                 self.write_intent(|intent| intent.settle(promise.batch))?;
             }
-            Found::Nothing => self.cut_back()?,
-            Found::Idle | Found::OtherBoot => {}
+            Found::Nothing if !self.intent.is_known() => self.cut_back()?,
+            Found::Nothing | Found::Idle | Found::OtherBoot => {}
         }
         self.write_intent(|intent| intent.set_untrusted(None))?;
         for at in 0..self.sources.len() {
@@ -119,10 +127,14 @@ impl Logger {
 
     /// The intent file is gone, and the bytes of a batch with it. All of it is
     /// in staging still, so what of it is in the file is moved away, and it is taken again.
+    ///
+    /// A batch that is older than one the intent file knows was never promised, or
+    /// it would have been completed: what stands where it was to begin is another's.
     pub(super) fn cut_back(&mut self) -> Result<(), Halt> {
-        let here = self.file.id();
+        let (here, last) = (self.file.id(), self.intent.last_batch());
+        let is_lost = |batch: &Batch| batch.file == here && batch.id >= last && !self.is_saved(batch.id);
         let began = self.sources.iter().filter_map(|source| match source.intake.phase() {
-            Phase::Prepared(batch) if batch.file == here && !self.is_saved(batch.id) => Some(batch.offset),
+            Phase::Prepared(batch) if is_lost(&batch) => Some(batch.offset),
             _ => None,
         });
         let Some(began) = began.min() else {
