@@ -20,7 +20,7 @@ use nix::fcntl::{Flock, FlockArg};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A file, whatever its name is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,6 +200,7 @@ impl Header {
 /// The intent file, locked.
 #[derive(Debug)]
 pub struct Intent {
+    path: PathBuf,
     file: Flock<File>,
     boot: [u64; 2],
     /// A slot, and behind it the body: what one write of a promise writes.
@@ -257,6 +258,7 @@ impl Intent {
             return Ok(None);
         }
         let mut intent = Intent {
+            path: path.to_owned(),
             file,
             boot: boot_id()?,
             buffer: Vec::new(),
@@ -408,9 +410,15 @@ impl Intent {
     }
 
     /// Takes over what another intent file of the same message file noted, for
-    /// [`Intent::reset`] to write.
-    pub fn note_as(&mut self, other: &Intent) {
-        self.notes = other.notes;
+    /// [`Intent::reset`] to write, and the bytes of the batch under way.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn take_over(&mut self, other: &Intent) -> io::Result<()> {
+        self.grow(other.body().len())?;
+        self.body_mut()[..other.body().len()].copy_from_slice(other.body());
+        (self.notes, self.last_batch) = (other.notes, other.last_batch);
+        Ok(())
     }
 
     /// A file of which fdatasync(2) said that bytes may be missing on the
@@ -528,12 +536,22 @@ impl Intent {
         Ok(takes_room)
     }
 
-    /// Whether that path still names this file.
+    /// Its name, as it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// It has another name now.
+    pub fn is_renamed(&mut self, path: &Path) {
+        path.clone_into(&mut self.path);
+    }
+
+    /// Whether its path still names it.
     ///
     /// # Errors
     /// From fstat(2).
-    pub fn is_at(&self, path: &Path) -> io::Result<bool> {
-        Ok(names(path, FileId::of(&self.file.metadata()?)))
+    pub fn is_named(&self) -> io::Result<bool> {
+        Ok(names(&self.path, FileId::of(&self.file.metadata()?)))
     }
 
     /// Writes all of it.

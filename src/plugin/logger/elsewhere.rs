@@ -234,7 +234,7 @@ impl Logger {
     fn complete_for(&mut self, promise: Promise, renamed: bool) -> Result<bool, Halt> {
         self.put_untrusted_aside()?;
         let begun = |there| matches!(there, There::Begun { done, .. } if done > 0);
-        let saved = !renamed || begun(self.look(&promise, None)?);
+        let saved = !renamed || begun(self.look(&promise)?);
         if saved {
             self.complete(promise)?;
             self.write_intent(|intent| intent.set_untrusted(None))?;
