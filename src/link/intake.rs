@@ -2,6 +2,7 @@
 //! saved. ARCHITECTURE.md, "The law of a link", has the steps by number.
 
 use super::handover::{Inbound, Protocol};
+use super::intent::FileId;
 use super::ledger::{Batch, Ledger, Phase};
 use super::record::Ack;
 use crate::sys::inherited;
@@ -247,6 +248,13 @@ impl Intake {
         let (take, carry) = self.split(taking);
         let same = if taking.upto == 0 { self.carried } else { 0 };
         self.ledger.prepare(&Batch { take: take as u64, last: taking.last, ..*batch }, carry, same)
+    }
+
+    /// A batch that is prepared begins at another place by now.
+    pub fn moved(&self, batch: u64, offset: u64, file: FileId) {
+        if matches!(self.phase(), Phase::Prepared(prepared) if prepared.id == batch) {
+            self.ledger.moved(offset, file);
+        }
     }
 
     /// Step 9.

@@ -20,7 +20,7 @@ use nix::fcntl::{Flock, FlockArg};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A file, whatever its name is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,6 +200,7 @@ impl Header {
 /// The intent file, locked.
 #[derive(Debug)]
 pub struct Intent {
+    path: PathBuf,
     file: Flock<File>,
     boot: [u64; 2],
     /// A slot, and behind it the body: what one write of a promise writes.
@@ -217,6 +218,8 @@ pub struct Intent {
     /// Whether the notes in the file are these.
     noted: bool,
     last_batch: u64,
+    /// Whether it had a header when it was looked at.
+    known: bool,
 }
 
 /// It is never smaller than that.
@@ -255,6 +258,7 @@ impl Intent {
             return Ok(None);
         }
         let mut intent = Intent {
+            path: path.to_owned(),
             file,
             boot: boot_id()?,
             buffer: Vec::new(),
@@ -266,6 +270,7 @@ impl Intent {
             notes: Notes::default(),
             noted: false,
             last_batch: 0,
+            known: false,
         };
         intent.grow(body)?;
         intent.look()?;
@@ -280,6 +285,7 @@ impl Intent {
         let header = Header::read(&self.file)?;
         self.notes = header.notes;
         self.noted = header.known;
+        self.known = header.known;
         self.serial = header.top().and_then(|at| header.slots[at]).map_or(0, |slot| slot[SERIAL]);
         self.last_batch = header.slots.iter().flatten().map(|slot| slot[PROMISE]).max().unwrap_or(0);
         let room = self.file.metadata()?.len().saturating_sub(PAGE as u64);
@@ -305,6 +311,13 @@ impl Intent {
     /// What was under way when it was opened.
     pub fn found(&self) -> Found {
         self.found
+    }
+
+    /// Whether it had a header when it was looked at. A promise that does not
+    /// check out was cut short then, and not a byte of its batch was saved;
+    /// without a header, this file may not be the one with the promise.
+    pub fn is_known(&self) -> bool {
+        self.known
     }
 
     /// Makes the header a new one, with nothing under way. When a file began,
@@ -397,9 +410,15 @@ impl Intent {
     }
 
     /// Takes over what another intent file of the same message file noted, for
-    /// [`Intent::reset`] to write.
-    pub fn note_as(&mut self, other: &Intent) {
-        self.notes = other.notes;
+    /// [`Intent::reset`] to write, and the bytes of the batch under way.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn take_over(&mut self, other: &Intent) -> io::Result<()> {
+        self.grow(other.body().len())?;
+        self.body_mut()[..other.body().len()].copy_from_slice(other.body());
+        (self.notes, self.last_batch) = (other.notes, other.last_batch);
+        Ok(())
     }
 
     /// A file of which fdatasync(2) said that bytes may be missing on the
@@ -517,12 +536,22 @@ impl Intent {
         Ok(takes_room)
     }
 
-    /// Whether that path still names this file.
+    /// Its name, as it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// It has another name now.
+    pub fn is_renamed(&mut self, path: &Path) {
+        path.clone_into(&mut self.path);
+    }
+
+    /// Whether its path still names it.
     ///
     /// # Errors
     /// From fstat(2).
-    pub fn is_at(&self, path: &Path) -> io::Result<bool> {
-        Ok(names(path, FileId::of(&self.file.metadata()?)))
+    pub fn is_named(&self) -> io::Result<bool> {
+        Ok(names(&self.path, FileId::of(&self.file.metadata()?)))
     }
 
     /// Writes all of it.

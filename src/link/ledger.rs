@@ -43,7 +43,10 @@ const STANDS_CRC: usize = 17;
 const CORE: usize = 18;
 const PLACE: usize = 18;
 const PATH_LEN: usize = 19;
-const WORDS: usize = 20;
+/// Where the batch begins since it was promised to another place; with the batch, [`MOVED_CRC`].
+const MOVED: [usize; 3] = [20, 21, 22];
+const MOVED_CRC: usize = 23;
+const WORDS: usize = 24;
 /// Where the message file's path is in the page, and how long it may be.
 const PATH: u64 = 256;
 const PATH_MAX: usize = map::PAGE - PATH as usize;
@@ -183,12 +186,14 @@ impl Ledger {
 
     /// What was under way.
     pub fn phase(&self) -> Phase {
+        let place = if self.get(MOVED_CRC) == self.moved_crc() { MOVED } else { [OFFSET, FILE[0], FILE[1]] };
+        let [offset, device, inode] = place.map(|word| self.get(word));
         let batch = Batch {
             id: self.get(BATCH),
             take: self.get(TAKE),
             last: Ack { epoch: self.get(LAST[0]), sequence: self.get(LAST[1]) },
-            offset: self.get(OFFSET),
-            file: FileId { device: self.get(FILE[0]), inode: self.get(FILE[1]) },
+            offset,
+            file: FileId { device, inode },
         };
         match self.get(PHASE) {
             PREPARED => Phase::Prepared(batch),
@@ -282,6 +287,17 @@ impl Ledger {
         Ok(())
     }
 
+    /// The batch that is prepared begins elsewhere by now. Cut short, the place
+    /// where it was prepared to begin counts.
+    pub fn moved(&self, offset: u64, file: FileId) {
+        // One that counts must not be half another.
+        self.set(MOVED_CRC, 0);
+        for (word, value) in MOVED.into_iter().zip([offset, file.device, file.inode]) {
+            self.set(word, value);
+        }
+        self.set(MOVED_CRC, self.moved_crc());
+    }
+
     /// The prepared batch was never intended, or is withdrawn.
     pub fn forget(&self) {
         self.set(PHASE, IDLE);
@@ -308,6 +324,10 @@ impl Ledger {
 
     fn crc(&self) -> u64 {
         self.words().crc(CHECKED)
+    }
+
+    fn moved_crc(&self) -> u64 {
+        crc_of([BATCH, MOVED[0], MOVED[1], MOVED[2]].map(|word| self.get(word)))
     }
 
     /// What staging held, and behind it the checksum of that and the batch's id.

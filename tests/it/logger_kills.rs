@@ -231,7 +231,7 @@ fn an_intent_file_that_is_lost_with_its_logger_loses_and_doubles_nothing() {
 }
 
 /// Starts a logger with some of its system calls failing.
-fn start_failing(rig: &Rig, inject: &str) -> Logger {
+pub(crate) fn start_failing(rig: &Rig, inject: &str) -> Logger {
     let call = inject.split(':').next().unwrap();
     let (trace, inject) = (format!("trace={call}"), format!("inject={inject}"));
     rig.start_under(&["strace", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject])

@@ -31,6 +31,7 @@ mod mini;
 mod no_mapping;
 mod other_file;
 mod readiness;
+mod recovery;
 mod reload;
 mod removed;
 mod rotation;

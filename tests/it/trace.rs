@@ -61,9 +61,14 @@ pub(crate) fn held_before_a_write(rig: &Rig) -> Logger {
 /// Lets it go on for so many stops more, each before or after a system call.
 pub(crate) fn go_on(logger: &Logger, stops: usize) {
     for _ in 0..stops {
-        ptrace::syscall(logger.pid(), None).unwrap();
-        assert!(next_stop(logger.pid()).is_some(), "it ended before it came there");
+        assert!(try_go_on(logger), "it ended before it came there");
     }
+}
+
+/// Lets it go on to the next stop. `false`: it ended before.
+pub(crate) fn try_go_on(logger: &Logger) -> bool {
+    ptrace::syscall(logger.pid(), None).unwrap();
+    next_stop(logger.pid()).is_some()
 }
 
 /// The file that the system call which it is in is about.

@@ -293,7 +293,7 @@ fn one_process_has_it_and_it_grows_with_its_body() {
     intent.body_mut()[0] = 7;
     intent.grow(1 << 20).unwrap();
     assert_eq!((intent.body().len(), intent.body()[0]), (1 << 20, 7));
-    assert!(intent.is_at(&path).unwrap());
+    assert!(intent.is_named().unwrap());
     std::fs::remove_file(&path).unwrap();
-    assert!(!intent.is_at(&path).unwrap());
+    assert!(!intent.is_named().unwrap());
 }

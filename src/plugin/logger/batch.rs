@@ -154,7 +154,7 @@ impl Logger {
         let sync = asked || self.settings.sync == Sync::Always;
         loop {
             // 6 save
-            if let Err(halt) = self.save(&mut promise, 0, None) {
+            if let Err(halt) = self.save(&mut promise, 0) {
                 self.withdraw(&promise);
                 return Err(halt);
             }

@@ -143,10 +143,12 @@ impl Desk {
             }
             // Not promised, or withdrawn. What another logger has promised since is its own.
             Found::Idle | Found::Writing(_) => (FileId { device: 0, inode: 0 }, None),
-            Found::Nothing | Found::OtherBoot => match left.prepared.first() {
-                Some(batch) => (batch.file, None),
-                None => (FileId { device: 0, inode: 0 }, None),
-            },
+            // A promise that was cut short: not a byte of its batch was saved.
+            Found::Nothing if intent.is_known() => (FileId { device: 0, inode: 0 }, None),
+            Found::Nothing | Found::OtherBoot => {
+                let lost = left.prepared.iter().find(|batch| batch.id >= intent.last_batch() && left.has(batch.id));
+                (lost.map_or(FileId { device: 0, inode: 0 }, |batch| batch.file), None)
+            }
         };
         self.sync_what_is_there(path);
         // One that was put aside because it is not trusted is not the place.
@@ -232,7 +234,7 @@ impl Logger {
     fn complete_for(&mut self, promise: Promise, renamed: bool) -> Result<bool, Halt> {
         self.put_untrusted_aside()?;
         let begun = |there| matches!(there, There::Begun { done, .. } if done > 0);
-        let saved = !renamed || begun(self.look(&promise, None)?);
+        let saved = !renamed || begun(self.look(&promise)?);
         if saved {
             self.complete(promise)?;
             self.write_intent(|intent| intent.set_untrusted(None))?;

@@ -305,16 +305,6 @@ impl MessageFile {
         if self.is_named() { std::fs::remove_file(&self.path) } else { Ok(()) }
     }
 
-    /// That file, under whatever name it has in this one's folder.
-    ///
-    /// # Errors
-    /// As [`find`]; or it can't be opened.
-    pub fn sibling(&self, id: FileId) -> io::Result<Option<(PathBuf, File)>> {
-        let Some(found) = find(&self.path, id)? else { return Ok(None) };
-        let file = appending().open(&found)?;
-        Ok((FileId::of(&file.metadata()?) == id).then_some((found, file)))
-    }
-
     /// A name beside its own, `FILE.WHY-TIME`.
     pub fn beside(&self, why: &str) -> PathBuf {
         let mut name = self.path.clone().into_os_string();

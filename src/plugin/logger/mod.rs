@@ -3,7 +3,7 @@
 //! - [`source`], [`lines`], [`messages`]: what a link's bytes are;
 //! - [`render`], [`escape`], [`output`]: how a message stands in the file;
 //! - `batch`: one batch, step by step; `save`: its bytes into the file;
-//!   `promises`: what the intent file is told; `there`: what a file has of them; `recover`: what another incarnation had under way, `elsewhere`: for another file;
+//!   `promises`: what the intent file is told; `there`: what a file has of them; `recover`: what another incarnation had under way, `renamed`: in a file that was renamed, `elsewhere`: for another file;
 //! - [`rotation`]: when and how the file is rotated; [`archives`]: what that
 //!   makes; [`archivist`], [`compress`]: what becomes of it, in a process apart;
 //! - [`mod@file`]: the message file; `removed`, `too_large`: when it was, or is;
@@ -26,6 +26,7 @@ pub mod output;
 mod promises;
 mod recover;
 mod removed;
+mod renamed;
 pub mod render;
 pub mod room;
 pub mod rotation;
@@ -324,8 +325,17 @@ impl Logger {
     /// The last thing: what the settings want on the disk goes there, also
     /// where a batch could not be saved.
     fn leave(&mut self, outcome: Result<(), Halt>) -> Result<(), Halt> {
-        if !matches!(outcome, Err(Halt::Failed(_))) && self.sync_at.is_some() {
+        if matches!(outcome, Err(Halt::Failed(_))) || self.sync_at.is_none() {
+            return outcome;
+        }
+        if self.intent.is_closed() {
             self.sync(None)?;
+        } else if let Err(error) = self.file.sync() {
+            // The next one completes what is promised, and puts the file aside.
+            log::error!("cannot bring {} to the disk: {error}; it is not trusted again", self.file.path().display());
+            // A file that is noted already is the one that is promised to.
+            let untrusted = self.intent.untrusted().unwrap_or(self.file.id());
+            self.write_intent(|intent| intent.set_untrusted(Some(untrusted)))?;
         }
         outcome
     }
@@ -341,8 +351,8 @@ impl Logger {
 
     /// Somebody may have removed the intent file; between two batches it can be made again.
     fn restore_intent(&mut self) {
-        let at = intent_path(&self.settings.file);
-        let there = match self.intent.is_at(&at) {
+        let at = self.intent.path().to_owned();
+        let there = match self.intent.is_named() {
             Ok(there) => there,
             Err(error) => {
                 // The next look comes with a later batch.
@@ -353,7 +363,7 @@ impl Logger {
         if !there {
             let made = Intent::open(&at, self.pace.body).and_then(|made| {
                 let again = |mut intent: Intent| {
-                    intent.note_as(&self.intent);
+                    intent.take_over(&self.intent)?;
                     intent.reset().map(|()| intent)
                 };
                 made.map(again).transpose()

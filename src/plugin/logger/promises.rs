@@ -2,12 +2,14 @@
 //! nothing is taken for written before it is.
 
 use super::Logger;
-use super::file::intent_path;
+use super::file::is_gone;
 use super::orders::Halt;
 use super::source::BATCH_BYTES;
 use crate::link::intent::{Intent, Promise};
+use crate::sys::name::rename_to_free;
 use nix::errno::Errno;
-use std::io;
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long a trouble is endured before it is tried again.
@@ -37,7 +39,65 @@ impl Logger {
     /// Promises the batch under way to another place. The message file is
     /// not written to before that stands.
     pub(super) fn promise_anew(&mut self, promise: &Promise) -> Result<(), Halt> {
-        self.write_intent(|intent| intent.promise(promise))
+        while !self.has_named_intent()? {
+            match self.promise_in_new(promise) {
+                Ok(()) => log::warn!("{} was removed; made it again", self.intent.path().display()),
+                Err(error) => {
+                    let trouble = format!("cannot make {} again: {error}", self.intent.path().display());
+                    if !self.make_room(&error) {
+                        self.orders.endure(&trouble, RETRY)?;
+                    }
+                }
+            }
+        }
+        self.write_intent(|intent| intent.promise(promise))?;
+        // Where the intent file is lost later on, the ledgers say where the batch began.
+        for source in &self.sources {
+            source.intake.moved(promise.batch, promise.offset, promise.file);
+        }
+        Ok(())
+    }
+
+    fn has_named_intent(&mut self) -> Result<bool, Halt> {
+        loop {
+            match self.intent.is_named() {
+                Ok(is_named) => return Ok(is_named),
+                Err(error) => {
+                    let trouble = format!("cannot look at {}: {error}", self.intent.path().display());
+                    self.orders.endure(&trouble, RETRY)?;
+                }
+            }
+        }
+    }
+
+    /// Goes on with a new intent file where the one in hand has lost its name, as
+    /// where its folder was emptied: nobody would find a promise in that. The new
+    /// one has its name only once it has the promise: before, there is none,
+    /// and the ledgers say where the batch began.
+    fn promise_in_new(&mut self, promise: &Promise) -> io::Result<()> {
+        let at = self.intent.path().to_owned();
+        let mut next = at.clone().into_os_string();
+        next.push(".new");
+        let next = PathBuf::from(next);
+        let locked = || io::Error::new(ErrorKind::ResourceBusy, "another process has locked it");
+        let mut made = Intent::open(&next, self.pace.body)?.ok_or_else(locked)?;
+        made.take_over(&self.intent)?;
+        let outcome = made.reset().and_then(|()| made.promise(promise)).and_then(|()| {
+            match Intent::open_existing(&at, self.pace.body) {
+                // Nobody's, where somebody has put one there. Its lock is held until it is replaced.
+                Ok(theirs) => theirs.ok_or_else(locked).and_then(|_held| std::fs::rename(&next, &at)),
+                Err(error) if is_gone(&error) => rename_to_free(&next, &at),
+                Err(error) => Err(error),
+            }
+        });
+        if let Err(error) = outcome {
+            // It takes room, and is made anew with the next attempt.
+            let _gone = std::fs::remove_file(&next);
+            return Err(error);
+        }
+        made.is_renamed(&at);
+        self.intent = made;
+        Ok(())
     }
 
     /// Step 10, and whenever nothing is to be promised.
@@ -58,7 +118,7 @@ impl Logger {
         if self.make_room(error) {
             return Ok(());
         }
-        let trouble = format!("cannot write to {}: {error}", intent_path(&self.settings.file).display());
+        let trouble = format!("cannot write to {}: {error}", self.intent.path().display());
         self.orders.endure(&trouble, RETRY)
     }
 

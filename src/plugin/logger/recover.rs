@@ -2,16 +2,16 @@
 //! had under way. ARCHITECTURE.md has the cases as tables.
 
 use super::Logger;
+use super::file::is_too_large;
 use super::orders::Halt;
 use super::save::RETRY;
 use super::source::Source;
-use super::there::There;
-use crate::link::intent::{FileId, Found, Intent, Promise};
-use crate::link::ledger::Phase;
+use crate::link::intent::{Found, Intent, Promise};
+use crate::link::ledger::{Batch, Phase};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileExt;
 
 impl Logger {
     /// Brings the file and every link to where nothing is under way.
@@ -20,17 +20,25 @@ impl Logger {
         let found = match self.intent.found() {
             // Its disk went back in time, as one does that was taken away and
             // mounted again: that batch is long done.
-            Found::Writing(promise) if self.knows_later(promise.batch) => Found::Nothing,
+            Found::Writing(promise) if self.knows_later(promise.batch) => {
+                self.cut_back()?;
+                Found::Nothing
+            }
             found => found,
         };
         match found {
+            // Saved, synced as far as it was to be, and consumed by a link: its
+            // file may have been moved or compressed since.
+            Found::Writing(promise) if self.is_saved(promise.batch) => {
+                self.write_intent(|intent| intent.settle(promise.batch))?;
+            }
             Found::Writing(promise) => {
                 log::info!("completing a batch of {} bytes", promise.length);
                 self.complete(promise)?;
                 self.write_intent(|intent| intent.settle(promise.batch))?;
             }
-            Found::Nothing => self.cut_back()?,
-            Found::Idle | Found::OtherBoot => {}
+            Found::Nothing if !self.intent.is_known() => self.cut_back()?,
+            Found::Nothing | Found::Idle | Found::OtherBoot => {}
         }
         self.write_intent(|intent| intent.set_untrusted(None))?;
         for at in 0..self.sources.len() {
@@ -62,38 +70,14 @@ impl Logger {
     pub(super) fn complete(&mut self, mut promise: Promise) -> Result<(), Halt> {
         if promise.file != self.file.id() {
             let trusted = self.intent.untrusted() != Some(promise.file);
-            if let Some(elsewhere) = self.look_for(promise.file)?.filter(|_| trusted) {
-                // A number of a file's that is gone may be another's by now:
-                // only a beginning of the batch says that it is the one meant.
-                match self.look(&promise, Some(&elsewhere))? {
-                    // It can grow no further, so the new file gets the batch. Nobody
-                    // would ever finish the half line.
-                    There::Begun { at, done }
-                        if done > 0
-                            && done < promise.length
-                            && self.file.has_room_below_limit(at, promise.length).is_err() =>
-                    {
-                        if let Err(error) = elsewhere.1.set_len(at) {
-                            log::error!("cannot mend the end of {}: {error}", elsewhere.0.display());
-                        }
-                    }
-                    There::Begun { at, done } if done > 0 => {
-                        promise.offset = at;
-                        self.save(&mut promise, done, Some(&elsewhere))?;
-                        match elsewhere.1.sync_data().and_then(|()| has_name(&elsewhere.1)) {
-                            Ok(true) => return Ok(()),
-                            Ok(false) => log::warn!("{} was removed meanwhile", elsewhere.0.display()),
-                            Err(error) => log::error!("cannot bring {} to the disk: {error}", elsewhere.0.display()),
-                        }
-                    }
-                    _ => log::warn!("{} has nothing of the batch that is under way", elsewhere.0.display()),
-                }
+            if trusted && self.complete_renamed(&mut promise)? {
+                return Ok(());
             }
             self.promise_here(&mut promise)?;
         }
         loop {
-            let done = self.progress(&mut promise, None)?;
-            self.save(&mut promise, done, None)?;
+            let done = self.progress_anew(&mut promise)?;
+            self.save(&mut promise, done)?;
             self.sync(Some(&mut promise))?;
             if !self.move_if_removed(&mut promise)? {
                 return Ok(());
@@ -101,28 +85,40 @@ impl Logger {
         }
     }
 
-    /// That file in the folder of the message file, under whatever name. One that
-    /// can't be looked at just now is not taken for one that is gone.
-    fn look_for(&mut self, id: FileId) -> Result<Option<(PathBuf, File)>, Halt> {
+    /// How much of the batch is in the file, all of which is written there again:
+    /// if another incarnation was killed between an fdatasync that failed and its
+    /// note of that, the next fdatasync would call bytes saved which the disk
+    /// does not have (fsync(2)), unless they were written since.
+    fn progress_anew(&mut self, promise: &mut Promise) -> Result<u64, Halt> {
         loop {
-            let error = match self.file.sibling(id) {
-                Ok(found) => return Ok(found),
+            let done = self.progress(promise)?;
+            let there = &self.promised(promise)[..usize::try_from(done).unwrap_or(usize::MAX)];
+            let error = match overwrite(self.file.file(), there, promise.offset) {
+                Ok(()) => return Ok(done),
                 Err(error) => error,
             };
-            let trouble = format!("cannot look for the rest of a batch beside {}: {error}", self.file.path().display());
-            if !super::may_pass(&error) {
-                return Err(Halt::Failed(trouble));
+            let trouble = format!("cannot write to {} again: {error}", self.file.path().display());
+            // An append-only file (chattr +a), or a limit that is lower than it is long.
+            if error.kind() == ErrorKind::PermissionDenied || is_too_large(&error) {
+                log::warn!("{trouble}");
+                return Ok(done);
             }
-            self.orders.endure(&trouble, RETRY)?;
+            if !self.make_room(&error) {
+                self.orders.endure(&trouble, RETRY)?;
+            }
         }
     }
 
     /// The intent file is gone, and the bytes of a batch with it. All of it is
     /// in staging still, so what of it is in the file is moved away, and it is taken again.
+    ///
+    /// A batch that is older than one the intent file knows was never promised, or
+    /// it would have been completed: what stands where it was to begin is another's.
     pub(super) fn cut_back(&mut self) -> Result<(), Halt> {
-        let here = self.file.id();
+        let (here, last) = (self.file.id(), self.intent.last_batch());
+        let is_lost = |batch: &Batch| batch.file == here && batch.id >= last && !self.is_saved(batch.id);
         let began = self.sources.iter().filter_map(|source| match source.intake.phase() {
-            Phase::Prepared(batch) if batch.file == here && !self.is_saved(batch.id) => Some(batch.offset),
+            Phase::Prepared(batch) if is_lost(&batch) => Some(batch.offset),
             _ => None,
         });
         let Some(began) = began.min() else {
@@ -163,7 +159,16 @@ impl Logger {
     }
 }
 
-/// Whether a file that was found by its name still has one.
-fn has_name(file: &File) -> io::Result<bool> {
-    Ok(file.metadata()?.nlink() > 0)
+/// Writes bytes over those that a file has there already. It is open with
+/// O_APPEND, which would put them at its end.
+fn overwrite(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+    // Another may have cut it since it was looked at: no gap is to come of that.
+    if bytes.is_empty() || file.metadata()?.len() < at + bytes.len() as u64 {
+        return Ok(());
+    }
+    let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
+    fcntl(file, FcntlArg::F_SETFL(flags - OFlag::O_APPEND))?;
+    let written = file.write_all_at(bytes, at);
+    fcntl(file, FcntlArg::F_SETFL(flags))?;
+    written
 }

@@ -8,7 +8,6 @@ use super::settings::Sync;
 use super::there::{self, There};
 use super::torn::{Step, Watcher};
 use crate::link::intent::Promise;
-use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -64,17 +63,16 @@ impl Logger {
     }
 
     /// Step 6: writes what was promised, of which `done` bytes are there.
-    /// `elsewhere`: to a file that has another name by now.
-    pub(super) fn save(
-        &mut self,
-        promise: &mut Promise,
-        mut done: u64,
-        elsewhere: Option<&(PathBuf, File)>,
-    ) -> Result<(), Halt> {
+    pub(super) fn save(&mut self, promise: &mut Promise, done: u64) -> Result<(), Halt> {
+        self.save_in(promise, done, false)
+    }
+
+    /// The same. `renamed`: the file has another name by now, which none is to
+    /// take its place at.
+    pub(super) fn save_in(&mut self, promise: &mut Promise, mut done: u64, renamed: bool) -> Result<(), Halt> {
         loop {
-            let target = elsewhere.map_or_else(|| self.file.file(), |(_, file)| file);
             let rest = self.promised(promise).get(usize::try_from(done).unwrap_or(usize::MAX)..).unwrap_or_default();
-            let written = if rest.is_empty() { Ok(0) } else { target.write_at(rest, promise.offset + done) };
+            let written = if rest.is_empty() { Ok(0) } else { self.file.file().write_at(rest, promise.offset + done) };
             let left = rest.len();
             let error = match written {
                 Ok(n) if n >= left => {
@@ -84,78 +82,65 @@ impl Logger {
                 Ok(0) => ErrorKind::WriteZero.into(),
                 Ok(_) => {
                     // The rest must not go behind what somebody else wrote by now.
-                    done = self.progress(promise, elsewhere)?;
+                    done = self.progress(promise)?;
                     continue;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => error,
             };
             if self.make_room(&error) {
+                // That takes a while, too.
+                done = self.progress(promise)?;
                 continue;
             }
-            if elsewhere.is_none() && file::is_too_large(&error) {
+            if !renamed && file::is_too_large(&error) {
                 self.wait_for_larger(promise, error, left)?;
-                done = self.progress(promise, None)?;
+                done = self.progress(promise)?;
                 continue;
             }
-            let path = elsewhere.map_or_else(|| self.file.path(), |(path, _)| path);
-            let trouble = format!("cannot write to {}: {error}", path.display());
+            let trouble = format!("cannot write to {}: {error}", self.file.path().display());
             self.orders.endure(&trouble, RETRY)?;
-            if elsewhere.is_none() && self.move_if_removed(promise)? {
+            if !renamed && self.move_if_removed(promise)? {
                 done = 0;
             } else {
-                done = self.progress(promise, elsewhere)?;
+                done = self.progress(promise)?;
             }
         }
     }
 
-    fn promised(&self, promise: &Promise) -> &[u8] {
+    pub(super) fn promised(&self, promise: &Promise) -> &[u8] {
         &self.intent.body()[..usize::try_from(promise.length).unwrap_or(usize::MAX)]
     }
 
     /// How much of what was promised is in the file. Where it can't be gone on
     /// with, for somebody truncated the file or wrote to it, all of it is
     /// promised anew, at its end.
-    pub(super) fn progress(&mut self, promise: &mut Promise, elsewhere: Option<&(PathBuf, File)>) -> Result<u64, Halt> {
-        match (self.look(promise, elsewhere)?, elsewhere) {
-            (There::Begun { at, done }, _) => {
+    pub(super) fn progress(&mut self, promise: &mut Promise) -> Result<u64, Halt> {
+        match self.look(promise)? {
+            There::Begun { at, done } => {
                 if at != promise.offset {
                     promise.offset = at;
                     self.promise_anew(promise)?;
                 }
                 return Ok(done);
             }
-            (_, Some((path, file))) => {
-                promise.offset = loop {
-                    match file.metadata() {
-                        Ok(metadata) => break metadata.len(),
-                        Err(error) => {
-                            let trouble = format!("cannot look at {}: {error}", path.display());
-                            self.orders.endure(&trouble, RETRY)?;
-                        }
-                    }
-                };
-                self.promise_anew(promise)?;
-            }
-            (There::Broken { at }, None) => {
+            There::Broken { at } => {
                 self.move_broken(at)?;
                 self.promise_here(promise)?;
             }
-            (There::Nothing, None) => self.promise_here(promise)?,
+            There::Nothing => self.promise_here(promise)?,
         }
         Ok(0)
     }
 
-    /// What the message file has of what was promised, or one `elsewhere`.
-    pub(super) fn look(&mut self, promise: &Promise, elsewhere: Option<&(PathBuf, File)>) -> Result<There, Halt> {
+    /// What the message file has of what was promised.
+    pub(super) fn look(&mut self, promise: &Promise) -> Result<There, Halt> {
         loop {
-            let file = elsewhere.map_or_else(|| self.file.file(), |(_, file)| file);
-            let error = match there::look(file, promise, self.promised(promise)) {
+            let error = match there::look(self.file.file(), promise, self.promised(promise)) {
                 Ok(there) => return Ok(there),
                 Err(error) => error,
             };
-            let path = elsewhere.map_or_else(|| self.file.path(), |(path, _)| path);
-            let trouble = format!("cannot look at {}: {error}", path.display());
+            let trouble = format!("cannot look at {}: {error}", self.file.path().display());
             if !super::may_pass(&error) {
                 return Err(Halt::Failed(trouble));
             }
@@ -165,7 +150,7 @@ impl Logger {
 
     /// Somebody wrote behind the first lines of a batch. They would be there
     /// twice, so they go, and what he wrote goes with them.
-    fn move_broken(&mut self, at: u64) -> Result<(), Halt> {
+    pub(super) fn move_broken(&mut self, at: u64) -> Result<(), Halt> {
         if let Some(moved) = self.move_tail(|file, watcher| file.move_tail(at, watcher))? {
             log::warn!(
                 "somebody else wrote to {} while a batch was half in it; both are now in {}, and the batch is saved again",
@@ -181,7 +166,12 @@ impl Logger {
         self.mend_tail()?;
         promise.file = self.file.id();
         promise.offset = self.file_len()?;
-        self.promise_anew(promise)
+        self.promise_anew(promise)?;
+        // Nothing of it is to be looked for in a file that is not trusted.
+        match self.intent.untrusted() {
+            Some(file) if file != promise.file => self.write_intent(|intent| intent.set_untrusted(None)),
+            _ => Ok(()),
+        }
     }
 
     /// Step 7: brings the file to the disk, and the batch under way with it.
@@ -213,10 +203,10 @@ impl Logger {
             self.replace_untrusted(promise.as_deref(), attempts > 0)?;
             if let Some(promise) = promise.as_deref_mut() {
                 self.promise_here(promise)?;
+                self.save(promise, 0)?;
+            } else if self.intent.is_closed() {
                 self.write_intent(|intent| intent.set_untrusted(None))?;
-                self.save(promise, 0, None)?;
             }
-            self.write_intent(|intent| intent.set_untrusted(None))?;
             attempts += 1;
         }
         self.orders.set_lasting(false);

@@ -61,21 +61,23 @@ impl Logger {
     }
 
     /// Takes the beginning of a batch out of the file.
-    fn cut_out(&mut self, promise: &mut Promise) -> Result<(), Halt> {
-        while let There::Begun { at, done } = self.look(promise, None)? {
-            if done == 0 {
-                break;
-            }
+    pub(super) fn cut_out(&mut self, promise: &mut Promise) -> Result<(), Halt> {
+        loop {
+            let (at, done) = match self.look(promise)? {
+                There::Begun { at, done } if done > 0 => (at, done),
+                // It is saved whole, so its first lines would be there twice.
+                There::Broken { at } => return self.move_broken(at),
+                There::Begun { .. } | There::Nothing => return Ok(()),
+            };
             promise.offset = at;
             self.promise_anew(promise)?;
             match self.file.cut(at, at + done) {
-                Ok(()) => break,
+                Ok(()) => return Ok(()),
                 Err(error) => {
                     let trouble = format!("cannot mend the end of {}: {error}", self.file.path().display());
                     self.orders.endure(&trouble, Duration::from_millis(200))?;
                 }
             }
         }
-        Ok(())
     }
 }

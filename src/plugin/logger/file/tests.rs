@@ -19,7 +19,7 @@ fn another_process_has_to_wait_and_a_new_name_is_a_new_file() {
     assert!(!first.is_named() && first.set_aside("untrusted").unwrap().is_none());
     let second = MessageFile::open(&path, &RIGHTS).unwrap().unwrap();
     assert_ne!(first.id(), second.id());
-    assert_eq!(second.sibling(first.id()).unwrap().unwrap().0, aside);
+    assert_eq!(find(&path, first.id()).unwrap().unwrap(), aside);
     assert!(second.is_named() && !second.is_removed().unwrap());
     second.remove().unwrap();
     assert!(second.is_removed().unwrap());

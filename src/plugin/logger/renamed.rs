@@ -1,0 +1,157 @@
+//! A batch of another incarnation, whose file has another name in its folder by
+//! now: it is completed there, or goes whole to the file that has the name.
+
+use super::Logger;
+use super::file::{MessageFile, find, id_at};
+use super::orders::Halt;
+use super::save::RETRY;
+use super::there::{self, There};
+use crate::link::intent::{FileId, Promise, names};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+impl Logger {
+    /// Completes a batch in the file that it was promised to. Whether it is saved
+    /// there: if not, none of its lines is.
+    pub(super) fn complete_renamed(&mut self, promise: &mut Promise) -> Result<bool, Halt> {
+        loop {
+            let Some((path, file)) = self.look_for(promise.file)? else {
+                return Ok(false);
+            };
+            // A number of a file's that is gone may be another's by now:
+            // only a beginning of the batch says that it is the one meant.
+            match self.look_in(&path, &file, promise)? {
+                // It may not be ours to write to any more, and need not be.
+                There::Begun { done, .. } if done == promise.length => {
+                    return match file.sync_data() {
+                        Ok(()) => Ok(true),
+                        Err(error) => self.distrust(promise.file, &path, &error),
+                    };
+                }
+                There::Begun { done, .. } if done > 0 => {}
+                There::Broken { .. } => {}
+                There::Begun { .. } | There::Nothing => {
+                    log::warn!("{} has nothing of the batch that is under way", path.display());
+                    return Ok(false);
+                }
+            }
+            if let Some(renamed) = self.open_renamed(&path, promise.file)? {
+                let here = std::mem::replace(&mut self.file, renamed);
+                let saved = self.complete_in_it(promise);
+                self.file = here;
+                return saved;
+            }
+        }
+    }
+
+    /// The same, with that file in hand.
+    fn complete_in_it(&mut self, promise: &mut Promise) -> Result<bool, Halt> {
+        match self.look(promise)? {
+            // It can grow no further, so the new file gets the batch. Nobody
+            // would ever finish the half line.
+            There::Begun { at, done }
+                if done < promise.length && self.file.has_room_below_limit(at, promise.length).is_err() =>
+            {
+                self.cut_out(promise)?;
+                return Ok(false);
+            }
+            There::Begun { done, .. } if done > 0 => {}
+            There::Broken { at } => {
+                self.move_broken(at)?;
+                return Ok(false);
+            }
+            There::Begun { .. } | There::Nothing => return Ok(false),
+        }
+        let done = self.progress(promise)?;
+        self.save_in(promise, done, true)?;
+        if let Err(error) = self.file.sync() {
+            let path = self.file.path().to_owned();
+            return self.distrust(promise.file, &path, &error);
+        }
+        loop {
+            match self.file.is_removed() {
+                Ok(false) => return Ok(true),
+                Ok(true) => {
+                    log::warn!("{} was removed meanwhile", self.file.path().display());
+                    return Ok(false);
+                }
+                Err(error) => {
+                    let trouble = format!("cannot look at {}: {error}", self.file.path().display());
+                    self.orders.endure(&trouble, RETRY)?;
+                }
+            }
+        }
+    }
+
+    /// Puts a renamed file aside which can't be brought to the disk: the batch is
+    /// saved whole in another. Always `false`: it is not saved here.
+    fn distrust(&mut self, file: FileId, path: &Path, error: &io::Error) -> Result<bool, Halt> {
+        log::error!("cannot bring {} to the disk: {error}; it is not trusted again", path.display());
+        self.write_intent(|intent| intent.set_untrusted(Some(file)))?;
+        while names(path, file) {
+            let mut aside = path.as_os_str().to_owned();
+            aside.push(format!(".untrusted-{}", super::render::name_time(super::file::now())));
+            match std::fs::rename(path, &aside) {
+                Ok(()) => {
+                    log::error!("what could not be brought to the disk is now {}", Path::new(&aside).display());
+                    break;
+                }
+                Err(error) => {
+                    let trouble = format!("cannot put {} aside: {error}", path.display());
+                    self.orders.endure(&trouble, RETRY)?;
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// That file in the folder of the message file, under whatever name. One that
+    /// can't be looked at just now is not taken for one that is gone.
+    fn look_for(&mut self, id: FileId) -> Result<Option<(PathBuf, File)>, Halt> {
+        loop {
+            let error = match sibling(self.file.path(), id) {
+                Ok(found) => return Ok(found),
+                Err(error) => error,
+            };
+            let trouble = format!("cannot look for the rest of a batch beside {}: {error}", self.file.path().display());
+            if !super::may_pass(&error) {
+                return Err(Halt::Failed(trouble));
+            }
+            self.orders.endure(&trouble, RETRY)?;
+        }
+    }
+
+    fn look_in(&mut self, path: &Path, file: &File, promise: &Promise) -> Result<There, Halt> {
+        loop {
+            let error = match there::look(file, promise, self.promised(promise)) {
+                Ok(there) => return Ok(there),
+                Err(error) => error,
+            };
+            let trouble = format!("cannot look at {}: {error}", path.display());
+            if !super::may_pass(&error) {
+                return Err(Halt::Failed(trouble));
+            }
+            self.orders.endure(&trouble, RETRY)?;
+        }
+    }
+
+    /// Opens it to be written to, and waits for its lock. `None`: that name is
+    /// another file's by now.
+    fn open_renamed(&mut self, path: &Path, id: FileId) -> Result<Option<MessageFile>, Halt> {
+        let opened = super::wait_for(&mut self.orders, &self.settings, path, || {
+            if id_at(path)? != Some(id) {
+                return Ok(Some(None));
+            }
+            Ok(MessageFile::open(path, &self.settings.rights())?.map(Some))
+        })?;
+        Ok(opened.filter(|file| file.id() == id))
+    }
+}
+
+/// That file, to be looked at, and the name that it has in the folder of `path`.
+fn sibling(path: &Path, id: FileId) -> io::Result<Option<(PathBuf, File)>> {
+    let Some(found) = find(path, id)? else { return Ok(None) };
+    let file = File::open(&found)?;
+    Ok((FileId::of(&file.metadata()?) == id).then_some((found, file)))
+}
