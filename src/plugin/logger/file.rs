@@ -9,9 +9,10 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
-use std::fs::{File, OpenOptions};
+use nix::unistd::geteuid;
+use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -47,21 +48,22 @@ impl MessageFile {
     /// From open(2) and flock(2), or it is no regular file.
     pub fn open(path: &Path, rights: &Rights<'_>) -> io::Result<Option<MessageFile>> {
         let mut options = appending();
+        let unfinished = if rights.group.is_some() { UNFINISHED } else { 0 };
         // O_NONBLOCK: opening a FIFO must not wait; it means nothing to a regular file.
-        options.mode(rights.mode).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY);
-        let (file, is_new) = match options.open(path) {
+        options.mode(rights.mode | unfinished).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY);
+        let (file, is_made) = match options.open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound && put_next_in_place(path)? => {
+                (options.open(path)?, false)
+            }
             // Not O_EXCL: it may be where a symbolic link says.
             Err(error) if error.kind() == ErrorKind::NotFound => (options.create(true).open(path)?, true),
             other => (other?, false),
         };
         check(path)?;
-        let mut lacks = String::new();
-        if let Some(group) = rights.group.filter(|_| is_new) {
-            if let Err(error) = access::give_group(&file, group.id) {
-                lacks = format!("cannot give {} the group {}: {}", path.display(), group.name, access::cause(&error));
-            }
-        }
-        let id = FileId::of(&file.metadata()?);
+        let opened = file.metadata()?;
+        let is_new = is_made || is_unfinished(&opened) && opened.uid() == geteuid().as_raw();
+        let lacks = if is_new { finish(&file, path, rights) } else { String::new() };
+        let id = FileId::of(&opened);
         let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => file,
             Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => return Ok(None),
@@ -105,7 +107,6 @@ impl MessageFile {
     /// # Errors
     /// From fstat(2).
     pub fn is_removed(&self) -> io::Result<bool> {
-        use std::os::unix::fs::MetadataExt;
         Ok(self.file.metadata()?.nlink() == 0 && !self.is_named())
     }
 
@@ -272,7 +273,7 @@ impl MessageFile {
         let next = next_path(&self.path);
         remove_next(&self.path);
         // 2 make
-        let file = appending().create_new(true).mode(0o600).open(&next)?;
+        let file = appending().create_new(true).mode(0o600 | UNFINISHED).open(&next)?;
         let lacks = same_rights(&self.file, &file, &self.path);
         let moved = file.metadata().and_then(|metadata| {
             let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
@@ -380,6 +381,30 @@ fn appending() -> OpenOptions {
     options
 }
 
+/// A mode bit (S_ISVTX) that means nothing to Linux on a regular file. An empty
+/// file that has it was made by a logger that was killed before it gave it its
+/// rights.
+const UNFINISHED: u32 = 0o1000;
+
+fn is_unfinished(metadata: &Metadata) -> bool {
+    metadata.is_file() && metadata.len() == 0 && metadata.mode() & UNFINISHED != 0
+}
+
+/// Gives a new file its group, and takes the mark away. Returns what it lacks then.
+fn finish(file: &File, path: &Path, rights: &Rights<'_>) -> String {
+    let group = rights.group.map_or(Ok(()), |group| access::give_group(file, group.id));
+    let mode = file.metadata().and_then(|made| match made.mode() & 0o7777 {
+        mode if mode & UNFINISHED == 0 => Ok(()),
+        mode => file.set_permissions(Permissions::from_mode(mode & !UNFINISHED | rights.mode & UNFINISHED)),
+    });
+    let (path, group_name) = (path.display(), rights.group.map_or("", |group| &group.name));
+    match (group, mode) {
+        (Ok(()), Ok(())) => String::new(),
+        (Err(error), _) => format!("cannot give {path} the group {group_name}: {}", access::cause(&error)),
+        (_, Err(error)) => format!("cannot give {path} its mode: {}", access::cause(&error)),
+    }
+}
+
 /// Gives a file the rights of the one whose place it takes; what it lacks then.
 fn same_rights(before: &File, file: &File, path: &Path) -> String {
     let lacks = access::give_same(before, file);
@@ -413,11 +438,35 @@ fn next_path(path: &Path) -> PathBuf {
     beside_hidden(path, "new")
 }
 
-/// Removes a next file that never took its place. One with something in it is
-/// none; what can't be removed is told when the next one is made.
+/// Puts the next file of a rotation in place that got no further than step 3,
+/// so that what an administrator did to the rights is not lost. Returns whether
+/// there is a message file now.
+///
+/// # Errors
+/// From lstat(2) and rename(2): all is as it was.
+fn put_next_in_place(path: &Path) -> io::Result<bool> {
+    let next = next_path(path);
+    let found = unless_gone(next.symlink_metadata())?;
+    if !found.is_some_and(|found| found.is_file() && found.len() == 0 && !is_unfinished(&found)) {
+        return Ok(false);
+    }
+    match rename_to_free(&next, path) {
+        // Something has the name meanwhile: a dangling symbolic link, if nothing else.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(path.exists()),
+        other => other.map(|()| true),
+    }
+}
+
+/// Removes a next file that never took its place, unless its place is still
+/// free. One with something in it is none; what can't be removed is reported
+/// when the next one is made.
 pub fn remove_next(path: &Path) {
     let next = next_path(path);
-    if next.symlink_metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0) {
+    let is_none = |found: Metadata| {
+        let is_wanted = !is_unfinished(&found) && path.symlink_metadata().is_err();
+        found.is_file() && found.len() == 0 && !is_wanted
+    };
+    if next.symlink_metadata().is_ok_and(is_none) {
         let _told_later = std::fs::remove_file(next);
     }
 }
