@@ -8,10 +8,13 @@ use crate::sys::name::rename_to_free;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::statfs::{NFS_SUPER_MAGIC, fstatfs};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::geteuid;
 use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -25,9 +28,13 @@ pub struct MessageFile {
     /// Its name may not be on the disk yet: nobody knows what the process
     /// that made it came to.
     name_unsynced: bool,
+    /// Whether its removal may be a mere renaming.
+    on_nfs: bool,
     /// Up to here the disk has room for it; beyond any offset where its file
     /// system can't say.
     reserved: u64,
+    /// It can't get longer than this; the largest number until that is known.
+    longest: u64,
     /// How long its writer left it, where it has written to it.
     left: Option<u64>,
     /// Whether it was made when it was opened.
@@ -69,9 +76,24 @@ impl MessageFile {
             Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => return Ok(None),
             Err((_, errno)) => return Err(errno.into()),
         };
-        let path = path.to_owned();
-        let file = MessageFile { path, file, id, name_unsynced: true, reserved: 0, left: None, is_new, lacks };
+        let file = MessageFile::of(path, file, id, is_new, lacks);
         Ok(file.is_named().then_some(file))
+    }
+
+    fn of(path: &Path, file: Flock<File>, id: FileId, is_new: bool, lacks: String) -> MessageFile {
+        MessageFile {
+            path: path.to_owned(),
+            // One that can't be asked is taken for none.
+            on_nfs: fstatfs(&*file).is_ok_and(|system| system.filesystem_type() == NFS_SUPER_MAGIC),
+            file,
+            id,
+            name_unsynced: true,
+            reserved: 0,
+            longest: u64::MAX,
+            left: None,
+            is_new,
+            lacks,
+        }
     }
 
     /// What it should have and lacks, as a problem; empty: nothing.
@@ -101,13 +123,20 @@ impl MessageFile {
         names(&self.path, self.id)
     }
 
-    /// Whether it has no name at all any more. Some file systems in user space
-    /// count no links, so there the name itself is looked at.
+    /// Whether it has no name at all any more, or only one that NFS gave it. Some
+    /// file systems in user space count no links, so there the name itself is
+    /// looked at.
     ///
     /// # Errors
-    /// From fstat(2).
+    /// From fstat(2), readlink(2).
     pub fn is_removed(&self) -> io::Result<bool> {
-        Ok(self.file.metadata()?.nlink() == 0 && !self.is_named())
+        let is_gone = self.file.metadata()?.nlink() == 0 || self.on_nfs && is_of_nfs(&self.present_path()?);
+        Ok(is_gone && !self.is_named())
+    }
+
+    /// What it is called now, as the kernel knows it.
+    fn present_path(&self) -> io::Result<PathBuf> {
+        std::fs::read_link(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
     }
 
     /// When it was made, in microseconds since 1970, where its file system knows.
@@ -168,7 +197,23 @@ impl MessageFile {
         Ok(())
     }
 
-    /// Whether this process may make it that long (RLIMIT_FSIZE). fallocate(2)
+    /// A write stopped at this length, and more than that its file system refuses,
+    /// unless it is this process's own limit, which may be raised. That lasts as
+    /// long as the file is open: trying again means to write half a batch and to
+    /// cut it off again, each time.
+    ///
+    /// # Errors
+    /// From getrlimit(2).
+    pub fn note_longest(&mut self, len: u64) -> io::Result<()> {
+        let (soft, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
+        if len < soft {
+            self.longest = len;
+        }
+        Ok(())
+    }
+
+    /// Whether this process may make it that long (RLIMIT_FSIZE), and, as far as
+    /// that is known, its file system. fallocate(2)
     /// does not say, because it leaves the length as it is, and a write would
     /// stop in the middle of a line.
     ///
@@ -176,7 +221,7 @@ impl MessageFile {
     /// EFBIG.
     pub fn has_room_below_limit(&self, offset: u64, length: u64) -> io::Result<()> {
         let (soft, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
-        if offset.saturating_add(length) > soft { Err(Errno::EFBIG.into()) } else { Ok(()) }
+        if offset.saturating_add(length) > soft.min(self.longest) { Err(Errno::EFBIG.into()) } else { Ok(()) }
     }
 
     /// Its length stays what it is.
@@ -294,8 +339,7 @@ impl MessageFile {
             remove_next(&self.path);
             return Ok(None);
         }
-        let path = self.path.clone();
-        Ok(Some(MessageFile { path, file, id, name_unsynced: true, reserved: 0, left: None, is_new: true, lacks }))
+        Ok(Some(MessageFile::of(&self.path, file, id, true, lacks)))
     }
 
     /// Takes its name away.
@@ -370,6 +414,12 @@ pub const BLOCK: usize = 64 * 1024;
 /// Whether an error says that a file can grow no further.
 pub fn is_too_large(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::EFBIG as i32)
+}
+
+/// Whether that is a name that the NFS client gives a file which was removed
+/// while it is open here. It goes away when the file is closed.
+fn is_of_nfs(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_bytes().starts_with(b".nfs"))
 }
 
 /// To read, and to write at its end wherever that is by now, whatever offset is

@@ -174,3 +174,24 @@ fn a_kill_before_a_new_file_has_its_group_does_not_take_it_away() {
     drop(MessageFile::open(&path, &rights).unwrap().unwrap());
     assert_eq!((mode(&path) & 0o7700, std::fs::metadata(&path).unwrap().gid()), (0o600, id));
 }
+
+#[test]
+fn what_stopped_at_a_file_systems_limit_is_not_tried_again() {
+    let (_folder, mut file) = file(b"one\n");
+    file.note_longest(100).unwrap();
+    assert!(is_too_large(&file.reserve(4, 97).unwrap_err()) && is_too_large(&file.reserve(50, u64::MAX).unwrap_err()));
+    file.reserve(4, 96).unwrap();
+    file.reserve(0, 97).unwrap();
+}
+
+#[test]
+fn on_nfs_a_removed_file_is_one_that_has_but_the_clients_name() {
+    let (folder, mut file) = file(b"one\n");
+    let name = |name: &str| folder.path().join(name);
+    std::fs::rename(file.path(), name(".nfs000000000000a1b200000001")).unwrap();
+    assert!(!file.is_removed().unwrap(), "elsewhere it is a name as any");
+    file.on_nfs = true;
+    assert!(file.is_removed().unwrap());
+    std::fs::rename(name(".nfs000000000000a1b200000001"), name("m.log.1")).unwrap();
+    assert!(!file.is_removed().unwrap(), "a rotator's");
+}
