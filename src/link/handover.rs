@@ -46,7 +46,7 @@ pub struct Inbound {
     pub queue: i32,
     /// Read and write end of the staging pipe, which only the sink uses.
     pub staging: [i32; 2],
-    /// The ledger: a memory file of one page.
+    /// The ledger: a memory file, a page and two areas for what is carried over.
     pub ledger: i32,
     /// Write end of the replies pipe, O_NONBLOCK; `None` for lines.
     pub replies: Option<i32>,

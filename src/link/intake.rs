@@ -220,9 +220,10 @@ impl Intake {
         &self.window[self.start..self.end]
     }
 
-    /// Whether the queue is empty, so that all which was written is known.
+    /// Whether all that was written is known: the queue is empty, and what
+    /// staging holds was looked at, all of it.
     pub fn is_all_there(&self) -> bool {
-        pipe::bytes_in(&self.queue).is_ok_and(|bytes| bytes == 0)
+        self.unread().len() - self.carried == self.staged && pipe::bytes_in(&self.queue).is_ok_and(|bytes| bytes == 0)
     }
 
     /// Whether bytes are known that no batch has looked at yet.
@@ -349,6 +350,29 @@ mod tests {
             let why = intake.recover(true, &Tools::new(4096).unwrap()).unwrap_err();
             assert!(why.ends_with("its ledger contradicts what staging holds"), "{why}");
             assert_eq!((pipe::bytes_in(&seen).unwrap(), intake.phase()), (4, before));
+        }
+    }
+
+    #[test]
+    fn not_all_is_there_while_staging_holds_what_was_not_looked_at() {
+        for (scratch, all) in [(4096, false), (1 << 16, true)] {
+            let link = Link::to_intake(1 << 16, Protocol::Records).unwrap();
+            let staging = link.intake.unwrap();
+            let give = OwnedFd::into_raw_fd;
+            let mut intake = Intake::open(&Inbound {
+                from: "source".to_owned(),
+                protocol: Protocol::Records,
+                queue: give(link.queue.read),
+                staging: [give(staging.staging.read), give(staging.staging.write)],
+                ledger: give(staging.ledger),
+                replies: None,
+            })
+            .unwrap();
+            File::from(link.queue.write).write_all(&[b'x'; 3 * 4096]).unwrap();
+            let tools = Tools::new(scratch).unwrap();
+            intake.recover(false, &tools).unwrap();
+            intake.fill(&tools).unwrap();
+            assert_eq!(intake.is_all_there(), all, "{} of {} looked at", intake.unread().len(), intake.staged);
         }
     }
 }

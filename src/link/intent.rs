@@ -511,13 +511,18 @@ impl Intent {
     /// # Errors
     /// ENOMEM: the room is what it was.
     pub fn grow(&mut self, body: usize) -> io::Result<()> {
-        let needed = SLOT_BYTES + body;
+        let needed = SLOT_BYTES.saturating_add(body);
+        let no_memory = |_| io::Error::from_raw_os_error(nix::libc::ENOMEM);
         if self.buffer.is_empty() {
-            // Zeroed by the kernel, page by page as they are used.
+            // Zeroed by the kernel, page by page as they are used. Where there is
+            // no memory, that aborts; so it is asked for without the zeros first.
+            let mut trial: Vec<u8> = Vec::new();
+            trial.try_reserve_exact(needed).map_err(no_memory)?;
+            drop(std::hint::black_box(trial));
             self.buffer = vec![0; needed];
         } else if self.buffer.len() < needed {
             let more = needed - self.buffer.len();
-            self.buffer.try_reserve_exact(more).map_err(|_| io::Error::from_raw_os_error(nix::libc::ENOMEM))?;
+            self.buffer.try_reserve_exact(more).map_err(no_memory)?;
             self.buffer.resize(needed, 0);
         }
         Ok(())
@@ -619,9 +624,18 @@ pub fn names(path: &Path, file: FileId) -> bool {
 
 /// Which boot of which machine this is (random(4)).
 fn boot_id() -> io::Result<[u64; 2]> {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    boot_id_at(Path::new("/proc/sys/kernel/random/boot_id"))
+}
+
+fn boot_id_at(path: &Path) -> io::Result<[u64; 2]> {
+    let wrong = |why: &dyn std::fmt::Display| io::Error::other(format!("cannot read {}: {why}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| match error.kind() {
+        // Without /proc there is nothing to wait for.
+        ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied => wrong(&error),
+        _ => error,
+    })?;
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    let id = u128::from_str_radix(&digits, 16).map_err(io::Error::other)?;
+    let id = u128::from_str_radix(&digits, 16).map_err(|error| wrong(&error))?;
     #[expect(clippy::cast_possible_truncation, reason = "its two halves")]
     Ok([(id >> 64) as u64, id as u64])
 }

@@ -31,9 +31,17 @@ pub fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
     };
     match Errno::result(result) {
         Ok(_) => Ok(()),
-        Err(Errno::EINVAL | Errno::ENOSYS) if to.symlink_metadata().is_err() => std::fs::rename(from, to),
-        Err(Errno::EINVAL | Errno::ENOSYS) => Err(Errno::EEXIST.into()),
+        Err(Errno::EINVAL | Errno::ENOSYS) => rename_if_free(from, to),
         Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Only a name that is known to be free is used: what can't be looked at may be there.
+fn rename_if_free(from: &Path, to: &Path) -> io::Result<()> {
+    match to.symlink_metadata() {
+        Ok(_) => Err(Errno::EEXIST.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => std::fs::rename(from, to),
+        Err(error) => Err(error),
     }
 }
 
@@ -42,14 +50,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_is_taken_stays_what_it_is() {
-        let folder = tempfile::tempdir().unwrap();
-        let [a, b] = ["a", "b"].map(|name| folder.path().join(name));
-        std::fs::write(&a, "a").unwrap();
-        rename_to_free(&a, &b).unwrap();
-        std::fs::write(&a, "other").unwrap();
-        assert_eq!(rename_to_free(&a, &b).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(std::fs::read(&b).unwrap(), b"a");
-        assert_eq!(rename_to_free(&folder.path().join("c"), &a).unwrap_err().kind(), io::ErrorKind::NotFound);
+    fn a_name_that_is_taken_stays_what_it_is_whether_or_not_the_kernel_looks() {
+        for rename in [rename_to_free, rename_if_free] {
+            let folder = tempfile::tempdir().unwrap();
+            let [a, b] = ["a", "b"].map(|name| folder.path().join(name));
+            std::fs::write(&a, "a").unwrap();
+            rename(&a, &b).unwrap();
+            std::fs::write(&a, "other").unwrap();
+            assert_eq!(rename(&a, &b).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!(std::fs::read(&b).unwrap(), b"a");
+            let below_a_file = rename(&b, &a.join("c")).unwrap_err();
+            assert_eq!(below_a_file.kind(), io::ErrorKind::NotADirectory);
+            assert_eq!(
+                rename(&folder.path().join("c"), &folder.path().join("d")).unwrap_err().kind(),
+                io::ErrorKind::NotFound
+            );
+        }
     }
 }

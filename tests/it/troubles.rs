@@ -8,6 +8,7 @@ use serde_json::json;
 use std::fs;
 use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -114,6 +115,51 @@ fn a_batch_that_a_limit_cuts_short_is_taken_out_again() {
     assert_eq!(rig.text(), "one\ntwo\n");
 }
 
+/// A file system that is gone when the test ends.
+struct Mounted(std::path::PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        Command::new("umount").arg("--lazy").arg(&self.0).status().unwrap();
+    }
+}
+
+/// How long a file can get on ext4 with blocks of 1 KiB and without extents.
+const EXT4_LONGEST: u64 = 17_247_252_480;
+
+#[test]
+#[ignore = "needs root, a loop device, and strace"]
+fn at_the_limit_of_a_file_system_half_a_batch_is_written_and_cut_off_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let [image, at] = ["image", "fs"].map(|name| folder.path().join(name));
+    fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+    fs::create_dir(&at).unwrap();
+    let run = |command: &mut Command| assert!(command.status().unwrap().success(), "{command:?}");
+    run(Command::new("mke2fs").args(["-q", "-t", "ext4", "-b", "1024", "-O", "^extent,^64bit"]).arg(&image));
+    run(Command::new("mount").args(["-o", "loop"]).args([&image, &at]));
+    let mounted = Mounted(at.clone());
+    let mut rig = Rig::with("raw", Lines);
+    let path = at.join("m.log");
+    rig.settings["file"] = json!(path);
+    let file = fs::File::create(&path).unwrap();
+    file.write_all_at(b"\n", EXT4_LONGEST - 30).unwrap();
+    let trace = folder.path().join("trace");
+    let arguments = ["strace", "-qq", "-o", trace.to_str().unwrap(), "-e", "trace=ftruncate,prlimit64"];
+    let logger = rig.start_under(&arguments);
+    rig.links[0].source().write_all(lines(0, 1).as_bytes()).unwrap();
+    rig.wait_notified("File too large");
+    let calls = |name: &str| fs::read_to_string(&trace).unwrap().matches(name).count();
+    let before = calls("prlimit64(");
+    wait_until("it has looked ten times more", || (calls("prlimit64(") > before + 10).then_some(()));
+    assert_eq!(calls("ftruncate("), 1);
+    assert_eq!(file.metadata().unwrap().len(), EXT4_LONGEST - 29);
+    file.set_len(0).unwrap();
+    wait_until("it goes on", || (fs::read_to_string(&path).unwrap() == lines(0, 1)).then_some(()));
+    rig.end();
+    logger.wait_success();
+    drop((file, mounted));
+}
+
 fn stop(logger: Logger) {
     logger.signal(SIGTERM);
     logger.wait_success();
@@ -203,8 +249,8 @@ fn long_tail(rig: &Rig) -> u64 {
     let mut file = fs::File::create(rig.path()).unwrap();
     file.write_all(b"one\nbegin").unwrap();
     file.set_len(4 + TAIL).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, b"middle", TAIL / 2).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, b"end", 1 + TAIL).unwrap();
+    FileExt::write_all_at(&file, b"middle", TAIL / 2).unwrap();
+    FileExt::write_all_at(&file, b"end", 1 + TAIL).unwrap();
     TAIL
 }
 

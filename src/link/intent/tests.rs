@@ -297,3 +297,28 @@ fn one_process_has_it_and_it_grows_with_its_body() {
     std::fs::remove_file(&path).unwrap();
     assert!(!intent.is_named().unwrap());
 }
+
+#[test]
+fn a_machine_without_proc_is_named_as_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("empty");
+    std::fs::write(&empty, "").unwrap();
+    for path in [folder.path().join("none"), empty.join("below"), empty] {
+        let error = boot_id_at(&path).unwrap_err();
+        assert!(error.to_string().starts_with(&format!("cannot read {}: ", path.display())), "{error}");
+        assert_eq!(error.raw_os_error(), None, "it does not pass");
+    }
+}
+
+#[test]
+fn a_body_that_memory_has_no_room_for_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("i");
+    let refused = |result: io::Result<()>| assert_eq!(result.unwrap_err().raw_os_error(), Some(nix::libc::ENOMEM));
+    refused(Intent::open(&path, 1 << 47).map(|_| ()));
+    let mut intent = Intent::open(&path, 100).unwrap().unwrap();
+    for size in [1 << 47, usize::MAX] {
+        refused(intent.grow(size));
+    }
+    assert_eq!(intent.body().len(), 100);
+}

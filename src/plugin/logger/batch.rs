@@ -3,7 +3,7 @@
 use super::file::now;
 use super::orders::Halt;
 use super::output::Output;
-use super::save::batch_id;
+use super::save::{RETRY, batch_id};
 use super::settings::Sync;
 use super::source::{Source, room_to_gather};
 use super::{BATCHES, BYTES, GARBAGE, INCOMPLETE, Logger, MESSAGES, STREAM, WORTH_IT};
@@ -128,8 +128,14 @@ impl Logger {
         let batch = Batch { id: promise.batch, take: 0, last, offset, file: promise.file };
         for source in &self.sources {
             if let Some(taking) = &source.taking {
-                let prepared = source.intake.prepare(taking, &batch);
-                prepared.map_err(|e| format!("cannot prepare the link from {}: {e}", source.intake.from))?;
+                // Nothing was promised yet, so what passes can be waited for.
+                while let Err(error) = source.intake.prepare(taking, &batch) {
+                    let trouble = format!("cannot prepare the link from {}: {error}", source.intake.from);
+                    if !super::may_pass(&error) {
+                        return Err(Halt::Failed(trouble));
+                    }
+                    self.orders.endure(&trouble, RETRY)?;
+                }
             }
         }
         if length == 0 {

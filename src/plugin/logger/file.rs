@@ -8,10 +8,14 @@ use crate::sys::name::rename_to_free;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::statfs::{NFS_SUPER_MAGIC, fstatfs};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
-use std::fs::{File, OpenOptions};
+use nix::unistd::geteuid;
+use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -24,9 +28,13 @@ pub struct MessageFile {
     /// Its name may not be on the disk yet: nobody knows what the process
     /// that made it came to.
     name_unsynced: bool,
+    /// Whether its removal may be a mere renaming.
+    on_nfs: bool,
     /// Up to here the disk has room for it; beyond any offset where its file
     /// system can't say.
     reserved: u64,
+    /// It can't get longer than this; the largest number until that is known.
+    longest: u64,
     /// How long its writer left it, where it has written to it.
     left: Option<u64>,
     /// Whether it was made when it was opened.
@@ -47,29 +55,45 @@ impl MessageFile {
     /// From open(2) and flock(2), or it is no regular file.
     pub fn open(path: &Path, rights: &Rights<'_>) -> io::Result<Option<MessageFile>> {
         let mut options = appending();
+        let unfinished = if rights.group.is_some() { UNFINISHED } else { 0 };
         // O_NONBLOCK: opening a FIFO must not wait; it means nothing to a regular file.
-        options.mode(rights.mode).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY);
-        let (file, is_new) = match options.open(path) {
+        options.mode(rights.mode | unfinished).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY);
+        let (file, is_made) = match options.open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound && put_next_in_place(path)? => {
+                (options.open(path)?, false)
+            }
             // Not O_EXCL: it may be where a symbolic link says.
             Err(error) if error.kind() == ErrorKind::NotFound => (options.create(true).open(path)?, true),
             other => (other?, false),
         };
         check(path)?;
-        let mut lacks = String::new();
-        if let Some(group) = rights.group.filter(|_| is_new) {
-            if let Err(error) = access::give_group(&file, group.id) {
-                lacks = format!("cannot give {} the group {}: {}", path.display(), group.name, access::cause(&error));
-            }
-        }
-        let id = FileId::of(&file.metadata()?);
+        let opened = file.metadata()?;
+        let is_new = is_made || is_unfinished(&opened) && opened.uid() == geteuid().as_raw();
+        let lacks = if is_new { finish(&file, path, rights) } else { String::new() };
+        let id = FileId::of(&opened);
         let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => file,
             Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => return Ok(None),
             Err((_, errno)) => return Err(errno.into()),
         };
-        let path = path.to_owned();
-        let file = MessageFile { path, file, id, name_unsynced: true, reserved: 0, left: None, is_new, lacks };
+        let file = MessageFile::of(path, file, id, is_new, lacks);
         Ok(file.is_named().then_some(file))
+    }
+
+    fn of(path: &Path, file: Flock<File>, id: FileId, is_new: bool, lacks: String) -> MessageFile {
+        MessageFile {
+            path: path.to_owned(),
+            // One that can't be asked is taken for none.
+            on_nfs: fstatfs(&*file).is_ok_and(|system| system.filesystem_type() == NFS_SUPER_MAGIC),
+            file,
+            id,
+            name_unsynced: true,
+            reserved: 0,
+            longest: u64::MAX,
+            left: None,
+            is_new,
+            lacks,
+        }
     }
 
     /// What it should have and lacks, as a problem; empty: nothing.
@@ -99,14 +123,20 @@ impl MessageFile {
         names(&self.path, self.id)
     }
 
-    /// Whether it has no name at all any more. Some file systems in user space
-    /// count no links, so there the name itself is looked at.
+    /// Whether it has no name at all any more, or only one that NFS gave it. Some
+    /// file systems in user space count no links, so there the name itself is
+    /// looked at.
     ///
     /// # Errors
-    /// From fstat(2).
+    /// From fstat(2), readlink(2).
     pub fn is_removed(&self) -> io::Result<bool> {
-        use std::os::unix::fs::MetadataExt;
-        Ok(self.file.metadata()?.nlink() == 0 && !self.is_named())
+        let is_gone = self.file.metadata()?.nlink() == 0 || self.on_nfs && is_of_nfs(&self.present_path()?);
+        Ok(is_gone && !self.is_named())
+    }
+
+    /// What it is called now, as the kernel knows it.
+    fn present_path(&self) -> io::Result<PathBuf> {
+        std::fs::read_link(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
     }
 
     /// When it was made, in microseconds since 1970, where its file system knows.
@@ -167,7 +197,23 @@ impl MessageFile {
         Ok(())
     }
 
-    /// Whether this process may make it that long (RLIMIT_FSIZE). fallocate(2)
+    /// A write stopped at this length, and more than that its file system refuses,
+    /// unless it is this process's own limit, which may be raised. That lasts as
+    /// long as the file is open: trying again means to write half a batch and to
+    /// cut it off again, each time.
+    ///
+    /// # Errors
+    /// From getrlimit(2).
+    pub fn note_longest(&mut self, len: u64) -> io::Result<()> {
+        let (soft, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
+        if len < soft {
+            self.longest = len;
+        }
+        Ok(())
+    }
+
+    /// Whether this process may make it that long (RLIMIT_FSIZE), and, as far as
+    /// that is known, its file system. fallocate(2)
     /// does not say, because it leaves the length as it is, and a write would
     /// stop in the middle of a line.
     ///
@@ -175,7 +221,7 @@ impl MessageFile {
     /// EFBIG.
     pub fn has_room_below_limit(&self, offset: u64, length: u64) -> io::Result<()> {
         let (soft, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
-        if offset.saturating_add(length) > soft { Err(Errno::EFBIG.into()) } else { Ok(()) }
+        if offset.saturating_add(length) > soft.min(self.longest) { Err(Errno::EFBIG.into()) } else { Ok(()) }
     }
 
     /// Its length stays what it is.
@@ -272,7 +318,7 @@ impl MessageFile {
         let next = next_path(&self.path);
         remove_next(&self.path);
         // 2 make
-        let file = appending().create_new(true).mode(0o600).open(&next)?;
+        let file = appending().create_new(true).mode(0o600 | UNFINISHED).open(&next)?;
         let lacks = same_rights(&self.file, &file, &self.path);
         let moved = file.metadata().and_then(|metadata| {
             let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
@@ -293,8 +339,7 @@ impl MessageFile {
             remove_next(&self.path);
             return Ok(None);
         }
-        let path = self.path.clone();
-        Ok(Some(MessageFile { path, file, id, name_unsynced: true, reserved: 0, left: None, is_new: true, lacks }))
+        Ok(Some(MessageFile::of(&self.path, file, id, true, lacks)))
     }
 
     /// Takes its name away.
@@ -361,6 +406,12 @@ pub fn is_too_large(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::EFBIG as i32)
 }
 
+/// Whether that is a name that the NFS client gives a file which was removed
+/// while it is open here. It goes away when the file is closed.
+fn is_of_nfs(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_bytes().starts_with(b".nfs"))
+}
+
 /// To read, and to write at its end wherever that is by now, whatever offset is
 /// given (pwrite(2), "BUGS"): where somebody truncates it between the look at
 /// its length and the write, there is no gap.
@@ -368,6 +419,30 @@ fn appending() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).append(true);
     options
+}
+
+/// A mode bit (S_ISVTX) that means nothing to Linux on a regular file. An empty
+/// file that has it was made by a logger that was killed before it gave it its
+/// rights.
+const UNFINISHED: u32 = 0o1000;
+
+fn is_unfinished(metadata: &Metadata) -> bool {
+    metadata.is_file() && metadata.len() == 0 && metadata.mode() & UNFINISHED != 0
+}
+
+/// Gives a new file its group, and takes the mark away. Returns what it lacks then.
+fn finish(file: &File, path: &Path, rights: &Rights<'_>) -> String {
+    let group = rights.group.map_or(Ok(()), |group| access::give_group(file, group.id));
+    let mode = file.metadata().and_then(|made| match made.mode() & 0o7777 {
+        mode if mode & UNFINISHED == 0 => Ok(()),
+        mode => file.set_permissions(Permissions::from_mode(mode & !UNFINISHED | rights.mode & UNFINISHED)),
+    });
+    let (path, group_name) = (path.display(), rights.group.map_or("", |group| &group.name));
+    match (group, mode) {
+        (Ok(()), Ok(())) => String::new(),
+        (Err(error), _) => format!("cannot give {path} the group {group_name}: {}", access::cause(&error)),
+        (_, Err(error)) => format!("cannot give {path} its mode: {}", access::cause(&error)),
+    }
 }
 
 /// Gives a file the rights of the one whose place it takes; what it lacks then.
@@ -403,11 +478,35 @@ fn next_path(path: &Path) -> PathBuf {
     beside_hidden(path, "new")
 }
 
-/// Removes a next file that never took its place. One with something in it is
-/// none; what can't be removed is told when the next one is made.
+/// Puts the next file of a rotation in place that got no further than step 3,
+/// so that what an administrator did to the rights is not lost. Returns whether
+/// there is a message file now.
+///
+/// # Errors
+/// From lstat(2) and rename(2): all is as it was.
+fn put_next_in_place(path: &Path) -> io::Result<bool> {
+    let next = next_path(path);
+    let found = unless_gone(next.symlink_metadata())?;
+    if !found.is_some_and(|found| found.is_file() && found.len() == 0 && !is_unfinished(&found)) {
+        return Ok(false);
+    }
+    match rename_to_free(&next, path) {
+        // Something has the name meanwhile: a dangling symbolic link, if nothing else.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(path.exists()),
+        other => other.map(|()| true),
+    }
+}
+
+/// Removes a next file that never took its place, unless its place is still
+/// free. One with something in it is none; what can't be removed is reported
+/// when the next one is made.
 pub fn remove_next(path: &Path) {
     let next = next_path(path);
-    if next.symlink_metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0) {
+    let is_none = |found: Metadata| {
+        let is_wanted = !is_unfinished(&found) && path.symlink_metadata().is_err();
+        found.is_file() && found.len() == 0 && !is_wanted
+    };
+    if next.symlink_metadata().is_ok_and(is_none) {
         let _told_later = std::fs::remove_file(next);
     }
 }

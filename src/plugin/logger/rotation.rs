@@ -109,7 +109,8 @@ impl Logger {
         match next {
             Some(file) => self.take_file(file),
             None => {
-                let file = self.open_file()?;
+                let mut file = self.open_file()?;
+                file.take_rights(&self.file);
                 self.take_file(file);
                 self.mend_tail()?;
             }

@@ -53,7 +53,9 @@ impl Logger {
             if moved {
                 return self.promise_here(promise);
             }
-            match self.file.has_room_below_limit(promise.offset, promise.length.max(left as u64)) {
+            // From where it ends by now: a person may have cut it, to make it go on.
+            let len = self.file_len()?;
+            match self.file.has_room_below_limit(len, promise.length.max(left as u64)) {
                 Ok(()) => return Ok(()),
                 Err(still) => error = still,
             }
@@ -71,7 +73,8 @@ impl Logger {
             };
             promise.offset = at;
             self.promise_anew(promise)?;
-            match self.file.cut(at, at + done) {
+            let cut = self.file.note_longest(at + done).and_then(|()| self.file.cut(at, at + done));
+            match cut {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     let trouble = format!("cannot mend the end of {}: {error}", self.file.path().display());

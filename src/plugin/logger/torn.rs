@@ -186,13 +186,24 @@ impl MessageFile {
                 return Ok(());
             }
         };
-        let left = all.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(begin));
+        let left = all.flatten().filter(|entry| {
+            let name = entry.file_name();
+            name.as_bytes().strip_prefix(begin).is_some_and(is_inode_and_offset)
+        });
         for path in left.map(|entry| entry.path()).filter(|path| Some(path) != ours.as_ref()) {
             let named = self.finish(&path)?;
             log::warn!("a logger was killed while it moved a torn end: what it moved is now in {}", named.display());
         }
         Ok(())
     }
+}
+
+/// Whether a name ends as a copy's does. Another message file may be called
+/// `NAME.torn-ANYTHING`, and have its own hidden files.
+fn is_inode_and_offset(end: &[u8]) -> bool {
+    let is_number = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    let mut parts = end.split(|&byte| byte == b'-');
+    matches!((parts.next(), parts.next(), parts.next()), (Some(inode), Some(offset), None) if is_number(inode) && is_number(offset))
 }
 
 fn open_copy(path: &Path) -> io::Result<File> {
@@ -281,6 +292,20 @@ mod tests {
         let first = tail.len() - usize::try_from(PIECE).unwrap();
         assert!(all[0][..first] == tail[..first] && all[0][first..] == *b"THEIRS");
         assert!(all[1].ends_with(&tail[first..]));
+    }
+
+    #[test]
+    fn hidden_files_of_another_message_file_are_left_alone() {
+        let (folder, mut file) = file(b"one\n");
+        let names =
+            [".m.log.torn-5.intent", ".m.log.torn-5-4.new", ".m.log.torn-", ".m.log.torn--", ".m.log.torn-5-4-3"];
+        for name in names {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        file.mend_tail(&mut |_| Ok(())).unwrap();
+        for name in names {
+            assert!(folder.path().join(name).exists(), "{name}");
+        }
     }
 
     #[test]

@@ -102,3 +102,96 @@ fn the_intent_file_is_hidden_beside_it() {
     assert_eq!(intent_path(Path::new("/var/log/m.log")), Path::new("/var/log/.m.log.intent"));
     assert_eq!(intent_path(Path::new("m.log")), Path::new("./.m.log.intent"));
 }
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().mode() & 0o7777
+}
+
+#[test]
+fn a_rotation_that_is_killed_between_its_two_renames_loses_no_rights() {
+    let (folder, first) = file(b"one\n");
+    let path = first.path().to_owned();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o604)).unwrap();
+    let second = first.rotate(&folder.path().join("archive")).unwrap().unwrap();
+    std::fs::rename(&path, next_path(&path)).unwrap();
+    remove_next(&path);
+    drop(second);
+    let third = MessageFile::open(&path, &RIGHTS).unwrap().unwrap();
+    assert_eq!((mode(&path), third.size().unwrap(), third.lacks()), (0o604, 0, ""));
+    assert!(!next_path(&path).exists());
+}
+
+#[test]
+fn a_next_file_without_its_rights_or_beside_a_message_file_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.log");
+    let make_next = |mode| {
+        std::fs::write(next_path(&path), "").unwrap();
+        std::fs::set_permissions(next_path(&path), Permissions::from_mode(mode)).unwrap();
+    };
+    make_next(0o1600);
+    remove_next(&path);
+    assert!(!next_path(&path).exists());
+    make_next(0o1600);
+    drop(MessageFile::open(&path, &RIGHTS).unwrap().unwrap());
+    assert!(next_path(&path).exists() && mode(&path) & 0o1000 == 0);
+    make_next(0o604);
+    remove_next(&path);
+    assert!(!next_path(&path).exists());
+}
+
+#[test]
+fn a_next_file_does_not_replace_what_a_symbolic_link_is_to_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let [path, real] = ["m.log", "real"].map(|name| folder.path().join(name));
+    std::os::unix::fs::symlink(&real, &path).unwrap();
+    std::fs::write(next_path(&path), "").unwrap();
+    drop(MessageFile::open(&path, &RIGHTS).unwrap().unwrap());
+    assert!(path.is_symlink() && real.exists());
+}
+
+#[test]
+fn a_kill_before_a_new_file_has_its_group_does_not_take_it_away() {
+    let own = nix::unistd::getegid().as_raw();
+    let id = if geteuid().is_root() { 54_321 } else { own };
+    let group = super::super::settings::Group { name: "logs".to_owned(), id };
+    let rights = Rights { mode: 0o640, group: Some(&group) };
+    let (_folder, made) = file(b"");
+    let path = made.path().to_owned();
+    drop(made);
+    let opened = |before: u32, content: &str| {
+        std::fs::write(&path, content).unwrap();
+        std::os::unix::fs::chown(&path, None, Some(own)).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(before)).unwrap();
+        assert_eq!(MessageFile::open(&path, &rights).unwrap().unwrap().lacks(), "");
+        (mode(&path), std::fs::metadata(&path).unwrap().gid())
+    };
+    assert_eq!(opened(0o1640, ""), (0o640, id));
+    // An administrator's are left as they are.
+    assert_eq!(opened(0o640, ""), (0o640, own));
+    assert_eq!(opened(0o1640, "one\n"), (0o1640, own));
+    std::fs::remove_file(&path).unwrap();
+    drop(MessageFile::open(&path, &rights).unwrap().unwrap());
+    assert_eq!((mode(&path) & 0o7700, std::fs::metadata(&path).unwrap().gid()), (0o600, id));
+}
+
+#[test]
+fn what_stopped_at_a_file_systems_limit_is_not_tried_again() {
+    let (_folder, mut file) = file(b"one\n");
+    file.note_longest(100).unwrap();
+    assert!(is_too_large(&file.reserve(4, 97).unwrap_err()) && is_too_large(&file.reserve(50, u64::MAX).unwrap_err()));
+    file.reserve(4, 96).unwrap();
+    file.reserve(0, 97).unwrap();
+}
+
+#[test]
+fn on_nfs_a_removed_file_is_one_that_has_but_the_clients_name() {
+    let (folder, mut file) = file(b"one\n");
+    let name = |name: &str| folder.path().join(name);
+    std::fs::rename(file.path(), name(".nfs000000000000a1b200000001")).unwrap();
+    assert!(!file.is_removed().unwrap(), "elsewhere it is a name as any");
+    file.on_nfs = true;
+    assert!(file.is_removed().unwrap());
+    std::fs::rename(name(".nfs000000000000a1b200000001"), name("m.log.1")).unwrap();
+    assert!(!file.is_removed().unwrap(), "a rotator's");
+}
