@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -301,9 +302,10 @@ impl Supervisor {
         let strays = self.kill_strays();
         let now = Instant::now();
         let mut place = 0;
+        let mut unclear = BTreeSet::new();
         while let Some(leaving) = self.leaving.get_mut(place) {
             let has_strays = strays.is_of(leaving.number);
-            if has_strays && strays.is_new {
+            if has_strays && strays.is_new(leaving.number) {
                 leaving.until = (now + LEAVING_MOST).min(leaving.last);
             }
             let some_left = has_strays || process::group_exists(leaving.group);
@@ -311,19 +313,27 @@ impl Supervisor {
                 place += 1;
                 continue;
             }
-            let Leaving { id, exit, .. } = self.leaving.remove(place);
+            let Leaving { id, group, number, exit, .. } = self.leaving.remove(place);
             if some_left {
-                self.tell_of_left(id, &strays.pids);
-                self.strays.give_up(&strays.pids);
+                self.tell_of_left(id, group, &strays.of(number));
+                self.strays.give_up(&strays.of(number));
+                unclear.extend(strays.unclear());
             }
             self.on_exit(id, exit);
+        }
+        for pid in unclear {
+            let within = LEAVING_MOST.as_secs();
+            log::warn!("cannot tell within {within} s which child has left process {pid} behind; going on without");
         }
         if !self.leaving.is_empty() {
             self.look_after(LOOK_FOR_LEFT);
         }
     }
 
-    fn tell_of_left(&self, id: Id, strays: &[Pid]) {
+    fn tell_of_left(&self, id: Id, group: Pid, strays: &[Pid]) {
+        if strays.is_empty() && !process::group_exists(group) {
+            return;
+        }
         let Some(child) = self.children.get(&id) else { return };
         let pids: Vec<String> = strays.iter().map(ToString::to_string).collect();
         let which = if pids.is_empty() { "its group".to_owned() } else { format!("process {}", pids.join(", ")) };

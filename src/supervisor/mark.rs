@@ -3,11 +3,12 @@
 //!
 //! It has an entry for each plumbd around the child, the outermost first, with
 //! `;` between them. Each is `ORIGIN:PID.START:CHILD:NUMBER:LEADER`: where that
-//! supervisor's control socket is, its process, the child's name, the how many-th
-//! start of that supervisor it was, and the child's own process.
+//! supervisor's control socket is, its process, the child's name, the number of the
+//! start among all of that supervisor's, and the child's own process.
 
 use crate::sys::descendants::Process;
 use nix::unistd::{Pid, getpid};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -16,7 +17,7 @@ use std::path::Path;
 
 /// The name of the variable.
 pub const VARIABLE: &str = "PLUMBD_START";
-/// Of so many plumbds around this one the marks are passed on.
+/// The marks of at most this many plumbds around this one are passed on.
 const OUTER_MOST: usize = 8;
 
 /// One start of a child.
@@ -67,8 +68,10 @@ pub fn marks(environment: &[u8]) -> Vec<Mark> {
 /// What this supervisor's marks begin with.
 #[derive(Debug)]
 pub struct Own {
-    /// Where its control socket is.
+    /// Where its control socket is now.
     pub origin: String,
+    /// Where it was before reloads moved it: children from then still run.
+    earlier: BTreeSet<String>,
     /// Its process, and when that was started; 0 without /proc.
     pub process: (Pid, u64),
     /// Marks of the plumbds that this one is below.
@@ -80,9 +83,10 @@ impl Own {
     /// That of the supervisor whose control socket is bound there.
     ///
     /// # Errors
-    /// The folder can't be looked at; EMFILE, ENFILE, ENOMEM.
-    pub fn new(control: &Path) -> io::Result<Own> {
-        let origin = origin(control)?;
+    /// `cannot look at the folder of PATH: cause`; or at this process.
+    pub fn new(control: &Path) -> Result<Own, String> {
+        let at = |e| format!("cannot look at the folder of {}: {e}", control.display());
+        let origin = origin(control).map_err(at)?;
         let environment = std::env::var_os(VARIABLE).unwrap_or_default();
         let entries = [VARIABLE.as_bytes(), b"=", environment.as_bytes()].concat();
         // One that this daemon was itself started from is nothing that it supervises.
@@ -92,20 +96,33 @@ impl Own {
             let Mark { origin, supervisor: (pid, start), child, number, leader } = mark;
             let _never_fails = write!(text, "{origin}:{pid}.{start}:{child}:{number}:{leader};");
         }
-        let start = Process::look(getpid())?.map_or(0, |own| own.start);
-        Ok(Own { origin, process: (getpid(), start), outer: text, starts: 0 })
+        let own = Process::look(getpid()).map_err(|e| format!("cannot look at this process: {e}"))?;
+        let start = own.map_or(0, |own| own.start);
+        Ok(Own { origin, earlier: BTreeSet::new(), process: (getpid(), start), outer: text, starts: 0 })
+    }
+
+    /// The control socket is there from now on: what is started from here on can be
+    /// found by the next supervisor that is configured so.
+    ///
+    /// # Errors
+    /// `cannot look at the folder of PATH: cause`.
+    pub fn move_to(&mut self, control: &Path) -> Result<(), String> {
+        let origin = origin(control).map_err(|e| format!("cannot look at the folder of {}: {e}", control.display()))?;
+        self.earlier.insert(std::mem::replace(&mut self.origin, origin));
+        Ok(())
     }
 
     /// The next start's number, and its mark; the child itself adds its process id.
     pub fn next(&mut self, child: &str) -> (u64, String) {
         self.starts += 1;
-        let Own { origin, process: (pid, start), outer, starts } = self;
+        let Own { origin, process: (pid, start), outer, starts, .. } = self;
         (*starts, format!("{outer}{origin}:{pid}.{start}:{}:{starts}:", escaped(child.as_bytes())))
     }
 
     /// The start's number, if one of these marks is this supervisor's.
     pub fn number(&self, marks: &[Mark]) -> Option<u64> {
-        let own = marks.iter().rfind(|mark| mark.origin == self.origin && mark.supervisor == self.process);
+        let is_own = |mark: &&Mark| mark.origin == self.origin || self.earlier.contains(&mark.origin);
+        let own = marks.iter().filter(is_own).rfind(|mark| mark.supervisor == self.process);
         own.map(|mark| mark.number)
     }
 }
@@ -139,7 +156,8 @@ mod tests {
 
     fn own(outer: &str) -> Own {
         let process = (Pid::from_raw(12), 345);
-        Own { origin: "1.2.3.plumbd.sock".to_owned(), process, outer: outer.to_owned(), starts: 0 }
+        let origin = "1.2.3.plumbd.sock".to_owned();
+        Own { origin, earlier: BTreeSet::new(), process, outer: outer.to_owned(), starts: 0 }
     }
 
     #[test]
@@ -166,6 +184,25 @@ mod tests {
         let found = marks(format!("{VARIABLE}={text}10").as_bytes());
         assert_eq!(found.iter().map(|mark| mark.child.as_str()).collect::<Vec<_>>(), ["inner", "a%20child"]);
         assert_eq!((outer.number(&found), inner.number(&found)), (Some(number), Some(inner_number)));
+    }
+
+    #[test]
+    fn marks_from_before_and_after_a_move_of_the_control_socket_are_both_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (folder.path().join("first.sock"), folder.path().join("second.sock"));
+        let mut own = Own::new(&first).unwrap();
+        let read = |text: &str| marks(format!("{VARIABLE}={text}7").as_bytes());
+        for path in [&first, &second, &second, &first] {
+            own.move_to(path).unwrap();
+            let (number, text) = own.next("child");
+            assert_eq!(read(&text)[0].origin, Own::new(path).unwrap().origin);
+            assert_eq!(own.number(&read(&text)), Some(number));
+        }
+        let (_, others) = Own::new(&folder.path().join("third.sock")).unwrap().next("child");
+        assert_eq!(own.number(&read(&others)), None);
+        let before = own.origin.clone();
+        assert!(own.move_to(&folder.path().join("none/first.sock")).unwrap_err().contains("none/first.sock"));
+        assert_eq!(own.origin, before);
     }
 
     #[test]

@@ -331,6 +331,9 @@ impl Supervisor {
         let model = self.loaded.model.clone();
         if let Some(server) = server {
             self.server.move_to(server);
+            if let Err(error) = self.strays.own().move_to(&model.daemon.control) {
+                log::error!("{error}: after a kill, the next supervisor will not find what is started from here on");
+            }
         }
         self.links.retain(&model);
         self.links.keep(links, &model);

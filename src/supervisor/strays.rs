@@ -10,7 +10,7 @@
 //! reaps it, an orphan's number is its own, so nobody else can be hit. What is
 //! below is an orphan itself as soon as its parent is dead.
 //!
-//! Whose an orphan is, the first answer that there is:
+//! An orphan's owner is decided by the first of these that applies:
 //!
 //! | sign | |
 //! |---|---|
@@ -30,7 +30,7 @@ use crate::sys::descendants::{Children, Process};
 use crate::sys::process;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, getpid};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -40,7 +40,7 @@ use std::path::Path;
 const LOOKS: usize = 32;
 
 /// Whose an orphan is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Owner {
     /// That start's.
     Start(u64),
@@ -70,19 +70,37 @@ pub(super) struct Strays {
 /// Whose orphans are not gone yet.
 #[derive(Debug, Default)]
 pub(super) struct Left {
-    starts: BTreeSet<u64>,
-    of_ended: bool,
-    /// Some were only just seen, and sent SIGKILL.
-    pub(super) is_new: bool,
-    /// Their processes.
-    pub(super) pids: Vec<Pid>,
+    pids: BTreeMap<Owner, Vec<Pid>>,
+    /// Of whom some were only just seen, and sent SIGKILL.
+    new: BTreeSet<Owner>,
+    /// Orphans that may be a child's that has ended, but can't be looked at just now.
+    unclear: BTreeSet<Pid>,
 }
 
 impl Left {
-    /// Whether something is left of that start.
+    /// Whether something is left of that start, or may be.
     pub(super) fn is_of(&self, number: u64) -> bool {
-        self.of_ended || self.starts.contains(&number)
+        !self.unclear.is_empty() || owners(number).any(|owner| self.pids.contains_key(&owner))
     }
+
+    /// Whether more of that start's came to light just now.
+    pub(super) fn is_new(&self, number: u64) -> bool {
+        owners(number).any(|owner| self.new.contains(&owner))
+    }
+
+    /// What is left of that start; of some child that ended, if nobody knows of which.
+    pub(super) fn of(&self, number: u64) -> Vec<Pid> {
+        owners(number).filter_map(|owner| self.pids.get(&owner)).flatten().copied().collect()
+    }
+
+    /// Those of which nobody knows yet whose they are.
+    pub(super) fn unclear(&self) -> impl Iterator<Item = Pid> {
+        self.unclear.iter().copied()
+    }
+}
+
+fn owners(number: u64) -> impl Iterator<Item = Owner> {
+    [Owner::Start(number), Owner::Ended].into_iter()
 }
 
 impl Strays {
@@ -91,7 +109,7 @@ impl Strays {
     /// # Errors
     /// `cannot look at the folder of PATH: cause`.
     pub(super) fn new(control: &Path) -> Result<Strays, String> {
-        let own = Own::new(control).map_err(|e| format!("cannot look at the folder of {}: {e}", control.display()))?;
+        let own = Own::new(control)?;
         let mut children = Children::open()
             .inspect_err(|error| {
                 log::warn!("cannot find what children leave behind outside of their process groups: {error}");
@@ -145,8 +163,8 @@ impl Strays {
         }
     }
 
-    /// Kills one, and what is in its group.
-    fn kill(&mut self, process: &Process) {
+    /// Kills one, and what is in its group; whether it was not sent SIGKILL before.
+    fn kill(&mut self, process: &Process) -> bool {
         let pid = process.pid;
         if process.session != self.session {
             // All of a group is of one session, and so of one child. What it
@@ -154,7 +172,7 @@ impl Strays {
             let _none_left = killpg(process.group, Signal::SIGKILL);
         }
         if process.is_dead() || !self.killed.insert(pid) {
-            return;
+            return false;
         }
         match kill(pid, Signal::SIGKILL) {
             Ok(()) => log::debug!("killed process {pid} ({}), which a child had left behind", process.name()),
@@ -164,6 +182,7 @@ impl Strays {
                 errno.desc()
             ),
         }
+        true
     }
 
     /// Kills all orphans, for all children are down; whether there are any.
@@ -189,16 +208,16 @@ impl Strays {
 impl Supervisor {
     /// Kills what children that ended have left behind.
     pub(super) fn kill_strays(&mut self) -> Left {
-        let mut is_new = false;
-        for _ in 0..LOOKS {
-            let killed = self.strays.killed.len();
-            let left = self.look_for_strays();
-            if self.strays.killed.len() == killed {
-                return Left { is_new, ..left };
+        let mut new = BTreeSet::new();
+        let mut left = Left::default();
+        for _ in 0..=LOOKS {
+            left = self.look_for_strays();
+            if left.new.is_empty() {
+                break;
             }
-            is_new = true;
+            new.append(&mut left.new);
         }
-        Left { is_new, ..self.look_for_strays() }
+        Left { new, ..left }
     }
 
     fn look_for_strays(&mut self) -> Left {
@@ -220,12 +239,9 @@ impl Supervisor {
                 Ok(Some(seen)) => seen,
                 Ok(None) => continue,
                 Err(error) => {
+                    log::debug!("cannot look at process {pid}, which a child has left behind: {error}");
                     // Another look may tell.
-                    if is_waited_for {
-                        log::debug!("cannot look at process {pid}, which a child has left behind: {error}");
-                        left.of_ended = true;
-                        left.pids.push(pid);
-                    }
+                    left.unclear.extend(is_waited_for.then_some(pid));
                     continue;
                 }
             };
@@ -234,15 +250,11 @@ impl Supervisor {
                 continue;
             }
             if is_waited_for {
-                match owner {
-                    Owner::Start(number) => {
-                        left.starts.insert(number);
-                    }
-                    Owner::Ended => left.of_ended = true,
-                }
-                left.pids.push(pid);
+                left.pids.entry(owner).or_default().push(pid);
             }
-            self.strays.kill(&process);
+            if self.strays.kill(&process) {
+                left.new.insert(owner);
+            }
         }
         left
     }
@@ -287,11 +299,41 @@ impl Supervisor {
         let mut is_open = !self.strays.all_are_descendants;
         let mut living = self.by_pid.keys();
         while let (false, Some(pid)) = (is_open, living.next()) {
-            is_open = Process::look(*pid)?.is_some_and(|child| child.start <= process.start);
+            is_open = Process::look(*pid)?.is_none_or(|child| child.start <= process.start);
         }
         match environment {
             None if is_open => Err(io::Error::other("it is in uninterruptible sleep")),
             _ => Ok((!is_open).then_some(Owner::Ended)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_start_waits_for_its_own_and_is_blamed_for_no_other() {
+        let [one, two, three, four] = [1, 2, 3, 4].map(Pid::from_raw);
+        let left = Left {
+            pids: BTreeMap::from([(Owner::Start(7), vec![one, two]), (Owner::Start(8), vec![three])]),
+            new: BTreeSet::from([Owner::Start(8)]),
+            unclear: BTreeSet::new(),
+        };
+        assert_eq!([7, 8, 9].map(|number| left.is_of(number)), [true, true, false]);
+        assert_eq!([7, 8, 9].map(|number| left.is_new(number)), [false, true, false]);
+        assert_eq!([7, 8, 9].map(|number| left.of(number)), [vec![one, two], vec![three], vec![]]);
+
+        let left = Left { pids: BTreeMap::new(), new: BTreeSet::new(), unclear: BTreeSet::from([four]) };
+        assert!(left.is_of(7), "it may be that one's");
+        assert_eq!((left.of(7), left.is_new(7)), (vec![], false));
+        assert_eq!(left.unclear().collect::<Vec<_>>(), [four]);
+
+        let left = Left {
+            pids: BTreeMap::from([(Owner::Ended, vec![four])]),
+            new: BTreeSet::from([Owner::Ended]),
+            unclear: BTreeSet::new(),
+        };
+        assert_eq!((left.is_of(7), left.is_new(7), left.of(7)), (true, true, vec![four]));
     }
 }

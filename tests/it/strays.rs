@@ -435,3 +435,23 @@ fn what_a_plumbd_below_another_leaves_ends_with_it() {
     assert!(!alive(server));
     daemon.stop();
 }
+
+#[test]
+fn what_a_killed_supervisor_left_is_found_where_a_reload_had_moved_its_control_socket() {
+    let config = IGNORES.replace("1000s", "100ms");
+    let mut daemon = Daemon::spawn(&format!("[daemon]\ncontrol = \"other.sock\"\n{config}"));
+    let servers = || daemon.read_text("servers").lines().count();
+    wait_for("it ignores", || (servers() == 1 && daemon.path("other.sock").exists()).then_some(()));
+    daemon.configure(&config);
+    daemon.signal(SIGHUP);
+    daemon.wait_state(DaemonState::Running);
+    let before = daemon.child_pid("ignores");
+    kill(before, SIGKILL);
+    let left = daemon.wait_replaced("ignores", before);
+    wait_for("it ignores again", || (servers() == 2).then_some(()));
+    daemon.signal(SIGKILL);
+    daemon.wait_killed();
+    daemon.start_again();
+    assert!(!alive(left), "log:\n{}", daemon.log());
+    daemon.stop();
+}
