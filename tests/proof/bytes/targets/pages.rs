@@ -167,6 +167,11 @@ pub(super) fn is_slot(words: &[u64], slot: usize) -> bool {
     words[0] == MAGIC && [IDLE, PROMISED].contains(&words[at + STATE]) && PROMISES[slot].is_right(words)
 }
 
+/// The last batch that a header knows of.
+pub(super) fn last_batch(words: &[u64]) -> u64 {
+    (0..2).filter(|&slot| is_slot(words, slot)).map(|slot| words[SLOTS[slot] + PROMISE]).max().unwrap_or(0)
+}
+
 /// What a header says in this boot, in front of that body.
 pub(super) fn says(words: &[u64], boot: [u64; 2], body: &[u8]) -> Says {
     // A serial that is less than half of all numbers ahead was given later.

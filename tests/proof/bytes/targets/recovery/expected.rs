@@ -3,7 +3,7 @@
 
 use super::super::pages::{
     BATCH as ID, CARRY, CONSUMING, DONE_BATCH, FILE, HELD, LEAVES, MAGIC, OFFSET, PHASE, PREPARED, Says, TAKE,
-    UNTRUSTED, carry_len, is_right, is_settled, says,
+    UNTRUSTED, carry_len, is_right, is_settled, last_batch, says,
 };
 use super::case::{Case, Here};
 use super::{BATCH, CARRIED, QUEUED, STAGED, body};
@@ -54,7 +54,12 @@ impl Outcome {
         }
         // Whether the numbers that are known here are the message file's.
         let named = !case.moved && !untrusted;
-        match says(header, here.boot, &body()) {
+        let found = says(header, here.boot, &body());
+        match found {
+            // A link is done with it, whatever became of its file since.
+            Says::Writing(at) if latest(ledger) <= header[at] && is_done(ledger, header, header[at]) => {
+                return Some(header[at]);
+            }
             Says::Writing(at) if latest(ledger) <= header[at] => {
                 let [offset, length] =
                     [header[at + 3], header[at + 4]].map(|n| usize::try_from(n).unwrap_or(usize::MAX));
@@ -79,10 +84,13 @@ impl Outcome {
                 }
                 return Some(header[at]);
             }
+            // A promise that was cut short: not a byte of its batch was saved.
+            Says::Nothing if header[0] == MAGIC => {}
             Says::Writing(_) | Says::Nothing => {
                 let offset = usize::try_from(ledger[OFFSET]).unwrap_or(usize::MAX);
-                let began = ledger[PHASE] == PREPARED && ledger[DONE_BATCH] != ledger[ID];
-                let began = began && !is_settled(header, ledger[ID]);
+                // One that is older than what the intent file knows was never promised.
+                let last = if header[0] == MAGIC { last_batch(header) } else { 0 };
+                let began = ledger[PHASE] == PREPARED && ledger[ID] >= last && !is_done(ledger, header, ledger[ID]);
                 if began && named && is_ours(ledger, FILE) && offset < self.file.len() {
                     self.move_away(offset);
                 }
@@ -116,6 +124,12 @@ impl Outcome {
         }
         self.left.clear();
     }
+}
+
+/// Whether that batch was settled, or the link is done with it.
+fn is_done(ledger: &[u64], header: &[u64], id: u64) -> bool {
+    let consumes = ledger[PHASE] == CONSUMING && ledger[ID] == id;
+    ledger[DONE_BATCH] == id || consumes || is_settled(header, id)
 }
 
 /// The last batch that the link knows of.
