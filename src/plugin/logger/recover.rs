@@ -17,6 +17,15 @@ impl Logger {
     /// Brings the file and every link to where nothing is under way.
     pub(super) fn recover(&mut self) -> Result<(), Halt> {
         self.put_untrusted_aside()?;
+        // First, because only the last few settled batches are known: to settle another
+        // one may be to forget that one.
+        for at in 0..self.sources.len() {
+            if let Phase::Prepared(batch) = self.sources[at].intake.phase() {
+                if self.is_saved(batch.id) {
+                    self.sources[at].intake.recover(true, &self.tools)?;
+                }
+            }
+        }
         let found = match self.intent.found() {
             // Its disk went back in time, as one does that was taken away and
             // mounted again: that batch is long done.
