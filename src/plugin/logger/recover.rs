@@ -18,11 +18,13 @@ impl Logger {
     pub(super) fn recover(&mut self) -> Result<(), Halt> {
         self.put_untrusted_aside()?;
         // First, because only the last few settled batches are known: to settle another
-        // one may be to forget that one.
+        // one may be to forget that one. A link that is refused is refused later, when
+        // the file has no half of a batch any more.
+        let mut refused = Ok(());
         for at in 0..self.sources.len() {
             if let Phase::Prepared(batch) = self.sources[at].intake.phase() {
                 if self.is_saved(batch.id) {
-                    self.sources[at].intake.recover(true, &self.tools)?;
+                    refused = refused.and(self.sources[at].intake.recover(true, &self.tools));
                 }
             }
         }
@@ -50,6 +52,7 @@ impl Logger {
             Found::Nothing | Found::Idle | Found::OtherBoot => {}
         }
         self.write_intent(|intent| intent.set_untrusted(None))?;
+        refused?;
         for at in 0..self.sources.len() {
             let is_saved = match self.sources[at].intake.phase() {
                 Phase::Prepared(batch) => self.is_saved(batch.id),
