@@ -266,7 +266,9 @@ impl Logger {
             if self.orders.stop() || self.is_finished() {
                 return Ok(());
             }
-            self.look_at_file()?;
+            if !self.is_busy() {
+                self.look_at_file()?;
+            }
             self.rotate_if_due()?;
             self.tend_archivist();
             wakeups.watch(&self.archivist).map_err(|e| format!("cannot poll: {e}"))?;
@@ -290,9 +292,14 @@ impl Logger {
         ended && (!self.sources.is_empty() || told.is_some()) || forsaken
     }
 
+    /// Whether there is something to save that is known already.
+    fn is_busy(&self) -> bool {
+        self.sources.iter().any(|source| source.ready || source.has_work())
+    }
+
     /// Waits until there is something to do.
     fn wait(&mut self, wakeups: &mut Wakeups) -> Result<(), Halt> {
-        let busy = self.sources.iter().any(|source| source.ready || source.has_work());
+        let busy = self.is_busy();
         let timeout = if busy {
             Some(Duration::ZERO)
         } else {
@@ -313,8 +320,7 @@ impl Logger {
             match wakeup {
                 Wakeup::Signal => self.orders.collect(),
                 Wakeup::Archivist => self.archivist.hang_up(),
-                // The loop looks at it in any case.
-                Wakeup::File => {}
+                Wakeup::File => self.watch.take_events(),
                 Wakeup::Queue(at) => self.sources[at].ready = true,
                 Wakeup::Replies(at) => self.sources[at].replies.iter_mut().for_each(Replies::send_waiting),
             }

@@ -57,10 +57,10 @@ impl Logger {
         Ok(moved)
     }
 
-    /// Between two batches, when the kernel reported a change of the file.
+    /// Before it waits for messages, and when the kernel reported a change of the file.
     pub(super) fn look_at_file(&mut self) -> Result<(), Halt> {
         // A removal before the watch began is not reported.
-        while self.watch.follow(&self.file) | self.watch.has_changed() {
+        while self.watch.follow(&self.file) | std::mem::take(&mut self.watch.has_changed) {
             if self.replace_if_removed()? {
                 self.restore_intent();
             }
@@ -75,6 +75,8 @@ impl Logger {
 pub(super) struct Watch {
     inotify: Option<Inotify>,
     watched: Option<(FileId, Option<WatchDescriptor>)>,
+    /// A change was reported, and the file not looked at since.
+    has_changed: bool,
 }
 
 impl Watch {
@@ -84,7 +86,7 @@ impl Watch {
         if let Err(errno) = inotify {
             cannot_watch(errno);
         }
-        Watch { inotify: inotify.ok(), watched: None }
+        Watch { inotify: inotify.ok(), watched: None, has_changed: false }
     }
 
     /// Readable after a change.
@@ -119,15 +121,14 @@ impl Watch {
         }
     }
 
-    /// Whether anything was reported since the last call.
-    fn has_changed(&self) -> bool {
-        let Some(inotify) = &self.inotify else { return false };
-        let mut changed = false;
+    /// Takes what the kernel has reported.
+    pub(super) fn take_events(&mut self) {
+        let Some(inotify) = &self.inotify else { return };
         loop {
             match inotify.read_events() {
-                Ok(_) => changed = true,
+                Ok(_) => self.has_changed = true,
                 Err(Errno::EINTR) => {}
-                Err(_) => return changed,
+                Err(_) => return,
             }
         }
     }
