@@ -80,6 +80,9 @@ pub struct Pace {
     pub body: usize,
     /// Batches of a stream that nobody waits for are let gather so long at most.
     pub gather: Duration,
+    /// Whether a removal of the file is noticed while no message comes. To end a watch
+    /// takes some milliseconds.
+    pub watch: bool,
 }
 
 impl Default for Pace {
@@ -90,6 +93,7 @@ impl Default for Pace {
             // What is in a queue is safe there, and a batch costs the same
             // whether it is small or large.
             gather: Duration::from_millis(4),
+            watch: true,
         }
     }
 }
@@ -235,7 +239,7 @@ impl Logger {
             press,
             intent,
             file,
-            watch: Watch::new(),
+            watch: Watch::new(pace.watch),
             last_batch,
             batch_bytes: BATCH_BYTES,
             turn,

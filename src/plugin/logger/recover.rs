@@ -17,6 +17,15 @@ impl Logger {
     /// Brings the file and every link to where nothing is under way.
     pub(super) fn recover(&mut self) -> Result<(), Halt> {
         self.put_untrusted_aside()?;
+        let found = match self.intent.found() {
+            // Its disk went back in time, as one does that was taken away and
+            // mounted again: that batch is long done.
+            Found::Writing(promise) if self.knows_later(promise.batch) => {
+                self.cut_back()?;
+                Found::Nothing
+            }
+            found => found,
+        };
         // First, because only the last few settled batches are known: to settle another
         // one may be to forget that one. A link that is refused is refused later, when
         // the file has no half of a batch any more.
@@ -28,15 +37,6 @@ impl Logger {
                 }
             }
         }
-        let found = match self.intent.found() {
-            // Its disk went back in time, as one does that was taken away and
-            // mounted again: that batch is long done.
-            Found::Writing(promise) if self.knows_later(promise.batch) => {
-                self.cut_back()?;
-                Found::Nothing
-            }
-            found => found,
-        };
         match found {
             // Saved, synced as far as it was to be, and consumed by a link: its
             // file may have been moved or compressed since.

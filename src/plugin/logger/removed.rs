@@ -81,12 +81,12 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Without inotify, a removal is noticed with the next batch.
-    pub(super) fn new() -> Watch {
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK);
-        if let Err(errno) = inotify {
+    pub(super) fn new(wanted: bool) -> Watch {
+        let inotify = wanted.then(|| Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK));
+        if let Some(Err(errno)) = inotify {
             cannot_watch(errno);
         }
-        Watch { inotify: inotify.ok(), watched: None, has_changed: false }
+        Watch { inotify: inotify.and_then(Result::ok), watched: None, has_changed: false }
     }
 
     /// Readable after a change.

@@ -113,7 +113,7 @@ impl Rig {
         }
         self.put(&case, kind == Kind::Unchecked);
         let (start, ends) = self.start();
-        let ended = logger::run_at(Pace { body: BODY as usize, gather: Duration::ZERO }, start);
+        let ended = logger::run_at(Pace { body: BODY as usize, gather: Duration::ZERO, watch: false }, start);
         let outcome = self.outcome(ended.is_err(), ends);
         let verdict = judge(&outcome, &Outcome::of(&case, here, &before), kind);
         let settled = verdict.and_then(|()| self.settled(&case, ended.as_ref().err()));
