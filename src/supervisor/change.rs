@@ -13,7 +13,7 @@
 //! | | one of them is known not to be | Winding back to the configuration of before |
 //! | Stopping | all are down, sources first, their sinks when their input has ended | the process ends |
 //!
-//! Children start sinks first, by [`order::needs`], and stop the other way round.
+//! Children start sinks first, by [`crate::config::order::needs`], and stop the other way round.
 
 use super::child::{Event, Ladder, State};
 use super::core::Supervisor;
@@ -346,7 +346,7 @@ impl Supervisor {
         self.end = Some(end);
     }
 
-    /// Stops these children by the law of [`drain`]; whether all are done, but for
+    /// Stops these children by the law of [`super::drain`]; whether all are done, but for
     /// those that SIGKILL does not end. Links that `new` has too stay (none does
     /// where there is no `new`).
     pub(super) fn wind_down(&mut self, going: &BTreeSet<String>, new: Option<&Model>, bounds: Bounds) -> bool {
@@ -381,7 +381,7 @@ impl Supervisor {
         &mut self.children.get_mut(&id).expect("a child that goes is held until it is gone").drain
     }
 
-    /// What [`drain`] says of these children now.
+    /// What [`super::drain`] says of these children now.
     fn decide(&self, ids: &[Id], new: Option<&Model>, bounds: Bounds, now: Instant) -> Decision {
         let name_of = |id: &Id| self.children[id].config.name.as_str();
         let places: HashMap<&str, usize> = ids.iter().map(name_of).zip(0..).collect();
