@@ -32,6 +32,15 @@ pub fn to_queue(own: u32, sink: u32, sources: &[u32]) -> (u32, u32) {
     (sink, both | writes)
 }
 
+/// The permissions of that queue where a supervisor without CAP_CHOWN has to
+/// stay its owner: a source of another user may read it too then, and a sink of
+/// another user write.
+pub fn to_own_queue(own: u32, sink: u32, sources: &[u32]) -> u32 {
+    let reads = if sink != own { OTHERS_READ } else { 0 };
+    let writes = if sources.iter().any(|&user| user != own) { OTHERS_WRITE } else { 0 };
+    OWN | reads | writes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,6 +77,17 @@ mod tests {
             let access = to_queue(ROOT, A, &sources);
             assert_eq!(may(A, access), (true, true), "{sources:?}");
             assert_eq!(may(B, access), (false, sources.contains(&B)), "{sources:?}");
+        }
+    }
+
+    #[test]
+    fn a_supervisor_that_can_give_nothing_away_lets_all_do_what_they_must() {
+        for (sink, sources) in [(A, vec![B]), (A, vec![A]), (ROOT, vec![A]), (A, vec![ROOT]), (ROOT, vec![ROOT])] {
+            let access = (ROOT, to_own_queue(ROOT, sink, &sources));
+            assert!(may(sink, access).0, "{sink} of {sources:?}");
+            assert!(sources.iter().all(|&source| may(source, access).1), "{sources:?} to {sink}");
+            let anyone_else = may(C, access);
+            assert_eq!(anyone_else, (sink != ROOT, sources.iter().any(|&s| s != ROOT)));
         }
     }
 

@@ -11,6 +11,7 @@ use crate::plugin;
 use crate::sys::anew;
 use crate::sys::pipe::{self, Pipe};
 use jiff::Timestamp;
+use nix::errno::Errno;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -292,7 +293,7 @@ impl Links {
     /// the pipes of that child's links: their capacity, and who may open them.
     ///
     /// # Errors
-    /// A pipe can't be given to the child's user.
+    /// A capacity can't be looked at.
     pub fn put_right(&mut self, child: &str) -> io::Result<()> {
         for held in self.held.iter().filter(|held| held.touches(child)) {
             let Some(queue) = self.queues.iter_mut().find(|q| q.id == held.queue) else { continue };
@@ -315,8 +316,7 @@ impl Links {
                 QueueId::Between(..) => vec![held.users[0]],
                 QueueId::Of(_) => self.held.iter().filter(|h| h.queue == held.queue).map(|h| h.users[0]).collect(),
             };
-            let (owner, mode) = access::to_queue(nix::unistd::geteuid().as_raw(), held.users[1], &sources);
-            anew::permit(&queue.read, owner, mode)?;
+            permit(&queue.read, held.users[1], &sources, &title);
         }
         Ok(())
     }
@@ -431,6 +431,20 @@ fn resize(held: &mut Held, queue: &mut Queue, link: &Config) {
     }
     queue.short_told = false;
     tell_granted(link, real);
+}
+
+/// Lets a queue's sink and sources open it, as far as this process may say so: no
+/// child needs that to read what it was given, and to write.
+fn permit(queue: &OwnedFd, sink: u32, sources: &[u32], title: &str) {
+    let own = nix::unistd::geteuid().as_raw();
+    let (owner, mode) = access::to_queue(own, sink, sources);
+    let permitted = match anew::permit(queue, owner, mode) {
+        Err(Errno::EPERM) if owner != own => anew::permit(queue, own, access::to_own_queue(own, sink, sources)),
+        other => other,
+    };
+    if let Err(error) = permitted {
+        log::warn!("link {title}: its children may not open /dev/stdin and /dev/stdout by these names: {error}");
+    }
 }
 
 /// Whose processes the two ends of a link are.

@@ -166,7 +166,9 @@ impl Descriptors {
         };
         let log = &holdings.log;
         let _granted = pipe::restore_capacity(&log.read, LOG_CAPACITY)?;
-        anew::permit(&log.read, nix::unistd::geteuid().as_raw(), access::TO_LOG)?;
+        if let Err(error) = anew::permit(&log.read, nix::unistd::geteuid().as_raw(), access::TO_LOG) {
+            log::warn!("{}: it may not open its log pipe by the name /dev/stderr: {error}", child.name);
+        }
         match links.out_of(&child.name) {
             Some(held) => {
                 // Never the log in its place: what a source says belongs to its sink.

@@ -18,32 +18,35 @@ use std::sync::atomic::{AtomicBool, Ordering};
 ///
 /// For pipes, files and devices. A socket can't be opened (ENXIO, socket(7)).
 ///
-/// Without /proc it is `fd`'s own description, with its status flags put right,
-/// and a warning is logged once: whatever the next process does to them, those
-/// that were started before see too.
+/// Where it can't be opened, without /proc or as it belongs to another user and
+/// this process may not take it (CAP_CHOWN), it is `fd`'s own description, with
+/// its status flags put right, and a warning is logged once: whatever the next
+/// process does to them, those that were started before see too.
 ///
 /// # Errors
-/// EMFILE, ENFILE; EACCES where the file belongs to another user and this
-/// process may not open or take it.
+/// EMFILE, ENFILE.
 pub fn description(fd: impl AsFd, flags: OFlag) -> nix::Result<OwnedFd> {
     static TOLD: AtomicBool = AtomicBool::new(false);
-    match open(fd.as_fd(), flags) {
-        Err(Errno::ENOENT) => {
-            if !TOLD.swap(true, Ordering::Relaxed) {
-                log::warn!(
-                    "/proc is not mounted: processes share the open pipes that they are given, \
-                     and each can set the flags of the others'"
-                );
-            }
-            set_status(fd.as_fd(), flags)?;
-            fd.as_fd().try_clone_to_owned().map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))
-        }
-        other => other,
+    let why = match open(fd.as_fd(), flags) {
+        Err(Errno::ENOENT) => "/proc is not mounted",
+        Err(Errno::EACCES) => "a pipe belongs to another user, and CAP_CHOWN is not permitted here",
+        other => return other,
+    };
+    if !TOLD.swap(true, Ordering::Relaxed) {
+        log::warn!(
+            "{why}: processes share the open pipes that they are given, and each can set the flags of the others'"
+        );
     }
+    set_status(fd.as_fd(), flags)?;
+    fd.as_fd().try_clone_to_owned().map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))
 }
 
 /// Opens the file behind a descriptor. Never waits: of an unnamed pipe no end
 /// is waited for (fifo_open in the kernel's fs/pipe.c).
+///
+/// # Errors
+/// ENOENT without /proc; EACCES where it belongs to another user and can't be
+/// taken; EMFILE, ENFILE.
 pub(super) fn open(fd: BorrowedFd<'_>, flags: OFlag) -> nix::Result<OwnedFd> {
     let name = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let opened = || {
@@ -57,10 +60,11 @@ pub(super) fn open(fd: BorrowedFd<'_>, flags: OFlag) -> nix::Result<OwnedFd> {
     match opened() {
         // Given to a child's user, and this process is root without CAP_DAC_OVERRIDE.
         Err(Errno::EACCES) => {
-            let mine =
-                fchown(fd, Some(geteuid()), None::<Gid>).and_then(|()| fchmod(fd, Mode::from_bits_truncate(0o600)));
-            mine.map_err(|_| Errno::EACCES)?;
-            opened()
+            let was = fstat(fd)?;
+            permit(fd, geteuid().as_raw(), 0o600).map_err(|_| Errno::EACCES)?;
+            let own = opened();
+            permit(fd, was.st_uid, was.st_mode & 0o7777)?;
+            own
         }
         other => other,
     }
@@ -85,16 +89,20 @@ pub fn set_status(fd: impl AsFd, flags: OFlag) -> nix::Result<()> {
 /// end of it already can try: an unnamed pipe has no other name.
 ///
 /// # Errors
-/// EPERM: not this process's to give.
+/// EPERM: not this process's to give (CAP_CHOWN), or not its own.
 pub fn permit(pipe: impl AsFd, owner: u32, mode: u32) -> nix::Result<()> {
+    let own = geteuid().as_raw();
+    let give = |to: u32| fchown(pipe.as_fd(), Some(Uid::from_raw(to)), None::<Gid>);
     let is = fstat(pipe.as_fd())?;
-    if is.st_uid != owner {
-        fchown(pipe.as_fd(), Some(Uid::from_raw(owner)), None::<Gid>)?;
+    if is.st_uid == owner && is.st_mode & 0o7777 == mode {
+        return Ok(());
     }
-    if is.st_mode & 0o7777 != mode || is.st_uid != owner {
-        fchmod(pipe.as_fd(), Mode::from_bits_truncate(mode))?;
+    // Only its owner sets its permissions, where CAP_FOWNER is not permitted.
+    if is.st_uid != own {
+        give(own)?;
     }
-    Ok(())
+    fchmod(pipe.as_fd(), Mode::from_bits_truncate(mode))?;
+    if owner != own { give(owner) } else { Ok(()) }
 }
 
 #[cfg(test)]

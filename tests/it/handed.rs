@@ -428,15 +428,11 @@ fn a_sink_that_cuts_its_ledger_ends_nobody() {
     daemon.stop();
 }
 
-#[test]
-#[ignore = "needs root"]
-fn children_of_other_users_open_what_they_were_given_and_no_more() {
-    let mut daemon = Daemon::spawn_in(
-        {
-            let dir = tempfile::tempdir().unwrap();
-            std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-            dir
-        },
+/// Children of several users, in a folder of the supervisor that `first` begins.
+/// Each writes to its log and to its link by name, and tries what is not its own.
+fn of_several_users(first: &str) -> Daemon {
+    let daemon = Daemon::start_after(
+        &format!("chmod 777 .; {first}"),
         &prepared(
             "echo to the log >/dev/stderr; echo $PLUMBD_CHILD >/dev/stdout; cat </dev/stdout && touch $PLUMBD_CHILD.reads; exec sleep 1000",
             r#"
@@ -471,10 +467,46 @@ fn children_of_other_users_open_what_they_were_given_and_no_more() {
         daemon.wait_log(line);
     }
     assert!(!daemon.log().contains("/dev/stderr: Permission denied"), "{}", daemon.log());
+    daemon
+}
+
+#[test]
+#[ignore = "needs root"]
+fn children_of_other_users_open_what_they_were_given_and_no_more() {
+    let mut daemon = of_several_users("");
     for file in ["one.reads", "two.reads", "sink.writes"] {
         assert!(!daemon.path(file).exists(), "{file}");
     }
     daemon.wait_log("sh: 1: cannot open /dev/stdout: Permission denied");
+    daemon.stop();
+}
+
+/// A supervisor that is root and may do next to nothing.
+fn with_capabilities(those: &str) -> String {
+    format!("exec setpriv --inh-caps -all --bounding-set -all,+setuid,+setgid,+kill{those} \"$0\" run -c plumbd.toml")
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_root_that_may_only_give_pipes_away_keeps_children_apart() {
+    let mut daemon = of_several_users(&with_capabilities(",+chown"));
+    for file in ["one.reads", "two.reads", "sink.writes"] {
+        assert!(!daemon.path(file).exists(), "{file}");
+    }
+    // Each is given the same again, by one that can't open what it has given away.
+    daemon.done(&Request::Restart { children: vec!["sink".into(), "one".into()] });
+    wait_for("another line", || daemon.read_text("out").contains("one\n").then_some(()));
+    assert!(!daemon.path("sink.writes").exists());
+    assert!(!daemon.log().contains("belongs to another user"), "{}", daemon.log());
+    daemon.stop();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_root_that_may_give_no_pipe_away_starts_children_of_other_users() {
+    let mut daemon = of_several_users(&with_capabilities(""));
+    daemon.done(&Request::Restart { children: vec!["sink".into(), "one".into()] });
+    wait_for("another line", || daemon.read_text("out").contains("one\n").then_some(()));
     daemon.stop();
 }
 

@@ -4,6 +4,7 @@ use crate::machine::Machine;
 use crate::service::{CONFIG, MESSAGES};
 
 /// The drop-ins that ship.
+const GROUP: &str = include_str!("../../systemd/drop-ins/group.conf");
 const PORT: &str = include_str!("../../systemd/drop-ins/port-below-1024.conf");
 const USERS: &str = include_str!("../../systemd/drop-ins/users.conf");
 const PATHS: &str = include_str!("../../systemd/drop-ins/paths.conf");
@@ -125,4 +126,15 @@ fn messages_elsewhere_with_its_drop_in() {
     machine.done(&["systemctl", "restart", "plumbd"]);
     assert_eq!(machine.echo("elsewhere"), "elsewhere\n");
     machine.wait_line("/srv/plumbd/messages.log", "elsewhere");
+}
+
+#[test]
+#[ignore = "needs root, systemd-nspawn, debootstrap and cargo-deb"]
+fn messages_of_another_group_with_its_drop_in() {
+    let machine = Machine::with_package();
+    machine.drop_in("group.conf", GROUP);
+    machine.edit("[children.logger.settings]\n", "[children.logger.settings]\ngroup = \"adm\"\n");
+    machine.done(&["systemctl", "start", "plumbd"]);
+    assert_eq!(machine.echo("for adm"), "for adm\n");
+    assert_eq!(machine.done(&["stat", "-c", "%U %G %a", MESSAGES]), "plumbd adm 640\n");
 }
