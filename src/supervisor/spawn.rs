@@ -30,7 +30,7 @@ pub struct Holdings {
     pub settings: OwnedFd,
     /// Its counters.
     pub metrics: Option<OwnedFd>,
-    /// Whether its executable is at hand ([`process::is_at_hand`]).
+    /// Whether its executable is at hand ([`crate::sys::at_hand`]).
     pub at_hand: bool,
 }
 
