@@ -3,9 +3,9 @@
 
 use super::store::{Handed, Store, socket_name};
 use super::unix_name::{self, Access, Name};
+use crate::cause::cause;
 use crate::config::model::Address;
 use crate::sys::socket as shared;
-use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, getsockname, getsockopt, listen,
     setsockopt, socket, sockopt,
@@ -197,11 +197,6 @@ fn hold(address: &Address, store: &Store) -> io::Result<Held> {
         Some(Handed { socket, name, lent }) => Ok(Held { socket, name, lent, taken_up: true }),
         None => open(address),
     }
-}
-
-/// Without "(os error N)".
-fn cause(error: &io::Error) -> String {
-    error.raw_os_error().map_or_else(|| error.to_string(), |number| Errno::from_raw(number).desc().to_owned())
 }
 
 /// What became of a socket that was to be used again.

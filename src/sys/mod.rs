@@ -7,6 +7,7 @@ pub mod anew;
 pub mod background;
 pub mod datagrams;
 pub mod descendants;
+pub mod executable;
 pub mod map;
 pub mod name;
 pub mod pipe;
