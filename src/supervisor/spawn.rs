@@ -31,7 +31,7 @@ pub struct Holdings {
     pub settings: OwnedFd,
     /// Its counters.
     pub metrics: Option<OwnedFd>,
-    /// Whether its executable is at hand ([`process::is_at_hand`]).
+    /// Whether its executable is at hand ([`crate::sys::at_hand`]).
     pub at_hand: bool,
 }
 
@@ -110,7 +110,7 @@ pub fn spawn(
         environment.set("NOTIFY_SOCKET", socket.name());
     }
     let ready = match child.ready {
-        Ready::Fd => Some(Pipe::new(0)?),
+        Ready::Fd => Some(Pipe::new(0).map_err(|e| cannot("make a pipe for $PLUMBD_READY_FD", &e))?),
         Ready::Exec | Ready::Notify => None,
     };
     if let Some(ready) = &ready {
@@ -144,7 +144,8 @@ pub fn spawn(
         limits: &child.limits,
         death_signal: child.stop_signal,
         at_hand: holdings.at_hand,
-    })?;
+    })
+    .map_err(|e| cannot("fork", &e))?;
     Ok(Started { spawned, ready: ready.map(|pipe| pipe.read) })
 }
 
