@@ -5,7 +5,7 @@ use crate::clients_service::{Service, Wanted, counts, mib};
 use crate::daemon::wait_for;
 use crate::load::generator::Connection;
 use crate::load::message;
-use crate::trial::{Tried, scaled};
+use crate::trial::Tried;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt};
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -20,20 +20,24 @@ const MEMORY: u64 = 64 << 20;
 const FOUR_TIMES: u64 = 4 * MEMORY;
 /// What the kernel may have for each, of both ends.
 const KERNEL: u64 = 512 << 10;
+/// send_timeout.
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Others are served for so long at a time.
 const ROUND: Duration = Duration::from_millis(100);
 
-pub(crate) fn bounded(times: f64) -> Tried {
-    let mut service = start(MEMORY, "60s");
+pub(crate) fn bounded(_times: f64) -> Tried {
+    let mut service = start(MEMORY, TIMEOUT);
     let (before, kernel_before) = (service.memory("echo"), tcp_memory());
-    let count = scaled(MANY, times);
-    let mut tried = fill(&service, count);
+    let mut tried = fill(&service);
     let memory = service.memory("echo");
-    let kernel = tcp_memory().saturating_sub(kernel_before) / u64::from(count);
+    let kernel = tcp_memory().saturating_sub(kernel_before) / u64::from(MANY);
     assert!(memory <= bound(before, MEMORY), "echo has {}, more than {}", mib(memory), mib(bound(before, MEMORY)));
     assert!(kernel <= KERNEL, "the kernel has {kernel} bytes for each");
     let began = Instant::now();
-    service.wait_metric("echo", "send_timeouts", u64::from(count));
+    while service.metric("echo", "send_timeouts") < u64::from(MANY) {
+        assert!(began.elapsed() < 3 * TIMEOUT, "{} were closed", service.metric("echo", "send_timeouts"));
+        std::thread::sleep(ROUND);
+    }
     wait_for("all is let go of", || {
         (service.metric("echo", "connections") == 0 && service.metric("echo", "memory") == 0).then_some(())
     });
@@ -45,28 +49,30 @@ pub(crate) fn bounded(times: f64) -> Tried {
     connections.append(&mut tried.others);
     let checked = service.check(&connections);
 
-    let more = start(FOUR_TIMES, "0s");
-    let hogs = fill(&more, count);
+    let more = start(FOUR_TIMES, Duration::ZERO);
+    let hogs = fill(&more);
     let unbounded = more.memory("echo");
     assert!(unbounded > bound(before, MEMORY), "four times as much was not found out: {}", mib(unbounded));
     drop(hogs);
     Tried {
-        count: format!("{count} clients that never read, {others} messages of others meanwhile"),
+        count: format!("{MANY} clients that never read, {others} messages of others meanwhile"),
         outcome: format!(
             "{}; echo {} (at most {}), the kernel {} KiB for each with both ends; all closed {:.0} s after the last of them \
-             could send (send_timeout 60 s)",
+             could send (send_timeout {} s)",
             counts(&checked.verdict),
             mib(memory),
             mib(bound(before, MEMORY)),
             kernel >> 10,
-            cleared.as_secs_f64()
+            cleared.as_secs_f64(),
+            TIMEOUT.as_secs()
         ),
         control: format!("max_memory four times as large: {}, found out; {}", mib(unbounded), checked.control),
     }
 }
 
-fn start(max_memory: u64, send_timeout: &str) -> Service {
-    let echo = format!("max_memory = \"{max_memory}B\"\nsend_timeout = \"{send_timeout}\"\npartial_after = \"1h\"");
+fn start(max_memory: u64, send_timeout: Duration) -> Service {
+    let send_timeout = send_timeout.as_secs();
+    let echo = format!("max_memory = \"{max_memory}B\"\nsend_timeout = \"{send_timeout}s\"\npartial_after = \"1h\"");
     Service::start(&Wanted { echo: &echo, ..Wanted::default() })
 }
 
@@ -90,9 +96,9 @@ struct Filled {
     others: Vec<Connection>,
 }
 
-fn fill(service: &Service, count: u32) -> Filled {
-    let mut hogs: Vec<Hog> = (0..count).map(|number| Hog::new(service, number)).collect();
-    let (mut others, mut next, mut in_vain) = (Vec::new(), count, 0);
+fn fill(service: &Service) -> Filled {
+    let mut hogs: Vec<Hog> = (0..MANY).map(|number| Hog::new(service, number)).collect();
+    let (mut others, mut next, mut in_vain) = (Vec::new(), MANY, 0);
     while in_vain < 5 {
         let took = hogs.iter_mut().map(Hog::push).filter(|took| *took).count();
         in_vain = if took > 0 { 0 } else { in_vain + 1 };
