@@ -44,10 +44,11 @@ pub(super) struct Leaving {
 }
 
 impl Supervisor {
-    /// Makes one more child, with a number of its own. It is down, and not held yet.
-    pub(super) fn prepare_new(&mut self, config: Rc<Child>) -> Result<(Id, Box<Supervised>), String> {
+    /// Makes one more child, with a number of its own, whose executable is at hand or not.
+    /// It is down, and not held yet.
+    pub(super) fn prepare_new(&mut self, config: Rc<Child>, at_hand: bool) -> Result<(Id, Box<Supervised>), String> {
         let id = self.next_id;
-        let child = Supervised::new(config, id, &self.poll)?;
+        let child = Supervised::new(config, at_hand, id, &self.poll)?;
         self.next_id += 1;
         Ok((id, Box::new(child)))
     }
@@ -279,6 +280,7 @@ impl Supervisor {
         let reaped = process::reap(pid);
         if matches!(reaped, Ok(Some(_))) {
             self.strays.reaped(pid);
+            self.looks.reaped(pid);
         }
         match (reaped, id) {
             (Ok(Some(exit)), Some(id)) => {

@@ -15,8 +15,10 @@ mod echo;
 mod echo_clients;
 mod examples;
 mod fake_sink;
+mod far;
 mod guarantee;
 mod handed;
+mod hung;
 mod links;
 #[path = "../../benches/load/mod.rs"]
 mod load;
