@@ -12,6 +12,7 @@ mod container;
 mod control;
 mod daemon;
 mod echo;
+mod echo_clients;
 mod environment;
 mod examples;
 mod fake_sink;

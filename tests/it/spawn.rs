@@ -1,6 +1,6 @@
 //! What a child starts with, and what is told where it can't start.
 
-use crate::daemon::{Daemon, alive, kill, wait_for};
+use crate::daemon::{self, Daemon, alive, kill, wait_for};
 use plumbd::control::Request;
 use plumbd::control::status::ChildState;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,13 +25,7 @@ fn status_field(pid: i32, name: &str) -> String {
 }
 
 fn environment(pid: i32) -> BTreeMap<String, String> {
-    let bytes = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
-    let entries = bytes.split(|&b| b == 0).filter(|entry| !entry.is_empty());
-    let pair = |entry: &[u8]| {
-        let (name, value) = std::str::from_utf8(entry).unwrap().split_once('=').unwrap();
-        (name.to_owned(), value.to_owned())
-    };
-    entries.map(pair).collect()
+    daemon::environment(pid).into_iter().collect()
 }
 
 #[test]
@@ -55,7 +49,7 @@ fn a_child_has_the_descriptors_that_it_was_given_and_no_other() {
         from = "source"
         to = "sink"
         "#
-        .replace("127.0.0.1:0", &format!("127.0.0.1:{}", crate::daemon::free_port()))
+        .replace("127.0.0.1:0", &format!("127.0.0.1:{}", daemon::free_port()))
         .as_str(),
     );
     // While it starts, the program itself opens this and that.
@@ -185,7 +179,7 @@ fn the_environment_is_the_minimal_one_and_what_was_asked_for() {
 
 #[test]
 fn listening_sockets_come_as_sd_listen_fds_has_them() {
-    let port = crate::daemon::free_port();
+    let port = daemon::free_port();
     let config = format!(
         r#"
         [children.one]
