@@ -73,9 +73,10 @@ impl Run {
 
     fn supervise(self, loaded: Loaded, ready: &mut Ready) -> Result<(), String> {
         let target = self.target(&loaded.model);
-        let _pid_file = self.pid_file.as_deref().map(PidFile::hold).transpose()?;
+        let mut pid_file = self.pid_file.as_deref().map(PidFile::hold).transpose()?;
         journal::start(target, loaded.model.daemon.log_level)?;
-        let outcome = supervisor::run(Options { loaded, daemonized: self.daemon }, ready);
+        let renew = Box::new(move || pid_file.iter_mut().for_each(PidFile::renew));
+        let outcome = supervisor::run(Options { loaded, daemonized: self.daemon, renew }, ready);
         // On standard error it is told as the command's failure.
         if let (Err(why), Target::Syslog(_)) = (&outcome, target) {
             log::error!("{why}");

@@ -14,6 +14,7 @@
 
 use super::change::{Phase, Start};
 use super::child::{Machine, Policy, State};
+use super::clock::Moment;
 use super::core::Supervisor;
 use super::drain::{Bounds, Progress};
 use super::links::{Held, Links};
@@ -22,10 +23,9 @@ use super::requests::Waiter;
 use super::server::Server;
 use super::sockets::Sockets;
 use super::supervised::{Prepared, Supervised};
-use crate::config::model::Model;
-use crate::config::plan::{self, Action, Plan};
+use crate::config::model::{Address, Child, Model};
+use crate::config::plan::{self, Action, Plan, Reason, SocketPlan};
 use crate::config::{self, Loaded, order};
-use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -75,7 +75,7 @@ struct Course {
 #[derive(Clone)]
 struct Over {
     machine: Machine,
-    ended: Option<Timestamp>,
+    ended: Option<Moment>,
 }
 
 enum Way {
@@ -185,20 +185,41 @@ impl Supervisor {
             .map(|child| (name(child), Over { machine: child.machine.clone(), ended: child.ended }))
             .collect();
         let course = Course { way: Way::There { hopeless }, held_down, over };
-        if let Err(why) = self.begin_reload(loaded, course, waiter) {
-            self.nothing_changes(waiter, &why, 1);
+        match self.begin_reload(loaded, course, waiter) {
+            Ok(()) => (self.renew)(),
+            Err(why) => self.nothing_changes(waiter, &why, 1),
         }
+    }
+
+    /// What a reload to that configuration does. Children whose sockets had `lost` their
+    /// names are given new ones, which takes another process.
+    pub(super) fn plan_to<'a>(&self, model: &Model, lost: impl Iterator<Item = &'a Address>) -> Plan {
+        let mut plan = plan::plan(self.model(), model);
+        for address in lost {
+            let line = |child: &Child| child.lines.of("listen").unwrap_or(child.line);
+            let listening = || model.children.iter().filter(|child| child.listen.contains(address));
+            let runs = |name: &str| self.child(name).is_some_and(|child| child.machine.pid().is_some());
+            for child in listening().filter(|child| runs(&child.name)) {
+                let why = format!("the name of {address} is gone, and is made again");
+                plan.restart(&child.name, Reason { why, line: line(child) });
+            }
+            if let Some(child) = listening().next() {
+                plan.sockets.push(SocketPlan { address: address.clone(), line: line(child), added: true });
+            }
+        }
+        plan
     }
 
     /// Does what can fail of the configuration itself; the children come next.
     fn begin_reload(&mut self, loaded: Loaded, course: Course, waiter: Option<u32>) -> Result<(), String> {
-        let mut plan = plan::plan(self.model(), &loaded.model);
+        let addresses = loaded.model.children.iter().flat_map(|child| &child.listen);
+        let mut sockets = self.sockets.bind_new(addresses, &self.store)?;
+        let again = sockets.take_in_place_of(&self.sockets);
+        let mut plan = self.plan_to(&loaded.model, again.addresses());
         if matches!(course.way, Way::Back { .. }) {
             // What is on those lines by now is the configuration that failed.
             plan.file = None;
         }
-        let addresses = loaded.model.children.iter().flat_map(|child| &child.listen);
-        let sockets = self.sockets.bind_new(addresses, &self.store)?;
         let links = self.links.make_new(&loaded.model, &self.store)?;
         let control = &loaded.model.daemon.control;
         let server = if self.server.is_at(control) { None } else { Some(Server::bind(control, &self.poll)?) };
@@ -215,6 +236,9 @@ impl Supervisor {
                 }
             }
         }
+        // Whatever becomes of the configuration, these are as they should be.
+        self.sockets.keep(again);
+        self.keep_in_store();
         let text = plan.to_string();
         for line in text.lines() {
             log::info!("reload: {line}");
@@ -354,7 +378,7 @@ impl Supervisor {
                         self.come_back(id, &course, &mut coming);
                         continue;
                     }
-                    child.machine.policy = Policy::from(&*config);
+                    child.machine.change(Policy::from(&*config));
                     child.config = config;
                     if step.action == Action::Update && child.machine.state == State::Failed {
                         self.come_again(id, &mut coming);

@@ -46,6 +46,11 @@ impl Held {
     fn name_in_store(&self, address: &Address) -> String {
         socket_name(address, self.name.as_ref().map(Name::inode))
     }
+
+    /// Whether its name is gone or another's, so that nobody can connect.
+    fn has_lost_its_name(&self) -> bool {
+        self.name.as_ref().is_some_and(Name::is_lost)
+    }
 }
 
 impl Sockets {
@@ -128,9 +133,27 @@ impl Sockets {
         nameless.map(|(address, held)| (held.name_in_store(address), held.socket.as_fd()))
     }
 
+    /// Unix sockets that nobody can connect to, because their names are gone or another's.
+    /// [`Sockets::bind_new`] binds them anew.
+    pub fn lost(&self) -> impl Iterator<Item = &Address> {
+        self.held.iter().filter(|(_, held)| held.has_lost_its_name()).map(|(address, _)| address)
+    }
+
+    /// Takes out those that were bound in place of some in `others`.
+    pub fn take_in_place_of(&mut self, others: &Sockets) -> Sockets {
+        let (again, new) = std::mem::take(&mut self.held).into_iter().partition(|(at, _)| others.held.contains_key(at));
+        self.held = new;
+        Sockets { held: again, renewed: false }
+    }
+
+    /// Where they are bound.
+    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.held.keys()
+    }
+
     /// Binds those addresses that are not held yet and that the service manager
-    /// has no socket for, all or none: the new ones are given back, to be [kept](Sockets::keep) when everything else is
-    /// ready too.
+    /// has no socket for, and those that were [lost](Sockets::lost), all or none: the new
+    /// ones are given back, to be [kept](Sockets::keep) when everything else is ready too.
     ///
     /// # Errors
     /// `cannot listen on ADDRESS: cause` for the first that failed.
@@ -141,11 +164,16 @@ impl Sockets {
     ) -> Result<Sockets, String> {
         let mut new = Sockets::default();
         for address in addresses {
-            if !self.held.contains_key(address) && !new.held.contains_key(address) {
-                let held = hold(address, store).map_err(|e| self.why_not(address, &e))?;
-                new.held.insert(address.clone(), held);
-                new.revive(address).map_err(|e| self.why_not(address, &e))?;
+            if new.held.contains_key(address) {
+                continue;
             }
+            let held = match self.held.get(address) {
+                Some(held) if !held.has_lost_its_name() => continue,
+                Some(lost) => bind_again(address, lost),
+                None => hold(address, store),
+            };
+            new.held.insert(address.clone(), held.map_err(|e| self.why_not(address, &e))?);
+            new.revive(address).map_err(|e| self.why_not(address, &e))?;
         }
         Ok(new)
     }
@@ -167,7 +195,7 @@ impl Sockets {
         }
     }
 
-    /// Holds these too.
+    /// Holds these too, in place of those that they were bound for.
     pub fn keep(&mut self, mut new: Sockets) {
         new.held.values_mut().for_each(|held| held.taken_up = false);
         self.held.append(&mut new.held);
@@ -200,7 +228,7 @@ fn hold(address: &Address, store: &Store) -> io::Result<Held> {
 }
 
 /// Without "(os error N)".
-fn cause(error: &io::Error) -> String {
+pub fn cause(error: &io::Error) -> String {
     error.raw_os_error().map_or_else(|| error.to_string(), |number| Errno::from_raw(number).desc().to_owned())
 }
 

@@ -26,6 +26,7 @@
 
 use super::core::Supervisor;
 use super::mark::{self, Own};
+use super::supervised::Supervised;
 use crate::sys::descendants::{Children, Process};
 use crate::sys::process;
 use nix::sys::signal::{Signal, kill, killpg};
@@ -267,6 +268,18 @@ impl Supervisor {
             None => self.seen_owner(&process)?,
         };
         Ok(owner.map(|owner| (process, owner)))
+    }
+
+    /// Whether that orphan, a child of this process, was started by that child.
+    pub(super) fn is_orphan_of(&self, orphan: &Process, child: &Supervised) -> io::Result<bool> {
+        if self.strays.foreign.contains(&orphan.pid) || self.by_pid.contains_key(&orphan.pid) {
+            return Ok(false);
+        }
+        let owner = match self.strays.owners.get(&orphan.pid) {
+            Some(owner) => Some(*owner),
+            None => self.seen_owner(orphan)?,
+        };
+        Ok(owner == Some(Owner::Start(child.number)))
     }
 
     fn seen_owner(&self, process: &Process) -> io::Result<Option<Owner>> {
