@@ -10,6 +10,7 @@
 //! - [`journal`]: the daemon's log;
 //! - [`link`]: what flows from a source to a sink, and how it survives both;
 //! - [`listen_fds`]: descriptors that are handed to a process, as sd_listen_fds(3) has it;
+//! - [`look`]: looking at the system without waiting for it;
 //! - [`notify`]: what is said to whoever started a process, as sd_notify(3) has it;
 //! - [`plugin`]: the built-in programs, echo and logger;
 //! - [`supervisor`]: one thread, one loop: spawn, reap, restart, reload, stop;
@@ -21,6 +22,7 @@ pub mod control;
 pub mod journal;
 pub mod link;
 pub mod listen_fds;
+pub mod look;
 pub mod notify;
 pub mod plugin;
 pub mod supervisor;

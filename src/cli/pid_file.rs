@@ -3,6 +3,7 @@
 
 use crate::config::system::cause;
 use crate::supervisor::unix_name::{Lock, remove_own};
+use crate::sys::at_hand::is_way_local;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File};
@@ -15,6 +16,8 @@ use std::path::{Path, PathBuf};
 pub(super) struct PidFile {
     path: PathBuf,
     lock: Flock<File>,
+    /// To look at it waits for no network.
+    local: bool,
 }
 
 impl PidFile {
@@ -44,7 +47,8 @@ impl PidFile {
             if !is_at(&lock, path) {
                 continue;
             }
-            let mut held = PidFile { path: path.to_owned(), lock };
+            let local = path.parent().is_some_and(is_way_local);
+            let mut held = PidFile { path: path.to_owned(), lock, local };
             // Where that fails (the disk is full) no empty file is left behind.
             let written = write(&mut held.lock);
             drop(turn);
@@ -53,9 +57,9 @@ impl PidFile {
         }
     }
 
-    /// Makes it again if somebody removed it.
+    /// Makes it again if somebody removed it, as far as this can be seen at once.
     pub(super) fn renew(&mut self) {
-        if is_at(&self.lock, &self.path) {
+        if !self.local || is_at(&self.lock, &self.path) {
             return;
         }
         match PidFile::hold(&self.path) {
@@ -72,7 +76,7 @@ impl Drop for PidFile {
     fn drop(&mut self) {
         // Somebody may have removed it, and another daemon have its own there. One that
         // can't be removed is stale, and the next daemon takes it over.
-        let _stale = remove_own(&self.path, || is_at(&self.lock, &self.path));
+        let _stale = remove_own(&self.path, || Ok(is_at(&self.lock, &self.path)));
     }
 }
 

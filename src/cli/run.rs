@@ -4,11 +4,14 @@ use super::daemon::{self, Side};
 use super::pid_file::PidFile;
 use super::{Failure, output};
 use crate::config::model::{Address, LogTarget, Model, Program};
-use crate::config::{self, Loaded, PLACES};
+use crate::config::system::cause;
+use crate::config::{Loaded, PLACES, looked};
 use crate::journal::{self, Target};
+use crate::look::Look;
 use crate::supervisor::ready::Ready;
 use crate::supervisor::{self, Options};
-use std::path::PathBuf;
+use crate::sys::aside::Keeps;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long the last log entries may take to go out at the end.
@@ -29,7 +32,7 @@ impl Run {
     /// Supervises until it is told to end. With `--daemon` this process only
     /// waits until its child, the daemon, is ready.
     pub(super) fn carry_out(self) -> Result<u8, Failure> {
-        let loaded = config::load(self.config.as_deref())?;
+        let loaded = load(self.config.as_deref())?;
         if loaded.builtin {
             output::tell(&built_in(&loaded.model));
         }
@@ -91,6 +94,14 @@ impl Run {
     }
 }
 
+/// Loads the configuration, and waits no longer than a look may take.
+fn load(path: Option<&Path>) -> Result<Loaded, Failure> {
+    let cannot = |why: String| format!("cannot start: {why}");
+    let look = Look::begin(Keeps::All, |scribe| looked::look(path, false, scribe))
+        .map_err(|error| cannot(format!("no process can look at the system: {}", cause(&error))))?;
+    Ok(looked::loaded(&look.wait().map_err(cannot)?)?)
+}
+
 /// Says that the built-in configuration is used, and what to do with it.
 fn built_in(model: &Model) -> String {
     let [here, system] = PLACES;
@@ -112,6 +123,7 @@ fn built_in(model: &Model) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config;
 
     #[test]
     fn the_built_in_configuration_is_introduced() {

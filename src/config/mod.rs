@@ -2,6 +2,8 @@
 //!
 //! - [`load`] finds the file and reads it, [`check_text`] checks its text;
 //!   both give a model, or every [`problem::Problem`] there is;
+//! - [`looked`] does the same in two halves: what a process aside asks of the
+//!   system, and what follows from the answers;
 //! - [`effective`] prints a model with every default filled in;
 //! - [`order`] says which child must be ready before which;
 //! - [`plan`] says what a reload does;
@@ -15,6 +17,7 @@ pub mod effective;
 pub mod examples;
 pub mod keys;
 pub mod limits;
+pub mod looked;
 pub mod model;
 pub mod order;
 pub mod plan;
@@ -29,6 +32,8 @@ pub use problem::{Problem, Problems};
 pub use value::{duration_text, size_text};
 
 use model::{Lines, Model};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -55,9 +60,30 @@ pub struct Loaded {
     pub name: String,
     /// Whether it is the built-in one.
     pub builtin: bool,
+    /// Those of its programs that are known to be [at hand](crate::sys::at_hand::is_at_hand).
+    pub at_hand: BTreeSet<PathBuf>,
+}
+
+/// A configuration as it was found, before it is checked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Source {
+    /// As it was given or found, or [`BUILTIN_NAME`].
+    name: String,
+    /// Its absolute path; `None`: the built-in one.
+    #[serde(with = "bytes")]
+    file: Option<PathBuf>,
+    /// The folder that the built-in one is relative to.
+    #[serde(with = "bytes")]
+    here: Option<PathBuf>,
+    text: Vec<u8>,
 }
 
 impl Loaded {
+    /// Whether to execute that child's program waits for no file system.
+    pub fn is_at_hand(&self, child: &model::Child) -> bool {
+        self.at_hand.contains(looked::program_of(child))
+    }
+
     /// `FILE:LINE`, as problems are placed; the file alone for line 0.
     pub fn place(&self, line: usize) -> String {
         match line {
@@ -89,39 +115,55 @@ fn may_exist(place: &Path) -> bool {
 /// # Errors
 /// Every problem that there is, with the file or in it.
 pub fn load(path: Option<&Path>) -> Result<Loaded, Problems> {
-    load_by(path, false)
+    check_source(source(path, Reader::Command(&|| ()))?, &Real)
 }
 
-/// The same for a daemon that runs, which must not wait: of ordinary files alone.
+/// Who reads a configuration.
+#[derive(Clone, Copy)]
+pub enum Reader<'a> {
+    /// A command, which may wait for its input: that is called where it does.
+    Command(&'a dyn Fn()),
+    /// A daemon that runs, which reads ordinary files alone.
+    Daemon,
+}
+
+/// Finds and reads the configuration.
 ///
 /// # Errors
-/// As [`load`].
-pub fn load_again(path: Option<&Path>) -> Result<Loaded, Problems> {
-    load_by(path, true)
-}
-
-fn load_by(path: Option<&Path>, daemon: bool) -> Result<Loaded, Problems> {
+/// It can't be read, or is too large.
+pub fn source(path: Option<&Path>, reader: Reader<'_>) -> Result<Source, Problems> {
     let Some(path) = find(path) else {
         let here = std::env::current_dir().map_err(|error| unreadable(BUILTIN_NAME, &error))?;
-        let mut model = check_text(BUILTIN.as_bytes(), BUILTIN_NAME, &here)?;
+        return Ok(Source { name: BUILTIN_NAME.to_owned(), file: None, here: Some(here), text: BUILTIN.into() });
+    };
+    let name = path.to_string_lossy().into_owned();
+    let file = std::path::absolute(&path).map_err(|error| unreadable(&name, &error))?;
+    let text = read(&file, reader).map_err(|error| unreadable(&name, &error))?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(Problems::unreadable(&name, "the file is larger than 256 KiB", "is it a configuration?"));
+    }
+    Ok(Source { name, file: Some(file), here: None, text })
+}
+
+/// Checks what was found, on a given system.
+///
+/// # Errors
+/// Every problem that there is.
+pub fn check_source(source: Source, system: &dyn System) -> Result<Loaded, Problems> {
+    let Source { name, file, here, text } = source;
+    let base = file.as_deref().map_or(here.as_deref(), Path::parent).unwrap_or(Path::new("/"));
+    let mut model = check_text_on(&text, &name, base, system)?;
+    let builtin = file.is_none();
+    if builtin {
         // These lines are in no file that anybody could open.
         model.daemon.lines = Lines::default();
         for child in model.children.iter_mut().map(Rc::make_mut) {
             (child.line, child.lines) = (0, Lines::default());
         }
         model.links.iter_mut().for_each(|link| link.line = 0);
-        return Ok(Loaded { model, name: BUILTIN_NAME.to_owned(), builtin: true });
-    };
-    let name = path.to_string_lossy().into_owned();
-    let file = std::path::absolute(&path).map_err(|error| unreadable(&name, &error))?;
-    let bytes = read(&file, daemon).map_err(|error| unreadable(&name, &error))?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(Problems::unreadable(&name, "the file is larger than 256 KiB", "is it a configuration?"));
     }
-    let base = file.parent().unwrap_or(Path::new("/"));
-    let mut model = check_text(&bytes, &name, base)?;
-    model.file = Some(file);
-    Ok(Loaded { model, name, builtin: false })
+    model.file = file;
+    Ok(Loaded { model, name, builtin, at_hand: BTreeSet::new() })
 }
 
 /// Checks a configuration's text. `name` is what messages call it, `base` the
@@ -141,15 +183,41 @@ pub fn check_text_on(text: &[u8], name: &str, base: &Path, system: &dyn System) 
     check::check(text, name, base, system)
 }
 
-fn read(path: &Path, daemon: bool) -> io::Result<Vec<u8>> {
+fn read(path: &Path, reader: Reader<'_>) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let flags = if daemon { nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY } else { 0 };
+    let is_daemon = match reader {
+        Reader::Daemon => true,
+        Reader::Command(waits) => {
+            if !std::fs::metadata(path)?.is_file() {
+                waits();
+            }
+            false
+        }
+    };
+    let flags = if is_daemon { nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY } else { 0 };
     let file = std::fs::File::options().read(true).custom_flags(flags).open(path)?;
-    if daemon && !file.metadata()?.is_file() {
+    if is_daemon && !file.metadata()?.is_file() {
         return Err(io::Error::other("it is no ordinary file, and a daemon that runs waits for none"));
     }
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// A path as bytes: in JSON there is no other way for one that is no UTF-8.
+mod bytes {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::PathBuf;
+
+    pub(super) fn serialize<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+        path.as_ref().map(|path| path.as_os_str().as_bytes()).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+        let bytes = Option::<Vec<u8>>::deserialize(from)?;
+        Ok(bytes.map(|bytes| OsString::from_vec(bytes).into()))
+    }
 }
 
 fn unreadable(name: &str, error: &io::Error) -> Problems {

@@ -20,7 +20,6 @@ use super::core::Supervisor;
 use super::drain::{Bounds, Decision, Drain, Flow, Member, Progress, Step};
 use super::poll::Id;
 use super::reload::{Rising, Winding};
-use super::sockets::Sockets;
 use crate::config::model::Model;
 use crate::control::status::DaemonState;
 use crate::notify;
@@ -34,6 +33,9 @@ const LOOK: Duration = Duration::from_millis(10);
 const RESUME: Duration = Duration::from_secs(1);
 /// What children left behind has so long to die when it is killed at the end.
 const LAST_STRAYS: Duration = Duration::from_secs(1);
+/// The names of Unix sockets have so long to be removed at the end, if their folders are on
+/// file systems that may not answer.
+const NAMES: Duration = Duration::from_secs(1);
 /// Children that were killed because the time for the end is up have this long to die.
 const LAST_KILL: Duration = Duration::from_secs(1);
 
@@ -239,6 +241,7 @@ impl Supervisor {
         if let Some((waiter, said)) = cut_short {
             self.refuse(waiter, &said);
         }
+        self.give_up_looks();
         // A reload may have ended inputs that now have sources again.
         self.resume_inputs();
         log::info!("stopping");
@@ -340,8 +343,8 @@ impl Supervisor {
         let unsaved = self.links.stored(|held| self.links.queued(held) > 0);
         self.store.keep(&self.sockets.stored_at_the_end().chain(unsaved).collect(), &mut self.manager);
         // Whoever is told that it is over may start the next one at once.
-        self.sockets = Sockets::default();
-        self.server.close();
+        self.sockets.close(NAMES);
+        self.server.close(NAMES);
         self.answer_shutdown(&end);
         self.end = Some(end);
     }

@@ -53,10 +53,11 @@ pub(super) struct Leaving {
 }
 
 impl Supervisor {
-    /// Makes one more child, with a number of its own. It is down, and not held yet.
-    pub(super) fn prepare_new(&mut self, config: Rc<Child>) -> Result<(Id, Box<Supervised>), String> {
+    /// Makes one more child, with a number of its own, whose executable is at hand or not.
+    /// It is down, and not held yet.
+    pub(super) fn prepare_new(&mut self, config: Rc<Child>, at_hand: bool) -> Result<(Id, Box<Supervised>), String> {
         let id = self.next_id;
-        let child = Supervised::new(config, id, &self.poll)?;
+        let child = Supervised::new(config, at_hand, id, &self.poll)?;
         self.next_id += 1;
         Ok((id, Box::new(child)))
     }
@@ -282,31 +283,35 @@ impl Supervisor {
     /// session, or below it, or that it started and that has left all of these. Of a sender
     /// that is gone only its user is known. As systemd-notify(1) ends at once, the child's
     /// own user is enough, and root.
-    fn is_from(&self, id: Id, pid: i32, uid: u32) -> bool {
+    fn is_from(&mut self, id: Id, pid: i32, uid: u32) -> bool {
         let Some(child) = self.children.get(&id) else { return false };
         let Some(own) = child.machine.pid() else { return false };
+        let number = child.number;
+        let is_user = |this: &Supervisor| this.children.get(&id).is_some_and(|child| child.is_user(uid));
         // 0 is a process of another pid namespace, which no child can start.
         if pid == 0 {
             return false;
         }
         let sender = Pid::from_raw(pid);
         for _ in 0..LOOKS_FOR_SENDER {
-            match self.has_started(child, own, sender) {
+            match self.has_started(number, own, sender) {
                 Ok(Some(yes)) => return yes,
                 // A process between the two has ended: the sender has another parent by now.
                 Ok(None) if process::exists(sender) => {}
-                Ok(None) => return child.is_user(uid),
+                Ok(None) => return is_user(self),
                 Err(error) => {
-                    log::warn!(target: &child.config.name, "cannot look at process {pid}, which sent a notification: {error}");
-                    return child.is_user(uid);
+                    let name = self.children.get(&id).map_or("plumbd", |child| child.config.name.as_str());
+                    log::warn!(target: name, "cannot look at process {pid}, which sent a notification: {error}");
+                    return is_user(self);
                 }
             }
         }
         false
     }
 
-    /// Whether that process is one of the child's; `None`: it, or one above it, is gone.
-    fn has_started(&self, child: &Supervised, own: Pid, sender: Pid) -> io::Result<Option<bool>> {
+    /// Whether that process is one of a child's, by the number of its start and its own
+    /// process; `None`: it, or one above it, is gone.
+    fn has_started(&mut self, number: u64, own: Pid, sender: Pid) -> io::Result<Option<bool>> {
         // These need no /proc.
         if sender == own || getpgid(Some(sender)) == Ok(own) || getsid(Some(sender)) == Ok(own) {
             return Ok(Some(true));
@@ -318,7 +323,7 @@ impl Supervisor {
                 return Ok(Some(true));
             }
             if process.parent == getpid() {
-                return self.is_orphan_of(&process, child).map(Some);
+                return self.is_orphan_of(&process, number).map(Some);
             }
             // The first process, or one whose parent is in another pid namespace.
             if process.parent.as_raw() <= 1 {
@@ -355,6 +360,7 @@ impl Supervisor {
         let reaped = process::reap(pid);
         if matches!(reaped, Ok(Some(_))) {
             self.strays.reaped(pid);
+            self.looks.reaped(pid);
         }
         match (reaped, id) {
             (Ok(Some(exit)), Some(id)) => {

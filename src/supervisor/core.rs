@@ -7,7 +7,9 @@ use super::children::Leaving;
 use super::clock::{Moment, Wall};
 use super::links::Links;
 use super::logs::LOG_ROUND;
+use super::looks::Looks;
 use super::manager::Manager;
+use super::names::Wanted;
 use super::poll::{Id, Poll, Token};
 use super::predecessor;
 use super::ready::Ready;
@@ -49,6 +51,7 @@ pub struct Supervisor {
     /// Children whose process is reaped while others that it had started are not gone yet.
     pub(super) leaving: Vec<Leaving>,
     pub(super) strays: Strays,
+    pub(super) looks: Looks,
     pub(super) next_id: Id,
     pub(super) links: Links,
     pub(super) sockets: Sockets,
@@ -104,16 +107,20 @@ impl Supervisor {
         let mut signals = Signals::catch(&caught).map_err(at("catch signals"))?;
         let null = std::fs::File::open("/dev/null").map_err(at("open /dev/null"))?.into();
         let poll = Poll::new().map_err(at("make an epoll instance"))?;
-        let server = Server::bind(&loaded.model.daemon.control, &poll)?;
+        let control = &loaded.model.daemon.control;
+        let mut names = Wanted { control: Some(control.clone()), ..Wanted::default() }.make()?;
+        let server = Server::at(control, &mut names, &poll)?;
         server.listen(true);
         poll.add(&signals, EpollFlags::EPOLLIN, Token::Signals).map_err(at("watch signals"))?;
 
-        let mut strays = Strays::new(&loaded.model.daemon.control)?;
+        let origin = names.origin().map_err(|e| format!("cannot look at the folder of {}: {e}", control.display()))?;
+        let mut strays = Strays::new(origin)?;
         if strays.can_look() {
             predecessor::end(strays.own(), &loaded.model, &mut signals)?;
         }
-        let listens = loaded.model.children.iter().flat_map(|child| &child.listen);
-        let bound = Sockets::default().bind_new(listens, &store)?;
+        let listens = || loaded.model.children.iter().flat_map(|child| &child.listen);
+        let mut names = Sockets::default().wanted(listens(), &store).make()?;
+        let bound = Sockets::default().bind_new(listens(), &store, &mut names)?;
         for address in store.idle(|address| bound.get(address).is_some()) {
             log::warn!("the service manager listens on {address} for this daemon, but no child does");
         }
@@ -127,6 +134,7 @@ impl Supervisor {
             by_name: HashMap::new(),
             by_pid: HashMap::new(),
             leaving: Vec::new(),
+            looks: Looks::default(),
             strays,
             next_id: 0,
             links,
@@ -160,7 +168,8 @@ impl Supervisor {
             loaded,
         };
         for child in supervisor.loaded.model.children.clone() {
-            let (id, child) = supervisor.prepare_new(child)?;
+            let at_hand = supervisor.loaded.is_at_hand(&child);
+            let (id, child) = supervisor.prepare_new(child, at_hand)?;
             supervisor.add(id, child);
             supervisor.set_pending(id);
         }
@@ -217,7 +226,7 @@ impl Supervisor {
         };
         let child = self.timers.first().map(|&(at, _)| at);
         let deadlines = [child, self.look_at, self.accept_at, self.quiet_until, journal, journal::deadline()];
-        let nearest = deadlines.into_iter().chain([self.manager.deadline()]).flatten().min();
+        let nearest = deadlines.into_iter().chain([self.manager.deadline(), self.looks.deadline()]).flatten().min();
         nearest.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
@@ -234,6 +243,7 @@ impl Supervisor {
                 self.on_notify(id);
             }
             Token::Ready(id) => self.on_ready(id),
+            Token::Look(id) => self.on_look(id),
             Token::Journal => {}
         }
     }
@@ -277,6 +287,7 @@ impl Supervisor {
             }
             self.step(id, Event::Tick);
         }
+        self.hung_looks(now);
         self.listen_again(now);
         self.manager.on_time(now);
         if self.look_at.is_some_and(|at| at <= now) {

@@ -11,6 +11,7 @@
 //! | `strays`, `mark` | what children started that outlives them, and how it is recognized |
 //! | `predecessor` | what a supervisor that was killed has left |
 //! | `logs` | what they write to the log, and how it goes out |
+//! | `looks`, `names`, `environments` | what a process aside looks at, so that the loop never waits |
 //! | `change` | what takes several steps: start, shutdown |
 //! | `reload` | from one configuration to another, and back |
 //! | `requests`, `server` | operators' requests, and their connections |
@@ -34,10 +35,13 @@ mod core;
 #[cfg(test)]
 mod dice;
 mod drain;
+mod environments;
 pub mod links;
 mod logs;
+mod looks;
 mod manager;
 pub mod mark;
+mod names;
 pub mod notify;
 mod poll;
 mod predecessor;

@@ -13,7 +13,8 @@
 //! and a parent that tell nothing. This process's own session and all that it is
 //! itself below are never touched.
 
-use super::mark::{self, Mark, Own};
+use super::environments::Environments;
+use super::mark::{Mark, Own};
 use crate::config::model::{Model, Program};
 use crate::sys::descendants::{self, Process};
 use crate::sys::process::with_continue;
@@ -160,13 +161,14 @@ fn left_of(own: &Own) -> io::Result<(BTreeMap<Mark, Vec<Process>>, bool)> {
     let mut supervised: BTreeMap<(Pid, u64), bool> = BTreeMap::new();
     let mut owners: BTreeMap<Pid, Mark> = BTreeMap::new();
     let mut unseen = false;
+    let environments = Environments::of(&all)?;
     for process in &all {
-        let Some(environment) = process.environment()? else {
+        let Some(marks) = environments.marks(process.pid) else {
             // Threads of the kernel have no session.
             unseen |= process.session.as_raw() != 0;
             continue;
         };
-        for mark in mark::marks(&environment) {
+        for mark in marks.iter().cloned() {
             if mark.origin != own.origin || mark.supervisor == own.process {
                 continue;
             }

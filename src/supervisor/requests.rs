@@ -3,12 +3,14 @@
 use super::change::Phase;
 use super::child::{Event, Ladder, State};
 use super::core::Supervisor;
+use super::looks::Purpose;
 use super::poll::Id;
 use super::reload::WRONG_CONFIGURATION;
 use super::supervised::Supervised;
-use crate::config::order;
+use crate::config::{looked, order};
 use crate::control::status::{self, Status};
 use crate::control::{Request, Response};
+use crate::look::Answers;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
@@ -89,7 +91,18 @@ impl Supervisor {
     }
 
     fn plan(&mut self, connection: u32, file: Option<&Path>) {
-        match self.load_again(file) {
+        if matches!(self.phase, Phase::Stopping { .. }) {
+            return self.refuse(Some(connection), "cannot plan: the daemon is stopping");
+        }
+        self.look_at_configuration(file, Purpose::Plan(connection));
+    }
+
+    pub(super) fn looked_for_plan(&mut self, connection: u32, answers: Result<Answers, String>) {
+        let answers = match answers {
+            Ok(answers) => answers,
+            Err(why) => return self.refuse(Some(connection), &format!("cannot plan: {why}")),
+        };
+        match looked::loaded(&answers) {
             Ok(loaded) => {
                 let plan = self.plan_to(&loaded.model, self.sockets.lost());
                 self.say(Some(connection), &plan.to_string());
@@ -98,7 +111,9 @@ impl Supervisor {
                 }
                 self.finish(Some(connection), 0);
             }
-            Err(problems) => self.refuse_as(Some(connection), problems.trim_end(), WRONG_CONFIGURATION),
+            Err(problems) => {
+                self.refuse_as(Some(connection), problems.to_string().trim_end(), WRONG_CONFIGURATION);
+            }
         }
     }
 

@@ -1,8 +1,9 @@
 //! Listening sockets: bound once, held for as long as a child names them, so
 //! that a restart refuses no one.
 
+use super::names::{Found, Names, Wanted};
 use super::store::{Handed, Store, socket_name};
-use super::unix_name::{self, Access, Name};
+use super::unix_name::{self, AT_ONCE, Access, Name};
 use crate::config::model::Address;
 use crate::sys::socket as shared;
 use nix::errno::Errno;
@@ -10,13 +11,14 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, getsockname, getsockopt, listen,
     setsockopt, socket, sockopt,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::Path;
+use std::time::Duration;
 
 /// New clients that wait while nobody accepts; the kernel cuts it to
 /// `/proc/sys/net/core/somaxconn` (listen(2)).
@@ -26,6 +28,8 @@ const BACKLOG: i32 = 4096;
 #[derive(Debug, Default)]
 pub struct Sockets {
     held: BTreeMap<Address, Held>,
+    /// How long the names may take to be removed when it is dropped.
+    patience: Duration,
     /// One was bound anew or listens again: the store is to know.
     renewed: bool,
 }
@@ -43,6 +47,11 @@ struct Held {
 }
 
 impl Held {
+    /// Whether only a process aside can see if its name is still there.
+    fn is_far(&self) -> bool {
+        self.name.as_ref().is_some_and(|name| !name.is_local())
+    }
+
     fn name_in_store(&self, address: &Address) -> String {
         socket_name(address, self.name.as_ref().map(Name::inode))
     }
@@ -143,12 +152,35 @@ impl Sockets {
     pub fn take_in_place_of(&mut self, others: &Sockets) -> Sockets {
         let (again, new) = std::mem::take(&mut self.held).into_iter().partition(|(at, _)| others.held.contains_key(at));
         self.held = new;
-        Sockets { held: again, renewed: false }
+        let mut taken = Sockets::default();
+        taken.held = again;
+        taken
     }
 
     /// Where they are bound.
     pub fn addresses(&self) -> impl Iterator<Item = &Address> {
         self.held.keys()
+    }
+
+    /// What is to be made or looked at aside before these are [bound](Sockets::bind_new).
+    pub(super) fn wanted<'a>(&self, addresses: impl IntoIterator<Item = &'a Address>, store: &Store) -> Wanted {
+        let mut wanted = Wanted::default();
+        for address in addresses {
+            let Address::Unix(path) = address else { continue };
+            let held = self.held.get(address);
+            if held.is_some_and(|held| !held.is_far() && !held.has_lost_its_name()) {
+                continue;
+            }
+            if store.is_lent(address) {
+                wanted.lent.insert(path.clone());
+                continue;
+            }
+            wanted.listeners.insert(path.clone());
+            let own = held.filter(|held| is_alive(address, held)).and_then(|held| held.name.as_ref());
+            let left = store.left_at(address).map(|(inode, _)| inode);
+            wanted.known.extend(own.map(Name::inode).into_iter().chain(left).map(|inode| (path.clone(), inode)));
+        }
+        wanted
     }
 
     /// Binds those addresses that are not held yet and that the service manager
@@ -157,23 +189,24 @@ impl Sockets {
     ///
     /// # Errors
     /// `cannot listen on ADDRESS: cause` for the first that failed.
-    pub fn bind_new<'a>(
+    pub(super) fn bind_new<'a>(
         &self,
         addresses: impl IntoIterator<Item = &'a Address>,
         store: &Store,
+        names: &mut Names,
     ) -> Result<Sockets, String> {
         let mut new = Sockets::default();
+        let mut seen = BTreeSet::new();
         for address in addresses {
-            if new.held.contains_key(address) {
-                continue;
+            let before = self.held.get(address);
+            let is_wanted = before.is_none_or(|held| held.is_far() || names.has(address));
+            if is_wanted && seen.insert(address) {
+                let Some(held) = hold(address, store, before, names).map_err(|e| self.why_not(address, &e))? else {
+                    continue;
+                };
+                new.held.insert(address.clone(), held);
+                new.revive(address).map_err(|e| self.why_not(address, &e))?;
             }
-            let held = match self.held.get(address) {
-                Some(held) if !held.has_lost_its_name() => continue,
-                Some(lost) => bind_again(address, lost),
-                None => hold(address, store),
-            };
-            new.held.insert(address.clone(), held.map_err(|e| self.why_not(address, &e))?);
-            new.revive(address).map_err(|e| self.why_not(address, &e))?;
         }
         Ok(new)
     }
@@ -195,6 +228,12 @@ impl Sockets {
         }
     }
 
+    /// Closes all at the end, when nothing else is to be done meanwhile.
+    pub fn close(&mut self, patience: Duration) {
+        self.patience = patience;
+        drop(std::mem::take(self));
+    }
+
     /// Holds these too, in place of those that they were bound for.
     pub fn keep(&mut self, mut new: Sockets) {
         new.held.values_mut().for_each(|held| held.taken_up = false);
@@ -206,7 +245,7 @@ impl Sockets {
         self.held.retain(|address, held| {
             let keep = named(address);
             if let (Some(name), false) = (&held.name, keep) {
-                name.remove();
+                name.remove(AT_ONCE);
             }
             keep
         });
@@ -216,15 +255,40 @@ impl Sockets {
 impl Drop for Sockets {
     fn drop(&mut self) {
         let own = self.held.values().filter(|held| !held.taken_up);
-        own.filter_map(|held| held.name.as_ref()).for_each(Name::remove);
+        own.filter_map(|held| held.name.as_ref()).for_each(|name| name.remove(self.patience));
     }
 }
 
-fn hold(address: &Address, store: &Store) -> io::Result<Held> {
-    match store.socket(address)? {
-        Some(Handed { socket, name, lent }) => Ok(Held { socket, name, lent, taken_up: true }),
-        None => open(address),
-    }
+/// `None`: what is held already is right.
+fn hold(address: &Address, store: &Store, before: Option<&Held>, names: &mut Names) -> io::Result<Option<Held>> {
+    let path = match (address, store.socket(address)?) {
+        (_, Some(Handed { socket, lent })) => {
+            if let (Address::Unix(path), true) = (address, names.is_missing(address)) {
+                // Only the manager can give its socket another name.
+                let path = path.display();
+                log::error!("nobody can connect to unix:{path}: its name was removed; restart its socket unit");
+            }
+            return Ok(Some(Held { socket, name: None, lent, taken_up: true }));
+        }
+        (Address::Unix(path), None) => path,
+        (Address::Tcp(_) | Address::Udp(_), None) => return open(address).map(Some),
+    };
+    let (socket, name, taken_up) = match names.take(path)? {
+        Found::Known(_) if before.is_some() => return Ok(None),
+        Found::Known(name) => {
+            let left = store.left_at(address).find(|(inode, _)| *inode == name.inode());
+            let (_, socket) = left.ok_or_else(|| io::Error::other("its socket is not in the store"))?;
+            (socket.try_clone()?, name, true)
+        }
+        Found::New(socket, name) => {
+            if before.is_some() || store.left_at(address).next().is_some() {
+                log::warn!("{address}: the name that its socket had is gone: a new one is made");
+            }
+            unix_name::listen_now(&socket, BACKLOG).inspect_err(|_| name.remove(AT_ONCE))?;
+            (socket, name, false)
+        }
+    };
+    Ok(Some(Held { socket, name: Some(name), lent: false, taken_up }))
 }
 
 /// Without "(os error N)".
@@ -304,6 +368,9 @@ fn bind_again(address: &Address, dead: &Held) -> io::Result<Held> {
             let socket = open_net(*at, SockType::Datagram, true)?;
             setsockopt(&socket, sockopt::ReuseAddr, &false)?;
             Ok(Held { socket, name: None, lent: false, taken_up: false })
+        }
+        Address::Unix(_) if dead.is_far() => {
+            Err(io::Error::other("it was shut down, and its folder may not answer; a reload binds it again"))
         }
         Address::Unix(path) => {
             let own = dead.name.as_ref().filter(|name| name.is_there());

@@ -18,7 +18,7 @@
 //! names of their own: they are matched by address, and stay the manager's.
 
 use super::manager::Manager;
-use super::unix_name::{Inode, Name};
+use super::unix_name::Inode;
 use crate::config::model::Address;
 use crate::link::Kept;
 use crate::link::handover::Protocol;
@@ -46,9 +46,7 @@ const NAME_MAX: usize = 255;
 pub struct Handed {
     /// The socket.
     pub socket: OwnedFd,
-    /// A Unix socket's name, where it is this daemon's own.
-    pub name: Option<Name>,
-    /// It stays the manager's own, with its name.
+    /// It stays the manager's own; of a Unix socket with its name.
     pub lent: bool,
 }
 
@@ -90,43 +88,28 @@ impl Store {
         Ok(store)
     }
 
-    /// The socket for that address, if the manager handed one that can be
-    /// reached: of a Unix socket the name must still be its own.
+    /// The socket for that address, if the manager handed one.
     ///
     /// # Errors
-    /// EMFILE; or nobody can say whose the name is.
+    /// EMFILE.
     pub fn socket(&self, address: &Address) -> io::Result<Option<Handed>> {
-        if let Some((socket, name)) = self.left_for(address)? {
-            return Ok(Some(Handed { socket: socket.try_clone()?, name, lent: false }));
+        if let Some(socket) = self.left.get(&socket_name(address, None)) {
+            return Ok(Some(Handed { socket: socket.try_clone()?, lent: false }));
         }
-        let Some(socket) = self.lent.get(address) else { return Ok(None) };
-        if let Address::Unix(path) = address {
-            if std::fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
-                // Only the manager can give its socket another name.
-                log::error!("nobody can connect to {address}: its name was removed; restart its socket unit");
-            }
-        }
-        Ok(Some(Handed { socket: socket.try_clone()?, name: None, lent: true }))
+        let lent = self.lent.get(address).map(OwnedFd::try_clone).transpose()?;
+        Ok(lent.map(|socket| Handed { socket, lent: true }))
     }
 
-    fn left_for(&self, address: &Address) -> io::Result<Option<(&OwnedFd, Option<Name>)>> {
-        let Address::Unix(path) = address else {
-            return Ok(self.left.get(&socket_name(address, None)).map(|socket| (socket, None)));
-        };
+    /// Whether that is a socket unit's.
+    pub fn is_lent(&self, address: &Address) -> bool {
+        self.lent.contains_key(address)
+    }
+
+    /// The Unix sockets that an earlier supervisor left for that address, by the file
+    /// that the name of each was.
+    pub fn left_at<'a>(&'a self, address: &Address) -> impl Iterator<Item = (Inode, &'a OwnedFd)> + use<'a> {
         let begin = format!("{}#", socket_name(address, None));
-        let known =
-            self.left.iter().filter_map(|(name, socket)| Some((Inode::parse(name.strip_prefix(&begin)?)?, socket)));
-        let mut nameless = false;
-        for (inode, socket) in known {
-            match Name::again(path, inode)? {
-                Some(name) => return Ok(Some((socket, Some(name)))),
-                None => nameless = true,
-            }
-        }
-        if nameless {
-            log::warn!("{address}: the name of the socket that the last supervisor left is gone: a new one is made");
-        }
-        Ok(None)
+        self.left.iter().filter_map(move |(name, socket)| Some((Inode::parse(name.strip_prefix(&begin)?)?, socket)))
     }
 
     /// The sockets of a socket unit that no child listens on.

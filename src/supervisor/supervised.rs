@@ -20,7 +20,6 @@ use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -71,8 +70,8 @@ impl Supervised {
     ///
     /// # Errors
     /// `cannot prepare child "NAME": cause`: EMFILE, ENFILE, ENOMEM, ENOSPC.
-    pub fn new(config: Rc<Child>, id: Id, poll: &Poll) -> Result<Supervised, String> {
-        let Prepared { config, parts } = Prepared::new(config, id, poll)?;
+    pub fn new(config: Rc<Child>, at_hand: bool, id: Id, poll: &Poll) -> Result<Supervised, String> {
+        let Prepared { config, parts } = Prepared::new(config, at_hand, id, poll)?;
         let Parts { notify, settings, metrics, at_hand } = parts;
         let log = log_pipe(id, poll).map_err(|e| cannot_prepare(&config, &e))?;
         let (metrics, page) = metrics.unzip();
@@ -200,12 +199,12 @@ struct Parts {
 }
 
 impl Prepared {
-    /// For the child of that number.
+    /// For the child of that number, whose executable is at hand or not.
     ///
     /// # Errors
     /// As [`Supervised::new`].
-    pub fn new(config: Rc<Child>, id: Id, poll: &Poll) -> Result<Prepared, String> {
-        match Parts::make(&config, id, poll) {
+    pub fn new(config: Rc<Child>, at_hand: bool, id: Id, poll: &Poll) -> Result<Prepared, String> {
+        match Parts::make(&config, at_hand, id, poll) {
             Ok(parts) => Ok(Prepared { config, parts }),
             Err(error) => Err(cannot_prepare(&config, &error)),
         }
@@ -213,15 +212,10 @@ impl Prepared {
 }
 
 impl Parts {
-    fn make(config: &Child, id: Id, poll: &Poll) -> io::Result<Parts> {
+    fn make(config: &Child, at_hand: bool, id: Id, poll: &Poll) -> io::Result<Parts> {
         let plugin = match &config.program {
             Program::Plugin(name) => plugin::find(name),
             Program::Command(_) => None,
-        };
-        let at_hand = match &config.program {
-            // This very executable.
-            Program::Plugin(_) => true,
-            Program::Command(words) => words.first().is_some_and(|path| process::is_at_hand(Path::new(path))),
         };
         let notify = if plugin.is_some() || config.ready == Ready::Notify {
             Some(poll.watch(notify::Socket::new()?, EpollFlags::empty(), Token::Notify(id))?)

@@ -9,6 +9,8 @@
 //! open, and which is removed before the lock is released. It is held for a
 //! few system calls, so no process that is forked later inherits it.
 
+use crate::sys::aside::{self, Keeps};
+use crate::sys::process;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
@@ -21,7 +23,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A lock is held for a few system calls, so it is free within this many tries.
 const LOCK_TRIES: usize = 20;
@@ -60,15 +62,25 @@ impl fmt::Display for Inode {
 pub struct Name {
     path: PathBuf,
     inode: Inode,
+    /// Its folder is on a disk of this machine. Else to look at it may take for ever.
+    local: bool,
 }
 
+/// Whether the name of a socket that was made earlier is still that socket's.
+///
+/// # Errors
+/// EACCES and its like: nobody can say.
+pub fn is_still(path: &Path, inode: Inode) -> io::Result<bool> {
+    Ok(look(path)? == Some(inode))
+}
+
+/// No patience: for the loop.
+pub const AT_ONCE: Duration = Duration::ZERO;
+
 impl Name {
-    /// The name of a socket that was made earlier, if it is still that socket's.
-    ///
-    /// # Errors
-    /// EACCES and its like: nobody can say.
-    pub fn again(path: &Path, inode: Inode) -> io::Result<Option<Name>> {
-        Ok((look(path)? == Some(inode)).then(|| Name { path: path.to_owned(), inode }))
+    /// One that was made, or [is still](is_still) that socket's.
+    pub fn new(path: &Path, inode: Inode, local: bool) -> Name {
+        Name { path: path.to_owned(), inode, local }
     }
 
     /// Where it is.
@@ -81,22 +93,44 @@ impl Name {
         self.inode
     }
 
-    /// Whether the name is still there and still this socket's.
-    pub fn is_there(&self) -> bool {
-        look(&self.path).is_ok_and(|there| there == Some(self.inode))
+    /// Whether its folder is on a disk of this machine.
+    pub fn is_local(&self) -> bool {
+        self.local
     }
 
-    /// Whether the name is gone, or another socket's.
+    /// Whether the name is still there and still this socket's, as far as this can be
+    /// seen at once.
+    pub fn is_there(&self) -> bool {
+        !self.local || look(&self.path).is_ok_and(|there| there == Some(self.inode))
+    }
+
+    /// Whether the name is gone, or another socket's, as far as this can be seen at once.
     pub fn is_lost(&self) -> bool {
-        look(&self.path).is_ok_and(|there| there != Some(self.inode))
+        self.local && look(&self.path).is_ok_and(|there| there != Some(self.inode))
     }
 
     /// Removes it, unless somebody removed it before: what is there now may be
-    /// another daemon's.
-    pub fn remove(&self) {
-        if let Err(error) = remove_own(&self.path, || self.is_there()) {
-            log::warn!("cannot remove {}: {error}", self.path.display());
+    /// another daemon's. On a file system that may not answer, a process aside does
+    /// so, and is waited for no longer than `patience`.
+    pub fn remove(&self, patience: Duration) {
+        let cannot = |error: io::Error| log::warn!("cannot remove {}: {error}", self.path.display());
+        if self.local {
+            return self.remove_now().unwrap_or_else(cannot);
         }
+        let gone = || drop(self.remove_now());
+        let until = Instant::now() + patience;
+        match aside::start(Keeps::Only(&[]), gone) {
+            Ok(pid) => {
+                while Instant::now() < until && matches!(process::reap(pid), Ok(None)) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            Err(error) => cannot(error),
+        }
+    }
+
+    fn remove_now(&self) -> io::Result<()> {
+        remove_own(&self.path, || is_still(&self.path, self.inode))
     }
 }
 
@@ -104,20 +138,20 @@ impl Name {
 /// own there between the look and the removal: it would need the lock.
 ///
 /// # Errors
-/// From unlink(2).
-pub fn remove_own(path: &Path, is_own: impl Fn() -> bool) -> io::Result<()> {
-    if !is_own() {
+/// From `is_own`, or from unlink(2).
+pub fn remove_own(path: &Path, is_own: impl Fn() -> io::Result<bool>) -> io::Result<()> {
+    if !is_own()? {
         return Ok(());
     }
     let lock = Lock::take_soon(path);
-    match lock {
+    match &lock {
         // Who holds it for so long is not about to take a name that somebody listens on.
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
             log::warn!("{} stays: another daemon is at it", path.display());
             Ok(())
         }
         // A lock can't be made, on a full disk for example; so no other daemon has one.
-        Ok(_) | Err(_) if is_own() => std::fs::remove_file(path),
+        Ok(_) | Err(_) if is_own()? => std::fs::remove_file(path),
         Ok(_) | Err(_) => Ok(()),
     }
 }
@@ -131,16 +165,23 @@ pub enum Access {
     Private,
 }
 
-/// Listens at `path`, in place of a socket that nobody listens on. When it
-/// returns, clients can connect.
+/// A socket that has no name yet.
+///
+/// # Errors
+/// EMFILE, ENFILE, ENOMEM.
+pub fn socket_to_bind() -> io::Result<OwnedFd> {
+    Ok(socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?)
+}
+
+/// Gives a socket the name `path`, in place of a socket that nobody listens on, and
+/// listens. When it returns, clients can connect.
 ///
 /// # Errors
 /// EADDRINUSE: somebody listens there, or is about to, or it is no socket.
-pub fn listen_at(path: &Path, access: Access, backlog: i32) -> io::Result<(OwnedFd, Name)> {
+pub fn bind_at(fd: &OwnedFd, path: &Path, access: Access, backlog: i32) -> io::Result<Inode> {
     let address = UnixAddr::new(path)?;
     let _lock = Lock::take(path)?;
     clear_stale(path, &address)?;
-    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     // There is one thread, so nothing else creates a file meanwhile.
     let before = (access == Access::Private).then(|| umask(Mode::from_bits_truncate(0o177)));
     let bound = bind(fd.as_raw_fd(), &address);
@@ -149,12 +190,28 @@ pub fn listen_at(path: &Path, access: Access, backlog: i32) -> io::Result<(Owned
     }
     bound?;
     let inode = look(path)?.ok_or(Errno::ENOENT)?;
-    let name = Name { path: path.to_owned(), inode };
-    if let Err(error) = Backlog::new(backlog).and_then(|backlog| listen(&fd, backlog)) {
-        name.remove();
-        return Err(error.into());
-    }
-    Ok((fd, name))
+    // Before the lock is gone: nobody listens on one that does not.
+    listen_now(fd, backlog).inspect_err(|_| drop(std::fs::remove_file(path)))?;
+    Ok(inode)
+}
+
+/// Listens on a socket that was bound, maybe once more: clients see the process that
+/// did so last as its owner (SO_PEERCRED, unix(7)).
+///
+/// # Errors
+/// None for a socket that is bound.
+pub fn listen_now(fd: &OwnedFd, backlog: i32) -> io::Result<()> {
+    Ok(listen(fd, Backlog::new(backlog)?)?)
+}
+
+/// All of that in this process, where it is known that `path` is on a disk of this machine.
+///
+/// # Errors
+/// As [`bind_at`].
+pub fn listen_at(path: &Path, access: Access, backlog: i32) -> io::Result<(OwnedFd, Name)> {
+    let fd = socket_to_bind()?;
+    let inode = bind_at(&fd, path, access, backlog)?;
+    Ok((fd, Name::new(path, inode, true)))
 }
 
 fn look(path: &Path) -> io::Result<Option<Inode>> {
@@ -331,12 +388,12 @@ mod tests {
         let path = folder.path().join("s");
         let (_socket, name) = listen_at(&path, Access::Umask, 8).unwrap();
         let inode = Inode::parse(&name.inode().to_string()).unwrap();
-        assert!(Name::again(&path, inode).unwrap().is_some());
+        assert!(is_still(&path, inode).unwrap());
         std::fs::remove_file(&path).unwrap();
-        assert!(Name::again(&path, inode).unwrap().is_none());
+        assert!(!is_still(&path, inode).unwrap());
         let _other = UnixListener::bind(&path).unwrap();
-        assert!(Name::again(&path, inode).unwrap().is_none());
-        name.remove();
+        assert!(!is_still(&path, inode).unwrap());
+        name.remove(AT_ONCE);
         assert!(path.exists());
     }
 
@@ -347,7 +404,7 @@ mod tests {
         let (_socket, name) = listen_at(&path, Access::Umask, 8).unwrap();
         let lock = Lock::take(&path).unwrap();
         std::thread::scope(|scope| {
-            let removing = scope.spawn(|| name.remove());
+            let removing = scope.spawn(|| name.remove(AT_ONCE));
             // It has the name now, as the one before has lost it.
             std::fs::remove_file(&path).unwrap();
             let _others = UnixListener::bind(&path).unwrap();
@@ -375,7 +432,7 @@ mod tests {
                         }
                     }
                 });
-                name.remove();
+                name.remove(AT_ONCE);
                 drop(socket);
                 next.join().unwrap()
             });
@@ -383,7 +440,7 @@ mod tests {
             if next.1.is_there() {
                 UnixStream::connect(&path).unwrap();
             }
-            next.1.remove();
+            next.1.remove(AT_ONCE);
             assert_eq!(names(folder.path()), [""; 0]);
         }
     }

@@ -4,6 +4,8 @@
 //! relies on. Everything above it is safe Rust.
 
 pub mod anew;
+pub mod aside;
+pub mod at_hand;
 pub mod background;
 pub mod datagrams;
 pub mod descendants;

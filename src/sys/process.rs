@@ -4,16 +4,12 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
-use nix::sys::statfs::{
-    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, statfs,
-};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, getpid, getppid};
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::Path;
 
 /// Everything a program starts with.
 #[derive(Debug)]
@@ -40,7 +36,7 @@ pub struct Program<'a> {
     /// What it gets when this process dies (PR_SET_PDEATHSIG).
     pub death_signal: Signal,
     /// Whether its executable is there at once, as on a disk of this machine, and
-    /// not behind a network that may be down ([`is_at_hand`]).
+    /// not behind a network that may be down ([`super::at_hand`]).
     pub at_hand: bool,
 }
 
@@ -153,20 +149,6 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Spawned> {
     let started = if may_wait { forked(&mut launch) } else { shared(&mut launch) };
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
     Ok(Spawned { pid: started?, status: read })
-}
-
-/// Whether a file is on a file system that has it at once: a disk or memory of
-/// this machine. To ask may itself take long, so ask while that may be.
-pub fn is_at_hand(path: &Path) -> bool {
-    // linux/magic.h; nix has no name for the last two.
-    const SQUASHFS: libc::__fsword_t = 0x7371_7368;
-    const EROFS: libc::__fsword_t = 0xe0f5_e1e2;
-    let known =
-        [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC, TMPFS_MAGIC, OVERLAYFS_SUPER_MAGIC];
-    statfs(path).is_ok_and(|found| {
-        let kind = found.filesystem_type();
-        known.contains(&kind) || [SQUASHFS, EROFS].contains(&kind.0)
-    })
 }
 
 fn forked(launch: &mut Launch<'_>) -> nix::Result<Pid> {
@@ -292,7 +274,7 @@ impl<'a> Launch<'a> {
     fn run(&mut self) -> ! {
         // The program's own descriptors may take this one's number.
         let status = above(self.status, self.moved.len()).unwrap_or(self.status.as_raw_fd());
-        let Err((stage, errno)) = self.become_program();
+        let Err((stage, errno)) = self.become_program(status);
         #[allow(unsafe_code)]
         // SAFETY: open until exec, see `above`.
         let status = unsafe { BorrowedFd::borrow_raw(status) };
@@ -305,13 +287,16 @@ impl<'a> Launch<'a> {
     }
 
     /// Returns only where it could not go on.
-    fn become_program(&mut self) -> Result<Infallible, (Stage, Errno)> {
+    fn become_program(&mut self, status: RawFd) -> Result<Infallible, (Stage, Errno)> {
         let at = |stage: Stage| move |errno: Errno| (stage, errno);
         let program = self.program;
 
         nix::unistd::setsid().map_err(at(Stage::Session))?;
         default_dispositions();
+        // What comes next may take for ever: a stop ends it.
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(at(Stage::Session))?;
         place(program.descriptors, &mut self.moved).map_err(at(Stage::Descriptors))?;
+        close_from(program.descriptors.len(), status);
         nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(program.umask));
         if let Some(soft) = program.soft_descriptors {
             let hard = getrlimit(Resource::RLIMIT_NOFILE).map_err(at(Stage::Limits))?.1;
@@ -336,7 +321,6 @@ impl<'a> Launch<'a> {
         }
 
         self.tell_own_pid();
-        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(at(Stage::Session))?;
         #[allow(unsafe_code)]
         // SAFETY: both lists end with a null pointer; what they point to, the
         // program's strings and `own_pid`, is there until this returns.
@@ -358,7 +342,7 @@ impl<'a> Launch<'a> {
 
 /// Every signal back to its default: ignored ones would stay ignored over exec
 /// (signal(7)), SIGPIPE among them.
-fn default_dispositions() {
+pub(super) fn default_dispositions() {
     // The kernel's struct sigaction, at most 32 bytes; zeros are SIG_DFL, no
     // flags, an empty mask. Asked of the kernel itself, for nix knows no
     // real-time signals, and the C library refuses two that it keeps for itself.
@@ -380,8 +364,7 @@ fn default_dispositions() {
     }
 }
 
-/// The n-th descriptor becomes descriptor n; all others close on exec. One may
-/// be named more than once.
+/// The n-th descriptor becomes descriptor n. One may be named more than once.
 ///
 /// No more than one is open beside those that were: a program may be given
 /// almost as many as the limit on descriptors allows.
@@ -415,15 +398,27 @@ fn place(descriptors: &[BorrowedFd<'_>], moved: &mut [RawFd]) -> nix::Result<()>
             }
         }
     }
-    // Also what this process was itself started with by accident; all of our
-    // own is close-on-exec anyway. Since Linux 5.11 (close_range(2)).
-    let first = libc::c_uint::try_from(count).map_err(|_| Errno::EMFILE)?;
-    #[allow(unsafe_code)]
-    // SAFETY: only marks descriptors.
-    unsafe {
-        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
-    };
     Ok(())
+}
+
+/// Closes every descriptor from `first` on but that one. To mark them close-on-exec
+/// would not do: what comes before exec, and exec itself, may take for ever, and
+/// whoever reads from a pipe would wait for its end as long as a copy of the write
+/// end is open here. Since Linux 5.9 (close_range(2)).
+fn close_from(first: usize, but: RawFd) {
+    let (first, but) = (libc::c_uint::try_from(first).unwrap_or(0), libc::c_uint::try_from(but).unwrap_or(0));
+    let ranges = if but < first {
+        [Some((first, libc::c_uint::MAX)), None]
+    } else {
+        [(but > first).then(|| (first, but - 1)), Some((but + 1, libc::c_uint::MAX))]
+    };
+    for (first, last) in ranges.into_iter().flatten() {
+        #[allow(unsafe_code)]
+        // SAFETY: in the child, as in `place`: none of them is used here any more.
+        unsafe {
+            libc::syscall(libc::SYS_close_range, first, last, 0)
+        };
+    }
 }
 
 /// A copy of the descriptor at `lowest` or above, close-on-exec. It is not

@@ -96,7 +96,7 @@ fn a_sink_has_stood_no_longer_because_the_clock_is_set() {
     let mut client = daemon.connect(port);
     client.write_all(b"one\n").unwrap();
     client.read_exact(&mut [0; 4]).unwrap();
-    assert_eq!(daemon.link("echo", "logger").queued_bytes, 0);
+    wait_for("it is taken", || (daemon.link("echo", "logger").queued_bytes == 0).then_some(()));
     let before = Instant::now();
     let logger = daemon.child_pid("logger");
     kill(logger, nix::libc::SIGSTOP);

@@ -15,8 +15,10 @@ mod daemon;
 mod echo;
 mod examples;
 mod fake_sink;
+mod far;
 mod guarantee;
 mod handed;
+mod hung;
 mod links;
 #[path = "../../benches/load/mod.rs"]
 mod load;
