@@ -1,7 +1,7 @@
 //! `--pid-file`: a file that holds the daemon's process id, locked while the
 //! daemon lives, so that one left over from a crash is known for what it is.
 
-use crate::config::system::cause;
+use crate::cause::cause;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File};

@@ -3,6 +3,7 @@
 //! Only [`super::check_text`] makes these values, so whoever holds a [`Model`] need
 //! not ask again whether a link's ends exist or an address is bound twice.
 
+use crate::journal::LogLimit;
 use crate::link::handover::Protocol;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
@@ -91,6 +92,8 @@ pub struct Child {
     pub pass_environment: Vec<String>,
     /// Resource limits: setrlimit(2) resource by lower-case name without RLIMIT_, and its soft and hard value.
     pub limits: Vec<(Resource, u64)>,
+    /// How much of what it writes is logged; `None`: all of it.
+    pub log_limit: Option<LogLimit>,
     /// Given to the plugin as JSON; checked by the plugin's own rules.
     pub settings: serde_json::Value,
     /// Where its keys stand.

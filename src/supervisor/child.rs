@@ -179,6 +179,8 @@ pub struct Machine {
     pub state: State,
     /// How it ended the last time.
     pub last_exit: Option<Exit>,
+    /// Whether it was ready before that.
+    pub served: bool,
     /// What is wrong, for a person; the reason of a failed start, or why it is given up.
     pub problem: Option<String>,
     /// How often a process came in place of one that was.
@@ -197,6 +199,7 @@ impl Machine {
             want: Want::Down,
             state: State::Down,
             last_exit: None,
+            served: false,
             problem: None,
             restarts: 0,
             history: History::default(),
@@ -360,6 +363,7 @@ impl Machine {
         }
         self.last_exit = Some(exit);
         let before = std::mem::replace(&mut self.state, State::Down);
+        self.served = matches!(before, State::Up { .. });
         if matches!(before, State::Stopping { ladder: Ladder::Unkillable, .. }) {
             self.problem = None;
         }

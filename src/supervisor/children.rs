@@ -9,7 +9,6 @@ use super::poll::{Id, Token};
 use super::spawn::{self, Around};
 use super::supervised::Supervised;
 use crate::config::model::Child;
-use crate::journal;
 use crate::sys::process::{self, Exec, Exit};
 use jiff::Timestamp;
 use nix::sys::epoll::EpollFlags;
@@ -64,7 +63,8 @@ impl Supervisor {
     pub(super) fn forget(&mut self, id: Id) {
         // As much as its pipe holds; somebody that it left behind may go on writing.
         self.read_log(id, LOG_REST);
-        if let Some(child) = self.children.remove(&id) {
+        if let Some(mut child) = self.children.remove(&id) {
+            child.log(|lines, each| lines.finish(each));
             self.by_name.remove(&child.config.name);
             if let Some(at) = child.timer {
                 self.timers.remove(&(at, id));
@@ -355,10 +355,8 @@ impl Supervisor {
         self.on_notify(id);
         self.read_log(id, LOG_REST);
         let Some(child) = self.children.get_mut(&id) else { return };
-        let name = &child.config.name;
-        child.lines.finish(|line| {
-            journal::child_line(name, line);
-        });
+        child.prompt_at = None;
+        child.log(|lines, each| lines.finish(each));
         child.ended = Some(Timestamp::now());
         child.says = None;
         (child.exec, child.ready) = (None, None);

@@ -276,11 +276,10 @@ impl Supervisor {
                 }
             }
         }
-        let text = plan.to_string();
-        for line in text.lines() {
+        for line in plan.changes() {
             log::info!("reload: {line}");
         }
-        self.say(waiter, &text);
+        self.say(waiter, &plan.to_string());
         self.follower = waiter;
         let going = plan
             .children
@@ -479,7 +478,7 @@ impl Supervisor {
         for name in &rising.coming {
             if let Start::Bad(why) = self.start_of(name) {
                 let line = rising.plan.child(name).map_or(0, |step| step.line);
-                bad.push(format!("cannot start {name} ({}): {why}", self.loaded.place(line)));
+                bad.push(why.of(&format!("{name} ({})", self.loaded.place(line))));
                 back |= self.is_to_blame(self.cause(name), &rising);
             } else {
                 open = true;
@@ -540,6 +539,11 @@ impl Supervisor {
             }
             (Way::Back { why }, bad) => Err(format!("cannot reload: {why}; undone, but {}", bad.join("; "))),
         };
+        if outcome.is_ok() && rising.plan.is_empty() {
+            log::info!("reloaded: nothing changes");
+        } else if outcome.is_ok() {
+            log::info!("reloaded");
+        }
         self.finish_reload(rising.waiter, outcome);
     }
 
@@ -552,7 +556,6 @@ impl Supervisor {
         self.phase = if self.has_started { Phase::Running } else { Phase::Starting };
         match outcome {
             Ok(()) => {
-                log::info!("reloaded");
                 self.ready_again("reloaded: all that changed is ready");
                 self.say(waiter, "reloaded");
                 self.finish(waiter, 0);
