@@ -16,6 +16,10 @@ use std::rc::Rc;
 use toml::Spanned;
 use toml::de::DeValue;
 
+/// The longest name of a child: it stands before each of its lines in the log, and both
+/// ends of a link are in the name by which a service manager keeps it.
+pub const NAME_MOST: usize = 64;
+
 /// A child as its table tells it, with the places that later checks point at.
 #[derive(Debug)]
 pub(super) struct Draft {
@@ -114,6 +118,9 @@ fn check_name(reader: &mut Reader<'_>, name: &str, span: Span) {
     if name.is_empty() || !name.chars().all(allowed) {
         let what = format!("{} is no name for a child", quoted(name));
         reader.problem(span, what, "use letters, digits, - and _ (a dot is kept for instances, as in NAME.0)");
+    } else if name.len() > NAME_MOST {
+        let what = format!("{} is too long for a name: it has {} characters", quoted(name), name.len());
+        reader.problem(span, what, format!("at most {NAME_MOST}"));
     }
 }
 
