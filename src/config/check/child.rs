@@ -74,6 +74,7 @@ impl Draft {
 }
 
 pub(super) fn read<'t>(reader: &mut Reader<'_>, name: &str, span: Span, table: &'t Spanned<DeValue<'t>>) -> Draft {
+    reader.child = Some(name.to_owned());
     check_name(reader, name, span.clone());
     let title = format!("[children.{name}]");
     let section = reader.section(&title, span.clone(), table, keys::CHILD);
@@ -108,8 +109,10 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, name: &str, span: Span, table: &
         log_limit: log_limit(reader, &section),
         settings: settings_json,
         lines: section.lines(&reader.places),
+        lacks: Vec::new(),
     };
     let after = reader.list(&section, "after", r#"["NAME"]"#, value::string);
+    reader.child = None;
     Draft { child, span, instances, instances_span, plugin, listen, after, settings }
 }
 
@@ -287,7 +290,7 @@ fn directory(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<PathBuf> 
     let path = value::absolute(reader.base, &path);
     if let Err(cause) = reader.system.folder(&path) {
         let what = format!("cannot run in {}: {cause}", path.display());
-        reader.problem(section.place("directory"), what, "make the folder, or name another");
+        reader.absent(section.place("directory"), what, "make the folder, or name another");
     }
     Some(path)
 }
