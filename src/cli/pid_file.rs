@@ -2,18 +2,19 @@
 //! daemon lives, so that one left over from a crash is known for what it is.
 
 use crate::config::system::cause;
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use crate::sys::beside::{self, Whose};
+use crate::sys::lock::{self, Locked};
+use nix::fcntl::{FlockArg, OFlag};
 use std::fs::{self, File};
-use std::io::{self, Seek, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The file, held until this is dropped, which removes it.
 #[derive(Debug)]
 pub(super) struct PidFile {
     path: PathBuf,
-    lock: Flock<File>,
+    lock: Locked,
 }
 
 impl PidFile {
@@ -24,25 +25,22 @@ impl PidFile {
     pub(super) fn hold(path: &Path) -> Result<PidFile, String> {
         let cannot = |verb: &str, why: &str| format!("cannot {verb} the pid file {}: {why}", path.display());
         loop {
-            let file = open(path).map_err(|e| cannot("open", &cause(&e)))?;
-            if !file.metadata().is_ok_and(|data| data.is_file()) {
-                // It is removed at the end, which must not hit /dev/null.
-                return Err(cannot("use", "it is no ordinary file"));
-            }
-            let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => lock,
-                Err((_, Errno::EINTR)) => continue,
-                Err((_, Errno::EAGAIN)) => return Err(cannot("lock", &holder(path))),
-                Err((_, error)) => return Err(cannot("lock", error.desc())),
+            // Everybody may read it, and so lock it; only a daemon's lock counts.
+            let file = beside::open_or_make(path, OFlag::O_RDWR, 0o644, Whose::Administrators);
+            let (file, _is_new) = file.map_err(|e| cannot("open", &cause(&e)))?;
+            let lock = match lock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(Some(lock)) => lock,
+                Ok(None) => return Err(cannot("lock", &holder(path))),
+                Err(error) => return Err(cannot("lock", &cause(&error))),
             };
             // Whoever held it before may have removed it between our opening
             // and our locking: then we locked a file without a name.
             if !is_at(&lock, path) {
                 continue;
             }
-            let mut held = PidFile { path: path.to_owned(), lock };
+            let held = PidFile { path: path.to_owned(), lock };
             // Where that fails (the disk is full) no empty file is left behind.
-            write(&mut held.lock).map_err(|e| cannot("write", &cause(&e)))?;
+            write(&held.lock).map_err(|e| cannot("write", &cause(&e)))?;
             return Ok(held);
         }
     }
@@ -53,13 +51,9 @@ impl Drop for PidFile {
         // Somebody may have removed it, and another daemon have its own there.
         if is_at(&self.lock, &self.path) {
             // One that can't be removed is stale, and the next daemon takes it over.
-            let _stale = fs::remove_file(&self.path);
+            let _stale = beside::remove(&self.path);
         }
     }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    File::options().read(true).write(true).create(true).truncate(false).mode(0o644).open(path)
 }
 
 fn is_at(file: &File, path: &Path) -> bool {
@@ -69,14 +63,17 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-fn write(file: &mut File) -> io::Result<()> {
+fn write(mut file: &File) -> io::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
     writeln!(file, "{}", std::process::id())
 }
 
 fn holder(path: &Path) -> String {
-    match fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u32>().ok()) {
+    let mut text = String::new();
+    let read = beside::open(path, OFlag::O_RDONLY, Whose::Administrators);
+    let _what_there_is = read.and_then(|file| file.take(32).read_to_string(&mut text));
+    match text.trim().parse::<u32>().ok() {
         Some(pid) => format!("process {pid} holds it"),
         None => "another process holds it".to_owned(),
     }
@@ -136,8 +133,10 @@ mod tests {
         let path = folder.path().join("pid");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let why = PidFile::hold(&path).unwrap_err();
-        assert_eq!(why, format!("cannot use the pid file {}: it is no ordinary file", path.display()));
+        assert_eq!(why, format!("cannot open the pid file {}: it is a FIFO, no regular file", path.display()));
         assert!(path.exists());
+        let why = PidFile::hold(Path::new("/dev/null")).unwrap_err();
+        assert_eq!(why, "cannot open the pid file /dev/null: it is a device, no regular file");
     }
 
     #[test]

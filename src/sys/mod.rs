@@ -5,8 +5,10 @@
 
 pub mod anew;
 pub mod background;
+pub mod beside;
 pub mod datagrams;
 pub mod descendants;
+pub mod lock;
 pub mod map;
 pub mod name;
 pub mod pipe;

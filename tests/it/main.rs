@@ -16,6 +16,7 @@ mod examples;
 mod fake_sink;
 mod guarantee;
 mod handed;
+mod hostile;
 mod links;
 #[path = "../../benches/load/mod.rs"]
 mod load;
