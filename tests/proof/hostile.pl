@@ -5,6 +5,7 @@
 # OWNER: the folder is theirs, so what stands at a name is moved aside first.
 use strict;
 use warnings;
+use Fcntl qw(O_WRONLY O_CREAT O_EXCL);
 use POSIX ();
 
 my ($folder, $secret, $common, $times, $owner) = @ARGV;
@@ -18,7 +19,7 @@ my @ways = (
     sub { symlink "$secret.new", $_[0] },
     sub { POSIX::mkfifo($_[0], 0666) },
     sub { mkdir $_[0] },
-    sub { sysopen(my $file, $_[0], 0301, 0666) && syswrite($file, "forged\n") },
+    sub { my $file; sysopen($file, $_[0], O_WRONLY | O_CREAT | O_EXCL, 0666) && syswrite($file, "forged\n") },
     # Only who owns the folder takes that away again.
     $owner ? sub { link $common, $_[0] } : (),
 );
