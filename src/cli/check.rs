@@ -4,7 +4,6 @@ use super::{Failure, output};
 use crate::config::model::{Child, Program};
 use crate::config::{self, Loaded, effective};
 use crate::sys::beside::Folder;
-use nix::unistd::{getegid, geteuid};
 use std::path::Path;
 
 /// Checks the configuration; prints it with its defaults where that is asked.
@@ -27,10 +26,13 @@ fn shared_folder(loaded: &Loaded, child: &Child) -> Option<String> {
         Program::Plugin("logger") => Path::new(child.settings.get("file")?.as_str()?),
         _ => return None,
     };
-    let own = (geteuid().as_raw(), getegid().as_raw());
-    let (user, group) = child.user.as_ref().map_or(own, |user| (user.uid, user.gid));
-    let is_shared = Folder::of(file).is_ok_and(|folder| !folder.is_only_of(user, group));
-    is_shared.then(|| {
+    let folder = Folder::of(file).ok()?;
+    let is_safe = match &child.user {
+        Some(user) => folder.is_only_of(user.uid, user.gid),
+        // A service manager may run it as the user who has the folder.
+        None => !folder.is_shared() || folder.is_one_users(),
+    };
+    (!is_safe).then(|| {
         format!(
             "{}: warning: others may write to {}, where {} has its file: what they put there is not used, but can keep \
              it from saving",

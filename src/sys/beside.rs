@@ -72,6 +72,11 @@ impl Folder {
         is_only_of((user, group), self.owner, self.group, self.mode)
     }
 
+    /// Whether its owner, and root, are the only ones who can.
+    pub fn is_one_users(&self) -> bool {
+        is_only_of((self.owner, self.owner), self.owner, self.group, self.mode)
+    }
+
     /// Whether that file in it may be an administrator's ([`Whose::Administrators`]).
     pub fn may_have(&self, file: &Metadata) -> bool {
         file.is_file() && self.why_not(Whose::Administrators, file).is_none()
@@ -473,6 +478,27 @@ mod tests {
             assert_eq!(open(&path, OFlag::O_RDONLY, Whose::Administrators).is_ok(), administrators);
             let names: Vec<_> = folder.path().read_dir().unwrap().collect();
             assert_eq!(names.len(), 1, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_file_system_gives_a_new_file_is_this_users() {
+        let folder = folder(0o1777);
+        let path = folder.path().join("f");
+        let (file, own) = (File::create(&path).unwrap(), geteuid().as_raw());
+        let squashing = |gives| Folder { gives: OnceCell::from(gives), ..Folder::of(&path).unwrap() };
+        let metadata = file.metadata().unwrap();
+        assert_eq!(Folder::of(&path).unwrap().gives(), Some(own));
+        if !geteuid().is_root() {
+            println!("left out: needs root");
+            return;
+        }
+        std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+        let theirs = file.metadata().unwrap();
+        for whose in [Whose::Own, Whose::Administrators] {
+            assert_eq!(squashing(Some(65534)).why_not(whose, &theirs), None);
+            assert!(squashing(None).why_not(whose, &theirs).is_some());
+            assert_eq!(squashing(None).why_not(whose, &metadata), None);
         }
     }
 

@@ -318,6 +318,71 @@ fn archives_that_others_planted_do_not_count() {
     }
 }
 
+#[test]
+fn of_two_loggers_of_different_users_the_second_waits() {
+    if !is_root() {
+        return;
+    }
+    for other_is_first in [true, false] {
+        let (rig, second) = (Rig::with("raw", Lines), Rig::with("raw", Lines));
+        let scene = Scene::new(Shared::Sticky, rig);
+        let mut second = Scene { folder: scene.folder.clone(), ..Scene::new(Shared::Sticky, second) };
+        second.rig.settings["file"] = scene.rig.settings["file"].clone();
+        for rig in [&scene.rig, &second.rig] {
+            fs::set_permissions(rig.folder.path().join("notify"), Permissions::from_mode(0o777)).unwrap();
+        }
+        let start = |rig: &Rig, other: bool| if other { rig.start_under(&AS_OTHER) } else { rig.start() };
+        let first = start(&scene.rig, other_is_first);
+        scene.rig.wait_notified("READY=1");
+        let waits = start(&second.rig, !other_is_first);
+        let why = if other_is_first { "it belongs to user 65534" } else { "Permission denied" };
+        second.rig.wait_notified(&format!("/.m.log.intent: {why}"));
+        scene.rig.links[0].source().write_all(b"one\n").unwrap();
+        wait_until("it is saved", || (scene.rig.text() == "one\n").then_some(()));
+        stop(first);
+        stop(waits);
+    }
+}
+
+#[test]
+fn a_check_warns_of_a_folder_that_others_may_write_to() {
+    if !is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let logs = folder.path().join("logs");
+    fs::create_dir(&logs).unwrap();
+    let config = |user: &str| {
+        format!(
+            "[children.logger]\nplugin = \"logger\"\n{user}\n[children.logger.settings]\nfile = \"logs/m.log\"\n\
+             [children.one]\ncommand = [\"/bin/true\"]\n[[links]]\nfrom = \"one\"\nto = \"logger\"\n"
+        )
+    };
+    let text = "plumbd.toml:5: warning: others may write to ";
+    for (mode, owner, user, warns) in [
+        (0o755, 0, "", false),
+        (0o755, 0, "user = \"nobody\"", false),
+        (0o755, OTHER, "user = \"nobody\"", false),
+        (0o755, 1, "user = \"nobody\"", true),
+        // A service manager may run it as that user.
+        (0o755, OTHER, "", false),
+        (0o775, OTHER, "", false),
+        (0o777, 0, "", true),
+        (0o1777, 0, "", true),
+        (0o1777, 0, "user = \"nobody\"", true),
+    ] {
+        chown(&logs, Some(owner), Some(owner)).unwrap();
+        fs::set_permissions(&logs, Permissions::from_mode(mode)).unwrap();
+        fs::write(folder.path().join("plumbd.toml"), config(user)).unwrap();
+        let (status, _, err) = plumbd(folder.path(), &["check"]);
+        assert_eq!(
+            (status, err.starts_with(text), err.is_empty()),
+            (Some(0), warns, !warns),
+            "{mode:o} {owner} {user} {err}"
+        );
+    }
+}
+
 /// A process of the other user's, which ends with the test.
 struct Other(Child);
 
