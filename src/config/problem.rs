@@ -1,10 +1,11 @@
 //! What is wrong with a file, where, and what would be right.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::Range;
 
 /// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// The line, from 1; 0 where the file as a whole is meant.
     pub line: usize,
@@ -19,7 +20,7 @@ pub struct Problem {
 }
 
 /// Every problem of one file, by position, and the text to show them in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problems {
     /// The file's name as it was given.
     name: String,

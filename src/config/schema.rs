@@ -68,8 +68,9 @@ fn of(kind: &Kind) -> Value {
     match kind {
         Kind::Text | Kind::Path | Kind::Name | Kind::Network => json!({"type": "string"}),
         Kind::Address => json!({"type": "string", "pattern": ADDRESS}),
-        Kind::Signal => {
-            let names: Vec<&str> = Signal::iterator().filter(|s| *s != Signal::SIGSTOP).map(Signal::as_str).collect();
+        Kind::Signal(useless) => {
+            let is_of_use = |signal: &Signal| !useless.iter().any(|(useless, _)| useless == signal);
+            let names: Vec<&str> = Signal::iterator().filter(is_of_use).map(Signal::as_str).collect();
             json!({"enum": names})
         }
         Kind::Octal => json!({"type": "string", "pattern": OCTAL}),

@@ -13,11 +13,13 @@
 //! and a parent that tell nothing. This process's own session and all that it is
 //! itself below are never touched.
 
-use super::mark::{self, Mark, Own};
+use super::environments::Environments;
+use super::mark::{Mark, Own};
 use crate::config::model::{Model, Program};
 use crate::sys::descendants::{self, Process};
+use crate::sys::process::with_continue;
 use crate::sys::signals::Signals;
-use nix::libc::{SIGCHLD, SIGINT, SIGTERM};
+use nix::libc::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::{Pid, getpid, getsid};
@@ -83,8 +85,7 @@ pub(super) fn end(own: &Own, model: &Model, signals: &mut Signals) -> Result<(),
                         log::warn!(target: &mark.child, "{} did not stop within {within} s; killed", list(&[*process]));
                     }
                 } else if is_due && asked.insert(key) {
-                    send(process, stop.signal, mark);
-                    send(process, Signal::SIGCONT, mark);
+                    with_continue(stop.signal).into_iter().for_each(|signal| send(process, signal, mark));
                 }
             }
         }
@@ -129,15 +130,15 @@ fn wait(signals: &mut Signals, others: &mut BTreeSet<i32>) -> Result<(), String>
     let _came = poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], PollTimeout::from(LOOK));
     for signal in signals.pending() {
         match signal {
-            SIGTERM | SIGINT => {
+            SIGTERM | SIGINT | SIGQUIT => {
                 return Err(
                     "cannot start: told to stop while ending what a supervisor that was killed has left".to_owned()
                 );
             }
-            SIGCHLD => {}
-            other => {
-                others.insert(other);
+            SIGHUP | SIGUSR1 => {
+                others.insert(signal);
             }
+            _ => {}
         }
     }
     Ok(())
@@ -160,13 +161,14 @@ fn left_of(own: &Own) -> io::Result<(BTreeMap<Mark, Vec<Process>>, bool)> {
     let mut supervised: BTreeMap<(Pid, u64), bool> = BTreeMap::new();
     let mut owners: BTreeMap<Pid, Mark> = BTreeMap::new();
     let mut unseen = false;
+    let environments = Environments::of(&all)?;
     for process in &all {
-        let Some(environment) = process.environment()? else {
+        let Some(marks) = environments.marks(process.pid) else {
             // Threads of the kernel have no session.
             unseen |= process.session.as_raw() != 0;
             continue;
         };
-        for mark in mark::marks(&environment) {
+        for mark in marks.iter().cloned() {
             if mark.origin != own.origin || mark.supervisor == own.process {
                 continue;
             }

@@ -6,6 +6,7 @@ use super::mark;
 use super::notify;
 use super::poll::Watched;
 use super::sockets::Sockets;
+use crate::cause::cause;
 use crate::config::model::{Child, Link as Config, Program, Ready};
 use crate::journal;
 use crate::link::handover::{self, Inbound, Outbound, Protocol};
@@ -13,7 +14,6 @@ use crate::sys::anew;
 use crate::sys::map;
 use crate::sys::pipe::{self, Pipe};
 use crate::sys::process::{self, Spawned};
-use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use std::ffi::CString;
 use std::io;
@@ -31,7 +31,7 @@ pub struct Holdings {
     pub settings: OwnedFd,
     /// Its counters.
     pub metrics: Option<OwnedFd>,
-    /// Whether its executable is at hand ([`process::is_at_hand`]).
+    /// Whether its executable is at hand ([`crate::sys::at_hand`]).
     pub at_hand: bool,
 }
 
@@ -110,7 +110,7 @@ pub fn spawn(
         environment.set("NOTIFY_SOCKET", socket.name());
     }
     let ready = match child.ready {
-        Ready::Fd => Some(Pipe::new(0)?),
+        Ready::Fd => Some(Pipe::new(0).map_err(|e| cannot("make a pipe for $PLUMBD_READY_FD", &e))?),
         Ready::Exec | Ready::Notify => None,
     };
     if let Some(ready) = &ready {
@@ -144,7 +144,8 @@ pub fn spawn(
         limits: &child.limits,
         death_signal: child.stop_signal,
         at_hand: holdings.at_hand,
-    })?;
+    })
+    .map_err(|e| cannot("fork", &e))?;
     Ok(Started { spawned, ready: ready.map(|pipe| pipe.read) })
 }
 
@@ -214,8 +215,7 @@ fn writes(held: &Held) -> OFlag {
 
 /// "opening its standard input: Too many open files", as what follows "cannot start".
 fn cannot(what: &str, error: &io::Error) -> io::Error {
-    let cause = error.raw_os_error().map_or_else(|| error.to_string(), |e| Errno::from_raw(e).desc().to_owned());
-    io::Error::other(format!("cannot {what}: {cause}"))
+    io::Error::other(format!("cannot {what}: {}", cause(error)))
 }
 
 /// What $PLUMBD_LINKS says, where there is more to a link than stdin and stdout.

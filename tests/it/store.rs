@@ -163,7 +163,7 @@ fn the_watchdog_is_fed_while_nothing_happens() {
     for _ in 0..5 {
         daemon.manager().wait_heard("WATCHDOG=1");
     }
-    assert_eq!(daemon.done(&Request::Reopen), "no child has a handler for SIGUSR1\n");
+    assert_eq!(daemon.done(&Request::Reopen), "no child reopens a file at SIGUSR1\n");
     daemon.stop();
 }
 
@@ -376,6 +376,38 @@ fn a_missed_watchdog_feed_is_tried_again_at_once_and_before_all_that_waits() {
     // Then the rest, in order.
     wait_for("the first thing that waited", || hear().contains("READY=1").then_some(()));
     assert!(hear().starts_with("RELOADING=1"));
+    daemon.stop();
+}
+
+#[test]
+fn a_watchdog_feed_that_nobody_was_there_to_hear_is_tried_again_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("notify");
+    let first = format!("export NOTIFY_SOCKET='{}' WATCHDOG_USEC=3600000000", socket.display());
+    let mut daemon = Daemon::start_after(&first, "[children.one]\ncommand = [\"/bin/sleep\", \"1000\"]\n");
+    daemon.wait_log("cannot feed the watchdog: ");
+    let bind = || {
+        let manager = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+        manager.set_read_timeout(Some(crate::daemon::DEADLINE)).unwrap();
+        manager
+    };
+    assert_eq!(hear(&bind()), "WATCHDOG=1");
+    daemon.stop();
+}
+
+#[test]
+fn a_unix_socket_that_a_reload_made_anew_is_stored_and_taken_up() {
+    let mut daemon = Daemon::start_managed(UNIX);
+    let before = daemon.manager().kept("listen/unix").0;
+    std::fs::remove_file(daemon.path("s.sock")).unwrap();
+    daemon.done(&Request::Reload);
+    wait_for("another socket is stored", || (daemon.manager().kept("listen/unix").0 != before).then_some(()));
+    let second = daemon.manager().kept("listen/unix").0;
+    daemon.manager().wait_stored(&[&second]);
+    kill_all(&mut daemon);
+    daemon.start_again();
+    is_reached(&daemon);
+    daemon.manager().wait_stored(&[&second]);
     daemon.stop();
 }
 

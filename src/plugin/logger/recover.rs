@@ -26,6 +26,8 @@ impl Logger {
             }
             found => found,
         };
+        // Asked before a link forgets it for the batch that it is at.
+        let is_done = matches!(found, Found::Writing(promise) if self.is_saved(promise.batch));
         // First, because only the last few settled batches are known: to settle another
         // one may be to forget that one. A link that is refused is refused later, when
         // the file has no half of a batch any more.
@@ -40,7 +42,7 @@ impl Logger {
         match found {
             // Saved, synced as far as it was to be, and consumed by a link: its
             // file may have been moved or compressed since.
-            Found::Writing(promise) if self.is_saved(promise.batch) => {
+            Found::Writing(promise) if is_done => {
                 self.write_intent(|intent| intent.settle(promise.batch))?;
             }
             Found::Writing(promise) => {
