@@ -4,6 +4,7 @@
 //! nothing echoed is lost, nothing is saved twice, order holds. ARCHITECTURE.md
 //! tells how.
 //!
+//! - [`cause`]: why a system call failed, in words;
 //! - [`cli`]: the command line;
 //! - [`config`]: from a file's bytes to a model that is valid by construction;
 //! - [`control`]: what operators' commands and the daemon say to each other;
@@ -16,6 +17,7 @@
 //! - [`supervisor`]: one thread, one loop: spawn, reap, restart, reload, stop;
 //! - [`sys`]: the edge to the kernel, and all `unsafe`.
 
+pub mod cause;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -6,12 +6,14 @@
 //! and reads the answers then. If it takes too long, the last question without an
 //! answer says what it hangs at.
 
+use crate::cause::words;
 use crate::sys::aside::{self, Keeps};
 use crate::sys::pipe::Pipe;
 use crate::sys::process;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -182,9 +184,20 @@ impl Look {
     pub fn answers(&self) -> Result<Answers, String> {
         let (lines, is_done) = self.lines();
         if !is_done {
-            return Err("the process that looks at the system died".to_owned());
+            return Err(self.why_not_done());
         }
         Ok(answers_in(lines))
+    }
+
+    fn why_not_done(&self) -> String {
+        let size = self.file.metadata().map_or(0, |file| file.len());
+        match getrlimit(Resource::RLIMIT_FSIZE) {
+            // A write stops exactly there.
+            Ok((limit, _)) if size >= limit => {
+                format!("cannot note what was seen of the system: {}", words(Errno::EFBIG))
+            }
+            _ => "the process that looks at the system died".to_owned(),
+        }
     }
 
     /// Waits until it has ended, or hangs.

@@ -1,6 +1,6 @@
 //! Going to the background, with a pipe to who waits in the foreground.
 
-use crate::config::system::cause;
+use crate::cause::cause;
 use crate::supervisor::ready::{self, Awaited, Ready};
 use crate::sys;
 use daemonize::{Daemonize, Outcome};
@@ -27,6 +27,14 @@ pub(super) enum Side {
 /// # Errors
 /// It could not be done, in the process that was called.
 pub(super) fn fork(stay: bool) -> Result<Side, String> {
+    if std::process::id() == 1 {
+        // When it ends, the kernel ends all others (pid_namespaces(7)).
+        return Err(
+            "cannot go to the background: process 1 of a container ends all others when it ends; leave --daemon \
+                    out"
+            .to_owned(),
+        );
+    }
     let directory = if stay {
         std::env::current_dir().map_err(|e| format!("cannot find the working directory: {}", cause(&e)))?
     } else {

@@ -1,7 +1,7 @@
 //! `--pid-file`: a file that holds the daemon's process id, locked while the
 //! daemon lives, so that one left over from a crash is known for what it is.
 
-use crate::config::system::cause;
+use crate::cause::cause;
 use crate::supervisor::unix_name::{Lock, remove_own};
 use crate::sys::at_hand::is_way_local;
 use nix::errno::Errno;

@@ -3,13 +3,14 @@
 use super::daemon::{self, Side};
 use super::pid_file::PidFile;
 use super::{Failure, output};
+use crate::cause::cause;
 use crate::config::model::{Address, LogTarget, Model, Program};
-use crate::config::system::cause;
-use crate::config::{Loaded, PLACES, looked};
+use crate::config::{self, Loaded, looked};
 use crate::journal::{self, Target};
 use crate::look::Look;
 use crate::supervisor::ready::Ready;
 use crate::supervisor::{self, Options};
+use crate::sys;
 use crate::sys::aside::Keeps;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -32,9 +33,10 @@ impl Run {
     /// Supervises until it is told to end. With `--daemon` this process only
     /// waits until its child, the daemon, is ready.
     pub(super) fn carry_out(self) -> Result<u8, Failure> {
+        sys::signals::ignore([nix::libc::SIGXFSZ]);
         let loaded = load(self.config.as_deref())?;
         if loaded.builtin {
-            output::tell(&built_in(&loaded.model));
+            output::tell(&built_in(&loaded.model, &config::places()));
         }
         match self.target(&loaded.model) {
             Target::Syslog(_) if !journal::syslog_listens() => {
@@ -103,9 +105,9 @@ fn load(path: Option<&Path>) -> Result<Loaded, Failure> {
 }
 
 /// Says that the built-in configuration is used, and what to do with it.
-fn built_in(model: &Model) -> String {
-    let [here, system] = PLACES;
-    let mut text = format!("plumbd: no {here} here and no {system}: using the built-in configuration");
+fn built_in(model: &Model, places: &[PathBuf]) -> String {
+    let places: Vec<String> = places.iter().map(|place| format!("no {}", place.display())).collect();
+    let mut text = format!("plumbd: {}: using the built-in configuration", places.join(", "));
     let addresses = model.children.iter().flat_map(|child| &child.listen);
     for address in addresses {
         if let Address::Tcp(address) = address {
@@ -131,9 +133,9 @@ mod tests {
         let model = config::check_text(config::BUILTIN.as_bytes(), config::BUILTIN_NAME, folder.path()).unwrap();
         let file = folder.path().join("messages.log");
         assert_eq!(
-            built_in(&model),
+            built_in(&model, &["plumbd.toml", "/home/u/.config/plumbd/plumbd.toml"].map(PathBuf::from)),
             format!(
-                "plumbd: no plumbd.toml here and no /etc/plumbd/plumbd.toml: using the built-in configuration\n  \
+                "plumbd: no plumbd.toml, no /home/u/.config/plumbd/plumbd.toml: using the built-in configuration\n  \
                    talk to it:  nc 127.0.0.1 7007\n  \
                    read along:  tail -F {}",
                 file.display()

@@ -3,6 +3,7 @@
 use super::model::{Child, Link, LogTarget, Model, Program, Ready, Restart, StopTo, base_name};
 use super::value::{duration_text, size_text};
 use super::{keys, limits};
+use crate::journal::LogLimit;
 use crate::link::handover::Protocol;
 use crate::plugin::echo::settings as echo;
 use crate::plugin::logger::settings as logger;
@@ -113,6 +114,7 @@ fn child_pairs(child: &Child, instances: usize) -> Vec<(&'static str, String)> {
         ("environment", inline(child.environment.iter().map(|(name, value)| (name.as_str(), string(value))))),
         ("pass_environment", list(child.pass_environment.iter().map(|name| string(name)))),
         ("limits", inline(limits)),
+        ("log_limit", log_limit(child.log_limit)),
     ];
     let path = |path: Option<&PathBuf>| string(&path.map(|path| path.to_string_lossy()).unwrap_or_default());
     let (user, group) = match &child.user {
@@ -122,6 +124,11 @@ fn child_pairs(child: &Child, instances: usize) -> Vec<(&'static str, String)> {
     pairs.extend([("user", string(&user)), ("group", string(&group)), ("directory", path(child.directory.as_ref()))]);
     pairs.sort_by_key(|(name, _)| keys::CHILD.iter().position(|key| key.name == *name));
     pairs
+}
+
+fn log_limit(limit: Option<LogLimit>) -> String {
+    let Some(LogLimit { lines, per_second }) = limit else { return string("none") };
+    inline([("lines", lines.to_string()), ("per_second", per_second.to_string())])
 }
 
 fn link_pairs(link: &Link) -> [(&'static str, String); 4] {

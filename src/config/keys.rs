@@ -276,6 +276,18 @@ pub const CHILD: Keys = &[
          `{ nofile = 20000, core = 0 }`: a number, a size or \"unlimited\".",
     ),
     key(
+        "log_limit",
+        Kind::WordsOr(&[("none", "every line is logged, the same one again and again too")], &Kind::Table(LOG_LIMIT)),
+        "{}",
+        "what is past it is left out of the log and counted; or \"none\"",
+        "How many of its lines are logged: what it writes to standard error, or to a standard output that is no link. \
+         What is past it is left out, counted, and told every 5s; the last quarter is for errors and warnings, and a \
+         line above 1 KiB counts as several. While lines are left out its pipe is read 20 times a second, 16 KiB each, \
+         so it goes on at no more than some 300 KiB/s. The same line more than 5 times in 5s is counted too. Children \
+         whose limit is no higher than the default log at most 3000 lines at once, and 150 a second, all together. A \
+         reload changes it and keeps the child.",
+    ),
+    key(
         "settings",
         Kind::Settings,
         "{}",
@@ -354,6 +366,24 @@ pub const NO_END: Useless = &[
 ];
 const HALTS: &str = "halts a program and does not kill it";
 const KILLS_NOBODY: &str = "kills no program";
+
+/// `log_limit`.
+pub const LOG_LIMIT: Keys = &[
+    key(
+        "lines",
+        Kind::Integer(10, 1_000_000),
+        "2000",
+        "so many at once",
+        "How many lines at once. What was logged counts less and less as time passes.",
+    ),
+    key(
+        "per_second",
+        Kind::Integer(1, 1_000_000),
+        "100",
+        "so many a second for good",
+        "How many lines a second for good; of errors and warnings a third more.",
+    ),
+];
 
 /// `[[links]]`.
 pub const LINK: Keys = &[
@@ -578,6 +608,7 @@ pub const TABLES: &[(&str, Keys)] = &[
     ("backoff", BACKOFF),
     ("start_limit", START_LIMIT),
     ("success", SUCCESS),
+    ("log_limit", LOG_LIMIT),
     ("[[links]]", LINK),
     ("settings of echo", ECHO),
     ("settings of logger", LOGGER),

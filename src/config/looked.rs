@@ -101,6 +101,10 @@ impl System for Asking<'_> {
         self.scribe.ask(&program(path), &looking_at(path), || Real.program(path))
     }
 
+    fn message_file(&self, path: &Path) -> Result<(), String> {
+        self.scribe.ask(&message_file(path), &looking_at(path), || Real.message_file(path))
+    }
+
     fn resolve(&self, path: &Path) -> PathBuf {
         self.scribe.ask(&resolve(path), &looking_at(path), || Real.resolve(path))
     }
@@ -147,6 +151,10 @@ impl System for Answered<'_> {
         self.of(&program(path))
     }
 
+    fn message_file(&self, path: &Path) -> Result<(), String> {
+        self.of(&message_file(path))
+    }
+
     fn resolve(&self, path: &Path) -> PathBuf {
         self.answers.get(&resolve(path)).unwrap_or_else(|| path.to_owned())
     }
@@ -172,6 +180,10 @@ fn program(path: &Path) -> String {
     format!("program {}", path.display())
 }
 
+fn message_file(path: &Path) -> String {
+    format!("message file {}", path.display())
+}
+
 fn resolve(path: &Path) -> String {
     format!("resolve {}", path.display())
 }
@@ -193,7 +205,8 @@ mod tests {
         let good = "[children.a]\ncommand = [\"sh\", \"-c\", \"exit\"]\ndirectory = \".\"\n\
                     [children.b]\ncommand = [\"cat\"]\n[[links]]\nfrom = \"a\"\nto = \"b\"\n";
         let bad = "[children.a]\ncommand = [\"no-such\"]\ndirectory = \"none\"\nuser = \"no-such\"\ngroup = \"none\"\n\
-                   [children.b]\nplugin = \"logger\"\nsettings = { file = \"none/x\" }\n";
+                   [children.b]\nplugin = \"logger\"\nsettings = { file = \"none/x\" }\n\
+                   [children.c]\nplugin = \"logger\"\nsettings = { file = \"/dev/null\" }\n";
         for text in [good, bad, "", "x", "\u{0}"] {
             std::fs::write(&file, text).unwrap();
             match (super::super::load(Some(&file)), both(&file)) {

@@ -31,6 +31,7 @@ mod value;
 pub use problem::{Problem, Problems};
 pub use value::{duration_text, size_text};
 
+use crate::cause::cause;
 use model::{Lines, Model};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -44,8 +45,10 @@ use system::{Real, System};
 pub const BUILTIN: &str = include_str!("builtin.toml");
 /// What it is called in messages.
 pub const BUILTIN_NAME: &str = "built-in configuration";
-/// Where a configuration is looked for, in this order.
-pub const PLACES: [&str; 2] = ["plumbd.toml", "/etc/plumbd/plumbd.toml"];
+/// In the working directory, a configuration is looked for first here.
+const HERE: &str = "plumbd.toml";
+/// The system's, which is looked for last.
+const SYSTEM: &str = "/etc/plumbd/plumbd.toml";
 
 /// No configuration is larger, in bytes: the supervisor reads it whole while
 /// it does nothing else.
@@ -93,15 +96,33 @@ impl Loaded {
     }
 }
 
+/// Where a configuration is looked for, in this order: `./plumbd.toml`; the user's own,
+/// `$XDG_CONFIG_HOME/plumbd/plumbd.toml` (the XDG Base Directory Specification);
+/// `/etc/plumbd/plumbd.toml`.
+///
+/// Root has none of its own: with sudo(8) it may have the home of whoever called it.
+pub fn places() -> Vec<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    places_of(Real.is_root(), folder("XDG_CONFIG_HOME"), folder("HOME"))
+}
+
+fn places_of(is_root: bool, settings: Option<PathBuf>, home: Option<PathBuf>) -> Vec<PathBuf> {
+    // What is not absolute counts as not set, the specification says.
+    let settings = settings.filter(|folder| folder.is_absolute());
+    let home = || home.filter(|folder| folder.is_absolute()).map(|home| home.join(".config"));
+    let own = settings.or_else(home).filter(|_| !is_root).map(|folder| folder.join("plumbd").join(HERE));
+    [Some(PathBuf::from(HERE)), own, Some(PathBuf::from(SYSTEM))].into_iter().flatten().collect()
+}
+
 /// Where the configuration is: `path` where given, else the first of
-/// [`PLACES`] that exists, else `None`: the built-in one.
+/// [`places`] that exists, else `None`: the built-in one.
 ///
 /// A place that exists and can't be read is taken, and so is one of which nobody
 /// can say whether it exists: the error is reported rather than passed over.
 pub fn find(path: Option<&Path>) -> Option<PathBuf> {
     match path {
         Some(path) => Some(path.to_owned()),
-        None => PLACES.iter().map(PathBuf::from).find(|place| may_exist(place)),
+        None => places().into_iter().find(|place| may_exist(place)),
     }
 }
 
@@ -133,7 +154,14 @@ pub enum Reader<'a> {
 /// It can't be read, or is too large.
 pub fn source(path: Option<&Path>, reader: Reader<'_>) -> Result<Source, Problems> {
     let Some(path) = find(path) else {
-        let here = std::env::current_dir().map_err(|error| unreadable(BUILTIN_NAME, &error))?;
+        let here = std::env::current_dir().map_err(|error| {
+            let what = format!("cannot find the working directory: {}", cause(&error));
+            Problems::unreadable(
+                BUILTIN_NAME,
+                &what,
+                "go to a folder that exists, or name a configuration with -c FILE",
+            )
+        })?;
         return Ok(Source { name: BUILTIN_NAME.to_owned(), file: None, here: Some(here), text: BUILTIN.into() });
     };
     let name = path.to_string_lossy().into_owned();
@@ -221,6 +249,28 @@ mod bytes {
 }
 
 fn unreadable(name: &str, error: &io::Error) -> Problems {
-    let what = format!("cannot read the file: {}", system::cause(error));
+    let what = format!("cannot read the file: {}", cause(error));
     Problems::unreadable(name, &what, "give the path of a configuration with -c FILE")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_has_a_configuration_between_the_folders_and_the_systems() {
+        let path = |text: &str| Some(PathBuf::from(text));
+        let own = |is_root, settings: Option<PathBuf>, home: Option<PathBuf>| {
+            let places = places_of(is_root, settings, home);
+            assert_eq!((places.first(), places.last()), (path(HERE).as_ref(), path(SYSTEM).as_ref()));
+            (places.len() == 3).then(|| places[1].clone())
+        };
+        assert_eq!(own(false, path("/x"), path("/home/u")), path("/x/plumbd/plumbd.toml"));
+        for unset in [None, path(""), path("x")] {
+            assert_eq!(own(false, unset.clone(), path("/home/u")), path("/home/u/.config/plumbd/plumbd.toml"));
+            assert_eq!(own(false, unset.clone(), None), None);
+            assert_eq!(own(false, unset, path("")), None);
+        }
+        assert_eq!(own(true, path("/x"), path("/home/u")), None);
+    }
 }

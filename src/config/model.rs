@@ -3,6 +3,7 @@
 //! Only [`super::check_text`] makes these values, so whoever holds a [`Model`] need
 //! not ask again whether a link's ends exist or an address is bound twice.
 
+use crate::journal::LogLimit;
 use crate::link::handover::Protocol;
 use crate::sys::process::Exit;
 use nix::sys::signal::Signal;
@@ -96,6 +97,8 @@ pub struct Child {
     pub pass_environment: Vec<String>,
     /// Resource limits: setrlimit(2) resource by lower-case name without RLIMIT_, and its soft and hard value.
     pub limits: Vec<(Resource, u64)>,
+    /// How much of what it writes is logged; `None`: all of it.
+    pub log_limit: Option<LogLimit>,
     /// Given to the plugin as JSON; checked by the plugin's own rules.
     pub settings: serde_json::Value,
     /// Where its keys stand.

@@ -266,6 +266,7 @@ fn policy(old: &Child, new: &Child) -> Vec<(&'static str, String)> {
         ("stop_timeout", old.stop_timeout != new.stop_timeout),
         ("success", old.success != new.success),
         ("after", old.after != new.after),
+        ("log_limit", old.log_limit != new.log_limit),
     ];
     differ.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| (key, format!("{key} changes"))).collect()
 }
@@ -379,6 +380,13 @@ impl fmt::Display for Plan {
     /// alone. No newline at the end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let children = self.children.iter().flat_map(|child| self.child_lines(child));
+        f.write_str(&children.chain(self.others()).collect::<Vec<_>>().join("\n"))
+    }
+}
+
+impl Plan {
+    /// A line each for what changes beside the children.
+    fn others(&self) -> impl Iterator<Item = String> + '_ {
         let links = self.links.iter().map(|link| {
             let ends = format!("{} -> {}", link.from, link.to);
             let what = match link.change {
@@ -398,12 +406,16 @@ impl fmt::Display for Plan {
             let what = if part.in_place { "changes" } else { "changes only with a restart of the daemon" };
             format!("daemon   {}  {}{what}", part.key, self.place(part.line))
         });
-        let lines: Vec<String> = children.chain(links).chain(sockets).chain(daemon).collect();
-        f.write_str(&lines.join("\n"))
+        links.chain(sockets).chain(daemon)
     }
-}
 
-impl Plan {
+    /// What it prints but for children that are kept as they are: what a log should
+    /// have of a reload, of which most leave most children alone.
+    pub fn changes(&self) -> Vec<String> {
+        let children = self.children.iter().filter(|child| child.action != Action::Keep);
+        children.flat_map(|child| self.child_lines(child)).chain(self.others()).collect()
+    }
+
     fn child_lines(&self, child: &ChildPlan) -> Vec<String> {
         let word = child.action.word();
         if child.reasons.is_empty() {

@@ -1,7 +1,7 @@
 //! The operator's side: connect, ask, hand on each answer.
 
 use super::{Request, Response};
-use crate::config::system::cause as words;
+use crate::cause::cause as words;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};

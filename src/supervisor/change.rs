@@ -15,7 +15,7 @@
 //!
 //! Children start sinks first, by [`crate::config::order::needs`], and stop the other way round.
 
-use super::child::{Event, Ladder, State};
+use super::child::{Event, Ladder, Machine, State};
 use super::core::Supervisor;
 use super::drain::{Bounds, Decision, Drain, Flow, Member, Progress, Step};
 use super::poll::Id;
@@ -64,7 +64,48 @@ pub(super) enum Start {
     /// It serves, or has served and finished.
     Good,
     /// It doesn't, and why.
-    Bad(String),
+    Bad(Bad),
+}
+
+/// Why a child does not serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Bad {
+    /// It could not be started.
+    NotStarted(String),
+    /// It ran, and ended: how.
+    Ended(String),
+}
+
+impl Bad {
+    /// A sentence about that child.
+    pub(super) fn of(&self, child: &str) -> String {
+        match self {
+            Bad::NotStarted(why) => format!("cannot start {child}: {why}"),
+            Bad::Ended(how) => format!("{child} {how}"),
+        }
+    }
+}
+
+impl Start {
+    fn not(why: impl Into<String>) -> Start {
+        Start::Bad(Bad::NotStarted(why.into()))
+    }
+}
+
+impl Machine {
+    /// Why it does not serve, where it has no process that may yet. One that ran was
+    /// started: that it ended is what there is to say.
+    fn not_up(&self) -> Bad {
+        let problem = self.problem.as_deref();
+        if let Some(how) = self.last_exit.map(|exit| exit.to_string()) {
+            if let Some(more) = problem.map_or(Some(""), |problem| problem.strip_prefix(&how)) {
+                let when = if self.served { "" } else { " before it was ready" };
+                return Bad::Ended(format!("{how}{when}{more}"));
+            }
+        }
+        let why = problem.unwrap_or("it is down");
+        Bad::NotStarted(why.strip_prefix("cannot start: ").unwrap_or(why).to_owned())
+    }
 }
 
 impl Supervisor {
@@ -148,37 +189,30 @@ impl Supervisor {
     /// What became of the start of that child.
     pub(super) fn start_of(&self, name: &str) -> Start {
         let Some(child) = self.child(name) else {
-            return Start::Bad("it is no longer there".to_owned());
+            return Start::not("it is no longer there");
         };
         if let Some(why) = child.stuck() {
-            return Start::Bad(why.to_owned());
+            return Start::not(why);
         }
         let machine = &child.machine;
-        let why = || {
-            machine.problem.clone().unwrap_or_else(|| match machine.last_exit {
-                Some(exit) => format!("it {exit}"),
-                None => "it is down".to_owned(),
-            })
-        };
+        let bad = || Start::Bad(machine.not_up());
         match machine.state {
             State::Up { .. } => Start::Good,
             // Killed because it was not ready in time: its time is up, whatever
             // another try comes to.
-            State::Stopping { late: true, .. } | State::Stopping { ladder: Ladder::Unkillable, .. } => {
-                Start::Bad(why())
-            }
+            State::Stopping { late: true, .. } | State::Stopping { ladder: Ladder::Unkillable, .. } => bad(),
             State::Starting { .. } | State::Stopping { .. } => Start::Open,
-            State::Backoff { .. } | State::Failed => Start::Bad(why()),
+            State::Backoff { .. } | State::Failed => bad(),
             State::Down if child.pending => match self.blocked_by(name) {
                 None => Start::Open,
                 Some(other) => match self.start_of(other) {
                     Start::Open => Start::Open,
-                    Start::Bad(_) | Start::Good => Start::Bad(format!("it waits for {other}, which is not up")),
+                    Start::Bad(_) | Start::Good => Start::not(format!("it waits for {other}, which is not up")),
                 },
             },
             State::Down if child.finished() => Start::Good,
-            State::Down if child.held_down => Start::Bad("an operator stopped it".to_owned()),
-            State::Down => Start::Bad(why()),
+            State::Down if child.held_down => Start::not("an operator stopped it"),
+            State::Down => bad(),
         }
     }
 
@@ -189,7 +223,7 @@ impl Supervisor {
             match self.start_of(name) {
                 Start::Open => return None,
                 Start::Good => {}
-                Start::Bad(why) => bad.push(format!("cannot start {name}: {why}")),
+                Start::Bad(why) => bad.push(why.of(name)),
             }
         }
         Some(bad)

@@ -187,6 +187,8 @@ pub struct Machine {
     pub last_exit: Option<Exit>,
     /// Whether its policy took that for a success.
     pub ended_well: bool,
+    /// Whether it was ready before that.
+    pub served: bool,
     /// What is wrong, for a person; the reason of a failed start, or why it is given up.
     pub problem: Option<String>,
     /// How often a process came in place of one that was.
@@ -206,6 +208,7 @@ impl Machine {
             state: State::Down,
             last_exit: None,
             ended_well: false,
+            served: false,
             problem: None,
             restarts: 0,
             history: History::default(),
@@ -379,6 +382,7 @@ impl Machine {
         self.last_exit = Some(exit);
         self.ended_well = self.policy.success.covers(exit);
         let before = std::mem::replace(&mut self.state, State::Down);
+        self.served = matches!(before, State::Up { .. });
         if matches!(before, State::Stopping { ladder: Ladder::Unkillable, .. }) {
             self.problem = None;
         }

@@ -7,11 +7,10 @@ use super::core::Supervisor;
 use super::logs::LOG_REST;
 use super::notify::{Message, Said};
 use super::poll::{Id, Token};
-use super::sockets;
+
 use super::spawn::{self, Around};
 use super::supervised::Supervised;
 use crate::config::model::{Child, StopTo};
-use crate::journal;
 use crate::sys::descendants::Process;
 use crate::sys::process::{self, Exec, Exit};
 use nix::sys::epoll::EpollFlags;
@@ -73,7 +72,8 @@ impl Supervisor {
     pub(super) fn forget(&mut self, id: Id) {
         // As much as its pipe holds; somebody that it left behind may go on writing.
         self.read_log(id, LOG_REST);
-        if let Some(child) = self.children.remove(&id) {
+        if let Some(mut child) = self.children.remove(&id) {
+            child.log(|lines, each| lines.finish(each));
             self.by_name.remove(&child.config.name);
             if let Some(at) = child.timer {
                 self.timers.remove(&(at, id));
@@ -440,10 +440,8 @@ impl Supervisor {
         }
         self.read_log(id, LOG_REST);
         let Some(child) = self.children.get_mut(&id) else { return };
-        let name = &child.config.name;
-        child.lines.finish(|line| {
-            journal::child_line(name, line);
-        });
+        child.prompt_at = None;
+        child.log(|lines, each| lines.finish(each));
         child.ended = Some(Moment::now());
         child.says = None;
         (child.exec, child.ready) = (None, None);
@@ -451,7 +449,7 @@ impl Supervisor {
         // Clients wait from here on, not only from its next start.
         for address in &Rc::clone(&child.config).listen {
             if let Err(error) = self.sockets.revive(address) {
-                log::warn!("cannot listen on {address}: {}", sockets::cause(&error));
+                log::warn!("cannot listen on {address}: {error}");
             }
         }
         if self.sockets.take_renewed() {

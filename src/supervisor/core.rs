@@ -19,10 +19,11 @@ use super::sockets::Sockets;
 use super::store::Store;
 use super::strays::Strays;
 use super::supervised::Supervised;
-use crate::config::model::Model;
+use crate::config::model::{Model, Program};
 use crate::config::{Loaded, order};
 use crate::journal::{self, Waiting};
 use crate::notify;
+use crate::plugin;
 use crate::sys::descendants::Process;
 use crate::sys::map::give_back;
 use crate::sys::process;
@@ -73,6 +74,8 @@ pub struct Supervisor {
     /// Children that wrote more to the log than is logged, not read until then.
     pub(super) quiet: Vec<Id>,
     pub(super) quiet_until: Option<Instant>,
+    /// When a child has paused in a line.
+    pub(super) prompts_at: Option<Instant>,
     pub(super) phase: Phase,
     pub(super) waiters: Vec<Waiter>,
     /// The connection of the operator who asked for the reload under way.
@@ -153,6 +156,7 @@ impl Supervisor {
             journal_watched: None,
             quiet: Vec::new(),
             quiet_until: None,
+            prompts_at: None,
             phase: Phase::Starting,
             waiters: Vec::new(),
             follower: None,
@@ -225,7 +229,8 @@ impl Supervisor {
             Waiting::Nothing | Waiting::Writable(_) => None,
         };
         let child = self.timers.first().map(|&(at, _)| at);
-        let deadlines = [child, self.look_at, self.accept_at, self.quiet_until, journal, journal::deadline()];
+        let deadlines =
+            [child, self.look_at, self.accept_at, self.quiet_until, self.prompts_at, journal, journal::deadline()];
         let nearest = deadlines.into_iter().chain([self.manager.deadline(), self.looks.deadline()]).flatten().min();
         nearest.map(|at| at.saturating_duration_since(Instant::now()))
     }
@@ -289,6 +294,7 @@ impl Supervisor {
         }
         self.hung_looks(now);
         self.listen_again(now);
+        self.show_prompts(now);
         self.manager.on_time(now);
         if self.look_at.is_some_and(|at| at <= now) {
             self.look_at = None;
@@ -355,13 +361,19 @@ impl Supervisor {
         }
     }
 
-    /// Passes SIGUSR1 on to the children that have a handler for it; returns
+    /// Passes SIGUSR1 on to the children that have a handler for it, but for plugins
+    /// that have nothing to reopen; returns
     /// their names, and what went wrong. One that starts just now has no handler
     /// before it has opened anything.
     pub(super) fn reopen(&mut self) -> (Vec<String>, Vec<String>) {
         let (mut told, mut failed) = (Vec::new(), Vec::new());
         for (id, child) in &self.children {
             let Some(pid) = child.machine.pid() else { continue };
+            if let Program::Plugin(name) = child.config.program {
+                if !plugin::find(name).is_some_and(|plugin| plugin.reopens) {
+                    continue;
+                }
+            }
             if self.leaving.iter().any(|leaving| leaving.id == *id) {
                 continue;
             }

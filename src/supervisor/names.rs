@@ -4,8 +4,8 @@
 
 use super::mark;
 use super::unix_name::{self, Access, Inode, Name};
+use crate::cause::cause;
 use crate::config::model::Address;
-use crate::config::system::cause;
 use crate::look::{Answers, Look, Scribe};
 use crate::sys::aside::Keeps;
 use nix::errno::Errno;

@@ -300,11 +300,10 @@ impl Supervisor {
         // Whatever becomes of the configuration, these are as they should be.
         self.sockets.keep(again);
         self.keep_in_store();
-        let text = plan.to_string();
-        for line in text.lines() {
+        for line in plan.changes() {
             log::info!("reload: {line}");
         }
-        self.say(waiter, &text);
+        self.say(waiter, &plan.to_string());
         self.follower = waiter;
         let going = plan
             .children
@@ -503,7 +502,7 @@ impl Supervisor {
         for name in &rising.coming {
             if let Start::Bad(why) = self.start_of(name) {
                 let line = rising.plan.child(name).map_or(0, |step| step.line);
-                bad.push(format!("cannot start {name} ({}): {why}", self.loaded.place(line)));
+                bad.push(why.of(&format!("{name} ({})", self.loaded.place(line))));
                 back |= self.is_to_blame(self.cause(name), &rising);
             } else {
                 open = true;
@@ -564,6 +563,11 @@ impl Supervisor {
             }
             (Way::Back { why }, bad) => Err(format!("cannot reload: {why}; undone, but {}", bad.join("; "))),
         };
+        if outcome.is_ok() && rising.plan.is_empty() {
+            log::info!("reloaded: nothing changes");
+        } else if outcome.is_ok() {
+            log::info!("reloaded");
+        }
         self.finish_reload(rising.waiter, outcome);
     }
 
@@ -576,7 +580,6 @@ impl Supervisor {
         self.phase = if self.has_started { Phase::Running } else { Phase::Starting };
         match outcome {
             Ok(()) => {
-                log::info!("reloaded");
                 self.ready_again("reloaded: all that changed is ready");
                 self.say(waiter, "reloaded");
                 self.finish(waiter, 0);

@@ -79,7 +79,7 @@ impl Supervisor {
                 if !told.is_empty() {
                     self.say(Some(connection), &format!("told {}", told.join(", ")));
                 } else if failed.is_empty() {
-                    self.say(Some(connection), "no child has a handler for SIGUSR1");
+                    self.say(Some(connection), "no child reopens a file at SIGUSR1");
                 }
                 if failed.is_empty() {
                     self.finish(Some(connection), 0);

@@ -4,9 +4,9 @@
 use super::names::{Found, Names, Wanted};
 use super::store::{Handed, Store, socket_name};
 use super::unix_name::{self, AT_ONCE, Access, Name};
+use crate::cause::cause;
 use crate::config::model::Address;
 use crate::sys::socket as shared;
-use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, getsockname, getsockopt, listen,
     setsockopt, socket, sockopt,
@@ -289,11 +289,6 @@ fn hold(address: &Address, store: &Store, before: Option<&Held>, names: &mut Nam
         }
     };
     Ok(Some(Held { socket, name: Some(name), lent: false, taken_up }))
-}
-
-/// Without "(os error N)".
-pub fn cause(error: &io::Error) -> String {
-    error.raw_os_error().map_or_else(|| error.to_string(), |number| Errno::from_raw(number).desc().to_owned())
 }
 
 /// What became of a socket that was to be used again.

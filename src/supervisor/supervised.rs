@@ -35,6 +35,8 @@ pub struct Supervised {
     pub holdings: Holdings,
     /// Its log pipe, cut into lines.
     pub lines: LineSplitter,
+    /// When what is there of a line is logged, if nothing more comes.
+    pub prompt_at: Option<Instant>,
     /// How its exec goes, until that is known.
     pub exec: Option<Watched<OwnedFd>>,
     /// Where it says that it is ready, until it did.
@@ -79,6 +81,7 @@ impl Supervised {
             machine: Machine::new(Policy::from(&*config)),
             holdings: Holdings { log, notify, settings, metrics, at_hand },
             lines: LineSplitter::default(),
+            prompt_at: None,
             exec: None,
             ready: None,
             pending: false,

@@ -9,6 +9,7 @@ pub mod at_hand;
 pub mod background;
 pub mod datagrams;
 pub mod descendants;
+pub mod executable;
 pub mod map;
 pub mod name;
 pub mod pipe;

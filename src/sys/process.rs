@@ -1,5 +1,7 @@
 //! Starting programs and reaping them.
 
+use super::executable::{self, Flaw};
+use crate::cause::words;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -197,13 +199,15 @@ fn shared(launch: &mut Launch<'_>) -> nix::Result<Pid> {
 /// # Errors
 /// From read(2); EINTR is retried.
 pub fn outcome(status: impl AsFd) -> io::Result<Exec> {
-    let mut report = [0u8; 5];
+    let mut report = [0u8; REPORT];
     match nix::unistd::read(status, &mut report) {
         Ok(0) => Ok(Exec::Done),
-        Ok(_) => {
+        Ok(length) => {
             let stage = Stage::ALL.get(usize::from(report[0])).map_or("starting", |s| s.words());
             let errno = Errno::from_raw(i32::from_le_bytes([report[1], report[2], report[3], report[4]]));
-            Ok(Exec::Failed(format!("{stage}: {}", errno.desc())))
+            let flaw = Flaw::from_bytes(report.get(5..length).unwrap_or_default());
+            let why = flaw.map_or_else(|| words(errno), |flaw| flaw.to_string());
+            Ok(Exec::Failed(format!("{stage}: {why}")))
         }
         Err(Errno::EAGAIN | Errno::EINTR) => Ok(Exec::Pending),
         Err(e) => Err(e.into()),
@@ -222,9 +226,21 @@ pub fn has_executed(pid: Pid) -> bool {
     flags.is_none_or(|flags| flags & PF_FORKNOEXEC == 0)
 }
 
-fn report(stage: Stage, errno: Errno) -> [u8; 5] {
-    let e = (errno as i32).to_le_bytes();
-    [stage as u8, e[0], e[1], e[2], e[3]]
+/// The longest report of a start that failed: stage, errno, and what is wrong with the
+/// program. Far less than PIPE_BUF, so it arrives whole (pipe(7)).
+const REPORT: usize = 5 + executable::BYTES;
+
+/// Writes such a report; returns how long it is.
+fn report(stage: Stage, errno: Errno, path: &CStr, to: &mut [u8; REPORT]) -> usize {
+    to[0] = stage as u8;
+    to[1..5].copy_from_slice(&(errno as i32).to_le_bytes());
+    match executable::explain(path, errno).filter(|_| stage == Stage::Exec) {
+        Some(flaw) => {
+            to[5..].copy_from_slice(&flaw.bytes());
+            REPORT
+        }
+        None => 5,
+    }
 }
 
 /// A process id has at most as many digits.
@@ -278,7 +294,9 @@ impl<'a> Launch<'a> {
         #[allow(unsafe_code)]
         // SAFETY: open until exec, see `above`.
         let status = unsafe { BorrowedFd::borrow_raw(status) };
-        let _told = nix::unistd::write(status, &report(stage, errno));
+        let mut told = [0; REPORT];
+        let length = report(stage, errno, self.program.path, &mut told);
+        let _told = nix::unistd::write(status, &told[..length]);
         #[allow(unsafe_code)]
         // SAFETY: ends this process without running the parent's exit handlers.
         unsafe {

@@ -387,6 +387,21 @@ pub fn send(pid: i32, signal: i32) {
     assert!(sent.success());
 }
 
+/// The environment that a program was given. Its descriptors close, and so it is up,
+/// before the kernel notes where its environment is (fs/binfmt_elf.c).
+pub fn environment(pid: i32) -> Vec<(String, String)> {
+    let bytes = wait_for("an environment", || {
+        let bytes = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+        (!bytes.is_empty()).then_some(bytes)
+    });
+    let entries = bytes.split(|&byte| byte == 0).filter(|entry| !entry.is_empty());
+    let pair = |entry: &[u8]| {
+        let (name, value) = std::str::from_utf8(entry).unwrap().split_once('=').unwrap();
+        (name.to_owned(), value.to_owned())
+    };
+    entries.map(pair).collect()
+}
+
 /// A process's state, as proc_pid_stat(5) has it.
 pub fn state(pid: i32) -> Option<char> {
     stat(pid).map(|(state, _)| state)

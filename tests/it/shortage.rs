@@ -1,7 +1,7 @@
 //! Out of descriptors, memory or watches while a reload goes on: what it says is
 //! what is so.
 
-use crate::daemon::{Daemon, free_port, wait_for};
+use crate::daemon::{Daemon, environment, free_port, wait_for};
 use plumbd::control::Request;
 use plumbd::control::status::ChildState;
 use std::process::{Child, Command, Stdio};
@@ -25,9 +25,8 @@ fn config(port: u16, value: &str, other: bool) -> String {
 /// The settings that the running program was given.
 fn given(daemon: &Daemon) -> String {
     let pid = daemon.child_pid_when_up("one");
-    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
-    let mut entries = environment.split(|&byte| byte == 0).map(String::from_utf8_lossy);
-    let number = entries.find_map(|entry| Some(entry.strip_prefix("PLUMBD_SETTINGS=")?.to_owned())).unwrap();
+    let given = environment(pid).into_iter().find(|(name, _)| name == "PLUMBD_SETTINGS");
+    let (_, number) = given.unwrap();
     std::fs::read_to_string(format!("/proc/{pid}/fd/{number}")).unwrap()
 }
 

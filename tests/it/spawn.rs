@@ -1,10 +1,9 @@
 //! What a child starts with, and what is told where it can't start.
 
-use crate::daemon::{Daemon, alive, kill, wait_for};
+use crate::daemon::{self, Daemon, alive, kill, wait_for};
 use plumbd::control::Request;
-use plumbd::control::status::{ChildState, Ended};
+use plumbd::control::status::ChildState;
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::PermissionsExt;
 
 /// A child's descriptors: number and what proc(5) says that it is.
 fn descriptors(pid: i32) -> BTreeMap<i32, String> {
@@ -26,13 +25,7 @@ fn status_field(pid: i32, name: &str) -> String {
 }
 
 fn environment(pid: i32) -> BTreeMap<String, String> {
-    let bytes = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
-    let entries = bytes.split(|&b| b == 0).filter(|entry| !entry.is_empty());
-    let pair = |entry: &[u8]| {
-        let (name, value) = std::str::from_utf8(entry).unwrap().split_once('=').unwrap();
-        (name.to_owned(), value.to_owned())
-    };
-    entries.map(pair).collect()
+    daemon::environment(pid).into_iter().collect()
 }
 
 #[test]
@@ -56,7 +49,7 @@ fn a_child_has_the_descriptors_that_it_was_given_and_no_other() {
         from = "source"
         to = "sink"
         "#
-        .replace("127.0.0.1:0", &format!("127.0.0.1:{}", crate::daemon::free_port()))
+        .replace("127.0.0.1:0", &format!("127.0.0.1:{}", daemon::free_port()))
         .as_str(),
     );
     // While it starts, the program itself opens this and that.
@@ -186,7 +179,7 @@ fn the_environment_is_the_minimal_one_and_what_was_asked_for() {
 
 #[test]
 fn listening_sockets_come_as_sd_listen_fds_has_them() {
-    let port = crate::daemon::free_port();
+    let port = daemon::free_port();
     let config = format!(
         r#"
         [children.one]
@@ -261,40 +254,6 @@ fn children_die_with_the_supervisor() {
     // What it left behind (its socket) is no hindrance to the next one.
     daemon.start_again();
     assert!(daemon.status().all_up());
-    daemon.stop();
-}
-
-#[test]
-fn a_program_that_can_not_be_executed_is_told_with_the_stage_and_the_cause() {
-    let dir = tempfile::tempdir().unwrap();
-    let program = |name: &str, text: &str| {
-        std::fs::write(dir.path().join(name), text).unwrap();
-        std::fs::set_permissions(dir.path().join(name), PermissionsExt::from_mode(0o755)).unwrap();
-    };
-    program("orphan", "#!/no/such/interpreter\n");
-    program("noise", "no program at all\n");
-    let mut daemon = Daemon::spawn_in(
-        dir,
-        r#"
-        [children.orphan]
-        command = ["./orphan"]
-        start_limit = { burst = 2, within = "60s" }
-        [children.noise]
-        command = ["./noise"]
-        restart = "never"
-        [children.well]
-        command = ["sleep", "1000"]
-        "#,
-    );
-    let orphan = daemon.wait_child("orphan", ChildState::Failed);
-    assert_eq!(orphan.last_exit.unwrap().how, Ended::Code(127));
-    let problem = orphan.problem.unwrap();
-    assert!(problem.contains("cannot start: executing: No such file or directory"), "{problem}");
-    let noise = wait_for("noise is down", || Some(daemon.child("noise")).filter(|c| c.last_exit.is_some()));
-    let problem = noise.problem.unwrap();
-    assert!(problem.contains("cannot start: executing: Exec format error"), "{problem}");
-    daemon.wait_child("well", ChildState::Up);
-    daemon.wait_log("orphan: cannot start: executing: No such file or directory");
     daemon.stop();
 }
 

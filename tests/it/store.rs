@@ -163,7 +163,7 @@ fn the_watchdog_is_fed_while_nothing_happens() {
     for _ in 0..5 {
         daemon.manager().wait_heard("WATCHDOG=1");
     }
-    assert_eq!(daemon.done(&Request::Reopen), "no child has a handler for SIGUSR1\n");
+    assert_eq!(daemon.done(&Request::Reopen), "no child reopens a file at SIGUSR1\n");
     daemon.stop();
 }
 

@@ -11,9 +11,9 @@ mod roff;
 
 use super::typed::Typed;
 use super::{Failure, output};
+use crate::cause::cause;
 use crate::config::BUILTIN;
 use crate::config::examples;
-use crate::config::system::cause;
 use crate::link::record;
 use clap::CommandFactory;
 use std::path::Path;

@@ -7,6 +7,7 @@ use super::super::table::{Placed, Reader, Section, Span};
 use super::super::value::{self, quoted, wrong};
 use super::{echo, identity, logger, program};
 use crate::config::keys::nearest;
+use crate::journal::LogLimit;
 use crate::plugin::Plugin;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
@@ -100,6 +101,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, name: &str, span: Span, table: &
         environment: environment.into_iter().collect(),
         pass_environment: identity::passed(reader, &section),
         limits: read_limits(reader, &section),
+        log_limit: log_limit(reader, &section),
         settings: settings_json,
         lines: section.lines(&reader.places),
     };
@@ -200,6 +202,20 @@ fn start_limit(reader: &mut Reader<'_>, section: &Section<'_>) -> StartLimit {
     let inner = reader.inner(section, "start_limit", "start_limit", keys::START_LIMIT);
     let burst = reader.integer(&inner, "burst");
     StartLimit { burst: u32::try_from(burst).unwrap_or(u32::MAX), within: reader.duration(&inner, "within") }
+}
+
+fn log_limit(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<LogLimit> {
+    if let Some(DeValue::String(_)) = section.value("log_limit").map(Spanned::get_ref) {
+        let none = value::choice(&[("none", ())]);
+        return match reader.optional(section, "log_limit", none) {
+            Some(_) => None,
+            None => Some(LogLimit::default()),
+        };
+    }
+    let inner = reader.inner(section, "log_limit", "log_limit", keys::LOG_LIMIT);
+    let [lines, per_second] =
+        ["lines", "per_second"].map(|key| u32::try_from(reader.integer(&inner, key)).unwrap_or(u32::MAX));
+    Some(LogLimit { lines, per_second })
 }
 
 fn ready(reader: &mut Reader<'_>, section: &Section<'_>, plugin: Option<&'static Plugin>) -> Ready {

@@ -32,13 +32,15 @@ pub(super) fn read(
         Ok(value::absolute(base, &value::filled(value)?))
     });
     if let Some(placed) = &file {
-        match placed.value.parent() {
-            Some(folder) if reader.system.folder(&placed.value).is_err() => {
+        let path = placed.value.display();
+        match (reader.system.message_file(&placed.value), placed.value.parent()) {
+            (Ok(()), Some(folder)) => {
                 super::folder_exists(reader, placed.span.clone(), folder, "the message file");
             }
-            _ => {
-                let what = format!("cannot save to {}: it is a folder", placed.value.display());
-                reader.problem(placed.span.clone(), what, "name a file in it, as in messages.log");
+            (Ok(()), None) => {}
+            (Err(what), _) => {
+                let what = format!("cannot save to {path}: {what}");
+                reader.problem(placed.span.clone(), what, "name a file in a folder, as in messages.log");
             }
         }
     }

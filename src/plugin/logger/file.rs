@@ -3,6 +3,7 @@
 use super::access;
 use super::render::name_time;
 use super::settings::Rights;
+use crate::cause::cause;
 use crate::link::intent::{FileId, names};
 use crate::sys::name::rename_to_free;
 use nix::errno::Errno;
@@ -440,8 +441,8 @@ fn finish(file: &File, path: &Path, rights: &Rights<'_>) -> String {
     let (path, group_name) = (path.display(), rights.group.map_or("", |group| &group.name));
     match (group, mode) {
         (Ok(()), Ok(())) => String::new(),
-        (Err(error), _) => format!("cannot give {path} the group {group_name}: {}", access::cause(&error)),
-        (_, Err(error)) => format!("cannot give {path} its mode: {}", access::cause(&error)),
+        (Err(error), _) => format!("cannot give {path} the group {group_name}: {}", cause(&error)),
+        (_, Err(error)) => format!("cannot give {path} its mode: {}", cause(&error)),
     }
 }
 
