@@ -110,8 +110,8 @@ fn built_in(model: &Model, places: &[PathBuf]) -> String {
     let mut text = format!("plumbd: {}: using the built-in configuration", places.join(", "));
     let addresses = model.children.iter().flat_map(|child| &child.listen);
     for address in addresses {
-        if let Address::Tcp(address) = address {
-            text += &format!("\n  talk to it:  nc {} {}", address.ip(), address.port());
+        if let Address::Tcp(host) = address {
+            text += &format!("\n  talk to it:  nc {} {}", host.at.ip(), host.at.port());
         }
     }
     for child in model.children.iter().filter(|child| child.program == Program::Plugin("logger")) {

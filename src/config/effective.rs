@@ -176,7 +176,11 @@ fn of_echo(settings: &echo::Settings) -> Vec<(&'static str, String)> {
         ("max_message", size(settings.max_message)),
         ("max_connections", settings.max_connections.to_string()),
         ("max_connections_per_address", settings.max_connections_per_address.to_string()),
+        ("ipv6_prefix", settings.ipv6_prefix.to_string()),
         ("idle_timeout", duration(Duration::from_millis(settings.idle_timeout_ms))),
+        ("send_timeout", duration(Duration::from_millis(settings.send_timeout_ms))),
+        ("keepalive", duration(Duration::from_millis(settings.keepalive_ms))),
+        ("max_memory", size(settings.max_memory)),
         ("allow", list(settings.allow.iter().map(|network| string(&network.to_string())))),
     ]
 }

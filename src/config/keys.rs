@@ -21,6 +21,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// by a power of two.
 const PIPE: Kind = Kind::Size(4 << 10, 1 << 30);
 const MAX_CONNECTIONS: u64 = 1_000_000;
+/// TCP_KEEPIDLE takes 32,767 s at most (MAX_TCP_KEEPIDLE in the kernel's net/tcp.h).
+const KEEPALIVE_MAX: Duration = Duration::from_secs(9 * 3600);
 
 const fn key(name: &'static str, kind: Kind, default: &'static str, doc: &'static str, text: &'static str) -> Key {
     Key { name, kind, default, required: false, doc, text }
@@ -128,8 +130,8 @@ pub const CHILD: Keys = &[
         "[]",
         "tcp://HOST:PORT  udp://HOST:PORT  unix:PATH  ([::1] form for IPv6)",
         "Sockets that the supervisor binds and keeps, so that a restart or a reload refuses nobody: `tcp://HOST:PORT`, \
-         `udp://HOST:PORT` or `unix:PATH`, an IPv6 address in brackets. HOST is an address or `localhost`: no names \
-         are looked up. The program finds them from descriptor 3 on, see plumbd-plugin(7).",
+         `udp://HOST:PORT` or `unix:PATH`, an IPv6 address in brackets, a link-local one with its interface, as in \
+         `tcp://[fe80::1%eth0]:7007`. HOST is an address or `localhost`: no names are looked up. The program finds them from descriptor 3 on, see plumbd-plugin(7).",
     ),
     key(
         "instances",
@@ -329,6 +331,24 @@ pub const START_LIMIT: Keys = &[
     key("within", Kind::Duration(MILLISECOND, YEAR), r#""60s""#, "in that time", "The time in which they are counted."),
 ];
 
+/// `log_limit`.
+pub const LOG_LIMIT: Keys = &[
+    key(
+        "lines",
+        Kind::Integer(10, 1_000_000),
+        "2000",
+        "so many at once",
+        "How many lines at once. What was logged counts less and less as time passes.",
+    ),
+    key(
+        "per_second",
+        Kind::Integer(1, 1_000_000),
+        "100",
+        "so many a second for good",
+        "How many lines a second for good; of errors and warnings a third more.",
+    ),
+];
+
 /// `success`.
 pub const SUCCESS: Keys = &[
     key(
@@ -366,24 +386,6 @@ pub const NO_END: Useless = &[
 ];
 const HALTS: &str = "halts a program and does not kill it";
 const KILLS_NOBODY: &str = "kills no program";
-
-/// `log_limit`.
-pub const LOG_LIMIT: Keys = &[
-    key(
-        "lines",
-        Kind::Integer(10, 1_000_000),
-        "2000",
-        "so many at once",
-        "How many lines at once. What was logged counts less and less as time passes.",
-    ),
-    key(
-        "per_second",
-        Kind::Integer(1, 1_000_000),
-        "100",
-        "so many a second for good",
-        "How many lines a second for good; of errors and warnings a third more.",
-    ),
-];
 
 /// `[[links]]`.
 pub const LINK: Keys = &[
@@ -442,9 +444,10 @@ pub const ECHO: Keys = &[
     key(
         "partial_after",
         Kind::Duration(MILLISECOND, HOUR),
-        r#""20ms""#,
+        r#""1s""#,
         "bytes with no newline become a message when this long idle",
-        "Bytes with no newline become a message when the connection has been idle for so long.",
+        "Bytes with no newline become a message when the connection has been idle for this long. A lost segment takes \
+         0.2 s and more to arrive, so with less than the default a line may be saved in two.",
     ),
     key(
         "max_message",
@@ -465,7 +468,16 @@ pub const ECHO: Keys = &[
         Kind::Integer(0, MAX_CONNECTIONS),
         "0",
         "0: no limit",
-        "How many clients of one address are served at once; others are closed at once and counted. 0: no limit.",
+        "How many clients of one address are served at once; others are closed at once and counted. 0: no limit. Each \
+         instance counts its own.",
+    ),
+    key(
+        "ipv6_prefix",
+        Kind::Integer(1, 128),
+        "64",
+        "IPv6 addresses with these bits in common count as one",
+        "To `max_connections_per_address`, IPv6 addresses that have this many bits in common are one address: a host \
+         usually has all addresses of a /64. An IPv4-mapped address is an IPv4 address.",
     ),
     key(
         "idle_timeout",
@@ -475,11 +487,41 @@ pub const ECHO: Keys = &[
         "A client that sends nothing for so long is disconnected. 0s: never.",
     ),
     key(
+        "send_timeout",
+        Kind::Duration(NOTHING, YEAR),
+        r#""60s""#,
+        "a client that takes nothing of what is due to it for this long is closed; 0s: none",
+        "A client that takes nothing of what is due to it for this long, or up to a quarter longer, is closed with a \
+         reset and counted as `send_timeouts`. What counts is what its kernel acknowledges, so a client that reads \
+         slowly, but steadily, stays. 0s: never.",
+    ),
+    key(
+        "keepalive",
+        Kind::Duration(NOTHING, KEEPALIVE_MAX),
+        r#""60s""#,
+        "after this long a silent peer is asked whether it is there; 0s: never",
+        "After this long without a byte, in whole seconds rounded up, the kernel asks the client's kernel whether it is \
+         still there, and asks three times more in the time that follows: a client that vanished is closed after \
+         twice this long. If an echo is due to it, `send_timeout` closes it. 0s: never.",
+    ),
+    key(
+        "max_memory",
+        Kind::Size(1 << 20, 1 << 40),
+        r#""256MiB""#,
+        "of all connections together; past it nobody new is read",
+        "How many bytes all connections may hold: messages that are not complete, are not saved, or whose echoes are \
+         not taken. Past it, who holds nothing is not read until others let go of some, first come, first served; \
+         nothing is lost. A part is kept for the first 4 KiB of every client, so clients that take no echoes keep \
+         nobody with short messages waiting. At least 8 times `max_message`. Besides, the kernel has up to some 400 \
+         KiB for a client that neither is read nor reads.",
+    ),
+    key(
         "allow",
         Kind::List(&Kind::Network),
         r#"["0.0.0.0/0", "::/0"]"#,
         "networks; others are closed at once and counted",
-        "Networks whose clients are served, as in `10.0.0.0/8` or `::1`. Others are closed at once and counted.",
+        "Networks whose clients are served, as in `10.0.0.0/8` or `::1`. Others are closed at once and counted. \
+         IPv4-mapped networks, as in `::ffff:10.0.0.0/104`, are the IPv4 ones.",
     ),
 ];
 
@@ -607,8 +649,8 @@ pub const TABLES: &[(&str, Keys)] = &[
     ("[children.NAME]", CHILD),
     ("backoff", BACKOFF),
     ("start_limit", START_LIMIT),
-    ("success", SUCCESS),
     ("log_limit", LOG_LIMIT),
+    ("success", SUCCESS),
     ("[[links]]", LINK),
     ("settings of echo", ECHO),
     ("settings of logger", LOGGER),

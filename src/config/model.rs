@@ -8,7 +8,7 @@ use crate::link::handover::Protocol;
 use crate::sys::process::Exit;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -148,11 +148,36 @@ pub enum Program {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Address {
     /// tcp://HOST:PORT
-    Tcp(SocketAddr),
+    Tcp(HostPort),
     /// udp://HOST:PORT
-    Udp(SocketAddr),
+    Udp(HostPort),
     /// unix:PATH, absolute here; a stream socket.
     Unix(PathBuf),
+}
+
+/// HOST:PORT. An IPv4-mapped address is the IPv4 one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostPort {
+    /// Without the zone.
+    pub at: SocketAddr,
+    /// The interface that a link-local address is one of, by name or number: only the
+    /// running system knows whether it is there (RFC 4007, 11).
+    pub zone: Option<String>,
+}
+
+impl From<SocketAddr> for HostPort {
+    fn from(at: SocketAddr) -> HostPort {
+        HostPort { at, zone: None }
+    }
+}
+
+impl std::fmt::Display for HostPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.zone {
+            Some(zone) => write!(f, "[{}%{zone}]:{}", self.at.ip(), self.at.port()),
+            None => write!(f, "{}", self.at),
+        }
+    }
 }
 
 /// `restart`.
@@ -284,6 +309,14 @@ impl Model {
 }
 
 impl Address {
+    /// The IP address of one that has any.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Address::Tcp(host) | Address::Udp(host) => Some(host.at.ip()),
+            Address::Unix(_) => None,
+        }
+    }
+
     /// `tcp`, `udp` or `unix`: the socket's name in $LISTEN_FDNAMES, which can't hold a colon.
     pub const fn scheme(&self) -> &'static str {
         match self {

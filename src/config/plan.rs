@@ -499,7 +499,7 @@ to = "logger"
             ("ready = \"exec\"", "ready changes"),
             ("environment = { SECRET = \"x\" }", "environment SECRET changes"),
             ("limits = { core = 0 }", "limits changes"),
-            ("settings = { partial_after = \"1s\" }", "settings.partial_after changes"),
+            ("settings = { partial_after = \"2s\" }", "settings.partial_after changes"),
         ] {
             let said = format!("restart  echo    /t:4: {why}\nkeep     logger");
             assert_eq!(changed("plugin = \"echo\"", &format!("plugin = \"echo\"\n{keys}")), said);

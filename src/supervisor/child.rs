@@ -185,10 +185,10 @@ pub struct Machine {
     pub state: State,
     /// How it ended the last time.
     pub last_exit: Option<Exit>,
-    /// Whether its policy took that for a success.
-    pub ended_well: bool,
     /// Whether it was ready before that.
     pub served: bool,
+    /// Whether its policy took that for a success.
+    pub ended_well: bool,
     /// What is wrong, for a person; the reason of a failed start, or why it is given up.
     pub problem: Option<String>,
     /// How often a process came in place of one that was.
@@ -207,8 +207,8 @@ impl Machine {
             want: Want::Down,
             state: State::Down,
             last_exit: None,
-            ended_well: false,
             served: false,
+            ended_well: false,
             problem: None,
             restarts: 0,
             history: History::default(),

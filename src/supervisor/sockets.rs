@@ -5,8 +5,9 @@ use super::names::{Found, Names, Wanted};
 use super::store::{Handed, Store, socket_name};
 use super::unix_name::{self, AT_ONCE, Access, Name};
 use crate::cause::cause;
-use crate::config::model::Address;
+use crate::config::model::{Address, HostPort};
 use crate::sys::socket as shared;
+use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, getsockname, getsockopt, listen,
     setsockopt, socket, sockopt,
@@ -215,7 +216,7 @@ impl Sockets {
     /// that nobody else could name.
     fn why_not(&self, address: &Address, error: &io::Error) -> String {
         let port = |address: &Address| match address {
-            Address::Tcp(at) | Address::Udp(at) => Some((address.scheme(), at.port())),
+            Address::Tcp(host) | Address::Udp(host) => Some((address.scheme(), host.at.port())),
             Address::Unix(_) => None,
         };
         let own = self.held.keys().find(|held| port(held).is_some() && port(held) == port(address));
@@ -356,11 +357,11 @@ fn port_of(socket: &OwnedFd) -> u16 {
 fn bind_again(address: &Address, dead: &Held) -> io::Result<Held> {
     match address {
         Address::Tcp(_) => open(address),
-        Address::Udp(at) => {
+        Address::Udp(host) => {
             // A process that still has the dead one keeps its address in use;
             // of two, the one that was bound last receives.
             setsockopt(&dead.socket, sockopt::ReuseAddr, &true)?;
-            let socket = open_net(*at, SockType::Datagram, true)?;
+            let socket = open_net(host, SockType::Datagram, true)?;
             setsockopt(&socket, sockopt::ReuseAddr, &false)?;
             Ok(Held { socket, name: None, lent: false, taken_up: false })
         }
@@ -407,8 +408,8 @@ fn give(path: &Path, before: &Metadata) {
 
 fn open(address: &Address) -> io::Result<Held> {
     let (socket, name) = match address {
-        Address::Tcp(at) => (open_net(*at, SockType::Stream, true)?, None),
-        Address::Udp(at) => (open_net(*at, SockType::Datagram, false)?, None),
+        Address::Tcp(host) => (open_net(host, SockType::Stream, true)?, None),
+        Address::Udp(host) => (open_net(host, SockType::Datagram, false)?, None),
         Address::Unix(path) => {
             let (socket, name) = unix_name::listen_at(path, Access::Umask, BACKLOG)?;
             (socket, Some(name))
@@ -417,7 +418,8 @@ fn open(address: &Address) -> io::Result<Held> {
     Ok(Held { socket, name, lent: false, taken_up: false })
 }
 
-fn open_net(at: SocketAddr, kind: SockType, reuse: bool) -> io::Result<OwnedFd> {
+fn open_net(host: &HostPort, kind: SockType, reuse: bool) -> io::Result<OwnedFd> {
+    let at = on_interface(host)?;
     let family = if at.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
     if at.is_ipv6() {
@@ -433,6 +435,15 @@ fn open_net(at: SocketAddr, kind: SockType, reuse: bool) -> io::Result<OwnedFd> 
         listen(&fd, Backlog::new(BACKLOG)?)?;
     }
     Ok(fd)
+}
+
+/// The address with the number of its interface, which may come and go.
+fn on_interface(host: &HostPort) -> io::Result<SocketAddr> {
+    let (SocketAddr::V6(mut at), Some(zone)) = (host.at, &host.zone) else { return Ok(host.at) };
+    let number = zone.parse().or_else(|_| if_nametoindex(zone.as_str()));
+    let gone = |_| io::Error::new(io::ErrorKind::AddrNotAvailable, format!("there is no interface {zone}"));
+    at.set_scope_id(number.map_err(gone)?);
+    Ok(at.into())
 }
 
 fn bind_to(fd: &OwnedFd, address: &dyn SockaddrLike) -> io::Result<()> {

@@ -19,12 +19,13 @@
 
 use super::manager::Manager;
 use super::unix_name::Inode;
-use crate::config::model::Address;
+use crate::config::model::{Address, HostPort};
 use crate::link::Kept;
 use crate::link::handover::Protocol;
 use crate::link::ledger::View;
 use crate::sys::pipe;
 use crate::{listen_fds, notify};
+use nix::net::if_::if_indextoname;
 use nix::sys::socket::{SockType, SockaddrStorage, getsockname, getsockopt, sockopt};
 use std::collections::BTreeMap;
 use std::io;
@@ -262,11 +263,19 @@ fn address_of(fd: &OwnedFd) -> Option<Address> {
     let v4 = bound.as_sockaddr_in().map(|at| SocketAddr::V4((*at).into()));
     let v6 = bound.as_sockaddr_in6().map(|at| SocketAddr::V6((*at).into()));
     match (v4.or(v6), kind) {
-        (Some(at), SockType::Stream) => Some(Address::Tcp(at)),
-        (Some(at), SockType::Datagram) => Some(Address::Udp(at)),
+        (Some(at), SockType::Stream) => Some(Address::Tcp(host_of(at))),
+        (Some(at), SockType::Datagram) => Some(Address::Udp(host_of(at))),
         (None, SockType::Stream) => Some(Address::Unix(bound.as_unix_addr()?.path()?.to_owned())),
         _ => None,
     }
+}
+
+/// With the name of the interface, if it is one of an interface.
+fn host_of(at: SocketAddr) -> HostPort {
+    let scope = if let SocketAddr::V6(at) = at { at.scope_id() } else { 0 };
+    let name = || if_indextoname(scope).ok()?.into_string().ok();
+    let zone = (scope != 0).then(|| name().unwrap_or_else(|| scope.to_string()));
+    HostPort { at: SocketAddr::new(at.ip(), at.port()), zone }
 }
 
 #[cfg(test)]
@@ -275,7 +284,7 @@ mod tests {
 
     #[test]
     fn names_are_such_as_the_store_takes() {
-        let address = Address::Tcp("[::1]:7007".parse().unwrap());
+        let address = Address::Tcp("[::1]:7007".parse::<SocketAddr>().unwrap().into());
         assert_eq!(socket_name(&address, None), "listen/tcp%3A//[%3A%3A1]%3A7007");
         let unix = Address::Unix("/run/caf\u{e9} #100%".into());
         assert_eq!(socket_name(&unix, Inode::parse("1a-2f3")), "listen/unix%3A/run/caf%C3%A9 %23100%25#1a-2f3");
@@ -287,10 +296,10 @@ mod tests {
     fn a_socket_says_where_it_is_bound() {
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let at = tcp.local_addr().unwrap();
-        assert_eq!(address_of(&tcp.into()), Some(Address::Tcp(at)));
+        assert_eq!(address_of(&tcp.into()), Some(Address::Tcp(at.into())));
         let udp = std::net::UdpSocket::bind("[::1]:0").unwrap();
         let at = udp.local_addr().unwrap();
-        assert_eq!(address_of(&udp.into()), Some(Address::Udp(at)));
+        assert_eq!(address_of(&udp.into()), Some(Address::Udp(at.into())));
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let unix = std::os::unix::net::UnixListener::bind(&path).unwrap();

@@ -13,6 +13,7 @@ mod container;
 mod control;
 mod daemon;
 mod echo;
+mod echo_clients;
 mod environment;
 mod examples;
 mod fake_sink;

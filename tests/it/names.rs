@@ -65,6 +65,7 @@ fn a_reload_makes_the_name_of_a_unix_socket_again_and_restarts_who_listens_there
 #[test]
 fn all_names_that_went_are_made_again_at_a_signal() {
     let mut daemon = Daemon::start(SERVER);
+    assert_eq!(ask(&daemon), "1\n");
     for name in ["one.sock", "two.sock", "plumbd.sock"] {
         std::fs::remove_file(daemon.path(name)).unwrap();
     }
@@ -80,6 +81,7 @@ fn all_names_that_went_are_made_again_at_a_signal() {
 #[test]
 fn a_name_of_a_child_that_does_not_run_is_made_again_and_it_is_not_started() {
     let mut daemon = Daemon::start(SERVER);
+    assert_eq!(ask(&daemon), "1\n");
     daemon.done(&Request::Stop { children: vec!["server".to_owned()] });
     std::fs::remove_file(daemon.path("one.sock")).unwrap();
     daemon.done(&Request::Reload);

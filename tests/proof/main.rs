@@ -6,7 +6,7 @@
 //! the same with the protection taken away, which must be found out.
 //!
 //! - [`clients`]: clients that misbehave, or are many; [`clients_crowd`],
-//!   [`clients_unread`], [`clients_resets`], [`clients_lines`]: theirs;
+//!   [`clients_unread`], [`clients_memory`], [`clients_resets`], [`clients_lines`]: theirs;
 //!   [`clients_beside`], [`clients_latency`]: how others are served meanwhile; [`clients_service`]: the daemon that they are clients of;
 //! - [`limits`], [`limits_pipes`], [`limits_starved`]: descriptors, processes, memory and pipes that are refused;
 //! - [`misuse`]: a child that misuses what it was given;
@@ -25,6 +25,7 @@ mod clients_beside;
 mod clients_crowd;
 mod clients_latency;
 mod clients_lines;
+mod clients_memory;
 mod clients_resets;
 mod clients_service;
 mod clients_unread;

@@ -42,7 +42,7 @@ fn a_user_has_a_service_of_their_own() {
     // Without a configuration there is nothing to run.
     done(&machine, "systemctl --user start plumbd");
     assert_eq!(run(&machine, "systemctl --user is-active plumbd").out, "inactive\n");
-    let verified = run(&machine, "systemd-analyze verify --user /usr/lib/systemd/user/plumbd.service");
+    let verified = run(&machine, "systemd-analyze verify --user --man=no /usr/lib/systemd/user/plumbd.service");
     assert_eq!((verified.status, verified.err.as_str()), (0, ""), "{verified:?}");
 
     done(&machine, "mkdir -p .config/plumbd; plumbd example echo-store >.config/plumbd/plumbd.toml");
