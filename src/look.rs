@@ -8,6 +8,7 @@
 
 use crate::cause::words;
 use crate::sys::aside::{self, Keeps};
+use crate::sys::descendants::Process;
 use crate::sys::pipe::Pipe;
 use crate::sys::process;
 use nix::errno::Errno;
@@ -30,6 +31,9 @@ pub const EACH: Duration = Duration::from_secs(10);
 /// All of one look together: less than a service manager waits for a start by default
 /// (DefaultTimeoutStartSec=, systemd-system.conf(5)).
 pub const ALL: Duration = Duration::from_secs(60);
+
+/// A process that waits for a processor for longer than this hangs too.
+const AT_ALL: Duration = Duration::from_secs(5);
 
 /// A line of the memory file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -222,7 +226,10 @@ impl Look {
 
     /// Waits until it has ended, or one question takes longer than `each`: what was answered
     /// by then, and what it hangs at.
-    pub fn wait_each(mut self, each: Duration) -> (Answers, Option<String>) {
+    ///
+    /// # Errors
+    /// It did not begin.
+    pub fn wait_each(mut self, each: Duration) -> io::Result<(Answers, Option<String>)> {
         let mut since = Instant::now();
         let mut before = 0;
         loop {
@@ -230,19 +237,29 @@ impl Look {
             if lines.len() > before {
                 (before, since) = (lines.len(), Instant::now());
             }
-            if is_done || since.elapsed() >= each {
+            // Until it has begun, and while it waits for a processor, nothing hangs.
+            let is_slow = since.elapsed() < AT_ALL && self.waits_for_processor(lines.is_empty());
+            if is_done || since.elapsed() >= each && !is_slow {
                 let last = lines.iter().rev().find_map(|line| match line {
                     Line::Does { what, .. } => Some(what.clone()),
                     Line::Says { .. } | Line::Done => None,
                 });
-                let hangs_at = last.filter(|_| !is_done);
                 self.end(if is_done { Duration::from_secs(1) } else { Duration::ZERO });
-                return (answers_in(lines), hangs_at);
+                return match last {
+                    None if !is_done => Err(io::Error::other("the process that looks did not begin in time")),
+                    last => Ok((answers_in(lines), last.filter(|_| !is_done))),
+                };
             }
             let timeout = PollTimeout::try_from(each.min(Duration::from_millis(5))).unwrap_or(PollTimeout::ZERO);
             // EINTR: looked at again all the same.
             let _ended = poll(&mut [PollFd::new(self.end.as_fd(), PollFlags::POLLIN)], timeout);
         }
+    }
+
+    /// Whether it is only that the machine is busy. One that has not begun copies memory.
+    fn waits_for_processor(&self, begins: bool) -> bool {
+        let process = Process::look(self.pid).ok().flatten();
+        process.is_some_and(|process| process.state == 'R' || begins && !process.is_dead())
     }
 
     /// Reaps it within that time; later it is another's to do so.
@@ -329,6 +346,24 @@ mod tests {
         let later = began + EACH + Duration::from_secs(1);
         assert_eq!(look.hangs(later), Err("looking at /two took longer than 10 s".to_owned()));
         assert!(look.answers().is_err(), "it did not say that it was done");
+    }
+
+    #[test]
+    fn one_that_begins_late_has_answered_nothing_before() {
+        let after = |pause: u64| {
+            let look = Look::begin(Keeps::Only(&[]), |scribe| {
+                std::thread::sleep(Duration::from_millis(pause));
+                assert!(scribe.ask("one", "looking at /one", || true));
+                scribe.does("looking at /two");
+                std::thread::sleep(Duration::from_secs(1000));
+            });
+            look.unwrap().wait_each(Duration::from_millis(50))
+        };
+        for pause in [0, 200] {
+            let (answers, hangs_at) = after(pause).unwrap();
+            assert_eq!((answers.get("one"), hangs_at.as_deref()), (Some(true), Some("looking at /two")));
+        }
+        assert!(after(1_000_000).is_err(), "nobody knows what it would say");
     }
 
     #[test]

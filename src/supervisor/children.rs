@@ -300,7 +300,7 @@ impl Supervisor {
             match self.has_started(number, own, sender) {
                 Ok(Some(yes)) => return yes,
                 // A process between the two has ended: the sender has another parent by now.
-                Ok(None) if process::exists(sender) => {}
+                Ok(None) if matches!(has_ended(sender), Ok(false)) => {}
                 Ok(None) => return is_user(self),
                 Err(error) => {
                     let name = self.children.get(&id).map_or("plumbd", |child| child.config.name.as_str());
@@ -326,7 +326,9 @@ impl Supervisor {
                 return Ok(Some(true));
             }
             if process.parent == getpid() {
-                return self.is_orphan_of(&process, number).map(Some);
+                let is_own = self.is_orphan_of(&process, number)?;
+                // What one was started with can't be read any more once it has ended.
+                return Ok((is_own || !has_ended(next)?).then_some(is_own));
             }
             // The first process, or one whose parent is in another pid namespace.
             if process.parent.as_raw() <= 1 {
@@ -460,4 +462,9 @@ impl Supervisor {
         }
         self.step(id, Event::Exited(exit));
     }
+}
+
+/// Whether a process has ended, reaped or not.
+fn has_ended(pid: Pid) -> io::Result<bool> {
+    Ok(Process::look(pid)?.is_none_or(|process| process.is_dead()))
 }

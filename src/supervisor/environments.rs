@@ -28,7 +28,7 @@ impl Environments {
     /// Reads those of these processes.
     ///
     /// # Errors
-    /// EAGAIN, EMFILE, ENFILE, ENOMEM.
+    /// EAGAIN, EMFILE, ENFILE, ENOMEM; the machine is so busy that nobody could read them.
     pub(super) fn of(processes: &[Process]) -> io::Result<Environments> {
         let mut seen = Environments::default();
         let mut rest = processes;
@@ -58,7 +58,7 @@ impl Environments {
                 }
             }
         })?;
-        let (answers, hangs_at) = look.wait_each(EACH);
+        let (answers, hangs_at) = look.wait_each(EACH)?;
         if let Some(number) = answers.get("error") {
             return Err(io::Error::from_raw_os_error(number));
         }

@@ -570,11 +570,6 @@ pub fn with_continue(signal: Signal) -> [Signal; 2] {
     }
 }
 
-/// Whether there is a process of that number, dead ones that are not reaped included.
-pub fn exists(pid: Pid) -> bool {
-    kill(pid, None) != Err(Errno::ESRCH)
-}
-
 /// Whether anybody is in that process group, zombies included.
 pub fn group_exists(group: Pid) -> bool {
     nix::sys::signal::killpg(group, None) != Err(Errno::ESRCH)

@@ -1,11 +1,12 @@
 //! Names in the file system that somebody removed: a reload makes them again, and an end
 //! removes only what is the daemon's own.
 
-use crate::daemon::{Daemon, wait_for};
-use plumbd::control::Request;
+use crate::daemon::{Daemon, kill, wait_for};
 use plumbd::control::status::{ChildState, DaemonState};
+use plumbd::control::{Request, Response, client};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 /// Serves at once, and says by which of its starts. `other` has nothing to do with it.
 const SERVER: &str = r#"
@@ -64,6 +65,7 @@ fn a_reload_makes_the_name_of_a_unix_socket_again_and_restarts_who_listens_there
 #[test]
 fn all_names_that_went_are_made_again_at_a_signal() {
     let mut daemon = Daemon::start(SERVER);
+    assert_eq!(ask(&daemon), "1\n");
     for name in ["one.sock", "two.sock", "plumbd.sock"] {
         std::fs::remove_file(daemon.path(name)).unwrap();
     }
@@ -79,6 +81,7 @@ fn all_names_that_went_are_made_again_at_a_signal() {
 #[test]
 fn a_name_of_a_child_that_does_not_run_is_made_again_and_it_is_not_started() {
     let mut daemon = Daemon::start(SERVER);
+    assert_eq!(ask(&daemon), "1\n");
     daemon.done(&Request::Stop { children: vec!["server".to_owned()] });
     std::fs::remove_file(daemon.path("one.sock")).unwrap();
     daemon.done(&Request::Reload);
@@ -104,64 +107,101 @@ fn a_reload_that_cannot_make_a_name_again_changes_nothing() {
     drop(others);
 }
 
-#[test]
-fn a_pid_file_that_was_removed_is_there_again_after_a_reload() {
+/// A daemon with a pid file, without the folder that a [`Daemon`] has to itself.
+struct Run(std::process::Child);
+
+impl Run {
+    fn start(dir: &Path) -> Run {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plumbd"));
+        command.args(["run", "-c", "plumbd.toml", "--pid-file", "pid"]).current_dir(dir);
+        Run(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    fn pid(&self) -> i32 {
+        i32::try_from(self.0.id()).unwrap()
+    }
+
+    /// Asks it to end, which it does well.
+    fn end(&mut self) {
+        kill(self.pid(), nix::libc::SIGTERM);
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let _dead = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+/// The daemon that answers in that folder.
+fn answering(dir: &Path) -> Option<i32> {
+    let mut pid = None;
+    let asked = client::ask(&dir.join("plumbd.sock"), &Request::Status, |response| {
+        if let Response::Status(status) = response {
+            pid = Some(status.pid);
+        }
+        Ok(())
+    });
+    asked.ok().and(pid)
+}
+
+/// A folder with a configuration.
+fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("plumbd.toml"), "[children.one]\ncommand = [\"sleep\", \"1000\"]\n").unwrap();
-    let run = || {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_plumbd"));
-        command.args(["run", "-c", "plumbd.toml", "--pid-file", "pid"]).current_dir(dir.path());
-        command.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
-        command
-    };
-    let mut daemon = run().spawn().unwrap();
-    let pid = i32::try_from(daemon.id()).unwrap();
-    let is_there = || std::fs::read_to_string(dir.path().join("pid")).is_ok_and(|text| text == format!("{pid}\n"));
-    wait_for("it runs", || (is_there() && UnixStream::connect(dir.path().join("plumbd.sock")).is_ok()).then_some(()));
+    dir
+}
+
+/// What is in it.
+fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).unwrap();
+    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_pid_file_that_was_removed_is_there_again_after_a_reload() {
+    let dir = folder();
+    let file = dir.path().join("pid");
+    let mut daemon = Run::start(dir.path());
+    let pid = daemon.pid();
+    let is_there = || std::fs::read_to_string(&file).is_ok_and(|text| text == format!("{pid}\n"));
+    wait_for("it runs", || answering(dir.path()));
+    assert!(is_there());
     for _ in 0..2 {
-        std::fs::remove_file(dir.path().join("pid")).unwrap();
-        crate::daemon::kill(pid, nix::libc::SIGHUP);
+        std::fs::remove_file(&file).unwrap();
+        kill(pid, nix::libc::SIGHUP);
         wait_for("it is there again", || is_there().then_some(()));
     }
-    let refused = run().output().unwrap();
-    assert!(String::from_utf8(refused.stderr).unwrap().contains(&format!("process {pid} holds it")));
-    crate::daemon::kill(pid, nix::libc::SIGTERM);
-    assert!(daemon.wait().unwrap().success());
-    let mut left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    left.sort();
-    assert_eq!(left, ["plumbd.toml"]);
+    // It is locked again.
+    let mut other = Run::start(dir.path());
+    assert!(!other.0.wait().unwrap().success());
+    assert!(is_there());
+    daemon.end();
+    assert_eq!(names(dir.path()), ["plumbd.toml"]);
 }
 
 #[test]
 fn a_daemon_that_starts_while_another_ends_is_not_cut_off() {
     for _ in 0..10 {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("plumbd.toml"), "[children.one]\ncommand = [\"sleep\", \"1000\"]\n").unwrap();
-        let socket = dir.path().join("plumbd.sock");
-        let start = || {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_plumbd"));
-            command.args(["run", "-c", "plumbd.toml", "--pid-file", "pid"]).current_dir(dir.path());
-            command.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap()
-        };
-        let kill = |process: &std::process::Child| {
-            crate::daemon::kill(i32::try_from(process.id()).unwrap(), nix::libc::SIGTERM);
-        };
-        let mut first = start();
-        wait_for("it runs", || UnixStream::connect(&socket).ok());
-        kill(&first);
-        let mut next = start();
-        assert!(first.wait().unwrap().success());
-        wait_for("the second one is reached", || {
+        let dir = folder();
+        let mut first = Run::start(dir.path());
+        wait_for("it runs", || answering(dir.path()));
+        kill(first.pid(), nix::libc::SIGTERM);
+        let mut next = Run::start(dir.path());
+        assert!(first.0.wait().unwrap().success());
+        wait_for("the second one answers", || {
             // Refused as long as the first one was there.
-            if next.try_wait().unwrap().is_some() {
-                next = start();
+            if next.0.try_wait().unwrap().is_some() {
+                next = Run::start(dir.path());
             }
-            UnixStream::connect(&socket).ok()
+            answering(dir.path()).filter(|&pid| pid == next.pid())
         });
-        let pid = std::fs::read_to_string(dir.path().join("pid")).unwrap();
-        assert_eq!(pid, format!("{}\n", next.id()));
-        kill(&next);
-        assert!(next.wait().unwrap().success());
-        assert!(!socket.exists() && !dir.path().join("pid").exists());
+        assert_eq!(std::fs::read_to_string(dir.path().join("pid")).unwrap(), format!("{}\n", next.pid()));
+        next.end();
+        assert_eq!(names(dir.path()), ["plumbd.toml"]);
     }
 }
