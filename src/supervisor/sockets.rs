@@ -63,11 +63,6 @@ impl Held {
 }
 
 impl Sockets {
-    /// The socket bound to that address.
-    pub fn get(&self, address: &Address) -> Option<&OwnedFd> {
-        self.held.get(address).map(|held| &held.socket)
-    }
-
     /// The socket for a child that is about to start, as it was when it was
     /// bound. A socket can't be opened anew, so all instances of a child share
     /// one description, with each other and with those before them: what
@@ -162,6 +157,40 @@ impl Sockets {
         self.held.keys()
     }
 
+    /// Binds one more address, if that can be done at once: the name of a Unix socket is
+    /// made aside first.
+    ///
+    /// # Errors
+    /// From bind(2); `WouldBlock` for a Unix socket.
+    pub(super) fn bind(&mut self, address: &Address, store: &Store) -> io::Result<()> {
+        if self.held.contains_key(address) {
+            return Ok(());
+        }
+        if matches!(address, Address::Unix(_)) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.bind_first(address, store, &mut Names::default())?;
+        if let Some(held) = self.held.get_mut(address) {
+            held.taken_up = false;
+        }
+        self.renewed = true;
+        Ok(())
+    }
+
+    /// Binds one more address before anything is started.
+    ///
+    /// # Errors
+    /// From bind(2), or making its name.
+    pub(super) fn bind_first(&mut self, address: &Address, store: &Store, names: &mut Names) -> io::Result<()> {
+        if let Some(held) = hold(address, store, None, names)? {
+            self.held.insert(address.clone(), held);
+            self.revive(address).inspect_err(|_| {
+                self.held.remove(address);
+            })?;
+        }
+        Ok(())
+    }
+
     /// What is to be made or looked at aside before these are [bound](Sockets::bind_new).
     pub(super) fn wanted<'a>(&self, addresses: impl IntoIterator<Item = &'a Address>, store: &Store) -> Wanted {
         let mut wanted = Wanted::default();
@@ -224,7 +253,7 @@ impl Sockets {
                 "cannot listen on {address}: this daemon itself holds {own} until a reload is done; \
                  reload once without either, then with the new one"
             ),
-            None => format!("cannot listen on {address}: {error}"),
+            None => format!("cannot listen on {address}: {}", cause(error)),
         }
     }
 

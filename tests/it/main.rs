@@ -20,6 +20,7 @@ mod fake_sink;
 mod far;
 mod guarantee;
 mod handed;
+mod held_back;
 mod hostile;
 mod hung;
 mod links;
