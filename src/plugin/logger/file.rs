@@ -55,7 +55,7 @@ impl MessageFile {
     ///
     /// # Errors
     /// From open(2) and flock(2); [`ErrorKind::PermissionDenied`], in words: somebody
-    /// who may not read the messages, or be read, may have put it there.
+    /// else may have put it there.
     pub fn open(path: &Path, rights: &Rights<'_>) -> io::Result<Option<MessageFile>> {
         let unfinished = if rights.group.is_some() { UNFINISHED } else { 0 };
         let made = || beside::open_or_make(path, APPENDING, rights.mode | unfinished, Whose::Administrators);
