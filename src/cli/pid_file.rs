@@ -2,6 +2,8 @@
 //! daemon lives, so that one left over from a crash is known for what it is.
 
 use crate::cause::cause;
+use crate::supervisor::unix_name::{Lock, remove_own};
+use crate::sys::at_hand::is_way_local;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File};
@@ -14,6 +16,8 @@ use std::path::{Path, PathBuf};
 pub(super) struct PidFile {
     path: PathBuf,
     lock: Flock<File>,
+    /// To look at it waits for no network.
+    local: bool,
 }
 
 impl PidFile {
@@ -23,6 +27,9 @@ impl PidFile {
     /// A living daemon holds it, with its id; or it can't be written.
     pub(super) fn hold(path: &Path) -> Result<PidFile, String> {
         let cannot = |verb: &str, why: &str| format!("cannot {verb} the pid file {}: {why}", path.display());
+        // Not while another daemon removes its own. Where nothing can be made beside the
+        // file, nothing can be removed either.
+        let turn = Lock::take_soon(path);
         loop {
             let file = open(path).map_err(|e| cannot("open", &cause(&e)))?;
             if !file.metadata().is_ok_and(|data| data.is_file()) {
@@ -40,21 +47,36 @@ impl PidFile {
             if !is_at(&lock, path) {
                 continue;
             }
-            let mut held = PidFile { path: path.to_owned(), lock };
+            let local = path.parent().is_some_and(is_way_local);
+            let mut held = PidFile { path: path.to_owned(), lock, local };
             // Where that fails (the disk is full) no empty file is left behind.
-            write(&mut held.lock).map_err(|e| cannot("write", &cause(&e)))?;
+            let written = write(&mut held.lock);
+            drop(turn);
+            written.map_err(|e| cannot("write", &cause(&e)))?;
             return Ok(held);
+        }
+    }
+
+    /// Makes it again if somebody removed it, as far as this can be seen at once.
+    pub(super) fn renew(&mut self) {
+        if !self.local || is_at(&self.lock, &self.path) {
+            return;
+        }
+        match PidFile::hold(&self.path) {
+            Ok(again) => {
+                *self = again;
+                log::warn!("the pid file {} was gone: it is made again", self.path.display());
+            }
+            Err(why) => log::error!("{why}"),
         }
     }
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // Somebody may have removed it, and another daemon have its own there.
-        if is_at(&self.lock, &self.path) {
-            // One that can't be removed is stale, and the next daemon takes it over.
-            let _stale = fs::remove_file(&self.path);
-        }
+        // Somebody may have removed it, and another daemon have its own there. One that
+        // can't be removed is stale, and the next daemon takes it over.
+        let _stale = remove_own(&self.path, || Ok(is_at(&self.lock, &self.path)));
     }
 }
 
@@ -116,6 +138,46 @@ mod tests {
         assert!(path.exists());
         drop(other);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn one_that_was_removed_is_made_again_but_not_in_place_of_anothers() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        let mut held = PidFile::hold(&path).unwrap();
+        for _ in 0..2 {
+            fs::remove_file(&path).unwrap();
+            held.renew();
+            assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+            assert!(PidFile::hold(&path).is_err(), "it is locked again");
+        }
+        fs::remove_file(&path).unwrap();
+        let other = PidFile::hold(&path).unwrap();
+        held.renew();
+        drop(held);
+        assert!(path.exists());
+        drop(other);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn of_one_that_ends_and_one_that_starts_the_second_keeps_its_own() {
+        for _ in 0..200 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("pid");
+            let first = PidFile::hold(&path).unwrap();
+            // A cleaner takes the name, and the next daemon has it, just when the first one ends.
+            std::thread::scope(|scope| {
+                let next = scope.spawn(|| {
+                    fs::remove_file(&path).unwrap_or_default();
+                    PidFile::hold(&path)
+                });
+                drop(first);
+                if let Ok(_next) = next.join().unwrap() {
+                    assert!(path.exists());
+                }
+            });
+        }
     }
 
     #[test]

@@ -33,7 +33,7 @@ impl Run {
     /// Supervises until it is told to end. With `--daemon` this process only
     /// waits until its child, the daemon, is ready.
     pub(super) fn carry_out(self) -> Result<u8, Failure> {
-        sys::signals::ignore_file_size_signal();
+        sys::signals::ignore([nix::libc::SIGXFSZ]);
         let loaded = load(self.config.as_deref())?;
         if loaded.builtin {
             output::tell(&built_in(&loaded.model, &config::places()));
@@ -78,9 +78,10 @@ impl Run {
 
     fn supervise(self, loaded: Loaded, ready: &mut Ready) -> Result<(), String> {
         let target = self.target(&loaded.model);
-        let _pid_file = self.pid_file.as_deref().map(PidFile::hold).transpose()?;
+        let mut pid_file = self.pid_file.as_deref().map(PidFile::hold).transpose()?;
         journal::start(target, loaded.model.daemon.log_level)?;
-        let outcome = supervisor::run(Options { loaded, daemonized: self.daemon }, ready);
+        let renew = Box::new(move || pid_file.iter_mut().for_each(PidFile::renew));
+        let outcome = supervisor::run(Options { loaded, daemonized: self.daemon, renew }, ready);
         // On standard error it is told as the command's failure.
         if let (Err(why), Target::Syslog(_)) = (&outcome, target) {
             log::error!("{why}");

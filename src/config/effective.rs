@@ -1,6 +1,6 @@
 //! A model as a configuration file with every default filled in.
 
-use super::model::{Child, Link, LogTarget, Model, Program, Ready, Restart, base_name};
+use super::model::{Child, Link, LogTarget, Model, Program, Ready, Restart, StopTo, base_name};
 use super::value::{duration_text, size_text};
 use super::{keys, limits};
 use crate::journal::LogLimit;
@@ -78,6 +78,12 @@ fn child_pairs(child: &Child, instances: usize) -> Vec<(&'static str, String)> {
         Ready::Notify => "notify",
         Ready::Fd => "fd",
     };
+    let stop_to = match child.stop_to {
+        StopTo::Group => "group",
+        StopTo::Leader => "leader",
+    };
+    let codes = list(child.success.codes.iter().map(ToString::to_string));
+    let signals = list(child.success.signals.iter().map(|signal| string(signal.as_str())));
     let (backoff, limit) = (&child.backoff, &child.start_limit);
     let mut after: Vec<&str> = child.after.iter().map(|name| base_name(name)).collect();
     after.dedup();
@@ -100,7 +106,9 @@ fn child_pairs(child: &Child, instances: usize) -> Vec<(&'static str, String)> {
         ("ready", string(ready)),
         ("ready_timeout", duration(child.ready_timeout)),
         ("stop_signal", string(child.stop_signal.as_str())),
+        ("stop_to", string(stop_to)),
         ("stop_timeout", duration(child.stop_timeout)),
+        ("success", inline([("codes", codes), ("signals", signals)])),
         ("after", list(after.into_iter().map(string))),
         ("umask", string(&format!("{:04o}", child.umask))),
         ("environment", inline(child.environment.iter().map(|(name, value)| (name.as_str(), string(value))))),

@@ -7,10 +7,11 @@
 
 mod kind;
 
-pub use kind::{Key, Keys, Kind, Word};
+pub use kind::{Key, Keys, Kind, Useless, Word};
 
 use super::value::YEAR;
 use crate::link::record::MESSAGE_MAX;
+use nix::sys::signal::Signal;
 use std::time::Duration;
 
 const NOTHING: Duration = Duration::ZERO;
@@ -144,7 +145,7 @@ pub const CHILD: Keys = &[
         "restart",
         Kind::Words(&[
             ("always", "however it ended"),
-            ("on-failure", "after an exit status other than 0, or a signal"),
+            ("on-failure", "after an end that is none of `success`: an exit status other than 0, or a signal"),
             ("never", "not at all"),
         ]),
         r#""always""#,
@@ -188,11 +189,22 @@ pub const CHILD: Keys = &[
     ),
     key(
         "stop_signal",
-        Kind::Signal,
+        Kind::Signal(NO_STOP),
         r#""SIGTERM""#,
         "what asks it to stop",
-        "The signal, sent to its whole process group, that asks it to stop. Built-in plugins drain at SIGTERM and take \
-         no other.",
+        "The signal that asks it to stop, sent with SIGCONT. Built-in plugins drain at SIGTERM and take no other.",
+    ),
+    key(
+        "stop_to",
+        Kind::Words(&[
+            ("group", "to its whole process group"),
+            ("leader", "to the process that was started, alone, which tells its own workers"),
+        ]),
+        r#""group""#,
+        "group | leader: whom stop_signal goes to; the rest of the group gets SIGKILL in the end",
+        "Whom `stop_signal` goes to. A server with worker processes (prefork) that would be cut off in the middle of \
+         their work by the signal wants `leader`: it has them finish, and then ends. Whatever is left of its process \
+         group when it has ended, or after `stop_timeout`, gets SIGKILL.",
     ),
     key(
         "stop_timeout",
@@ -201,6 +213,15 @@ pub const CHILD: Keys = &[
         "then SIGKILL to its whole process group",
         "How long it may take to stop. Then its whole process group gets SIGKILL. What it has started outside of its \
          group gets SIGKILL as soon as the child itself has ended.",
+    ),
+    key(
+        "success",
+        Kind::Table(SUCCESS),
+        "{}",
+        "ends that are no failure; else exit status 0 alone",
+        "Which ends are no failures. With `restart = \"on-failure\"` it is not started again after one of these, and \
+         with `never` it then counts as finished. A child that a stop or a reload has ended did as it was told, \
+         however it ended.",
     ),
     key(
         "after",
@@ -327,6 +348,44 @@ pub const LOG_LIMIT: Keys = &[
         "How many lines a second for good; of errors and warnings a third more.",
     ),
 ];
+
+/// `success`.
+pub const SUCCESS: Keys = &[
+    key(
+        "codes",
+        Kind::List(&Kind::Integer(0, 255)),
+        "[0]",
+        "exit statuses",
+        "Exit statuses, 0 only if it is listed: `[0, 143]` for a Java program, which ends with 143 when it is asked to.",
+    ),
+    key(
+        "signals",
+        Kind::List(&Kind::Signal(NO_END)),
+        "[]",
+        "signals that it was killed by",
+        "Signals that it may be killed by, as in `[\"SIGTERM\"]`.",
+    ),
+];
+
+/// What `stop_signal` can't be.
+pub const NO_STOP: Useless = &[
+    (Signal::SIGSTOP, "halts a program and does not end it"),
+    (Signal::SIGCONT, "lets a halted program go on and does not end it"),
+    (Signal::SIGCHLD, "tells a program that one of its own children ended"),
+];
+/// Signals that kill no program (signal(7)).
+pub const NO_END: Useless = &[
+    (Signal::SIGSTOP, HALTS),
+    (Signal::SIGTSTP, HALTS),
+    (Signal::SIGTTIN, HALTS),
+    (Signal::SIGTTOU, HALTS),
+    (Signal::SIGCONT, KILLS_NOBODY),
+    (Signal::SIGCHLD, KILLS_NOBODY),
+    (Signal::SIGURG, KILLS_NOBODY),
+    (Signal::SIGWINCH, KILLS_NOBODY),
+];
+const HALTS: &str = "halts a program and does not kill it";
+const KILLS_NOBODY: &str = "kills no program";
 
 /// `[[links]]`.
 pub const LINK: Keys = &[
@@ -591,6 +650,7 @@ pub const TABLES: &[(&str, Keys)] = &[
     ("backoff", BACKOFF),
     ("start_limit", START_LIMIT),
     ("log_limit", LOG_LIMIT),
+    ("success", SUCCESS),
     ("[[links]]", LINK),
     ("settings of echo", ECHO),
     ("settings of logger", LOGGER),

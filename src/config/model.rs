@@ -5,6 +5,7 @@
 
 use crate::journal::LogLimit;
 use crate::link::handover::Protocol;
+use crate::sys::process::Exit;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -76,8 +77,12 @@ pub struct Child {
     pub ready_timeout: Duration,
     /// What asks it to stop.
     pub stop_signal: Signal,
+    /// Whom that goes to.
+    pub stop_to: StopTo,
     /// How long that may take before SIGKILL.
     pub stop_timeout: Duration,
+    /// Which ends are no failures.
+    pub success: Success,
     /// Instances (by name) that are ready before this one starts.
     pub after: Vec<String>,
     /// Who it runs as; `None`: as the supervisor.
@@ -221,6 +226,34 @@ pub enum Ready {
     Notify,
     /// A newline on $PLUMBD_READY_FD.
     Fd,
+}
+
+/// `stop_to`: whom `stop_signal` goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopTo {
+    /// The whole process group.
+    Group,
+    /// The process that was started, alone.
+    Leader,
+}
+
+/// `success`: ends that are no failures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Success {
+    /// Exit statuses.
+    pub codes: Vec<u8>,
+    /// Signals that it was killed by.
+    pub signals: Vec<Signal>,
+}
+
+impl Success {
+    /// Whether that end is one of them.
+    pub fn covers(&self, exit: Exit) -> bool {
+        match exit {
+            Exit::Code(code) => self.codes.iter().any(|&known| i32::from(known) == code),
+            Exit::Signal(number) => self.signals.iter().any(|&known| known as i32 == number),
+        }
+    }
 }
 
 /// Who a child runs as.

@@ -134,6 +134,15 @@ impl Plan {
             && self.daemon.is_empty()
     }
 
+    /// Has the child of that name restarted for one more reason, if it was to be kept.
+    pub fn restart(&mut self, name: &str, reason: Reason) {
+        let Some(child) = self.children.iter_mut().find(|child| child.name == name) else { return };
+        if child.action != Action::Stop {
+            child.action = Action::Restart;
+            child.reasons.insert(0, reason);
+        }
+    }
+
     /// What happens to the child of that name; `None` where neither
     /// configuration has it.
     pub fn child(&self, name: &str) -> Option<&ChildPlan> {
@@ -253,7 +262,9 @@ fn policy(old: &Child, new: &Child) -> Vec<(&'static str, String)> {
         ("start_limit", old.start_limit != new.start_limit),
         ("ready_timeout", old.ready_timeout != new.ready_timeout),
         ("stop_signal", old.stop_signal != new.stop_signal),
+        ("stop_to", old.stop_to != new.stop_to),
         ("stop_timeout", old.stop_timeout != new.stop_timeout),
+        ("success", old.success != new.success),
         ("after", old.after != new.after),
         ("log_limit", old.log_limit != new.log_limit),
     ];
@@ -473,6 +484,10 @@ to = "logger"
         let said = "keep     echo    /t:3: restart changes; its process stays\n\
                     keep     echo    /t:4: stop_timeout changes; its process stays\n\
                     keep     echo    /t:5: after changes; its process stays\nkeep     logger";
+        assert_eq!(changed("plugin = \"echo\"", keys), said);
+        let keys = "stop_to = \"leader\"\nsuccess = { codes = [0, 3] }\nplugin = \"echo\"";
+        let said = "keep     echo    /t:3: stop_to changes; its process stays\n\
+                    keep     echo    /t:4: success changes; its process stays\nkeep     logger";
         assert_eq!(changed("plugin = \"echo\"", keys), said);
     }
 

@@ -447,7 +447,7 @@ impl Supervisor {
             .map(|(at, child)| Member {
                 state: child.machine.state,
                 want: child.machine.want,
-                ended_well: child.machine.last_exit.is_some_and(|exit| exit.success()),
+                ended_well: child.machine.ended_well,
                 saves: saves.contains(&at),
                 over: child.is_over() || child.drain.told && child.machine.would_be_over(),
                 has_output: !closed.contains(child.config.name.as_str()),

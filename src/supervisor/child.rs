@@ -9,7 +9,7 @@
 //! | down | as wanted | (never: a stop was asked at once) | going | (never) | (never) |
 
 use super::backoff::History;
-use crate::config::model::{Backoff, Child, Ready, Restart, StartLimit};
+use crate::config::model::{Backoff, Child, Ready, Restart, StartLimit, StopTo, Success};
 use crate::sys::process::Exit;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -131,7 +131,7 @@ pub enum Event {
 pub enum Action {
     /// Start a process and say how that went.
     Spawn,
-    /// Send this signal, and SIGCONT, to its process group.
+    /// Send this signal, and SIGCONT, to whom the policy says.
     Ask(Pid, Signal),
     /// Send SIGKILL to its process group.
     Force(Pid),
@@ -154,8 +154,12 @@ pub struct Policy {
     pub ready_timeout: Duration,
     /// What asks it to stop.
     pub stop_signal: Signal,
+    /// Whom that goes to.
+    pub stop_to: StopTo,
     /// How long that may take.
     pub stop_timeout: Duration,
+    /// Which ends are no failures.
+    pub success: Success,
 }
 
 impl From<&Child> for Policy {
@@ -167,7 +171,9 @@ impl From<&Child> for Policy {
             ready: child.ready,
             ready_timeout: child.ready_timeout,
             stop_signal: child.stop_signal,
+            stop_to: child.stop_to,
             stop_timeout: child.stop_timeout,
+            success: child.success.clone(),
         }
     }
 }
@@ -185,6 +191,8 @@ pub struct Machine {
     pub last_exit: Option<Exit>,
     /// Whether it was ready before that.
     pub served: bool,
+    /// Whether its policy took that for a success.
+    pub ended_well: bool,
     /// What is wrong, for a person; the reason of a failed start, or why it is given up.
     pub problem: Option<String>,
     /// How often a process came in place of one that was.
@@ -204,11 +212,21 @@ impl Machine {
             state: State::Down,
             last_exit: None,
             served: false,
+            ended_well: false,
             problem: None,
             restarts: 0,
             history: History::default(),
             ran: false,
             over: false,
+        }
+    }
+
+    /// Goes by another policy from now on. An end that this one takes for a success is one,
+    /// where no other process was to come after it.
+    pub fn change(&mut self, policy: Policy) {
+        self.policy = policy;
+        if self.is_over() && self.last_exit.is_some_and(|exit| self.policy.success.covers(exit)) {
+            (self.want, self.problem, self.ended_well) = (Want::Down, None, true);
         }
     }
 
@@ -386,6 +404,7 @@ impl Machine {
             return;
         }
         self.last_exit = Some(exit);
+        self.ended_well = self.policy.success.covers(exit);
         let before = std::mem::replace(&mut self.state, State::Down);
         self.served = matches!(before, State::Up { .. });
         if matches!(before, State::Stopping { ladder: Ladder::Unkillable, .. }) {
@@ -403,7 +422,7 @@ impl Machine {
                 }
                 // Killed because it was not ready in time: a failure, also where
                 // it was just about to end well.
-                let failed = !exit.success() || matches!(before, State::Stopping { .. });
+                let failed = !self.ended_well || matches!(before, State::Stopping { .. });
                 self.unasked(exit, failed, now, actions);
             }
         }
@@ -425,7 +444,7 @@ impl Machine {
 
     /// The same of one that was let finish at the end of its input.
     pub fn would_be_over(&self) -> bool {
-        self.state == State::Down && self.last_exit.is_some_and(|exit| !self.comes_again(!exit.success()))
+        self.state == State::Down && self.last_exit.is_some() && !self.comes_again(!self.ended_well)
     }
 
     /// It ended though nobody asked: again, or not, by policy.
@@ -468,7 +487,8 @@ impl Machine {
         } else {
             self.state = State::Backoff { until: now + wait };
         }
-        actions.push(Action::Say(log::Level::Warn, format!("{exit}; starts again {when}")));
+        let level = if failed { log::Level::Warn } else { log::Level::Info };
+        actions.push(Action::Say(level, format!("{exit}; starts again {when}")));
     }
 
     fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) {

@@ -4,6 +4,7 @@ use super::Options;
 use super::change::Phase;
 use super::child::Event;
 use super::children::Leaving;
+use super::clock::{Moment, Wall};
 use super::links::Links;
 use super::logs::LOG_ROUND;
 use super::looks::Looks;
@@ -23,11 +24,11 @@ use crate::config::{Loaded, order};
 use crate::journal::{self, Waiting};
 use crate::notify;
 use crate::plugin;
+use crate::sys::descendants::Process;
 use crate::sys::map::give_back;
 use crate::sys::process;
-use crate::sys::signals::Signals;
-use jiff::Timestamp;
-use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGIO, SIGTERM, SIGUSR1};
+use crate::sys::signals::{self, Came, Signals};
+use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGXFSZ};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -80,13 +81,16 @@ pub struct Supervisor {
     /// The connection of the operator who asked for the reload under way.
     pub(super) follower: Option<u32>,
     pub(super) ready: Ready,
+    /// [`Options::renew`].
+    pub(super) renew: Box<dyn FnMut()>,
     /// Each child has been up once, or is known not to be.
     pub(super) has_started: bool,
     /// A start that fails ends it.
     pub(super) must_start: bool,
     /// Why it ends, where a start failed that had to succeed.
     pub(super) failed_start: Option<String>,
-    pub(super) since: Timestamp,
+    pub(super) since: Moment,
+    pub(super) wall: Wall,
     pub(super) reloads: u64,
     /// Set at the end: what [`Supervisor::run`] returns.
     pub(super) end: Option<Result<(), String>>,
@@ -95,14 +99,15 @@ pub struct Supervisor {
 impl Supervisor {
     /// Does everything that can fail before the first child is started.
     pub(super) fn open(options: Options) -> Result<Supervisor, String> {
-        let Options { loaded, daemonized } = options;
+        let Options { loaded, daemonized, renew } = options;
         let at = |what: &'static str| move |e: std::io::Error| format!("cannot {what}: {e}");
         // Before anything else is opened: they have the first numbers.
         let store = Store::open()?;
         let soft_descriptors = process::raise_descriptor_limit().map_err(at("raise the limit on descriptors"))?;
         process::become_subreaper().map_err(at("become the subreaper"))?;
-        let mut signals =
-            Signals::catch(&[SIGHUP, SIGTERM, SIGINT, SIGUSR1, SIGCHLD, SIGIO]).map_err(at("catch signals"))?;
+        let caught: Vec<i32> =
+            [SIGHUP, SIGTERM, SIGINT, SIGQUIT, SIGUSR1, SIGCHLD].into_iter().chain(signals::accidental()).collect();
+        let mut signals = Signals::catch(&caught).map_err(at("catch signals"))?;
         let null = std::fs::File::open("/dev/null").map_err(at("open /dev/null"))?.into();
         let poll = Poll::new().map_err(at("make an epoll instance"))?;
         let control = &loaded.model.daemon.control;
@@ -162,10 +167,12 @@ impl Supervisor {
             waiters: Vec::new(),
             follower: None,
             ready: Ready::default(),
+            renew,
             has_started: false,
             must_start: daemonized,
             failed_start: None,
-            since: Timestamp::now(),
+            since: Moment::now(),
+            wall: Wall::new(),
             reloads: 0,
             end: None,
             loaded,
@@ -243,7 +250,9 @@ impl Supervisor {
             Token::Log(id) => {
                 self.read_log(id, LOG_ROUND);
             }
-            Token::Notify(id) => self.on_notify(id),
+            Token::Notify(id) => {
+                self.on_notify(id);
+            }
             Token::Ready(id) => self.on_ready(id),
             Token::Look(id) => self.on_look(id),
             Token::Journal => {}
@@ -251,18 +260,32 @@ impl Supervisor {
     }
 
     fn on_signals(&mut self) {
-        let pending: Vec<i32> = self.signals.pending().collect();
-        for signal in pending {
-            match signal {
+        let all: Vec<Came> = self.signals.came().collect();
+        let mut before = 0;
+        for came in all {
+            let first = std::mem::replace(&mut before, came.number) != came.number;
+            match came.number {
+                // Each counts: the second one ends at once.
+                SIGTERM | SIGINT | SIGQUIT => {
+                    log::info!("{}", told(came));
+                    self.asked_to_end();
+                }
+                _ if !first => {}
                 SIGCHLD => self.reap(),
-                SIGHUP => self.request_reload(None),
+                SIGHUP => {
+                    log::info!("{}", told(came));
+                    self.request_reload(None);
+                }
                 SIGUSR1 => {
+                    log::info!("{}", told(came));
                     self.reopen();
                 }
-                // A child can have the kernel send it to whomever it may signal
-                // (F_SETOWN, fcntl(2)); its default action is death.
-                SIGIO => log::debug!("SIGIO: ignored"),
-                _ => (0..self.signals.times(signal)).for_each(|_| self.asked_to_end()),
+                // A log that is at a limit of its size (RLIMIT_FSIZE) is one reason for it.
+                SIGXFSZ if came.sender.is_none() => {}
+                // A child can have the kernel send any signal to whomever it may signal
+                // (F_SETOWN, F_SETSIG: fcntl(2)).
+                _ if came.sender.is_none() => log::debug!("{}: ignored", told(came)),
+                _ => log::warn!("{}: ignored", told(came)),
             }
         }
     }
@@ -383,4 +406,16 @@ impl Supervisor {
     pub(super) fn model(&self) -> &Model {
         &self.loaded.model
     }
+}
+
+/// "SIGTERM from process 1 (systemd) of user 0".
+fn told(came: Came) -> String {
+    let name = process::signal_name(came.number);
+    let Some(sender) = came.sender else { return name };
+    let who = match Process::look(Pid::from_raw(sender.pid)) {
+        _ if sender.pid == 0 => "a process of another pid namespace".to_owned(),
+        Ok(Some(process)) => format!("process {} ({})", sender.pid, process.name()),
+        Ok(None) | Err(_) => format!("process {}", sender.pid),
+    };
+    format!("{name} from {who} of user {}", sender.uid)
 }

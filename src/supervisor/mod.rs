@@ -23,6 +23,7 @@
 //! | `store` | what outlives this process, at the service manager |
 //! | `poll`, `unix_name` | what the loop waits for; the names of Unix sockets |
 //! | `supervised`, `spawn`, `links`, `sockets`, `notify` | what is held for the children |
+//! | `clock` | when something happened, whatever the wall clock shows |
 //! | `access` | which users may open the pipes that children are given |
 
 mod access;
@@ -30,6 +31,7 @@ mod backoff;
 mod change;
 pub mod child;
 mod children;
+mod clock;
 mod core;
 #[cfg(test)]
 mod dice;
@@ -55,19 +57,21 @@ mod spawn;
 mod store;
 mod strays;
 mod supervised;
-mod unix_name;
+pub(crate) mod unix_name;
 
 use crate::config::Loaded;
 use ready::Ready;
 
 /// What the supervisor starts with.
-#[derive(Debug)]
 pub struct Options {
     /// The configuration.
     pub loaded: Loaded,
     /// Whether this process went to the background: then a start that fails
     /// ends it, for somebody waits to be told so.
     pub daemonized: bool,
+    /// Makes again what the caller keeps by a name in a file system, if somebody removed
+    /// that: a reload does the same for the supervisor's own names.
+    pub renew: Box<dyn FnMut()>,
 }
 
 /// Supervises until it is told to end. `ready` is told once how the start went.

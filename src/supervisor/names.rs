@@ -218,6 +218,11 @@ impl Names {
         }
     }
 
+    /// Whether somebody has made, or looked at, the name of that address.
+    pub(super) fn has(&self, address: &Address) -> bool {
+        matches!(address, Address::Unix(path) if self.made.contains_key(path))
+    }
+
     /// Whether the service manager's socket there has lost its name.
     pub(super) fn is_missing(&self, address: &Address) -> bool {
         matches!(address, Address::Unix(path) if self.missing.contains(path))

@@ -17,8 +17,9 @@ use super::environments::Environments;
 use super::mark::{Mark, Own};
 use crate::config::model::{Model, Program};
 use crate::sys::descendants::{self, Process};
+use crate::sys::process::with_continue;
 use crate::sys::signals::Signals;
-use nix::libc::{SIGCHLD, SIGINT, SIGTERM};
+use nix::libc::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::{Pid, getpid, getsid};
@@ -84,8 +85,7 @@ pub(super) fn end(own: &Own, model: &Model, signals: &mut Signals) -> Result<(),
                         log::warn!(target: &mark.child, "{} did not stop within {within} s; killed", list(&[*process]));
                     }
                 } else if is_due && asked.insert(key) {
-                    send(process, stop.signal, mark);
-                    send(process, Signal::SIGCONT, mark);
+                    with_continue(stop.signal).into_iter().for_each(|signal| send(process, signal, mark));
                 }
             }
         }
@@ -130,15 +130,15 @@ fn wait(signals: &mut Signals, others: &mut BTreeSet<i32>) -> Result<(), String>
     let _came = poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], PollTimeout::from(LOOK));
     for signal in signals.pending() {
         match signal {
-            SIGTERM | SIGINT => {
+            SIGTERM | SIGINT | SIGQUIT => {
                 return Err(
                     "cannot start: told to stop while ending what a supervisor that was killed has left".to_owned()
                 );
             }
-            SIGCHLD => {}
-            other => {
-                others.insert(other);
+            SIGHUP | SIGUSR1 => {
+                others.insert(signal);
             }
+            _ => {}
         }
     }
     Ok(())

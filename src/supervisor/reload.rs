@@ -14,6 +14,7 @@
 
 use super::change::{Phase, Start};
 use super::child::{Machine, Policy, State};
+use super::clock::Moment;
 use super::core::Supervisor;
 use super::drain::{Bounds, Progress};
 use super::links::{Held, Links};
@@ -24,11 +25,10 @@ use super::requests::Waiter;
 use super::server::Server;
 use super::sockets::Sockets;
 use super::supervised::{Prepared, Supervised};
-use crate::config::model::Model;
-use crate::config::plan::{self, Action, Plan};
+use crate::config::model::{Address, Child, Model};
+use crate::config::plan::{self, Action, Plan, Reason, SocketPlan};
 use crate::config::{Loaded, Which, looked, order};
 use crate::look::Answers;
-use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The exit status of a command that found problems in a configuration.
@@ -86,7 +86,7 @@ struct Course {
 #[derive(Clone)]
 struct Over {
     machine: Machine,
-    ended: Option<Timestamp>,
+    ended: Option<Moment>,
 }
 
 #[derive(Clone)]
@@ -224,8 +224,9 @@ impl Supervisor {
     pub(super) fn names_made(&mut self, begun: Begun, names: Names) {
         let Begun { loaded, course, waiter } = begun;
         let way = course.way.clone();
-        if let Err(why) = self.prepare_reload(loaded, course, waiter, names) {
-            self.not_prepared(&way, waiter, &why);
+        match self.prepare_reload(loaded, course, waiter, names) {
+            Ok(()) => (self.renew)(),
+            Err(why) => self.not_prepared(&way, waiter, &why),
         }
     }
 
@@ -243,6 +244,25 @@ impl Supervisor {
         }
     }
 
+    /// What a reload to that configuration does. Children whose sockets had `lost` their
+    /// names are given new ones, which takes another process.
+    pub(super) fn plan_to<'a>(&self, model: &Model, lost: impl Iterator<Item = &'a Address>) -> Plan {
+        let mut plan = plan::plan(self.model(), model);
+        for address in lost {
+            let line = |child: &Child| child.lines.of("listen").unwrap_or(child.line);
+            let listening = || model.children.iter().filter(|child| child.listen.contains(address));
+            let runs = |name: &str| self.child(name).is_some_and(|child| child.machine.pid().is_some());
+            for child in listening().filter(|child| runs(&child.name)) {
+                let why = format!("the name of {address} is gone, and is made again");
+                plan.restart(&child.name, Reason { why, line: line(child) });
+            }
+            if let Some(child) = listening().next() {
+                plan.sockets.push(SocketPlan { address: address.clone(), line: line(child), added: true });
+            }
+        }
+        plan
+    }
+
     /// Does what can fail of the configuration itself; the children come next.
     fn prepare_reload(
         &mut self,
@@ -251,13 +271,14 @@ impl Supervisor {
         waiter: Option<u32>,
         mut names: Names,
     ) -> Result<(), String> {
-        let mut plan = plan::plan(self.model(), &loaded.model);
+        let addresses = loaded.model.children.iter().flat_map(|child| &child.listen);
+        let mut sockets = self.sockets.bind_new(addresses, &self.store, &mut names)?;
+        let again = sockets.take_in_place_of(&self.sockets);
+        let mut plan = self.plan_to(&loaded.model, again.addresses());
         if matches!(course.way, Way::Back { .. }) {
             // What is on those lines by now is the configuration that failed.
             plan.file = None;
         }
-        let addresses = loaded.model.children.iter().flat_map(|child| &child.listen);
-        let sockets = self.sockets.bind_new(addresses, &self.store, &mut names)?;
         let links = self.links.make_new(&loaded.model, &self.store)?;
         let control = &loaded.model.daemon.control;
         let origin = names.has_control().then(|| names.origin());
@@ -276,6 +297,9 @@ impl Supervisor {
                 }
             }
         }
+        // Whatever becomes of the configuration, these are as they should be.
+        self.sockets.keep(again);
+        self.keep_in_store();
         for line in plan.changes() {
             log::info!("reload: {line}");
         }
@@ -423,7 +447,7 @@ impl Supervisor {
                         continue;
                     }
                     let has_lacked = !child.config.lacks.is_empty();
-                    child.machine.policy = Policy::from(&*config);
+                    child.machine.change(Policy::from(&*config));
                     child.holdings.at_hand = self.loaded.is_at_hand(&config);
                     child.config = config;
                     if has_lacked || step.action == Action::Update && child.machine.state == State::Failed {

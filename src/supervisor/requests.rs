@@ -7,11 +7,10 @@ use super::looks::Purpose;
 use super::poll::Id;
 use super::reload::WRONG_CONFIGURATION;
 use super::supervised::Supervised;
-use crate::config::{Which, looked, order, plan};
+use crate::config::{Which, looked, order};
 use crate::control::status::{self, Status};
 use crate::control::{Request, Response};
 use crate::look::Answers;
-use jiff::Timestamp;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
@@ -105,7 +104,7 @@ impl Supervisor {
         };
         match looked::loaded(&answers, Which::All) {
             Ok(loaded) => {
-                let plan = plan::plan(self.model(), &loaded.model);
+                let plan = self.plan_to(&loaded.model, self.sockets.lost());
                 self.say(Some(connection), &plan.to_string());
                 if plan.is_empty() {
                     self.say(Some(connection), "nothing would change");
@@ -391,7 +390,8 @@ impl Supervisor {
     }
 
     fn status(&mut self) -> Status {
-        let waits = self.links.look(Instant::now(), Timestamp::now());
+        self.wall.look();
+        let waits = self.links.look(Instant::now());
         let mut links: Vec<status::Link> = self
             .links
             .iter()
@@ -417,10 +417,10 @@ impl Supervisor {
                 state: child.state(),
                 pid: child.machine.pid().map(nix::unistd::Pid::as_raw),
                 ready: child.machine.is_up(),
-                since: child.since,
+                since: self.wall.time(child.since),
                 finished: child.finished(),
                 restarts: child.machine.restarts,
-                last_exit: child.last_exit(),
+                last_exit: child.last_exit(&self.wall),
                 problem: problem.or_else(|| waits_for.map(|other| format!("waits for {other}"))),
                 metrics: child.metrics(),
                 rates: std::collections::BTreeMap::new(),
@@ -431,7 +431,7 @@ impl Supervisor {
             pid: nix::unistd::getpid().as_raw(),
             state: self.daemon_state(),
             config: self.model().file.as_ref().map(|file| file.display().to_string()),
-            since: self.since,
+            since: self.wall.time(self.since),
             reloads: self.reloads,
             unlogged: crate::journal::unsent(),
             children: children.collect(),

@@ -56,6 +56,11 @@ impl Held {
     fn name_in_store(&self, address: &Address) -> String {
         socket_name(address, self.name.as_ref().map(Name::inode))
     }
+
+    /// Whether its name is gone or another's, so that nobody can connect.
+    fn has_lost_its_name(&self) -> bool {
+        self.name.as_ref().is_some_and(Name::is_lost)
+    }
 }
 
 impl Sockets {
@@ -133,6 +138,26 @@ impl Sockets {
         nameless.map(|(address, held)| (held.name_in_store(address), held.socket.as_fd()))
     }
 
+    /// Unix sockets that nobody can connect to, because their names are gone or another's.
+    /// [`Sockets::bind_new`] binds them anew.
+    pub fn lost(&self) -> impl Iterator<Item = &Address> {
+        self.held.iter().filter(|(_, held)| held.has_lost_its_name()).map(|(address, _)| address)
+    }
+
+    /// Takes out those that were bound in place of some in `others`.
+    pub fn take_in_place_of(&mut self, others: &Sockets) -> Sockets {
+        let (again, new) = std::mem::take(&mut self.held).into_iter().partition(|(at, _)| others.held.contains_key(at));
+        self.held = new;
+        let mut taken = Sockets::default();
+        taken.held = again;
+        taken
+    }
+
+    /// Where they are bound.
+    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.held.keys()
+    }
+
     /// Binds one more address, if that can be done at once: the name of a Unix socket is
     /// made aside first.
     ///
@@ -173,7 +198,7 @@ impl Sockets {
         for address in addresses {
             let Address::Unix(path) = address else { continue };
             let held = self.held.get(address);
-            if held.is_some_and(|held| !held.is_far()) {
+            if held.is_some_and(|held| !held.is_far() && !held.has_lost_its_name()) {
                 continue;
             }
             if store.is_lent(address) {
@@ -189,8 +214,8 @@ impl Sockets {
     }
 
     /// Binds those addresses that are not held yet and that the service manager
-    /// has no socket for, all or none: the new ones are given back, to be [kept](Sockets::keep) when everything else is
-    /// ready too.
+    /// has no socket for, and those that were [lost](Sockets::lost), all or none: the new
+    /// ones are given back, to be [kept](Sockets::keep) when everything else is ready too.
     ///
     /// # Errors
     /// `cannot listen on ADDRESS: cause` for the first that failed.
@@ -203,9 +228,9 @@ impl Sockets {
         let mut new = Sockets::default();
         let mut seen = BTreeSet::new();
         for address in addresses {
-            let is_wanted = self.held.get(address).is_none_or(Held::is_far);
+            let before = self.held.get(address);
+            let is_wanted = before.is_none_or(|held| held.is_far() || names.has(address));
             if is_wanted && seen.insert(address) {
-                let before = self.held.get(address);
                 let Some(held) = hold(address, store, before, names).map_err(|e| self.why_not(address, &e))? else {
                     continue;
                 };
@@ -239,7 +264,7 @@ impl Sockets {
         drop(std::mem::take(self));
     }
 
-    /// Holds these too.
+    /// Holds these too, in place of those that they were bound for.
     pub fn keep(&mut self, mut new: Sockets) {
         new.held.values_mut().for_each(|held| held.taken_up = false);
         self.held.append(&mut new.held);

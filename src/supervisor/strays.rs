@@ -273,6 +273,19 @@ impl Supervisor {
         Ok(owner.map(|owner| (process, owner)))
     }
 
+    /// Whether that orphan, a child of this process, was started by the start of that number.
+    pub(super) fn is_orphan_of(&mut self, orphan: &Process, number: u64) -> io::Result<bool> {
+        if self.strays.foreign.contains(&orphan.pid) || self.by_pid.contains_key(&orphan.pid) {
+            return Ok(false);
+        }
+        let known = self.strays.owners.get(&orphan.pid).copied();
+        let owner = if known.is_some() { known } else { self.seen_owner(orphan)? };
+        if let Some(owner) = owner {
+            self.strays.owners.insert(orphan.pid, owner);
+        }
+        Ok(owner == Some(Owner::Start(number)))
+    }
+
     fn seen_owner(&mut self, process: &Process) -> io::Result<Option<Owner>> {
         if let Some(child) = self.by_pid.get(&process.session).and_then(|id| self.children.get(id)) {
             return Ok(Some(Owner::Start(child.number)));

@@ -2,6 +2,7 @@
 //! machine, and what stays when its process goes.
 
 use super::child::{Ladder, Machine, Policy, State};
+use super::clock::{Moment, Wall};
 use super::drain;
 use super::held_back::HeldBack;
 use super::notify;
@@ -11,10 +12,10 @@ use crate::config::model::{Child, Program, Ready};
 use crate::control::status::{ChildState, Ended, LastExit};
 use crate::journal::LineSplitter;
 use crate::plugin;
+use crate::sys::descendants::Process;
 use crate::sys::map::{self, PAGE, SharedMap, memory_file};
 use crate::sys::pipe::{self, Pipe};
 use crate::sys::process::{self, Exit};
-use jiff::Timestamp;
 use nix::sys::epoll::EpollFlags;
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
@@ -60,9 +61,9 @@ pub struct Supervised {
     /// When its process was started the last time.
     pub started: Option<Instant>,
     /// When its state changed.
-    pub since: Timestamp,
+    pub since: Moment,
     /// When it ended the last time.
-    pub ended: Option<Timestamp>,
+    pub ended: Option<Moment>,
     /// The deadline that the loop knows of.
     pub timer: Option<Instant>,
     page: Option<SharedMap>,
@@ -95,7 +96,7 @@ impl Supervised {
             says: None,
             number: 0,
             started: None,
-            since: Timestamp::now(),
+            since: Moment::now(),
             ended: None,
             timer: None,
             page,
@@ -107,7 +108,7 @@ impl Supervised {
     pub fn change(&mut self, prepared: Prepared) {
         let Prepared { config, parts } = prepared;
         let Parts { notify, settings, metrics, at_hand } = parts;
-        self.machine.policy = Policy::from(&*config);
+        self.machine.change(Policy::from(&*config));
         self.config = config;
         (self.holdings.metrics, self.page) = metrics.unzip();
         (self.holdings.notify, self.holdings.settings, self.holdings.at_hand) = (notify, settings, at_hand);
@@ -147,7 +148,13 @@ impl Supervised {
 
     /// Whether it did what it was there for: it is over, and ended well.
     pub fn finished(&self) -> bool {
-        self.is_over() && self.machine.last_exit.is_some_and(|exit| exit.success())
+        self.is_over() && self.machine.ended_well
+    }
+
+    /// Whether that is root, its own user, or the one that its process has become.
+    pub fn is_user(&self, uid: u32) -> bool {
+        let own = self.config.user.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |who| who.uid);
+        uid == 0 || uid == own || self.machine.pid().and_then(Process::user) == Some(uid)
     }
 
     /// Its process, if that was sent SIGKILL and is not gone.
@@ -171,12 +178,12 @@ impl Supervised {
     }
 
     /// How and when it ended the last time.
-    pub fn last_exit(&self) -> Option<LastExit> {
+    pub fn last_exit(&self, wall: &Wall) -> Option<LastExit> {
         let how = match self.machine.last_exit? {
             Exit::Code(code) => Ended::Code(code),
             Exit::Signal(number) => Ended::Signal(process::signal_name(number)),
         };
-        Some(LastExit { how, at: self.ended? })
+        Some(LastExit { how, at: wall.time(self.ended?) })
     }
 }
 

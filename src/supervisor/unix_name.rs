@@ -25,6 +25,11 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// A lock is held for a few system calls, so it is free within this many tries.
+const LOCK_TRIES: usize = 20;
+/// Between two of them.
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
+
 /// Which file a name stands for. While a socket lives its inode stays, even
 /// without a name, so no other file can have the same numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +104,11 @@ impl Name {
         !self.local || look(&self.path).is_ok_and(|there| there == Some(self.inode))
     }
 
+    /// Whether the name is gone, or another socket's, as far as this can be seen at once.
+    pub fn is_lost(&self) -> bool {
+        self.local && look(&self.path).is_ok_and(|there| there != Some(self.inode))
+    }
+
     /// Removes it, unless somebody removed it before: what is there now may be
     /// another daemon's. On a file system that may not answer, a process aside does
     /// so, and is waited for no longer than `patience`.
@@ -120,7 +130,29 @@ impl Name {
     }
 
     fn remove_now(&self) -> io::Result<()> {
-        if look(&self.path)? == Some(self.inode) { std::fs::remove_file(&self.path) } else { Ok(()) }
+        remove_own(&self.path, || is_still(&self.path, self.inode))
+    }
+}
+
+/// Removes a name that is this daemon's own, as `is_own` says. No other daemon makes its
+/// own there between the look and the removal: it would need the lock.
+///
+/// # Errors
+/// From `is_own`, or from unlink(2).
+pub fn remove_own(path: &Path, is_own: impl Fn() -> io::Result<bool>) -> io::Result<()> {
+    if !is_own()? {
+        return Ok(());
+    }
+    let lock = Lock::take_soon(path);
+    match &lock {
+        // Who holds it for so long is not about to take a name that somebody listens on.
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            log::warn!("{} stays: another daemon is at it", path.display());
+            Ok(())
+        }
+        // A lock can't be made, on a full disk for example; so no other daemon has one.
+        Ok(_) | Err(_) if is_own()? => std::fs::remove_file(path),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 
@@ -159,7 +191,7 @@ pub fn bind_at(fd: &OwnedFd, path: &Path, access: Access, backlog: i32) -> io::R
     bound?;
     let inode = look(path)?.ok_or(Errno::ENOENT)?;
     // Before the lock is gone: nobody listens on one that does not.
-    listen_now(fd, backlog).inspect_err(|_| Name::new(path, inode, true).remove(AT_ONCE))?;
+    listen_now(fd, backlog).inspect_err(|_| drop(std::fs::remove_file(path)))?;
     Ok(inode)
 }
 
@@ -210,14 +242,28 @@ fn clear_stale(path: &Path, address: &UnixAddr) -> io::Result<()> {
     }
 }
 
-/// The right to make or replace a name, until it is dropped.
+/// The right to make, replace or remove a name, until it is dropped.
 #[derive(Debug)]
-struct Lock {
+pub struct Lock {
     path: PathBuf,
     file: Flock<File>,
 }
 
 impl Lock {
+    /// The lock of that name, also if another daemon has it for the moment.
+    ///
+    /// # Errors
+    /// EADDRINUSE: another daemon has it for longer; else it can't be made.
+    pub fn take_soon(name: &Path) -> io::Result<Lock> {
+        for _ in 1..LOCK_TRIES {
+            match Lock::take(name) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse => std::thread::sleep(LOCK_PAUSE),
+                taken => return taken,
+            }
+        }
+        Lock::take(name)
+    }
+
     fn take(name: &Path) -> io::Result<Lock> {
         let mut hidden = OsString::from(".");
         hidden.push(name.file_name().ok_or(Errno::EINVAL)?);
@@ -349,6 +395,54 @@ mod tests {
         assert!(!is_still(&path, inode).unwrap());
         name.remove(AT_ONCE);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn a_name_is_not_removed_while_another_daemon_takes_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let (_socket, name) = listen_at(&path, Access::Umask, 8).unwrap();
+        let lock = Lock::take(&path).unwrap();
+        std::thread::scope(|scope| {
+            let removing = scope.spawn(|| name.remove(AT_ONCE));
+            // It has the name now, as the one before has lost it.
+            std::fs::remove_file(&path).unwrap();
+            let _others = UnixListener::bind(&path).unwrap();
+            drop(lock);
+            removing.join().unwrap();
+        });
+        assert!(path.exists());
+        assert_eq!(names(folder.path()), ["s"]);
+    }
+
+    #[test]
+    fn of_a_daemon_that_ends_and_one_that_starts_the_second_has_its_name() {
+        for _ in 0..200 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("s");
+            let (socket, name) = listen_at(&path, Access::Umask, 8).unwrap();
+            let next = std::thread::scope(|scope| {
+                // A cleaner comes just when the first one ends.
+                scope.spawn(|| std::fs::remove_file(&path));
+                let next = scope.spawn(|| {
+                    loop {
+                        // Refused while the first one listens, or as the cleaner took its name.
+                        if let Ok(taken) = listen_at(&path, Access::Umask, 8) {
+                            break taken;
+                        }
+                    }
+                });
+                name.remove(AT_ONCE);
+                drop(socket);
+                next.join().unwrap()
+            });
+            // The cleaner may have come last.
+            if next.1.is_there() {
+                UnixStream::connect(&path).unwrap();
+            }
+            next.1.remove(AT_ONCE);
+            assert_eq!(names(folder.path()), [""; 0]);
+        }
     }
 
     #[test]

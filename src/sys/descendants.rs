@@ -111,6 +111,15 @@ impl Process {
         Ok(false)
     }
 
+    /// Whose that process is now, by its effective user id. `None`: it is gone, or can't be
+    /// looked at.
+    pub fn user(pid: Pid) -> Option<u32> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        // `Uid: REAL EFFECTIVE SAVED FILESYSTEM` (proc_pid_status(5))
+        let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+        line.split_ascii_whitespace().nth(1)?.parse().ok()
+    }
+
     /// Sends a signal to exactly this process; if it is gone, that is no error.
     ///
     /// # Errors

@@ -456,7 +456,8 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// Whether it exited with status 0.
+    /// Whether it exited with status 0. What counts as a success of a child is its
+    /// `success` in the configuration.
     pub fn success(self) -> bool {
         self == Exit::Code(0)
     }
@@ -544,6 +545,34 @@ pub fn signal_group(leader: Pid, signal: Signal) -> io::Result<()> {
         Ok(()) | Err(Errno::ESRCH) => Ok(()),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Sends a signal to a child that is not reaped yet, and to nobody else in its group.
+///
+/// # Errors
+/// EPERM where it is another user's by now.
+pub fn signal_leader(leader: Pid, signal: Signal) -> io::Result<()> {
+    match kill(leader, signal) {
+        // A zombie takes any signal, so it is there until it is reaped.
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// What to send, in this order, so that a process takes that signal even if it is stopped:
+/// the signal and SIGCONT. Of SIGCONT and the signals that stop a process, the later takes
+/// back the earlier as long as that is pending (`prepare_signal` in the kernel's
+/// kernel/signal.c).
+pub fn with_continue(signal: Signal) -> [Signal; 2] {
+    match signal {
+        Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU => [Signal::SIGCONT, signal],
+        _ => [signal, Signal::SIGCONT],
+    }
+}
+
+/// Whether there is a process of that number, dead ones that are not reaped included.
+pub fn exists(pid: Pid) -> bool {
+    kill(pid, None) != Err(Errno::ESRCH)
 }
 
 /// Whether anybody is in that process group, zombies included.

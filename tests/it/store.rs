@@ -378,6 +378,38 @@ fn a_missed_watchdog_feed_is_tried_again_at_once_and_before_all_that_waits() {
 }
 
 #[test]
+fn a_watchdog_feed_that_nobody_was_there_to_hear_is_tried_again_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("notify");
+    let first = format!("export NOTIFY_SOCKET='{}' WATCHDOG_USEC=3600000000", socket.display());
+    let mut daemon = Daemon::start_after(&first, "[children.one]\ncommand = [\"/bin/sleep\", \"1000\"]\n");
+    daemon.wait_log("cannot feed the watchdog: ");
+    let bind = || {
+        let manager = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+        manager.set_read_timeout(Some(crate::daemon::DEADLINE)).unwrap();
+        manager
+    };
+    assert_eq!(hear(&bind()), "WATCHDOG=1");
+    daemon.stop();
+}
+
+#[test]
+fn a_unix_socket_that_a_reload_made_anew_is_stored_and_taken_up() {
+    let mut daemon = Daemon::start_managed(UNIX);
+    let before = daemon.manager().kept("listen/unix").0;
+    std::fs::remove_file(daemon.path("s.sock")).unwrap();
+    daemon.done(&Request::Reload);
+    wait_for("another socket is stored", || (daemon.manager().kept("listen/unix").0 != before).then_some(()));
+    let second = daemon.manager().kept("listen/unix").0;
+    daemon.manager().wait_stored(&[&second]);
+    kill_all(&mut daemon);
+    daemon.start_again();
+    is_reached(&daemon);
+    daemon.manager().wait_stored(&[&second]);
+    daemon.stop();
+}
+
+#[test]
 fn what_the_manager_could_not_take_is_told_at_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let (manager, count) = full_socket(&dir);

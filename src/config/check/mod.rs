@@ -18,6 +18,7 @@ use super::table::{Entry, Reader, Section, Span};
 use super::value;
 use crate::journal;
 use child::Draft;
+pub use child::NAME_MOST;
 use std::path::Path;
 use std::rc::Rc;
 use toml::de::{DeTable, DeValue};
