@@ -128,9 +128,9 @@ fn a_child_that_is_held_back_is_the_reason() {
     for (more, reason) in [
         (
             format!("listen = [\"{address}\"]\n"),
-            format!("plumbd.toml:3: cannot listen on {address}: Address already in use"),
+            format!("plumbd.toml:4: cannot listen on {address}: Address already in use"),
         ),
-        ("directory = \"none\"\n".to_owned(), "plumbd.toml:3:13: cannot run in ".to_owned()),
+        ("directory = \"none\"\n".to_owned(), "plumbd.toml:4:13: cannot run in ".to_owned()),
     ] {
         let folder = Folder::new(&format!("{SLEEPER}{more}"));
         let (status, why) = folder.run();
