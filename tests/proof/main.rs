@@ -9,6 +9,7 @@
 //!   [`clients_unread`], [`clients_memory`], [`clients_resets`], [`clients_lines`]: theirs;
 //!   [`clients_beside`], [`clients_latency`]: how others are served meanwhile; [`clients_service`]: the daemon that they are clients of;
 //! - [`limits`], [`limits_pipes`], [`limits_starved`]: descriptors, processes, memory and pipes that are refused;
+//! - [`hung`]: a file system that stops answering;
 //! - [`misuse`]: a child that misuses what it was given;
 //! - [`hostile`]: another user in the folder of the message file;
 //! - [`model`]: a whole daemon under random configurations, reloads, commands and kills;
@@ -39,7 +40,11 @@ mod disk_held;
 mod disk_image;
 mod disk_outsider;
 mod disk_site;
+#[path = "../it/far.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod far;
 mod hostile;
+mod hung;
 mod kills;
 mod limits;
 mod limits_pipes;
@@ -103,6 +108,7 @@ const GROUPS: &[fn() -> Vec<Trial>] = &[
     hostile::trials,
     bytes::trials,
     supervisor::trials,
+    hung::trials,
     model::trials,
 ];
 
