@@ -6,6 +6,10 @@ use crate::sys;
 use daemonize::{Daemonize, Outcome};
 use std::path::PathBuf;
 
+/// When it ends, the kernel ends all others of its pid namespace (pid_namespaces(7)).
+const FIRST: &str =
+    "cannot go to the background: process 1 of a container ends all others when it ends; leave --daemon out";
+
 /// In which of the two processes we are.
 #[derive(Debug)]
 pub(super) enum Side {
@@ -28,12 +32,7 @@ pub(super) enum Side {
 /// It could not be done, in the process that was called.
 pub(super) fn fork(stay: bool) -> Result<Side, String> {
     if std::process::id() == 1 {
-        // When it ends, the kernel ends all others (pid_namespaces(7)).
-        return Err(
-            "cannot go to the background: process 1 of a container ends all others when it ends; leave --daemon \
-                    out"
-            .to_owned(),
-        );
+        return Err(FIRST.to_owned());
     }
     let directory = if stay {
         std::env::current_dir().map_err(|e| format!("cannot find the working directory: {}", cause(&e)))?

@@ -5,7 +5,7 @@ use super::pid_file::PidFile;
 use super::{Failure, output};
 use crate::cause::cause;
 use crate::config::model::{Address, LogTarget, Model, Program};
-use crate::config::{self, Loaded, looked};
+use crate::config::{self, Loaded, Which, looked};
 use crate::journal::{self, Target};
 use crate::look::Look;
 use crate::supervisor::ready::Ready;
@@ -101,7 +101,7 @@ fn load(path: Option<&Path>) -> Result<Loaded, Failure> {
     let cannot = |why: String| format!("cannot start: {why}");
     let look = Look::begin(Keeps::All, |scribe| looked::look(path, false, scribe))
         .map_err(|error| cannot(format!("no process can look at the system: {}", cause(&error))))?;
-    Ok(looked::loaded(&look.wait().map_err(cannot)?)?)
+    Ok(looked::loaded(&look.wait().map_err(cannot)?, Which::OfTheFile)?)
 }
 
 /// Says that the built-in configuration is used, and what to do with it.

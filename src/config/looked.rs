@@ -4,13 +4,14 @@
 
 use super::model::{Child, Model, Program};
 use super::system::{Account, Real, System};
-use super::{Loaded, Problems, Reader, Source, check_source, source};
+use super::{Loaded, Problems, Reader, Source, Which, check_source, source};
 use crate::look::{Answers, Scribe};
 use crate::sys::at_hand::is_at_hand;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 const SOURCE: &str = "source";
 /// What runs a built-in plugin: this very executable.
@@ -23,8 +24,14 @@ pub fn look(path: Option<&Path>, is_daemon: bool, scribe: &Scribe<'_>) {
     let waits = || scribe.waits(&what);
     let found = source(path, if is_daemon { Reader::Daemon } else { Reader::Command(&waits) });
     scribe.says(SOURCE, &found);
-    let Ok(found) = found else { return };
-    if let Ok(loaded) = check_source(found, &Asking { scribe }) {
+    if let Ok(found) = found {
+        look_again(&Rc::new(found), scribe);
+    }
+}
+
+/// The same half of a configuration that was read already.
+pub fn look_again(found: &Rc<Source>, scribe: &Scribe<'_>) {
+    if let Ok(loaded) = check_source(found, &Asking { scribe }, Which::OfTheFile) {
         for program in programs(&loaded.model) {
             scribe.ask(&at_hand(program), &looking_at(program), || is_at_hand(program));
         }
@@ -35,11 +42,19 @@ pub fn look(path: Option<&Path>, is_daemon: bool, scribe: &Scribe<'_>) {
 ///
 /// # Errors
 /// Every problem that there is.
-pub fn loaded(answers: &Answers) -> Result<Loaded, Problems> {
+pub fn loaded(answers: &Answers, which: Which) -> Result<Loaded, Problems> {
     let found: Result<Source, Problems> = answers
         .get(SOURCE)
         .unwrap_or_else(|| Err(Problems::unreadable("the configuration", "nobody has read it", "try again")));
-    let mut loaded = check_source(found?, &Answered { answers })?;
+    loaded_again(&Rc::new(found?), answers, which)
+}
+
+/// The same half of a configuration that was read already.
+///
+/// # Errors
+/// As [`loaded`].
+pub fn loaded_again(found: &Rc<Source>, answers: &Answers, which: Which) -> Result<Loaded, Problems> {
+    let mut loaded = check_source(found, &Answered { answers }, which)?;
     let all = programs(&loaded.model).into_iter().filter(|program| answers.get(&at_hand(program)) == Some(true));
     let at_hand: BTreeSet<PathBuf> = all.map(Path::to_owned).collect();
     loaded.at_hand = at_hand;
@@ -195,7 +210,7 @@ mod tests {
 
     /// The second half of what the first has noted.
     fn both(path: &Path) -> Result<Loaded, Problems> {
-        loaded(&noted(|scribe| look(Some(path), true, scribe)))
+        loaded(&noted(|scribe| look(Some(path), true, scribe)), Which::All)
     }
 
     #[test]
@@ -231,7 +246,7 @@ mod tests {
         std::fs::create_dir(folder.path().join("d")).unwrap();
         let answers = noted(|scribe| look(Some(&file), true, scribe));
         folder.close().unwrap();
-        let loaded = loaded(&answers).unwrap();
+        let loaded = loaded(&answers, Which::All).unwrap();
         assert_eq!(loaded.at_hand.len(), usize::from(crate::sys::at_hand::is_way_local(Path::new("/tmp"))));
     }
 }

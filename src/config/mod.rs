@@ -26,8 +26,10 @@ pub mod schema;
 mod syntax;
 pub mod system;
 mod table;
+mod trust;
 mod value;
 
+pub use check::Which;
 pub use problem::{Problem, Problems};
 pub use value::{duration_text, size_text};
 
@@ -65,6 +67,8 @@ pub struct Loaded {
     pub builtin: bool,
     /// Those of its programs that are known to be [at hand](crate::sys::at_hand::is_at_hand).
     pub at_hand: BTreeSet<PathBuf>,
+    /// What it was made of.
+    pub source: Rc<Source>,
 }
 
 /// A configuration as it was found, before it is checked.
@@ -131,12 +135,20 @@ fn may_exist(place: &Path) -> bool {
     place.symlink_metadata().map_or_else(|error| !matches!(error.kind(), NotFound | NotADirectory), |_| true)
 }
 
+/// The text of a configuration, for one who only looks for a word in it.
+///
+/// # Errors
+/// It can't be read, or anybody may have written it.
+pub fn text(path: &Path) -> io::Result<Vec<u8>> {
+    read(path, Reader::Command(&|| ()))
+}
+
 /// Finds, reads and checks the configuration.
 ///
 /// # Errors
 /// Every problem that there is, with the file or in it.
 pub fn load(path: Option<&Path>) -> Result<Loaded, Problems> {
-    check_source(source(path, Reader::Command(&|| ()))?, &Real)
+    check_source(&Rc::new(source(path, Reader::Command(&|| ()))?), &Real, Which::All)
 }
 
 /// Who reads a configuration.
@@ -177,10 +189,10 @@ pub fn source(path: Option<&Path>, reader: Reader<'_>) -> Result<Source, Problem
 ///
 /// # Errors
 /// Every problem that there is.
-pub fn check_source(source: Source, system: &dyn System) -> Result<Loaded, Problems> {
-    let Source { name, file, here, text } = source;
+pub fn check_source(source: &Rc<Source>, system: &dyn System, which: Which) -> Result<Loaded, Problems> {
+    let Source { name, file, here, text } = &**source;
     let base = file.as_deref().map_or(here.as_deref(), Path::parent).unwrap_or(Path::new("/"));
-    let mut model = check_text_on(&text, &name, base, system)?;
+    let mut model = check::check(text, name, base, system, which)?;
     let builtin = file.is_none();
     if builtin {
         // These lines are in no file that anybody could open.
@@ -190,8 +202,8 @@ pub fn check_source(source: Source, system: &dyn System) -> Result<Loaded, Probl
         }
         model.links.iter_mut().for_each(|link| link.line = 0);
     }
-    model.file = file;
-    Ok(Loaded { model, name, builtin, at_hand: BTreeSet::new() })
+    model.file.clone_from(file);
+    Ok(Loaded { model, name: name.clone(), builtin, at_hand: BTreeSet::new(), source: source.clone() })
 }
 
 /// Checks a configuration's text. `name` is what messages call it, `base` the
@@ -208,7 +220,7 @@ pub fn check_text(text: &[u8], name: &str, base: &Path) -> Result<Model, Problem
 /// # Errors
 /// Every problem that there is.
 pub fn check_text_on(text: &[u8], name: &str, base: &Path, system: &dyn System) -> Result<Model, Problems> {
-    check::check(text, name, base, system)
+    check::check(text, name, base, system, Which::All)
 }
 
 fn read(path: &Path, reader: Reader<'_>) -> io::Result<Vec<u8>> {
@@ -224,6 +236,9 @@ fn read(path: &Path, reader: Reader<'_>) -> io::Result<Vec<u8>> {
     };
     let flags = if is_daemon { nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY } else { 0 };
     let file = std::fs::File::options().read(true).custom_flags(flags).open(path)?;
+    if let Some(why) = trust::why_not(path, &file.metadata()?) {
+        return Err(io::Error::other(why));
+    }
     if is_daemon && !file.metadata()?.is_file() {
         return Err(io::Error::other("it is no ordinary file, and a daemon that runs waits for none"));
     }

@@ -103,6 +103,10 @@ pub struct Child {
     pub settings: serde_json::Value,
     /// Where its keys stand.
     pub lines: Lines,
+    /// What it lacks of the system, as problems of the file are told; only where a
+    /// [start](super::Which) lets that be. Such a child is not to be started: what
+    /// could not be found is left out of it, its user too.
+    pub lacks: Vec<String>,
 }
 
 /// On which line of the file each key of a table stands, from 1; keys of a

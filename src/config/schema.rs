@@ -2,6 +2,7 @@
 //! and checks a configuration while it is typed. What only the whole file can
 //! tell, `plumbd check` does: links, programs, sockets.
 
+use super::check::NAME_MOST;
 use super::keys::{self, Key, Keys, Kind, Word};
 use super::limits;
 use crate::plugin::PLUGINS;
@@ -84,7 +85,7 @@ fn of(kind: &Kind) -> Value {
         Kind::Table(keys) => table(keys),
         Kind::Named(keys) => {
             let child = child(keys);
-            let names = json!({"pattern": CHILD_NAME});
+            let names = json!({"pattern": CHILD_NAME, "maxLength": NAME_MOST});
             json!({"type": "object", "minProperties": 1, "propertyNames": names, "additionalProperties": child})
         }
         Kind::Row(keys) => json!({"type": "array", "items": table(keys)}),

@@ -194,6 +194,9 @@ impl Supervisor {
         if let Some(why) = child.stuck() {
             return Start::not(why);
         }
+        if child.held_back.is_looked_for && matches!(child.machine.state, State::Backoff { .. }) {
+            return Start::Open;
+        }
         let machine = &child.machine;
         let bad = || Start::Bad(machine.not_up());
         match machine.state {

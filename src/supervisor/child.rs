@@ -108,6 +108,10 @@ pub enum Event {
     Spawned(Pid),
     /// [`Action::Spawn`] could not.
     SpawnFailed(String),
+    /// It lacks something of the system, as is said, or is just looked for; try again then.
+    HeldBack(Option<String>, Instant),
+    /// What it lacked is there.
+    Found,
     /// exec succeeded.
     Executed,
     /// exec, or a step before it, failed; its end will be told too.
@@ -299,6 +303,14 @@ impl Machine {
                 let wait = self.history.next_delay(&self.policy.backoff).max(super::backoff::AFTER_AT_ONCE);
                 self.state = State::Backoff { until: now + wait };
             }
+            Event::HeldBack(why, until) => self.held_back(why, until, &mut actions),
+            Event::Found => {
+                if let (Want::Up, State::Backoff { .. }) = (self.want, self.state) {
+                    self.problem = None;
+                    self.state = State::Down;
+                    actions.push(Action::Spawn);
+                }
+            }
             Event::Executed => {
                 if self.policy.ready == Ready::Exec {
                     self.ready(now);
@@ -357,6 +369,18 @@ impl Machine {
     fn force(&mut self, pid: Pid, late: bool, now: Instant, actions: &mut Vec<Action>) {
         actions.push(Action::Force(pid));
         self.state = State::Stopping { pid, ladder: Ladder::Killed { give_up_at: now + UNKILLABLE }, late };
+    }
+
+    fn held_back(&mut self, why: Option<String>, until: Instant, actions: &mut Vec<Action>) {
+        // Nobody wants it up any more, or it is up by now.
+        if self.want == Want::Down || !matches!(self.state, State::Down | State::Backoff { .. }) {
+            return;
+        }
+        self.state = State::Backoff { until };
+        if let Some(why) = why.filter(|why| self.problem.as_ref() != Some(why)) {
+            actions.push(Action::Say(log::Level::Warn, format!("held back: {why}")));
+            self.problem = Some(why);
+        }
     }
 
     fn spawned(&mut self, pid: Pid, now: Instant) {

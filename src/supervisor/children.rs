@@ -158,6 +158,9 @@ impl Supervisor {
     }
 
     fn spawn(&mut self, id: Id) -> Event {
+        if let Some(held_back) = self.hold_back(id) {
+            return held_back;
+        }
         let alone = self.is_alone(id);
         let Some(child) = self.children.get_mut(&id) else {
             return Event::SpawnFailed("it is gone".to_owned());

@@ -123,8 +123,14 @@ impl Supervisor {
         }
         let listens = || loaded.model.children.iter().flat_map(|child| &child.listen);
         let mut names = Sockets::default().wanted(listens(), &store).make()?;
-        let bound = Sockets::default().bind_new(listens(), &store, &mut names)?;
-        for address in store.idle(|address| bound.get(address).is_some()) {
+        let mut bound = Sockets::default();
+        for address in listens().collect::<BTreeSet<_>>() {
+            if let Err(error) = bound.bind_first(address, &store, &mut names) {
+                // Its child is held back, and says so.
+                log::debug!("cannot listen on {address} yet: {error}");
+            }
+        }
+        for address in store.idle(|address| listens().any(|used| used == address)) {
             log::warn!("the service manager listens on {address} for this daemon, but no child does");
         }
         let mut links = Links::default();

@@ -249,6 +249,13 @@ impl Links {
         }
     }
 
+    /// Takes over whose processes the ends are.
+    pub fn set_users(&mut self, model: &Model) {
+        for held in &mut self.held {
+            held.users = users(&held.config, model);
+        }
+    }
+
     /// Every link with the number of its queue, and whether that queue goes with
     /// `new`; all go where there is no `new`.
     pub fn flows(&self, new: Option<&Model>) -> impl Iterator<Item = (&Held, usize, bool)> {

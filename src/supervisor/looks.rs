@@ -5,6 +5,7 @@
 
 use super::change::Phase;
 use super::core::Supervisor;
+use super::held_back::Lacking;
 use super::names::{Making, Wanted};
 use super::poll::{Token, Watched};
 use super::reload::Begun;
@@ -29,6 +30,8 @@ pub(super) enum Purpose {
     Plan(u32),
     /// Names of sockets, for a reload whose configuration was read.
     Names(Making, Box<Begun>),
+    /// What a child lacks.
+    Lacking(Box<Lacking>),
 }
 
 /// Those under way.
@@ -62,7 +65,7 @@ impl Looks {
     }
 
     fn is_for_reload(&self) -> bool {
-        self.under_way.values().any(|under_way| !matches!(under_way.purpose, Purpose::Plan(_)))
+        self.under_way.values().any(|under_way| matches!(under_way.purpose, Purpose::Reload(_) | Purpose::Names(..)))
     }
 }
 
@@ -92,7 +95,7 @@ impl Supervisor {
         }
     }
 
-    fn follow(&mut self, look: Look, purpose: Purpose) {
+    pub(super) fn follow(&mut self, look: Look, purpose: Purpose) {
         let now = Instant::now();
         let ask_at = look.hangs(now).unwrap_or(now);
         self.looks.next = self.looks.next.wrapping_add(1);
@@ -155,6 +158,7 @@ impl Supervisor {
             match purpose {
                 Purpose::Reload(waiter) => self.refuse(waiter, "cannot reload: the daemon is stopping"),
                 Purpose::Plan(connection) => self.refuse(Some(connection), "cannot plan: the daemon is stopping"),
+                Purpose::Lacking(lacking) => self.not_looked_for(&lacking),
                 Purpose::Names(_, reload) => {
                     let (waiter, said) = reload.cut_short();
                     self.refuse(waiter, &said);
@@ -168,6 +172,7 @@ impl Supervisor {
         match purpose {
             Purpose::Reload(waiter) => self.looked_for_reload(waiter, answers),
             Purpose::Plan(connection) => self.looked_for_plan(connection, answers),
+            Purpose::Lacking(lacking) => self.looked_for_lacking(*lacking, answers),
             Purpose::Names(making, reload) => match answers {
                 Ok(answers) => self.names_made(*reload, making.made(&answers)),
                 Err(why) => self.not_begun(&why, *reload),

@@ -12,6 +12,7 @@
 //! | `predecessor` | what a supervisor that was killed has left |
 //! | `logs` | what they write to the log, and how it goes out |
 //! | `looks`, `names`, `environments` | what a process aside looks at, so that the loop never waits |
+//! | `held_back`, `holder` | children that lack something of the system, and who has it |
 //! | `change` | what takes several steps: start, shutdown |
 //! | `reload` | from one configuration to another, and back |
 //! | `requests`, `server` | operators' requests, and their connections |
@@ -36,6 +37,8 @@ mod core;
 mod dice;
 mod drain;
 mod environments;
+mod held_back;
+mod holder;
 pub mod links;
 mod logs;
 mod looks;

@@ -37,19 +37,26 @@ impl Wanted {
         self.control.is_none() && self.listeners.is_empty() && self.lent.is_empty()
     }
 
+    /// Prepares to make them.
+    ///
+    /// # Errors
+    /// What there is too little of.
+    pub(super) fn prepare(self) -> Result<Making, String> {
+        let control = self.control.iter().map(|path| (path.clone(), Access::Private));
+        let listeners = self.listeners.iter().map(|path| (path.clone(), Access::Umask));
+        let all = control.chain(listeners).map(|(path, access)| Ok((path, access, unix_name::socket_to_bind()?)));
+        let sockets: Vec<_> = all.collect::<io::Result<_>>().map_err(cannot)?;
+        Ok(Making { sockets, wanted: self })
+    }
+
     /// Begins to make them.
     ///
     /// # Errors
     /// What there is too little of.
     pub(super) fn begin(self) -> Result<(Making, Look), String> {
-        let cannot = |e: io::Error| format!("cannot make the names of Unix sockets: {}", cause(&e));
-        let control = self.control.iter().map(|path| (path.clone(), Access::Private));
-        let listeners = self.listeners.iter().map(|path| (path.clone(), Access::Umask));
-        let all = control.chain(listeners).map(|(path, access)| Ok((path, access, unix_name::socket_to_bind()?)));
-        let sockets: Vec<_> = all.collect::<io::Result<_>>().map_err(cannot)?;
-        let keeps: Vec<BorrowedFd<'_>> = sockets.iter().map(|(.., socket)| socket.as_fd()).collect();
-        let look = Look::begin(Keeps::Only(&keeps), |scribe| make(&self, &sockets, scribe)).map_err(cannot)?;
-        Ok((Making { sockets, wanted: self }, look))
+        let making = self.prepare()?;
+        let look = Look::begin(Keeps::Only(&making.sockets()), |scribe| making.make(scribe)).map_err(cannot)?;
+        Ok((making, look))
     }
 
     /// Makes them, and waits for that: before the loop begins.
@@ -99,32 +106,6 @@ impl From<Refused> for io::Error {
     }
 }
 
-/// What is done aside.
-fn make(wanted: &Wanted, sockets: &[(PathBuf, Access, OwnedFd)], scribe: &Scribe<'_>) {
-    for path in &wanted.lent {
-        let is_missing = || path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-        scribe.ask(&missing(path), &looking_at(path), is_missing);
-    }
-    for (path, access, socket) in sockets {
-        let what = looking_at(path);
-        if *access == Access::Private {
-            scribe.does(&what);
-            scribe.says(&origin(path), &mark::origin(path).map_err(Refused::from));
-        }
-        let before = wanted.known.iter().filter(|(known, _)| known == path);
-        let make = || {
-            for (_, inode) in before {
-                if unix_name::is_still(path, *inode)? {
-                    return Ok(made(path, *inode));
-                }
-            }
-            Ok(made(path, unix_name::bind_at(socket, path, *access, BACKLOG)?))
-        };
-        scribe.does(&what);
-        scribe.says(&name(path), &make().map_err(|error: io::Error| Refused::from(error)));
-    }
-}
-
 fn made(path: &Path, inode: Inode) -> Made {
     let folder = path.parent().unwrap_or(Path::new("/"));
     Made { inode: inode.to_string(), local: crate::sys::at_hand::is_way_local(folder) }
@@ -146,7 +127,43 @@ fn origin(path: &Path) -> String {
     format!("origin {}", path.display())
 }
 
+fn cannot(error: io::Error) -> String {
+    format!("cannot make the names of Unix sockets: {}", cause(&error))
+}
+
 impl Making {
+    /// The sockets, which the process aside keeps.
+    pub(super) fn sockets(&self) -> Vec<BorrowedFd<'_>> {
+        self.sockets.iter().map(|(.., socket)| socket.as_fd()).collect()
+    }
+
+    /// What is done aside.
+    pub(super) fn make(&self, scribe: &Scribe<'_>) {
+        let Making { sockets, wanted } = self;
+        for path in &wanted.lent {
+            let is_missing = || path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+            scribe.ask(&missing(path), &looking_at(path), is_missing);
+        }
+        for (path, access, socket) in sockets {
+            let what = looking_at(path);
+            if *access == Access::Private {
+                scribe.does(&what);
+                scribe.says(&origin(path), &mark::origin(path).map_err(Refused::from));
+            }
+            let before = wanted.known.iter().filter(|(known, _)| known == path);
+            let make = || {
+                for (_, inode) in before {
+                    if unix_name::is_still(path, *inode)? {
+                        return Ok(made(path, *inode));
+                    }
+                }
+                Ok(made(path, unix_name::bind_at(socket, path, *access, BACKLOG)?))
+            };
+            scribe.does(&what);
+            scribe.says(&name(path), &make().map_err(|error: io::Error| Refused::from(error)));
+        }
+    }
+
     /// What came of it.
     pub(super) fn made(self, answers: &Answers) -> Names {
         let Making { sockets, wanted } = self;

@@ -27,7 +27,7 @@ use super::sockets::Sockets;
 use super::supervised::{Prepared, Supervised};
 use crate::config::model::{Address, Child, Model};
 use crate::config::plan::{self, Action, Plan, Reason, SocketPlan};
-use crate::config::{Loaded, looked, order};
+use crate::config::{Loaded, Which, looked, order};
 use crate::look::Answers;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -191,7 +191,7 @@ impl Supervisor {
     }
 
     pub(super) fn looked_for_reload(&mut self, waiter: Option<u32>, answers: Result<Answers, String>) {
-        let loaded = match answers.map(|answers| looked::loaded(&answers)) {
+        let loaded = match answers.map(|answers| looked::loaded(&answers, Which::All)) {
             Ok(Ok(loaded)) => loaded,
             Ok(Err(problems)) => return self.nothing_changes(waiter, &problems.to_string(), WRONG_CONFIGURATION),
             Err(why) => return self.nothing_changes(waiter, &format!("cannot reload: {why}"), 1),
@@ -446,10 +446,11 @@ impl Supervisor {
                         self.come_back(id, &course, &mut coming);
                         continue;
                     }
+                    let has_lacked = !child.config.lacks.is_empty();
                     child.machine.change(Policy::from(&*config));
                     child.holdings.at_hand = self.loaded.is_at_hand(&config);
                     child.config = config;
-                    if step.action == Action::Update && child.machine.state == State::Failed {
+                    if has_lacked || step.action == Action::Update && child.machine.state == State::Failed {
                         self.come_again(id, &mut coming);
                     }
                 }

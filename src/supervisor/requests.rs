@@ -7,7 +7,7 @@ use super::looks::Purpose;
 use super::poll::Id;
 use super::reload::WRONG_CONFIGURATION;
 use super::supervised::Supervised;
-use crate::config::{looked, order};
+use crate::config::{Which, looked, order};
 use crate::control::status::{self, Status};
 use crate::control::{Request, Response};
 use crate::look::Answers;
@@ -102,7 +102,7 @@ impl Supervisor {
             Ok(answers) => answers,
             Err(why) => return self.refuse(Some(connection), &format!("cannot plan: {why}")),
         };
-        match looked::loaded(&answers) {
+        match looked::loaded(&answers, Which::All) {
             Ok(loaded) => {
                 let plan = self.plan_to(&loaded.model, self.sockets.lost());
                 self.say(Some(connection), &plan.to_string());

@@ -17,8 +17,7 @@ use std::fs::Metadata;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, lchown};
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::time::Duration;
 
 /// New clients that wait while nobody accepts; the kernel cuts it to
@@ -64,11 +63,6 @@ impl Held {
 }
 
 impl Sockets {
-    /// The socket bound to that address.
-    pub fn get(&self, address: &Address) -> Option<&OwnedFd> {
-        self.held.get(address).map(|held| &held.socket)
-    }
-
     /// The socket for a child that is about to start, as it was when it was
     /// bound. A socket can't be opened anew, so all instances of a child share
     /// one description, with each other and with those before them: what
@@ -163,6 +157,40 @@ impl Sockets {
         self.held.keys()
     }
 
+    /// Binds one more address, if that can be done at once: the name of a Unix socket is
+    /// made aside first.
+    ///
+    /// # Errors
+    /// From bind(2); `WouldBlock` for a Unix socket.
+    pub(super) fn bind(&mut self, address: &Address, store: &Store) -> io::Result<()> {
+        if self.held.contains_key(address) {
+            return Ok(());
+        }
+        if matches!(address, Address::Unix(_)) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.bind_first(address, store, &mut Names::default())?;
+        if let Some(held) = self.held.get_mut(address) {
+            held.taken_up = false;
+        }
+        self.renewed = true;
+        Ok(())
+    }
+
+    /// Binds one more address before anything is started.
+    ///
+    /// # Errors
+    /// From bind(2), or making its name.
+    pub(super) fn bind_first(&mut self, address: &Address, store: &Store, names: &mut Names) -> io::Result<()> {
+        if let Some(held) = hold(address, store, None, names)? {
+            self.held.insert(address.clone(), held);
+            self.revive(address).inspect_err(|_| {
+                self.held.remove(address);
+            })?;
+        }
+        Ok(())
+    }
+
     /// What is to be made or looked at aside before these are [bound](Sockets::bind_new).
     pub(super) fn wanted<'a>(&self, addresses: impl IntoIterator<Item = &'a Address>, store: &Store) -> Wanted {
         let mut wanted = Wanted::default();
@@ -225,7 +253,7 @@ impl Sockets {
                 "cannot listen on {address}: this daemon itself holds {own} until a reload is done; \
                  reload once without either, then with the new one"
             ),
-            None => format!("cannot listen on {address}: {error}"),
+            None => format!("cannot listen on {address}: {}", cause(error)),
         }
     }
 
@@ -372,8 +400,8 @@ fn bind_again(address: &Address, dead: &Held) -> io::Result<Held> {
             let own = dead.name.as_ref().filter(|name| name.is_there());
             let before = own.and_then(|_| std::fs::symlink_metadata(path).ok());
             let held = open(address)?;
-            if let Some(before) = before {
-                give(path, &before);
+            if let (Some(before), Some(name)) = (before, &held.name) {
+                give(name, &before);
             }
             Ok(held)
         }
@@ -382,14 +410,16 @@ fn bind_again(address: &Address, dead: &Held) -> io::Result<Held> {
 
 /// Gives the name of a new socket the owner, group and mode of the one before, which an
 /// administrator may have chosen. It listens even if that fails.
-fn give(path: &Path, before: &Metadata) {
+fn give(name: &Name, before: &Metadata) {
     let cannot = |what: &str, error: &io::Error| {
-        log::warn!("cannot give {} the {what} that it had: {}", path.display(), cause(error));
+        log::warn!("cannot give {} the {what} that it had: {}", name.path().display(), cause(error));
     };
-    let is = match std::fs::symlink_metadata(path) {
-        Ok(is) => is,
+    // By its descriptor: its name may be another file's the next moment.
+    let (file, is) = match name.open().and_then(|file| file.metadata().map(|is| (file, is))) {
+        Ok(found) => found,
         Err(error) => return cannot("owner and mode", &error),
     };
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     // A sandbox may refuse chown(2) altogether, so it is called only for what differs.
     let owner = (is.uid() != before.uid()).then_some(before.uid());
     let group = (is.gid() != before.gid()).then_some(before.gid());
@@ -397,11 +427,11 @@ fn give(path: &Path, before: &Metadata) {
         if owner.is_none() && group.is_none() {
             continue;
         }
-        if let Err(error) = lchown(path, owner, group) {
+        if let Err(error) = chown(&path, owner, group) {
             cannot(what, &error);
         }
     }
-    if let Err(error) = std::fs::set_permissions(path, before.permissions()) {
+    if let Err(error) = std::fs::set_permissions(&path, before.permissions()) {
         cannot("mode", &error);
     }
 }

@@ -4,6 +4,7 @@
 use super::child::{Ladder, Machine, Policy, State};
 use super::clock::{Moment, Wall};
 use super::drain;
+use super::held_back::HeldBack;
 use super::notify;
 use super::poll::{Id, Poll, Token, Watched};
 use super::spawn::{Holdings, LOG_CAPACITY};
@@ -43,6 +44,8 @@ pub struct Supervised {
     pub ready: Option<Watched<OwnedFd>>,
     /// It shall start once what it needs is up.
     pub pending: bool,
+    /// It lacks something of the system.
+    pub(super) held_back: HeldBack,
     /// An operator stopped it: a reload does not start it.
     pub held_down: bool,
     /// He does, and it was not told yet: its sources go first.
@@ -85,6 +88,7 @@ impl Supervised {
             exec: None,
             ready: None,
             pending: false,
+            held_back: HeldBack::default(),
             held_down: false,
             to_stop: false,
             drain: drain::Progress::default(),

@@ -394,3 +394,43 @@ fn a_daemon_that_runs_by_a_users_configuration_is_found_by_it() {
     assert!(ended.status.success(), "{}", text(&ended.stderr));
     wait_for("it is gone", || (!pid.exists()).then_some(()));
 }
+
+#[test]
+fn nothing_that_is_said_has_an_error_number() {
+    let dir = folder(SLEEPER);
+    std::fs::write(dir.path().join("control.toml"), format!("[daemon]\ncontrol = \"none/ctl\"\n{SLEEPER}")).unwrap();
+    std::fs::write(dir.path().join("long.toml"), format!("[daemon]\ncontrol = \"plumbd.toml/x\"\n{SLEEPER}")).unwrap();
+    for words in [
+        "status --control /nonexistent/x",
+        "status --control plumbd.toml",
+        "reload -c control.toml",
+        "run -c control.toml",
+        "run -c long.toml",
+        "run --pid-file none/pid",
+        "run --pid-file .",
+        "run --daemon -c control.toml",
+        "run -c /proc/self/mem",
+        "check -c none/x.toml",
+        "check -c .",
+        "man --out /proc/none",
+        "schema >/dev/full",
+        "plugin logger",
+    ] {
+        let output = shell(dir.path(), &format!("exec timeout 10 $P {words}"));
+        let err = text(&output.stderr);
+        assert!(!output.status.success() && !err.is_empty() && !err.contains("os error"), "{words}: {err}");
+    }
+    // What a daemon says to an operator, in its log, and as a child's problem.
+    let config = format!("{BOTH}{SLEEPER}directory = \"gone\"\n");
+    let dir = folder(&config);
+    std::fs::create_dir(dir.path().join("gone")).unwrap();
+    let mut daemon = Daemon::spawn_in(dir, &config);
+    daemon.wait_state(plumbd::control::status::DaemonState::Running);
+    std::fs::remove_dir(daemon.path("gone")).unwrap();
+    let (_, _, err) = daemon.ask(&Request::Restart { children: vec!["one".to_owned()] });
+    let problem = daemon.child("one").problem.unwrap();
+    for said in [err, problem, daemon.log()] {
+        assert!(said.contains("No such file or directory") && !said.contains("os error"), "{said}");
+    }
+    daemon.stop();
+}

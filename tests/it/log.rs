@@ -176,22 +176,29 @@ fn a_prompt_is_logged_after_a_pause_and_what_follows_as_its_rest() {
         r#"
         [children.asks]
         command = ["sh", "-c", """
-        mkfifo answer; printf '<4>passphrase: ' >&2; read -r a <answer
-        printf '<0>%s' "$a" >&2; read -r a <answer; printf '<1>\\n<5>next\\n%s? ' "$a" >&2; read -r a <answer
+        until_there() { until [ -e $1 ]; do sleep 0.02; done; }
+        printf '<4>passphrase: ' >&2; until_there one
+        printf '<0>one' >&2; until_there two
+        printf '<1>\\n<5>next\\ntwo? ' >&2; until_there three
         """]
         restart = "never"
         [children.counts]
-        command = ["sh", "-c", "printf '<3'; sleep 2; printf '>10 %% \\303'; sleep 2; printf '\\251'; exec sleep 1000"]
+        command = ["sh", "-c", """
+        printf '<3'; sleep 2; printf '>10 %% \\303'; until [ -e four ]; do sleep 0.02; done
+        printf '\\251'; exec sleep 1000
+        """]
         "#,
     );
-    let answer = |text: &str| std::fs::write(daemon.path("answer"), text).unwrap();
+    let answer = |name: &str| std::fs::write(daemon.path(name), "").unwrap();
     daemon.wait_log("<4>asks: passphrase: \n");
-    answer("one\n");
+    answer("one");
     daemon.wait_log("<4>asks: ... <0>one\n");
-    answer("two\n");
+    answer("two");
     daemon.wait_log("<6>asks: two? \n");
+    answer("three");
+    daemon.wait_log("<3>counts: 10 % \n");
+    answer("four");
     daemon.wait_log("<3>counts: ... \u{e9}\n");
-    answer("\n");
     daemon.wait_log("asks: finished\n");
     daemon.stop();
     let log = daemon.log();

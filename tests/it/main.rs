@@ -20,6 +20,8 @@ mod fake_sink;
 mod far;
 mod guarantee;
 mod handed;
+mod held_back;
+mod hostile;
 mod hung;
 mod links;
 #[path = "../../benches/load/mod.rs"]

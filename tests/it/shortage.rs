@@ -156,7 +156,7 @@ fn a_child_whose_settings_cannot_be_made_changes_nothing() {
 fn a_look_that_cannot_be_had_changes_nothing() {
     let start = "cannot reload: cannot start a process that looks at the system: ";
     changes_nothing("memfd_create", "error=EMFILE:when=1", false, &format!("{start}Too many open files"));
-    changes_nothing("clone", "error=EAGAIN:when=1", false, &format!("{start}Try again"));
+    changes_nothing("clone", "error=EAGAIN:when=1", false, &format!("{start}Resource temporarily unavailable"));
     let watch = "cannot reload: cannot watch a process that looks: No space left";
     changes_nothing("epoll_ctl", "error=ENOSPC:when=2", false, watch);
 }

@@ -10,6 +10,7 @@
 //!   [`clients_beside`], [`clients_latency`]: how others are served meanwhile; [`clients_service`]: the daemon that they are clients of;
 //! - [`limits`], [`limits_pipes`], [`limits_starved`]: descriptors, processes, memory and pipes that are refused;
 //! - [`misuse`]: a child that misuses what it was given;
+//! - [`hostile`]: another user in the folder of the message file;
 //! - [`model`]: a whole daemon under random configurations, reloads, commands and kills;
 //! - [`chains`]: chains of filters, a trial of [`kills`]; [`program`]: the children of both, which are this executable too;
 //! - [`trial`]: what a trial is, and what it prints;
@@ -38,6 +39,7 @@ mod disk_held;
 mod disk_image;
 mod disk_outsider;
 mod disk_site;
+mod hostile;
 mod kills;
 mod limits;
 mod limits_pipes;
@@ -98,6 +100,7 @@ const GROUPS: &[fn() -> Vec<Trial>] = &[
     clients::trials,
     limits::trials,
     misuse::trials,
+    hostile::trials,
     bytes::trials,
     supervisor::trials,
     model::trials,

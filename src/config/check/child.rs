@@ -16,6 +16,10 @@ use std::rc::Rc;
 use toml::Spanned;
 use toml::de::DeValue;
 
+/// The longest name of a child: it stands before each of its lines in the log, and both
+/// ends of a link are in the name by which a service manager keeps it.
+pub const NAME_MOST: usize = 64;
+
 /// A child as its table tells it, with the places that later checks point at.
 #[derive(Debug)]
 pub(super) struct Draft {
@@ -70,6 +74,7 @@ impl Draft {
 }
 
 pub(super) fn read<'t>(reader: &mut Reader<'_>, name: &str, span: Span, table: &'t Spanned<DeValue<'t>>) -> Draft {
+    reader.child = Some(name.to_owned());
     check_name(reader, name, span.clone());
     let title = format!("[children.{name}]");
     let section = reader.section(&title, span.clone(), table, keys::CHILD);
@@ -104,8 +109,10 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, name: &str, span: Span, table: &
         log_limit: log_limit(reader, &section),
         settings: settings_json,
         lines: section.lines(&reader.places),
+        lacks: Vec::new(),
     };
     let after = reader.list(&section, "after", r#"["NAME"]"#, value::string);
+    reader.child = None;
     Draft { child, span, instances, instances_span, plugin, listen, after, settings }
 }
 
@@ -114,6 +121,9 @@ fn check_name(reader: &mut Reader<'_>, name: &str, span: Span) {
     if name.is_empty() || !name.chars().all(allowed) {
         let what = format!("{} is no name for a child", quoted(name));
         reader.problem(span, what, "use letters, digits, - and _ (a dot is kept for instances, as in NAME.0)");
+    } else if name.len() > NAME_MOST {
+        let what = format!("{} is too long for a name: it has {} characters", quoted(name), name.len());
+        reader.problem(span, what, format!("at most {NAME_MOST}"));
     }
 }
 
@@ -280,7 +290,7 @@ fn directory(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<PathBuf> 
     let path = value::absolute(reader.base, &path);
     if let Err(cause) = reader.system.folder(&path) {
         let what = format!("cannot run in {}: {cause}", path.display());
-        reader.problem(section.place("directory"), what, "make the folder, or name another");
+        reader.absent(section.place("directory"), what, "make the folder, or name another");
     }
     Some(path)
 }

@@ -72,7 +72,7 @@ fn group(reader: &mut Reader<'_>, inner: &Section<'_>, identity: Option<&Identit
                 Err(cause) => format!("cannot look up the group {}: {cause}", quoted(&name)),
                 Ok(_) => format!("there is no group {}", quoted(&name)),
             };
-            reader.problem(inner.place("group"), what, "`getent group` lists those that exist");
+            reader.absent(inner.place("group"), what, "`getent group` lists those that exist");
             return None;
         }
     };
@@ -84,11 +84,11 @@ fn group(reader: &mut Reader<'_>, inner: &Section<'_>, identity: Option<&Identit
             Ok(groups) if groups.contains(&id) => {}
             Ok(_) => {
                 let what = format!("the logger cannot give its file the group {}: it is not in it", quoted(&name));
-                reader.problem(inner.place("group"), what, "name a group of the logger's user, or run it as root");
+                reader.absent(inner.place("group"), what, "name a group of the logger's user, or run it as root");
             }
             Err(cause) => {
                 let what = format!("cannot look up the groups of the logger's user: {cause}");
-                reader.problem(inner.place("group"), what, "`id` lists them");
+                reader.absent(inner.place("group"), what, "`id` lists them");
             }
         }
     }

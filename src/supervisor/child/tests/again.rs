@@ -292,3 +292,39 @@ fn why_exec_failed_is_what_is_told_of_a_child_that_never_comes_again() {
     child.tell(Exited(Exit::Code(127)));
     assert_eq!(child.problem(), Some("cannot start: no such file"));
 }
+
+#[test]
+fn one_that_is_held_back_waits_for_what_it_lacks_and_is_told_once_a_reason() {
+    let mut child = Child::down(policy());
+    assert_eq!(child.tell(Start), [Action::Spawn]);
+    let until = child.now + secs(1);
+    assert_eq!(child.tell(Event::HeldBack(Some("no folder".to_owned()), until)), []);
+    assert_eq!((child.machine.state, child.problem()), (State::Backoff { until }, Some("no folder")));
+    assert_eq!(child.tick_at_deadline(), [Action::Spawn]);
+    // It is looked for meanwhile, and what was told stays.
+    let until = child.now + secs(60);
+    assert_eq!(child.tell(Event::HeldBack(None, until)), []);
+    assert_eq!((child.machine.state, child.problem()), (State::Backoff { until }, Some("no folder")));
+    assert_eq!(child.tell(Event::Found), [Action::Spawn]);
+    assert_eq!((child.machine.state, child.problem()), (State::Down, None));
+    child.tell(Spawned(FIRST));
+    assert_eq!(child.machine.restarts, 0, "it had never run");
+    // What is said too late changes nothing.
+    for late in [Event::Found, Event::HeldBack(Some("late".to_owned()), until)] {
+        assert_eq!(child.tell(late), []);
+        assert!(matches!(child.machine.state, State::Starting { .. }));
+    }
+}
+
+#[test]
+fn one_that_is_stopped_while_it_is_held_back_does_not_come() {
+    let mut child = Child::down(policy());
+    child.tell(Start);
+    let until = child.now + secs(1);
+    child.tell(Event::HeldBack(Some("no folder".to_owned()), until));
+    child.tell(Stop);
+    for late in [Event::Found, Event::HeldBack(None, until)] {
+        assert_eq!(child.tell(late), []);
+        assert_eq!(child.machine.state, State::Down);
+    }
+}
