@@ -228,7 +228,12 @@ fn read(path: &Path, reader: Reader<'_>) -> io::Result<Vec<u8>> {
     let is_daemon = match reader {
         Reader::Daemon => true,
         Reader::Command(waits) => {
-            if !std::fs::metadata(path)?.is_file() {
+            let found = std::fs::metadata(path)?;
+            if !found.is_file() {
+                // A FIFO of somebody else's is not even waited for.
+                if let Some(why) = trust::why_not(path, &found) {
+                    return Err(io::Error::other(why));
+                }
                 waits();
             }
             false

@@ -540,6 +540,10 @@ fn a_configuration_that_others_may_have_written_is_refused() {
     };
     put(0o644, OTHER);
     refused("it belongs to user 65534, who is neither root nor you");
+    remove(&file);
+    nix::unistd::mkfifo(&file, Mode::S_IRWXU).unwrap();
+    chown(&file, Some(OTHER), None).unwrap();
+    refused("it belongs to user 65534, who is neither root nor you");
     put(0o666, 0);
     refused("others than its owner may write to it (mode 0666)");
     put(0o664, 0);
