@@ -4,18 +4,19 @@
 use crate::cause::cause;
 use crate::supervisor::unix_name::{Lock, remove_own};
 use crate::sys::at_hand::is_way_local;
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use crate::sys::beside::{self, Whose};
+use crate::sys::lock::{self, Locked};
+use nix::fcntl::{FlockArg, OFlag};
 use std::fs::{self, File};
-use std::io::{self, Seek, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The file, held until this is dropped, which removes it.
 #[derive(Debug)]
 pub(super) struct PidFile {
     path: PathBuf,
-    lock: Flock<File>,
+    lock: Locked,
     /// To look at it waits for no network.
     local: bool,
 }
@@ -31,16 +32,13 @@ impl PidFile {
         // file, nothing can be removed either.
         let turn = Lock::take_soon(path);
         loop {
-            let file = open(path).map_err(|e| cannot("open", &cause(&e)))?;
-            if !file.metadata().is_ok_and(|data| data.is_file()) {
-                // It is removed at the end, which must not hit /dev/null.
-                return Err(cannot("use", "it is no ordinary file"));
-            }
-            let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => lock,
-                Err((_, Errno::EINTR)) => continue,
-                Err((_, Errno::EAGAIN)) => return Err(cannot("lock", &holder(path))),
-                Err((_, error)) => return Err(cannot("lock", error.desc())),
+            // Everybody may read it, and so lock it; only a daemon's lock counts.
+            let file = beside::open_or_make(path, OFlag::O_RDWR, 0o644, Whose::Administrators);
+            let (file, _is_new) = file.map_err(|e| cannot("open", &cause(&e)))?;
+            let lock = match lock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(Some(lock)) => lock,
+                Ok(None) => return Err(cannot("lock", &holder(path))),
+                Err(error) => return Err(cannot("lock", &cause(&error))),
             };
             // Whoever held it before may have removed it between our opening
             // and our locking: then we locked a file without a name.
@@ -48,9 +46,9 @@ impl PidFile {
                 continue;
             }
             let local = path.parent().is_some_and(is_way_local);
-            let mut held = PidFile { path: path.to_owned(), lock, local };
+            let held = PidFile { path: path.to_owned(), lock, local };
             // Where that fails (the disk is full) no empty file is left behind.
-            let written = write(&mut held.lock);
+            let written = write(&held.lock);
             drop(turn);
             written.map_err(|e| cannot("write", &cause(&e)))?;
             return Ok(held);
@@ -80,10 +78,6 @@ impl Drop for PidFile {
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    File::options().read(true).write(true).create(true).truncate(false).mode(0o644).open(path)
-}
-
 fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::metadata(path)) {
         (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
@@ -91,14 +85,17 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-fn write(file: &mut File) -> io::Result<()> {
+fn write(mut file: &File) -> io::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
     writeln!(file, "{}", std::process::id())
 }
 
 fn holder(path: &Path) -> String {
-    match fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u32>().ok()) {
+    let mut text = String::new();
+    let read = beside::open(path, OFlag::O_RDONLY, Whose::Administrators);
+    let _what_there_is = read.and_then(|file| file.take(32).read_to_string(&mut text));
+    match text.trim().parse::<u32>().ok() {
         Some(pid) => format!("process {pid} holds it"),
         None => "another process holds it".to_owned(),
     }
@@ -198,8 +195,10 @@ mod tests {
         let path = folder.path().join("pid");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let why = PidFile::hold(&path).unwrap_err();
-        assert_eq!(why, format!("cannot use the pid file {}: it is no ordinary file", path.display()));
+        assert_eq!(why, format!("cannot open the pid file {}: it is a FIFO, no regular file", path.display()));
         assert!(path.exists());
+        let why = PidFile::hold(Path::new("/dev/null")).unwrap_err();
+        assert_eq!(why, "cannot open the pid file /dev/null: it is a device, no regular file");
     }
 
     #[test]

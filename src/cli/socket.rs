@@ -33,7 +33,7 @@ fn configured(file: Option<&Path>) -> Result<PathBuf, String> {
     let Some(file) = config::find(file) else {
         return control(BUILTIN, Path::new("")).ok_or_else(|| "the built-in configuration is wrong".to_owned());
     };
-    let text = std::fs::read(&file)
+    let text = config::text(&file)
         .map_err(|e| format!("cannot read {}: {}; or give --control PATH", file.display(), cause(&e)))?;
     let folder = file.parent().unwrap_or(Path::new(""));
     control(&String::from_utf8_lossy(&text), folder).ok_or_else(|| {

@@ -532,7 +532,8 @@ pub const LOGGER: Keys = &[
         Kind::Path,
         "the message file; its folder must exist",
         "The message file. Its folder must exist, and the child must be allowed to write to it. The file is locked: a \
-         second logger on it waits.",
+         second logger on it waits. In a folder that others may write to than root and the child's user, it must belong to \
+         one of those and have one name, and no symbolic link is followed: else the logger waits, and says why.",
     ),
     key(
         "mode",

@@ -26,6 +26,7 @@ pub mod schema;
 mod syntax;
 pub mod system;
 mod table;
+mod trust;
 mod value;
 
 pub use check::Which;
@@ -134,6 +135,14 @@ fn may_exist(place: &Path) -> bool {
     place.symlink_metadata().map_or_else(|error| !matches!(error.kind(), NotFound | NotADirectory), |_| true)
 }
 
+/// The text of a configuration, for one who only looks for a word in it.
+///
+/// # Errors
+/// It can't be read, or anybody may have written it.
+pub fn text(path: &Path) -> io::Result<Vec<u8>> {
+    read(path, Reader::Command(&|| ()))
+}
+
 /// Finds, reads and checks the configuration.
 ///
 /// # Errors
@@ -227,6 +236,9 @@ fn read(path: &Path, reader: Reader<'_>) -> io::Result<Vec<u8>> {
     };
     let flags = if is_daemon { nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY } else { 0 };
     let file = std::fs::File::options().read(true).custom_flags(flags).open(path)?;
+    if let Some(why) = trust::why_not(path, &file.metadata()?) {
+        return Err(io::Error::other(why));
+    }
     if is_daemon && !file.metadata()?.is_file() {
         return Err(io::Error::other("it is no ordinary file, and a daemon that runs waits for none"));
     }

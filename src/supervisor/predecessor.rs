@@ -40,6 +40,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const UNSEEN: Duration = Duration::from_secs(1);
 /// How often to look whether it is gone.
 const LOOK: u16 = 20;
+/// Signals that tell this process to end.
+const ENDS: [i32; 3] = [SIGTERM, SIGINT, SIGQUIT];
 
 /// How a child is stopped.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +53,7 @@ struct Stop {
 /// Ends it and waits for that.
 ///
 /// # Errors
-/// A signal told this process to end meanwhile; EMFILE, ENFILE, ENOMEM.
+/// A signal told this process to end while something was left; EMFILE, ENFILE, ENOMEM.
 pub(super) fn end(own: &Own, model: &Model, signals: &mut Signals) -> Result<(), String> {
     let began = Instant::now();
     let mut told: BTreeSet<Mark> = BTreeSet::new();
@@ -95,7 +97,16 @@ pub(super) fn end(own: &Own, model: &Model, signals: &mut Signals) -> Result<(),
             }
             break;
         }
-        wait(signals, &mut others)?;
+        wait(signals, &mut others);
+        if others.iter().any(|signal| ENDS.contains(signal)) {
+            if !told.is_empty() {
+                return Err(
+                    "cannot start: told to stop while ending what a supervisor that was killed has left".to_owned()
+                );
+            }
+            // Nothing is known to be left: the loop ends in order.
+            break;
+        }
     }
     for signal in others {
         // The loop takes it from here on.
@@ -124,24 +135,11 @@ fn list(processes: &[Process]) -> String {
     format!("process {}", each.join(", "))
 }
 
-/// A moment, or until a signal comes.
-fn wait(signals: &mut Signals, others: &mut BTreeSet<i32>) -> Result<(), String> {
+/// A moment, or until a signal comes; notes those that mean something.
+fn wait(signals: &mut Signals, others: &mut BTreeSet<i32>) {
     // EINTR: a signal came, which is what it waits for.
     let _came = poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], PollTimeout::from(LOOK));
-    for signal in signals.pending() {
-        match signal {
-            SIGTERM | SIGINT | SIGQUIT => {
-                return Err(
-                    "cannot start: told to stop while ending what a supervisor that was killed has left".to_owned()
-                );
-            }
-            SIGHUP | SIGUSR1 => {
-                others.insert(signal);
-            }
-            _ => {}
-        }
-    }
-    Ok(())
+    others.extend(signals.pending().filter(|signal| ENDS.contains(signal) || [SIGHUP, SIGUSR1].contains(signal)));
 }
 
 /// What is left of children whose supervisor had this one's control socket and is dead;

@@ -17,8 +17,7 @@ use std::fs::Metadata;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, lchown};
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::time::Duration;
 
 /// New clients that wait while nobody accepts; the kernel cuts it to
@@ -401,8 +400,8 @@ fn bind_again(address: &Address, dead: &Held) -> io::Result<Held> {
             let own = dead.name.as_ref().filter(|name| name.is_there());
             let before = own.and_then(|_| std::fs::symlink_metadata(path).ok());
             let held = open(address)?;
-            if let Some(before) = before {
-                give(path, &before);
+            if let (Some(before), Some(name)) = (before, &held.name) {
+                give(name, &before);
             }
             Ok(held)
         }
@@ -411,14 +410,16 @@ fn bind_again(address: &Address, dead: &Held) -> io::Result<Held> {
 
 /// Gives the name of a new socket the owner, group and mode of the one before, which an
 /// administrator may have chosen. It listens even if that fails.
-fn give(path: &Path, before: &Metadata) {
+fn give(name: &Name, before: &Metadata) {
     let cannot = |what: &str, error: &io::Error| {
-        log::warn!("cannot give {} the {what} that it had: {}", path.display(), cause(error));
+        log::warn!("cannot give {} the {what} that it had: {}", name.path().display(), cause(error));
     };
-    let is = match std::fs::symlink_metadata(path) {
-        Ok(is) => is,
+    // By its descriptor: its name may be another file's the next moment.
+    let (file, is) = match name.open().and_then(|file| file.metadata().map(|is| (file, is))) {
+        Ok(found) => found,
         Err(error) => return cannot("owner and mode", &error),
     };
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     // A sandbox may refuse chown(2) altogether, so it is called only for what differs.
     let owner = (is.uid() != before.uid()).then_some(before.uid());
     let group = (is.gid() != before.gid()).then_some(before.gid());
@@ -426,11 +427,11 @@ fn give(path: &Path, before: &Metadata) {
         if owner.is_none() && group.is_none() {
             continue;
         }
-        if let Err(error) = lchown(path, owner, group) {
+        if let Err(error) = chown(&path, owner, group) {
             cannot(what, &error);
         }
     }
-    if let Err(error) = std::fs::set_permissions(path, before.permissions()) {
+    if let Err(error) = std::fs::set_permissions(&path, before.permissions()) {
         cannot("mode", &error);
     }
 }

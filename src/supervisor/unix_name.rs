@@ -10,10 +10,10 @@
 //! few system calls, so no process that is forked later inherits it.
 
 use crate::sys::aside::{self, Keeps};
+use crate::sys::beside::{self, Whose};
 use crate::sys::process;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
-use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use nix::sys::stat::{Mode, umask};
 use std::ffi::OsString;
@@ -21,7 +21,7 @@ use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -109,6 +109,15 @@ impl Name {
         self.local && look(&self.path).is_ok_and(|there| there != Some(self.inode))
     }
 
+    /// What has the name, if it is still this socket, to be looked at and changed.
+    ///
+    /// # Errors
+    /// From open(2); ENOENT: it is not.
+    pub fn open(&self) -> io::Result<File> {
+        let file = beside::found(&self.path)?;
+        if Inode::of(&file.metadata()?) == self.inode { Ok(file) } else { Err(Errno::ENOENT.into()) }
+    }
+
     /// Removes it, unless somebody removed it before: what is there now may be
     /// another daemon's. On a file system that may not answer, a process aside does
     /// so, and is waited for no longer than `patience`.
@@ -151,7 +160,7 @@ pub fn remove_own(path: &Path, is_own: impl Fn() -> io::Result<bool>) -> io::Res
             Ok(())
         }
         // A lock can't be made, on a full disk for example; so no other daemon has one.
-        Ok(_) | Err(_) if is_own()? => std::fs::remove_file(path),
+        Ok(_) | Err(_) if is_own()? => beside::remove(path),
         Ok(_) | Err(_) => Ok(()),
     }
 }
@@ -191,7 +200,7 @@ pub fn bind_at(fd: &OwnedFd, path: &Path, access: Access, backlog: i32) -> io::R
     bound?;
     let inode = look(path)?.ok_or(Errno::ENOENT)?;
     // Before the lock is gone: nobody listens on one that does not.
-    listen_now(fd, backlog).inspect_err(|_| drop(std::fs::remove_file(path)))?;
+    listen_now(fd, backlog).inspect_err(|_| drop(beside::remove(path)))?;
     Ok(inode)
 }
 
@@ -236,7 +245,7 @@ fn clear_stale(path: &Path, address: &UnixAddr) -> io::Result<()> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     match connect(probe.as_raw_fd(), address) {
-        Err(Errno::ECONNREFUSED) => std::fs::remove_file(path),
+        Err(Errno::ECONNREFUSED) => beside::remove(path),
         Err(Errno::ENOENT) => Ok(()),
         _ => Err(Errno::EADDRINUSE.into()),
     }
@@ -272,19 +281,9 @@ impl Lock {
         let cannot =
             |error: io::Error| io::Error::new(error.kind(), format!("cannot lock {}: {error}", path.display()));
         loop {
-            // Neither through a link, nor waiting at a FIFO.
-            let flags = O_NOFOLLOW | O_NONBLOCK;
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .custom_flags(flags)
-                .open(&path)
-                .map_err(cannot)?;
+            let (file, _is_new) = beside::open_or_make(&path, OFlag::O_RDWR, 0o600, Whose::Own).map_err(cannot)?;
             let data = file.metadata().map_err(cannot)?;
-            if !data.is_file() || data.uid() != nix::unistd::geteuid().as_raw() || data.len() > 0 || data.nlink() > 1 {
+            if data.len() > 0 || data.nlink() > 1 {
                 return Err(cannot(io::Error::other("it is not a lock file of this user's")));
             }
             let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -312,7 +311,7 @@ impl Drop for Lock {
     fn drop(&mut self) {
         if self.is_there() {
             // An empty file that stays is taken over by the next one.
-            let _stays = std::fs::remove_file(&self.path);
+            let _stays = beside::remove(&self.path);
         }
     }
 }

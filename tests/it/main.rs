@@ -21,6 +21,7 @@ mod far;
 mod guarantee;
 mod handed;
 mod held_back;
+mod hostile;
 mod hung;
 mod links;
 #[path = "../../benches/load/mod.rs"]

@@ -11,6 +11,7 @@
 //! - [`limits`], [`limits_pipes`], [`limits_starved`]: descriptors, processes, memory and pipes that are refused;
 //! - [`hung`]: a file system that stops answering;
 //! - [`misuse`]: a child that misuses what it was given;
+//! - [`hostile`]: another user in the folder of the message file;
 //! - [`model`]: a whole daemon under random configurations, reloads, commands and kills;
 //! - [`chains`]: chains of filters, a trial of [`kills`]; [`program`]: the children of both, which are this executable too;
 //! - [`trial`]: what a trial is, and what it prints;
@@ -42,6 +43,7 @@ mod disk_site;
 #[path = "../it/far.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod far;
+mod hostile;
 mod hung;
 mod kills;
 mod limits;
@@ -103,6 +105,7 @@ const GROUPS: &[fn() -> Vec<Trial>] = &[
     clients::trials,
     limits::trials,
     misuse::trials,
+    hostile::trials,
     bytes::trials,
     supervisor::trials,
     hung::trials,
