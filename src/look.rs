@@ -151,6 +151,11 @@ impl Look {
         self.pid
     }
 
+    /// Whether that process was reaped.
+    pub fn is_reaped(&self) -> bool {
+        self.reaped
+    }
+
     /// That process was reaped: its number may be another's soon.
     pub fn set_reaped(&mut self) {
         self.reaped = true;

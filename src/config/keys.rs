@@ -493,7 +493,8 @@ pub const ECHO: Keys = &[
         "a client that takes nothing of what is due to it for this long is closed; 0s: none",
         "A client that takes nothing of what is due to it for this long, or up to a quarter longer, is closed with a \
          reset and counted as `send_timeouts`. What counts is what its kernel acknowledges, so a client that reads \
-         slowly, but steadily, stays. 0s: never.",
+         slowly, but steadily, stays; but a kernel whose buffer was full acknowledges nothing before some part of it, \
+         about a sixteenth, is free again. 0s: never.",
     ),
     key(
         "keepalive",

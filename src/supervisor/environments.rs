@@ -19,6 +19,7 @@ const TRIED: usize = 20;
 /// What was seen.
 #[derive(Debug, Default)]
 pub(super) struct Environments {
+    asked: BTreeSet<Pid>,
     marks: BTreeMap<Pid, Vec<Mark>>,
     /// Those that can't be read just now.
     unseen: BTreeSet<Pid>,
@@ -30,13 +31,33 @@ impl Environments {
     /// # Errors
     /// EAGAIN, EMFILE, ENFILE, ENOMEM; the machine is so busy that nobody could read them.
     pub(super) fn of(processes: &[Process]) -> io::Result<Environments> {
-        let mut seen = Environments::default();
+        let asked = processes.iter().map(|process| process.pid).collect();
+        let mut seen = Environments { asked, ..Environments::default() };
         let mut rest = processes;
         while let (Some(_), true) = (rest.first(), seen.unseen.len() < TRIED) {
             rest = seen.read(rest)?;
         }
         seen.unseen.extend(rest.iter().map(|process| process.pid));
         Ok(seen)
+    }
+
+    /// The same where no process aside can be had: read by this one, which may wait for
+    /// one whose memory is locked.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE, ENOMEM.
+    pub(super) fn here(process: &Process) -> io::Result<Environments> {
+        let mut seen = Environments { asked: BTreeSet::from([process.pid]), ..Environments::default() };
+        match process.environment()? {
+            Some(text) => seen.marks.insert(process.pid, mark::marks(&text)).is_some(),
+            None => seen.unseen.insert(process.pid),
+        };
+        Ok(seen)
+    }
+
+    /// Whether that process was asked about.
+    pub(super) fn has(&self, pid: Pid) -> bool {
+        self.asked.contains(&pid)
     }
 
     /// The marks of that process; `None`: they can't be read just now.

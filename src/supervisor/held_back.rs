@@ -3,7 +3,7 @@
 //! again after a second, then after twice as long each time, and whenever an operator
 //! starts it. A process aside looks, so the loop waits for none of it.
 
-use super::child::Event;
+use super::child::{Event, State};
 use super::core::Supervisor;
 use super::holder;
 use super::looks::Purpose;
@@ -122,6 +122,11 @@ impl Supervisor {
         let Lacking { id, source, addresses, making } = lacking;
         let Some(child) = self.children.get_mut(&id) else { return };
         child.held_back.is_looked_for = false;
+        // An operator has stopped it, or it is another one since.
+        if !matches!(child.machine.state, State::Backoff { .. }) {
+            drop(answers.map(|answers| making.made(&answers)));
+            return;
+        }
         let answers = match answers {
             Ok(answers) => answers,
             Err(why) => {
@@ -130,9 +135,11 @@ impl Supervisor {
             }
         };
         let mut names = making.made(&answers);
-        if Rc::ptr_eq(&source, &self.loaded.source) {
-            self.take_over(id, &source, &answers);
+        // Another configuration is in force since: that is looked at.
+        if !Rc::ptr_eq(&source, &self.loaded.source) {
+            return self.step(id, Event::Found);
         }
+        self.take_over(id, &source, &answers);
         let mut why: Vec<String> = self.children.get(&id).map(|child| child.config.lacks.clone()).unwrap_or_default();
         why.extend(self.still_missing(id, &addresses, &mut names, &answers));
         let event = if why.is_empty() { Event::Found } else { self.held_back(id, why.join("; ")) };

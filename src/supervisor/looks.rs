@@ -137,7 +137,9 @@ impl Supervisor {
 
     /// It is killed as it is dropped; if that does not end it, it is named.
     fn give_up(&mut self, look: &Look, why: &str) {
-        self.looks.killed.insert(look.pid(), (Instant::now() + TO_DIE, why.to_owned()));
+        if !look.is_reaped() {
+            self.looks.killed.insert(look.pid(), (Instant::now() + TO_DIE, why.to_owned()));
+        }
     }
 
     fn name_left(&mut self, now: Instant) {

@@ -67,6 +67,8 @@ pub(super) struct Strays {
     given_up: HashSet<Pid>,
     /// Those whose environment has no mark, or could not be read in time.
     unmarked: HashSet<Pid>,
+    /// Environments that were read last.
+    seen: Environments,
 }
 
 /// Whose orphans are not gone yet.
@@ -126,7 +128,8 @@ impl Strays {
         let all_are_descendants = foreign.is_empty() && getpid().as_raw() != 1;
         let session = nix::unistd::getsid(None).unwrap_or(Pid::from_raw(0));
         let (owners, killed, given_up, unmarked) = (HashMap::new(), HashSet::new(), HashSet::new(), HashSet::new());
-        Ok(Strays { children, own, session, foreign, all_are_descendants, owners, killed, given_up, unmarked })
+        let seen = Environments::default();
+        Ok(Strays { children, own, session, foreign, all_are_descendants, owners, killed, given_up, unmarked, seen })
     }
 
     /// Whether /proc can be used.
@@ -146,6 +149,8 @@ impl Strays {
         self.killed.remove(&pid);
         self.given_up.remove(&pid);
         self.unmarked.remove(&pid);
+        // Its number may be another's soon.
+        self.seen = Environments::default();
     }
 
     /// Nobody waits for these any longer.
@@ -232,6 +237,7 @@ impl Supervisor {
         }
         let living: HashSet<u64> =
             self.by_pid.values().filter_map(|id| self.children.get(id)).map(|child| child.number).collect();
+        self.read_environments(&orphans);
         for pid in orphans {
             let known = self.strays.owners.get(&pid).copied();
             let is_of_living = |owner: &Owner| matches!(owner, Owner::Start(number) if living.contains(number));
@@ -261,6 +267,23 @@ impl Supervisor {
             }
         }
         left
+    }
+
+    /// Reads those of all orphans that nothing is known of yet, at once.
+    fn read_environments(&mut self, orphans: &[Pid]) {
+        let strays = &self.strays;
+        let is_new = |pid: &&Pid| !strays.owners.contains_key(pid) && !strays.unmarked.contains(pid);
+        let new: Vec<Process> =
+            orphans.iter().filter(is_new).filter_map(|pid| Process::look(*pid).ok().flatten()).collect();
+        let of_nobody_yet = |process: &Process| {
+            !self.by_pid.contains_key(&process.session)
+                && !self.leaving.iter().any(|leaving| leaving.group == process.session)
+                && process.session != strays.session
+        };
+        let new: Vec<Process> = new.into_iter().filter(of_nobody_yet).collect();
+        // Where that fails, each is tried for itself.
+        self.strays.seen =
+            if new.is_empty() { Environments::default() } else { Environments::of(&new).unwrap_or_default() };
     }
 
     /// Whose that orphan is; `None`: it may be one of several children's, or is gone.
@@ -296,12 +319,15 @@ impl Supervisor {
         if process.session == self.strays.session {
             return Ok(None);
         }
-        let environments = if self.strays.unmarked.contains(&process.pid) {
-            Environments::default()
-        } else {
-            Environments::of(std::slice::from_ref(process))?
-        };
-        let marks = environments.marks(process.pid);
+        if !self.strays.unmarked.contains(&process.pid) && !self.strays.seen.has(process.pid) {
+            self.strays.seen = match Environments::of(std::slice::from_ref(process)) {
+                Ok(seen) => seen,
+                // No more processes may be had: maybe for those that are to be ended.
+                Err(_) => Environments::here(process)?,
+            };
+        }
+        let marks = self.strays.seen.marks(process.pid).map(<[_]>::to_vec);
+        let marks = marks.as_deref();
         if marks.map_or(process.state != 'D', <[_]>::is_empty) {
             // It was read, or waited for: neither is done again.
             self.strays.unmarked.insert(process.pid);

@@ -1,6 +1,6 @@
 //! A process aside: it does what may take for ever, and nobody waits for it.
 
-use super::process;
+use super::{process, signals};
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
@@ -38,6 +38,8 @@ pub fn start(keeps: Keeps<'_>, work: impl FnOnce()) -> io::Result<Pid> {
     let forked = unsafe { fork() };
     if matches!(forked, Ok(ForkResult::Child)) {
         process::default_dispositions();
+        // They are for whoever it looks for, and may be sent to all of a control group.
+        signals::ignore([libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2]);
         if let Keeps::Only(keep) = keeps {
             close_others(keep);
         }

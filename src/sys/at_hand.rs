@@ -45,11 +45,19 @@ pub fn is_local(path: &Path) -> bool {
     const SQUASHFS: libc::__fsword_t = 0x7371_7368;
     const EROFS: libc::__fsword_t = 0xe0f5_e1e2;
     const PROC: libc::__fsword_t = 0x9fa0;
+    const RAMFS: libc::__fsword_t = 0x8584_58f6;
+    const BCACHEFS: libc::__fsword_t = 0xca45_1a4e;
+    const VFAT: libc::__fsword_t = 0x4d44;
+    const EXFAT: libc::__fsword_t = 0x2011_bab0;
+    const NTFS3: libc::__fsword_t = 0x7366_746e;
+    // OpenZFS, include/sys/fs/zfs.h.
+    const ZFS: libc::__fsword_t = 0x2fc1_2fc1;
+    let others = [SQUASHFS, EROFS, PROC, RAMFS, BCACHEFS, VFAT, EXFAT, NTFS3, ZFS];
     let known =
         [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC, TMPFS_MAGIC, OVERLAYFS_SUPER_MAGIC];
     statfs(path).is_ok_and(|found| {
         let kind = found.filesystem_type();
-        known.contains(&kind) || [SQUASHFS, EROFS, PROC].contains(&kind.0)
+        known.contains(&kind) || others.contains(&kind.0)
     })
 }
 

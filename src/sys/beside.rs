@@ -33,6 +33,8 @@ pub enum Whose {
     /// this user can write to, that is whatever stands there, also by a symbolic
     /// link; in any other, a file of root's or of this user's with one name.
     Administrators,
+    /// Anybody's: it is read, and not believed.
+    Anybodys,
 }
 
 /// How many symbolic links are followed at most, as in path_resolution(7).
@@ -94,6 +96,7 @@ impl Folder {
         }
         let owner = file.uid();
         let is_trusted = match whose {
+            Whose::Anybodys => return None,
             Whose::Own => false,
             Whose::Administrators => !self.is_shared() || owner == 0,
         };
@@ -158,13 +161,24 @@ impl Place {
                 return Ok(Place { folder, name: part });
             }
             let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            let found = match retried(|| openat(&folder.fd, part.as_os_str(), flags, Mode::empty())) {
+            let look = |flags| retried(|| openat(&folder.fd, part.as_os_str(), flags, Mode::empty()));
+            // Only as a folder is one mounted that waits for that (autofs; O_PATH, open(2)).
+            let found = match look(flags | OFlag::O_DIRECTORY) {
+                Err(Errno::ENOTDIR) => look(flags),
+                other => other,
+            };
+            let found = match found {
                 Err(Errno::ENOENT) if is_last => return Ok(Place { folder, name: part }),
                 other => other?,
             };
             let data = fstat(&found)?;
             if SFlag::from_bits_truncate(data.st_mode) & SFlag::S_IFMT == SFlag::S_IFLNK {
-                if folder.is_shared() {
+                // An administrator's own link in his own folder is his word, as with
+                // /var/log/plumbd in a /var/log that a group may write to. Anybody may give
+                // it another name (link(2)), which shows.
+                let is_ours = |owner: u32| [0, geteuid().as_raw()].contains(&owner);
+                let is_trusted = is_ours(data.st_uid) && is_ours(folder.owner) && data.st_nlink == 1;
+                if folder.is_shared() && (is_last || !is_trusted) {
                     return Err(is_link(&part, is_last));
                 }
                 links += 1;
@@ -214,12 +228,13 @@ impl Place {
         if xattr::get(&file, ACL)?.is_some() {
             xattr::remove(&file, ACL)?;
         }
-        if file.metadata()?.gid() != getegid().as_raw() {
-            fchown(&file, None, Some(getegid()))?;
-        }
+        let has_own_group =
+            file.metadata()?.gid() == getegid().as_raw() || fchown(&file, None, Some(getegid())).is_ok();
         let mask = umask(Mode::empty());
         umask(mask);
-        fchmod(&file, Mode::from_bits_truncate(mode & !mask.bits()))?;
+        // A sandbox may refuse chown(2) altogether.
+        let others_group = if has_own_group { 0 } else { 0o070 };
+        fchmod(&file, Mode::from_bits_truncate(mode & !mask.bits() & !others_group))?;
         Ok(file)
     }
 
@@ -379,7 +394,7 @@ fn file_name(path: &Path) -> io::Result<&OsStr> {
 mod tests {
     use super::*;
     use std::fs::Permissions;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::{PermissionsExt, lchown, symlink};
     use std::path::PathBuf;
 
     /// A folder that only this user can write to, or that anybody can.
@@ -425,14 +440,22 @@ mod tests {
     fn links_on_the_way_are_as_links_at_the_end_and_no_way_is_endless() {
         let outside = folder(0o700);
         std::fs::write(outside.path().join("f"), "").unwrap();
-        for (mode, follows) in [(0o755, true), (0o1777, false)] {
+        for mode in [0o755, 0o1777] {
             let folder = folder(mode);
             symlink(outside.path(), folder.path().join("way")).unwrap();
             symlink("./way", folder.path().join("long")).unwrap();
             for way in ["way/f", "./way/./f", "long/f"] {
+                open(&folder.path().join(way), OFlag::O_RDONLY, Whose::Own).unwrap();
+            }
+            // Another name of an administrator's link may be anybody's doing, and so is a
+            // link of somebody else's.
+            std::fs::hard_link(folder.path().join("way"), folder.path().join("name")).unwrap();
+            symlink(outside.path(), folder.path().join("theirs")).unwrap();
+            let made = lchown(folder.path().join("theirs"), Some(65534), None).is_ok();
+            for (way, is_anybodys) in [("name/f", true), ("theirs/f", made)] {
                 let opened = open(&folder.path().join(way), OFlag::O_RDONLY, Whose::Own);
-                assert_eq!(opened.is_ok(), follows, "{way}");
-                assert!(follows || why(opened).contains("on the way is a symbolic link"));
+                assert_eq!(opened.is_err(), is_anybodys && mode == 0o1777, "{way} {mode:o}");
+                assert!(opened.is_ok() || why(opened).contains("on the way is a symbolic link"));
             }
         }
         let folder = folder(0o755);

@@ -237,9 +237,12 @@ fn of_elf(head: &[u8]) -> Option<Flaw> {
     missing(name.split(|&byte| byte == 0).next()?, Kind::LoaderMissing)
 }
 
-/// Whether that program is there, as far as can be told: a relative name is relative
-/// to where the program will run.
+/// Whether that program is missing. Of a relative name nobody knows before it is
+/// executed: it is relative to where the program will run.
 fn missing(name: &[u8], kind: Kind) -> Option<Flaw> {
+    if !name.starts_with(b"/") {
+        return None;
+    }
     let mut text = [0; NAME_MOST];
     text.get_mut(..name.len())?.copy_from_slice(name);
     let path = CStr::from_bytes_until_nul(&text).ok()?;

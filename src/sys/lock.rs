@@ -44,8 +44,11 @@ pub fn lock(file: File, how: FlockArg) -> io::Result<Option<Locked>> {
         Err((file, Errno::EWOULDBLOCK)) => {
             let data = file.metadata()?;
             // One that came by a lock that does not count has none of its own.
-            let is_taken = is_listed(&data)? || is_written_to(&data)?;
-            Ok((!is_taken).then_some(Locked::Beside(file)))
+            if is_listed(&data)? || is_written_to(&data)? {
+                return Ok(None);
+            }
+            // Whoever had it may have let go of it meanwhile.
+            Ok(Some(Flock::lock(file, how).map_or_else(|(file, _)| Locked::Beside(file), Locked::Alone)))
         }
         Err((_, Errno::EINTR)) => Ok(None),
         Err((_, errno)) => Err(errno.into()),

@@ -208,6 +208,7 @@ fn a_link_on_the_way_is_followed_only_where_an_administrator_put_it() {
         for link in [&theirs, &ours] {
             symlink(&outside, link).unwrap();
         }
+        lchown(&theirs, Some(OTHER), None).unwrap();
         scene.rig.settings["file"] = json!(theirs.join("m.log"));
         let logger = scene.rig.start();
         scene.rig.wait_notified("logs on the way is a symbolic link, in a folder that others may write to");
@@ -533,13 +534,26 @@ fn a_configuration_that_others_may_have_written_is_refused() {
         chown(&file, Some(owner), Some(owner)).unwrap();
     };
     let refused = |why: &str| {
-        for words in [&["check"][..], &["check", "-c", "plumbd.toml"], &["run"], &["plan"], &["status"]] {
+        for words in [&["check"][..], &["check", "-c", "plumbd.toml"], &["run"]] {
             let (status, out, err) = plumbd(folder.path(), words);
             assert!(status != Some(0) && out.is_empty() && err.contains(why), "{words:?} {status:?} {out} {err}");
         }
     };
     put(0o644, OTHER);
     refused("it belongs to user 65534, who is neither root nor you");
+    // Who only looks there for the control socket asks that who listens.
+    let (status, _, err) = plumbd(folder.path(), &["status"]);
+    assert!(status == Some(3) && !err.contains("belongs"), "{status:?} {err}");
+    // What an administrator hands over, or mounts read-only, is his word.
+    let sh = |script: &str| {
+        let mut sh = Command::new("unshare");
+        sh.args(["-m", "sh", "-c", script, env!("CARGO_BIN_EXE_plumbd")]).current_dir(folder.path());
+        let done = sh.output().unwrap();
+        (done.status.success(), String::from_utf8(done.stderr).unwrap())
+    };
+    assert_eq!(sh("\"$0\" check -c /dev/stdin <plumbd.toml"), (true, String::new()));
+    let mounted = "mount --bind plumbd.toml plumbd.toml && mount -o remount,bind,ro plumbd.toml && \"$0\" check";
+    assert_eq!(sh(mounted), (true, String::new()));
     remove(&file);
     nix::unistd::mkfifo(&file, Mode::S_IRWXU).unwrap();
     chown(&file, Some(OTHER), None).unwrap();
@@ -607,6 +621,7 @@ fn manual_pages_are_written_through_no_link() {
     let outside = folder.path().join("outside");
     fs::create_dir(&outside).unwrap();
     symlink(&outside, sticky.join("man1")).unwrap();
+    lchown(sticky.join("man1"), Some(OTHER), None).unwrap();
     let (status, _, err) = plumbd(folder.path(), &["man", "--out", sticky.to_str().unwrap()]);
     assert!(status == Some(1) && err.contains("man1 on the way is a symbolic link"), "{err}");
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);

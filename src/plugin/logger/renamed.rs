@@ -154,6 +154,10 @@ impl Logger {
 /// That file, to be looked at, and the name that it has in the folder of `path`.
 fn sibling(path: &Path, id: FileId) -> io::Result<Option<(PathBuf, File)>> {
     let Some(found) = find(path, id)? else { return Ok(None) };
-    let file = beside::open(&found, OFlag::O_RDONLY, Whose::Administrators)?;
+    // A number that is another kind of thing's by now is not the file.
+    if !std::fs::symlink_metadata(&found).is_ok_and(|data| data.is_file()) {
+        return Ok(None);
+    }
+    let file = beside::open(&found, OFlag::O_RDONLY, Whose::Anybodys)?;
     Ok((FileId::of(&file.metadata()?) == id).then_some((found, file)))
 }
