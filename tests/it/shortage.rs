@@ -1,7 +1,7 @@
 //! Out of descriptors, memory or watches while a reload goes on: what it says is
 //! what is so.
 
-use crate::daemon::{Daemon, environment, free_port, wait_for};
+use crate::daemon::{Daemon, alive, environment, free_port, wait_for};
 use plumbd::control::Request;
 use plumbd::control::status::ChildState;
 use std::process::{Child, Command, Stdio};
@@ -229,5 +229,19 @@ fn an_operator_who_hangs_up_while_a_forked_child_is_slow_keeps_the_loop_asleep()
     strace.wait().unwrap();
     let waits = daemon.read_text("trace").lines().filter(|line| line.contains("epoll_")).count();
     assert!(waits < 100, "it woke {waits} times");
+    daemon.stop();
+}
+
+#[test]
+#[ignore = "needs strace, run by .ci/run"]
+fn what_a_child_left_behind_ends_where_no_process_can_be_had() {
+    let leaves = "setsid sh -c 'echo $$ >> left; exec sleep 1000' & while ! test -e go; do sleep 0.01; done";
+    let mut daemon =
+        Daemon::start(&format!("[children.one]\ncommand = [\"sh\", \"-c\", \"{leaves}\"]\nrestart = \"never\"\n"));
+    let left = wait_for("it has left something", || daemon.read_text("left").trim().parse().ok());
+    let faults = Faults::new(&daemon, "clone", "error=EAGAIN");
+    std::fs::write(daemon.path("go"), "").unwrap();
+    wait_for("it has ended", || (!alive(left)).then_some(()));
+    drop(faults);
     daemon.stop();
 }
