@@ -163,7 +163,7 @@ impl Place {
             let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             let look = |flags| retried(|| openat(&folder.fd, part.as_os_str(), flags, Mode::empty()));
             // Only as a folder is one mounted that waits for that (autofs; O_PATH, open(2)).
-            let found = match look(flags | OFlag::O_DIRECTORY) {
+            let found = match if is_last { Err(Errno::ENOTDIR) } else { look(flags | OFlag::O_DIRECTORY) } {
                 Err(Errno::ENOTDIR) => look(flags),
                 other => other,
             };

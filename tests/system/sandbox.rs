@@ -103,7 +103,7 @@ fn children_of_other_users_with_its_drop_in() {
     assert_eq!(machine.echo("after"), "after\n");
     assert!(machine.read_text(MESSAGES).ends_with(" after\n"));
     // It may signal them, too.
-    assert_eq!(machine.done(&["plumbd", "reopen"]), "told echo, logger\n");
+    assert_eq!(machine.done(&["plumbd", "reopen"]), "told logger\n");
     machine.done(&["plumbd", "restart", "echo", "logger", "job"]);
     let load = machine.load();
     machine.wait_progress();
