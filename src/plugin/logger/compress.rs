@@ -69,9 +69,13 @@ pub fn compress(file: &Path, time: &str, to: Compress, stop: impl FnMut() -> boo
     // 4 rename, 5 folder, 6 remove
     let (kept, id) = (archives::path(file, time, Form::Compressed(to)), out.metadata().map(|is| FileId::of(&is)));
     let done = beside::rename(&workshop, &kept).and_then(|()| sync_folder(file)).and(id);
-    // Who may rename files there may have put another in its place.
     if !names(&kept, done.map_err(cannot("keep the compressed form of"))?) {
-        return Err(format!("cannot keep the compressed form of {}: it is gone", path.display()));
+        // The logger removes the oldest archives, and this one may be one of them by now.
+        if kept.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            return Ok(Outcome::Left);
+        }
+        // Who may rename files there may have put another in its place.
+        return Err(format!("cannot keep the compressed form of {}: another file is there", path.display()));
     }
     beside::remove(&path).map_err(cannot("remove"))?;
     Ok(Outcome::Done)
