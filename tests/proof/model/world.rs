@@ -372,7 +372,13 @@ pub(crate) fn settings_hold(dir: &Path, name: &str, part: &Part, pid: i32) -> Ch
     }
     match &part.kind {
         Kind::Own(program) => {
-            let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            // A program is up a moment before the kernel has noted its words (fs/binfmt_elf.c).
+            let words = || std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let until = Instant::now() + Duration::from_secs(1);
+            while words().is_empty() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let words = words();
             let words: Vec<String> = words
                 .strip_suffix(b"\0")
                 .unwrap_or_default()
