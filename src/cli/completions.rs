@@ -59,8 +59,7 @@ pub(super) fn answer(arguments: &[OsString]) -> bool {
         return false;
     }
     // What can't be completed is no news to a person in the middle of a line.
-    let here = std::env::current_dir().ok();
-    CompleteEnv::with_factory(Typed::command).var(ASKS).try_complete(arguments, here.as_deref()).unwrap_or(true)
+    CompleteEnv::with_factory(Typed::command).var(ASKS).try_complete(arguments, None).unwrap_or(true)
 }
 
 /// The children that can be named: those of the daemon that runs, or else

@@ -24,7 +24,6 @@ mod table;
 mod typed;
 mod watch;
 
-use crate::cause;
 use clap::Parser;
 use meant::Meant;
 use std::ffi::OsString;
@@ -50,7 +49,7 @@ impl Failure {
     const CONFIGURATION: u8 = 78;
 
     fn new(status: u8, why: impl fmt::Display) -> Failure {
-        Failure { why: cause::plain(&why.to_string()).into_owned(), status }
+        Failure { why: why.to_string(), status }
     }
 
     /// The exit status.

@@ -15,12 +15,11 @@
 //! state and what a kill in each of these writes leaves.
 
 use super::words::crc_of;
-use crate::sys::beside::{self, Whose};
 use crate::sys::map::PAGE;
-use nix::fcntl::{Flock, FlockArg, OFlag};
-use std::fs::{File, Metadata};
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// A file, whatever its name is now.
@@ -151,9 +150,9 @@ impl Header {
     /// Looks at the header of an intent file that another process may hold.
     ///
     /// # Errors
-    /// From open(2) and pread(2); it is not this user's own.
+    /// From open(2) and pread(2).
     pub fn at(path: &Path) -> io::Result<Header> {
-        Header::read(&beside::open(path, OFlag::O_RDONLY, Whose::Own)?)
+        Header::read(&File::open(path)?)
     }
 
     /// The slot that counts.
@@ -230,16 +229,13 @@ const SLOT_BYTES: usize = 8 * SLOT;
 
 impl Intent {
     /// Opens the intent file, and makes it where there is none. `None` where
-    /// another process holds it. Only this user can open it, so nobody else can
-    /// hold it, nor say what it has.
+    /// another process holds it.
     ///
     /// # Errors
     /// What open(2), flock(2) and pread(2) say; ENOMEM where there is no memory
-    /// for a body of `body` bytes; [`ErrorKind::PermissionDenied`], in words:
-    /// it is not this user's own.
+    /// for a body of `body` bytes.
     pub fn open(path: &Path, body: usize) -> io::Result<Option<Intent>> {
-        let (file, _is_new) = beside::open_or_make(path, OFlag::O_RDWR, 0o600, Whose::Own)?;
-        Intent::of(path, body, file)
+        Intent::open_with(path, body, OpenOptions::new().create(true).truncate(false).mode(0o600))
     }
 
     /// The same, where there is one.
@@ -247,10 +243,11 @@ impl Intent {
     /// # Errors
     /// As [`Intent::open`]; ENOENT.
     pub fn open_existing(path: &Path, body: usize) -> io::Result<Option<Intent>> {
-        Intent::of(path, body, beside::open(path, OFlag::O_RDWR, Whose::Own)?)
+        Intent::open_with(path, body, &mut OpenOptions::new())
     }
 
-    fn of(path: &Path, body: usize, file: File) -> io::Result<Option<Intent>> {
+    fn open_with(path: &Path, body: usize, how: &mut OpenOptions) -> io::Result<Option<Intent>> {
+        let file = how.read(true).write(true).open(path)?;
         let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => file,
             Err((_, nix::errno::Errno::EWOULDBLOCK | nix::errno::Errno::EINTR)) => return Ok(None),

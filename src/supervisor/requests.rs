@@ -3,14 +3,13 @@
 use super::change::Phase;
 use super::child::{Event, Ladder, State};
 use super::core::Supervisor;
-use super::looks::Purpose;
 use super::poll::Id;
 use super::reload::WRONG_CONFIGURATION;
 use super::supervised::Supervised;
-use crate::config::{Which, looked, order};
+use crate::config::{order, plan};
 use crate::control::status::{self, Status};
 use crate::control::{Request, Response};
-use crate::look::Answers;
+use jiff::Timestamp;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
@@ -79,7 +78,7 @@ impl Supervisor {
                 if !told.is_empty() {
                     self.say(Some(connection), &format!("told {}", told.join(", ")));
                 } else if failed.is_empty() {
-                    self.say(Some(connection), "no child reopens a file at SIGUSR1");
+                    self.say(Some(connection), "no child has a handler for SIGUSR1");
                 }
                 if failed.is_empty() {
                     self.finish(Some(connection), 0);
@@ -91,29 +90,16 @@ impl Supervisor {
     }
 
     fn plan(&mut self, connection: u32, file: Option<&Path>) {
-        if matches!(self.phase, Phase::Stopping { .. }) {
-            return self.refuse(Some(connection), "cannot plan: the daemon is stopping");
-        }
-        self.look_at_configuration(file, Purpose::Plan(connection));
-    }
-
-    pub(super) fn looked_for_plan(&mut self, connection: u32, answers: Result<Answers, String>) {
-        let answers = match answers {
-            Ok(answers) => answers,
-            Err(why) => return self.refuse(Some(connection), &format!("cannot plan: {why}")),
-        };
-        match looked::loaded(&answers, Which::All) {
+        match self.load_again(file) {
             Ok(loaded) => {
-                let plan = self.plan_to(&loaded.model, self.sockets.lost());
+                let plan = plan::plan(self.model(), &loaded.model);
                 self.say(Some(connection), &plan.to_string());
                 if plan.is_empty() {
                     self.say(Some(connection), "nothing would change");
                 }
                 self.finish(Some(connection), 0);
             }
-            Err(problems) => {
-                self.refuse_as(Some(connection), problems.to_string().trim_end(), WRONG_CONFIGURATION);
-            }
+            Err(problems) => self.refuse_as(Some(connection), problems.trim_end(), WRONG_CONFIGURATION),
         }
     }
 
@@ -390,8 +376,7 @@ impl Supervisor {
     }
 
     fn status(&mut self) -> Status {
-        self.wall.look();
-        let waits = self.links.look(Instant::now());
+        let waits = self.links.look(Instant::now(), Timestamp::now());
         let mut links: Vec<status::Link> = self
             .links
             .iter()
@@ -417,10 +402,10 @@ impl Supervisor {
                 state: child.state(),
                 pid: child.machine.pid().map(nix::unistd::Pid::as_raw),
                 ready: child.machine.is_up(),
-                since: self.wall.time(child.since),
+                since: child.since,
                 finished: child.finished(),
                 restarts: child.machine.restarts,
-                last_exit: child.last_exit(&self.wall),
+                last_exit: child.last_exit(),
                 problem: problem.or_else(|| waits_for.map(|other| format!("waits for {other}"))),
                 metrics: child.metrics(),
                 rates: std::collections::BTreeMap::new(),
@@ -431,7 +416,7 @@ impl Supervisor {
             pid: nix::unistd::getpid().as_raw(),
             state: self.daemon_state(),
             config: self.model().file.as_ref().map(|file| file.display().to_string()),
-            since: self.wall.time(self.since),
+            since: self.since,
             reloads: self.reloads,
             unlogged: crate::journal::unsent(),
             children: children.collect(),

@@ -20,5 +20,4 @@ mod sandbox;
 mod service;
 mod stop;
 mod upgrade;
-mod user;
 mod wait;

@@ -10,8 +10,7 @@ use super::there::There;
 use super::{Desk, Logger, may_pass, wait_for};
 use crate::link::intent::{FileId, Found, Header, Intent, Promise};
 use crate::link::ledger::{Batch, Phase};
-use crate::sys::beside::{self, Whose};
-use nix::fcntl::OFlag;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -207,8 +206,7 @@ impl Desk {
     fn sync_what_is_there(&mut self, path: &Path) {
         if let Sync::EveryMs(_) = self.settings.sync {
             self.orders.ask_for_time();
-            let file = beside::open(path, OFlag::O_RDONLY, Whose::Administrators);
-            match file.and_then(|file| file.sync_data()) {
+            match File::open(path).and_then(|file| file.sync_data()) {
                 Err(error) if !is_gone(&error) => {
                     log::error!("cannot bring {}, which was the file before, to the disk: {error}", path.display());
                 }
