@@ -443,7 +443,10 @@ fn permit(queue: &OwnedFd, sink: u32, sources: &[u32], title: &str) {
         other => other,
     };
     if let Err(error) = permitted {
-        log::warn!("link {title}: its children may not open /dev/stdin and /dev/stdout by these names: {error}");
+        log::warn!(
+            "link {title}: its children may not open /dev/stdin and /dev/stdout by these names: {}",
+            error.desc()
+        );
     }
 }
 

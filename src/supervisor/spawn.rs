@@ -167,7 +167,7 @@ impl Descriptors {
         let log = &holdings.log;
         let _granted = pipe::restore_capacity(&log.read, LOG_CAPACITY)?;
         if let Err(error) = anew::permit(&log.read, nix::unistd::geteuid().as_raw(), access::TO_LOG) {
-            log::warn!("{}: it may not open its log pipe by the name /dev/stderr: {error}", child.name);
+            log::warn!("{}: it may not open its log pipe by the name /dev/stderr: {}", child.name, error.desc());
         }
         match links.out_of(&child.name) {
             Some(held) => {

@@ -135,7 +135,7 @@ impl Starved {
 /// Whether a start of that child was refused for that cause.
 fn is_told(log: &str, name: &str, cause: &str) -> bool {
     let refused = format!("{name}: cannot start: ");
-    log.lines().any(|line| line.contains(&refused) && line.contains(cause))
+    log.lines().any(|line| line.contains(&refused) && line.ends_with(cause))
 }
 
 /// The control: with `restart = "never"` nobody tries again, which the trial
