@@ -24,9 +24,11 @@ install:
 	@test -x $(BUILT) || { echo "cannot install $(BUILT): it is not built;" \
 		"run make first, and give both the same CARGO_TARGET_DIR, if any" >&2; exit 1; }
 	install -D -m 755 $(BUILT) $(bin)/plumbd
-	install -d $(lib)/systemd/system $(settings)
+	install -d $(lib)/systemd/system $(lib)/systemd/user $(settings)
 	sed 's|/usr/bin/|$(PREFIX)/bin/|' systemd/plumbd.service | \
 		install -m 644 /dev/stdin $(lib)/systemd/system/plumbd.service
+	sed 's|/usr/bin/|$(PREFIX)/bin/|' systemd/user/plumbd.service | \
+		install -m 644 /dev/stdin $(lib)/systemd/user/plumbd.service
 	install -m 644 systemd/plumbd.socket $(lib)/systemd/system/plumbd.socket
 	install -D -m 644 systemd/plumbd.sysusers $(lib)/sysusers.d/plumbd.conf
 	install -D -m 644 systemd/plumbd.tmpfiles $(lib)/tmpfiles.d/plumbd.conf
@@ -37,6 +39,6 @@ install:
 # Configuration and messages stay.
 uninstall:
 	rm -f $(bin)/plumbd $(lib)/systemd/system/plumbd.service $(lib)/systemd/system/plumbd.socket \
-		$(lib)/sysusers.d/plumbd.conf $(lib)/tmpfiles.d/plumbd.conf
+		$(lib)/systemd/user/plumbd.service $(lib)/sysusers.d/plumbd.conf $(lib)/tmpfiles.d/plumbd.conf
 	cd share && find * -type f -exec rm -f $(share)/{} \;
 	test ! -d $(share)/plumbd || rmdir $(share)/plumbd

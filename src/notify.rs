@@ -1,6 +1,7 @@
 //! Saying something to whoever started this process: sd_notify(3), for the
 //! supervisor towards systemd and for plugins towards the supervisor.
 
+use crate::cause;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use nix::time::{ClockId, clock_gettime};
@@ -81,6 +82,7 @@ fn send_to(name: &OsStr, lines: &str, fd: Option<BorrowedFd<'_>>, how: MsgFlags)
         None => UnixAddr::new(name)?,
     };
     let socket = socket()?;
+    let lines = cause::plain(lines);
     let fds: Vec<RawFd> = fd.iter().map(AsRawFd::as_raw_fd).collect();
     let with: &[ControlMessage<'_>] = if fds.is_empty() { &[] } else { &[ControlMessage::ScmRights(&fds)] };
     let lines = [IoSlice::new(lines.as_bytes())];

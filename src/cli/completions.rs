@@ -59,7 +59,8 @@ pub(super) fn answer(arguments: &[OsString]) -> bool {
         return false;
     }
     // What can't be completed is no news to a person in the middle of a line.
-    CompleteEnv::with_factory(Typed::command).var(ASKS).try_complete(arguments, None).unwrap_or(true)
+    let here = std::env::current_dir().ok();
+    CompleteEnv::with_factory(Typed::command).var(ASKS).try_complete(arguments, here.as_deref()).unwrap_or(true)
 }
 
 /// The children that can be named: those of the daemon that runs, or else

@@ -1,10 +1,14 @@
 //! Going to the background, with a pipe to who waits in the foreground.
 
-use crate::config::system::cause;
+use crate::cause::cause;
 use crate::supervisor::ready::{self, Awaited, Ready};
 use crate::sys;
 use daemonize::{Daemonize, Outcome};
 use std::path::PathBuf;
+
+/// When it ends, the kernel ends all others of its pid namespace (pid_namespaces(7)).
+const FIRST: &str =
+    "cannot go to the background: process 1 of a container ends all others when it ends; leave --daemon out";
 
 /// In which of the two processes we are.
 #[derive(Debug)]
@@ -27,6 +31,9 @@ pub(super) enum Side {
 /// # Errors
 /// It could not be done, in the process that was called.
 pub(super) fn fork(stay: bool) -> Result<Side, String> {
+    if std::process::id() == 1 {
+        return Err(FIRST.to_owned());
+    }
     let directory = if stay {
         std::env::current_dir().map_err(|e| format!("cannot find the working directory: {}", cause(&e)))?
     } else {

@@ -24,6 +24,7 @@ mod table;
 mod typed;
 mod watch;
 
+use crate::cause;
 use clap::Parser;
 use meant::Meant;
 use std::ffi::OsString;
@@ -49,7 +50,7 @@ impl Failure {
     const CONFIGURATION: u8 = 78;
 
     fn new(status: u8, why: impl fmt::Display) -> Failure {
-        Failure { why: why.to_string(), status }
+        Failure { why: cause::plain(&why.to_string()).into_owned(), status }
     }
 
     /// The exit status.

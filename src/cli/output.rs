@@ -1,7 +1,7 @@
 //! Answers go to standard output.
 
 use super::Failure;
-use crate::config::system::cause;
+use crate::cause::{self, cause};
 use std::io::{self, ErrorKind, Write};
 
 /// Whether anybody still reads standard output.
@@ -29,7 +29,7 @@ pub(super) fn print(text: impl AsRef<[u8]>) -> Result<Reader, Failure> {
 /// Says something on standard error, as it is and with a newline; where nobody
 /// hears it the exit status still tells.
 pub(super) fn tell(text: &str) {
-    let _unheard = writeln!(io::stderr().lock(), "{text}");
+    let _unheard = writeln!(io::stderr().lock(), "{}", cause::plain(text));
 }
 
 /// Whether colours are wanted where they can be (no-color.org), and understood.

@@ -2,7 +2,7 @@
 //! what is wrong. Pure.
 
 use super::table::{Colour, Column, Paper, bar, table};
-use crate::control::status::{Child, ChildState, DaemonState, Ended, LastExit, Link, Status};
+use crate::control::status::{Child, ChildState, DaemonState, Ended, Link, Status};
 use jiff::Timestamp;
 use std::time::Duration;
 
@@ -90,7 +90,7 @@ fn children(status: &Status, now: Timestamp) -> Vec<Column> {
         Column::number("PID", all().map(|child| or_dash(child.pid))),
         Column::text("SINCE", all().map(|child| (age(child.since, now), Colour::None))).optional(),
         Column::number("RESTARTS", all().map(|child| child.restarts.to_string())),
-        Column::text("LAST EXIT", all().map(|child| last_exit(child.last_exit.as_ref(), now))).optional(),
+        Column::text("LAST EXIT", all().map(|child| last_exit(child, now))).optional(),
     ];
     if counts("messages") {
         columns.push(Column::number("MSG/S", all().map(|child| rate(child, "messages", count))));
@@ -123,13 +123,15 @@ fn rate(child: &Child, name: &str, shown: fn(f64) -> String) -> String {
     or_dash(child.rates.get(name).map(|rate| shown(*rate)))
 }
 
-fn last_exit(exit: Option<&LastExit>, now: Timestamp) -> (String, Colour) {
-    let Some(exit) = exit else { return ("-".to_owned(), Colour::None) };
+fn last_exit(child: &Child, now: Timestamp) -> (String, Colour) {
+    let Some(exit) = &child.last_exit else { return ("-".to_owned(), Colour::None) };
     let (how, colour) = match &exit.how {
         Ended::Code(0) => ("exit 0".to_owned(), Colour::None),
         Ended::Code(code) => (format!("exit {code}"), Colour::Wait),
         Ended::Signal(name) => (name.clone(), Colour::Wait),
     };
+    // What `success` has is nothing to look at.
+    let colour = if child.finished { Colour::None } else { colour };
     // Its largest unit is enough.
     let ago = age(exit.at, now);
     let unit = ago.find(|c: char| !c.is_ascii_digit()).unwrap_or_default();

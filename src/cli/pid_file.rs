@@ -1,19 +1,24 @@
 //! `--pid-file`: a file that holds the daemon's process id, locked while the
 //! daemon lives, so that one left over from a crash is known for what it is.
 
-use crate::config::system::cause;
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use crate::cause::cause;
+use crate::supervisor::unix_name::{Lock, remove_own};
+use crate::sys::at_hand::is_way_local;
+use crate::sys::beside::{self, Whose};
+use crate::sys::lock::{self, Locked};
+use nix::fcntl::{FlockArg, OFlag};
 use std::fs::{self, File};
-use std::io::{self, Seek, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The file, held until this is dropped, which removes it.
 #[derive(Debug)]
 pub(super) struct PidFile {
     path: PathBuf,
-    lock: Flock<File>,
+    lock: Locked,
+    /// To look at it waits for no network.
+    local: bool,
 }
 
 impl PidFile {
@@ -23,43 +28,54 @@ impl PidFile {
     /// A living daemon holds it, with its id; or it can't be written.
     pub(super) fn hold(path: &Path) -> Result<PidFile, String> {
         let cannot = |verb: &str, why: &str| format!("cannot {verb} the pid file {}: {why}", path.display());
+        // Not while another daemon removes its own. Where nothing can be made beside the
+        // file, nothing can be removed either.
+        let turn = Lock::take_soon(path);
         loop {
-            let file = open(path).map_err(|e| cannot("open", &cause(&e)))?;
-            if !file.metadata().is_ok_and(|data| data.is_file()) {
-                // It is removed at the end, which must not hit /dev/null.
-                return Err(cannot("use", "it is no ordinary file"));
-            }
-            let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => lock,
-                Err((_, Errno::EINTR)) => continue,
-                Err((_, Errno::EAGAIN)) => return Err(cannot("lock", &holder(path))),
-                Err((_, error)) => return Err(cannot("lock", error.desc())),
+            // Everybody may read it, and so lock it; only a daemon's lock counts.
+            let file = beside::open_or_make(path, OFlag::O_RDWR, 0o644, Whose::Administrators);
+            let (file, _is_new) = file.map_err(|e| cannot("open", &cause(&e)))?;
+            let lock = match lock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(Some(lock)) => lock,
+                Ok(None) => return Err(cannot("lock", &holder(path))),
+                Err(error) => return Err(cannot("lock", &cause(&error))),
             };
             // Whoever held it before may have removed it between our opening
             // and our locking: then we locked a file without a name.
             if !is_at(&lock, path) {
                 continue;
             }
-            let mut held = PidFile { path: path.to_owned(), lock };
+            let local = path.parent().is_some_and(is_way_local);
+            let held = PidFile { path: path.to_owned(), lock, local };
             // Where that fails (the disk is full) no empty file is left behind.
-            write(&mut held.lock).map_err(|e| cannot("write", &cause(&e)))?;
+            let written = write(&held.lock);
+            drop(turn);
+            written.map_err(|e| cannot("write", &cause(&e)))?;
             return Ok(held);
+        }
+    }
+
+    /// Makes it again if somebody removed it, as far as this can be seen at once.
+    pub(super) fn renew(&mut self) {
+        if !self.local || is_at(&self.lock, &self.path) {
+            return;
+        }
+        match PidFile::hold(&self.path) {
+            Ok(again) => {
+                *self = again;
+                log::warn!("the pid file {} was gone: it is made again", self.path.display());
+            }
+            Err(why) => log::error!("{why}"),
         }
     }
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // Somebody may have removed it, and another daemon have its own there.
-        if is_at(&self.lock, &self.path) {
-            // One that can't be removed is stale, and the next daemon takes it over.
-            let _stale = fs::remove_file(&self.path);
-        }
+        // Somebody may have removed it, and another daemon have its own there. One that
+        // can't be removed is stale, and the next daemon takes it over.
+        let _stale = remove_own(&self.path, || Ok(is_at(&self.lock, &self.path)));
     }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    File::options().read(true).write(true).create(true).truncate(false).mode(0o644).open(path)
 }
 
 fn is_at(file: &File, path: &Path) -> bool {
@@ -69,14 +85,17 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-fn write(file: &mut File) -> io::Result<()> {
+fn write(mut file: &File) -> io::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
     writeln!(file, "{}", std::process::id())
 }
 
 fn holder(path: &Path) -> String {
-    match fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u32>().ok()) {
+    let mut text = String::new();
+    let read = beside::open(path, OFlag::O_RDONLY, Whose::Administrators);
+    let _what_there_is = read.and_then(|file| file.take(32).read_to_string(&mut text));
+    match text.trim().parse::<u32>().ok() {
         Some(pid) => format!("process {pid} holds it"),
         None => "another process holds it".to_owned(),
     }
@@ -119,6 +138,46 @@ mod tests {
     }
 
     #[test]
+    fn one_that_was_removed_is_made_again_but_not_in_place_of_anothers() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        let mut held = PidFile::hold(&path).unwrap();
+        for _ in 0..2 {
+            fs::remove_file(&path).unwrap();
+            held.renew();
+            assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
+            assert!(PidFile::hold(&path).is_err(), "it is locked again");
+        }
+        fs::remove_file(&path).unwrap();
+        let other = PidFile::hold(&path).unwrap();
+        held.renew();
+        drop(held);
+        assert!(path.exists());
+        drop(other);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn of_one_that_ends_and_one_that_starts_the_second_keeps_its_own() {
+        for _ in 0..200 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("pid");
+            let first = PidFile::hold(&path).unwrap();
+            // A cleaner takes the name, and the next daemon has it, just when the first one ends.
+            std::thread::scope(|scope| {
+                let next = scope.spawn(|| {
+                    fs::remove_file(&path).unwrap_or_default();
+                    PidFile::hold(&path)
+                });
+                drop(first);
+                if let Ok(_next) = next.join().unwrap() {
+                    assert!(path.exists());
+                }
+            });
+        }
+    }
+
+    #[test]
     fn a_living_one_is_refused_by_its_id() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pid");
@@ -136,8 +195,10 @@ mod tests {
         let path = folder.path().join("pid");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let why = PidFile::hold(&path).unwrap_err();
-        assert_eq!(why, format!("cannot use the pid file {}: it is no ordinary file", path.display()));
+        assert_eq!(why, format!("cannot open the pid file {}: it is a FIFO, no regular file", path.display()));
         assert!(path.exists());
+        let why = PidFile::hold(Path::new("/dev/null")).unwrap_err();
+        assert_eq!(why, "cannot open the pid file /dev/null: it is a device, no regular file");
     }
 
     #[test]

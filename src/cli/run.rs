@@ -3,12 +3,16 @@
 use super::daemon::{self, Side};
 use super::pid_file::PidFile;
 use super::{Failure, output};
+use crate::cause::cause;
 use crate::config::model::{Address, LogTarget, Model, Program};
-use crate::config::{self, Loaded, PLACES};
+use crate::config::{self, Loaded, Which, looked};
 use crate::journal::{self, Target};
+use crate::look::Look;
 use crate::supervisor::ready::Ready;
 use crate::supervisor::{self, Options};
-use std::path::PathBuf;
+use crate::sys;
+use crate::sys::aside::Keeps;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long the last log entries may take to go out at the end.
@@ -29,9 +33,10 @@ impl Run {
     /// Supervises until it is told to end. With `--daemon` this process only
     /// waits until its child, the daemon, is ready.
     pub(super) fn carry_out(self) -> Result<u8, Failure> {
-        let loaded = config::load(self.config.as_deref())?;
+        sys::signals::ignore([nix::libc::SIGXFSZ]);
+        let loaded = load(self.config.as_deref())?;
         if loaded.builtin {
-            output::tell(&built_in(&loaded.model));
+            output::tell(&built_in(&loaded.model, &config::places()));
         }
         match self.target(&loaded.model) {
             Target::Syslog(_) if !journal::syslog_listens() => {
@@ -73,9 +78,10 @@ impl Run {
 
     fn supervise(self, loaded: Loaded, ready: &mut Ready) -> Result<(), String> {
         let target = self.target(&loaded.model);
-        let _pid_file = self.pid_file.as_deref().map(PidFile::hold).transpose()?;
+        let mut pid_file = self.pid_file.as_deref().map(PidFile::hold).transpose()?;
         journal::start(target, loaded.model.daemon.log_level)?;
-        let outcome = supervisor::run(Options { loaded, daemonized: self.daemon }, ready);
+        let renew = Box::new(move || pid_file.iter_mut().for_each(PidFile::renew));
+        let outcome = supervisor::run(Options { loaded, daemonized: self.daemon, renew }, ready);
         // On standard error it is told as the command's failure.
         if let (Err(why), Target::Syslog(_)) = (&outcome, target) {
             log::error!("{why}");
@@ -90,14 +96,22 @@ impl Run {
     }
 }
 
+/// Loads the configuration, and waits no longer than a look may take.
+fn load(path: Option<&Path>) -> Result<Loaded, Failure> {
+    let cannot = |why: String| format!("cannot start: {why}");
+    let look = Look::begin(Keeps::All, |scribe| looked::look(path, false, scribe))
+        .map_err(|error| cannot(format!("no process can look at the system: {}", cause(&error))))?;
+    Ok(looked::loaded(&look.wait().map_err(cannot)?, Which::OfTheFile)?)
+}
+
 /// Says that the built-in configuration is used, and what to do with it.
-fn built_in(model: &Model) -> String {
-    let [here, system] = PLACES;
-    let mut text = format!("plumbd: no {here} here and no {system}: using the built-in configuration");
+fn built_in(model: &Model, places: &[PathBuf]) -> String {
+    let places: Vec<String> = places.iter().map(|place| format!("no {}", place.display())).collect();
+    let mut text = format!("plumbd: {}: using the built-in configuration", places.join(", "));
     let addresses = model.children.iter().flat_map(|child| &child.listen);
     for address in addresses {
-        if let Address::Tcp(address) = address {
-            text += &format!("\n  talk to it:  nc {} {}", address.ip(), address.port());
+        if let Address::Tcp(host) = address {
+            text += &format!("\n  talk to it:  nc {} {}", host.at.ip(), host.at.port());
         }
     }
     for child in model.children.iter().filter(|child| child.program == Program::Plugin("logger")) {
@@ -111,6 +125,7 @@ fn built_in(model: &Model) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config;
 
     #[test]
     fn the_built_in_configuration_is_introduced() {
@@ -118,9 +133,9 @@ mod tests {
         let model = config::check_text(config::BUILTIN.as_bytes(), config::BUILTIN_NAME, folder.path()).unwrap();
         let file = folder.path().join("messages.log");
         assert_eq!(
-            built_in(&model),
+            built_in(&model, &["plumbd.toml", "/home/u/.config/plumbd/plumbd.toml"].map(PathBuf::from)),
             format!(
-                "plumbd: no plumbd.toml here and no /etc/plumbd/plumbd.toml: using the built-in configuration\n  \
+                "plumbd: no plumbd.toml, no /home/u/.config/plumbd/plumbd.toml: using the built-in configuration\n  \
                    talk to it:  nc 127.0.0.1 7007\n  \
                    read along:  tail -F {}",
                 file.display()

@@ -3,7 +3,7 @@
 
 use super::Failure;
 use super::output;
-use crate::config::system::cause;
+use crate::cause::cause;
 use crate::sys::signals::Signals;
 use nix::errno::Errno;
 use nix::libc::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGWINCH};
@@ -104,17 +104,23 @@ fn leave() {
     let _gone = output::print(LEAVE);
 }
 
-/// A text over what was there before: each line to its end, and nothing below.
+/// A text over what was there before. Each line is emptied before it is written: behind
+/// a line that is as wide as the screen the cursor is still on its last letter.
 fn placed(text: &str, rows: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let shown = match lines.len() {
         all if all <= rows => lines,
         _ => lines[..rows.saturating_sub(1)].iter().copied().chain(["... a higher window shows the rest"]).collect(),
     };
-    let shown: Vec<String> = shown.into_iter().map(|line| format!("{line}\x1b[K")).collect();
-    // Raw or not, a line begins at its first column. No newline after the
-    // last one: it would scroll a full screen.
-    format!("\x1b[H{}\x1b[J", shown.join("\r\n"))
+    // Raw or not, a line begins at its first column. No newline after the last row: it
+    // would scroll a full screen.
+    let below = match shown.len() {
+        0 => "\x1b[J",
+        some if some < rows => "\r\n\x1b[J",
+        _ => "",
+    };
+    let shown: Vec<String> = shown.into_iter().map(|line| format!("\x1b[2K{line}")).collect();
+    format!("\x1b[H{}{below}", shown.join("\r\n"))
 }
 
 #[cfg(test)]
@@ -123,11 +129,53 @@ mod tests {
 
     #[test]
     fn what_was_there_before_is_gone() {
-        assert_eq!(placed("a\nb\n", 5), "\x1b[Ha\x1b[K\r\nb\x1b[K\x1b[J");
+        assert_eq!(placed("a\nb\n", 5), "\x1b[H\x1b[2Ka\r\n\x1b[2Kb\r\n\x1b[J");
+    }
+
+    /// What a terminal shows that does not wrap lines and had `before` on it: in its last
+    /// column the cursor stays on what was written there (ECMA-48, and xterm's ?7l).
+    fn terminal(before: char, columns: usize, rows: usize, written: &str) -> Vec<String> {
+        let mut cells = vec![vec![before; columns]; rows];
+        let (mut row, mut column) = (0, 0);
+        let mut rest = written.chars();
+        while let Some(letter) = rest.next() {
+            match letter {
+                '\x1b' => match rest.by_ref().find(|c| c.is_ascii_alphabetic()) {
+                    Some('H') => (row, column) = (0, 0),
+                    Some('K') => cells[row].fill(' '),
+                    Some('J') => {
+                        cells[row][column..].fill(' ');
+                        cells[row + 1..].iter_mut().for_each(|row| row.fill(' '));
+                    }
+                    other => panic!("{other:?}"),
+                },
+                '\r' => column = 0,
+                '\n' => row += 1,
+                letter => {
+                    cells[row][column] = letter;
+                    column = (column + 1).min(columns - 1);
+                }
+            }
+        }
+        cells.into_iter().map(|row| row.into_iter().collect::<String>().trim_end().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_line_that_is_as_wide_as_the_screen_keeps_its_last_letter() {
+        for (text, shown) in [
+            ("abcde\nfghij\nklmno\n", ["abcde", "fghij", "klmno"]),
+            ("abcde\n\nx\n", ["abcde", "", "x"]),
+            ("abcde\nfghij\n", ["abcde", "fghij", ""]),
+            ("abcde\n", ["abcde", "", ""]),
+            ("", ["", "", ""]),
+        ] {
+            assert_eq!(terminal('?', 5, 3, &placed(text, 3)), shown, "{text:?}");
+        }
     }
 
     #[test]
     fn nothing_scrolls() {
+        assert_eq!(placed("1\n2\n3\n", 3).matches("\r\n").count(), 2);
         let shown = placed("1\n2\n3\n4\n", 3);
         assert_eq!(shown.matches("\r\n").count(), 2);
         assert!(shown.contains("... a higher window"), "{shown:?}");

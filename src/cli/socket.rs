@@ -1,7 +1,8 @@
 //! Where the daemon's control socket is.
 
 use super::Failure;
-use crate::config::{self, BUILTIN, system};
+use crate::cause::cause;
+use crate::config::{self, BUILTIN};
 use std::path::{Path, PathBuf};
 
 /// How the control socket is found.
@@ -32,8 +33,8 @@ fn configured(file: Option<&Path>) -> Result<PathBuf, String> {
     let Some(file) = config::find(file) else {
         return control(BUILTIN, Path::new("")).ok_or_else(|| "the built-in configuration is wrong".to_owned());
     };
-    let text = std::fs::read(&file)
-        .map_err(|e| format!("cannot read {}: {}; or give --control PATH", file.display(), system::cause(&e)))?;
+    let text = config::text(&file)
+        .map_err(|e| format!("cannot read {}: {}; or give --control PATH", file.display(), cause(&e)))?;
     let folder = file.parent().unwrap_or(Path::new(""));
     control(&String::from_utf8_lossy(&text), folder).ok_or_else(|| {
         format!(

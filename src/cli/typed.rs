@@ -9,8 +9,9 @@ use std::path::PathBuf;
 /// Supervise programs linked by pipes; an echoed message is a saved message
 ///
 /// Without -c the configuration is ./plumbd.toml, else
-/// /etc/plumbd/plumbd.toml, else a built-in one: an echo server on
-/// 127.0.0.1:7007 that saves every message to messages.log.
+/// ~/.config/plumbd/plumbd.toml (not root's), else /etc/plumbd/plumbd.toml, else a
+/// built-in one: an echo server on 127.0.0.1:7007 that saves every message to
+/// messages.log.
 #[derive(Debug, Parser)]
 #[command(name = "plumbd", version, disable_help_subcommand = true, after_help = EXAMPLES)]
 pub(super) struct Typed {
@@ -210,7 +211,7 @@ Examples:
 /// Where the configuration is.
 #[derive(Debug, Args)]
 pub(super) struct Config {
-    /// The configuration [default: ./plumbd.toml, /etc/plumbd/plumbd.toml, or built in]
+    /// The configuration [default: ./plumbd.toml, ~/.config/plumbd/plumbd.toml, /etc/plumbd/plumbd.toml, or built in]
     #[arg(short, long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
 }

@@ -1,8 +1,9 @@
 //! A model as a configuration file with every default filled in.
 
-use super::model::{Child, Link, LogTarget, Model, Program, Ready, Restart, base_name};
+use super::model::{Child, Link, LogTarget, Model, Program, Ready, Restart, StopTo, base_name};
 use super::value::{duration_text, size_text};
 use super::{keys, limits};
+use crate::journal::LogLimit;
 use crate::link::handover::Protocol;
 use crate::plugin::echo::settings as echo;
 use crate::plugin::logger::settings as logger;
@@ -77,6 +78,12 @@ fn child_pairs(child: &Child, instances: usize) -> Vec<(&'static str, String)> {
         Ready::Notify => "notify",
         Ready::Fd => "fd",
     };
+    let stop_to = match child.stop_to {
+        StopTo::Group => "group",
+        StopTo::Leader => "leader",
+    };
+    let codes = list(child.success.codes.iter().map(ToString::to_string));
+    let signals = list(child.success.signals.iter().map(|signal| string(signal.as_str())));
     let (backoff, limit) = (&child.backoff, &child.start_limit);
     let mut after: Vec<&str> = child.after.iter().map(|name| base_name(name)).collect();
     after.dedup();
@@ -99,12 +106,15 @@ fn child_pairs(child: &Child, instances: usize) -> Vec<(&'static str, String)> {
         ("ready", string(ready)),
         ("ready_timeout", duration(child.ready_timeout)),
         ("stop_signal", string(child.stop_signal.as_str())),
+        ("stop_to", string(stop_to)),
         ("stop_timeout", duration(child.stop_timeout)),
+        ("success", inline([("codes", codes), ("signals", signals)])),
         ("after", list(after.into_iter().map(string))),
         ("umask", string(&format!("{:04o}", child.umask))),
         ("environment", inline(child.environment.iter().map(|(name, value)| (name.as_str(), string(value))))),
         ("pass_environment", list(child.pass_environment.iter().map(|name| string(name)))),
         ("limits", inline(limits)),
+        ("log_limit", log_limit(child.log_limit)),
     ];
     let path = |path: Option<&PathBuf>| string(&path.map(|path| path.to_string_lossy()).unwrap_or_default());
     let (user, group) = match &child.user {
@@ -114,6 +124,11 @@ fn child_pairs(child: &Child, instances: usize) -> Vec<(&'static str, String)> {
     pairs.extend([("user", string(&user)), ("group", string(&group)), ("directory", path(child.directory.as_ref()))]);
     pairs.sort_by_key(|(name, _)| keys::CHILD.iter().position(|key| key.name == *name));
     pairs
+}
+
+fn log_limit(limit: Option<LogLimit>) -> String {
+    let Some(LogLimit { lines, per_second }) = limit else { return string("none") };
+    inline([("lines", lines.to_string()), ("per_second", per_second.to_string())])
 }
 
 fn link_pairs(link: &Link) -> [(&'static str, String); 4] {
@@ -161,7 +176,11 @@ fn of_echo(settings: &echo::Settings) -> Vec<(&'static str, String)> {
         ("max_message", size(settings.max_message)),
         ("max_connections", settings.max_connections.to_string()),
         ("max_connections_per_address", settings.max_connections_per_address.to_string()),
+        ("ipv6_prefix", settings.ipv6_prefix.to_string()),
         ("idle_timeout", duration(Duration::from_millis(settings.idle_timeout_ms))),
+        ("send_timeout", duration(Duration::from_millis(settings.send_timeout_ms))),
+        ("keepalive", duration(Duration::from_millis(settings.keepalive_ms))),
+        ("max_memory", size(settings.max_memory)),
         ("allow", list(settings.allow.iter().map(|network| string(&network.to_string())))),
     ]
 }

@@ -7,10 +7,11 @@
 
 mod kind;
 
-pub use kind::{Key, Keys, Kind, Word};
+pub use kind::{Key, Keys, Kind, Useless, Word};
 
 use super::value::YEAR;
 use crate::link::record::MESSAGE_MAX;
+use nix::sys::signal::Signal;
 use std::time::Duration;
 
 const NOTHING: Duration = Duration::ZERO;
@@ -20,6 +21,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// by a power of two.
 const PIPE: Kind = Kind::Size(4 << 10, 1 << 30);
 const MAX_CONNECTIONS: u64 = 1_000_000;
+/// TCP_KEEPIDLE takes 32,767 s at most (MAX_TCP_KEEPIDLE in the kernel's net/tcp.h).
+const KEEPALIVE_MAX: Duration = Duration::from_secs(9 * 3600);
 
 const fn key(name: &'static str, kind: Kind, default: &'static str, doc: &'static str, text: &'static str) -> Key {
     Key { name, kind, default, required: false, doc, text }
@@ -127,8 +130,8 @@ pub const CHILD: Keys = &[
         "[]",
         "tcp://HOST:PORT  udp://HOST:PORT  unix:PATH  ([::1] form for IPv6)",
         "Sockets that the supervisor binds and keeps, so that a restart or a reload refuses nobody: `tcp://HOST:PORT`, \
-         `udp://HOST:PORT` or `unix:PATH`, an IPv6 address in brackets. HOST is an address or `localhost`: no names \
-         are looked up. The program finds them from descriptor 3 on, see plumbd-plugin(7).",
+         `udp://HOST:PORT` or `unix:PATH`, an IPv6 address in brackets, a link-local one with its interface, as in \
+         `tcp://[fe80::1%eth0]:7007`. HOST is an address or `localhost`: no names are looked up. The program finds them from descriptor 3 on, see plumbd-plugin(7).",
     ),
     key(
         "instances",
@@ -142,7 +145,7 @@ pub const CHILD: Keys = &[
         "restart",
         Kind::Words(&[
             ("always", "however it ended"),
-            ("on-failure", "after an exit status other than 0, or a signal"),
+            ("on-failure", "after an end that is none of `success`: an exit status other than 0, or a signal"),
             ("never", "not at all"),
         ]),
         r#""always""#,
@@ -186,11 +189,22 @@ pub const CHILD: Keys = &[
     ),
     key(
         "stop_signal",
-        Kind::Signal,
+        Kind::Signal(NO_STOP),
         r#""SIGTERM""#,
         "what asks it to stop",
-        "The signal, sent to its whole process group, that asks it to stop. Built-in plugins drain at SIGTERM and take \
-         no other.",
+        "The signal that asks it to stop, sent with SIGCONT. Built-in plugins drain at SIGTERM and take no other.",
+    ),
+    key(
+        "stop_to",
+        Kind::Words(&[
+            ("group", "to its whole process group"),
+            ("leader", "to the process that was started, alone, which tells its own workers"),
+        ]),
+        r#""group""#,
+        "group | leader: whom stop_signal goes to; the rest of the group gets SIGKILL in the end",
+        "Whom `stop_signal` goes to. A server with worker processes (prefork) that would be cut off in the middle of \
+         their work by the signal wants `leader`: it has them finish, and then ends. Whatever is left of its process \
+         group when it has ended, or after `stop_timeout`, gets SIGKILL.",
     ),
     key(
         "stop_timeout",
@@ -199,6 +213,15 @@ pub const CHILD: Keys = &[
         "then SIGKILL to its whole process group",
         "How long it may take to stop. Then its whole process group gets SIGKILL. What it has started outside of its \
          group gets SIGKILL as soon as the child itself has ended.",
+    ),
+    key(
+        "success",
+        Kind::Table(SUCCESS),
+        "{}",
+        "ends that are no failure; else exit status 0 alone",
+        "Which ends are no failures. With `restart = \"on-failure\"` it is not started again after one of these, and \
+         with `never` it then counts as finished. A child that a stop or a reload has ended did as it was told, \
+         however it ended.",
     ),
     key(
         "after",
@@ -255,6 +278,18 @@ pub const CHILD: Keys = &[
          `{ nofile = 20000, core = 0 }`: a number, a size or \"unlimited\".",
     ),
     key(
+        "log_limit",
+        Kind::WordsOr(&[("none", "every line is logged, the same one again and again too")], &Kind::Table(LOG_LIMIT)),
+        "{}",
+        "what is past it is left out of the log and counted; or \"none\"",
+        "How many of its lines are logged: what it writes to standard error, or to a standard output that is no link. \
+         What is past it is left out, counted, and told every 5s; the last quarter is for errors and warnings, and a \
+         line above 1 KiB counts as several. While lines are left out its pipe is read 20 times a second, 16 KiB each, \
+         so it goes on at no more than some 300 KiB/s. The same line more than 5 times in 5s is counted too. Children \
+         whose limit is no higher than the default log at most 3000 lines at once, and 150 a second, all together. A \
+         reload changes it and keeps the child.",
+    ),
+    key(
         "settings",
         Kind::Settings,
         "{}",
@@ -295,6 +330,62 @@ pub const START_LIMIT: Keys = &[
     key("burst", Kind::Integer(1, 1_000_000), "10", "so many starts", "How many starts are too many."),
     key("within", Kind::Duration(MILLISECOND, YEAR), r#""60s""#, "in that time", "The time in which they are counted."),
 ];
+
+/// `log_limit`.
+pub const LOG_LIMIT: Keys = &[
+    key(
+        "lines",
+        Kind::Integer(10, 1_000_000),
+        "2000",
+        "so many at once",
+        "How many lines at once. What was logged counts less and less as time passes.",
+    ),
+    key(
+        "per_second",
+        Kind::Integer(1, 1_000_000),
+        "100",
+        "so many a second for good",
+        "How many lines a second for good; of errors and warnings a third more.",
+    ),
+];
+
+/// `success`.
+pub const SUCCESS: Keys = &[
+    key(
+        "codes",
+        Kind::List(&Kind::Integer(0, 255)),
+        "[0]",
+        "exit statuses",
+        "Exit statuses, 0 only if it is listed: `[0, 143]` for a Java program, which ends with 143 when it is asked to.",
+    ),
+    key(
+        "signals",
+        Kind::List(&Kind::Signal(NO_END)),
+        "[]",
+        "signals that it was killed by",
+        "Signals that it may be killed by, as in `[\"SIGTERM\"]`.",
+    ),
+];
+
+/// What `stop_signal` can't be.
+pub const NO_STOP: Useless = &[
+    (Signal::SIGSTOP, "halts a program and does not end it"),
+    (Signal::SIGCONT, "lets a halted program go on and does not end it"),
+    (Signal::SIGCHLD, "tells a program that one of its own children ended"),
+];
+/// Signals that kill no program (signal(7)).
+pub const NO_END: Useless = &[
+    (Signal::SIGSTOP, HALTS),
+    (Signal::SIGTSTP, HALTS),
+    (Signal::SIGTTIN, HALTS),
+    (Signal::SIGTTOU, HALTS),
+    (Signal::SIGCONT, KILLS_NOBODY),
+    (Signal::SIGCHLD, KILLS_NOBODY),
+    (Signal::SIGURG, KILLS_NOBODY),
+    (Signal::SIGWINCH, KILLS_NOBODY),
+];
+const HALTS: &str = "halts a program and does not kill it";
+const KILLS_NOBODY: &str = "kills no program";
 
 /// `[[links]]`.
 pub const LINK: Keys = &[
@@ -353,9 +444,10 @@ pub const ECHO: Keys = &[
     key(
         "partial_after",
         Kind::Duration(MILLISECOND, HOUR),
-        r#""20ms""#,
+        r#""1s""#,
         "bytes with no newline become a message when this long idle",
-        "Bytes with no newline become a message when the connection has been idle for so long.",
+        "Bytes with no newline become a message when the connection has been idle for this long. A lost segment takes \
+         0.2 s and more to arrive, so with less than the default a line may be saved in two.",
     ),
     key(
         "max_message",
@@ -376,7 +468,16 @@ pub const ECHO: Keys = &[
         Kind::Integer(0, MAX_CONNECTIONS),
         "0",
         "0: no limit",
-        "How many clients of one address are served at once; others are closed at once and counted. 0: no limit.",
+        "How many clients of one address are served at once; others are closed at once and counted. 0: no limit. Each \
+         instance counts its own.",
+    ),
+    key(
+        "ipv6_prefix",
+        Kind::Integer(1, 128),
+        "64",
+        "IPv6 addresses with these bits in common count as one",
+        "To `max_connections_per_address`, IPv6 addresses that have this many bits in common are one address: a host \
+         usually has all addresses of a /64. An IPv4-mapped address is an IPv4 address.",
     ),
     key(
         "idle_timeout",
@@ -386,11 +487,42 @@ pub const ECHO: Keys = &[
         "A client that sends nothing for so long is disconnected. 0s: never.",
     ),
     key(
+        "send_timeout",
+        Kind::Duration(NOTHING, YEAR),
+        r#""60s""#,
+        "a client that takes nothing of what is due to it for this long is closed; 0s: none",
+        "A client that takes nothing of what is due to it for this long, or up to a quarter longer, is closed with a \
+         reset and counted as `send_timeouts`. What counts is what its kernel acknowledges, so a client that reads \
+         slowly, but steadily, stays; but a kernel whose buffer was full acknowledges nothing before some part of it, \
+         about a sixteenth, is free again. 0s: never.",
+    ),
+    key(
+        "keepalive",
+        Kind::Duration(NOTHING, KEEPALIVE_MAX),
+        r#""60s""#,
+        "after this long a silent peer is asked whether it is there; 0s: never",
+        "After this long without a byte, in whole seconds rounded up, the kernel asks the client's kernel whether it is \
+         still there, and asks three times more in the time that follows: a client that vanished is closed after \
+         twice this long. If an echo is due to it, `send_timeout` closes it. 0s: never.",
+    ),
+    key(
+        "max_memory",
+        Kind::Size(1 << 20, 1 << 40),
+        r#""256MiB""#,
+        "of all connections together; past it nobody new is read",
+        "How many bytes all connections may hold: messages that are not complete, are not saved, or whose echoes are \
+         not taken. Past it, who holds nothing is not read until others let go of some, first come, first served; \
+         nothing is lost. A part is kept for the first 4 KiB of every client, so clients that take no echoes keep \
+         nobody with short messages waiting. At least 8 times `max_message`. Besides, the kernel has up to some 400 \
+         KiB for a client that neither is read nor reads.",
+    ),
+    key(
         "allow",
         Kind::List(&Kind::Network),
         r#"["0.0.0.0/0", "::/0"]"#,
         "networks; others are closed at once and counted",
-        "Networks whose clients are served, as in `10.0.0.0/8` or `::1`. Others are closed at once and counted.",
+        "Networks whose clients are served, as in `10.0.0.0/8` or `::1`. Others are closed at once and counted. \
+         IPv4-mapped networks, as in `::ffff:10.0.0.0/104`, are the IPv4 ones.",
     ),
 ];
 
@@ -401,7 +533,8 @@ pub const LOGGER: Keys = &[
         Kind::Path,
         "the message file; its folder must exist",
         "The message file. Its folder must exist, and the child must be allowed to write to it. The file is locked: a \
-         second logger on it waits.",
+         second logger on it waits. In a folder that others may write to than root and the child's user, it must belong to \
+         one of those and have one name, and no symbolic link is followed: else the logger waits, and says why.",
     ),
     key(
         "mode",
@@ -518,6 +651,8 @@ pub const TABLES: &[(&str, Keys)] = &[
     ("[children.NAME]", CHILD),
     ("backoff", BACKOFF),
     ("start_limit", START_LIMIT),
+    ("log_limit", LOG_LIMIT),
+    ("success", SUCCESS),
     ("[[links]]", LINK),
     ("settings of echo", ECHO),
     ("settings of logger", LOGGER),

@@ -2,6 +2,8 @@
 //!
 //! - [`load`] finds the file and reads it, [`check_text`] checks its text;
 //!   both give a model, or every [`problem::Problem`] there is;
+//! - [`looked`] does the same in two halves: what a process aside asks of the
+//!   system, and what follows from the answers;
 //! - [`effective`] prints a model with every default filled in;
 //! - [`order`] says which child must be ready before which;
 //! - [`plan`] says what a reload does;
@@ -15,6 +17,7 @@ pub mod effective;
 pub mod examples;
 pub mod keys;
 pub mod limits;
+pub mod looked;
 pub mod model;
 pub mod order;
 pub mod plan;
@@ -23,12 +26,17 @@ pub mod schema;
 mod syntax;
 pub mod system;
 mod table;
+mod trust;
 mod value;
 
+pub use check::Which;
 pub use problem::{Problem, Problems};
 pub use value::{duration_text, size_text};
 
+use crate::cause::cause;
 use model::{Lines, Model};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -39,8 +47,10 @@ use system::{Real, System};
 pub const BUILTIN: &str = include_str!("builtin.toml");
 /// What it is called in messages.
 pub const BUILTIN_NAME: &str = "built-in configuration";
-/// Where a configuration is looked for, in this order.
-pub const PLACES: [&str; 2] = ["plumbd.toml", "/etc/plumbd/plumbd.toml"];
+/// In the working directory, a configuration is looked for first here.
+const HERE: &str = "plumbd.toml";
+/// The system's, which is looked for last.
+const SYSTEM: &str = "/etc/plumbd/plumbd.toml";
 
 /// No configuration is larger, in bytes: the supervisor reads it whole while
 /// it does nothing else.
@@ -55,9 +65,32 @@ pub struct Loaded {
     pub name: String,
     /// Whether it is the built-in one.
     pub builtin: bool,
+    /// Those of its programs that are known to be [at hand](crate::sys::at_hand::is_at_hand).
+    pub at_hand: BTreeSet<PathBuf>,
+    /// What it was made of.
+    pub source: Rc<Source>,
+}
+
+/// A configuration as it was found, before it is checked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Source {
+    /// As it was given or found, or [`BUILTIN_NAME`].
+    name: String,
+    /// Its absolute path; `None`: the built-in one.
+    #[serde(with = "bytes")]
+    file: Option<PathBuf>,
+    /// The folder that the built-in one is relative to.
+    #[serde(with = "bytes")]
+    here: Option<PathBuf>,
+    text: Vec<u8>,
 }
 
 impl Loaded {
+    /// Whether to execute that child's program waits for no file system.
+    pub fn is_at_hand(&self, child: &model::Child) -> bool {
+        self.at_hand.contains(looked::program_of(child))
+    }
+
     /// `FILE:LINE`, as problems are placed; the file alone for line 0.
     pub fn place(&self, line: usize) -> String {
         match line {
@@ -67,15 +100,33 @@ impl Loaded {
     }
 }
 
+/// Where a configuration is looked for, in this order: `./plumbd.toml`; the user's own,
+/// `$XDG_CONFIG_HOME/plumbd/plumbd.toml` (the XDG Base Directory Specification);
+/// `/etc/plumbd/plumbd.toml`.
+///
+/// Root has none of its own: with sudo(8) it may have the home of whoever called it.
+pub fn places() -> Vec<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    places_of(Real.is_root(), folder("XDG_CONFIG_HOME"), folder("HOME"))
+}
+
+fn places_of(is_root: bool, settings: Option<PathBuf>, home: Option<PathBuf>) -> Vec<PathBuf> {
+    // What is not absolute counts as not set, the specification says.
+    let settings = settings.filter(|folder| folder.is_absolute());
+    let home = || home.filter(|folder| folder.is_absolute()).map(|home| home.join(".config"));
+    let own = settings.or_else(home).filter(|_| !is_root).map(|folder| folder.join("plumbd").join(HERE));
+    [Some(PathBuf::from(HERE)), own, Some(PathBuf::from(SYSTEM))].into_iter().flatten().collect()
+}
+
 /// Where the configuration is: `path` where given, else the first of
-/// [`PLACES`] that exists, else `None`: the built-in one.
+/// [`places`] that exists, else `None`: the built-in one.
 ///
 /// A place that exists and can't be read is taken, and so is one of which nobody
 /// can say whether it exists: the error is reported rather than passed over.
 pub fn find(path: Option<&Path>) -> Option<PathBuf> {
     match path {
         Some(path) => Some(path.to_owned()),
-        None => PLACES.iter().map(PathBuf::from).find(|place| may_exist(place)),
+        None => places().into_iter().find(|place| may_exist(place)),
     }
 }
 
@@ -84,44 +135,77 @@ fn may_exist(place: &Path) -> bool {
     place.symlink_metadata().map_or_else(|error| !matches!(error.kind(), NotFound | NotADirectory), |_| true)
 }
 
+/// The text of a configuration, for one who only looks for a word in it.
+///
+/// # Errors
+/// It can't be read, or is no ordinary file.
+pub fn text(path: &Path) -> io::Result<Vec<u8>> {
+    read(path, Reader::Word)
+}
+
 /// Finds, reads and checks the configuration.
 ///
 /// # Errors
 /// Every problem that there is, with the file or in it.
 pub fn load(path: Option<&Path>) -> Result<Loaded, Problems> {
-    load_by(path, false)
+    check_source(&Rc::new(source(path, Reader::Command(&|| ()))?), &Real, Which::All)
 }
 
-/// The same for a daemon that runs, which must not wait: of ordinary files alone.
+/// Who reads a configuration.
+#[derive(Clone, Copy)]
+pub enum Reader<'a> {
+    /// A command, which may wait for its input: that is called where it does.
+    Command(&'a dyn Fn()),
+    /// A daemon that runs, which reads ordinary files alone.
+    Daemon,
+    /// A command that only looks for a word, in ordinary files alone.
+    Word,
+}
+
+/// Finds and reads the configuration.
 ///
 /// # Errors
-/// As [`load`].
-pub fn load_again(path: Option<&Path>) -> Result<Loaded, Problems> {
-    load_by(path, true)
+/// It can't be read, or is too large.
+pub fn source(path: Option<&Path>, reader: Reader<'_>) -> Result<Source, Problems> {
+    let Some(path) = find(path) else {
+        let here = std::env::current_dir().map_err(|error| {
+            let what = format!("cannot find the working directory: {}", cause(&error));
+            Problems::unreadable(
+                BUILTIN_NAME,
+                &what,
+                "go to a folder that exists, or name a configuration with -c FILE",
+            )
+        })?;
+        return Ok(Source { name: BUILTIN_NAME.to_owned(), file: None, here: Some(here), text: BUILTIN.into() });
+    };
+    let name = path.to_string_lossy().into_owned();
+    let file = std::path::absolute(&path).map_err(|error| unreadable(&name, &error))?;
+    let text = read(&file, reader).map_err(|error| unreadable(&name, &error))?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(Problems::unreadable(&name, "the file is larger than 256 KiB", "is it a configuration?"));
+    }
+    Ok(Source { name, file: Some(file), here: None, text })
 }
 
-fn load_by(path: Option<&Path>, daemon: bool) -> Result<Loaded, Problems> {
-    let Some(path) = find(path) else {
-        let here = std::env::current_dir().map_err(|error| unreadable(BUILTIN_NAME, &error))?;
-        let mut model = check_text(BUILTIN.as_bytes(), BUILTIN_NAME, &here)?;
+/// Checks what was found, on a given system.
+///
+/// # Errors
+/// Every problem that there is.
+pub fn check_source(source: &Rc<Source>, system: &dyn System, which: Which) -> Result<Loaded, Problems> {
+    let Source { name, file, here, text } = &**source;
+    let base = file.as_deref().map_or(here.as_deref(), Path::parent).unwrap_or(Path::new("/"));
+    let mut model = check::check(text, name, base, system, which)?;
+    let builtin = file.is_none();
+    if builtin {
         // These lines are in no file that anybody could open.
         model.daemon.lines = Lines::default();
         for child in model.children.iter_mut().map(Rc::make_mut) {
             (child.line, child.lines) = (0, Lines::default());
         }
         model.links.iter_mut().for_each(|link| link.line = 0);
-        return Ok(Loaded { model, name: BUILTIN_NAME.to_owned(), builtin: true });
-    };
-    let name = path.to_string_lossy().into_owned();
-    let file = std::path::absolute(&path).map_err(|error| unreadable(&name, &error))?;
-    let bytes = read(&file, daemon).map_err(|error| unreadable(&name, &error))?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(Problems::unreadable(&name, "the file is larger than 256 KiB", "is it a configuration?"));
     }
-    let base = file.parent().unwrap_or(Path::new("/"));
-    let mut model = check_text(&bytes, &name, base)?;
-    model.file = Some(file);
-    Ok(Loaded { model, name, builtin: false })
+    model.file.clone_from(file);
+    Ok(Loaded { model, name: name.clone(), builtin, at_hand: BTreeSet::new(), source: source.clone() })
 }
 
 /// Checks a configuration's text. `name` is what messages call it, `base` the
@@ -138,21 +222,79 @@ pub fn check_text(text: &[u8], name: &str, base: &Path) -> Result<Model, Problem
 /// # Errors
 /// Every problem that there is.
 pub fn check_text_on(text: &[u8], name: &str, base: &Path, system: &dyn System) -> Result<Model, Problems> {
-    check::check(text, name, base, system)
+    check::check(text, name, base, system, Which::All)
 }
 
-fn read(path: &Path, daemon: bool) -> io::Result<Vec<u8>> {
+fn read(path: &Path, reader: Reader<'_>) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let flags = if daemon { nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY } else { 0 };
+    let is_daemon = match reader {
+        Reader::Daemon | Reader::Word => true,
+        Reader::Command(waits) => {
+            let found = std::fs::metadata(path)?;
+            if !found.is_file() {
+                // A FIFO of somebody else's is not even waited for.
+                if let Some(why) = trust::why_not(path, &found) {
+                    return Err(io::Error::other(why));
+                }
+                waits();
+            }
+            false
+        }
+    };
+    let flags = if is_daemon { nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY } else { 0 };
     let file = std::fs::File::options().read(true).custom_flags(flags).open(path)?;
-    if daemon && !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no ordinary file, and a daemon that runs waits for none"));
+    // Nobody runs anything for a word: who listens at a socket is asked there.
+    let is_word = matches!(reader, Reader::Word);
+    if let Some(why) = trust::why_not(path, &file.metadata()?).filter(|_| !is_word) {
+        return Err(io::Error::other(why));
+    }
+    if is_daemon && !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no ordinary file: nothing is waited for here"));
     }
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
+/// A path as bytes: in JSON there is no other way for one that is no UTF-8.
+mod bytes {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::PathBuf;
+
+    pub(super) fn serialize<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+        path.as_ref().map(|path| path.as_os_str().as_bytes()).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+        let bytes = Option::<Vec<u8>>::deserialize(from)?;
+        Ok(bytes.map(|bytes| OsString::from_vec(bytes).into()))
+    }
+}
+
 fn unreadable(name: &str, error: &io::Error) -> Problems {
-    let what = format!("cannot read the file: {}", system::cause(error));
+    let what = format!("cannot read the file: {}", cause(error));
     Problems::unreadable(name, &what, "give the path of a configuration with -c FILE")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_has_a_configuration_between_the_folders_and_the_systems() {
+        let path = |text: &str| Some(PathBuf::from(text));
+        let own = |is_root, settings: Option<PathBuf>, home: Option<PathBuf>| {
+            let places = places_of(is_root, settings, home);
+            assert_eq!((places.first(), places.last()), (path(HERE).as_ref(), path(SYSTEM).as_ref()));
+            (places.len() == 3).then(|| places[1].clone())
+        };
+        assert_eq!(own(false, path("/x"), path("/home/u")), path("/x/plumbd/plumbd.toml"));
+        for unset in [None, path(""), path("x")] {
+            assert_eq!(own(false, unset.clone(), path("/home/u")), path("/home/u/.config/plumbd/plumbd.toml"));
+            assert_eq!(own(false, unset.clone(), None), None);
+            assert_eq!(own(false, unset, path("")), None);
+        }
+        assert_eq!(own(true, path("/x"), path("/home/u")), None);
+    }
 }

@@ -3,10 +3,12 @@
 //! Only [`super::check_text`] makes these values, so whoever holds a [`Model`] need
 //! not ask again whether a link's ends exist or an address is bound twice.
 
+use crate::journal::LogLimit;
 use crate::link::handover::Protocol;
+use crate::sys::process::Exit;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -75,8 +77,12 @@ pub struct Child {
     pub ready_timeout: Duration,
     /// What asks it to stop.
     pub stop_signal: Signal,
+    /// Whom that goes to.
+    pub stop_to: StopTo,
     /// How long that may take before SIGKILL.
     pub stop_timeout: Duration,
+    /// Which ends are no failures.
+    pub success: Success,
     /// Instances (by name) that are ready before this one starts.
     pub after: Vec<String>,
     /// Who it runs as; `None`: as the supervisor.
@@ -91,10 +97,16 @@ pub struct Child {
     pub pass_environment: Vec<String>,
     /// Resource limits: setrlimit(2) resource by lower-case name without RLIMIT_, and its soft and hard value.
     pub limits: Vec<(Resource, u64)>,
+    /// How much of what it writes is logged; `None`: all of it.
+    pub log_limit: Option<LogLimit>,
     /// Given to the plugin as JSON; checked by the plugin's own rules.
     pub settings: serde_json::Value,
     /// Where its keys stand.
     pub lines: Lines,
+    /// What it lacks of the system, as problems of the file are told; only where a
+    /// [start](super::Which) lets that be. Such a child is not to be started: what
+    /// could not be found is left out of it, its user too.
+    pub lacks: Vec<String>,
 }
 
 /// On which line of the file each key of a table stands, from 1; keys of a
@@ -140,11 +152,36 @@ pub enum Program {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Address {
     /// tcp://HOST:PORT
-    Tcp(SocketAddr),
+    Tcp(HostPort),
     /// udp://HOST:PORT
-    Udp(SocketAddr),
+    Udp(HostPort),
     /// unix:PATH, absolute here; a stream socket.
     Unix(PathBuf),
+}
+
+/// HOST:PORT. An IPv4-mapped address is the IPv4 one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostPort {
+    /// Without the zone.
+    pub at: SocketAddr,
+    /// The interface that a link-local address is one of, by name or number: only the
+    /// running system knows whether it is there (RFC 4007, 11).
+    pub zone: Option<String>,
+}
+
+impl From<SocketAddr> for HostPort {
+    fn from(at: SocketAddr) -> HostPort {
+        HostPort { at, zone: None }
+    }
+}
+
+impl std::fmt::Display for HostPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.zone {
+            Some(zone) => write!(f, "[{}%{zone}]:{}", self.at.ip(), self.at.port()),
+            None => write!(f, "{}", self.at),
+        }
+    }
 }
 
 /// `restart`.
@@ -189,6 +226,34 @@ pub enum Ready {
     Notify,
     /// A newline on $PLUMBD_READY_FD.
     Fd,
+}
+
+/// `stop_to`: whom `stop_signal` goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopTo {
+    /// The whole process group.
+    Group,
+    /// The process that was started, alone.
+    Leader,
+}
+
+/// `success`: ends that are no failures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Success {
+    /// Exit statuses.
+    pub codes: Vec<u8>,
+    /// Signals that it was killed by.
+    pub signals: Vec<Signal>,
+}
+
+impl Success {
+    /// Whether that end is one of them.
+    pub fn covers(&self, exit: Exit) -> bool {
+        match exit {
+            Exit::Code(code) => self.codes.iter().any(|&known| i32::from(known) == code),
+            Exit::Signal(number) => self.signals.iter().any(|&known| known as i32 == number),
+        }
+    }
 }
 
 /// Who a child runs as.
@@ -248,6 +313,14 @@ impl Model {
 }
 
 impl Address {
+    /// The IP address of one that has any.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Address::Tcp(host) | Address::Udp(host) => Some(host.at.ip()),
+            Address::Unix(_) => None,
+        }
+    }
+
     /// `tcp`, `udp` or `unix`: the socket's name in $LISTEN_FDNAMES, which can't hold a colon.
     pub const fn scheme(&self) -> &'static str {
         match self {

@@ -134,6 +134,15 @@ impl Plan {
             && self.daemon.is_empty()
     }
 
+    /// Has the child of that name restarted for one more reason, if it was to be kept.
+    pub fn restart(&mut self, name: &str, reason: Reason) {
+        let Some(child) = self.children.iter_mut().find(|child| child.name == name) else { return };
+        if child.action != Action::Stop {
+            child.action = Action::Restart;
+            child.reasons.insert(0, reason);
+        }
+    }
+
     /// What happens to the child of that name; `None` where neither
     /// configuration has it.
     pub fn child(&self, name: &str) -> Option<&ChildPlan> {
@@ -253,8 +262,11 @@ fn policy(old: &Child, new: &Child) -> Vec<(&'static str, String)> {
         ("start_limit", old.start_limit != new.start_limit),
         ("ready_timeout", old.ready_timeout != new.ready_timeout),
         ("stop_signal", old.stop_signal != new.stop_signal),
+        ("stop_to", old.stop_to != new.stop_to),
         ("stop_timeout", old.stop_timeout != new.stop_timeout),
+        ("success", old.success != new.success),
         ("after", old.after != new.after),
+        ("log_limit", old.log_limit != new.log_limit),
     ];
     differ.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| (key, format!("{key} changes"))).collect()
 }
@@ -368,6 +380,13 @@ impl fmt::Display for Plan {
     /// alone. No newline at the end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let children = self.children.iter().flat_map(|child| self.child_lines(child));
+        f.write_str(&children.chain(self.others()).collect::<Vec<_>>().join("\n"))
+    }
+}
+
+impl Plan {
+    /// A line each for what changes beside the children.
+    fn others(&self) -> impl Iterator<Item = String> + '_ {
         let links = self.links.iter().map(|link| {
             let ends = format!("{} -> {}", link.from, link.to);
             let what = match link.change {
@@ -387,12 +406,16 @@ impl fmt::Display for Plan {
             let what = if part.in_place { "changes" } else { "changes only with a restart of the daemon" };
             format!("daemon   {}  {}{what}", part.key, self.place(part.line))
         });
-        let lines: Vec<String> = children.chain(links).chain(sockets).chain(daemon).collect();
-        f.write_str(&lines.join("\n"))
+        links.chain(sockets).chain(daemon)
     }
-}
 
-impl Plan {
+    /// What it prints but for children that are kept as they are: what a log should
+    /// have of a reload, of which most leave most children alone.
+    pub fn changes(&self) -> Vec<String> {
+        let children = self.children.iter().filter(|child| child.action != Action::Keep);
+        children.flat_map(|child| self.child_lines(child)).chain(self.others()).collect()
+    }
+
     fn child_lines(&self, child: &ChildPlan) -> Vec<String> {
         let word = child.action.word();
         if child.reasons.is_empty() {
@@ -462,6 +485,10 @@ to = "logger"
                     keep     echo    /t:4: stop_timeout changes; its process stays\n\
                     keep     echo    /t:5: after changes; its process stays\nkeep     logger";
         assert_eq!(changed("plugin = \"echo\"", keys), said);
+        let keys = "stop_to = \"leader\"\nsuccess = { codes = [0, 3] }\nplugin = \"echo\"";
+        let said = "keep     echo    /t:3: stop_to changes; its process stays\n\
+                    keep     echo    /t:4: success changes; its process stays\nkeep     logger";
+        assert_eq!(changed("plugin = \"echo\"", keys), said);
     }
 
     #[test]
@@ -472,7 +499,7 @@ to = "logger"
             ("ready = \"exec\"", "ready changes"),
             ("environment = { SECRET = \"x\" }", "environment SECRET changes"),
             ("limits = { core = 0 }", "limits changes"),
-            ("settings = { partial_after = \"1s\" }", "settings.partial_after changes"),
+            ("settings = { partial_after = \"2s\" }", "settings.partial_after changes"),
         ] {
             let said = format!("restart  echo    /t:4: {why}\nkeep     logger");
             assert_eq!(changed("plugin = \"echo\"", &format!("plugin = \"echo\"\n{keys}")), said);

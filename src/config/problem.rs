@@ -1,10 +1,11 @@
 //! What is wrong with a file, where, and what would be right.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::Range;
 
 /// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// The line, from 1; 0 where the file as a whole is meant.
     pub line: usize,
@@ -16,10 +17,13 @@ pub struct Problem {
     pub what: String,
     /// What would be right; may be empty.
     pub help: String,
+    /// The child that lacks something of the system, if that is what is wrong: an
+    /// account, a program or a folder that is not there, or not yet. `None`: the file is wrong.
+    pub lacking: Option<String>,
 }
 
 /// Every problem of one file, by position, and the text to show them in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problems {
     /// The file's name as it was given.
     name: String,
@@ -45,7 +49,8 @@ impl Problems {
 
     /// A file of which nothing is known but that it could not be read.
     pub fn unreadable(name: &str, what: &str, help: &str) -> Problems {
-        let problem = Problem { line: 0, col: 0, length: 0, what: what.to_owned(), help: help.to_owned() };
+        let problem =
+            Problem { line: 0, col: 0, length: 0, what: what.to_owned(), help: help.to_owned(), lacking: None };
         Problems { name: name.to_owned(), text: String::new(), list: vec![problem] }
     }
 
@@ -191,7 +196,7 @@ impl<'a> Places<'a> {
         let rest = rest.trim_end_matches('\r');
         let bytes = span.end.saturating_sub(at);
         let length = rest.char_indices().take_while(|(i, _)| *i < bytes).count().max(1);
-        Problem { line, col: self.text[start..at].chars().count() + 1, length, what, help }
+        Problem { line, col: self.text[start..at].chars().count() + 1, length, what, help, lacking: None }
     }
 }
 

@@ -2,6 +2,7 @@
 //! and checks a configuration while it is typed. What only the whole file can
 //! tell, `plumbd check` does: links, programs, sockets.
 
+use super::check::NAME_MOST;
 use super::keys::{self, Key, Keys, Kind, Word};
 use super::limits;
 use crate::plugin::PLUGINS;
@@ -68,8 +69,9 @@ fn of(kind: &Kind) -> Value {
     match kind {
         Kind::Text | Kind::Path | Kind::Name | Kind::Network => json!({"type": "string"}),
         Kind::Address => json!({"type": "string", "pattern": ADDRESS}),
-        Kind::Signal => {
-            let names: Vec<&str> = Signal::iterator().filter(|s| *s != Signal::SIGSTOP).map(Signal::as_str).collect();
+        Kind::Signal(useless) => {
+            let is_of_use = |signal: &Signal| !useless.iter().any(|(useless, _)| useless == signal);
+            let names: Vec<&str> = Signal::iterator().filter(is_of_use).map(Signal::as_str).collect();
             json!({"enum": names})
         }
         Kind::Octal => json!({"type": "string", "pattern": OCTAL}),
@@ -83,7 +85,7 @@ fn of(kind: &Kind) -> Value {
         Kind::Table(keys) => table(keys),
         Kind::Named(keys) => {
             let child = child(keys);
-            let names = json!({"pattern": CHILD_NAME});
+            let names = json!({"pattern": CHILD_NAME, "maxLength": NAME_MOST});
             json!({"type": "object", "minProperties": 1, "propertyNames": names, "additionalProperties": child})
         }
         Kind::Row(keys) => json!({"type": "array", "items": table(keys)}),

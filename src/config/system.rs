@@ -1,11 +1,15 @@
 //! What a configuration's check asks of the system it will run on.
 
-use std::io;
+use crate::cause::cause;
+use crate::sys::executable;
+use serde::{Deserialize, Serialize};
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 /// An account of the system.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
     /// Its name.
     pub name: String,
@@ -51,6 +55,11 @@ pub trait System {
     /// # Errors
     /// Why not.
     fn program(&self, path: &Path) -> Result<(), String>;
+    /// Whether that can be a message file: a regular file, or nothing yet.
+    ///
+    /// # Errors
+    /// What it is instead.
+    fn message_file(&self, path: &Path) -> Result<(), String>;
     /// The path without symbolic links, so that two names of one file are
     /// seen as one; what does not exist stays as it is.
     fn resolve(&self, path: &Path) -> PathBuf;
@@ -97,7 +106,7 @@ impl System for Real {
     fn groups(&self, user: &str) -> Result<Vec<u32>, String> {
         let groups = match self.account(user)? {
             Some(account) if !user.is_empty() => {
-                let name = std::ffi::CString::new(account.name).map_err(|error| error.to_string())?;
+                let name = CString::new(account.name).map_err(|error| error.to_string())?;
                 nix::unistd::getgrouplist(&name, nix::unistd::Gid::from_raw(account.gid))
             }
             _ => nix::unistd::getgroups().map(|mut groups| {
@@ -125,7 +134,22 @@ impl System for Real {
         if kind.is_socket() || kind.is_fifo() || kind.is_block_device() || kind.is_char_device() {
             return Err("it is no ordinary file".to_owned());
         }
-        nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).map_err(|error| error.desc().to_owned())
+        let denied = nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).err();
+        let path = CString::new(path.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
+        let flaw = executable::look(&path).filter(|flaw| !(flaw.may_be_registered() && has_registered_formats()));
+        match (flaw, denied) {
+            (Some(flaw), _) => Err(flaw.to_string()),
+            (None, Some(errno)) => Err(errno.desc().to_owned()),
+            (None, None) => Ok(()),
+        }
+    }
+
+    fn message_file(&self, path: &Path) -> Result<(), String> {
+        match std::fs::metadata(path) {
+            Ok(found) if found.is_dir() => Err("it is a folder".to_owned()),
+            Ok(found) if !found.is_file() => Err("it is no regular file".to_owned()),
+            _ => Ok(()),
+        }
     }
 
     fn resolve(&self, path: &Path) -> PathBuf {
@@ -139,10 +163,9 @@ impl System for Real {
     }
 }
 
-/// The cause of an error in words, without its number.
-pub fn cause(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(number) => nix::errno::Errno::from_raw(number).desc().to_owned(),
-        None => error.to_string(),
-    }
+/// Whether programs are registered that run files of other formats (binfmt_misc in the
+/// kernel's documentation): which, only execve(2) can tell.
+fn has_registered_formats() -> bool {
+    let entries = std::fs::read_dir("/proc/sys/fs/binfmt_misc").into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name()).any(|name| name != "register" && name != "status")
 }

@@ -26,6 +26,8 @@ pub(super) struct Reader<'a> {
     /// What relative paths are relative to.
     pub(super) base: &'a Path,
     pub(super) system: &'a dyn System,
+    /// The child whose table is read.
+    pub(super) child: Option<String>,
 }
 
 /// A table of the file.
@@ -125,6 +127,16 @@ impl<'a> Reader<'a> {
     pub(super) fn problem(&mut self, span: Span, what: impl Into<String>, help: impl Into<String>) {
         if !self.told.iter().any(|told| told.start < span.end && span.start < told.end) {
             self.problems.push(self.places.problem(span, what.into(), help.into()));
+        }
+    }
+
+    /// Says that the system lacks something, maybe only for now, that the child needs
+    /// whose table is read.
+    pub(super) fn absent(&mut self, span: Span, what: impl Into<String>, help: impl Into<String>) {
+        let before = self.problems.len();
+        self.problem(span, what, help);
+        for problem in &mut self.problems[before..] {
+            problem.lacking.clone_from(&self.child);
         }
     }
 

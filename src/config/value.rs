@@ -1,6 +1,6 @@
 //! From one TOML value to what it means: durations, sizes, addresses, words.
 
-use super::model::Address;
+use super::model::{Address, HostPort};
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -282,7 +282,7 @@ pub(super) fn address(value: &DeValue<'_>, base: &Path) -> Read<Address> {
             path => socket_path(&absolute(base, path)).map(Address::Unix),
         };
     }
-    let (make, rest): (fn(SocketAddr) -> Address, &str) = match text.split_once("://") {
+    let (make, rest): (fn(HostPort) -> Address, &str) = match text.split_once("://") {
         Some(("tcp", rest)) => (Address::Tcp, rest),
         Some(("udp", rest)) => (Address::Udp, rest),
         Some((scheme, _)) => return wrong(format!("unknown kind of address {}", quoted(scheme)), FORMS),
@@ -297,9 +297,10 @@ pub(super) fn address(value: &DeValue<'_>, base: &Path) -> Read<Address> {
     }
 }
 
-fn host_port(text: &str) -> Read<SocketAddr> {
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        return Ok(address);
+fn host_port(text: &str) -> Read<HostPort> {
+    let (without, zone) = split_zone(text);
+    if let Ok(address) = without.parse::<SocketAddr>() {
+        return in_zone(SocketAddr::new(address.ip().to_canonical(), address.port()), zone);
     }
     let Some((host, port)) = text.rsplit_once(':') else {
         return wrong(
@@ -318,7 +319,7 @@ fn host_port(text: &str) -> Read<SocketAddr> {
             wrong("an IPv6 address goes in brackets", format!("write [{text}]:PORT"))
         }
         (_, None, _) => wrong(format!("{} is no port", quoted(port)), "write a number from 0 to 65535"),
-        ("localhost", Some(port), _) => Ok((Ipv4Addr::LOCALHOST, port).into()),
+        ("localhost", Some(port), _) => Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()),
         ("", Some(port), _) => {
             wrong("there is no host", format!("for all interfaces write 0.0.0.0:{port} or [::]:{port}"))
         }
@@ -329,6 +330,38 @@ fn host_port(text: &str) -> Read<SocketAddr> {
             format!("{} is no IP address", quoted(host)),
             "write the address itself, or localhost: names are not looked up, so that nothing waits for DNS",
         ),
+    }
+}
+
+/// Takes the zone out of `[ADDRESS%ZONE]:PORT`.
+fn split_zone(text: &str) -> (String, Option<&str>) {
+    let zone = text.split_once('%').and_then(|(host, rest)| Some((host, rest.split_once(']')?)));
+    match zone {
+        Some((host, (zone, rest))) if host.starts_with('[') => (format!("{host}]{rest}"), Some(zone)),
+        _ => (text.to_owned(), None),
+    }
+}
+
+/// A link-local address is another one on each interface, so it goes with one (RFC 4007).
+fn in_zone(at: SocketAddr, zone: Option<&str>) -> Read<HostPort> {
+    let link_local = matches!(at.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local());
+    let (ip, port) = (at.ip(), at.port());
+    let example = format!("write [{ip}%INTERFACE]:{port}, as in [{ip}%eth0]:{port}");
+    match zone {
+        None if link_local => wrong("a link-local address needs its interface", example),
+        Some(_) if !link_local => {
+            wrong("only a link-local address, fe80::/10, goes with an interface", format!("write {at}"))
+        }
+        // The kernel's dev_valid_name.
+        Some(zone)
+            if zone.is_empty()
+                || zone.len() > 15
+                || zone.contains(['/', ':'])
+                || zone.contains(char::is_whitespace) =>
+        {
+            wrong(format!("{} is no name of an interface", quoted(zone)), example)
+        }
+        zone => Ok(HostPort { at, zone: zone.map(str::to_owned) }),
     }
 }
 
@@ -427,13 +460,23 @@ mod tests {
         assert_eq!(read("tcp://127.0.0.1:7007").unwrap().to_string(), "tcp://127.0.0.1:7007");
         assert_eq!(read("tcp://localhost:7").unwrap().to_string(), "tcp://127.0.0.1:7");
         assert_eq!(read("udp://[::1]:7").unwrap().to_string(), "udp://[::1]:7");
+        assert_eq!(read("tcp://[::ffff:127.0.0.1]:7").unwrap(), read("tcp://127.0.0.1:7").unwrap());
+        assert_eq!(read("tcp://[fe80::1%eth0]:7").unwrap().to_string(), "tcp://[fe80::1%eth0]:7");
+        assert_eq!(read("udp://[fe80:0::1%2]:7").unwrap().to_string(), "udp://[fe80::1%2]:7");
         assert_eq!(read("unix:./run/x.sock").unwrap().to_string(), "unix:/base/run/x.sock");
         assert_eq!(read("unix:/run/x.sock").unwrap().to_string(), "unix:/run/x.sock");
         let bad =
             ["", "tcp://", "tcp://:7", "tcp://*:7", "tcp://::1", "tcp://::1:7", "tcp://a.example:7", "tcp://1.2.3.4"];
         let worse =
             ["1.2.3.4:7", "http://1.2.3.4:7", "unix:", "unix://run/x", "tcp://1.2.3.4:70000", "tcp://1.2.3.4:+7"];
-        for text in bad.into_iter().chain(worse) {
+        let zones = [
+            "tcp://[fe80::1]:7",
+            "tcp://[fe80::1%]:7",
+            "tcp://[::1%lo]:7",
+            "tcp://[fe80::1%a/b]:7",
+            "tcp://fe80::1%lo:7",
+        ];
+        for text in bad.into_iter().chain(worse).chain(zones) {
             assert!(read(text).is_err(), "{text}");
         }
     }

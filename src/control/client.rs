@@ -1,9 +1,13 @@
 //! The operator's side: connect, ask, hand on each answer.
 
 use super::{Request, Response};
-use crate::config::system::cause as words;
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr};
+use crate::cause::cause as words;
+use crate::sys::beside::Folder;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, getsockopt, sockopt};
+use nix::unistd::geteuid;
+use serde_json::Value;
 use std::fmt;
+use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -54,7 +58,9 @@ impl fmt::Display for Failure {
 /// See [`Failure`].
 pub fn ask(path: &Path, request: &Request, each: impl FnMut(Response) -> Result<(), String>) -> Result<u8, Failure> {
     let unreachable = |cause| Failure::Unreachable { path: path.to_owned(), cause };
-    talk(&UnixStream::connect(path).map_err(unreachable)?, request, each)
+    let stream = UnixStream::connect(path).map_err(unreachable)?;
+    trust(path, &stream)?;
+    talk(&stream, request, each)
 }
 
 /// The same, for what the daemon answers at once: who waits longer than
@@ -70,6 +76,7 @@ pub fn ask_within(
 ) -> Result<u8, Failure> {
     let unreachable = |cause| Failure::Unreachable { path: path.to_owned(), cause };
     let stream = connect_now(path).map_err(unreachable)?;
+    trust(path, &stream)?;
     stream
         .set_read_timeout(Some(patience))
         .and_then(|()| stream.set_write_timeout(Some(patience)))
@@ -86,6 +93,52 @@ fn connect_now(path: &Path) -> io::Result<UnixStream> {
     let stream = UnixStream::from(socket);
     stream.set_nonblocking(false)?;
     Ok(stream)
+}
+
+/// Makes sure that nobody else has put a socket there: whoever called listen(2) on
+/// it (SO_PEERCRED, unix(7)) must be root, or this user, or the one user who can make
+/// names in its folder, as where a service of its own user has a folder in /run.
+fn trust(path: &Path, stream: &UnixStream) -> Result<(), Failure> {
+    let unknown =
+        |error: io::Error| Failure::Broken(format!("cannot tell who listens at {}: {}", path.display(), words(&error)));
+    let peer = getsockopt(stream, sockopt::PeerCredentials).map_err(|errno| unknown(errno.into()))?;
+    let has_folder = || Folder::of(path).map(|folder| folder.is_only_of(peer.uid(), peer.gid()));
+    if [0, geteuid().as_raw()].contains(&peer.uid()) || has_folder().map_err(unknown)? {
+        return Ok(());
+    }
+    let peer = peer.uid();
+    Err(Failure::Broken(format!(
+        "cannot trust who listens at {}: it is a process of user {peer}, and others can put a socket there",
+        path.display()
+    )))
+}
+
+/// What a terminal shows as it is: control characters, and those that change the
+/// direction of text, are `\xNN`, as in the message file; a newline and a tab stay.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for character in text.chars() {
+        let steers = matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if !steers && (!character.is_control() || matches!(character, '\n' | '\t')) {
+            plain.push(character);
+            continue;
+        }
+        let mut bytes = [0; 4];
+        for byte in character.encode_utf8(&mut bytes).bytes() {
+            let _never_fails = write!(plain, "\\x{byte:02x}");
+        }
+    }
+    plain
+}
+
+/// The same of every text in an answer.
+fn all_plain(answer: Value) -> Value {
+    match answer {
+        Value::String(text) => Value::String(plain(&text)),
+        Value::Array(values) => values.into_iter().map(all_plain).collect(),
+        Value::Object(keys) => keys.into_iter().map(|(key, value)| (plain(&key), all_plain(value))).collect(),
+        other => other,
+    }
 }
 
 fn talk(
@@ -111,7 +164,7 @@ fn talk(
         if answer.is_empty() {
             return Err(Failure::Broken("cannot tell the outcome: the daemon closed the connection".to_owned()));
         }
-        match serde_json::from_slice(&answer) {
+        match serde_json::from_slice(&answer).map(all_plain).and_then(serde_json::from_value) {
             Ok(Response::Exit(status)) => {
                 // The daemon closes the connection; after a shutdown, that is
                 // when it is gone.
@@ -120,7 +173,25 @@ fn talk(
                 return Ok(status);
             }
             Ok(response) => each(response).map_err(Failure::Broken)?,
-            Err(error) => return Err(Failure::Broken(format!("cannot read the daemon's answer: {error}"))),
+            Err(error) => {
+                let why = plain(&error.to_string());
+                return Err(Failure::Broken(format!("cannot read the daemon's answer: {why}")));
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn no_answer_steers_a_terminal() {
+        let text = "\u{1b}[2J\u{1b}]0;title\u{7} \u{9b}31m \r\u{202e}\u{2066}\u{7f} caf\u{e9}\tb\nnext";
+        let shown = r"\x1b[2J\x1b]0;title\x07 \xc2\x9b31m \x0d\xe2\x80\xae\xe2\x81\xa6\x7f café";
+        assert_eq!(plain(text), format!("{shown}\tb\nnext"));
+        let answer = json!({"status": {"children": [{"name": text, "metrics": {text: 1}}]}});
+        assert!(!all_plain(answer).to_string().contains(['\u{1b}', '\u{9b}']));
     }
 }

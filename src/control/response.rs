@@ -1,6 +1,7 @@
 //! What the daemon answers.
 
 use super::Status;
+use crate::cause;
 use serde::{Deserialize, Serialize};
 
 /// One line of an answer: `{"out":"..."}`, `{"err":"..."}`, `{"progress":"..."}`,
@@ -24,7 +25,9 @@ pub enum Response {
 impl Response {
     /// The line that goes over the socket, with its newline.
     pub fn line(&self) -> Vec<u8> {
-        let mut line = serde_json::to_vec(self).expect("strings, numbers and maps with string keys are always JSON");
+        let json = serde_json::to_string(self).expect("strings, numbers and maps with string keys are always JSON");
+        // What JSON escapes is in no error's words.
+        let mut line = cause::plain(&json).into_owned().into_bytes();
         line.push(b'\n');
         line
     }

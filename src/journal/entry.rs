@@ -128,9 +128,8 @@ pub(super) fn child_of(target: &str) -> &str {
     }
 }
 
-/// Takes `<N>` off the front of a child's line, and a carriage return off its end.
+/// Takes `<N>` off the front of a child's line.
 pub(super) fn priority_of(line: &[u8]) -> (Priority, &[u8]) {
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
     match line {
         [b'<', digit @ b'0'..=b'7', b'>', text @ ..] => (Priority(digit - b'0'), text),
         _ => (Priority::INFO, line),
@@ -206,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_line_may_say_its_priority() {
-        assert_eq!(priority_of(b"<3>broken\r"), (Priority(3), &b"broken"[..]));
+        assert_eq!(priority_of(b"<3>broken"), (Priority(3), &b"broken"[..]));
         for plain in [&b"<8>x"[..], b"<33>x", b"<>x", b"<3 x", b"3>x", b"", b"<"] {
             assert_eq!(priority_of(plain), (Priority(6), plain));
         }

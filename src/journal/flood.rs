@@ -16,28 +16,65 @@ const LONGEST_WINDOW: Duration = Duration::from_secs(60);
 const KNOWN: usize = 16;
 /// Longer lines are not compared, in bytes.
 const COMPARED: usize = 1024;
-/// A child's share: so many lines at once. What it has logged counts less and
-/// less, by e in each [`FADES`], in seconds: that is 100 lines a second for good,
-/// and who has logged less of late is known.
-const BURST: f64 = 2000.0;
-const FADES: f64 = 15.0;
-/// What all children have together. In half a minute that is 7,500 lines, so
-/// that of the 10,000 that systemd's journal takes of a service in that time
-/// (journald.conf(5), RateLimitBurst=) some are left for the supervisor.
+/// What all children have together whose limits are no higher than the default. In
+/// half a minute that is 7,500 lines, so that of the 10,000 that systemd's journal
+/// takes of a service in that time (journald.conf(5), RateLimitBurst=) some are
+/// left for the supervisor.
 const COMMON_BURST: f64 = 3000.0;
 const COMMON_RATE: f64 = 150.0;
-/// The last of a share, and of what is common, is for errors and warnings, so
-/// that no flood of chatter hides them.
-const RESERVE: f64 = 500.0;
+/// The last of what is common is for errors and warnings, so that no flood of
+/// chatter hides them.
+const COMMON_RESERVE: f64 = 500.0;
 /// A child that has used up its own share leaves so much of what is common to
 /// the others; one that has used half of it, half as much. So who has said less
 /// goes first.
 const LEFT_TO_OTHERS: f64 = 1000.0;
 
+/// How many lines of a child are logged: its share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogLimit {
+    /// At once.
+    pub lines: u32,
+    /// For good: what was logged counts less and less, so that who has logged
+    /// less of late may log more at once.
+    pub per_second: u32,
+}
+
+impl Default for LogLimit {
+    fn default() -> LogLimit {
+        LogLimit { lines: 2000, per_second: 100 }
+    }
+}
+
+impl LogLimit {
+    fn burst(self) -> f64 {
+        f64::from(self.lines)
+    }
+
+    /// The last of a share is for errors and warnings.
+    fn reserve(self) -> f64 {
+        self.burst() / 4.0
+    }
+
+    /// What was logged counts less by e in each such time, in seconds.
+    fn fades(self) -> f64 {
+        (self.burst() - self.reserve()) / f64::from(self.per_second)
+    }
+
+    /// Whether it also takes from what is common. Who was given more than the
+    /// default is meant to have it.
+    fn is_common(self) -> bool {
+        let LogLimit { lines, per_second } = LogLimit::default();
+        self.lines <= lines && self.per_second <= per_second
+    }
+}
+
 /// What somebody has logged of late.
 #[derive(Debug, Default)]
 pub(super) struct Flow {
     known: VecDeque<Known>,
+    /// Its share, the last time that it was asked about.
+    limit: LogLimit,
     /// What counts against its share, as of a time.
     spent: f64,
     spent_at: Option<Instant>,
@@ -120,21 +157,32 @@ impl Flow {
     }
 
     /// [`Flow::admit`] for who has a share: a child.
-    pub(super) fn admit_share(&mut self, common: &mut Common, priority: Priority, line: &[u8], now: Instant) -> bool {
+    pub(super) fn admit_share(
+        &mut self,
+        common: &mut Common,
+        limit: LogLimit,
+        priority: Priority,
+        line: &[u8],
+        now: Instant,
+    ) -> bool {
         if !self.admit(priority, line, now) {
             return false;
         }
+        self.limit = limit;
         self.spent = self.spent(now);
         self.spent_at = Some(now);
         common.refill(now);
-        // A long line takes as much room as several.
-        let price = f64::from(1 + u32::try_from(line.len() / COMPARED).unwrap_or(u32::MAX));
-        let kept = if priority.is_trouble() { 0.0 } else { RESERVE };
+        // A long line takes as much room as several; even of the smallest share one goes.
+        let price = f64::from(1 + u32::try_from(line.len() / COMPARED).unwrap_or(u32::MAX)).min(limit.reserve());
         let spent = self.spent + price;
-        let left_to_others = LEFT_TO_OTHERS * spent / BURST;
-        if spent <= BURST - kept && common.left - price >= kept + left_to_others {
+        let (kept, kept_in_common) = if priority.is_trouble() { (0.0, 0.0) } else { (limit.reserve(), COMMON_RESERVE) };
+        let left_to_others = LEFT_TO_OTHERS * spent / limit.burst();
+        let has_room = !limit.is_common() || common.left - price >= kept_in_common + left_to_others;
+        if spent <= limit.burst() - kept && has_room {
             self.spent = spent;
-            common.left -= price;
+            if limit.is_common() {
+                common.left -= price;
+            }
             return true;
         }
         self.left_out.get_or_insert((0, now)).0 += 1;
@@ -142,7 +190,7 @@ impl Flow {
     }
 
     fn spent(&self, now: Instant) -> f64 {
-        self.spent * (-since(self.spent_at, now) / FADES).exp()
+        self.spent * (-since(self.spent_at, now) / self.limit.fades()).exp()
     }
 
     /// When something is to be summed up.
@@ -275,14 +323,16 @@ mod tests {
     fn a_child_past_its_share_is_cut_off_and_its_errors_are_not() {
         let start = Instant::now();
         let (mut flow, mut common) = (Flow::default(), Common::default());
-        let went =
-            (0..10_000).filter(|n| flow.admit_share(&mut common, info(), format!("{n}").as_bytes(), start)).count();
+        let went = (0..10_000)
+            .filter(|n| flow.admit_share(&mut common, LogLimit::default(), info(), format!("{n}").as_bytes(), start))
+            .count();
         assert_eq!(went, 1500);
-        assert!(flow.admit_share(&mut common, error(), b"an error", start));
+        assert!(flow.admit_share(&mut common, LogLimit::default(), error(), b"an error", start));
         let sums = flow.sums(after(start, 5000), false);
         assert_eq!(sums, [Sum::LeftOut { lines: 8500, within: WINDOW }]);
-        let later = (0..10_000)
-            .filter(|n| flow.admit_share(&mut common, info(), format!("{n}").as_bytes(), after(start, 6000)));
+        let later = (0..10_000).filter(|n| {
+            flow.admit_share(&mut common, LogLimit::default(), info(), format!("{n}").as_bytes(), after(start, 6000))
+        });
         assert_eq!(later.count(), 493, "what has faded in six seconds");
     }
 
@@ -291,7 +341,55 @@ mod tests {
         let start = Instant::now();
         let (mut flow, mut common) = (Flow::default(), Common::default());
         let line = [b'x'; 7 * 1024];
-        assert_eq!((0..10_000).filter(|_| flow.admit_share(&mut common, info(), &line, start)).count(), 187);
+        assert_eq!(
+            (0..10_000).filter(|_| flow.admit_share(&mut common, LogLimit::default(), info(), &line, start)).count(),
+            187
+        );
+    }
+
+    #[test]
+    fn a_limit_of_its_own_bounds_a_child_at_once_and_for_good() {
+        for (lines, per_second) in [(10, 1), (100, 100), (20_000, 3000)] {
+            let limit = LogLimit { lines, per_second };
+            let start = Instant::now();
+            let (mut flow, mut common) = (Flow::default(), Common::default());
+            let mut went_by = |millis: u64, n: u32| {
+                let line = format!("{millis} {n}");
+                u32::from(flow.admit_share(&mut common, limit, error(), line.as_bytes(), after(start, millis)))
+            };
+            assert_eq!((0..2 * lines).map(|n| went_by(0, n)).sum::<u32>(), lines, "at once");
+            let rest: u32 = (1..=2000).map(|tick| (0..20).map(|n| went_by(tick * 50, n)).sum::<u32>()).sum();
+            // An error may use the whole share, so a third more than other lines.
+            let most = (per_second * 100 * 4).div_ceil(3) + 1;
+            let asked = 20 * 20 * 100;
+            assert!((most.min(asked) * 9 / 10..=most.min(asked)).contains(&rest), "{rest} in 100 s of {per_second}");
+        }
+    }
+
+    #[test]
+    fn even_the_smallest_share_has_room_for_a_long_line() {
+        let (mut flow, mut common) = (Flow::default(), Common::default());
+        let limit = LogLimit { lines: 10, per_second: 1 };
+        assert!(flow.admit_share(&mut common, limit, info(), &[b'x'; 7 * 1024], Instant::now()));
+    }
+
+    #[test]
+    fn who_was_given_more_than_the_default_takes_nothing_from_the_others() {
+        let start = Instant::now();
+        let mut common = Common::default();
+        let (mut loud, mut quiet) = (Flow::default(), Flow::default());
+        let limit = LogLimit { lines: 100_000, per_second: 100 };
+        for n in 0..50_000 {
+            assert!(loud.admit_share(&mut common, limit, info(), n.to_string().as_bytes(), start));
+        }
+        let lines = (0..1500).map(|n: u32| n.to_string());
+        assert!(lines.into_iter().all(|l| quiet.admit_share(
+            &mut common,
+            LogLimit::default(),
+            info(),
+            l.as_bytes(),
+            start
+        )));
     }
 
     /// So many children that write this in turn for a minute, as fast as they
@@ -305,7 +403,13 @@ mod tests {
             for (writer, flow) in flows.iter_mut().enumerate() {
                 for n in 0..5 {
                     let line = format!("{millis} {n}");
-                    if flow.admit_share(&mut common, priority, line.as_bytes(), after(start, millis)) {
+                    if flow.admit_share(
+                        &mut common,
+                        LogLimit::default(),
+                        priority,
+                        line.as_bytes(),
+                        after(start, millis),
+                    ) {
                         went.push((millis, writer));
                     }
                 }
@@ -339,11 +443,14 @@ mod tests {
             let line = millis.to_string();
             for flow in &mut noisy {
                 for priority in [info(), error()] {
-                    flow.admit_share(&mut common, priority, line.as_bytes(), now);
+                    flow.admit_share(&mut common, LogLimit::default(), priority, line.as_bytes(), now);
                 }
             }
             if millis % 1000 == 0 {
-                assert!(quiet.admit_share(&mut common, error(), line.as_bytes(), now), "at {millis} ms");
+                assert!(
+                    quiet.admit_share(&mut common, LogLimit::default(), error(), line.as_bytes(), now),
+                    "at {millis} ms"
+                );
             }
         }
     }
@@ -362,7 +469,7 @@ mod tests {
             };
             for (line, pause, ask) in &lines {
                 now += Duration::from_millis(*pause);
-                went += u64::from(flow.admit_share(&mut common, info(), &[*line], now));
+                went += u64::from(flow.admit_share(&mut common, LogLimit::default(), info(), &[*line], now));
                 if *ask {
                     take(flow.sums(now, false));
                 }

@@ -26,8 +26,10 @@ pub mod plugin;
 mod syslog;
 
 pub use entry::escaped_parts;
-pub use lines::{LONGEST, LineSplitter};
+pub use flood::LogLimit;
+pub use lines::{LONGEST, LineSplitter, Piece};
 
+use crate::cause;
 use backlog::Backlog;
 use entry::{Entry, Priority, Style};
 use flood::{Common, Flow, Sum};
@@ -83,6 +85,9 @@ pub enum Waiting {
     Until(Instant),
 }
 
+/// What an entry begins with that goes on with the line of the one before it.
+const CONTINUED: &str = "... ";
+
 static JOURNAL: OnceLock<Journal> = OnceLock::new();
 
 /// Starts the log of this process, once, after it daemonized.
@@ -114,17 +119,15 @@ pub fn set_level(level: LevelFilter) {
     log::set_max_level(level);
 }
 
-/// Logs a line that a child wrote, without its newline; or counts it, where it
-/// is one too many. Returns whether it was logged.
+/// Logs a line that a child wrote, or a piece of one; or counts it, where it is
+/// more than its limit allows (`None`: there is none). Returns whether it was logged.
 ///
-/// It may begin with `<N>`, its priority (sd-daemon(3)); without one it is
-/// information. Control characters and bytes that are not UTF-8 become `\xNN`,
-/// so that no child can forge an entry or steer a terminal. A line above 7 KiB
-/// becomes several entries.
-pub fn child_line(child: &str, line: &[u8]) -> bool {
-    let (priority, text) = entry::priority_of(line);
+/// Control characters and bytes that are not UTF-8 become `\xNN`, so that no
+/// child can forge an entry or steer a terminal. A line above 7 KiB becomes
+/// several entries; each that goes on with a line begins with `... `.
+pub fn child_line(child: &str, limit: Option<LogLimit>, piece: Piece<'_>) -> bool {
     match JOURNAL.get() {
-        Some(journal) if priority.level() <= log::max_level() => journal.child_line(child, priority, text),
+        Some(journal) if piece.priority.level() <= log::max_level() => journal.child_line(child, limit, piece),
         _ => true,
     }
 }
@@ -204,15 +207,16 @@ impl Journal {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn child_line(&self, child: &str, priority: Priority, line: &[u8]) -> bool {
+    fn child_line(&self, child: &str, limit: Option<LogLimit>, piece: Piece<'_>) -> bool {
+        let Piece { priority, text, continues } = piece;
         let now = Instant::now();
         let mut state = self.state();
         let goes = state.speak(child, now, |speaker, common| {
-            let goes = speaker.by.admit_share(common, priority, line, now);
+            let goes = limit.is_none_or(|limit| speaker.by.admit_share(common, limit, priority, text, now));
             (goes, speaker.by.deadline())
         });
         if goes {
-            self.add_escaped(&mut state, priority, child, line, now);
+            self.add_escaped(&mut state, priority, child, text, continues, now);
         }
         goes
     }
@@ -225,7 +229,7 @@ impl Journal {
             (goes, speaker.about.deadline())
         });
         if goes {
-            self.add_escaped(&mut state, priority, child, line, now);
+            self.add_escaped(&mut state, priority, child, line, false, now);
         }
     }
 
@@ -250,16 +254,28 @@ impl Journal {
                     (priority, text)
                 }
                 Sum::LeftOut { lines, within } => {
-                    let text = format!("{lines} more lines in {} are not logged: they are too many", seconds(within));
+                    let text = format!(
+                        "{lines} more lines in {} are not logged: they are too many (log_limit)",
+                        seconds(within)
+                    );
                     (Priority::WARNING, text.into_bytes())
                 }
             };
-            self.add_escaped(state, priority, &child, &text, now);
+            self.add_escaped(state, priority, &child, &text, false, now);
         }
     }
 
-    fn add_escaped(&self, state: &mut State, priority: Priority, child: &str, line: &[u8], now: Instant) {
-        for text in escaped_parts(line) {
+    fn add_escaped(
+        &self,
+        state: &mut State,
+        priority: Priority,
+        child: &str,
+        line: &[u8],
+        continues: bool,
+        now: Instant,
+    ) {
+        for (place, text) in escaped_parts(line).into_iter().enumerate() {
+            let text = if continues || place > 0 { format!("{CONTINUED}{text}") } else { text };
             self.add(state, &Entry { priority, child, text: &text }, now);
         }
     }
@@ -397,7 +413,7 @@ impl Log for Journal {
         }
         let child = entry::child_of(record.target());
         let priority = Priority::from(record.level());
-        for line in record.args().to_string().lines() {
+        for line in cause::plain(&record.args().to_string()).lines() {
             self.own_line(priority, child, line.as_bytes());
         }
     }

@@ -2,6 +2,7 @@
 //! as sd-daemon(3) has them, for the supervisor to log under the child's name.
 
 use super::entry::Priority;
+use crate::cause;
 use log::{LevelFilter, Log, Metadata, Record};
 use std::io::Write;
 
@@ -30,7 +31,7 @@ impl Log for PluginLog {
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            let lines = lines(Priority::from(record.level()), &record.args().to_string());
+            let lines = lines(Priority::from(record.level()), &cause::plain(&record.args().to_string()));
             // Where nobody reads any more the supervisor is dead, and so is its log.
             let _unread = std::io::stderr().write_all(lines.as_bytes());
         }

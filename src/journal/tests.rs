@@ -8,6 +8,10 @@ fn journal(output: Output) -> &'static Journal {
     Box::leak(Box::new(Journal::new(output)))
 }
 
+fn piece(priority: Priority, text: &[u8]) -> Piece<'_> {
+    Piece { priority, text, continues: false }
+}
+
 fn say(journal: &Journal, text: &str) {
     let entry = Entry { priority: Priority::WARNING, child: "echo", text };
     journal.add(&mut journal.state(), &entry, Instant::now());
@@ -103,10 +107,10 @@ fn what_repeats_is_summed_up_and_hides_nothing_of_another_speaker() {
     let Pipe { read, write } = Pipe::new(65_536).unwrap();
     let journal = Journal::new(over(write));
     for _ in 0..100 {
-        journal.child_line("echo", Priority::WARNING, b"cannot \x1b go on");
+        journal.child_line("echo", Some(LogLimit::default()), piece(Priority::WARNING, b"cannot \x1b go on"));
     }
     journal.own_line(Priority::WARNING, "echo", b"cannot \x1b go on");
-    journal.child_line("logger", Priority::WARNING, b"cannot \x1b go on");
+    journal.child_line("logger", Some(LogLimit::default()), piece(Priority::WARNING, b"cannot \x1b go on"));
     let at = journal.state().sum_at.unwrap();
     journal.sum_up(&mut journal.state(), at - Duration::from_millis(1), false);
     journal.sum_up(&mut journal.state(), at, false);
@@ -121,13 +125,17 @@ fn what_was_counted_is_told_at_the_end_at_the_latest() {
     let Pipe { read, write } = Pipe::new(1 << 20).unwrap();
     let journal = Journal::new(over(write));
     for n in 0..3000 {
-        journal.child_line("echo", Priority::from(log::Level::Info), n.to_string().as_bytes());
+        journal.child_line(
+            "echo",
+            Some(LogLimit::default()),
+            piece(Priority::from(log::Level::Info), n.to_string().as_bytes()),
+        );
     }
     let left_out = 3000 - 1500;
     journal.sum_up(&mut journal.state(), Instant::now(), true);
     let lines = all(journal, read);
     let last = lines.last().unwrap();
-    assert!(last.ends_with(" are not logged: they are too many"), "{last}");
+    assert!(last.ends_with(" are not logged: they are too many (log_limit)"), "{last}");
     let count: i32 = last.strip_prefix("WARN echo: ").unwrap().split(' ').next().unwrap().parse().unwrap();
     // The share grows while the test runs.
     assert!((left_out - 1000..=left_out).contains(&count), "{last}");

@@ -15,11 +15,12 @@
 //! state and what a kill in each of these writes leaves.
 
 use super::words::crc_of;
+use crate::sys::beside::{self, Whose};
 use crate::sys::map::PAGE;
-use nix::fcntl::{Flock, FlockArg};
-use std::fs::{File, Metadata, OpenOptions};
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// A file, whatever its name is now.
@@ -150,9 +151,9 @@ impl Header {
     /// Looks at the header of an intent file that another process may hold.
     ///
     /// # Errors
-    /// From open(2) and pread(2).
+    /// From open(2) and pread(2); it is not this user's own.
     pub fn at(path: &Path) -> io::Result<Header> {
-        Header::read(&File::open(path)?)
+        Header::read(&beside::open(path, OFlag::O_RDONLY, Whose::Own)?)
     }
 
     /// The slot that counts.
@@ -229,13 +230,16 @@ const SLOT_BYTES: usize = 8 * SLOT;
 
 impl Intent {
     /// Opens the intent file, and makes it where there is none. `None` where
-    /// another process holds it.
+    /// another process holds it. Only this user can open it, so nobody else can
+    /// hold it, nor say what it has.
     ///
     /// # Errors
     /// What open(2), flock(2) and pread(2) say; ENOMEM where there is no memory
-    /// for a body of `body` bytes.
+    /// for a body of `body` bytes; [`ErrorKind::PermissionDenied`], in words:
+    /// it is not this user's own.
     pub fn open(path: &Path, body: usize) -> io::Result<Option<Intent>> {
-        Intent::open_with(path, body, OpenOptions::new().create(true).truncate(false).mode(0o600))
+        let (file, _is_new) = beside::open_or_make(path, OFlag::O_RDWR, 0o600, Whose::Own)?;
+        Intent::of(path, body, file)
     }
 
     /// The same, where there is one.
@@ -243,11 +247,10 @@ impl Intent {
     /// # Errors
     /// As [`Intent::open`]; ENOENT.
     pub fn open_existing(path: &Path, body: usize) -> io::Result<Option<Intent>> {
-        Intent::open_with(path, body, &mut OpenOptions::new())
+        Intent::of(path, body, beside::open(path, OFlag::O_RDWR, Whose::Own)?)
     }
 
-    fn open_with(path: &Path, body: usize, how: &mut OpenOptions) -> io::Result<Option<Intent>> {
-        let file = how.read(true).write(true).open(path)?;
+    fn of(path: &Path, body: usize, file: File) -> io::Result<Option<Intent>> {
         let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => file,
             Err((_, nix::errno::Errno::EWOULDBLOCK | nix::errno::Errno::EINTR)) => return Ok(None),

@@ -23,6 +23,8 @@ pub struct Plugin {
     pub sink: bool,
     /// Whether `instances` may be above 1.
     pub instances: bool,
+    /// Whether it reopens a file at SIGUSR1.
+    pub reopens: bool,
     /// What its metrics page counts, slot by slot.
     pub metrics: &'static [&'static str],
     /// Runs it until it is told to stop or its input ends.
@@ -37,6 +39,7 @@ pub static PLUGINS: [Plugin; 2] = [
         source: true,
         sink: false,
         instances: true,
+        reopens: false,
         metrics: echo::METRICS,
         run: echo::run,
     },
@@ -46,6 +49,7 @@ pub static PLUGINS: [Plugin; 2] = [
         source: false,
         sink: true,
         instances: false,
+        reopens: true,
         metrics: logger::METRICS,
         run: logger::run,
     },
@@ -59,6 +63,7 @@ pub static WORKERS: [Plugin; 1] = [Plugin {
     source: false,
     sink: false,
     instances: false,
+    reopens: false,
     metrics: &[],
     run: logger::archivist::run,
 }];

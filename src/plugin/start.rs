@@ -8,7 +8,7 @@ use crate::listen_fds;
 use crate::sys;
 use crate::sys::map::SharedMap;
 use crate::sys::signals::Signals;
-use nix::libc::{SIGTERM, SIGUSR1};
+use nix::libc::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use std::env::VarError;
 use std::io::{Read, Seek};
 use std::os::fd::{OwnedFd, RawFd};
@@ -42,7 +42,10 @@ impl Start {
     /// or wrote a supervisor of their own.
     pub fn from_environment() -> Result<Start, String> {
         let supervisor = nix::unistd::getppid();
-        sys::signals::ignore_file_size_signal();
+        sys::signals::ignore(sys::signals::accidental());
+        // `pkill -HUP plumbd` hits plugins too, which have that in their names. The
+        // supervisor says when they end, in an order that loses nothing.
+        sys::signals::ignore([SIGHUP, SIGINT, SIGQUIT]);
         let signals = Signals::catch(&[SIGTERM, SIGUSR1]).map_err(|e| format!("cannot catch signals: {e}"))?;
         let child = std::env::var("PLUMBD_CHILD")
             .map_err(|_| "cannot start: PLUMBD_CHILD is not set; plugins are started by `plumbd run`".to_owned())?;

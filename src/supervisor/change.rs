@@ -15,12 +15,11 @@
 //!
 //! Children start sinks first, by [`crate::config::order::needs`], and stop the other way round.
 
-use super::child::{Event, Ladder, State};
+use super::child::{Event, Ladder, Machine, State};
 use super::core::Supervisor;
 use super::drain::{Bounds, Decision, Drain, Flow, Member, Progress, Step};
 use super::poll::Id;
 use super::reload::{Rising, Winding};
-use super::sockets::Sockets;
 use crate::config::model::Model;
 use crate::control::status::DaemonState;
 use crate::notify;
@@ -34,6 +33,9 @@ const LOOK: Duration = Duration::from_millis(10);
 const RESUME: Duration = Duration::from_secs(1);
 /// What children left behind has so long to die when it is killed at the end.
 const LAST_STRAYS: Duration = Duration::from_secs(1);
+/// The names of Unix sockets have so long to be removed at the end, if their folders are on
+/// file systems that may not answer.
+const NAMES: Duration = Duration::from_secs(1);
 /// Children that were killed because the time for the end is up have this long to die.
 const LAST_KILL: Duration = Duration::from_secs(1);
 
@@ -62,7 +64,48 @@ pub(super) enum Start {
     /// It serves, or has served and finished.
     Good,
     /// It doesn't, and why.
-    Bad(String),
+    Bad(Bad),
+}
+
+/// Why a child does not serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Bad {
+    /// It could not be started.
+    NotStarted(String),
+    /// It ran, and ended: how.
+    Ended(String),
+}
+
+impl Bad {
+    /// A sentence about that child.
+    pub(super) fn of(&self, child: &str) -> String {
+        match self {
+            Bad::NotStarted(why) => format!("cannot start {child}: {why}"),
+            Bad::Ended(how) => format!("{child} {how}"),
+        }
+    }
+}
+
+impl Start {
+    fn not(why: impl Into<String>) -> Start {
+        Start::Bad(Bad::NotStarted(why.into()))
+    }
+}
+
+impl Machine {
+    /// Why it does not serve, where it has no process that may yet. One that ran was
+    /// started: that it ended is what there is to say.
+    fn not_up(&self) -> Bad {
+        let problem = self.problem.as_deref();
+        if let Some(how) = self.last_exit.map(|exit| exit.to_string()) {
+            if let Some(more) = problem.map_or(Some(""), |problem| problem.strip_prefix(&how)) {
+                let when = if self.served { "" } else { " before it was ready" };
+                return Bad::Ended(format!("{how}{when}{more}"));
+            }
+        }
+        let why = problem.unwrap_or("it is down");
+        Bad::NotStarted(why.strip_prefix("cannot start: ").unwrap_or(why).to_owned())
+    }
 }
 
 impl Supervisor {
@@ -146,37 +189,33 @@ impl Supervisor {
     /// What became of the start of that child.
     pub(super) fn start_of(&self, name: &str) -> Start {
         let Some(child) = self.child(name) else {
-            return Start::Bad("it is no longer there".to_owned());
+            return Start::not("it is no longer there");
         };
         if let Some(why) = child.stuck() {
-            return Start::Bad(why.to_owned());
+            return Start::not(why);
+        }
+        if child.held_back.is_looked_for && matches!(child.machine.state, State::Backoff { .. }) {
+            return Start::Open;
         }
         let machine = &child.machine;
-        let why = || {
-            machine.problem.clone().unwrap_or_else(|| match machine.last_exit {
-                Some(exit) => format!("it {exit}"),
-                None => "it is down".to_owned(),
-            })
-        };
+        let bad = || Start::Bad(machine.not_up());
         match machine.state {
             State::Up { .. } => Start::Good,
             // Killed because it was not ready in time: its time is up, whatever
             // another try comes to.
-            State::Stopping { late: true, .. } | State::Stopping { ladder: Ladder::Unkillable, .. } => {
-                Start::Bad(why())
-            }
+            State::Stopping { late: true, .. } | State::Stopping { ladder: Ladder::Unkillable, .. } => bad(),
             State::Starting { .. } | State::Stopping { .. } => Start::Open,
-            State::Backoff { .. } | State::Failed => Start::Bad(why()),
+            State::Backoff { .. } | State::Failed => bad(),
             State::Down if child.pending => match self.blocked_by(name) {
                 None => Start::Open,
                 Some(other) => match self.start_of(other) {
                     Start::Open => Start::Open,
-                    Start::Bad(_) | Start::Good => Start::Bad(format!("it waits for {other}, which is not up")),
+                    Start::Bad(_) | Start::Good => Start::not(format!("it waits for {other}, which is not up")),
                 },
             },
             State::Down if child.finished() => Start::Good,
-            State::Down if child.held_down => Start::Bad("an operator stopped it".to_owned()),
-            State::Down => Start::Bad(why()),
+            State::Down if child.held_down => Start::not("an operator stopped it"),
+            State::Down => bad(),
         }
     }
 
@@ -187,7 +226,7 @@ impl Supervisor {
             match self.start_of(name) {
                 Start::Open => return None,
                 Start::Good => {}
-                Start::Bad(why) => bad.push(format!("cannot start {name}: {why}")),
+                Start::Bad(why) => bad.push(why.of(name)),
             }
         }
         Some(bad)
@@ -239,6 +278,7 @@ impl Supervisor {
         if let Some((waiter, said)) = cut_short {
             self.refuse(waiter, &said);
         }
+        self.give_up_looks();
         // A reload may have ended inputs that now have sources again.
         self.resume_inputs();
         log::info!("stopping");
@@ -340,8 +380,8 @@ impl Supervisor {
         let unsaved = self.links.stored(|held| self.links.queued(held) > 0);
         self.store.keep(&self.sockets.stored_at_the_end().chain(unsaved).collect(), &mut self.manager);
         // Whoever is told that it is over may start the next one at once.
-        self.sockets = Sockets::default();
-        self.server.close();
+        self.sockets.close(NAMES);
+        self.server.close(NAMES);
         self.answer_shutdown(&end);
         self.end = Some(end);
     }
@@ -407,7 +447,7 @@ impl Supervisor {
             .map(|(at, child)| Member {
                 state: child.machine.state,
                 want: child.machine.want,
-                ended_well: child.machine.last_exit.is_some_and(|exit| exit.success()),
+                ended_well: child.machine.ended_well,
                 saves: saves.contains(&at),
                 over: child.is_over() || child.drain.told && child.machine.would_be_over(),
                 has_output: !closed.contains(child.config.name.as_str()),

@@ -9,7 +9,7 @@
 //! | down | as wanted | (never: a stop was asked at once) | going | (never) | (never) |
 
 use super::backoff::History;
-use crate::config::model::{Backoff, Child, Ready, Restart, StartLimit};
+use crate::config::model::{Backoff, Child, Ready, Restart, StartLimit, StopTo, Success};
 use crate::sys::process::Exit;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -108,6 +108,10 @@ pub enum Event {
     Spawned(Pid),
     /// [`Action::Spawn`] could not.
     SpawnFailed(String),
+    /// It lacks something of the system, as is said, or is just looked for; try again then.
+    HeldBack(Option<String>, Instant),
+    /// What it lacked is there.
+    Found,
     /// exec succeeded.
     Executed,
     /// exec, or a step before it, failed; its end will be told too.
@@ -127,7 +131,7 @@ pub enum Event {
 pub enum Action {
     /// Start a process and say how that went.
     Spawn,
-    /// Send this signal, and SIGCONT, to its process group.
+    /// Send this signal, and SIGCONT, to whom the policy says.
     Ask(Pid, Signal),
     /// Send SIGKILL to its process group.
     Force(Pid),
@@ -150,8 +154,12 @@ pub struct Policy {
     pub ready_timeout: Duration,
     /// What asks it to stop.
     pub stop_signal: Signal,
+    /// Whom that goes to.
+    pub stop_to: StopTo,
     /// How long that may take.
     pub stop_timeout: Duration,
+    /// Which ends are no failures.
+    pub success: Success,
 }
 
 impl From<&Child> for Policy {
@@ -163,7 +171,9 @@ impl From<&Child> for Policy {
             ready: child.ready,
             ready_timeout: child.ready_timeout,
             stop_signal: child.stop_signal,
+            stop_to: child.stop_to,
             stop_timeout: child.stop_timeout,
+            success: child.success.clone(),
         }
     }
 }
@@ -179,6 +189,10 @@ pub struct Machine {
     pub state: State,
     /// How it ended the last time.
     pub last_exit: Option<Exit>,
+    /// Whether it was ready before that.
+    pub served: bool,
+    /// Whether its policy took that for a success.
+    pub ended_well: bool,
     /// What is wrong, for a person; the reason of a failed start, or why it is given up.
     pub problem: Option<String>,
     /// How often a process came in place of one that was.
@@ -197,11 +211,22 @@ impl Machine {
             want: Want::Down,
             state: State::Down,
             last_exit: None,
+            served: false,
+            ended_well: false,
             problem: None,
             restarts: 0,
             history: History::default(),
             ran: false,
             over: false,
+        }
+    }
+
+    /// Goes by another policy from now on. An end that this one takes for a success is one,
+    /// where no other process was to come after it.
+    pub fn change(&mut self, policy: Policy) {
+        self.policy = policy;
+        if self.is_over() && self.last_exit.is_some_and(|exit| self.policy.success.covers(exit)) {
+            (self.want, self.problem, self.ended_well) = (Want::Down, None, true);
         }
     }
 
@@ -278,6 +303,14 @@ impl Machine {
                 let wait = self.history.next_delay(&self.policy.backoff).max(super::backoff::AFTER_AT_ONCE);
                 self.state = State::Backoff { until: now + wait };
             }
+            Event::HeldBack(why, until) => self.held_back(why, until, &mut actions),
+            Event::Found => {
+                if let (Want::Up, State::Backoff { .. }) = (self.want, self.state) {
+                    self.problem = None;
+                    self.state = State::Down;
+                    actions.push(Action::Spawn);
+                }
+            }
             Event::Executed => {
                 if self.policy.ready == Ready::Exec {
                     self.ready(now);
@@ -338,6 +371,18 @@ impl Machine {
         self.state = State::Stopping { pid, ladder: Ladder::Killed { give_up_at: now + UNKILLABLE }, late };
     }
 
+    fn held_back(&mut self, why: Option<String>, until: Instant, actions: &mut Vec<Action>) {
+        // Nobody wants it up any more, or it is up by now.
+        if self.want == Want::Down || !matches!(self.state, State::Down | State::Backoff { .. }) {
+            return;
+        }
+        self.state = State::Backoff { until };
+        if let Some(why) = why.filter(|why| self.problem.as_ref() != Some(why)) {
+            actions.push(Action::Say(log::Level::Warn, format!("held back: {why}")));
+            self.problem = Some(why);
+        }
+    }
+
     fn spawned(&mut self, pid: Pid, now: Instant) {
         if self.ran {
             self.restarts += 1;
@@ -359,7 +404,9 @@ impl Machine {
             return;
         }
         self.last_exit = Some(exit);
+        self.ended_well = self.policy.success.covers(exit);
         let before = std::mem::replace(&mut self.state, State::Down);
+        self.served = matches!(before, State::Up { .. });
         if matches!(before, State::Stopping { ladder: Ladder::Unkillable, .. }) {
             self.problem = None;
         }
@@ -375,7 +422,7 @@ impl Machine {
                 }
                 // Killed because it was not ready in time: a failure, also where
                 // it was just about to end well.
-                let failed = !exit.success() || matches!(before, State::Stopping { .. });
+                let failed = !self.ended_well || matches!(before, State::Stopping { .. });
                 self.unasked(exit, failed, now, actions);
             }
         }
@@ -397,7 +444,7 @@ impl Machine {
 
     /// The same of one that was let finish at the end of its input.
     pub fn would_be_over(&self) -> bool {
-        self.state == State::Down && self.last_exit.is_some_and(|exit| !self.comes_again(!exit.success()))
+        self.state == State::Down && self.last_exit.is_some() && !self.comes_again(!self.ended_well)
     }
 
     /// It ended though nobody asked: again, or not, by policy.
@@ -440,7 +487,8 @@ impl Machine {
         } else {
             self.state = State::Backoff { until: now + wait };
         }
-        actions.push(Action::Say(log::Level::Warn, format!("{exit}; starts again {when}")));
+        let level = if failed { log::Level::Warn } else { log::Level::Info };
+        actions.push(Action::Say(level, format!("{exit}; starts again {when}")));
     }
 
     fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) {

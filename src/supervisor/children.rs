@@ -2,20 +2,22 @@
 //! notifications, log lines, the end.
 
 use super::child::{Action, Event};
+use super::clock::Moment;
 use super::core::Supervisor;
 use super::logs::LOG_REST;
-use super::notify::Said;
+use super::notify::{Message, Said};
 use super::poll::{Id, Token};
 use super::spawn::{self, Around};
 use super::supervised::Supervised;
-use crate::config::model::Child;
-use crate::journal;
+use crate::cause::cause;
+use crate::config::model::{Child, StopTo};
+use crate::sys::descendants::Process;
 use crate::sys::process::{self, Exec, Exit};
-use jiff::Timestamp;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::Signal;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpgid, getpid, getsid};
 use std::collections::BTreeSet;
+use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -30,6 +32,12 @@ const LEAVING_IN_ALL: Duration = Duration::from_secs(5);
 const LOOK_FOR_LEFT: Duration = Duration::from_millis(1);
 /// Notifications from one child a round, for the same reason as `LOG_ROUND`.
 const NOTIFICATIONS: usize = 64;
+/// Rounds at its end: more than a socket's queue has (max_dgram_qlen, unix(7)) where that
+/// is not raised on purpose.
+const NOTIFICATION_ROUNDS: usize = 16;
+/// How often to look for the child that the sender of a notification belongs to, while
+/// processes above it end.
+const LOOKS_FOR_SENDER: usize = 8;
 
 /// A child whose process is reaped, and its process id so no longer its own.
 pub(super) struct Leaving {
@@ -44,10 +52,11 @@ pub(super) struct Leaving {
 }
 
 impl Supervisor {
-    /// Makes one more child, with a number of its own. It is down, and not held yet.
-    pub(super) fn prepare_new(&mut self, config: Rc<Child>) -> Result<(Id, Box<Supervised>), String> {
+    /// Makes one more child, with a number of its own, whose executable is at hand or not.
+    /// It is down, and not held yet.
+    pub(super) fn prepare_new(&mut self, config: Rc<Child>, at_hand: bool) -> Result<(Id, Box<Supervised>), String> {
         let id = self.next_id;
-        let child = Supervised::new(config, id, &self.poll)?;
+        let child = Supervised::new(config, at_hand, id, &self.poll)?;
         self.next_id += 1;
         Ok((id, Box::new(child)))
     }
@@ -63,7 +72,8 @@ impl Supervisor {
     pub(super) fn forget(&mut self, id: Id) {
         // As much as its pipe holds; somebody that it left behind may go on writing.
         self.read_log(id, LOG_REST);
-        if let Some(child) = self.children.remove(&id) {
+        if let Some(mut child) = self.children.remove(&id) {
+            child.log(|lines, each| lines.finish(each));
             self.by_name.remove(&child.config.name);
             if let Some(at) = child.timer {
                 self.timers.remove(&(at, id));
@@ -79,7 +89,7 @@ impl Supervisor {
             let before = child.machine.state;
             let actions = child.machine.step(event, Instant::now());
             if std::mem::discriminant(&before) != std::mem::discriminant(&child.machine.state) {
-                child.since = Timestamp::now();
+                child.since = Moment::now();
                 self.dirty = true;
                 self.tell_of(id);
             }
@@ -101,16 +111,21 @@ impl Supervisor {
     }
 
     fn act(&mut self, id: Id, action: Action) -> Option<Event> {
-        let name = self.children.get(&id).map(|child| child.config.name.clone())?;
+        let (name, stop_to) =
+            self.children.get(&id).map(|child| (child.config.name.clone(), child.machine.policy.stop_to))?;
         let gone = self.leaving.iter().any(|leaving| leaving.id == id);
         match action {
             Action::Spawn => Some(self.spawn(id)),
             // Its group was sent SIGKILL, and its number may be another's soon.
             Action::Ask(..) | Action::Force(_) if gone => None,
             Action::Ask(pid, signal) => {
-                log::debug!(target: &name, "sending {signal} to its group");
-                for signal in [signal, Signal::SIGCONT] {
-                    if let Err(error) = process::signal_group(pid, signal) {
+                let (whom, send): (_, fn(Pid, Signal) -> io::Result<()>) = match stop_to {
+                    StopTo::Group => ("its group", process::signal_group),
+                    StopTo::Leader => ("it alone", process::signal_leader),
+                };
+                log::debug!(target: &name, "sending {signal} to {whom}");
+                for signal in process::with_continue(signal) {
+                    if let Err(error) = send(pid, signal) {
                         log::error!(target: &name, "cannot send {signal}: {error}");
                     }
                 }
@@ -143,6 +158,9 @@ impl Supervisor {
     }
 
     fn spawn(&mut self, id: Id) -> Event {
+        if let Some(held_back) = self.hold_back(id) {
+            return held_back;
+        }
         let alone = self.is_alone(id);
         let Some(child) = self.children.get_mut(&id) else {
             return Event::SpawnFailed("it is gone".to_owned());
@@ -215,27 +233,34 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn on_notify(&mut self, id: Id) {
-        let Some(child) = self.children.get_mut(&id) else { return };
-        let mut said = Vec::new();
+    /// Takes what a child says about itself; whether there may be more.
+    pub(super) fn on_notify(&mut self, id: Id) -> bool {
         for _ in 0..NOTIFICATIONS {
-            let Some(socket) = &child.holdings.notify else { break };
+            let Some(child) = self.children.get(&id) else { return false };
+            let Some(socket) = &child.holdings.notify else { return false };
             match socket.receive() {
-                Ok(Some(message)) if is_from(child, message.pid, message.uid) => said.extend(message.said),
-                Ok(Some(message)) if !child.told_of_strangers => {
-                    // Once a start: the socket's name is no secret.
-                    child.told_of_strangers = true;
-                    log::warn!(target: &child.config.name, "a notification of process {} is not its own: passed over", message.pid);
-                }
-                Ok(Some(_)) => {}
-                Ok(None) => break,
+                Ok(Some(message)) => self.notified(id, message),
+                Ok(None) => return false,
                 Err(error) => {
                     log::error!(target: &child.config.name, "cannot take its notification: {error}");
-                    break;
+                    return false;
                 }
             }
         }
-        for said in said {
+        true
+    }
+
+    fn notified(&mut self, id: Id, message: Message) {
+        let is_own = self.is_from(id, message.pid, message.uid);
+        let Some(child) = self.children.get_mut(&id) else { return };
+        if !is_own {
+            // Once a start: the socket's name is no secret.
+            if !std::mem::replace(&mut child.told_of_strangers, true) {
+                log::warn!(target: &child.config.name, "a notification of process {} is not its own: passed over", message.pid);
+            }
+            return;
+        }
+        for said in message.said {
             match said {
                 Said::Ready => self.step(id, Event::Ready),
                 Said::Extend(by) => {
@@ -248,7 +273,68 @@ impl Supervisor {
                         child.says = problem;
                     }
                 }
+                Said::Store => {
+                    if let Some(child) = self.children.get(&id) {
+                        log::debug!(target: &child.config.name, "it wants descriptors kept (FDSTORE=1): closed");
+                    }
+                }
             }
+        }
+    }
+
+    /// Whether a notification comes from a process of that child: one in its group or
+    /// session, or below it, or that it started and that has left all of these. Of a sender
+    /// that is gone only its user is known. As systemd-notify(1) ends at once, the child's
+    /// own user is enough, and root.
+    fn is_from(&mut self, id: Id, pid: i32, uid: u32) -> bool {
+        let Some(child) = self.children.get(&id) else { return false };
+        let Some(own) = child.machine.pid() else { return false };
+        let number = child.number;
+        let is_user = |this: &Supervisor| this.children.get(&id).is_some_and(|child| child.is_user(uid));
+        // 0 is a process of another pid namespace, which no child can start.
+        if pid == 0 {
+            return false;
+        }
+        let sender = Pid::from_raw(pid);
+        for _ in 0..LOOKS_FOR_SENDER {
+            match self.has_started(number, own, sender) {
+                Ok(Some(yes)) => return yes,
+                // A process between the two has ended: the sender has another parent by now.
+                Ok(None) if matches!(has_ended(sender), Ok(false)) => {}
+                Ok(None) => return is_user(self),
+                Err(error) => {
+                    let name = self.children.get(&id).map_or("plumbd", |child| child.config.name.as_str());
+                    log::warn!(target: name, "cannot look at process {pid}, which sent a notification: {error}");
+                    return is_user(self);
+                }
+            }
+        }
+        false
+    }
+
+    /// Whether that process is one of a child's, by the number of its start and its own
+    /// process; `None`: it, or one above it, is gone.
+    fn has_started(&mut self, number: u64, own: Pid, sender: Pid) -> io::Result<Option<bool>> {
+        // These need no /proc.
+        if sender == own || getpgid(Some(sender)) == Ok(own) || getsid(Some(sender)) == Ok(own) {
+            return Ok(Some(true));
+        }
+        let mut next = sender;
+        loop {
+            let Some(process) = Process::look(next)? else { return Ok(None) };
+            if [process.pid, process.group, process.session].contains(&own) {
+                return Ok(Some(true));
+            }
+            if process.parent == getpid() {
+                let is_own = self.is_orphan_of(&process, number)?;
+                // What one was started with can't be read any more once it has ended.
+                return Ok((is_own || !has_ended(next)?).then_some(is_own));
+            }
+            // The first process, or one whose parent is in another pid namespace.
+            if process.parent.as_raw() <= 1 {
+                return Ok(Some(false));
+            }
+            next = process.parent;
         }
     }
 
@@ -279,6 +365,7 @@ impl Supervisor {
         let reaped = process::reap(pid);
         if matches!(reaped, Ok(Some(_))) {
             self.strays.reaped(pid);
+            self.looks.reaped(pid);
         }
         match (reaped, id) {
             (Ok(Some(exit)), Some(id)) => {
@@ -350,21 +437,24 @@ impl Supervisor {
     fn on_exit(&mut self, id: Id, exit: Exit) {
         // Its last words, why it could not start among them, come first.
         self.on_exec(id);
-        self.on_notify(id);
+        // All of them: the next start's are read from the same socket.
+        for _ in 0..NOTIFICATION_ROUNDS {
+            if !self.on_notify(id) {
+                break;
+            }
+        }
         self.read_log(id, LOG_REST);
         let Some(child) = self.children.get_mut(&id) else { return };
-        let name = &child.config.name;
-        child.lines.finish(|line| {
-            journal::child_line(name, line);
-        });
-        child.ended = Some(Timestamp::now());
+        child.prompt_at = None;
+        child.log(|lines, each| lines.finish(each));
+        child.ended = Some(Moment::now());
         child.says = None;
         (child.exec, child.ready) = (None, None);
         self.dirty = true;
         // Clients wait from here on, not only from its next start.
         for address in &Rc::clone(&child.config).listen {
             if let Err(error) = self.sockets.revive(address) {
-                log::warn!("cannot listen on {address}: {error}");
+                log::warn!("cannot listen on {address}: {}", cause(&error));
             }
         }
         if self.sockets.take_renewed() {
@@ -374,13 +464,7 @@ impl Supervisor {
     }
 }
 
-/// Whether a notification comes from that child: from its process or its
-/// group, or, where the sender is gone already, at least from its user.
-fn is_from(child: &Supervised, pid: i32, uid: u32) -> bool {
-    let Some(own) = child.machine.pid() else { return false };
-    let own_user = child.config.user.as_ref().map_or(nix::unistd::geteuid().as_raw(), |who| who.uid);
-    match nix::unistd::getpgid(Some(Pid::from_raw(pid))) {
-        Ok(group) => pid == own.as_raw() || group == own,
-        Err(_) => uid == own_user || uid == 0,
-    }
+/// Whether a process has ended, reaped or not.
+fn has_ended(pid: Pid) -> io::Result<bool> {
+    Ok(Process::look(pid)?.is_none_or(|process| process.is_dead()))
 }

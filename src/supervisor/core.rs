@@ -4,9 +4,12 @@ use super::Options;
 use super::change::Phase;
 use super::child::Event;
 use super::children::Leaving;
+use super::clock::{Moment, Wall};
 use super::links::Links;
 use super::logs::LOG_ROUND;
+use super::looks::Looks;
 use super::manager::Manager;
+use super::names::Wanted;
 use super::poll::{Id, Poll, Token};
 use super::predecessor;
 use super::ready::Ready;
@@ -16,15 +19,16 @@ use super::sockets::Sockets;
 use super::store::Store;
 use super::strays::Strays;
 use super::supervised::Supervised;
-use crate::config::model::Model;
+use crate::config::model::{Model, Program};
 use crate::config::{Loaded, order};
 use crate::journal::{self, Waiting};
 use crate::notify;
+use crate::plugin;
+use crate::sys::descendants::Process;
 use crate::sys::map::give_back;
 use crate::sys::process;
-use crate::sys::signals::Signals;
-use jiff::Timestamp;
-use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGIO, SIGTERM, SIGUSR1};
+use crate::sys::signals::{self, Came, Signals};
+use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGXFSZ};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -48,6 +52,7 @@ pub struct Supervisor {
     /// Children whose process is reaped while others that it had started are not gone yet.
     pub(super) leaving: Vec<Leaving>,
     pub(super) strays: Strays,
+    pub(super) looks: Looks,
     pub(super) next_id: Id,
     pub(super) links: Links,
     pub(super) sockets: Sockets,
@@ -69,18 +74,23 @@ pub struct Supervisor {
     /// Children that wrote more to the log than is logged, not read until then.
     pub(super) quiet: Vec<Id>,
     pub(super) quiet_until: Option<Instant>,
+    /// When a child has paused in a line.
+    pub(super) prompts_at: Option<Instant>,
     pub(super) phase: Phase,
     pub(super) waiters: Vec<Waiter>,
     /// The connection of the operator who asked for the reload under way.
     pub(super) follower: Option<u32>,
     pub(super) ready: Ready,
+    /// [`Options::renew`].
+    pub(super) renew: Box<dyn FnMut()>,
     /// Each child has been up once, or is known not to be.
     pub(super) has_started: bool,
     /// A start that fails ends it.
     pub(super) must_start: bool,
     /// Why it ends, where a start failed that had to succeed.
     pub(super) failed_start: Option<String>,
-    pub(super) since: Timestamp,
+    pub(super) since: Moment,
+    pub(super) wall: Wall,
     pub(super) reloads: u64,
     /// Set at the end: what [`Supervisor::run`] returns.
     pub(super) end: Option<Result<(), String>>,
@@ -89,27 +99,38 @@ pub struct Supervisor {
 impl Supervisor {
     /// Does everything that can fail before the first child is started.
     pub(super) fn open(options: Options) -> Result<Supervisor, String> {
-        let Options { loaded, daemonized } = options;
+        let Options { loaded, daemonized, renew } = options;
         let at = |what: &'static str| move |e: std::io::Error| format!("cannot {what}: {e}");
         // Before anything else is opened: they have the first numbers.
         let store = Store::open()?;
         let soft_descriptors = process::raise_descriptor_limit().map_err(at("raise the limit on descriptors"))?;
         process::become_subreaper().map_err(at("become the subreaper"))?;
-        let mut signals =
-            Signals::catch(&[SIGHUP, SIGTERM, SIGINT, SIGUSR1, SIGCHLD, SIGIO]).map_err(at("catch signals"))?;
+        let caught: Vec<i32> =
+            [SIGHUP, SIGTERM, SIGINT, SIGQUIT, SIGUSR1, SIGCHLD].into_iter().chain(signals::accidental()).collect();
+        let mut signals = Signals::catch(&caught).map_err(at("catch signals"))?;
         let null = std::fs::File::open("/dev/null").map_err(at("open /dev/null"))?.into();
         let poll = Poll::new().map_err(at("make an epoll instance"))?;
-        let server = Server::bind(&loaded.model.daemon.control, &poll)?;
+        let control = &loaded.model.daemon.control;
+        let mut names = Wanted { control: Some(control.clone()), ..Wanted::default() }.make()?;
+        let server = Server::at(control, &mut names, &poll)?;
         server.listen(true);
         poll.add(&signals, EpollFlags::EPOLLIN, Token::Signals).map_err(at("watch signals"))?;
 
-        let mut strays = Strays::new(&loaded.model.daemon.control)?;
+        let origin = names.origin().map_err(|e| format!("cannot look at the folder of {}: {e}", control.display()))?;
+        let mut strays = Strays::new(origin)?;
         if strays.can_look() {
             predecessor::end(strays.own(), &loaded.model, &mut signals)?;
         }
-        let listens = loaded.model.children.iter().flat_map(|child| &child.listen);
-        let bound = Sockets::default().bind_new(listens, &store)?;
-        for address in store.idle(|address| bound.get(address).is_some()) {
+        let listens = || loaded.model.children.iter().flat_map(|child| &child.listen);
+        let mut names = Sockets::default().wanted(listens(), &store).make()?;
+        let mut bound = Sockets::default();
+        for address in listens().collect::<BTreeSet<_>>() {
+            if let Err(error) = bound.bind_first(address, &store, &mut names) {
+                // Its child is held back, and says so.
+                log::debug!("cannot listen on {address} yet: {error}");
+            }
+        }
+        for address in store.idle(|address| listens().any(|used| used == address)) {
             log::warn!("the service manager listens on {address} for this daemon, but no child does");
         }
         let mut links = Links::default();
@@ -122,6 +143,7 @@ impl Supervisor {
             by_name: HashMap::new(),
             by_pid: HashMap::new(),
             leaving: Vec::new(),
+            looks: Looks::default(),
             strays,
             next_id: 0,
             links,
@@ -140,20 +162,24 @@ impl Supervisor {
             journal_watched: None,
             quiet: Vec::new(),
             quiet_until: None,
+            prompts_at: None,
             phase: Phase::Starting,
             waiters: Vec::new(),
             follower: None,
             ready: Ready::default(),
+            renew,
             has_started: false,
             must_start: daemonized,
             failed_start: None,
-            since: Timestamp::now(),
+            since: Moment::now(),
+            wall: Wall::new(),
             reloads: 0,
             end: None,
             loaded,
         };
         for child in supervisor.loaded.model.children.clone() {
-            let (id, child) = supervisor.prepare_new(child)?;
+            let at_hand = supervisor.loaded.is_at_hand(&child);
+            let (id, child) = supervisor.prepare_new(child, at_hand)?;
             supervisor.add(id, child);
             supervisor.set_pending(id);
         }
@@ -209,8 +235,9 @@ impl Supervisor {
             Waiting::Nothing | Waiting::Writable(_) => None,
         };
         let child = self.timers.first().map(|&(at, _)| at);
-        let deadlines = [child, self.look_at, self.accept_at, self.quiet_until, journal, journal::deadline()];
-        let nearest = deadlines.into_iter().chain([self.manager.deadline()]).flatten().min();
+        let deadlines =
+            [child, self.look_at, self.accept_at, self.quiet_until, self.prompts_at, journal, journal::deadline()];
+        let nearest = deadlines.into_iter().chain([self.manager.deadline(), self.looks.deadline()]).flatten().min();
         nearest.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
@@ -223,25 +250,42 @@ impl Supervisor {
             Token::Log(id) => {
                 self.read_log(id, LOG_ROUND);
             }
-            Token::Notify(id) => self.on_notify(id),
+            Token::Notify(id) => {
+                self.on_notify(id);
+            }
             Token::Ready(id) => self.on_ready(id),
+            Token::Look(id) => self.on_look(id),
             Token::Journal => {}
         }
     }
 
     fn on_signals(&mut self) {
-        let pending: Vec<i32> = self.signals.pending().collect();
-        for signal in pending {
-            match signal {
+        let all: Vec<Came> = self.signals.came().collect();
+        let mut before = 0;
+        for came in all {
+            let first = std::mem::replace(&mut before, came.number) != came.number;
+            match came.number {
+                // Each counts: the second one ends at once.
+                SIGTERM | SIGINT | SIGQUIT => {
+                    log::info!("{}", told(came));
+                    self.asked_to_end();
+                }
+                _ if !first => {}
                 SIGCHLD => self.reap(),
-                SIGHUP => self.request_reload(None),
+                SIGHUP => {
+                    log::info!("{}", told(came));
+                    self.request_reload(None);
+                }
                 SIGUSR1 => {
+                    log::info!("{}", told(came));
                     self.reopen();
                 }
-                // A child can have the kernel send it to whomever it may signal
-                // (F_SETOWN, fcntl(2)); its default action is death.
-                SIGIO => log::debug!("SIGIO: ignored"),
-                _ => (0..self.signals.times(signal)).for_each(|_| self.asked_to_end()),
+                // A log that is at a limit of its size (RLIMIT_FSIZE) is one reason for it.
+                SIGXFSZ if came.sender.is_none() => {}
+                // A child can have the kernel send any signal to whomever it may signal
+                // (F_SETOWN, F_SETSIG: fcntl(2)).
+                _ if came.sender.is_none() => log::debug!("{}: ignored", told(came)),
+                _ => log::warn!("{}: ignored", told(came)),
             }
         }
     }
@@ -254,7 +298,9 @@ impl Supervisor {
             }
             self.step(id, Event::Tick);
         }
+        self.hung_looks(now);
         self.listen_again(now);
+        self.show_prompts(now);
         self.manager.on_time(now);
         if self.look_at.is_some_and(|at| at <= now) {
             self.look_at = None;
@@ -321,13 +367,19 @@ impl Supervisor {
         }
     }
 
-    /// Passes SIGUSR1 on to the children that have a handler for it; returns
+    /// Passes SIGUSR1 on to the children that have a handler for it, but for plugins
+    /// that have nothing to reopen; returns
     /// their names, and what went wrong. One that starts just now has no handler
     /// before it has opened anything.
     pub(super) fn reopen(&mut self) -> (Vec<String>, Vec<String>) {
         let (mut told, mut failed) = (Vec::new(), Vec::new());
         for (id, child) in &self.children {
             let Some(pid) = child.machine.pid() else { continue };
+            if let Program::Plugin(name) = child.config.program {
+                if !plugin::find(name).is_some_and(|plugin| plugin.reopens) {
+                    continue;
+                }
+            }
             if self.leaving.iter().any(|leaving| leaving.id == *id) {
                 continue;
             }
@@ -354,4 +406,16 @@ impl Supervisor {
     pub(super) fn model(&self) -> &Model {
         &self.loaded.model
     }
+}
+
+/// "SIGTERM from process 1 (systemd) of user 0".
+fn told(came: Came) -> String {
+    let name = process::signal_name(came.number);
+    let Some(sender) = came.sender else { return name };
+    let who = match Process::look(Pid::from_raw(sender.pid)) {
+        _ if sender.pid == 0 => "a process of another pid namespace".to_owned(),
+        Ok(Some(process)) => format!("process {} ({})", sender.pid, process.name()),
+        Ok(None) | Err(_) => format!("process {}", sender.pid),
+    };
+    format!("{name} from {who} of user {}", sender.uid)
 }

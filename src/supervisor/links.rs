@@ -2,6 +2,7 @@
 //! that what is in it outlives both processes.
 
 use super::access;
+use super::clock::Moment;
 use super::store::{self, Store};
 use crate::config::model::{Link as Config, Model, Program};
 use crate::link::handover::Protocol;
@@ -37,7 +38,7 @@ pub struct Held {
     /// When bytes were first seen to wait, and how many the sink had taken then.
     seen: Option<(Instant, u64)>,
     /// When none were seen to wait the last time.
-    idle_at: Timestamp,
+    idle_at: Moment,
 }
 
 /// An intake, and what its staging holds at most.
@@ -200,7 +201,7 @@ impl Links {
             replies: None,
             users: users(link, model),
             seen: None,
-            idle_at: Timestamp::now(),
+            idle_at: Moment::now(),
         };
         if let Some(made) = made {
             let real = made.capacity()?;
@@ -245,6 +246,13 @@ impl Links {
             }
             held.users = users(config, model);
             held.config = config.clone();
+        }
+    }
+
+    /// Takes over whose processes the ends are.
+    pub fn set_users(&mut self, model: &Model) {
+        for held in &mut self.held {
+            held.users = users(&held.config, model);
         }
     }
 
@@ -340,7 +348,7 @@ impl Links {
     /// Nobody tells the supervisor when bytes come, and it has no timer for it:
     /// it knows what it saw at earlier looks, and, of a sink with a ledger,
     /// when that took something. So a first look only notes what waits.
-    pub fn look(&mut self, now: Instant, clock: Timestamp) -> Vec<(usize, Duration)> {
+    pub fn look(&mut self, now: Instant) -> Vec<(usize, Duration)> {
         let sizes: Vec<(usize, usize)> = self.held.iter().map(|held| (self.queued(held), self.untaken(held))).collect();
         let mut answers = Vec::with_capacity(sizes.len());
         for (held, (queued, untaken)) in self.held.iter_mut().zip(sizes) {
@@ -353,10 +361,11 @@ impl Links {
                 _ => Some((now, taken)),
             };
             if untaken == 0 {
-                held.idle_at = clock;
+                held.idle_at = Moment::now();
             }
             let seen = held.seen.map_or(Duration::ZERO, |(since, _)| now.duration_since(since));
-            answers.push((queued, batch.map_or(seen, |batch| stalled(seen, clock, held.idle_at, batch))));
+            let stalled = |batch| stalled(seen, Timestamp::now(), held.idle_at.elapsed(), batch);
+            answers.push((queued, batch.map_or(seen, stalled)));
         }
         answers
     }
@@ -364,15 +373,15 @@ impl Links {
 
 /// For how long a sink with a ledger has taken nothing, where bytes were seen
 /// to wait for it for `seen`: since its last batch, whose id is the time
-/// (nanoseconds since 1970), or since nothing waited, whichever was later.
-fn stalled(seen: Duration, clock: Timestamp, idle_at: Timestamp, batch: u64) -> Duration {
+/// (nanoseconds since 1970), or since nothing waited, `idle` ago, whichever was later.
+fn stalled(seen: Duration, clock: Timestamp, idle: Duration, batch: u64) -> Duration {
     if seen < NO_ACCIDENT {
         return seen;
     }
     let batch = Timestamp::from_nanosecond(i128::from(batch)).unwrap_or(Timestamp::UNIX_EPOCH);
-    let since = clock.duration_since(batch.max(idle_at));
-    // A clock that was set back makes this no less than what was seen.
-    Duration::try_from(since).unwrap_or(Duration::ZERO).max(seen)
+    // A clock that was set forward since makes this no more than `idle`, and one that was
+    // set back no less than what was seen.
+    Duration::try_from(clock.duration_since(batch)).unwrap_or(Duration::ZERO).min(idle).max(seen)
 }
 
 /// A link that an earlier supervisor left.
@@ -512,22 +521,27 @@ mod tests {
     #[test]
     fn a_stall_is_counted_from_the_last_batch_or_from_when_nothing_waited() {
         let batch = 1000 * 1_000_000_000;
-        let long = Duration::from_millis(200);
-        assert_eq!(stalled(long, at(1060), at(900), batch), Duration::from_secs(60));
-        assert_eq!(stalled(long, at(1060), at(1050), batch), Duration::from_secs(10));
-        assert_eq!(stalled(long, at(1060), at(900), 0), Duration::from_secs(160));
+        let (long, secs) = (Duration::from_millis(200), Duration::from_secs);
+        assert_eq!(stalled(long, at(1060), secs(160), batch), secs(60));
+        assert_eq!(stalled(long, at(1060), secs(10), batch), secs(10));
+        assert_eq!(stalled(long, at(1060), secs(160), 0), secs(160));
     }
 
     #[test]
     fn bytes_that_were_only_just_seen_are_no_stall() {
         let just = Duration::from_millis(3);
-        assert_eq!(stalled(just, at(5000), at(900), 0), just);
+        assert_eq!(stalled(just, at(5000), Duration::from_secs(4100), 0), just);
     }
 
     #[test]
-    fn a_clock_that_was_set_back_leaves_what_was_seen() {
-        let long = Duration::from_secs(7);
-        assert_eq!(stalled(long, at(10), at(900), 1000 * 1_000_000_000), long);
-        assert_eq!(stalled(long, at(10), at(5), u64::MAX), long);
+    fn a_clock_that_is_set_makes_no_stall_longer_than_bytes_have_waited() {
+        let (long, idle, batch) = (Duration::from_secs(7), Duration::from_secs(9), 1000 * 1_000_000_000);
+        for back in [0, 10, 999] {
+            assert_eq!(stalled(long, at(back), idle, batch), long);
+        }
+        assert_eq!(stalled(long, at(10), idle, u64::MAX), long);
+        for forward in [1010, 90_000, 1_699_920_000] {
+            assert_eq!(stalled(long, at(forward), idle, batch), idle);
+        }
     }
 }

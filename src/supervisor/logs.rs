@@ -3,7 +3,8 @@
 
 use super::core::Supervisor;
 use super::poll::{Id, Token};
-use crate::journal::{self, Waiting};
+use super::supervised::Supervised;
+use crate::journal::{self, LineSplitter, Piece, Waiting};
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use std::time::{Duration, Instant};
@@ -17,6 +18,9 @@ pub(super) const LOG_REST: usize = 64 * 1024;
 /// flood costs little, and it gets on, if slowly, whatever the log's output
 /// does.
 const PAUSE: Duration = Duration::from_millis(50);
+/// What there is of a line is logged when nothing more has come for so long: it may
+/// be a prompt that waits for an answer.
+const PROMPT: Duration = Duration::from_secs(1);
 /// Where the output can't be watched (ENOMEM), it is tried again after so long.
 const UNWATCHED: Duration = Duration::from_secs(1);
 
@@ -24,25 +28,48 @@ impl Supervisor {
     /// Logs up to `most` bytes of what a child wrote.
     pub(super) fn read_log(&mut self, id: Id, most: usize) {
         let Some(child) = self.children.get_mut(&id) else { return };
-        let name = &child.config.name;
         let mut bytes = [0u8; LOG_ROUND];
         let mut left = most;
-        let mut all_logged = true;
+        let (mut all_logged, mut heard) = (true, false);
         while left > 0 {
             let want = left.min(bytes.len());
             match nix::unistd::read(&child.holdings.log.read, &mut bytes[..want]) {
                 Ok(n) if n > 0 => {
-                    child.lines.feed(&bytes[..n], |line| all_logged &= journal::child_line(name, line));
+                    all_logged &= child.log(|lines, each| lines.feed(&bytes[..n], each));
+                    heard = true;
                     left -= n;
                 }
                 Err(Errno::EINTR) => {}
                 Ok(_) | Err(_) => break,
             }
         }
+        if heard {
+            child.prompt_at = child.lines.holds().then(|| Instant::now() + PROMPT);
+            self.prompts_at = self.prompts_at.into_iter().chain(child.prompt_at).min();
+        }
         if !all_logged && !self.quiet.contains(&id) {
             self.listen(id, false);
             self.quiet.push(id);
             self.quiet_until.get_or_insert(Instant::now() + PAUSE);
+        }
+    }
+
+    /// Logs what a child has written of a line, where it has paused in it.
+    pub(super) fn show_prompts(&mut self, now: Instant) {
+        if self.prompts_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.prompts_at = None;
+        for (id, child) in &mut self.children {
+            let Some(at) = child.prompt_at else { continue };
+            // It has not paused where it is only not read.
+            let at = if self.quiet.contains(id) { at.max(now + PAUSE) } else { at };
+            if at <= now {
+                child.prompt_at = None;
+                child.log(|lines, each| lines.pause(each));
+            } else {
+                self.prompts_at = self.prompts_at.into_iter().chain([at]).min();
+            }
         }
     }
 
@@ -80,5 +107,16 @@ impl Supervisor {
             }
             (Waiting::Writable(_), Some(_)) | (Waiting::Nothing | Waiting::Until(_), None) => {}
         }
+    }
+}
+
+impl Supervised {
+    /// Logs what its lines' splitter hands on. Returns whether all of it was logged.
+    pub(super) fn log(&mut self, cut: impl FnOnce(&mut LineSplitter, &mut dyn FnMut(Piece<'_>))) -> bool {
+        let mut all_logged = true;
+        cut(&mut self.lines, &mut |piece| {
+            all_logged &= journal::child_line(&self.config.name, self.config.log_limit, piece);
+        });
+        all_logged
     }
 }

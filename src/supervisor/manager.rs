@@ -61,7 +61,17 @@ impl Manager {
 
     fn feed(&mut self, now: Instant) {
         let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| watchdog.next <= now) else { return };
-        watchdog.missed = !attempt("WATCHDOG=1", None);
+        watchdog.missed = match notify::try_send("WATCHDOG=1", None) {
+            Ok(Sent::Taken) => false,
+            Ok(Sent::NotNow) => true,
+            Err(error) => {
+                // Whoever listened may be there again in a moment.
+                if !watchdog.missed {
+                    log::warn!("cannot feed the watchdog: {error}; trying again");
+                }
+                true
+            }
+        };
         let wait = if watchdog.missed { AGAIN.min(watchdog.within / FEEDS) } else { watchdog.within / 2 };
         watchdog.next = now + wait;
     }

@@ -57,6 +57,13 @@ impl Mark {
     }
 }
 
+/// The entries of an environment that have marks, as they are there.
+pub fn entries(environment: &[u8]) -> Vec<u8> {
+    let is_ours = |entry: &&[u8]| entry.strip_prefix(VARIABLE.as_bytes()).is_some_and(|rest| rest.starts_with(b"="));
+    let entries: Vec<&[u8]> = environment.split(|&byte| byte == 0).filter(is_ours).collect();
+    entries.join(&0)
+}
+
 /// The marks in an environment, the outermost first. What is no mark is passed over.
 pub fn marks(environment: &[u8]) -> Vec<Mark> {
     let entries = environment.split(|&byte| byte == 0);
@@ -80,13 +87,11 @@ pub struct Own {
 }
 
 impl Own {
-    /// That of the supervisor whose control socket is bound there.
+    /// That of the supervisor whose control socket is at that [`origin`].
     ///
     /// # Errors
-    /// `cannot look at the folder of PATH: cause`; or at this process.
-    pub fn new(control: &Path) -> Result<Own, String> {
-        let at = |e| format!("cannot look at the folder of {}: {e}", control.display());
-        let origin = origin(control).map_err(at)?;
+    /// This process can't be looked at.
+    pub fn new(origin: String) -> Result<Own, String> {
         let environment = std::env::var_os(VARIABLE).unwrap_or_default();
         let entries = [VARIABLE.as_bytes(), b"=", environment.as_bytes()].concat();
         // One that this daemon was itself started from is nothing that it supervises.
@@ -103,13 +108,8 @@ impl Own {
 
     /// The control socket is there from now on: what is started from here on can be
     /// found by the next supervisor that is configured so.
-    ///
-    /// # Errors
-    /// `cannot look at the folder of PATH: cause`.
-    pub fn move_to(&mut self, control: &Path) -> Result<(), String> {
-        let origin = origin(control).map_err(|e| format!("cannot look at the folder of {}: {e}", control.display()))?;
+    pub fn move_to(&mut self, origin: String) {
         self.earlier.insert(std::mem::replace(&mut self.origin, origin));
-        Ok(())
     }
 
     /// The next start's number, and its mark; the child itself adds its process id.
@@ -127,9 +127,12 @@ impl Own {
     }
 }
 
-/// Pid namespace, device and inode of the folder, name: two daemons of one origin
-/// can't run at a time, and process ids mean the same to both.
-fn origin(control: &Path) -> io::Result<String> {
+/// Of a control socket: pid namespace, device and inode of the folder, name. Two daemons
+/// of one origin can't run at a time, and process ids mean the same to both.
+///
+/// # Errors
+/// The folder can't be looked at.
+pub fn origin(control: &Path) -> io::Result<String> {
     let folder = control.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let folder = std::fs::metadata(folder)?;
     let namespace = std::fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| namespace.ino());
@@ -190,19 +193,17 @@ mod tests {
     fn marks_from_before_and_after_a_move_of_the_control_socket_are_both_its_own() {
         let folder = tempfile::tempdir().unwrap();
         let (first, second) = (folder.path().join("first.sock"), folder.path().join("second.sock"));
-        let mut own = Own::new(&first).unwrap();
+        let own_of = |path: &Path| Own::new(origin(path).unwrap()).unwrap();
+        let mut own = own_of(&first);
         let read = |text: &str| marks(format!("{VARIABLE}={text}7").as_bytes());
         for path in [&first, &second, &second, &first] {
-            own.move_to(path).unwrap();
+            own.move_to(origin(path).unwrap());
             let (number, text) = own.next("child");
-            assert_eq!(read(&text)[0].origin, Own::new(path).unwrap().origin);
+            assert_eq!(read(&text)[0].origin, own_of(path).origin);
             assert_eq!(own.number(&read(&text)), Some(number));
         }
-        let (_, others) = Own::new(&folder.path().join("third.sock")).unwrap().next("child");
+        let (_, others) = own_of(&folder.path().join("third.sock")).next("child");
         assert_eq!(own.number(&read(&others)), None);
-        let before = own.origin.clone();
-        assert!(own.move_to(&folder.path().join("none/first.sock")).unwrap_err().contains("none/first.sock"));
-        assert_eq!(own.origin, before);
     }
 
     #[test]

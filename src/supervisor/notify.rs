@@ -1,5 +1,8 @@
-//! What children say about themselves: sd_notify(3), on a socket of each one's
-//! own, so that a message's sender can't be mistaken.
+//! What children say about themselves: sd_notify(3), on a socket of each one's own.
+//!
+//! The socket's name is in /proc/net/unix for everybody to read, so what comes is believed
+//! only from a process of the child (`Supervisor::is_from` in `children`). Descriptors
+//! that come along are closed, so a barrier (sd_notify_barrier(3)) passes at once.
 
 use crate::sys::datagrams::{Datagrams, Sender};
 use std::io;
@@ -22,6 +25,8 @@ pub enum Said {
     Extend(Duration),
     /// X_PLUMBD_PROBLEM=, `None` where there is none any more.
     Problem(Option<String>),
+    /// FDSTORE=1: it wants the descriptors that come along to be kept, which nobody does.
+    Store,
 }
 
 /// A datagram and who sent it, by the kernel's word (SCM_CREDENTIALS, unix(7)).
@@ -89,6 +94,7 @@ fn parse_line(line: &[u8]) -> Option<Said> {
     let (name, value) = (&line[..equals], &line[equals + 1..]);
     match name {
         b"READY" if value == b"1" => Some(Said::Ready),
+        b"FDSTORE" if value == b"1" => Some(Said::Store),
         b"EXTEND_TIMEOUT_USEC" => {
             let micros = std::str::from_utf8(value).ok()?.parse().ok()?;
             Some(Said::Extend(Duration::from_micros(micros)))
@@ -118,6 +124,7 @@ mod tests {
             [Said::Ready, Said::Extend(Duration::from_micros(1500)), Said::Problem(Some("disk  full".to_owned()))]
         );
         assert_eq!(parse(b"X_PLUMBD_PROBLEM="), [Said::Problem(None)]);
+        assert_eq!(parse(b"FDSTORE=1\nFDNAME=x\nBARRIER=1\nMAINPID=1\nWATCHDOG=1"), [Said::Store]);
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub enum Token {
     Notify(Id),
     /// A child may be ready.
     Ready(Id),
+    /// A process that looks at the system has ended.
+    Look(u32),
     /// The log's output takes more.
     Journal,
 }
@@ -42,7 +44,8 @@ impl Token {
             Token::Log(id) => (4, id),
             Token::Notify(id) => (5, id),
             Token::Ready(id) => (6, id),
-            Token::Journal => (7, 0),
+            Token::Look(id) => (7, id),
+            Token::Journal => (8, 0),
         };
         (kind << 32) | u64::from(id)
     }
@@ -58,6 +61,7 @@ impl Token {
             4 => Token::Log(id),
             5 => Token::Notify(id),
             6 => Token::Ready(id),
+            7 => Token::Look(id),
             _ => Token::Journal,
         }
     }

@@ -13,11 +13,13 @@
 //! and a parent that tell nothing. This process's own session and all that it is
 //! itself below are never touched.
 
-use super::mark::{self, Mark, Own};
+use super::environments::Environments;
+use super::mark::{Mark, Own};
 use crate::config::model::{Model, Program};
 use crate::sys::descendants::{self, Process};
+use crate::sys::process::with_continue;
 use crate::sys::signals::Signals;
-use nix::libc::{SIGCHLD, SIGINT, SIGTERM};
+use nix::libc::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::{Pid, getpid, getsid};
@@ -38,6 +40,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const UNSEEN: Duration = Duration::from_secs(1);
 /// How often to look whether it is gone.
 const LOOK: u16 = 20;
+/// Signals that tell this process to end.
+const ENDS: [i32; 3] = [SIGTERM, SIGINT, SIGQUIT];
 
 /// How a child is stopped.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +53,7 @@ struct Stop {
 /// Ends it and waits for that.
 ///
 /// # Errors
-/// A signal told this process to end meanwhile; EMFILE, ENFILE, ENOMEM.
+/// A signal told this process to end while something was left; EMFILE, ENFILE, ENOMEM.
 pub(super) fn end(own: &Own, model: &Model, signals: &mut Signals) -> Result<(), String> {
     let began = Instant::now();
     let mut told: BTreeSet<Mark> = BTreeSet::new();
@@ -83,8 +87,7 @@ pub(super) fn end(own: &Own, model: &Model, signals: &mut Signals) -> Result<(),
                         log::warn!(target: &mark.child, "{} did not stop within {within} s; killed", list(&[*process]));
                     }
                 } else if is_due && asked.insert(key) {
-                    send(process, stop.signal, mark);
-                    send(process, Signal::SIGCONT, mark);
+                    with_continue(stop.signal).into_iter().for_each(|signal| send(process, signal, mark));
                 }
             }
         }
@@ -94,7 +97,16 @@ pub(super) fn end(own: &Own, model: &Model, signals: &mut Signals) -> Result<(),
             }
             break;
         }
-        wait(signals, &mut others)?;
+        wait(signals, &mut others);
+        if others.iter().any(|signal| ENDS.contains(signal)) {
+            if !told.is_empty() {
+                return Err(
+                    "cannot start: told to stop while ending what a supervisor that was killed has left".to_owned()
+                );
+            }
+            // Nothing is known to be left: the loop ends in order.
+            break;
+        }
     }
     for signal in others {
         // The loop takes it from here on.
@@ -123,24 +135,11 @@ fn list(processes: &[Process]) -> String {
     format!("process {}", each.join(", "))
 }
 
-/// A moment, or until a signal comes.
-fn wait(signals: &mut Signals, others: &mut BTreeSet<i32>) -> Result<(), String> {
+/// A moment, or until a signal comes; notes those that mean something.
+fn wait(signals: &mut Signals, others: &mut BTreeSet<i32>) {
     // EINTR: a signal came, which is what it waits for.
     let _came = poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], PollTimeout::from(LOOK));
-    for signal in signals.pending() {
-        match signal {
-            SIGTERM | SIGINT => {
-                return Err(
-                    "cannot start: told to stop while ending what a supervisor that was killed has left".to_owned()
-                );
-            }
-            SIGCHLD => {}
-            other => {
-                others.insert(other);
-            }
-        }
-    }
-    Ok(())
+    others.extend(signals.pending().filter(|signal| ENDS.contains(signal) || [SIGHUP, SIGUSR1].contains(signal)));
 }
 
 /// What is left of children whose supervisor had this one's control socket and is dead;
@@ -160,13 +159,14 @@ fn left_of(own: &Own) -> io::Result<(BTreeMap<Mark, Vec<Process>>, bool)> {
     let mut supervised: BTreeMap<(Pid, u64), bool> = BTreeMap::new();
     let mut owners: BTreeMap<Pid, Mark> = BTreeMap::new();
     let mut unseen = false;
+    let environments = Environments::of(&all)?;
     for process in &all {
-        let Some(environment) = process.environment()? else {
+        let Some(marks) = environments.marks(process.pid) else {
             // Threads of the kernel have no session.
             unseen |= process.session.as_raw() != 0;
             continue;
         };
-        for mark in mark::marks(&environment) {
+        for mark in marks.iter().cloned() {
             if mark.origin != own.origin || mark.supervisor == own.process {
                 continue;
             }

@@ -14,20 +14,22 @@
 
 use super::change::{Phase, Start};
 use super::child::{Machine, Policy, State};
+use super::clock::Moment;
 use super::core::Supervisor;
 use super::drain::{Bounds, Progress};
 use super::links::{Held, Links};
+use super::looks::Purpose;
+use super::names::Names;
 use super::poll::Id;
 use super::requests::Waiter;
 use super::server::Server;
 use super::sockets::Sockets;
 use super::supervised::{Prepared, Supervised};
-use crate::config::model::Model;
-use crate::config::plan::{self, Action, Plan};
-use crate::config::{self, Loaded, order};
-use jiff::Timestamp;
+use crate::config::model::{Address, Child, Model};
+use crate::config::plan::{self, Action, Plan, Reason, SocketPlan};
+use crate::config::{Loaded, Which, looked, order};
+use crate::look::Answers;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 /// The exit status of a command that found problems in a configuration.
 pub(super) const WRONG_CONFIGURATION: u8 = 78;
@@ -41,12 +43,21 @@ pub(super) struct Winding {
     links: Links,
     /// Where the control socket is to be another one.
     server: Option<Server>,
+    /// Where that is, for the marks of what is started from then on.
+    origin: Option<std::io::Result<String>>,
     /// What children that change are given from then on.
     changed: BTreeMap<String, Prepared>,
     /// Children that come.
     new: BTreeMap<String, (Id, Box<Supervised>)>,
     going: BTreeSet<String>,
     bounds: Bounds,
+    course: Course,
+    waiter: Option<u32>,
+}
+
+/// A reload whose configuration is right, and whose sockets are not made yet.
+pub(super) struct Begun {
+    loaded: Loaded,
     course: Course,
     waiter: Option<u32>,
 }
@@ -75,9 +86,10 @@ struct Course {
 #[derive(Clone)]
 struct Over {
     machine: Machine,
-    ended: Option<Timestamp>,
+    ended: Option<Moment>,
 }
 
+#[derive(Clone)]
 enum Way {
     /// To the new configuration.
     There {
@@ -104,12 +116,23 @@ impl Winding {
 
     /// Whose answer it owes, and what that is where the daemon ends meanwhile.
     pub(super) fn cut_short(&self) -> (Option<u32>, String) {
-        let said = match &self.course.way {
-            Way::There { .. } => "cannot reload: the daemon is stopping".to_owned(),
-            Way::Back { why } => format!("cannot reload: {why}; and now the daemon is stopping"),
-        };
-        (self.waiter, said)
+        cut_short(&self.course.way, self.waiter)
     }
+}
+
+impl Begun {
+    /// Whose answer it owes, and what that is where the daemon ends meanwhile.
+    pub(super) fn cut_short(&self) -> (Option<u32>, String) {
+        cut_short(&self.course.way, self.waiter)
+    }
+}
+
+fn cut_short(way: &Way, waiter: Option<u32>) -> (Option<u32>, String) {
+    let said = match way {
+        Way::There { .. } => "cannot reload: the daemon is stopping".to_owned(),
+        Way::Back { why } => format!("cannot reload: {why}; and now the daemon is stopping"),
+    };
+    (waiter, said)
 }
 
 fn concerns(plan: &Plan, name: &str) -> bool {
@@ -136,18 +159,17 @@ impl Supervisor {
     /// SIGHUP, or an operator's word.
     pub(super) fn request_reload(&mut self, waiter: Option<u32>) {
         match self.phase {
-            Phase::Starting | Phase::Running => self.reload(waiter),
-            // One that waits already will read the file later than now.
-            Phase::Winding(_) | Phase::Rising(_)
-                if waiter.is_none() && self.waiters.contains(&Waiter::Reload(None)) => {}
-            Phase::Winding(_) | Phase::Rising(_) => self.waiters.push(Waiter::Reload(waiter)),
             Phase::Stopping { .. } => self.refuse(waiter, "cannot reload: the daemon is stopping"),
+            // One that waits already will read the file later than now.
+            _ if self.is_reloading() && waiter.is_none() && self.waiters.contains(&Waiter::Reload(None)) => {}
+            _ if self.is_reloading() => self.waiters.push(Waiter::Reload(waiter)),
+            Phase::Starting | Phase::Running | Phase::Winding(_) | Phase::Rising(_) => self.reload(waiter),
         }
     }
 
     /// The next one that waited for its turn.
     pub(super) fn reload_next(&mut self) {
-        if !matches!(self.phase, Phase::Starting | Phase::Running) {
+        if self.is_reloading() || matches!(self.phase, Phase::Stopping { .. }) {
             return;
         }
         let next = self.waiters.iter().position(|waiter| matches!(waiter, Waiter::Reload(_)));
@@ -155,13 +177,6 @@ impl Supervisor {
             self.dirty = true;
             self.reload(waiter);
         }
-    }
-
-    /// What a reload from `file`, or from where the configuration came from,
-    /// would be.
-    pub(super) fn load_again(&self, file: Option<&Path>) -> Result<Loaded, String> {
-        let from = file.or(self.model().file.as_deref());
-        config::load_again(from).map_err(|problems| problems.to_string())
     }
 
     fn reload(&mut self, waiter: Option<u32>) {
@@ -172,9 +187,14 @@ impl Supervisor {
                 self.manager.tell(&format!("RELOADING=1\n{now}"));
             }
         }
-        let loaded = match self.load_again(None) {
-            Ok(loaded) => loaded,
-            Err(problems) => return self.nothing_changes(waiter, &problems, WRONG_CONFIGURATION),
+        self.look_at_configuration(None, Purpose::Reload(waiter));
+    }
+
+    pub(super) fn looked_for_reload(&mut self, waiter: Option<u32>, answers: Result<Answers, String>) {
+        let loaded = match answers.map(|answers| looked::loaded(&answers, Which::All)) {
+            Ok(Ok(loaded)) => loaded,
+            Ok(Err(problems)) => return self.nothing_changes(waiter, &problems.to_string(), WRONG_CONFIGURATION),
+            Err(why) => return self.nothing_changes(waiter, &format!("cannot reload: {why}"), 1),
         };
         let hopeless = self.by_name.keys().filter(|name| !self.served(name)).cloned().collect();
         let name = |child: &Supervised| child.config.name.clone();
@@ -185,41 +205,105 @@ impl Supervisor {
             .map(|child| (name(child), Over { machine: child.machine.clone(), ended: child.ended }))
             .collect();
         let course = Course { way: Way::There { hopeless }, held_down, over };
-        if let Err(why) = self.begin_reload(loaded, course, waiter) {
-            self.nothing_changes(waiter, &why, 1);
+        self.begin_reload(Begun { loaded, course, waiter });
+    }
+
+    /// Has the names of sockets made first, if there are any to make.
+    fn begin_reload(&mut self, begun: Begun) {
+        let model = &begun.loaded.model;
+        let mut wanted = self.sockets.wanted(model.children.iter().flat_map(|child| &child.listen), &self.store);
+        let control = &model.daemon.control;
+        wanted.control = (!self.server.is_at(control)).then(|| control.clone());
+        if wanted.is_empty() {
+            self.names_made(begun, Names::default());
+        } else {
+            self.make_names(wanted, begun);
         }
     }
 
+    pub(super) fn names_made(&mut self, begun: Begun, names: Names) {
+        let Begun { loaded, course, waiter } = begun;
+        let way = course.way.clone();
+        match self.prepare_reload(loaded, course, waiter, names) {
+            Ok(()) => (self.renew)(),
+            Err(why) => self.not_prepared(&way, waiter, &why),
+        }
+    }
+
+    pub(super) fn not_begun(&mut self, why: &str, begun: Begun) {
+        self.not_prepared(&begun.course.way, begun.waiter, why);
+    }
+
+    fn not_prepared(&mut self, way: &Way, waiter: Option<u32>, error: &str) {
+        match way {
+            Way::There { .. } => self.nothing_changes(waiter, error, 1),
+            Way::Back { why } => {
+                self.reloads += 1;
+                self.finish_reload(waiter, Err(format!("reloaded, but {why}; cannot go back: {error}")));
+            }
+        }
+    }
+
+    /// What a reload to that configuration does. Children whose sockets had `lost` their
+    /// names are given new ones, which takes another process.
+    pub(super) fn plan_to<'a>(&self, model: &Model, lost: impl Iterator<Item = &'a Address>) -> Plan {
+        let mut plan = plan::plan(self.model(), model);
+        for address in lost {
+            let line = |child: &Child| child.lines.of("listen").unwrap_or(child.line);
+            let listening = || model.children.iter().filter(|child| child.listen.contains(address));
+            let runs = |name: &str| self.child(name).is_some_and(|child| child.machine.pid().is_some());
+            for child in listening().filter(|child| runs(&child.name)) {
+                let why = format!("the name of {address} is gone, and is made again");
+                plan.restart(&child.name, Reason { why, line: line(child) });
+            }
+            if let Some(child) = listening().next() {
+                plan.sockets.push(SocketPlan { address: address.clone(), line: line(child), added: true });
+            }
+        }
+        plan
+    }
+
     /// Does what can fail of the configuration itself; the children come next.
-    fn begin_reload(&mut self, loaded: Loaded, course: Course, waiter: Option<u32>) -> Result<(), String> {
-        let mut plan = plan::plan(self.model(), &loaded.model);
+    fn prepare_reload(
+        &mut self,
+        loaded: Loaded,
+        course: Course,
+        waiter: Option<u32>,
+        mut names: Names,
+    ) -> Result<(), String> {
+        let addresses = loaded.model.children.iter().flat_map(|child| &child.listen);
+        let mut sockets = self.sockets.bind_new(addresses, &self.store, &mut names)?;
+        let again = sockets.take_in_place_of(&self.sockets);
+        let mut plan = self.plan_to(&loaded.model, again.addresses());
         if matches!(course.way, Way::Back { .. }) {
             // What is on those lines by now is the configuration that failed.
             plan.file = None;
         }
-        let addresses = loaded.model.children.iter().flat_map(|child| &child.listen);
-        let sockets = self.sockets.bind_new(addresses, &self.store)?;
         let links = self.links.make_new(&loaded.model, &self.store)?;
         let control = &loaded.model.daemon.control;
-        let server = if self.server.is_at(control) { None } else { Some(Server::bind(control, &self.poll)?) };
+        let origin = names.has_control().then(|| names.origin());
+        let server = origin.is_some().then(|| Server::at(control, &mut names, &self.poll)).transpose()?;
         let (mut changed, mut new) = (BTreeMap::new(), BTreeMap::new());
         for step in &plan.children {
             let Some(config) = loaded.model.child(&step.name).cloned() else { continue };
+            let at_hand = loaded.is_at_hand(&config);
             match self.by_name.get(&step.name) {
                 Some(&id) if step.action == Action::Restart => {
-                    changed.insert(step.name.clone(), Prepared::new(config, id, &self.poll)?);
+                    changed.insert(step.name.clone(), Prepared::new(config, at_hand, id, &self.poll)?);
                 }
                 Some(_) => {}
                 None => {
-                    new.insert(step.name.clone(), self.prepare_new(config)?);
+                    new.insert(step.name.clone(), self.prepare_new(config, at_hand)?);
                 }
             }
         }
-        let text = plan.to_string();
-        for line in text.lines() {
+        // Whatever becomes of the configuration, these are as they should be.
+        self.sockets.keep(again);
+        self.keep_in_store();
+        for line in plan.changes() {
             log::info!("reload: {line}");
         }
-        self.say(waiter, &text);
+        self.say(waiter, &plan.to_string());
         self.follower = waiter;
         let going = plan
             .children
@@ -229,7 +313,8 @@ impl Supervisor {
             .collect();
         let bounds = self.bounds_from_now();
         self.children.values_mut().for_each(|child| child.drain = Progress::default());
-        let winding = Winding { loaded, plan, sockets, links, server, changed, new, going, bounds, course, waiter };
+        let winding =
+            Winding { loaded, plan, sockets, links, server, origin, changed, new, going, bounds, course, waiter };
         self.phase = Phase::Winding(Box::new(winding));
         self.dirty = true;
         Ok(())
@@ -314,7 +399,8 @@ impl Supervisor {
     /// From here on the new configuration holds. Its predecessor's sockets stay
     /// until it has shown that it serves.
     fn carry_out(&mut self, winding: Winding) {
-        let Winding { loaded, plan, sockets, links, server, mut changed, mut new, mut course, waiter, .. } = winding;
+        let Winding { loaded, plan, sockets, links, server, origin, mut changed, mut new, mut course, waiter, .. } =
+            winding;
         // Operators may have stopped some meanwhile; those that go are known by their names alone.
         let held_down = self.children.values().filter(|child| child.held_down);
         course.held_down.extend(held_down.map(|child| child.config.name.clone()));
@@ -331,9 +417,15 @@ impl Supervisor {
         let model = self.loaded.model.clone();
         if let Some(server) = server {
             self.server.move_to(server);
-            if let Err(error) = self.strays.own().move_to(&model.daemon.control) {
-                log::error!("{error}: after a kill, the next supervisor will not find what is started from here on");
-            }
+        }
+        match origin {
+            Some(Ok(origin)) => self.strays.own().move_to(origin),
+            Some(Err(error)) => log::error!(
+                "cannot look at the folder of {}: {error}: after a kill, the next supervisor will not find what is \
+                 started from here on",
+                model.daemon.control.display()
+            ),
+            None => {}
         }
         self.links.retain(&model);
         self.links.keep(links, &model);
@@ -354,9 +446,11 @@ impl Supervisor {
                         self.come_back(id, &course, &mut coming);
                         continue;
                     }
-                    child.machine.policy = Policy::from(&*config);
+                    let has_lacked = !child.config.lacks.is_empty();
+                    child.machine.change(Policy::from(&*config));
+                    child.holdings.at_hand = self.loaded.is_at_hand(&config);
                     child.config = config;
-                    if step.action == Action::Update && child.machine.state == State::Failed {
+                    if has_lacked || step.action == Action::Update && child.machine.state == State::Failed {
                         self.come_again(id, &mut coming);
                     }
                 }
@@ -409,7 +503,7 @@ impl Supervisor {
         for name in &rising.coming {
             if let Start::Bad(why) = self.start_of(name) {
                 let line = rising.plan.child(name).map_or(0, |step| step.line);
-                bad.push(format!("cannot start {name} ({}): {why}", self.loaded.place(line)));
+                bad.push(why.of(&format!("{name} ({})", self.loaded.place(line))));
                 back |= self.is_to_blame(self.cause(name), &rising);
             } else {
                 open = true;
@@ -450,11 +544,8 @@ impl Supervisor {
         let why = bad.join("; ");
         self.say_going_back(rising.waiter, &why);
         let Rising { before, course, waiter, .. } = rising;
-        let course = Course { way: Way::Back { why: why.clone() }, ..course };
-        if let Err(error) = self.begin_reload(before, course, waiter) {
-            self.reloads += 1;
-            self.finish_reload(waiter, Err(format!("reloaded, but {why}; cannot go back: {error}")));
-        }
+        let course = Course { way: Way::Back { why }, ..course };
+        self.begin_reload(Begun { loaded: before, course, waiter });
     }
 
     fn say_going_back(&mut self, waiter: Option<u32>, why: &str) {
@@ -473,6 +564,11 @@ impl Supervisor {
             }
             (Way::Back { why }, bad) => Err(format!("cannot reload: {why}; undone, but {}", bad.join("; "))),
         };
+        if outcome.is_ok() && rising.plan.is_empty() {
+            log::info!("reloaded: nothing changes");
+        } else if outcome.is_ok() {
+            log::info!("reloaded");
+        }
         self.finish_reload(rising.waiter, outcome);
     }
 
@@ -485,7 +581,6 @@ impl Supervisor {
         self.phase = if self.has_started { Phase::Running } else { Phase::Starting };
         match outcome {
             Ok(()) => {
-                log::info!("reloaded");
                 self.ready_again("reloaded: all that changed is ready");
                 self.say(waiter, "reloaded");
                 self.finish(waiter, 0);

@@ -3,13 +3,14 @@
 use super::change::Phase;
 use super::child::{Event, Ladder, State};
 use super::core::Supervisor;
+use super::looks::Purpose;
 use super::poll::Id;
 use super::reload::WRONG_CONFIGURATION;
 use super::supervised::Supervised;
-use crate::config::{order, plan};
+use crate::config::{Which, looked, order};
 use crate::control::status::{self, Status};
 use crate::control::{Request, Response};
-use jiff::Timestamp;
+use crate::look::Answers;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
@@ -78,7 +79,7 @@ impl Supervisor {
                 if !told.is_empty() {
                     self.say(Some(connection), &format!("told {}", told.join(", ")));
                 } else if failed.is_empty() {
-                    self.say(Some(connection), "no child has a handler for SIGUSR1");
+                    self.say(Some(connection), "no child reopens a file at SIGUSR1");
                 }
                 if failed.is_empty() {
                     self.finish(Some(connection), 0);
@@ -90,16 +91,29 @@ impl Supervisor {
     }
 
     fn plan(&mut self, connection: u32, file: Option<&Path>) {
-        match self.load_again(file) {
+        if matches!(self.phase, Phase::Stopping { .. }) {
+            return self.refuse(Some(connection), "cannot plan: the daemon is stopping");
+        }
+        self.look_at_configuration(file, Purpose::Plan(connection));
+    }
+
+    pub(super) fn looked_for_plan(&mut self, connection: u32, answers: Result<Answers, String>) {
+        let answers = match answers {
+            Ok(answers) => answers,
+            Err(why) => return self.refuse(Some(connection), &format!("cannot plan: {why}")),
+        };
+        match looked::loaded(&answers, Which::All) {
             Ok(loaded) => {
-                let plan = plan::plan(self.model(), &loaded.model);
+                let plan = self.plan_to(&loaded.model, self.sockets.lost());
                 self.say(Some(connection), &plan.to_string());
                 if plan.is_empty() {
                     self.say(Some(connection), "nothing would change");
                 }
                 self.finish(Some(connection), 0);
             }
-            Err(problems) => self.refuse_as(Some(connection), problems.trim_end(), WRONG_CONFIGURATION),
+            Err(problems) => {
+                self.refuse_as(Some(connection), problems.to_string().trim_end(), WRONG_CONFIGURATION);
+            }
         }
     }
 
@@ -376,7 +390,8 @@ impl Supervisor {
     }
 
     fn status(&mut self) -> Status {
-        let waits = self.links.look(Instant::now(), Timestamp::now());
+        self.wall.look();
+        let waits = self.links.look(Instant::now());
         let mut links: Vec<status::Link> = self
             .links
             .iter()
@@ -402,10 +417,10 @@ impl Supervisor {
                 state: child.state(),
                 pid: child.machine.pid().map(nix::unistd::Pid::as_raw),
                 ready: child.machine.is_up(),
-                since: child.since,
+                since: self.wall.time(child.since),
                 finished: child.finished(),
                 restarts: child.machine.restarts,
-                last_exit: child.last_exit(),
+                last_exit: child.last_exit(&self.wall),
                 problem: problem.or_else(|| waits_for.map(|other| format!("waits for {other}"))),
                 metrics: child.metrics(),
                 rates: std::collections::BTreeMap::new(),
@@ -416,7 +431,7 @@ impl Supervisor {
             pid: nix::unistd::getpid().as_raw(),
             state: self.daemon_state(),
             config: self.model().file.as_ref().map(|file| file.display().to_string()),
-            since: self.since,
+            since: self.wall.time(self.since),
             reloads: self.reloads,
             unlogged: crate::journal::unsent(),
             children: children.collect(),

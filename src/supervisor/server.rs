@@ -3,8 +3,9 @@
 //! Only root and the daemon's own user are served, by the kernel's word
 //! (SO_PEERCRED, unix(7)); the socket's mode 0600 says the same.
 
+use super::names::{Found, Names};
 use super::poll::{Poll, Token, Watched};
-use super::unix_name::{self, Access, Name};
+use super::unix_name::{self, Name};
 use crate::control::{Decoder, Request, Response};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{getsockopt, sockopt};
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::time::Duration;
 
 /// More connections than this that have asked for nothing yet, and the oldest goes.
 const MOST: usize = 64;
@@ -54,12 +56,12 @@ pub enum Interest {
 }
 
 impl Server {
-    /// Binds the socket, with mode 0600, in place of one that nobody listens on.
-    /// Connections wait until it [listens](Server::listen).
+    /// The socket that was made at that path, with mode 0600, in place of one that nobody
+    /// listened on. Connections wait until it [listens](Server::listen).
     ///
     /// # Errors
     /// `cannot listen on PATH: cause`; another daemon there is one.
-    pub fn bind(path: &Path, poll: &Poll) -> Result<Server, String> {
+    pub(super) fn at(path: &Path, names: &mut Names, poll: &Poll) -> Result<Server, String> {
         let cannot = |e: io::Error| match e.kind() {
             ErrorKind::AddrInUse => format!(
                 "cannot listen on {}: another plumbd runs there (or the path is no socket): \
@@ -69,17 +71,21 @@ impl Server {
             ),
             _ => format!("cannot listen on {}: {e}", path.display()),
         };
-        let (socket, name) = unix_name::listen_at(path, Access::Private, BACKLOG).map_err(cannot)?;
-        let listener = UnixListener::from(socket);
-        let watched =
-            listener.set_nonblocking(true).and_then(|()| poll.watch(listener, EpollFlags::empty(), Token::Control));
+        let Found::New(socket, name) = names.take(path).map_err(cannot)? else {
+            return Err(cannot(ErrorKind::AddrInUse.into()));
+        };
+        let watched = unix_name::listen_now(&socket, BACKLOG).and_then(|()| {
+            let listener = UnixListener::from(socket);
+            listener.set_nonblocking(true)?;
+            poll.watch(listener, EpollFlags::empty(), Token::Control)
+        });
         match watched {
             Ok(listener) => {
                 let (poll, connections) = (poll.clone(), BTreeMap::new());
                 Ok(Server { poll, listener, name, connections, next: 0, closed: false })
             }
             Err(error) => {
-                name.remove();
+                name.remove(unix_name::AT_ONCE);
                 Err(cannot(error))
             }
         }
@@ -226,18 +232,18 @@ impl Server {
         self.connections.get(&id).map(|c| &c.stream)
     }
 
-    /// Gives the socket's name up. Connections stay: those who wait for the
-    /// end see it when this process is gone.
-    pub fn close(&mut self) {
+    /// Gives the socket's name up, with this patience. Connections stay: those who
+    /// wait for the end see it when this process is gone.
+    pub fn close(&mut self, patience: Duration) {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
-        self.name.remove();
+        self.name.remove(patience);
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.close();
+        self.close(unix_name::AT_ONCE);
     }
 }

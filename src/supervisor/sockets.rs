@@ -1,22 +1,24 @@
 //! Listening sockets: bound once, held for as long as a child names them, so
 //! that a restart refuses no one.
 
+use super::names::{Found, Names, Wanted};
 use super::store::{Handed, Store, socket_name};
-use super::unix_name::{self, Access, Name};
-use crate::config::model::Address;
+use super::unix_name::{self, AT_ONCE, Access, Name};
+use crate::cause::cause;
+use crate::config::model::{Address, HostPort};
 use crate::sys::socket as shared;
-use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, getsockname, getsockopt, listen,
     setsockopt, socket, sockopt,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, lchown};
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::time::Duration;
 
 /// New clients that wait while nobody accepts; the kernel cuts it to
 /// `/proc/sys/net/core/somaxconn` (listen(2)).
@@ -26,6 +28,8 @@ const BACKLOG: i32 = 4096;
 #[derive(Debug, Default)]
 pub struct Sockets {
     held: BTreeMap<Address, Held>,
+    /// How long the names may take to be removed when it is dropped.
+    patience: Duration,
     /// One was bound anew or listens again: the store is to know.
     renewed: bool,
 }
@@ -43,17 +47,22 @@ struct Held {
 }
 
 impl Held {
+    /// Whether only a process aside can see if its name is still there.
+    fn is_far(&self) -> bool {
+        self.name.as_ref().is_some_and(|name| !name.is_local())
+    }
+
     fn name_in_store(&self, address: &Address) -> String {
         socket_name(address, self.name.as_ref().map(Name::inode))
+    }
+
+    /// Whether its name is gone or another's, so that nobody can connect.
+    fn has_lost_its_name(&self) -> bool {
+        self.name.as_ref().is_some_and(Name::is_lost)
     }
 }
 
 impl Sockets {
-    /// The socket bound to that address.
-    pub fn get(&self, address: &Address) -> Option<&OwnedFd> {
-        self.held.get(address).map(|held| &held.socket)
-    }
-
     /// The socket for a child that is about to start, as it was when it was
     /// bound. A socket can't be opened anew, so all instances of a child share
     /// one description, with each other and with those before them: what
@@ -128,21 +137,102 @@ impl Sockets {
         nameless.map(|(address, held)| (held.name_in_store(address), held.socket.as_fd()))
     }
 
+    /// Unix sockets that nobody can connect to, because their names are gone or another's.
+    /// [`Sockets::bind_new`] binds them anew.
+    pub fn lost(&self) -> impl Iterator<Item = &Address> {
+        self.held.iter().filter(|(_, held)| held.has_lost_its_name()).map(|(address, _)| address)
+    }
+
+    /// Takes out those that were bound in place of some in `others`.
+    pub fn take_in_place_of(&mut self, others: &Sockets) -> Sockets {
+        let (again, new) = std::mem::take(&mut self.held).into_iter().partition(|(at, _)| others.held.contains_key(at));
+        self.held = new;
+        let mut taken = Sockets::default();
+        taken.held = again;
+        taken
+    }
+
+    /// Where they are bound.
+    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.held.keys()
+    }
+
+    /// Binds one more address, if that can be done at once: the name of a Unix socket is
+    /// made aside first.
+    ///
+    /// # Errors
+    /// From bind(2); `WouldBlock` for a Unix socket.
+    pub(super) fn bind(&mut self, address: &Address, store: &Store) -> io::Result<()> {
+        if self.held.contains_key(address) {
+            return Ok(());
+        }
+        if matches!(address, Address::Unix(_)) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.bind_first(address, store, &mut Names::default())?;
+        if let Some(held) = self.held.get_mut(address) {
+            held.taken_up = false;
+        }
+        self.renewed = true;
+        Ok(())
+    }
+
+    /// Binds one more address before anything is started.
+    ///
+    /// # Errors
+    /// From bind(2), or making its name.
+    pub(super) fn bind_first(&mut self, address: &Address, store: &Store, names: &mut Names) -> io::Result<()> {
+        if let Some(held) = hold(address, store, None, names)? {
+            self.held.insert(address.clone(), held);
+            self.revive(address).inspect_err(|_| {
+                self.held.remove(address);
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What is to be made or looked at aside before these are [bound](Sockets::bind_new).
+    pub(super) fn wanted<'a>(&self, addresses: impl IntoIterator<Item = &'a Address>, store: &Store) -> Wanted {
+        let mut wanted = Wanted::default();
+        for address in addresses {
+            let Address::Unix(path) = address else { continue };
+            let held = self.held.get(address);
+            if held.is_some_and(|held| !held.is_far() && !held.has_lost_its_name()) {
+                continue;
+            }
+            if store.is_lent(address) {
+                wanted.lent.insert(path.clone());
+                continue;
+            }
+            wanted.listeners.insert(path.clone());
+            let own = held.filter(|held| is_alive(address, held)).and_then(|held| held.name.as_ref());
+            let left = store.left_at(address).map(|(inode, _)| inode);
+            wanted.known.extend(own.map(Name::inode).into_iter().chain(left).map(|inode| (path.clone(), inode)));
+        }
+        wanted
+    }
+
     /// Binds those addresses that are not held yet and that the service manager
-    /// has no socket for, all or none: the new ones are given back, to be [kept](Sockets::keep) when everything else is
-    /// ready too.
+    /// has no socket for, and those that were [lost](Sockets::lost), all or none: the new
+    /// ones are given back, to be [kept](Sockets::keep) when everything else is ready too.
     ///
     /// # Errors
     /// `cannot listen on ADDRESS: cause` for the first that failed.
-    pub fn bind_new<'a>(
+    pub(super) fn bind_new<'a>(
         &self,
         addresses: impl IntoIterator<Item = &'a Address>,
         store: &Store,
+        names: &mut Names,
     ) -> Result<Sockets, String> {
         let mut new = Sockets::default();
+        let mut seen = BTreeSet::new();
         for address in addresses {
-            if !self.held.contains_key(address) && !new.held.contains_key(address) {
-                let held = hold(address, store).map_err(|e| self.why_not(address, &e))?;
+            let before = self.held.get(address);
+            let is_wanted = before.is_none_or(|held| held.is_far() || names.has(address));
+            if is_wanted && seen.insert(address) {
+                let Some(held) = hold(address, store, before, names).map_err(|e| self.why_not(address, &e))? else {
+                    continue;
+                };
                 new.held.insert(address.clone(), held);
                 new.revive(address).map_err(|e| self.why_not(address, &e))?;
             }
@@ -154,7 +244,7 @@ impl Sockets {
     /// that nobody else could name.
     fn why_not(&self, address: &Address, error: &io::Error) -> String {
         let port = |address: &Address| match address {
-            Address::Tcp(at) | Address::Udp(at) => Some((address.scheme(), at.port())),
+            Address::Tcp(host) | Address::Udp(host) => Some((address.scheme(), host.at.port())),
             Address::Unix(_) => None,
         };
         let own = self.held.keys().find(|held| port(held).is_some() && port(held) == port(address));
@@ -163,11 +253,17 @@ impl Sockets {
                 "cannot listen on {address}: this daemon itself holds {own} until a reload is done; \
                  reload once without either, then with the new one"
             ),
-            None => format!("cannot listen on {address}: {error}"),
+            None => format!("cannot listen on {address}: {}", cause(error)),
         }
     }
 
-    /// Holds these too.
+    /// Closes all at the end, when nothing else is to be done meanwhile.
+    pub fn close(&mut self, patience: Duration) {
+        self.patience = patience;
+        drop(std::mem::take(self));
+    }
+
+    /// Holds these too, in place of those that they were bound for.
     pub fn keep(&mut self, mut new: Sockets) {
         new.held.values_mut().for_each(|held| held.taken_up = false);
         self.held.append(&mut new.held);
@@ -178,7 +274,7 @@ impl Sockets {
         self.held.retain(|address, held| {
             let keep = named(address);
             if let (Some(name), false) = (&held.name, keep) {
-                name.remove();
+                name.remove(AT_ONCE);
             }
             keep
         });
@@ -188,20 +284,40 @@ impl Sockets {
 impl Drop for Sockets {
     fn drop(&mut self) {
         let own = self.held.values().filter(|held| !held.taken_up);
-        own.filter_map(|held| held.name.as_ref()).for_each(Name::remove);
+        own.filter_map(|held| held.name.as_ref()).for_each(|name| name.remove(self.patience));
     }
 }
 
-fn hold(address: &Address, store: &Store) -> io::Result<Held> {
-    match store.socket(address)? {
-        Some(Handed { socket, name, lent }) => Ok(Held { socket, name, lent, taken_up: true }),
-        None => open(address),
-    }
-}
-
-/// Without "(os error N)".
-fn cause(error: &io::Error) -> String {
-    error.raw_os_error().map_or_else(|| error.to_string(), |number| Errno::from_raw(number).desc().to_owned())
+/// `None`: what is held already is right.
+fn hold(address: &Address, store: &Store, before: Option<&Held>, names: &mut Names) -> io::Result<Option<Held>> {
+    let path = match (address, store.socket(address)?) {
+        (_, Some(Handed { socket, lent })) => {
+            if let (Address::Unix(path), true) = (address, names.is_missing(address)) {
+                // Only the manager can give its socket another name.
+                let path = path.display();
+                log::error!("nobody can connect to unix:{path}: its name was removed; restart its socket unit");
+            }
+            return Ok(Some(Held { socket, name: None, lent, taken_up: true }));
+        }
+        (Address::Unix(path), None) => path,
+        (Address::Tcp(_) | Address::Udp(_), None) => return open(address).map(Some),
+    };
+    let (socket, name, taken_up) = match names.take(path)? {
+        Found::Known(_) if before.is_some() => return Ok(None),
+        Found::Known(name) => {
+            let left = store.left_at(address).find(|(inode, _)| *inode == name.inode());
+            let (_, socket) = left.ok_or_else(|| io::Error::other("its socket is not in the store"))?;
+            (socket.try_clone()?, name, true)
+        }
+        Found::New(socket, name) => {
+            if before.is_some() || store.left_at(address).next().is_some() {
+                log::warn!("{address}: the name that its socket had is gone: a new one is made");
+            }
+            unix_name::listen_now(&socket, BACKLOG).inspect_err(|_| name.remove(AT_ONCE))?;
+            (socket, name, false)
+        }
+    };
+    Ok(Some(Held { socket, name: Some(name), lent: false, taken_up }))
 }
 
 /// What became of a socket that was to be used again.
@@ -269,20 +385,23 @@ fn port_of(socket: &OwnedFd) -> u16 {
 fn bind_again(address: &Address, dead: &Held) -> io::Result<Held> {
     match address {
         Address::Tcp(_) => open(address),
-        Address::Udp(at) => {
+        Address::Udp(host) => {
             // A process that still has the dead one keeps its address in use;
             // of two, the one that was bound last receives.
             setsockopt(&dead.socket, sockopt::ReuseAddr, &true)?;
-            let socket = open_net(*at, SockType::Datagram, true)?;
+            let socket = open_net(host, SockType::Datagram, true)?;
             setsockopt(&socket, sockopt::ReuseAddr, &false)?;
             Ok(Held { socket, name: None, lent: false, taken_up: false })
+        }
+        Address::Unix(_) if dead.is_far() => {
+            Err(io::Error::other("it was shut down, and its folder may not answer; a reload binds it again"))
         }
         Address::Unix(path) => {
             let own = dead.name.as_ref().filter(|name| name.is_there());
             let before = own.and_then(|_| std::fs::symlink_metadata(path).ok());
             let held = open(address)?;
-            if let Some(before) = before {
-                give(path, &before);
+            if let (Some(before), Some(name)) = (before, &held.name) {
+                give(name, &before);
             }
             Ok(held)
         }
@@ -291,14 +410,16 @@ fn bind_again(address: &Address, dead: &Held) -> io::Result<Held> {
 
 /// Gives the name of a new socket the owner, group and mode of the one before, which an
 /// administrator may have chosen. It listens even if that fails.
-fn give(path: &Path, before: &Metadata) {
+fn give(name: &Name, before: &Metadata) {
     let cannot = |what: &str, error: &io::Error| {
-        log::warn!("cannot give {} the {what} that it had: {}", path.display(), cause(error));
+        log::warn!("cannot give {} the {what} that it had: {}", name.path().display(), cause(error));
     };
-    let is = match std::fs::symlink_metadata(path) {
-        Ok(is) => is,
+    // By its descriptor: its name may be another file's the next moment.
+    let (file, is) = match name.open().and_then(|file| file.metadata().map(|is| (file, is))) {
+        Ok(found) => found,
         Err(error) => return cannot("owner and mode", &error),
     };
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     // A sandbox may refuse chown(2) altogether, so it is called only for what differs.
     let owner = (is.uid() != before.uid()).then_some(before.uid());
     let group = (is.gid() != before.gid()).then_some(before.gid());
@@ -306,19 +427,19 @@ fn give(path: &Path, before: &Metadata) {
         if owner.is_none() && group.is_none() {
             continue;
         }
-        if let Err(error) = lchown(path, owner, group) {
+        if let Err(error) = chown(&path, owner, group) {
             cannot(what, &error);
         }
     }
-    if let Err(error) = std::fs::set_permissions(path, before.permissions()) {
+    if let Err(error) = std::fs::set_permissions(&path, before.permissions()) {
         cannot("mode", &error);
     }
 }
 
 fn open(address: &Address) -> io::Result<Held> {
     let (socket, name) = match address {
-        Address::Tcp(at) => (open_net(*at, SockType::Stream, true)?, None),
-        Address::Udp(at) => (open_net(*at, SockType::Datagram, false)?, None),
+        Address::Tcp(host) => (open_net(host, SockType::Stream, true)?, None),
+        Address::Udp(host) => (open_net(host, SockType::Datagram, false)?, None),
         Address::Unix(path) => {
             let (socket, name) = unix_name::listen_at(path, Access::Umask, BACKLOG)?;
             (socket, Some(name))
@@ -327,7 +448,8 @@ fn open(address: &Address) -> io::Result<Held> {
     Ok(Held { socket, name, lent: false, taken_up: false })
 }
 
-fn open_net(at: SocketAddr, kind: SockType, reuse: bool) -> io::Result<OwnedFd> {
+fn open_net(host: &HostPort, kind: SockType, reuse: bool) -> io::Result<OwnedFd> {
+    let at = on_interface(host)?;
     let family = if at.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
     if at.is_ipv6() {
@@ -343,6 +465,15 @@ fn open_net(at: SocketAddr, kind: SockType, reuse: bool) -> io::Result<OwnedFd> 
         listen(&fd, Backlog::new(BACKLOG)?)?;
     }
     Ok(fd)
+}
+
+/// The address with the number of its interface, which may come and go.
+fn on_interface(host: &HostPort) -> io::Result<SocketAddr> {
+    let (SocketAddr::V6(mut at), Some(zone)) = (host.at, &host.zone) else { return Ok(host.at) };
+    let number = zone.parse().or_else(|_| if_nametoindex(zone.as_str()));
+    let gone = |_| io::Error::new(io::ErrorKind::AddrNotAvailable, format!("there is no interface {zone}"));
+    at.set_scope_id(number.map_err(gone)?);
+    Ok(at.into())
 }
 
 fn bind_to(fd: &OwnedFd, address: &dyn SockaddrLike) -> io::Result<()> {

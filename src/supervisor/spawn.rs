@@ -6,6 +6,7 @@ use super::mark;
 use super::notify;
 use super::poll::Watched;
 use super::sockets::Sockets;
+use crate::cause::cause;
 use crate::config::model::{Child, Link as Config, Program, Ready};
 use crate::journal;
 use crate::link::handover::{self, Inbound, Outbound, Protocol};
@@ -30,7 +31,7 @@ pub struct Holdings {
     pub settings: OwnedFd,
     /// Its counters.
     pub metrics: Option<OwnedFd>,
-    /// Whether its executable is at hand ([`process::is_at_hand`]).
+    /// Whether its executable is at hand ([`crate::sys::at_hand`]).
     pub at_hand: bool,
 }
 
@@ -214,10 +215,7 @@ fn writes(held: &Held) -> OFlag {
 
 /// "opening its standard input: Too many open files", as what follows "cannot start".
 fn cannot(what: &str, error: &io::Error) -> io::Error {
-    let told = error.to_string();
-    // In the words of strerror(3), without the number that the standard library adds.
-    let cause = told.split(" (os error ").next().unwrap_or(&told);
-    io::Error::other(format!("cannot {what}: {cause}"))
+    io::Error::other(format!("cannot {what}: {}", cause(error)))
 }
 
 /// What $PLUMBD_LINKS says, where there is more to a link than stdin and stdout.

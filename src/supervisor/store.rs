@@ -18,13 +18,14 @@
 //! names of their own: they are matched by address, and stay the manager's.
 
 use super::manager::Manager;
-use super::unix_name::{Inode, Name};
-use crate::config::model::Address;
+use super::unix_name::Inode;
+use crate::config::model::{Address, HostPort};
 use crate::link::Kept;
 use crate::link::handover::Protocol;
 use crate::link::ledger::View;
 use crate::sys::pipe;
 use crate::{listen_fds, notify};
+use nix::net::if_::if_indextoname;
 use nix::sys::socket::{SockType, SockaddrStorage, getsockname, getsockopt, sockopt};
 use std::collections::BTreeMap;
 use std::io;
@@ -46,9 +47,7 @@ const NAME_MAX: usize = 255;
 pub struct Handed {
     /// The socket.
     pub socket: OwnedFd,
-    /// A Unix socket's name, where it is this daemon's own.
-    pub name: Option<Name>,
-    /// It stays the manager's own, with its name.
+    /// It stays the manager's own; of a Unix socket with its name.
     pub lent: bool,
 }
 
@@ -90,43 +89,28 @@ impl Store {
         Ok(store)
     }
 
-    /// The socket for that address, if the manager handed one that can be
-    /// reached: of a Unix socket the name must still be its own.
+    /// The socket for that address, if the manager handed one.
     ///
     /// # Errors
-    /// EMFILE; or nobody can say whose the name is.
+    /// EMFILE.
     pub fn socket(&self, address: &Address) -> io::Result<Option<Handed>> {
-        if let Some((socket, name)) = self.left_for(address)? {
-            return Ok(Some(Handed { socket: socket.try_clone()?, name, lent: false }));
+        if let Some(socket) = self.left.get(&socket_name(address, None)) {
+            return Ok(Some(Handed { socket: socket.try_clone()?, lent: false }));
         }
-        let Some(socket) = self.lent.get(address) else { return Ok(None) };
-        if let Address::Unix(path) = address {
-            if std::fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
-                // Only the manager can give its socket another name.
-                log::error!("nobody can connect to {address}: its name was removed; restart its socket unit");
-            }
-        }
-        Ok(Some(Handed { socket: socket.try_clone()?, name: None, lent: true }))
+        let lent = self.lent.get(address).map(OwnedFd::try_clone).transpose()?;
+        Ok(lent.map(|socket| Handed { socket, lent: true }))
     }
 
-    fn left_for(&self, address: &Address) -> io::Result<Option<(&OwnedFd, Option<Name>)>> {
-        let Address::Unix(path) = address else {
-            return Ok(self.left.get(&socket_name(address, None)).map(|socket| (socket, None)));
-        };
+    /// Whether that is a socket unit's.
+    pub fn is_lent(&self, address: &Address) -> bool {
+        self.lent.contains_key(address)
+    }
+
+    /// The Unix sockets that an earlier supervisor left for that address, by the file
+    /// that the name of each was.
+    pub fn left_at<'a>(&'a self, address: &Address) -> impl Iterator<Item = (Inode, &'a OwnedFd)> + use<'a> {
         let begin = format!("{}#", socket_name(address, None));
-        let known =
-            self.left.iter().filter_map(|(name, socket)| Some((Inode::parse(name.strip_prefix(&begin)?)?, socket)));
-        let mut nameless = false;
-        for (inode, socket) in known {
-            match Name::again(path, inode)? {
-                Some(name) => return Ok(Some((socket, Some(name)))),
-                None => nameless = true,
-            }
-        }
-        if nameless {
-            log::warn!("{address}: the name of the socket that the last supervisor left is gone: a new one is made");
-        }
-        Ok(None)
+        self.left.iter().filter_map(move |(name, socket)| Some((Inode::parse(name.strip_prefix(&begin)?)?, socket)))
     }
 
     /// The sockets of a socket unit that no child listens on.
@@ -279,11 +263,19 @@ fn address_of(fd: &OwnedFd) -> Option<Address> {
     let v4 = bound.as_sockaddr_in().map(|at| SocketAddr::V4((*at).into()));
     let v6 = bound.as_sockaddr_in6().map(|at| SocketAddr::V6((*at).into()));
     match (v4.or(v6), kind) {
-        (Some(at), SockType::Stream) => Some(Address::Tcp(at)),
-        (Some(at), SockType::Datagram) => Some(Address::Udp(at)),
+        (Some(at), SockType::Stream) => Some(Address::Tcp(host_of(at))),
+        (Some(at), SockType::Datagram) => Some(Address::Udp(host_of(at))),
         (None, SockType::Stream) => Some(Address::Unix(bound.as_unix_addr()?.path()?.to_owned())),
         _ => None,
     }
+}
+
+/// With the name of the interface, if it is one of an interface.
+fn host_of(at: SocketAddr) -> HostPort {
+    let scope = if let SocketAddr::V6(at) = at { at.scope_id() } else { 0 };
+    let name = || if_indextoname(scope).ok()?.into_string().ok();
+    let zone = (scope != 0).then(|| name().unwrap_or_else(|| scope.to_string()));
+    HostPort { at: SocketAddr::new(at.ip(), at.port()), zone }
 }
 
 #[cfg(test)]
@@ -292,7 +284,7 @@ mod tests {
 
     #[test]
     fn names_are_such_as_the_store_takes() {
-        let address = Address::Tcp("[::1]:7007".parse().unwrap());
+        let address = Address::Tcp("[::1]:7007".parse::<SocketAddr>().unwrap().into());
         assert_eq!(socket_name(&address, None), "listen/tcp%3A//[%3A%3A1]%3A7007");
         let unix = Address::Unix("/run/caf\u{e9} #100%".into());
         assert_eq!(socket_name(&unix, Inode::parse("1a-2f3")), "listen/unix%3A/run/caf%C3%A9 %23100%25#1a-2f3");
@@ -304,10 +296,10 @@ mod tests {
     fn a_socket_says_where_it_is_bound() {
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let at = tcp.local_addr().unwrap();
-        assert_eq!(address_of(&tcp.into()), Some(Address::Tcp(at)));
+        assert_eq!(address_of(&tcp.into()), Some(Address::Tcp(at.into())));
         let udp = std::net::UdpSocket::bind("[::1]:0").unwrap();
         let at = udp.local_addr().unwrap();
-        assert_eq!(address_of(&udp.into()), Some(Address::Udp(at)));
+        assert_eq!(address_of(&udp.into()), Some(Address::Udp(at.into())));
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let unix = std::os::unix::net::UnixListener::bind(&path).unwrap();

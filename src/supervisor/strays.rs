@@ -25,7 +25,8 @@
 //! namespace, and where this process had children when it began.
 
 use super::core::Supervisor;
-use super::mark::{self, Own};
+use super::environments::Environments;
+use super::mark::Own;
 use crate::sys::descendants::{Children, Process};
 use crate::sys::process;
 use nix::sys::signal::{Signal, kill, killpg};
@@ -33,7 +34,6 @@ use nix::unistd::{Pid, getpid};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
 
 /// An orphan that starts others and ends all the time may be hit only by looking
 /// again at once; so often, then others are served first.
@@ -65,6 +65,10 @@ pub(super) struct Strays {
     killed: HashSet<Pid>,
     /// Those that SIGKILL has not ended in time, so that nobody waits for them again.
     given_up: HashSet<Pid>,
+    /// Those whose environment has no mark, or could not be read in time.
+    unmarked: HashSet<Pid>,
+    /// Environments that were read last.
+    seen: Environments,
 }
 
 /// Whose orphans are not gone yet.
@@ -104,12 +108,13 @@ fn owners(number: u64) -> impl Iterator<Item = Owner> {
 }
 
 impl Strays {
-    /// For a supervisor that has started nothing yet, whose control socket is there.
+    /// For a supervisor that has started nothing yet, whose control socket is at that
+    /// [origin](super::mark::origin).
     ///
     /// # Errors
-    /// `cannot look at the folder of PATH: cause`.
-    pub(super) fn new(control: &Path) -> Result<Strays, String> {
-        let own = Own::new(control)?;
+    /// The children of this process can't be listed.
+    pub(super) fn new(origin: String) -> Result<Strays, String> {
+        let own = Own::new(origin)?;
         let mut children = Children::open()
             .inspect_err(|error| {
                 log::warn!("cannot find what children leave behind outside of their process groups: {error}");
@@ -122,8 +127,9 @@ impl Strays {
         }
         let all_are_descendants = foreign.is_empty() && getpid().as_raw() != 1;
         let session = nix::unistd::getsid(None).unwrap_or(Pid::from_raw(0));
-        let (owners, killed, given_up) = (HashMap::new(), HashSet::new(), HashSet::new());
-        Ok(Strays { children, own, session, foreign, all_are_descendants, owners, killed, given_up })
+        let (owners, killed, given_up, unmarked) = (HashMap::new(), HashSet::new(), HashSet::new(), HashSet::new());
+        let seen = Environments::default();
+        Ok(Strays { children, own, session, foreign, all_are_descendants, owners, killed, given_up, unmarked, seen })
     }
 
     /// Whether /proc can be used.
@@ -142,6 +148,9 @@ impl Strays {
         self.owners.remove(&pid);
         self.killed.remove(&pid);
         self.given_up.remove(&pid);
+        self.unmarked.remove(&pid);
+        // Its number may be another's soon.
+        self.seen = Environments::default();
     }
 
     /// Nobody waits for these any longer.
@@ -228,6 +237,7 @@ impl Supervisor {
         }
         let living: HashSet<u64> =
             self.by_pid.values().filter_map(|id| self.children.get(id)).map(|child| child.number).collect();
+        self.read_environments(&orphans);
         for pid in orphans {
             let known = self.strays.owners.get(&pid).copied();
             let is_of_living = |owner: &Owner| matches!(owner, Owner::Start(number) if living.contains(number));
@@ -259,8 +269,25 @@ impl Supervisor {
         left
     }
 
+    /// Reads those of all orphans that nothing is known of yet, at once.
+    fn read_environments(&mut self, orphans: &[Pid]) {
+        let strays = &self.strays;
+        let is_new = |pid: &&Pid| !strays.owners.contains_key(pid) && !strays.unmarked.contains(pid);
+        let new: Vec<Process> =
+            orphans.iter().filter(is_new).filter_map(|pid| Process::look(*pid).ok().flatten()).collect();
+        let of_nobody_yet = |process: &Process| {
+            !self.by_pid.contains_key(&process.session)
+                && !self.leaving.iter().any(|leaving| leaving.group == process.session)
+                && process.session != strays.session
+        };
+        let new: Vec<Process> = new.into_iter().filter(of_nobody_yet).collect();
+        // Where that fails, each is tried for itself.
+        self.strays.seen =
+            if new.is_empty() { Environments::default() } else { Environments::of(&new).unwrap_or_default() };
+    }
+
     /// Whose that orphan is; `None`: it may be one of several children's, or is gone.
-    fn owner(&self, pid: Pid, known: Option<Owner>) -> io::Result<Option<(Process, Owner)>> {
+    fn owner(&mut self, pid: Pid, known: Option<Owner>) -> io::Result<Option<(Process, Owner)>> {
         let Some(process) = Process::look(pid)? else { return Ok(None) };
         let owner = match known {
             Some(owner) => Some(owner),
@@ -269,7 +296,20 @@ impl Supervisor {
         Ok(owner.map(|owner| (process, owner)))
     }
 
-    fn seen_owner(&self, process: &Process) -> io::Result<Option<Owner>> {
+    /// Whether that orphan, a child of this process, was started by the start of that number.
+    pub(super) fn is_orphan_of(&mut self, orphan: &Process, number: u64) -> io::Result<bool> {
+        if self.strays.foreign.contains(&orphan.pid) || self.by_pid.contains_key(&orphan.pid) {
+            return Ok(false);
+        }
+        let known = self.strays.owners.get(&orphan.pid).copied();
+        let owner = if known.is_some() { known } else { self.seen_owner(orphan)? };
+        if let Some(owner) = owner {
+            self.strays.owners.insert(orphan.pid, owner);
+        }
+        Ok(owner == Some(Owner::Start(number)))
+    }
+
+    fn seen_owner(&mut self, process: &Process) -> io::Result<Option<Owner>> {
         if let Some(child) = self.by_pid.get(&process.session).and_then(|id| self.children.get(id)) {
             return Ok(Some(Owner::Start(child.number)));
         }
@@ -279,9 +319,20 @@ impl Supervisor {
         if process.session == self.strays.session {
             return Ok(None);
         }
-        let environment = process.environment()?;
-        let marks = environment.as_deref().map(mark::marks).unwrap_or_default();
-        if let Some(number) = self.strays.own.number(&marks) {
+        if !self.strays.unmarked.contains(&process.pid) && !self.strays.seen.has(process.pid) {
+            self.strays.seen = match Environments::of(std::slice::from_ref(process)) {
+                Ok(seen) => seen,
+                // No more processes may be had: maybe for those that are to be ended.
+                Err(_) => Environments::here(process)?,
+            };
+        }
+        let marks = self.strays.seen.marks(process.pid).map(<[_]>::to_vec);
+        let marks = marks.as_deref();
+        if marks.map_or(process.state != 'D', <[_]>::is_empty) {
+            // It was read, or waited for: neither is done again.
+            self.strays.unmarked.insert(process.pid);
+        }
+        if let Some(number) = self.strays.own.number(marks.unwrap_or_default()) {
             return Ok(Some(Owner::Start(number)));
         }
         for leaving in &self.leaving {
@@ -301,7 +352,7 @@ impl Supervisor {
         while let (false, Some(pid)) = (is_open, living.next()) {
             is_open = Process::look(*pid)?.is_none_or(|child| child.start <= process.start);
         }
-        match environment {
+        match marks {
             None if is_open => Err(io::Error::other("it is in uninterruptible sleep")),
             _ => Ok((!is_open).then_some(Owner::Ended)),
         }

@@ -2,7 +2,9 @@
 //! machine, and what stays when its process goes.
 
 use super::child::{Ladder, Machine, Policy, State};
+use super::clock::{Moment, Wall};
 use super::drain;
+use super::held_back::HeldBack;
 use super::notify;
 use super::poll::{Id, Poll, Token, Watched};
 use super::spawn::{Holdings, LOG_CAPACITY};
@@ -10,16 +12,15 @@ use crate::config::model::{Child, Program, Ready};
 use crate::control::status::{ChildState, Ended, LastExit};
 use crate::journal::LineSplitter;
 use crate::plugin;
+use crate::sys::descendants::Process;
 use crate::sys::map::{self, PAGE, SharedMap, memory_file};
 use crate::sys::pipe::{self, Pipe};
 use crate::sys::process::{self, Exit};
-use jiff::Timestamp;
 use nix::sys::epoll::EpollFlags;
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -35,12 +36,16 @@ pub struct Supervised {
     pub holdings: Holdings,
     /// Its log pipe, cut into lines.
     pub lines: LineSplitter,
+    /// When what is there of a line is logged, if nothing more comes.
+    pub prompt_at: Option<Instant>,
     /// How its exec goes, until that is known.
     pub exec: Option<Watched<OwnedFd>>,
     /// Where it says that it is ready, until it did.
     pub ready: Option<Watched<OwnedFd>>,
     /// It shall start once what it needs is up.
     pub pending: bool,
+    /// It lacks something of the system.
+    pub(super) held_back: HeldBack,
     /// An operator stopped it: a reload does not start it.
     pub held_down: bool,
     /// He does, and it was not told yet: its sources go first.
@@ -56,9 +61,9 @@ pub struct Supervised {
     /// When its process was started the last time.
     pub started: Option<Instant>,
     /// When its state changed.
-    pub since: Timestamp,
+    pub since: Moment,
     /// When it ended the last time.
-    pub ended: Option<Timestamp>,
+    pub ended: Option<Moment>,
     /// The deadline that the loop knows of.
     pub timer: Option<Instant>,
     page: Option<SharedMap>,
@@ -70,8 +75,8 @@ impl Supervised {
     ///
     /// # Errors
     /// `cannot prepare child "NAME": cause`: EMFILE, ENFILE, ENOMEM, ENOSPC.
-    pub fn new(config: Rc<Child>, id: Id, poll: &Poll) -> Result<Supervised, String> {
-        let Prepared { config, parts } = Prepared::new(config, id, poll)?;
+    pub fn new(config: Rc<Child>, at_hand: bool, id: Id, poll: &Poll) -> Result<Supervised, String> {
+        let Prepared { config, parts } = Prepared::new(config, at_hand, id, poll)?;
         let Parts { notify, settings, metrics, at_hand } = parts;
         let log = log_pipe(id, poll).map_err(|e| cannot_prepare(&config, &e))?;
         let (metrics, page) = metrics.unzip();
@@ -79,9 +84,11 @@ impl Supervised {
             machine: Machine::new(Policy::from(&*config)),
             holdings: Holdings { log, notify, settings, metrics, at_hand },
             lines: LineSplitter::default(),
+            prompt_at: None,
             exec: None,
             ready: None,
             pending: false,
+            held_back: HeldBack::default(),
             held_down: false,
             to_stop: false,
             drain: drain::Progress::default(),
@@ -89,7 +96,7 @@ impl Supervised {
             says: None,
             number: 0,
             started: None,
-            since: Timestamp::now(),
+            since: Moment::now(),
             ended: None,
             timer: None,
             page,
@@ -101,7 +108,7 @@ impl Supervised {
     pub fn change(&mut self, prepared: Prepared) {
         let Prepared { config, parts } = prepared;
         let Parts { notify, settings, metrics, at_hand } = parts;
-        self.machine.policy = Policy::from(&*config);
+        self.machine.change(Policy::from(&*config));
         self.config = config;
         (self.holdings.metrics, self.page) = metrics.unzip();
         (self.holdings.notify, self.holdings.settings, self.holdings.at_hand) = (notify, settings, at_hand);
@@ -141,7 +148,13 @@ impl Supervised {
 
     /// Whether it did what it was there for: it is over, and ended well.
     pub fn finished(&self) -> bool {
-        self.is_over() && self.machine.last_exit.is_some_and(|exit| exit.success())
+        self.is_over() && self.machine.ended_well
+    }
+
+    /// Whether that is root, its own user, or the one that its process has become.
+    pub fn is_user(&self, uid: u32) -> bool {
+        let own = self.config.user.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |who| who.uid);
+        uid == 0 || uid == own || self.machine.pid().and_then(Process::user) == Some(uid)
     }
 
     /// Its process, if that was sent SIGKILL and is not gone.
@@ -165,12 +178,12 @@ impl Supervised {
     }
 
     /// How and when it ended the last time.
-    pub fn last_exit(&self) -> Option<LastExit> {
+    pub fn last_exit(&self, wall: &Wall) -> Option<LastExit> {
         let how = match self.machine.last_exit? {
             Exit::Code(code) => Ended::Code(code),
             Exit::Signal(number) => Ended::Signal(process::signal_name(number)),
         };
-        Some(LastExit { how, at: self.ended? })
+        Some(LastExit { how, at: wall.time(self.ended?) })
     }
 }
 
@@ -193,12 +206,12 @@ struct Parts {
 }
 
 impl Prepared {
-    /// For the child of that number.
+    /// For the child of that number, whose executable is at hand or not.
     ///
     /// # Errors
     /// As [`Supervised::new`].
-    pub fn new(config: Rc<Child>, id: Id, poll: &Poll) -> Result<Prepared, String> {
-        match Parts::make(&config, id, poll) {
+    pub fn new(config: Rc<Child>, at_hand: bool, id: Id, poll: &Poll) -> Result<Prepared, String> {
+        match Parts::make(&config, at_hand, id, poll) {
             Ok(parts) => Ok(Prepared { config, parts }),
             Err(error) => Err(cannot_prepare(&config, &error)),
         }
@@ -206,15 +219,10 @@ impl Prepared {
 }
 
 impl Parts {
-    fn make(config: &Child, id: Id, poll: &Poll) -> io::Result<Parts> {
+    fn make(config: &Child, at_hand: bool, id: Id, poll: &Poll) -> io::Result<Parts> {
         let plugin = match &config.program {
             Program::Plugin(name) => plugin::find(name),
             Program::Command(_) => None,
-        };
-        let at_hand = match &config.program {
-            // This very executable.
-            Program::Plugin(_) => true,
-            Program::Command(words) => words.first().is_some_and(|path| process::is_at_hand(Path::new(path))),
         };
         let notify = if plugin.is_some() || config.ready == Ready::Notify {
             Some(poll.watch(notify::Socket::new()?, EpollFlags::empty(), Token::Notify(id))?)

@@ -9,9 +9,11 @@
 //! open, and which is removed before the lock is released. It is held for a
 //! few system calls, so no process that is forked later inherits it.
 
+use crate::sys::aside::{self, Keeps};
+use crate::sys::beside::{self, Whose};
+use crate::sys::process;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
-use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use nix::sys::stat::{Mode, umask};
 use std::ffi::OsString;
@@ -19,8 +21,14 @@ use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// A lock is held for a few system calls, so it is free within this many tries.
+const LOCK_TRIES: usize = 20;
+/// Between two of them.
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
 /// Which file a name stands for. While a socket lives its inode stays, even
 /// without a name, so no other file can have the same numbers.
@@ -54,15 +62,25 @@ impl fmt::Display for Inode {
 pub struct Name {
     path: PathBuf,
     inode: Inode,
+    /// Its folder is on a disk of this machine. Else to look at it may take for ever.
+    local: bool,
 }
 
+/// Whether the name of a socket that was made earlier is still that socket's.
+///
+/// # Errors
+/// EACCES and its like: nobody can say.
+pub fn is_still(path: &Path, inode: Inode) -> io::Result<bool> {
+    Ok(look(path)? == Some(inode))
+}
+
+/// No patience: for the loop.
+pub const AT_ONCE: Duration = Duration::ZERO;
+
 impl Name {
-    /// The name of a socket that was made earlier, if it is still that socket's.
-    ///
-    /// # Errors
-    /// EACCES and its like: nobody can say.
-    pub fn again(path: &Path, inode: Inode) -> io::Result<Option<Name>> {
-        Ok((look(path)? == Some(inode)).then(|| Name { path: path.to_owned(), inode }))
+    /// One that was made, or [is still](is_still) that socket's.
+    pub fn new(path: &Path, inode: Inode, local: bool) -> Name {
+        Name { path: path.to_owned(), inode, local }
     }
 
     /// Where it is.
@@ -75,20 +93,75 @@ impl Name {
         self.inode
     }
 
-    /// Whether the name is still there and still this socket's.
+    /// Whether its folder is on a disk of this machine.
+    pub fn is_local(&self) -> bool {
+        self.local
+    }
+
+    /// Whether the name is still there and still this socket's, as far as this can be
+    /// seen at once.
     pub fn is_there(&self) -> bool {
-        look(&self.path).is_ok_and(|there| there == Some(self.inode))
+        !self.local || look(&self.path).is_ok_and(|there| there == Some(self.inode))
+    }
+
+    /// Whether the name is gone, or another socket's, as far as this can be seen at once.
+    pub fn is_lost(&self) -> bool {
+        self.local && look(&self.path).is_ok_and(|there| there != Some(self.inode))
+    }
+
+    /// What has the name, if it is still this socket, to be looked at and changed.
+    ///
+    /// # Errors
+    /// From open(2); ENOENT: it is not.
+    pub fn open(&self) -> io::Result<File> {
+        let file = beside::found(&self.path)?;
+        if Inode::of(&file.metadata()?) == self.inode { Ok(file) } else { Err(Errno::ENOENT.into()) }
     }
 
     /// Removes it, unless somebody removed it before: what is there now may be
-    /// another daemon's.
-    pub fn remove(&self) {
-        if !self.is_there() {
-            return;
+    /// another daemon's. On a file system that may not answer, a process aside does
+    /// so, and is waited for no longer than `patience`.
+    pub fn remove(&self, patience: Duration) {
+        let cannot = |error: io::Error| log::warn!("cannot remove {}: {error}", self.path.display());
+        if self.local {
+            return self.remove_now().unwrap_or_else(cannot);
         }
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            log::warn!("cannot remove {}: {error}", self.path.display());
+        let gone = || drop(self.remove_now());
+        let until = Instant::now() + patience;
+        match aside::start(Keeps::Only(&[]), gone) {
+            Ok(pid) => {
+                while Instant::now() < until && matches!(process::reap(pid), Ok(None)) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            Err(error) => cannot(error),
         }
+    }
+
+    fn remove_now(&self) -> io::Result<()> {
+        remove_own(&self.path, || is_still(&self.path, self.inode))
+    }
+}
+
+/// Removes a name that is this daemon's own, as `is_own` says. No other daemon makes its
+/// own there between the look and the removal: it would need the lock.
+///
+/// # Errors
+/// From `is_own`, or from unlink(2).
+pub fn remove_own(path: &Path, is_own: impl Fn() -> io::Result<bool>) -> io::Result<()> {
+    if !is_own()? {
+        return Ok(());
+    }
+    let lock = Lock::take_soon(path);
+    match &lock {
+        // Who holds it for so long is not about to take a name that somebody listens on.
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            log::warn!("{} stays: another daemon is at it", path.display());
+            Ok(())
+        }
+        // A lock can't be made, on a full disk for example; so no other daemon has one.
+        Ok(_) | Err(_) if is_own()? => beside::remove(path),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 
@@ -101,16 +174,23 @@ pub enum Access {
     Private,
 }
 
-/// Listens at `path`, in place of a socket that nobody listens on. When it
-/// returns, clients can connect.
+/// A socket that has no name yet.
+///
+/// # Errors
+/// EMFILE, ENFILE, ENOMEM.
+pub fn socket_to_bind() -> io::Result<OwnedFd> {
+    Ok(socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?)
+}
+
+/// Gives a socket the name `path`, in place of a socket that nobody listens on, and
+/// listens. When it returns, clients can connect.
 ///
 /// # Errors
 /// EADDRINUSE: somebody listens there, or is about to, or it is no socket.
-pub fn listen_at(path: &Path, access: Access, backlog: i32) -> io::Result<(OwnedFd, Name)> {
+pub fn bind_at(fd: &OwnedFd, path: &Path, access: Access, backlog: i32) -> io::Result<Inode> {
     let address = UnixAddr::new(path)?;
     let _lock = Lock::take(path)?;
     clear_stale(path, &address)?;
-    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     // There is one thread, so nothing else creates a file meanwhile.
     let before = (access == Access::Private).then(|| umask(Mode::from_bits_truncate(0o177)));
     let bound = bind(fd.as_raw_fd(), &address);
@@ -119,12 +199,28 @@ pub fn listen_at(path: &Path, access: Access, backlog: i32) -> io::Result<(Owned
     }
     bound?;
     let inode = look(path)?.ok_or(Errno::ENOENT)?;
-    let name = Name { path: path.to_owned(), inode };
-    if let Err(error) = Backlog::new(backlog).and_then(|backlog| listen(&fd, backlog)) {
-        name.remove();
-        return Err(error.into());
-    }
-    Ok((fd, name))
+    // Before the lock is gone: nobody listens on one that does not.
+    listen_now(fd, backlog).inspect_err(|_| drop(beside::remove(path)))?;
+    Ok(inode)
+}
+
+/// Listens on a socket that was bound, maybe once more: clients see the process that
+/// did so last as its owner (SO_PEERCRED, unix(7)).
+///
+/// # Errors
+/// None for a socket that is bound.
+pub fn listen_now(fd: &OwnedFd, backlog: i32) -> io::Result<()> {
+    Ok(listen(fd, Backlog::new(backlog)?)?)
+}
+
+/// All of that in this process, where it is known that `path` is on a disk of this machine.
+///
+/// # Errors
+/// As [`bind_at`].
+pub fn listen_at(path: &Path, access: Access, backlog: i32) -> io::Result<(OwnedFd, Name)> {
+    let fd = socket_to_bind()?;
+    let inode = bind_at(&fd, path, access, backlog)?;
+    Ok((fd, Name::new(path, inode, true)))
 }
 
 fn look(path: &Path) -> io::Result<Option<Inode>> {
@@ -149,20 +245,34 @@ fn clear_stale(path: &Path, address: &UnixAddr) -> io::Result<()> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     match connect(probe.as_raw_fd(), address) {
-        Err(Errno::ECONNREFUSED) => std::fs::remove_file(path),
+        Err(Errno::ECONNREFUSED) => beside::remove(path),
         Err(Errno::ENOENT) => Ok(()),
         _ => Err(Errno::EADDRINUSE.into()),
     }
 }
 
-/// The right to make or replace a name, until it is dropped.
+/// The right to make, replace or remove a name, until it is dropped.
 #[derive(Debug)]
-struct Lock {
+pub struct Lock {
     path: PathBuf,
     file: Flock<File>,
 }
 
 impl Lock {
+    /// The lock of that name, also if another daemon has it for the moment.
+    ///
+    /// # Errors
+    /// EADDRINUSE: another daemon has it for longer; else it can't be made.
+    pub fn take_soon(name: &Path) -> io::Result<Lock> {
+        for _ in 1..LOCK_TRIES {
+            match Lock::take(name) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse => std::thread::sleep(LOCK_PAUSE),
+                taken => return taken,
+            }
+        }
+        Lock::take(name)
+    }
+
     fn take(name: &Path) -> io::Result<Lock> {
         let mut hidden = OsString::from(".");
         hidden.push(name.file_name().ok_or(Errno::EINVAL)?);
@@ -171,19 +281,9 @@ impl Lock {
         let cannot =
             |error: io::Error| io::Error::new(error.kind(), format!("cannot lock {}: {error}", path.display()));
         loop {
-            // Neither through a link, nor waiting at a FIFO.
-            let flags = O_NOFOLLOW | O_NONBLOCK;
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .custom_flags(flags)
-                .open(&path)
-                .map_err(cannot)?;
+            let (file, _is_new) = beside::open_or_make(&path, OFlag::O_RDWR, 0o600, Whose::Own).map_err(cannot)?;
             let data = file.metadata().map_err(cannot)?;
-            if !data.is_file() || data.uid() != nix::unistd::geteuid().as_raw() || data.len() > 0 || data.nlink() > 1 {
+            if data.len() > 0 || data.nlink() > 1 {
                 return Err(cannot(io::Error::other("it is not a lock file of this user's")));
             }
             let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -211,7 +311,7 @@ impl Drop for Lock {
     fn drop(&mut self) {
         if self.is_there() {
             // An empty file that stays is taken over by the next one.
-            let _stays = std::fs::remove_file(&self.path);
+            let _stays = beside::remove(&self.path);
         }
     }
 }
@@ -287,13 +387,61 @@ mod tests {
         let path = folder.path().join("s");
         let (_socket, name) = listen_at(&path, Access::Umask, 8).unwrap();
         let inode = Inode::parse(&name.inode().to_string()).unwrap();
-        assert!(Name::again(&path, inode).unwrap().is_some());
+        assert!(is_still(&path, inode).unwrap());
         std::fs::remove_file(&path).unwrap();
-        assert!(Name::again(&path, inode).unwrap().is_none());
+        assert!(!is_still(&path, inode).unwrap());
         let _other = UnixListener::bind(&path).unwrap();
-        assert!(Name::again(&path, inode).unwrap().is_none());
-        name.remove();
+        assert!(!is_still(&path, inode).unwrap());
+        name.remove(AT_ONCE);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn a_name_is_not_removed_while_another_daemon_takes_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let (_socket, name) = listen_at(&path, Access::Umask, 8).unwrap();
+        let lock = Lock::take(&path).unwrap();
+        std::thread::scope(|scope| {
+            let removing = scope.spawn(|| name.remove(AT_ONCE));
+            // It has the name now, as the one before has lost it.
+            std::fs::remove_file(&path).unwrap();
+            let _others = UnixListener::bind(&path).unwrap();
+            drop(lock);
+            removing.join().unwrap();
+        });
+        assert!(path.exists());
+        assert_eq!(names(folder.path()), ["s"]);
+    }
+
+    #[test]
+    fn of_a_daemon_that_ends_and_one_that_starts_the_second_has_its_name() {
+        for _ in 0..200 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("s");
+            let (socket, name) = listen_at(&path, Access::Umask, 8).unwrap();
+            let next = std::thread::scope(|scope| {
+                // A cleaner comes just when the first one ends.
+                scope.spawn(|| std::fs::remove_file(&path));
+                let next = scope.spawn(|| {
+                    loop {
+                        // Refused while the first one listens, or as the cleaner took its name.
+                        if let Ok(taken) = listen_at(&path, Access::Umask, 8) {
+                            break taken;
+                        }
+                    }
+                });
+                name.remove(AT_ONCE);
+                drop(socket);
+                next.join().unwrap()
+            });
+            // The cleaner may have come last.
+            if next.1.is_there() {
+                UnixStream::connect(&path).unwrap();
+            }
+            next.1.remove(AT_ONCE);
+            assert_eq!(names(folder.path()), [""; 0]);
+        }
     }
 
     #[test]

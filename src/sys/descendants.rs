@@ -9,6 +9,14 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
+
+/// How often an environment that is empty is read.
+const READS: usize = 6;
+/// How long after.
+const READ_AGAIN: Duration = Duration::from_millis(1);
+/// The kernel's own threads are its children, and have no environment.
+const KTHREADD: Pid = Pid::from_raw(2);
 
 /// What proc_pid_stat(5) says of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +77,9 @@ impl Process {
     ///
     /// It is in the process's own memory, so it may have been written over. A
     /// process in state D may hold the lock of its memory, and whoever reads it
-    /// then would wait: such a process is not read.
+    /// then would wait: such a process is not read. While a program is executed there
+    /// is none for a moment (its new memory is there before the kernel has noted where
+    /// the environment is, fs/binfmt_elf.c): one that is empty is read again.
     ///
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM.
@@ -77,10 +87,18 @@ impl Process {
         if self.state == 'D' {
             return Ok(None);
         }
-        match std::fs::read(format!("/proc/{}/environ", self.pid)) {
-            Ok(text) => Ok(Some(text)),
-            Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::PermissionDenied => Ok(Some(Vec::new())),
-            Err(error) => Err(error),
+        let has_none = self.state == 'Z' || self.parent == KTHREADD;
+        let mut reads = if has_none { 1 } else { READS };
+        loop {
+            reads -= 1;
+            match std::fs::read(format!("/proc/{}/environ", self.pid)) {
+                Ok(text) if text.is_empty() && reads > 0 => std::thread::sleep(READ_AGAIN),
+                Ok(text) => return Ok(Some(text)),
+                Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::PermissionDenied => {
+                    return Ok(Some(Vec::new()));
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
 
@@ -109,6 +127,15 @@ impl Process {
             }
         }
         Ok(false)
+    }
+
+    /// Whose that process is now, by its effective user id. `None`: it is gone, or can't be
+    /// looked at.
+    pub fn user(pid: Pid) -> Option<u32> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        // `Uid: REAL EFFECTIVE SAVED FILESYSTEM` (proc_pid_status(5))
+        let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+        line.split_ascii_whitespace().nth(1)?.parse().ok()
     }
 
     /// Sends a signal to exactly this process; if it is gone, that is no error.

@@ -4,9 +4,14 @@
 //! relies on. Everything above it is safe Rust.
 
 pub mod anew;
+pub mod aside;
+pub mod at_hand;
 pub mod background;
+pub mod beside;
 pub mod datagrams;
 pub mod descendants;
+pub mod executable;
+pub mod lock;
 pub mod map;
 pub mod name;
 pub mod pipe;

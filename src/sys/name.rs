@@ -1,70 +1,71 @@
 //! Names of files.
 
 use nix::errno::Errno;
+use nix::fcntl::{AtFlags, renameat};
 use nix::libc;
-use std::ffi::CString;
+use nix::sys::stat::fstatat;
+use std::ffi::{CString, OsStr};
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
-/// Renames a file to a name that is free (rename(2), RENAME_NOREPLACE).
+/// Renames a file in a folder to a name that is free there (rename(2), RENAME_NOREPLACE).
 ///
 /// A file system that can't do that in one step (NFS; some in user space) is
 /// asked first whether the name is free.
 ///
 /// # Errors
 /// EEXIST where it is not free; others from rename(2).
-pub fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
-    let (old, new) = (CString::new(from.as_os_str().as_bytes())?, CString::new(to.as_os_str().as_bytes())?);
+pub fn rename_to_free(folder: BorrowedFd<'_>, from: &OsStr, to: &OsStr) -> io::Result<()> {
+    let (old, new) = (CString::new(from.as_bytes())?, CString::new(to.as_bytes())?);
     #[allow(unsafe_code)]
     // SAFETY: both names end with NUL and outlive the call, which keeps neither.
     // By libc, for nix has it for one C library only.
     let result = unsafe {
         libc::syscall(
             libc::SYS_renameat2,
-            libc::AT_FDCWD,
+            folder.as_raw_fd(),
             old.as_ptr(),
-            libc::AT_FDCWD,
+            folder.as_raw_fd(),
             new.as_ptr(),
             libc::RENAME_NOREPLACE,
         )
     };
     match Errno::result(result) {
         Ok(_) => Ok(()),
-        Err(Errno::EINVAL | Errno::ENOSYS) => rename_if_free(from, to),
+        Err(Errno::EINVAL | Errno::ENOSYS) => rename_if_free(folder, from, to),
         Err(errno) => Err(errno.into()),
     }
 }
 
 /// Only a name that is known to be free is used: what can't be looked at may be there.
-fn rename_if_free(from: &Path, to: &Path) -> io::Result<()> {
-    match to.symlink_metadata() {
+fn rename_if_free(folder: BorrowedFd<'_>, from: &OsStr, to: &OsStr) -> io::Result<()> {
+    match fstatat(folder, to, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(_) => Err(Errno::EEXIST.into()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => std::fs::rename(from, to),
-        Err(error) => Err(error),
+        Err(Errno::ENOENT) => Ok(renameat(folder, from, folder, to)?),
+        Err(errno) => Err(errno.into()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
 
     #[test]
     fn a_name_that_is_taken_stays_what_it_is_whether_or_not_the_kernel_looks() {
         for rename in [rename_to_free, rename_if_free] {
             let folder = tempfile::tempdir().unwrap();
+            let opened = std::fs::File::open(folder.path()).unwrap();
+            let rename = |from: &str, to: &str| rename(opened.as_fd(), from.as_ref(), to.as_ref());
             let [a, b] = ["a", "b"].map(|name| folder.path().join(name));
             std::fs::write(&a, "a").unwrap();
-            rename(&a, &b).unwrap();
+            rename("a", "b").unwrap();
             std::fs::write(&a, "other").unwrap();
-            assert_eq!(rename(&a, &b).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!(rename("a", "b").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
             assert_eq!(std::fs::read(&b).unwrap(), b"a");
-            let below_a_file = rename(&b, &a.join("c")).unwrap_err();
-            assert_eq!(below_a_file.kind(), io::ErrorKind::NotADirectory);
-            assert_eq!(
-                rename(&folder.path().join("c"), &folder.path().join("d")).unwrap_err().kind(),
-                io::ErrorKind::NotFound
-            );
+            assert_eq!(rename("b", "a/c").unwrap_err().kind(), io::ErrorKind::NotADirectory);
+            assert_eq!(rename("c", "d").unwrap_err().kind(), io::ErrorKind::NotFound);
         }
     }
 }

@@ -1,19 +1,17 @@
 //! Starting programs and reaping them.
 
+use super::executable::{self, Flaw};
+use crate::cause::words;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
-use nix::sys::statfs::{
-    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, statfs,
-};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, fork, getpid, getppid};
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::Path;
 
 /// Everything a program starts with.
 #[derive(Debug)]
@@ -40,7 +38,7 @@ pub struct Program<'a> {
     /// What it gets when this process dies (PR_SET_PDEATHSIG).
     pub death_signal: Signal,
     /// Whether its executable is there at once, as on a disk of this machine, and
-    /// not behind a network that may be down ([`is_at_hand`]).
+    /// not behind a network that may be down ([`super::at_hand`]).
     pub at_hand: bool,
 }
 
@@ -155,20 +153,6 @@ pub fn spawn(program: &Program<'_>) -> io::Result<Spawned> {
     Ok(Spawned { pid: started?, status: read })
 }
 
-/// Whether a file is on a file system that has it at once: a disk or memory of
-/// this machine. To ask may itself take long, so ask while that may be.
-pub fn is_at_hand(path: &Path) -> bool {
-    // linux/magic.h; nix has no name for the last two.
-    const SQUASHFS: libc::__fsword_t = 0x7371_7368;
-    const EROFS: libc::__fsword_t = 0xe0f5_e1e2;
-    let known =
-        [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC, TMPFS_MAGIC, OVERLAYFS_SUPER_MAGIC];
-    statfs(path).is_ok_and(|found| {
-        let kind = found.filesystem_type();
-        known.contains(&kind) || [SQUASHFS, EROFS].contains(&kind.0)
-    })
-}
-
 fn forked(launch: &mut Launch<'_>) -> nix::Result<Pid> {
     #[allow(unsafe_code)]
     // SAFETY: one thread, so the child's copy of the heap and of every lock is consistent.
@@ -215,13 +199,15 @@ fn shared(launch: &mut Launch<'_>) -> nix::Result<Pid> {
 /// # Errors
 /// From read(2); EINTR is retried.
 pub fn outcome(status: impl AsFd) -> io::Result<Exec> {
-    let mut report = [0u8; 5];
+    let mut report = [0u8; REPORT];
     match nix::unistd::read(status, &mut report) {
         Ok(0) => Ok(Exec::Done),
-        Ok(_) => {
+        Ok(length) => {
             let stage = Stage::ALL.get(usize::from(report[0])).map_or("starting", |s| s.words());
             let errno = Errno::from_raw(i32::from_le_bytes([report[1], report[2], report[3], report[4]]));
-            Ok(Exec::Failed(format!("{stage}: {}", errno.desc())))
+            let flaw = Flaw::from_bytes(report.get(5..length).unwrap_or_default());
+            let why = flaw.map_or_else(|| words(errno), |flaw| flaw.to_string());
+            Ok(Exec::Failed(format!("{stage}: {why}")))
         }
         Err(Errno::EAGAIN | Errno::EINTR) => Ok(Exec::Pending),
         Err(e) => Err(e.into()),
@@ -240,9 +226,21 @@ pub fn has_executed(pid: Pid) -> bool {
     flags.is_none_or(|flags| flags & PF_FORKNOEXEC == 0)
 }
 
-fn report(stage: Stage, errno: Errno) -> [u8; 5] {
-    let e = (errno as i32).to_le_bytes();
-    [stage as u8, e[0], e[1], e[2], e[3]]
+/// The longest report of a start that failed: stage, errno, and what is wrong with the
+/// program. Far less than PIPE_BUF, so it arrives whole (pipe(7)).
+const REPORT: usize = 5 + executable::BYTES;
+
+/// Writes such a report; returns how long it is.
+fn report(stage: Stage, errno: Errno, path: &CStr, to: &mut [u8; REPORT]) -> usize {
+    to[0] = stage as u8;
+    to[1..5].copy_from_slice(&(errno as i32).to_le_bytes());
+    match executable::explain(path, errno).filter(|_| stage == Stage::Exec) {
+        Some(flaw) => {
+            to[5..].copy_from_slice(&flaw.bytes());
+            REPORT
+        }
+        None => 5,
+    }
 }
 
 /// A process id has at most as many digits.
@@ -292,11 +290,13 @@ impl<'a> Launch<'a> {
     fn run(&mut self) -> ! {
         // The program's own descriptors may take this one's number.
         let status = above(self.status, self.moved.len()).unwrap_or(self.status.as_raw_fd());
-        let Err((stage, errno)) = self.become_program();
+        let Err((stage, errno)) = self.become_program(status);
         #[allow(unsafe_code)]
         // SAFETY: open until exec, see `above`.
         let status = unsafe { BorrowedFd::borrow_raw(status) };
-        let _told = nix::unistd::write(status, &report(stage, errno));
+        let mut told = [0; REPORT];
+        let length = report(stage, errno, self.program.path, &mut told);
+        let _told = nix::unistd::write(status, &told[..length]);
         #[allow(unsafe_code)]
         // SAFETY: ends this process without running the parent's exit handlers.
         unsafe {
@@ -305,13 +305,16 @@ impl<'a> Launch<'a> {
     }
 
     /// Returns only where it could not go on.
-    fn become_program(&mut self) -> Result<Infallible, (Stage, Errno)> {
+    fn become_program(&mut self, status: RawFd) -> Result<Infallible, (Stage, Errno)> {
         let at = |stage: Stage| move |errno: Errno| (stage, errno);
         let program = self.program;
 
         nix::unistd::setsid().map_err(at(Stage::Session))?;
         default_dispositions();
+        // What comes next may take for ever: a stop ends it.
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(at(Stage::Session))?;
         place(program.descriptors, &mut self.moved).map_err(at(Stage::Descriptors))?;
+        close_from(program.descriptors.len(), status);
         nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(program.umask));
         if let Some(soft) = program.soft_descriptors {
             let hard = getrlimit(Resource::RLIMIT_NOFILE).map_err(at(Stage::Limits))?.1;
@@ -336,7 +339,6 @@ impl<'a> Launch<'a> {
         }
 
         self.tell_own_pid();
-        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(at(Stage::Session))?;
         #[allow(unsafe_code)]
         // SAFETY: both lists end with a null pointer; what they point to, the
         // program's strings and `own_pid`, is there until this returns.
@@ -358,7 +360,7 @@ impl<'a> Launch<'a> {
 
 /// Every signal back to its default: ignored ones would stay ignored over exec
 /// (signal(7)), SIGPIPE among them.
-fn default_dispositions() {
+pub(super) fn default_dispositions() {
     // The kernel's struct sigaction, at most 32 bytes; zeros are SIG_DFL, no
     // flags, an empty mask. Asked of the kernel itself, for nix knows no
     // real-time signals, and the C library refuses two that it keeps for itself.
@@ -380,8 +382,7 @@ fn default_dispositions() {
     }
 }
 
-/// The n-th descriptor becomes descriptor n; all others close on exec. One may
-/// be named more than once.
+/// The n-th descriptor becomes descriptor n. One may be named more than once.
 ///
 /// No more than one is open beside those that were: a program may be given
 /// almost as many as the limit on descriptors allows.
@@ -415,15 +416,27 @@ fn place(descriptors: &[BorrowedFd<'_>], moved: &mut [RawFd]) -> nix::Result<()>
             }
         }
     }
-    // Also what this process was itself started with by accident; all of our
-    // own is close-on-exec anyway. Since Linux 5.11 (close_range(2)).
-    let first = libc::c_uint::try_from(count).map_err(|_| Errno::EMFILE)?;
-    #[allow(unsafe_code)]
-    // SAFETY: only marks descriptors.
-    unsafe {
-        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
-    };
     Ok(())
+}
+
+/// Closes every descriptor from `first` on but that one. To mark them close-on-exec
+/// would not do: what comes before exec, and exec itself, may take for ever, and
+/// whoever reads from a pipe would wait for its end as long as a copy of the write
+/// end is open here. Since Linux 5.9 (close_range(2)).
+fn close_from(first: usize, but: RawFd) {
+    let (first, but) = (libc::c_uint::try_from(first).unwrap_or(0), libc::c_uint::try_from(but).unwrap_or(0));
+    let ranges = if but < first {
+        [Some((first, libc::c_uint::MAX)), None]
+    } else {
+        [(but > first).then(|| (first, but - 1)), Some((but + 1, libc::c_uint::MAX))]
+    };
+    for (first, last) in ranges.into_iter().flatten() {
+        #[allow(unsafe_code)]
+        // SAFETY: in the child, as in `place`: none of them is used here any more.
+        unsafe {
+            libc::syscall(libc::SYS_close_range, first, last, 0)
+        };
+    }
 }
 
 /// A copy of the descriptor at `lowest` or above, close-on-exec. It is not
@@ -443,7 +456,8 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// Whether it exited with status 0.
+    /// Whether it exited with status 0. What counts as a success of a child is its
+    /// `success` in the configuration.
     pub fn success(self) -> bool {
         self == Exit::Code(0)
     }
@@ -530,6 +544,29 @@ pub fn signal_group(leader: Pid, signal: Signal) -> io::Result<()> {
     match sent {
         Ok(()) | Err(Errno::ESRCH) => Ok(()),
         Err(e) => Err(e.into()),
+    }
+}
+
+/// Sends a signal to a child that is not reaped yet, and to nobody else in its group.
+///
+/// # Errors
+/// EPERM where it is another user's by now.
+pub fn signal_leader(leader: Pid, signal: Signal) -> io::Result<()> {
+    match kill(leader, signal) {
+        // A zombie takes any signal, so it is there until it is reaped.
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// What to send, in this order, so that a process takes that signal even if it is stopped:
+/// the signal and SIGCONT. Of SIGCONT and the signals that stop a process, the later takes
+/// back the earlier as long as that is pending (`prepare_signal` in the kernel's
+/// kernel/signal.c).
+pub fn with_continue(signal: Signal) -> [Signal; 2] {
+    match signal {
+        Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU => [Signal::SIGCONT, signal],
+        _ => [signal, Signal::SIGCONT],
     }
 }
 

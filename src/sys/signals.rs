@@ -1,20 +1,45 @@
 //! Signals as something to poll: signal-hook's self-pipe.
 
+use nix::libc;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use signal_hook::iterator::backend::SignalDelivery;
-use signal_hook::iterator::exfiltrator::SignalOnly;
+use signal_hook::iterator::exfiltrator::WithRawSiginfo;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Signals that were asked for, delivered through a descriptor.
 #[derive(Debug)]
 pub struct Signals {
-    delivery: SignalDelivery<UnixStream, SignalOnly>,
-    /// How often each signal came and was not collected yet.
-    came: Vec<(i32, Arc<AtomicU32>)>,
+    delivery: SignalDelivery<UnixStream, WithRawSiginfo>,
+}
+
+/// A signal that was delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Came {
+    /// Its number.
+    pub number: i32,
+    /// The process that sent it. `None`: the kernel did, for a terminal, a timer or a descriptor.
+    pub sender: Option<Sender>,
+}
+
+/// Who sent a signal, as the kernel says (`si_pid` and `si_uid`, sigaction(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sender {
+    /// Its process id; 0 if this pid namespace doesn't show it.
+    pub pid: i32,
+    /// Its real user id.
+    pub uid: u32,
+}
+
+/// Signals that end a process that neither catches nor ignores them (signal(7)), and that
+/// no user means to be its end: timers, limits and notices that went to the wrong process.
+/// Those that report a fault of the process itself are not here, nor SIGABRT, with which
+/// a watchdog asks for a core dump, nor the ones that a terminal or an operator sends.
+pub fn accidental() -> impl Iterator<Item = i32> {
+    use libc::{SIGALRM, SIGIO, SIGPROF, SIGPWR, SIGSTKFLT, SIGUSR2, SIGVTALRM, SIGXCPU, SIGXFSZ};
+    let standard = [SIGUSR2, SIGALRM, SIGSTKFLT, SIGXCPU, SIGXFSZ, SIGVTALRM, SIGPROF, SIGIO, SIGPWR];
+    standard.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
 }
 
 impl Signals {
@@ -31,40 +56,32 @@ impl Signals {
         // and the note of what it shall do would be lost.
         let caught: SigSet = signals.iter().filter_map(|&number| Signal::try_from(number).ok()).collect();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&caught), None)?;
-        // Counted first, so that a signal that is reported has been counted.
-        let came = signals.iter().map(|&number| Ok((number, counted(number)?))).collect::<io::Result<_>>();
-        let delivery = SignalDelivery::with_pipe(read, write, SignalOnly, signals);
+        let delivery = SignalDelivery::with_pipe(read, write, WithRawSiginfo, signals);
         sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&caught), None)?;
-        Ok(Signals { delivery: delivery?, came: came? })
+        Ok(Signals { delivery: delivery? })
     }
 
-    /// The signals that came since the last call, each once however often it came.
+    /// The signals that were delivered since the last call, lowest numbers first. One that
+    /// is sent again before it is delivered is still one (signal(7): standard signals don't
+    /// queue); of more than five of a number, the first five are reported.
+    pub fn came(&mut self) -> impl Iterator<Item = Came> {
+        self.delivery.pending().map(|info| Came { number: info.si_signo, sender: sender(&info) })
+    }
+
+    /// Their numbers alone.
     pub fn pending(&mut self) -> impl Iterator<Item = i32> {
-        self.delivery.pending()
-    }
-
-    /// How often that signal was delivered since the last call. One that is sent
-    /// again before it is delivered is still one (signal(7): standard signals
-    /// don't queue).
-    pub fn times(&self, number: i32) -> u32 {
-        let counted = self.came.iter().find(|(counted, _)| *counted == number);
-        counted.map_or(0, |(_, times)| times.swap(0, Ordering::Relaxed))
+        self.came().map(|came| came.number)
     }
 }
 
-/// A count that goes up with each delivery of that signal.
-fn counted(number: i32) -> io::Result<Arc<AtomicU32>> {
-    let times = Arc::new(AtomicU32::new(0));
-    let count = Arc::clone(&times);
+fn sender(info: &libc::siginfo_t) -> Option<Sender> {
+    if !matches!(info.si_code, libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL) {
+        return None;
+    }
     #[allow(unsafe_code)]
-    // SAFETY: what runs in the handler is one atomic addition, which is
-    // async-signal-safe (signal-safety(7)).
-    unsafe {
-        signal_hook::low_level::register(number, move || {
-            count.fetch_add(1, Ordering::Relaxed);
-        })
-    }?;
-    Ok(times)
+    // SAFETY: with these codes the kernel fills in both (sigaction(2)).
+    let (pid, uid) = unsafe { (info.si_pid(), info.si_uid()) };
+    Some(Sender { pid, uid })
 }
 
 /// Has this process hear of its children's ends, also where whoever started it
@@ -76,14 +93,17 @@ pub fn hear_of_children() {
     debug_assert!(set.is_ok(), "SIGCHLD has a disposition");
 }
 
-/// A write past a limit on the size of a file (RLIMIT_FSIZE) fails with EFBIG from
-/// now on; by default it would end this process with SIGXFSZ. Programs that this
-/// process starts with [`super::process::spawn`] have the default.
-pub fn ignore_file_size_signal() {
-    #[allow(unsafe_code)]
-    // SAFETY: an ignored signal runs no code of this process.
-    let set = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
-    debug_assert!(set.is_ok(), "SIGXFSZ can be ignored");
+/// Has this process ignore these signals from now on. Programs that it starts with
+/// [`super::process::spawn`] have the default.
+pub fn ignore(signals: impl IntoIterator<Item = i32>) {
+    for number in signals {
+        #[allow(unsafe_code)]
+        // SAFETY: an ignored signal runs no code of this process. What can't be ignored is
+        // refused.
+        unsafe {
+            libc::signal(number, libc::SIG_IGN);
+        }
+    }
 }
 
 impl AsFd for Signals {

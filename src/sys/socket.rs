@@ -38,6 +38,23 @@ pub fn unacknowledged(socket: impl AsFd) -> io::Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
+/// Has a TCP socket take no more while so many bytes wait to be sent
+/// (TCP_NOTSENT_LOWAT, tcp(7)): what its peer has no room for stays with the program
+/// that sends it. Accepted sockets inherit it.
+///
+/// # Errors
+/// ENOPROTOOPT for another kind of socket.
+pub fn limit_unsent(socket: impl AsFd, bytes: c_int) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of::<c_int>()).map_err(io::Error::other)?;
+    let fd = socket.as_fd().as_raw_fd();
+    #[allow(unsafe_code)]
+    // SAFETY: setsockopt reads one int, which outlives the call.
+    let set =
+        unsafe { libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, (&raw const bytes).cast(), length) };
+    Errno::result(set)?;
+    Ok(())
+}
+
 /// Whether a program ended what the socket receives, or both ways (shutdown(2)).
 ///
 /// # Errors

@@ -122,6 +122,25 @@ fn a_child_that_is_not_ready_in_time_is_the_reason() {
 }
 
 #[test]
+fn a_child_that_is_held_back_is_the_reason() {
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp://{}", held.local_addr().unwrap());
+    for (more, reason) in [
+        (
+            format!("listen = [\"{address}\"]\n"),
+            format!("plumbd.toml:4: cannot listen on {address}: Address already in use"),
+        ),
+        ("directory = \"none\"\n".to_owned(), "plumbd.toml:4:13: cannot run in ".to_owned()),
+    ] {
+        let folder = Folder::new(&format!("{SLEEPER}{more}"));
+        let (status, why) = folder.run();
+        assert_eq!(status, 1);
+        assert!(why.starts_with("plumbd: cannot start x: ") && why.contains(&reason), "{why}");
+        assert!(!folder.path("pid").exists() && !folder.path("plumbd.sock").exists(), "nothing of it is left");
+    }
+}
+
+#[test]
 fn a_second_daemon_is_refused_and_leaves_the_first_alone() {
     let folder = Folder::new(SLEEPER);
     assert_eq!(folder.run(), (0, String::new()));

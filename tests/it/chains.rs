@@ -63,7 +63,7 @@ fn lines_in_order(daemon: &Daemon, kills: usize) -> usize {
 #[track_caller]
 fn log_has_no_lines(daemon: &Daemon) {
     let log = daemon.log();
-    let lost = log.lines().filter(|line| line.rsplit(' ').next().is_some_and(|word| word.parse::<u32>().is_ok()));
+    let lost = log.lines().filter(|line| line.rsplit(": ").next().is_some_and(|word| word.parse::<u32>().is_ok()));
     assert_eq!(lost.count(), 0, "{log}");
 }
 

@@ -54,6 +54,49 @@ fn commands_options_and_examples_are_completed() {
     assert!(!bash(folder.path(), &["plumbd", ""]).contains(&"plugin".to_owned()), "it is hidden");
 }
 
+/// A folder with two configurations, and one below it.
+fn with_files() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("below")).unwrap();
+    for name in ["plumbd.toml", "other.toml", "below/inner.toml"] {
+        std::fs::write(folder.path().join(name), TWO).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn relative_files_are_completed() {
+    let folder = with_files();
+    for words in [
+        &["plumbd", "run", "-c", "plum"][..],
+        &["plumbd", "check", "--config", "plum"],
+        &["plumbd", "run", "--pid-file", "plum"],
+        &["plumbd", "status", "--control", "plum"],
+    ] {
+        assert_eq!(bash(folder.path(), words), ["plumbd.toml"], "{words:?}");
+    }
+    assert_eq!(bash(folder.path(), &["plumbd", "run", "-c", "./oth"]), ["./other.toml"]);
+    assert_eq!(bash(folder.path(), &["plumbd", "run", "-c", "bel"]), ["below/"]);
+    assert_eq!(bash(folder.path(), &["plumbd", "run", "-c", "below/in"]), ["below/inner.toml"]);
+    assert_eq!(bash(&folder.path().join("below"), &["plumbd", "run", "-c", "../plu"]), ["../plumbd.toml"]);
+    let whole = format!("{}/plum", folder.path().display());
+    assert_eq!(bash(folder.path(), &["plumbd", "run", "-c", &whole]), [format!("{whole}bd.toml")]);
+}
+
+#[test]
+fn zsh_and_fish_complete_relative_files() {
+    let folder = with_files();
+    for (typed, whole) in [("plum", "plumbd.toml"), ("below/in", "below/inner.toml")] {
+        let fish = format!("plumbd completions fish | source; complete -C 'plumbd run -c {typed}'");
+        if let Some(out) = shell("fish", &["--no-config", "-c", &fish], folder.path()) {
+            assert_eq!(out.lines().next().map(|line| line.split('\t').next().unwrap()), Some(whole), "{out}");
+        }
+        if let Some(out) = zsh(folder.path(), &format!("plumbd run -c {typed}"), whole) {
+            assert!(out.contains(&format!("plumbd run -c {whole}")), "{out:?}");
+        }
+    }
+}
+
 #[test]
 fn children_of_the_daemon_that_runs_are_completed() {
     let mut daemon = Daemon::start(TWO);
@@ -96,22 +139,31 @@ fn a_daemon_that_hangs_is_not_waited_for() {
     daemon.stop();
 }
 
+/// What a terminal with zsh shows when that is typed and Tab is pressed, up to a word;
+/// `None` where zsh is not installed.
+fn zsh(folder: &Path, typed: &str, word: &str) -> Option<String> {
+    // As a file in $fpath, and a terminal to press Tab in.
+    let script = format!(
+        "mkdir -p f; plumbd completions zsh >f/_plumbd; fpath=($PWD/f $fpath)\n\
+         autoload -U compinit; compinit -u -d $PWD/dump; zmodload zsh/zpty\n\
+         zpty z zsh -f; zpty -w z \"PS1=; fpath=($PWD/f \\$fpath); autoload -U compinit; compinit -u -d $PWD/dump; echo rea''dy\"\n\
+         zpty -r -m z out '*ready*'\n\
+         zpty -w -n z $'{typed}\\t'; zpty -r -m z out '*{word}*'; print -r -- $out; zpty -d z"
+    );
+    if Command::new("zsh").arg("--version").output().is_err() {
+        eprintln!("left out: zsh is not installed");
+        return None;
+    }
+    shell("timeout", &["30", "zsh", "-f", "-c", &script], folder)
+}
+
 #[test]
 fn zsh_completes_children_at_the_first_tab_too() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("plumbd.toml"), TWO).unwrap();
-    // As a file in $fpath, and a terminal to press Tab in.
-    let script = "mkdir f; plumbd completions zsh >f/_plumbd; fpath=($PWD/f $fpath)\n\
-         autoload -U compinit; compinit -u -d $PWD/dump; zmodload zsh/zpty\n\
-         zpty z zsh -f; zpty -w z \"PS1=; fpath=($PWD/f \\$fpath); autoload -U compinit; compinit -u -d $PWD/dump; echo rea''dy\"\n\
-         zpty -r -m z out '*ready*'\n\
-         zpty -w -n z $'plumbd stop oth\\t'; zpty -r -m z out '*other*'; print -r -- $out; zpty -d z";
-    if Command::new("zsh").arg("--version").output().is_err() {
-        eprintln!("left out: zsh is not installed");
-        return;
+    if let Some(out) = zsh(folder.path(), "plumbd stop oth", "other") {
+        assert!(out.contains("plumbd stop other"), "{out:?}");
     }
-    let out = shell("timeout", &["30", "zsh", "-f", "-c", script], folder.path()).unwrap();
-    assert!(out.contains("plumbd stop other"), "{out:?}");
 }
 
 #[test]

@@ -61,6 +61,13 @@ impl System for Pretend {
             _ => Err("No such file or directory".to_owned()),
         }
     }
+    fn message_file(&self, path: &Path) -> Result<(), String> {
+        match path {
+            path if FOLDERS.iter().any(|folder| Path::new(folder) == path) => Err("it is a folder".to_owned()),
+            path if path.starts_with("/dev") => Err("it is no regular file".to_owned()),
+            _ => Ok(()),
+        }
+    }
     fn resolve(&self, path: &Path) -> PathBuf {
         path.to_owned()
     }

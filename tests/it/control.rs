@@ -381,9 +381,12 @@ fn of_several_that_start_at_once_on_a_stale_socket_one_runs_and_can_be_reached()
             let why = String::from_utf8(output.stderr).unwrap();
             assert!(why.contains("another plumbd runs there"), "{why}");
         }
-        let mut names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-        names.sort();
-        assert_eq!(names, ["plumbd.sock", "plumbd.toml"]);
+        // The others may have been refused because it was about to take the name.
+        wait_for("it has its name, and no lock any more", || {
+            let mut names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+            names.sort();
+            (names == ["plumbd.sock", "plumbd.toml"]).then_some(())
+        });
         let pid = i32::try_from(runs[0].id()).unwrap();
         let mut stream = UnixStream::connect(dir.path().join("plumbd.sock")).unwrap();
         stream.write_all(b"{\"command\":\"shutdown\",\"fast\":false}\n").unwrap();

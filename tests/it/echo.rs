@@ -13,7 +13,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 
 /// Each connection's payloads, joined.
-fn by_connection(records: &[Got]) -> HashMap<u32, Vec<u8>> {
+pub(crate) fn by_connection(records: &[Got]) -> HashMap<u32, Vec<u8>> {
     let mut joined = HashMap::<u32, Vec<u8>>::new();
     for record in records {
         joined.entry(record.connection).or_default().extend_from_slice(&record.payload);
@@ -35,7 +35,7 @@ fn noise(count: usize) -> Vec<u8> {
 }
 
 /// Writes until the other side takes no more; how many bytes it took.
-fn write_all_it_takes(client: &mut TcpStream, bytes: &[u8]) -> usize {
+pub(crate) fn write_all_it_takes(client: &mut TcpStream, bytes: &[u8]) -> usize {
     client.set_nonblocking(true).unwrap();
     let mut sent = 0;
     while sent < bytes.len() {
@@ -438,7 +438,7 @@ fn all_that_came_while_it_did_not_look_is_echoed_whatever_ended_each_read() {
         echo.signal(Signal::SIGSTOP);
         client.write_all(b"a\n").unwrap();
         if urgent {
-            // Of which nothing is in the stream; recv(2) stops before it.
+            // recv(2) stops before it.
             assert_eq!(send(client.as_raw_fd(), b"!", MsgFlags::MSG_OOB), Ok(1));
         }
         client.write_all(many.as_bytes()).unwrap();
@@ -446,7 +446,7 @@ fn all_that_came_while_it_did_not_look_is_echoed_whatever_ended_each_read() {
             client.shutdown(Shutdown::Write).unwrap();
         }
         echo.signal(Signal::SIGCONT);
-        let sent = format!("a\n{many}");
+        let sent = format!("a\n{}{many}", if urgent { "!" } else { "" });
         let got = if end { read_to_end(&mut client) } else { read_exact(&mut client, sent.len()) };
         assert!(got == sent.as_bytes(), "end: {end}, urgent: {urgent}, {} bytes", got.len());
     }

@@ -2,7 +2,7 @@
 
 use crate::daemon::{Daemon, free_port, wait_for};
 use std::io::{Read, Write};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 fn example(name: &str) -> String {
     let printed = Command::new(env!("CARGO_BIN_EXE_plumbd")).args(["example", name]).output().unwrap();
@@ -36,6 +36,57 @@ fn pipeline_filters_and_stores() {
     let even: Vec<String> = [2, 4, 6, 8, 10].iter().map(|n| format!("number {n} is even")).collect();
     assert_eq!(messages, even);
     assert!(lines.lines().all(|line| line.split(' ').nth(1) == Some("filter")), "{lines}");
+    daemon.stop();
+}
+
+/// Lines that a careless filter changes, and what is left of them in capitals.
+const ODD: [&str; 6] = ["  two blanks before", "\ta tab", "back\\slash \\n \\c \\\\", "-n", "-e x", "trailing blank  "];
+
+/// What the filter of a text, from `#!/bin/sh` to the word about its input, makes of [`ODD`].
+#[track_caller]
+fn filtered(text: &str) -> String {
+    let from = text.find("#!/bin/sh\n").unwrap();
+    let script = text[from..].lines().take_while(|line| !line.starts_with("echo \"my input"));
+    let script = script.collect::<Vec<_>>().join("\n");
+    let mut shell =
+        Command::new("/bin/sh").args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    shell.stdin.take().unwrap().write_all((ODD.join("\n") + "\n").as_bytes()).unwrap();
+    String::from_utf8(shell.wait_with_output().unwrap().stdout).unwrap()
+}
+
+#[test]
+fn the_filter_of_the_papers_changes_nothing_but_what_it_says() {
+    let capitals = ODD.join("\n").to_uppercase() + "\n";
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    assert_eq!(filtered(&readme), capitals);
+    let page = Command::new(env!("CARGO_BIN_EXE_plumbd")).args(["man", "plumbd-plugin"]).output().unwrap().stdout;
+    let page = String::from_utf8(page).unwrap().replace("\\-", "-").replace("\\(aq", "'").replace("\\e", "\\");
+    assert_eq!(filtered(&page), capitals);
+}
+
+#[test]
+fn the_filters_of_the_examples_keep_each_line_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("odd"), ODD.join("\n") + "\n").unwrap();
+    let config = example("one-way").replace("printf 'Hello, World!\\\\n'", "cat odd");
+    let mut daemon = Daemon::spawn_in(dir, &config);
+    for line in ODD {
+        daemon.wait_log(&format!("INFO reader: received: {}\n", line));
+    }
+    daemon.stop();
+
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("odd"), "  back\\slash \\n 2\n\tx 3\n\t-e \\c 4\n").unwrap();
+    let source = "for n in 1 2 3 4 5 6 7 8 9 10; do echo \\\"number $n\\\"; done";
+    let config = example("pipeline");
+    assert!(config.contains(source), "{config}");
+    let mut daemon = Daemon::spawn_in(dir, &config.replace(source, "cat odd"));
+    let lines = wait_for("two even numbers", || {
+        let file = daemon.read_text("pipeline.log");
+        (file.lines().count() == 2).then_some(file)
+    });
+    let messages: Vec<&str> = lines.lines().map(|line| line.splitn(3, ' ').nth(2).unwrap()).collect();
+    assert_eq!(messages, ["  back\\\\slash \\\\n 2 is even", "\\x09-e \\\\c 4 is even"]);
     daemon.stop();
 }
 

@@ -91,13 +91,167 @@ fn a_line_without_end_and_bytes_of_any_kind_stay_one_childs_entries() {
     let said: Vec<&str> =
         log.lines().filter_map(|line| line.split_once(" INFO wild: ").map(|(_, said)| said)).collect();
     assert_eq!(said.iter().map(|line| line.matches('x').count()).max(), Some(7 * 1024));
-    let long = said.iter().filter(|line| !line.is_empty() && line.bytes().all(|b| b == b'x'));
+    let texts = said.iter().map(|line| line.strip_prefix("... ").unwrap_or(line));
+    let long = texts.filter(|line| !line.is_empty() && line.bytes().all(|b| b == b'x'));
     assert_eq!(long.map(|line| line.len()).sum::<usize>(), 1_000_000);
     assert!(said.contains(&"a\\x0d<0>plumbd: forged\\x1bc\\x00\\xc3"), "{said:?}");
     assert!(said.contains(&"b\\xc2\\x85c"));
     assert_eq!(said.iter().map(|line| line.matches("\\x00").count()).sum::<usize>(), 30_001);
     assert!(log.bytes().all(|b| b == b'\n' || (0x20..0x7f).contains(&b)), "only printable characters");
     assert!(log.lines().all(|line| line.starts_with("20")), "a time before each entry");
+}
+
+/// The priorities and texts of what that child has logged, as systemd's journal gets them.
+fn said(log: &str, child: &str) -> Vec<(char, String)> {
+    let lines = log.lines().filter_map(|line| {
+        let (priority, text) = line.split_once(&format!(">{child}: "))?;
+        Some((priority.strip_prefix('<')?.parse().unwrap(), text.to_owned()))
+    });
+    lines.collect()
+}
+
+const TO_JOURNAL: &str = "export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2)";
+
+#[test]
+fn all_of_a_long_line_has_the_priority_that_it_begins_with() {
+    let mut daemon = Daemon::start_after(
+        TO_JOURNAL,
+        r#"
+        [children.long]
+        command = ["sh", "-c", """
+        a() { head -c $1 /dev/zero | tr '\\000' a; }
+        echo "<3>$(a 7165)more"; echo "<6>$(a 7165)<0>forged"; echo "$(a 7168)<1>"; echo "<4>$(a 20000)<2>"
+        """]
+        restart = "never"
+        "#,
+    );
+    daemon.wait_log("long: finished\n");
+    daemon.stop();
+    let said = said(&daemon.log(), "long");
+    let of = |n: usize, end: &str| "a".repeat(n) + end;
+    let expected = [
+        ('3', of(7165, "")),
+        ('3', "... more".to_owned()),
+        ('6', of(7165, "")),
+        ('6', "... <0>forged".to_owned()),
+        ('6', of(7168, "")),
+        ('6', "... <1>".to_owned()),
+        ('4', of(7165, "")),
+        ('4', format!("... {}", of(7168, ""))),
+        ('4', format!("... {}", of(20_000 - 7165 - 7168, "<2>"))),
+        ('6', "finished".to_owned()),
+    ];
+    assert!(said == expected, "{said:?}");
+}
+
+#[test]
+fn a_long_line_is_cut_between_letters_and_not_within_what_stands_for_a_byte() {
+    let mut daemon = Daemon::start(
+        r#"
+        [children.long]
+        command = ["sh", "-c", """
+        i=0; l=x; while [ $i -lt 5000 ]; do l="$l€"; i=$((i+1)); done; echo "$l"
+        printf x; head -c 10000 /dev/zero; echo
+        """]
+        restart = "never"
+        "#,
+    );
+    daemon.wait_log("long: finished\n");
+    daemon.stop();
+    let log = daemon.log();
+    let said: Vec<&str> =
+        log.lines().filter_map(|line| line.split_once(" INFO long: ").map(|(_, said)| said)).collect();
+    let text = |line: &&str| line.strip_prefix("... ").unwrap_or(line).to_owned();
+    let letters = said.iter().map(text).filter(|line| line.contains('€'));
+    assert_eq!(letters.collect::<String>(), format!("x{}", "€".repeat(5000)));
+    let bytes: Vec<String> = said.iter().map(text).filter(|line| line.contains("\\x00")).collect();
+    assert!(bytes.iter().all(|line| line.trim_start_matches('x').len() % 4 == 0), "{bytes:?}");
+    assert_eq!(bytes.concat(), format!("x{}", "\\x00".repeat(10_000)));
+}
+
+#[test]
+fn a_prompt_is_logged_after_a_pause_and_what_follows_as_its_rest() {
+    let mut daemon = Daemon::start_after(
+        TO_JOURNAL,
+        r#"
+        [children.asks]
+        command = ["sh", "-c", """
+        until_there() { until [ -e $1 ]; do sleep 0.02; done; }
+        printf '<4>passphrase: ' >&2; until_there one
+        printf '<0>one' >&2; until_there two
+        printf '<1>\\n<5>next\\ntwo? ' >&2; until_there three
+        """]
+        restart = "never"
+        [children.counts]
+        command = ["sh", "-c", """
+        printf '<3'; sleep 2; printf '>10 %% \\303'; until [ -e four ]; do sleep 0.02; done
+        printf '\\251'; exec sleep 1000
+        """]
+        "#,
+    );
+    let answer = |name: &str| std::fs::write(daemon.path(name), "").unwrap();
+    daemon.wait_log("<4>asks: passphrase: \n");
+    answer("one");
+    daemon.wait_log("<4>asks: ... <0>one\n");
+    answer("two");
+    daemon.wait_log("<6>asks: two? \n");
+    answer("three");
+    daemon.wait_log("<3>counts: 10 % \n");
+    answer("four");
+    daemon.wait_log("<3>counts: ... \u{e9}\n");
+    daemon.wait_log("asks: finished\n");
+    daemon.stop();
+    let log = daemon.log();
+    let texts = |child| said(&log, child).into_iter().map(|(p, text)| format!("{p}{text}")).collect::<Vec<_>>();
+    assert_eq!(texts("asks"), ["4passphrase: ", "4... <0>one", "4... <1>", "5next", "6two? ", "6finished"]);
+    assert_eq!(texts("counts"), ["310 % ", "3... \u{e9}"]);
+}
+
+#[test]
+fn a_limit_of_its_own_bounds_what_a_child_logs_and_a_reload_changes_it_alone() {
+    let config = |limit: &str| {
+        format!(
+            "[children.loud]\ncommand = [\"sh\", \"-c\", \"trap 'seq $n; n=3000' USR1; n=3000; touch up; while :; do \
+             sleep 0.05; done\"]\nlog_limit = {limit}\n"
+        )
+    };
+    let mut daemon = Daemon::start(&config("{ lines = 100, per_second = 1 }"));
+    wait_for("its trap", || daemon.path("up").exists().then_some(()));
+    let pid = daemon.child_pid("loud");
+    let numbers = |log: &str| {
+        log.lines().filter(|l| l.split_once(" loud: ").is_some_and(|(_, said)| said.parse::<u32>().is_ok())).count()
+    };
+    daemon.signal(nix::libc::SIGUSR1);
+    daemon.wait_log(" more lines in ");
+    let went = numbers(&daemon.log());
+    assert!((60..200).contains(&went), "{went}");
+    let said = daemon.reload(&config("\"none\""));
+    assert!(said.contains("log_limit changes"), "{said}");
+    assert_eq!(daemon.child_pid("loud"), pid);
+    daemon.signal(nix::libc::SIGUSR1);
+    wait_for("every line", || (numbers(&daemon.log()) == went + 3000).then_some(()));
+    daemon.reload(&config("{ lines = 10 }"));
+    assert_eq!(daemon.child_pid("loud"), pid);
+    daemon.signal(nix::libc::SIGUSR1);
+    wait_for("a second count", || (daemon.log().matches(" more lines in ").count() == 2).then_some(()));
+    daemon.stop();
+}
+
+#[test]
+fn without_a_limit_the_same_line_is_logged_again_and_again() {
+    let mut daemon = Daemon::start(
+        r#"
+        [children.loud]
+        command = ["sh", "-c", "yes again | head -n 5000; seq 5000"]
+        restart = "never"
+        log_limit = "none"
+        "#,
+    );
+    daemon.wait_log("loud: finished\n");
+    daemon.stop();
+    let log = daemon.log();
+    assert_eq!(log.matches(" loud: again\n").count(), 5000);
+    assert_eq!(log.lines().filter(|line| line.contains(" INFO loud: ")).count(), 10_001);
 }
 
 #[test]

@@ -492,7 +492,7 @@ fn a_folder_that_is_away_for_long_uses_no_starts_up() {
     kill(daemon.child_pid_when_up("logger"), SIGKILL);
     let told = |child: Child| child.problem.filter(|problem| problem.contains("No such file")).map(|_| child.pid);
     let pid = wait_for("status says so", || told(daemon.child("logger")));
-    daemon.wait_log("No such file or directory (os error 2); trying again until it passes");
+    daemon.wait_log("No such file or directory; trying again until it passes");
     std::fs::write(daemon.path("go"), "").unwrap();
     wait_for("a line waits", || (daemon.link("source", "logger").queued_bytes == 4).then_some(()));
     assert_eq!(daemon.child("logger").state, ChildState::Starting);

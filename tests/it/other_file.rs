@@ -81,7 +81,7 @@ fn kills_at_random_with_another_file_each_time_lose_and_double_nothing() {
         let mut files = vec![rig.path()];
         let mut places = Vec::new();
         for i in 0..=dice.below(4) {
-            let place = Place { stop: dice.below(120), steps: dice.below(2) * dice.below(2000) };
+            let place = Place { stop: dice.below(250), steps: dice.below(2) * dice.below(2000) };
             places.push(place);
             kill_at(&rig, place);
             change_file(&mut rig, &format!("other{i}.log"));

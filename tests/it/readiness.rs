@@ -6,8 +6,9 @@ use plumbd::control::Request;
 use plumbd::control::status::{ChildState, DaemonState};
 use std::io::{IoSlice, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// Not a test but a program that tests run as a child: it says READY=1 once
@@ -54,6 +55,144 @@ fn a_child_that_notifies_is_ready_when_it_says_so_and_nobody_else_can() {
     assert!(one.ready);
     daemon.wait_state(DaemonState::Running);
     daemon.stop();
+}
+
+/// Not a test but a program that tests run below a child: it says `$SAYS`, with an end of
+/// a pipe. With `$GOES` it ends at once; else once that end is closed, and once there is
+/// the file `$UNTIL`, if that is set.
+#[test]
+#[ignore = "a program that other tests run below a child"]
+fn says_something() {
+    let Ok(says) = std::env::var("SAYS") else { return };
+    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+    assert_eq!(plumbd::notify::try_send(&says, Some(write.as_fd())).unwrap(), plumbd::notify::Sent::Taken);
+    drop(write);
+    if std::env::var_os("GOES").is_some() {
+        return;
+    }
+    // In every process, as a barrier wants it.
+    assert_eq!(nix::unistd::read(&read, &mut [0]), Ok(0));
+    if let Ok(until) = std::env::var("UNTIL") {
+        wait_for("the end is allowed", || std::path::Path::new(&until).exists().then_some(()));
+    }
+}
+
+/// A child's table whose script has `SPEAK`, which runs [`says_something`].
+fn speaker(name: &str, script: &str, environment: &str) -> String {
+    let script = script.replace("SPEAK", "$SAYER --exact readiness::says_something --include-ignored >/dev/null");
+    format!(
+        r#"
+        [children.{name}]
+        command = ["sh", "-c", '''{script}''']
+        ready = "notify"
+        ready_timeout = "1000s"
+        environment = {{ SAYER = "{}", {environment} }}
+        "#,
+        std::env::current_exe().unwrap().display()
+    )
+}
+
+/// Ways to have another process say something.
+const WAYS: [(&str, &str); 5] = [
+    ("below", "SPEAK & exec sleep 1000"),
+    ("group", "set -m; SPEAK & exec sleep 1000"),
+    ("session", "setsid SPEAK & exec sleep 1000"),
+    // Its parent ends, so it is the supervisor's child, in a session of its own.
+    ("orphan", "(setsid SPEAK &); exec sleep 1000"),
+    ("deep", "setsid sh -c 'setsid sh -c \"setsid SPEAK & wait\" & wait' & exec sleep 1000"),
+];
+
+#[test]
+fn any_process_of_a_child_may_say_that_it_is_ready() {
+    for until in ["", ", UNTIL = \"end\""] {
+        let environment = format!("SAYS = \"READY=1\"{until}");
+        let children = WAYS.iter().map(|(name, script)| speaker(name, script, &environment));
+        let mut daemon = Daemon::spawn(&children.collect::<String>());
+        daemon.wait_state(DaemonState::Running);
+        assert!(daemon.status().all_up());
+        assert!(!daemon.log().contains("is not its own"), "{}", daemon.log());
+        std::fs::write(daemon.path("end"), "").unwrap();
+        daemon.stop();
+    }
+}
+
+/// Has children speak, each by a process that is gone before the supervisor hears it.
+fn heard_late(children: &[(&str, &str)]) -> Daemon {
+    let tables = children.iter().map(|(name, command)| {
+        let script =
+            format!("while ! test -e speak; do sleep 0.01; done; {command}; touch {name}.spoken; exec sleep 1000");
+        speaker(name, &script, "SAYS = \"READY=1\", GOES = \"yes\"")
+    });
+    let dir = tempfile::tempdir().unwrap();
+    // Another user looks and writes here too.
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let daemon = Daemon::spawn_in(dir, &tables.collect::<String>());
+    for (name, _) in children {
+        daemon.wait_child(name, ChildState::Starting);
+    }
+    daemon.signal(nix::libc::SIGSTOP);
+    wait_for("it stands", || (crate::daemon::state(daemon.pid()) == Some('T')).then_some(()));
+    std::fs::write(daemon.path("speak"), "").unwrap();
+    for (name, _) in children {
+        wait_for("it has spoken", || daemon.path(&format!("{name}.spoken")).exists().then_some(()));
+    }
+    daemon.signal(nix::libc::SIGCONT);
+    daemon
+}
+
+#[test]
+fn a_process_that_is_gone_when_it_is_heard_is_believed() {
+    let mut daemon = heard_late(&[("plain", "SPEAK"), ("session", "setsid SPEAK"), ("deep", "sh -c 'SPEAK; true'")]);
+    daemon.wait_state(DaemonState::Running);
+    assert!(daemon.status().all_up());
+    daemon.stop();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn one_that_is_gone_is_believed_by_its_user() {
+    let nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups";
+    let dropped = format!("exec {nobody} sh -c 'SPEAK; touch dropped.spoken; exec sleep 1000'");
+    let mut daemon = heard_late(&[("dropped", &dropped), ("helper", &format!("{nobody} SPEAK"))]);
+    // The child's own process is that user by now.
+    daemon.wait_child("dropped", ChildState::Up);
+    daemon.wait_log("helper: a notification of process ");
+    assert_eq!(daemon.child("helper").state, ChildState::Starting);
+    daemon.signal(nix::libc::SIGTERM);
+    assert!(daemon.wait_end().success());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn one_of_another_user_is_believed_by_what_it_is_below() {
+    let script = "setpriv --reuid=65534 --regid=65534 --clear-groups SPEAK & exec sleep 1000";
+    let mut daemon = Daemon::start(&speaker("one", script, "SAYS = \"READY=1\", UNTIL = \"/nonexistent\""));
+    assert!(daemon.status().all_up());
+    daemon.stop();
+}
+
+#[test]
+fn any_process_of_a_child_may_tell_what_is_wrong() {
+    let script = "SPEAK & SAYS=X_PLUMBD_PROBLEM=thirsty setsid SPEAK; exec sleep 1000";
+    let environment = "SAYS = \"READY=1\\nFDSTORE=1\\nBARRIER=1\\nMAINPID=1\"";
+    let mut daemon = Daemon::start(&speaker("one", script, environment));
+    wait_for("its problem", || (daemon.child("one").problem.as_deref() == Some("thirsty")).then_some(()));
+    daemon.stop();
+}
+
+#[test]
+fn another_childs_process_cannot_speak_for_a_child() {
+    let script =
+        "while ! test -s socket; do sleep 0.01; done; NOTIFY_SOCKET=$(cat socket) setsid SPEAK & exec sleep 1000";
+    let two = speaker("two", script, "SAYS = \"READY=1\", UNTIL = \"end\"");
+    let mut daemon = Daemon::spawn(&(notifier("one") + &two));
+    daemon.wait_log("one: a notification of process ");
+    assert_eq!(daemon.child("one").state, ChildState::Starting);
+    std::fs::write(daemon.path("end"), "").unwrap();
+    std::fs::write(daemon.path("go"), "").unwrap();
+    daemon.wait_child("one", ChildState::Up);
+    daemon.signal(nix::libc::SIGTERM);
+    assert!(daemon.wait_end().success());
 }
 
 /// A connection whose close waits ten minutes for a peer that reads nothing, and the peer.

@@ -419,7 +419,7 @@ fn a_reload_whose_new_child_does_not_start_is_undone() {
     daemon.configure(&format!("[children.one]\n{SLEEP}[children.two]\n{SLEEP}umask = \"0077\"\n{BAD}"));
     let (status, out, err) = daemon.ask(&Request::Reload);
     let file = daemon.path("plumbd.toml").canonicalize().unwrap();
-    let why = format!("cannot start bad ({}:6): exited with status 3, and restart = \"never\"", file.display());
+    let why = format!("bad ({}:6) exited with status 3 before it was ready, and restart = \"never\"", file.display());
     assert_eq!(
         (status, err.as_str()),
         (1, &*format!("cannot reload: {why}; undone: the configuration of before runs again\n"))
@@ -431,7 +431,7 @@ fn a_reload_whose_new_child_does_not_start_is_undone() {
     assert!(umask.contains("Umask:\t0022\n"), "{umask}");
     let status = daemon.status();
     assert_eq!((status.children.len(), status.reloads), (2, 0));
-    for said in ["RELOADING=1\n", "READY=1\nSTATUS=cannot reload: cannot start bad"] {
+    for said in ["RELOADING=1\n", "READY=1\nSTATUS=cannot reload: bad ("] {
         daemon.manager().wait_heard(said);
     }
     daemon.stop();
@@ -493,8 +493,8 @@ fn a_child_that_did_not_serve_before_is_no_reason_to_go_back() {
     let (status, _, err) = daemon.ask(&Request::Reload);
     assert_eq!(status, 1);
     let said = [
-        "reloaded, but cannot start bad (",
-        ":1): exited with status 4",
+        "reloaded, but bad (",
+        ":1) exited with status 4 before it was ready",
         "; cannot start waits (",
         ":7): it waits for bad, which is not up\n",
     ];

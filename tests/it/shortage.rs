@@ -1,7 +1,7 @@
 //! Out of descriptors, memory or watches while a reload goes on: what it says is
 //! what is so.
 
-use crate::daemon::{Daemon, environment, free_port, wait_for};
+use crate::daemon::{Daemon, alive, environment, free_port, wait_for};
 use plumbd::control::Request;
 use plumbd::control::status::ChildState;
 use std::process::{Child, Command, Stdio};
@@ -142,7 +142,23 @@ fn changes_nothing(call: &str, inject: &str, other: bool, why: &str) {
 #[test]
 #[ignore = "needs strace, run by .ci/run"]
 fn a_child_whose_settings_cannot_be_made_changes_nothing() {
-    changes_nothing("memfd_create", "error=EMFILE", false, "cannot prepare child \"echo\": Too many open files");
+    // The first is for what a process aside says of the configuration.
+    changes_nothing(
+        "memfd_create",
+        "error=EMFILE:when=2+",
+        false,
+        "cannot prepare child \"echo\": Too many open files",
+    );
+}
+
+#[test]
+#[ignore = "needs strace, run by .ci/run"]
+fn a_look_that_cannot_be_had_changes_nothing() {
+    let start = "cannot reload: cannot start a process that looks at the system: ";
+    changes_nothing("memfd_create", "error=EMFILE:when=1", false, &format!("{start}Too many open files"));
+    changes_nothing("clone", "error=EAGAIN:when=1", false, &format!("{start}Resource temporarily unavailable"));
+    let watch = "cannot reload: cannot watch a process that looks: No space left";
+    changes_nothing("epoll_ctl", "error=ENOSPC:when=2", false, watch);
 }
 
 #[test]
@@ -154,14 +170,15 @@ fn a_child_whose_settings_do_not_fit_into_memory_changes_nothing() {
 #[test]
 #[ignore = "needs strace, run by .ci/run"]
 fn a_child_whose_notifications_cannot_be_watched_changes_nothing() {
-    // The first is for the operator's connection.
-    changes_nothing("epoll_ctl", "error=ENOSPC:when=2", false, "cannot prepare child \"echo\": No space left");
+    // Before it: the operator's connection, which then waits, and the process that looks,
+    // which is then gone.
+    changes_nothing("epoll_ctl", "error=ENOSPC:when=5", false, "cannot prepare child \"echo\": No space left");
 }
 
 #[test]
 #[ignore = "needs strace, run by .ci/run"]
 fn a_new_child_whose_log_cannot_be_watched_changes_nothing() {
-    changes_nothing("epoll_ctl", "error=ENOMEM:when=3", true, "cannot prepare child \"other\": Cannot allocate memory");
+    changes_nothing("epoll_ctl", "error=ENOMEM:when=6", true, "cannot prepare child \"other\": Cannot allocate memory");
 }
 
 #[test]
@@ -212,5 +229,19 @@ fn an_operator_who_hangs_up_while_a_forked_child_is_slow_keeps_the_loop_asleep()
     strace.wait().unwrap();
     let waits = daemon.read_text("trace").lines().filter(|line| line.contains("epoll_")).count();
     assert!(waits < 100, "it woke {waits} times");
+    daemon.stop();
+}
+
+#[test]
+#[ignore = "needs strace, run by .ci/run"]
+fn what_a_child_left_behind_ends_where_no_process_can_be_had() {
+    let leaves = "setsid sh -c 'echo $$ >> left; exec sleep 1000' & while ! test -e go; do sleep 0.01; done";
+    let mut daemon =
+        Daemon::start(&format!("[children.one]\ncommand = [\"sh\", \"-c\", \"{leaves}\"]\nrestart = \"never\"\n"));
+    let left = wait_for("it has left something", || daemon.read_text("left").trim().parse().ok());
+    let faults = Faults::new(&daemon, "clone", "error=EAGAIN");
+    std::fs::write(daemon.path("go"), "").unwrap();
+    wait_for("it has ended", || (!alive(left)).then_some(()));
+    drop(faults);
     daemon.stop();
 }

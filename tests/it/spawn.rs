@@ -2,9 +2,8 @@
 
 use crate::daemon::{self, Daemon, alive, kill, wait_for};
 use plumbd::control::Request;
-use plumbd::control::status::{ChildState, Ended};
+use plumbd::control::status::ChildState;
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::PermissionsExt;
 
 /// A child's descriptors: number and what proc(5) says that it is.
 fn descriptors(pid: i32) -> BTreeMap<i32, String> {
@@ -255,40 +254,6 @@ fn children_die_with_the_supervisor() {
     // What it left behind (its socket) is no hindrance to the next one.
     daemon.start_again();
     assert!(daemon.status().all_up());
-    daemon.stop();
-}
-
-#[test]
-fn a_program_that_can_not_be_executed_is_told_with_the_stage_and_the_cause() {
-    let dir = tempfile::tempdir().unwrap();
-    let program = |name: &str, text: &str| {
-        std::fs::write(dir.path().join(name), text).unwrap();
-        std::fs::set_permissions(dir.path().join(name), PermissionsExt::from_mode(0o755)).unwrap();
-    };
-    program("orphan", "#!/no/such/interpreter\n");
-    program("noise", "no program at all\n");
-    let mut daemon = Daemon::spawn_in(
-        dir,
-        r#"
-        [children.orphan]
-        command = ["./orphan"]
-        start_limit = { burst = 2, within = "60s" }
-        [children.noise]
-        command = ["./noise"]
-        restart = "never"
-        [children.well]
-        command = ["sleep", "1000"]
-        "#,
-    );
-    let orphan = daemon.wait_child("orphan", ChildState::Failed);
-    assert_eq!(orphan.last_exit.unwrap().how, Ended::Code(127));
-    let problem = orphan.problem.unwrap();
-    assert!(problem.contains("cannot start: executing: No such file or directory"), "{problem}");
-    let noise = wait_for("noise is down", || Some(daemon.child("noise")).filter(|c| c.last_exit.is_some()));
-    let problem = noise.problem.unwrap();
-    assert!(problem.contains("cannot start: executing: Exec format error"), "{problem}");
-    daemon.wait_child("well", ChildState::Up);
-    daemon.wait_log("orphan: cannot start: executing: No such file or directory");
     daemon.stop();
 }
 

@@ -70,6 +70,9 @@ fn a_second_signal_ends_at_once() {
         (nix::libc::SIGTERM, nix::libc::SIGTERM),
         (nix::libc::SIGINT, nix::libc::SIGTERM),
         (nix::libc::SIGTERM, nix::libc::SIGINT),
+        (nix::libc::SIGQUIT, nix::libc::SIGTERM),
+        (nix::libc::SIGINT, nix::libc::SIGQUIT),
+        (nix::libc::SIGQUIT, nix::libc::SIGQUIT),
     ] {
         let mut daemon = Daemon::start(DEAF);
         let deaf = daemon.child_pid("deaf");

@@ -163,7 +163,7 @@ fn the_watchdog_is_fed_while_nothing_happens() {
     for _ in 0..5 {
         daemon.manager().wait_heard("WATCHDOG=1");
     }
-    assert_eq!(daemon.done(&Request::Reopen), "no child has a handler for SIGUSR1\n");
+    assert_eq!(daemon.done(&Request::Reopen), "no child reopens a file at SIGUSR1\n");
     daemon.stop();
 }
 
@@ -254,19 +254,16 @@ fn a_stored_unix_socket_whose_name_is_gone_or_anothers_is_made_anew() {
 fn a_start_that_fails_leaves_a_stored_unix_socket_to_the_next_one() {
     let mut daemon = Daemon::start_managed(UNIX);
     let first = daemon.manager().kept("listen/unix").0;
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     std::fs::write(daemon.path("file"), "").unwrap();
-    let taken =
-        [format!("tcp://{}", listener.local_addr().unwrap()), format!("unix:{}", daemon.path("file").display())];
+    let wrong = [("control = \"file\"", "cannot listen on "), ("nothing = 1", "unknown key")];
     kill_all(&mut daemon);
     let mut early = std::os::unix::net::UnixStream::connect(daemon.path("s.sock")).unwrap();
-    for address in taken {
-        let other = format!("[children.two]\ncommand = [\"/bin/sleep\", \"1000\"]\nlisten = [\"{address}\"]\n");
-        daemon.configure(&format!("{UNIX}{other}"));
+    for (line, why) in wrong {
+        daemon.configure(&format!("[daemon]\n{line}\n{UNIX}"));
         daemon.spawn_again();
         let status = wait_for("it fails", || daemon.has_ended());
         assert!(!status.success());
-        assert!(daemon.log().contains(&format!("cannot listen on {address}: ")), "{}", daemon.log());
+        assert!(daemon.log().contains(why), "{}", daemon.log());
         assert!(daemon.path("s.sock").exists());
     }
     daemon.configure(UNIX);
@@ -318,9 +315,10 @@ fn a_name_that_is_a_living_daemons_by_now_is_left_to_it() {
     let other = UnixListener::bind(&path).unwrap();
     let log = std::fs::File::options().append(true).open(daemon.path("daemon.log")).unwrap();
     let mut second = daemon.manager().start(daemon.dir.path(), log.into());
-    let status = wait_for("it refuses", || second.try_wait().unwrap());
-    assert!(!status.success());
-    daemon.wait_log("cannot listen on unix:");
+    daemon.wait_log(&format!("cannot listen on unix:{}: Address already in use by process", path.display()));
+    std::os::unix::net::UnixStream::connect(&path).unwrap();
+    kill(i32::try_from(second.id()).unwrap(), nix::libc::SIGTERM);
+    assert!(wait_for("it ends", || second.try_wait().unwrap()).success());
     std::os::unix::net::UnixStream::connect(&path).unwrap();
     drop(other);
 }
@@ -376,6 +374,38 @@ fn a_missed_watchdog_feed_is_tried_again_at_once_and_before_all_that_waits() {
     // Then the rest, in order.
     wait_for("the first thing that waited", || hear().contains("READY=1").then_some(()));
     assert!(hear().starts_with("RELOADING=1"));
+    daemon.stop();
+}
+
+#[test]
+fn a_watchdog_feed_that_nobody_was_there_to_hear_is_tried_again_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("notify");
+    let first = format!("export NOTIFY_SOCKET='{}' WATCHDOG_USEC=3600000000", socket.display());
+    let mut daemon = Daemon::start_after(&first, "[children.one]\ncommand = [\"/bin/sleep\", \"1000\"]\n");
+    daemon.wait_log("cannot feed the watchdog: ");
+    let bind = || {
+        let manager = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+        manager.set_read_timeout(Some(crate::daemon::DEADLINE)).unwrap();
+        manager
+    };
+    assert_eq!(hear(&bind()), "WATCHDOG=1");
+    daemon.stop();
+}
+
+#[test]
+fn a_unix_socket_that_a_reload_made_anew_is_stored_and_taken_up() {
+    let mut daemon = Daemon::start_managed(UNIX);
+    let before = daemon.manager().kept("listen/unix").0;
+    std::fs::remove_file(daemon.path("s.sock")).unwrap();
+    daemon.done(&Request::Reload);
+    wait_for("another socket is stored", || (daemon.manager().kept("listen/unix").0 != before).then_some(()));
+    let second = daemon.manager().kept("listen/unix").0;
+    daemon.manager().wait_stored(&[&second]);
+    kill_all(&mut daemon);
+    daemon.start_again();
+    is_reached(&daemon);
+    daemon.manager().wait_stored(&[&second]);
     daemon.stop();
 }
 

@@ -186,8 +186,9 @@ fn each_entry_has_its_facility_severity_process_and_child() {
     }
     assert!(!out.contains("detail"));
     let said = machine.said();
-    let long = said.iter().filter(|line| line.bytes().all(|b| b == b'x'));
-    assert_eq!(long.map(String::len).sum::<usize>(), 20_000, "rsyslogd cut a long line");
+    let long = said.iter().map(|line| line.strip_prefix("... ").unwrap_or(line));
+    let long = long.filter(|line| line.bytes().all(|b| b == b'x'));
+    assert_eq!(long.map(str::len).sum::<usize>(), 20_000, "rsyslogd cut a long line");
 }
 
 #[test]

@@ -168,9 +168,9 @@ fn stop(logger: Logger) {
 /// Starts a logger under strace, with system calls that fail like that.
 fn failing(rig: &Rig, calls: &str, fault: &str) -> Logger {
     let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:{fault}"));
-    // Of the message file alone.
+    // Of the message file alone, which is opened by its name in its folder.
     let path = rig.path().to_str().unwrap().to_owned();
-    rig.start_under(&["strace", "-qq", "-o", "/dev/null", "-P", &path, "-e", &trace, "-e", &inject])
+    rig.start_under(&["strace", "-qq", "-o", "/dev/null", "-P", &path, "-P", "m.log", "-e", &trace, "-e", &inject])
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn what_never_passes_ends_it_at_once() {
 
 #[test]
 fn whose_supervisor_is_dead_ends_soon_whatever_it_waits_for() {
-    let in_start = [("openat", "ENOSPC"), ("flock", "EAGAIN"), ("openat", "ENOTCONN")];
+    let in_start = [("openat", "ENOSPC"), ("flock", "ENOLCK"), ("openat", "ENOTCONN")];
     let later = [("fallocate", "ENOSPC"), ("pwrite64", "EIO"), ("fdatasync", "EIO"), ("statx", "ETIMEDOUT")];
     let rigs: Vec<(Rig, i32)> = in_start
         .iter()
@@ -234,7 +234,8 @@ fn orphan(rig: &Rig, call: &str, errno: &str) -> i32 {
     let path = rig.path().to_str().unwrap().to_owned();
     // A shell is its supervisor; strace watches as a grandchild of the logger (-D).
     let script = format!("\"$@\" & echo $! >'{}'; wait", rig.pid_file());
-    let strace = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-P", &path, "-e", &trace, "-e", &inject];
+    let strace =
+        ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-P", &path, "-P", "m.log", "-e", &trace, "-e", &inject];
     let words = [&["sh", "-c", &script, "sh"][..], &strace].concat();
     let mut shell = rig.start_under(&words);
     rig.wait_notified("X_PLUMBD_PROBLEM=cannot ");
@@ -307,7 +308,7 @@ fn a_logger_that_moves_a_long_torn_end_can_be_stopped() {
 
 #[test]
 fn kills_while_a_long_torn_end_is_moved_leave_one_copy() {
-    for call in ["fsync", "ftruncate", "rename", "pwrite64"] {
+    for call in ["fsync", "ftruncate", "renameat", "pwrite64"] {
         let rig = Rig::with("raw", Lines);
         let tail = long_tail(&rig);
         let mut kills = 0;

@@ -2,6 +2,7 @@
 
 use crate::clients_crowd::{CROWD, flood, half_lines, ten_thousand};
 use crate::clients_lines::{every_byte, long_lines};
+use crate::clients_memory::bounded;
 use crate::clients_resets::resets;
 use crate::clients_unread::never_read;
 use crate::trial::Trial;
@@ -36,6 +37,14 @@ pub(crate) fn trials() -> Vec<Trial> {
             promise: "others' latency stays within 2 times; memory within twice max_message a client",
             missing: || None,
             attempt: never_read,
+        },
+        Trial {
+            name: "clients/never-read-2000",
+            fault: "two thousand clients send as much as is taken and never read, beside others",
+            promise: "others are served; echo's memory stays within max_memory, the kernel's within 512 KiB a client with \
+                      both ends; send_timeout closes all; nothing that was echoed is lost",
+            missing: needs_descriptors,
+            attempt: bounded,
         },
         Trial {
             name: "clients/resets",

@@ -150,6 +150,11 @@ impl Service {
     /// Stops it; the file must be right, and be found wrong where it is doctored.
     pub(crate) fn end(mut self, connections: &[Connection]) -> Checked {
         self.daemon.stop();
+        self.check(connections)
+    }
+
+    /// The same, once it is stopped.
+    pub(crate) fn check(&self, connections: &[Connection]) -> Checked {
         let verdict = self.verdict(connections);
         assert!(verdict.is_clean(), "{verdict}\nlog:\n{}", self.daemon.log());
         let echoed: u64 = connections.iter().map(|c| u64::from(c.echoed)).sum();

@@ -69,7 +69,8 @@ pub(crate) fn never_read(_times: f64) -> Tried {
 }
 
 fn start(max_message: u64) -> Served {
-    Served::start(&format!("max_message = \"{max_message}B\""))
+    // They never read, for as long as it takes to look at the others.
+    Served::start(&format!("max_message = \"{max_message}B\"\nsend_timeout = \"0s\""))
 }
 
 /// What an echo may have with so many clients that hold all they may.

@@ -90,7 +90,7 @@ impl Starved {
         if self.cause == "Too many open files" {
             // A reload needs one too; no operator can be told.
             service.daemon.signal(SIGHUP);
-            service.daemon.wait_log(&format!("cannot read the file: {}", self.cause));
+            service.daemon.wait_log(&format!("cannot start a process that looks at the system: {}", self.cause));
         } else {
             let problem = || service.daemon.child(names[0]).problem.filter(|problem| problem.contains(self.cause));
             wait_for("the status says so", problem);

@@ -6,10 +6,12 @@
 //! the same with the protection taken away, which must be found out.
 //!
 //! - [`clients`]: clients that misbehave, or are many; [`clients_crowd`],
-//!   [`clients_unread`], [`clients_resets`], [`clients_lines`]: theirs;
+//!   [`clients_unread`], [`clients_memory`], [`clients_resets`], [`clients_lines`]: theirs;
 //!   [`clients_beside`], [`clients_latency`]: how others are served meanwhile; [`clients_service`]: the daemon that they are clients of;
 //! - [`limits`], [`limits_pipes`], [`limits_starved`]: descriptors, processes, memory and pipes that are refused;
+//! - [`hung`]: a file system that stops answering;
 //! - [`misuse`]: a child that misuses what it was given;
+//! - [`hostile`]: another user in the folder of the message file;
 //! - [`model`]: a whole daemon under random configurations, reloads, commands and kills;
 //! - [`chains`]: chains of filters, a trial of [`kills`]; [`program`]: the children of both, which are this executable too;
 //! - [`trial`]: what a trial is, and what it prints;
@@ -25,6 +27,7 @@ mod clients_beside;
 mod clients_crowd;
 mod clients_latency;
 mod clients_lines;
+mod clients_memory;
 mod clients_resets;
 mod clients_service;
 mod clients_unread;
@@ -37,6 +40,11 @@ mod disk_held;
 mod disk_image;
 mod disk_outsider;
 mod disk_site;
+#[path = "../it/far.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod far;
+mod hostile;
+mod hung;
 mod kills;
 mod limits;
 mod limits_pipes;
@@ -97,8 +105,10 @@ const GROUPS: &[fn() -> Vec<Trial>] = &[
     clients::trials,
     limits::trials,
     misuse::trials,
+    hostile::trials,
     bytes::trials,
     supervisor::trials,
+    hung::trials,
     model::trials,
 ];
 

@@ -20,4 +20,5 @@ mod sandbox;
 mod service;
 mod stop;
 mod upgrade;
+mod user;
 mod wait;

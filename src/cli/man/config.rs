@@ -39,6 +39,10 @@ fn entry(key: &Key) -> String {
     let mut entry = format!(".TP\n\\fB{}\\fR (\\fI{}\\fR{default})\n", escaped(key.name), escaped(&key.kind.called()));
     entry += &text(key.text);
     match key.kind {
+        Kind::WordsOr(words, Kind::Table(inner)) => {
+            entry += &meanings(words);
+            entry += &format!(".RS\n{}.RE\n", list(inner));
+        }
         Kind::Words(words) | Kind::WordsOr(words, _) => entry += &meanings(words),
         Kind::Table(inner) => entry += &format!(".RS\n{}.RE\n", list(inner)),
         // No bound that anybody meets.

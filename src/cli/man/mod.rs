@@ -11,10 +11,11 @@ mod roff;
 
 use super::typed::Typed;
 use super::{Failure, output};
+use crate::cause::cause;
 use crate::config::BUILTIN;
 use crate::config::examples;
-use crate::config::system::cause;
 use crate::link::record;
+use crate::sys::beside;
 use clap::CommandFactory;
 use std::path::Path;
 
@@ -144,7 +145,7 @@ pub(super) fn write_all(folder: &Path) -> Result<u8, Failure> {
         let folder = folder.join(format!("man{}", page.section));
         let file = folder.join(page.file());
         std::fs::create_dir_all(&folder)
-            .and_then(|()| std::fs::write(&file, page.roff()))
+            .and_then(|()| beside::write_anew(&file, 0o644, page.roff().as_bytes()))
             .map_err(|e| format!("cannot write {}: {}", file.display(), cause(&e)))?;
         output::print(format!("{}\n", file.display()))?;
     }

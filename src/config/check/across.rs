@@ -1,12 +1,11 @@
 //! What must hold between children: addresses, files, `after`.
 
-use super::super::model::{Address, Daemon};
+use super::super::model::{Address, Daemon, HostPort};
 use super::super::order::{Needs, cycle};
 use super::super::table::{Placed, Reader};
 use super::super::value::quoted;
 use super::child::{Draft, Settings};
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 pub(super) fn check(reader: &mut Reader<'_>, daemon: &Daemon, drafts: &[Draft]) {
@@ -46,10 +45,11 @@ fn addresses(reader: &mut Reader<'_>, daemon: &Daemon, drafts: &[Draft]) {
 /// Whether binding both fails: the same address, or the same port where one
 /// is for all addresses of its family.
 fn overlap(a: &Address, b: &Address) -> bool {
-    let both = |a: &SocketAddr, b: &SocketAddr| {
-        let family = a.is_ipv4() == b.is_ipv4();
-        let any = a.ip().is_unspecified() || b.ip().is_unspecified();
-        a == b || (family && any && a.port() == b.port() && a.port() != 0)
+    let both = |a: &HostPort, b: &HostPort| {
+        let (at, other) = (a.at, b.at);
+        let family = at.is_ipv4() == other.is_ipv4();
+        let any = at.ip().is_unspecified() || other.ip().is_unspecified();
+        a == b || (family && any && at.port() == other.port() && at.port() != 0)
     };
     match (a, b) {
         (Address::Tcp(a), Address::Tcp(b)) | (Address::Udp(a), Address::Udp(b)) => both(a, b),

@@ -2,11 +2,12 @@
 
 use super::super::keys;
 use super::super::limits;
-use super::super::model::{Address, Backoff, Child, Identity, Program, Ready, Restart, StartLimit};
+use super::super::model::{Address, Backoff, Child, Identity, Program, Ready, Restart, StartLimit, StopTo, Success};
 use super::super::table::{Placed, Reader, Section, Span};
 use super::super::value::{self, quoted, wrong};
 use super::{echo, identity, logger, program};
 use crate::config::keys::nearest;
+use crate::journal::LogLimit;
 use crate::plugin::Plugin;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
@@ -14,6 +15,10 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use toml::Spanned;
 use toml::de::DeValue;
+
+/// The longest name of a child: it stands before each of its lines in the log, and both
+/// ends of a link are in the name by which a service manager keeps it.
+pub const NAME_MOST: usize = 64;
 
 /// A child as its table tells it, with the places that later checks point at.
 #[derive(Debug)]
@@ -69,6 +74,7 @@ impl Draft {
 }
 
 pub(super) fn read<'t>(reader: &mut Reader<'_>, name: &str, span: Span, table: &'t Spanned<DeValue<'t>>) -> Draft {
+    reader.child = Some(name.to_owned());
     check_name(reader, name, span.clone());
     let title = format!("[children.{name}]");
     let section = reader.section(&title, span.clone(), table, keys::CHILD);
@@ -90,7 +96,9 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, name: &str, span: Span, table: &
         ready: ready(reader, &section, plugin),
         ready_timeout: reader.duration(&section, "ready_timeout"),
         stop_signal: stop_signal(reader, &section, plugin),
+        stop_to: stop_to(reader, &section),
         stop_timeout: reader.duration(&section, "stop_timeout"),
+        success: success(reader, &section),
         after: Vec::new(),
         user: identity,
         directory: directory(reader, &section),
@@ -98,10 +106,13 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, name: &str, span: Span, table: &
         environment: environment.into_iter().collect(),
         pass_environment: identity::passed(reader, &section),
         limits: read_limits(reader, &section),
+        log_limit: log_limit(reader, &section),
         settings: settings_json,
         lines: section.lines(&reader.places),
+        lacks: Vec::new(),
     };
     let after = reader.list(&section, "after", r#"["NAME"]"#, value::string);
+    reader.child = None;
     Draft { child, span, instances, instances_span, plugin, listen, after, settings }
 }
 
@@ -110,6 +121,9 @@ fn check_name(reader: &mut Reader<'_>, name: &str, span: Span) {
     if name.is_empty() || !name.chars().all(allowed) {
         let what = format!("{} is no name for a child", quoted(name));
         reader.problem(span, what, "use letters, digits, - and _ (a dot is kept for instances, as in NAME.0)");
+    } else if name.len() > NAME_MOST {
+        let what = format!("{} is too long for a name: it has {} characters", quoted(name), name.len());
+        reader.problem(span, what, format!("at most {NAME_MOST}"));
     }
 }
 
@@ -161,7 +175,7 @@ fn settings(
 }
 
 fn stop_signal(reader: &mut Reader<'_>, section: &Section<'_>, plugin: Option<&'static Plugin>) -> Signal {
-    let stop_signal = reader.read(section, "stop_signal", signal);
+    let stop_signal = reader.read(section, "stop_signal", signal(keys::NO_STOP));
     if let Some(plugin) = plugin.filter(|_| stop_signal != Signal::SIGTERM) {
         let what = format!("{stop_signal} would kill {} before it could drain", plugin.name);
         reader.problem(section.place("stop_signal"), what, "leave `stop_signal` out: plugins stop at SIGTERM");
@@ -200,6 +214,20 @@ fn start_limit(reader: &mut Reader<'_>, section: &Section<'_>) -> StartLimit {
     StartLimit { burst: u32::try_from(burst).unwrap_or(u32::MAX), within: reader.duration(&inner, "within") }
 }
 
+fn log_limit(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<LogLimit> {
+    if let Some(DeValue::String(_)) = section.value("log_limit").map(Spanned::get_ref) {
+        let none = value::choice(&[("none", ())]);
+        return match reader.optional(section, "log_limit", none) {
+            Some(_) => None,
+            None => Some(LogLimit::default()),
+        };
+    }
+    let inner = reader.inner(section, "log_limit", "log_limit", keys::LOG_LIMIT);
+    let [lines, per_second] =
+        ["lines", "per_second"].map(|key| u32::try_from(reader.integer(&inner, key)).unwrap_or(u32::MAX));
+    Some(LogLimit { lines, per_second })
+}
+
 fn ready(reader: &mut Reader<'_>, section: &Section<'_>, plugin: Option<&'static Plugin>) -> Ready {
     let words = [("exec", Ready::Exec), ("notify", Ready::Notify), ("fd", Ready::Fd)];
     let ready = reader.read(section, "ready", value::choice(&words));
@@ -214,21 +242,42 @@ fn ready(reader: &mut Reader<'_>, section: &Section<'_>, plugin: Option<&'static
     }
 }
 
-fn signal(value: &DeValue<'_>) -> value::Read<Signal> {
-    const HELP: &str = "write a name, as SIGTERM, SIGINT or SIGHUP";
-    if let DeValue::Integer(number) = value {
-        return wrong(format!("expected a signal's name, found {number}"), HELP);
+fn stop_to(reader: &mut Reader<'_>, section: &Section<'_>) -> StopTo {
+    let words = [("group", StopTo::Group), ("leader", StopTo::Leader)];
+    reader.read(section, "stop_to", value::choice(&words))
+}
+
+fn success(reader: &mut Reader<'_>, section: &Section<'_>) -> Success {
+    let inner = reader.inner(section, "success", "success", keys::SUCCESS);
+    let codes = match inner.has("codes") {
+        true => reader.list(&inner, "codes", "[0, 143]", value::integer(0..=u8::MAX.into())),
+        false => vec![Placed { value: 0, span: inner.span.clone() }],
+    };
+    let signals = reader.list(&inner, "signals", r#"["SIGTERM"]"#, signal(keys::NO_END));
+    Success {
+        codes: codes.into_iter().filter_map(|placed| u8::try_from(placed.value).ok()).collect(),
+        signals: signals.into_iter().map(|placed| placed.value).collect(),
     }
-    let name = value::filled(value)?;
-    match name.parse::<Signal>() {
-        Ok(Signal::SIGSTOP) => wrong("SIGSTOP halts a program and does not end it", HELP),
-        Ok(signal) => Ok(signal),
-        Err(_) => {
+}
+
+/// The name of a signal, but for those that would be of no use.
+fn signal(useless: keys::Useless) -> impl Fn(&DeValue<'_>) -> value::Read<Signal> {
+    const HELP: &str = "write a name, as SIGTERM, SIGINT or SIGHUP";
+    move |value| {
+        if let DeValue::Integer(number) = value {
+            return wrong(format!("expected a signal's name, found {number}"), HELP);
+        }
+        let name = value::filled(value)?;
+        let Ok(signal) = name.parse::<Signal>() else {
             let upper = name.to_uppercase();
             let known = Signal::iterator().map(|signal| signal.as_str().trim_start_matches("SIG"));
             let near = nearest(upper.strip_prefix("SIG").unwrap_or(&upper), known);
             let help = near.map_or(HELP.to_owned(), |near| format!("did you mean \"SIG{near}\"?"));
-            wrong(format!("unknown signal {}", quoted(&name)), help)
+            return wrong(format!("unknown signal {}", quoted(&name)), help);
+        };
+        match useless.iter().find(|(useless, _)| *useless == signal) {
+            Some((_, why)) => wrong(format!("{signal} {why}"), HELP),
+            None => Ok(signal),
         }
     }
 }
@@ -241,7 +290,7 @@ fn directory(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<PathBuf> 
     let path = value::absolute(reader.base, &path);
     if let Err(cause) = reader.system.folder(&path) {
         let what = format!("cannot run in {}: {cause}", path.display());
-        reader.problem(section.place("directory"), what, "make the folder, or name another");
+        reader.absent(section.place("directory"), what, "make the folder, or name another");
     }
     Some(path)
 }

@@ -56,7 +56,7 @@ fn account(reader: &mut Reader<'_>, section: &Section<'_>, user: &str) -> Option
         Err(cause) => format!("cannot look up the user {}: {cause}", quoted(user)),
     };
     let key = if user.is_empty() { "group" } else { "user" };
-    reader.problem(section.place(key), cause, "`getent passwd` lists those that exist");
+    reader.absent(section.place(key), cause, "`getent passwd` lists those that exist");
     None
 }
 
@@ -69,7 +69,7 @@ fn gid(reader: &mut Reader<'_>, section: &Section<'_>, group: &str) -> Option<u3
         Ok(None) => format!("there is no group {}", quoted(group)),
         Err(cause) => format!("cannot look up the group {}: {cause}", quoted(group)),
     };
-    reader.problem(section.place("group"), cause, "`getent group` lists those that exist");
+    reader.absent(section.place("group"), cause, "`getent group` lists those that exist");
     None
 }
 

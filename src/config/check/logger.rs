@@ -32,13 +32,15 @@ pub(super) fn read(
         Ok(value::absolute(base, &value::filled(value)?))
     });
     if let Some(placed) = &file {
-        match placed.value.parent() {
-            Some(folder) if reader.system.folder(&placed.value).is_err() => {
+        let path = placed.value.display();
+        match (reader.system.message_file(&placed.value), placed.value.parent()) {
+            (Ok(()), Some(folder)) => {
                 super::folder_exists(reader, placed.span.clone(), folder, "the message file");
             }
-            _ => {
-                let what = format!("cannot save to {}: it is a folder", placed.value.display());
-                reader.problem(placed.span.clone(), what, "name a file in it, as in messages.log");
+            (Ok(()), None) => {}
+            (Err(what), _) => {
+                let what = format!("cannot save to {path}: {what}");
+                reader.problem(placed.span.clone(), what, "name a file in a folder, as in messages.log");
             }
         }
     }
@@ -70,7 +72,7 @@ fn group(reader: &mut Reader<'_>, inner: &Section<'_>, identity: Option<&Identit
                 Err(cause) => format!("cannot look up the group {}: {cause}", quoted(&name)),
                 Ok(_) => format!("there is no group {}", quoted(&name)),
             };
-            reader.problem(inner.place("group"), what, "`getent group` lists those that exist");
+            reader.absent(inner.place("group"), what, "`getent group` lists those that exist");
             return None;
         }
     };
@@ -82,11 +84,11 @@ fn group(reader: &mut Reader<'_>, inner: &Section<'_>, identity: Option<&Identit
             Ok(groups) if groups.contains(&id) => {}
             Ok(_) => {
                 let what = format!("the logger cannot give its file the group {}: it is not in it", quoted(&name));
-                reader.problem(inner.place("group"), what, "name a group of the logger's user, or run it as root");
+                reader.absent(inner.place("group"), what, "name a group of the logger's user, or run it as root");
             }
             Err(cause) => {
                 let what = format!("cannot look up the groups of the logger's user: {cause}");
-                reader.problem(inner.place("group"), what, "`id` lists them");
+                reader.absent(inner.place("group"), what, "`id` lists them");
             }
         }
     }

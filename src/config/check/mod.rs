@@ -10,15 +10,17 @@ mod logger;
 mod program;
 
 use super::keys;
-use super::model::{Daemon, LogTarget, Model};
-use super::problem::{Places, Problems};
+use super::model::{Daemon, LogTarget, Model, base_name};
+use super::problem::{Places, Problem, Problems};
 use super::syntax::{decode, readable};
 use super::system::System;
 use super::table::{Entry, Reader, Section, Span};
 use super::value;
 use crate::journal;
 use child::Draft;
+pub use child::NAME_MOST;
 use std::path::Path;
+use std::rc::Rc;
 use toml::de::{DeTable, DeValue};
 
 /// So many children, and so many links, are looked at.
@@ -28,7 +30,13 @@ const MAX_TABLES: usize = 1000;
 const MAX_INSTANCES: u64 = 4096;
 
 /// See [`super::check_text_on`].
-pub(super) fn check(text: &[u8], name: &str, base: &Path, system: &dyn System) -> Result<Model, Problems> {
+pub(super) fn check(
+    text: &[u8],
+    name: &str,
+    base: &Path,
+    system: &dyn System,
+    which: Which,
+) -> Result<Model, Problems> {
     if base.to_str().is_none() {
         // Paths go to programs as JSON and into messages.
         let what = format!("the name of the folder {} is no UTF-8", base.display());
@@ -45,16 +53,39 @@ pub(super) fn check(text: &[u8], name: &str, base: &Path, system: &dyn System) -
         told: Vec::new(),
         base,
         system,
+        child: None,
     };
     for (span, what, help) in &mistakes {
         reader.problem(span.clone(), what, help);
     }
     reader.told = mistakes.into_iter().map(|(span, ..)| span).collect();
-    let model = file(&mut reader, table.get_ref());
-    match reader.problems.is_empty() {
-        true => Ok(model),
-        false => Err(Problems::new(name, &text, reader.problems)),
+    let mut model = file(&mut reader, table.get_ref());
+    if reader.problems.is_empty() {
+        return Ok(model);
     }
+    let problems = Problems::new(name, &text, reader.problems);
+    match which {
+        Which::All => Err(problems),
+        Which::OfTheFile => hold_back(&mut model, &problems).then_some(model).ok_or(problems),
+    }
+}
+
+/// Which problems there may be none of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// No problem at all.
+    All,
+    /// None of the file. A child that lacks something of the system is held back.
+    OfTheFile,
+}
+
+/// Holds back the children that lack something; whether nothing else is wrong.
+fn hold_back(model: &mut Model, problems: &Problems) -> bool {
+    for child in model.children.iter_mut().map(Rc::make_mut) {
+        let lacking = |problem: &&Problem| problem.lacking.as_deref() == Some(base_name(&child.name));
+        child.lacks = problems.iter().filter(lacking).map(|problem| problems.headline(problem)).collect();
+    }
+    problems.iter().all(|problem| problem.lacking.is_some())
 }
 
 fn file(reader: &mut Reader<'_>, table: &DeTable<'_>) -> Model {
@@ -126,13 +157,13 @@ fn children(reader: &mut Reader<'_>, root: &Section<'_>) -> Vec<Draft> {
 fn folder_exists(reader: &mut Reader<'_>, span: Span, folder: &Path, what: &str) {
     if let Err(cause) = reader.system.folder(folder) {
         let what = format!("cannot use the folder of {what}, {}: {cause}", folder.display());
-        reader.problem(span, what, "make the folder, or name another");
+        reader.absent(span, what, "make the folder, or name another");
     }
 }
 
 /// What is found of a name among known ones, as help.
 fn meant<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
-    let base = super::model::base_name(name);
+    let base = base_name(name);
     if base != name && known.clone().any(|known| known == base) {
         return format!("write \"{base}\": all its instances are meant");
     }
@@ -145,4 +176,41 @@ fn meant<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String
 /// Whether a value is a table.
 fn is_table(value: &DeValue<'_>) -> bool {
     matches!(value, DeValue::Table(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::system::Real;
+    use super::*;
+
+    fn checked(text: &str, which: Which) -> Result<Model, Problems> {
+        check(text.as_bytes(), "x.toml", Path::new("/"), &Real, which)
+    }
+
+    #[test]
+    fn what_the_system_lacks_holds_back_the_child_that_needs_it() {
+        let lacks = "[children.good]\ncommand = [\"sh\"]\n\
+                     [children.bad]\ncommand = [\"no-such\"]\ninstances = 2\ndirectory = \"/none\"\n\
+                     [children.socket]\ncommand = [\"sh\"]\nlisten = [\"unix:/none/x\"]\n";
+        assert_eq!(checked(lacks, Which::All).unwrap_err().count(), 3);
+        let model = checked(lacks, Which::OfTheFile).unwrap();
+        let lacks_of = |name: &str| model.child(name).unwrap().lacks.clone();
+        assert!(lacks_of("good").is_empty());
+        assert_eq!(lacks_of("bad.0"), lacks_of("bad.1"));
+        for (name, places) in [("bad.0", vec!["x.toml:4:12: ", "x.toml:6:13: "]), ("socket", vec!["x.toml:9:11: "])] {
+            let lacks = lacks_of(name);
+            assert_eq!(lacks.len(), places.len());
+            assert!(lacks.iter().zip(places).all(|(lack, place)| lack.starts_with(place)), "{lacks:?}");
+        }
+    }
+
+    #[test]
+    fn one_problem_of_the_file_is_enough_and_then_all_are_told() {
+        let bad = "[children.bad]\ncommand = [\"no-such\"]\n";
+        for wrong in ["umaks = 1\n", "[daemon]\ncontrol = \"/none/x\"\n", "command = 1\n", "directory = 1\n", "x"] {
+            let text = format!("{bad}{wrong}");
+            assert_eq!(checked(&text, Which::OfTheFile).unwrap_err(), checked(&text, Which::All).unwrap_err());
+        }
+        assert!(checked("[children.bad]\ncommand = [\"\"]\n", Which::OfTheFile).is_err(), "no program has no name");
+    }
 }

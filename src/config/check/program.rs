@@ -2,7 +2,7 @@
 
 use super::super::model::Program;
 use super::super::table::{Placed, Reader, Section};
-use super::super::value::{self, Read, absolute, filled, quoted, wrong};
+use super::super::value::{self, Read, Wrong, absolute, filled, quoted, wrong};
 use crate::config::keys::nearest;
 use crate::plugin::{self, PLUGINS, Plugin};
 use std::path::{Path, PathBuf};
@@ -61,7 +61,13 @@ fn command(reader: &mut Reader<'_>, section: &Section<'_>, path: &str) -> Option
         return None;
     };
     let found = locate(reader, &first.value, path);
-    let program = reader.take(first.span.clone(), found)?;
+    let program = match found {
+        Err(Wrong { what, help }) if !first.value.is_empty() => {
+            reader.absent(first.span.clone(), what, help);
+            return None;
+        }
+        found => reader.take(first.span.clone(), found)?,
+    };
     let arguments = words.iter().skip(1).map(|Placed { value, .. }| value.clone());
     Some([program.value.to_string_lossy().into_owned()].into_iter().chain(arguments).collect())
 }

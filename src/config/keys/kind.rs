@@ -1,5 +1,6 @@
 //! What a key is: the shape of a row of the tables.
 
+use nix::sys::signal::Signal;
 use std::time::Duration;
 
 /// A key of a table.
@@ -37,8 +38,8 @@ pub enum Kind {
     Address,
     /// A network, or one address of it.
     Network,
-    /// A signal's name.
-    Signal,
+    /// A signal's name, but for these.
+    Signal(Useless),
     /// A mode in octal digits.
     Octal,
     /// One of these words; each with its meaning.
@@ -69,6 +70,9 @@ pub enum Kind {
     Settings,
 }
 
+/// Signals that a key has no use for, each with what it does instead.
+pub type Useless = &'static [(Signal, &'static str)];
+
 /// A word that a value can be, and what that means.
 pub type Word = (&'static str, &'static str);
 
@@ -81,7 +85,7 @@ impl Kind {
             Kind::Name => "name of a child",
             Kind::Address => "address",
             Kind::Network => "network",
-            Kind::Signal => "name of a signal",
+            Kind::Signal(_) => "name of a signal",
             Kind::Octal => "octal mode",
             Kind::Words(_) => "word",
             Kind::WordsOr(_, other) => return format!("word or {}", other.called()),
@@ -92,6 +96,8 @@ impl Kind {
             Kind::List(Kind::Address) => "list of addresses",
             Kind::List(Kind::Network) => "list of networks",
             Kind::List(Kind::Name) => "list of names",
+            Kind::List(Kind::Signal(_)) => "list of names of signals",
+            Kind::List(Kind::Integer(least, most)) => return format!("list of numbers from {least} to {most}"),
             Kind::List(_) => "list of strings",
             Kind::Table(_) | Kind::Map(_) | Kind::Limits | Kind::Settings => "table",
             Kind::Named(_) => "table of tables",

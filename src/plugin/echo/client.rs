@@ -2,6 +2,7 @@
 
 use super::framing;
 use super::stream::Stream;
+use crate::sys::socket;
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{MsgFlags, recv, send};
@@ -83,17 +84,22 @@ pub(super) struct Client {
     pub(super) paused: bool,
     /// It stands in line, for the outbox to take more or to be read on.
     pub(super) in_line: bool,
+    /// It is not read for want of memory, until its own echoes leave or its turn comes.
+    pub(super) short: bool,
+    /// It stands in a line for memory.
+    pub(super) in_memory_line: bool,
     /// It stands in the list of those that an echo is due to.
     pub(super) due: bool,
     /// What epoll tells of it now; `None`: not watched.
     pub(super) watched: Option<EpollFlags>,
     /// When it last sent something.
     pub(super) heard: Instant,
-    /// When it last took something, or had nothing to take.
+    /// Up to where it had taken its echoes, and when that was seen: while the timer runs.
+    pub(super) taken: u64,
     pub(super) took: Instant,
     /// A timer for a partial runs.
     pub(super) partial_timer: bool,
-    /// A timer for being stuck runs.
+    /// The timer for taking nothing runs.
     pub(super) stuck_timer: bool,
 }
 
@@ -111,9 +117,12 @@ impl Client {
             ends: false,
             paused: false,
             in_line: false,
+            short: false,
+            in_memory_line: false,
             due: false,
             watched: None,
             heard: now,
+            taken: 0,
             took: now,
             partial_timer: false,
             stuck_timer: false,
@@ -134,7 +143,11 @@ impl Client {
 
     /// Whether more of it is to be read as soon as it is its turn.
     pub(super) fn is_to_be_read(&self) -> bool {
-        self.readable && !self.paused && self.input.open().is_some() && !matches!(self.output, Output::Over(_))
+        self.readable
+            && !self.paused
+            && !self.short
+            && self.input.open().is_some()
+            && !matches!(self.output, Output::Over(_))
     }
 
     /// A read of so many bytes had room for `room`.
@@ -151,15 +164,19 @@ impl Client {
 
     /// Everything up to `end` may go back; whether it is to be put on the list
     /// of those that an echo is due to.
-    pub(super) fn release(&mut self, end: u64, now: Instant) -> bool {
+    pub(super) fn release(&mut self, end: u64) -> bool {
         if self.output == Output::Gone {
             return false;
         }
-        if self.stream.due().is_empty() {
-            self.took = now;
-        }
         self.stream.release(end);
         !std::mem::replace(&mut self.due, true)
+    }
+
+    /// Up to where its kernel has acknowledged what was sent. A kernel without room says
+    /// that it has none, so what a client does not read is not acknowledged for long.
+    pub(super) fn taken(&self) -> u64 {
+        let under_way = socket::unacknowledged(&self.socket).unwrap_or(0);
+        self.stream.sent().saturating_sub(under_way as u64)
     }
 
     /// Sends what is due (send(2)) without waiting; whether all of it went.
@@ -185,6 +202,20 @@ pub(super) fn receive(socket: &OwnedFd, room: &mut [u8]) -> Result<usize, Errno>
         match recv(socket.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT) {
             Err(Errno::EINTR) => {}
             other => return other,
+        }
+    }
+}
+
+/// Whether a client has sent its end and nothing of it is left to be read, without taking
+/// a byte.
+///
+/// # Errors
+/// EAGAIN: neither; else the connection broke, and nothing is left.
+pub(super) fn has_ended(socket: &OwnedFd) -> Result<bool, Errno> {
+    loop {
+        match recv(socket.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK) {
+            Err(Errno::EINTR) => {}
+            other => return other.map(|count| count == 0),
         }
     }
 }

@@ -6,22 +6,28 @@
 //! client still sends, and is closed when the client's side has everything.
 
 use super::client::{Input, Output, receive};
+use super::fates::Fate;
 use super::framing::Next;
-use super::server::Server;
+use super::server::{SEND_TIMEOUTS, Server};
 use super::table::Token;
 use super::timers::Timer;
 use crate::sys::socket;
-use log::{info, warn};
+use log::info;
 use nix::errno::Errno;
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 /// A client that takes nothing for so long, while all wait for the end, is given up.
-pub(super) const STUCK_FOR: Duration = Duration::from_secs(2);
+const STUCK_FOR: Duration = Duration::from_secs(2);
+/// The same where the supervisor is dead: the next one waits too.
+const STUCK_ORPHANED_FOR: Duration = Duration::from_secs(1);
+/// So often is it looked in that time whether it took something: it is closed after the
+/// time and a quarter of it at most.
+const LOOKS: u32 = 4;
 /// A connection that is over is kept for its last bytes so long at most,
 const LINGER_FOR: Duration = Duration::from_secs(1);
-/// and looked at so often.
+/// and looked at after so long, and again each time twice as long has passed.
 const LINGER_STEP: Duration = Duration::from_millis(10);
 /// A drain after the supervisor's death takes so long at most.
 const ORPHANED_FOR: Duration = Duration::from_secs(10);
@@ -31,18 +37,29 @@ const DISCARD_AT_ONCE: usize = 16;
 impl Server {
     /// Lets nobody in, takes what has arrived by now, and ends when every echo
     /// of it is sent.
-    pub(super) fn drain(&mut self) {
+    ///
+    /// # Errors
+    /// From epoll_ctl(2): never for what is watched.
+    pub(super) fn drain(&mut self) -> Result<(), String> {
         if self.orphaned() {
             self.timers.set(self.now + ORPHANED_FOR, Timer::GiveUp);
         }
         if self.draining {
-            return;
+            return Ok(());
         }
         self.draining = true;
+        // At once: if the supervisor is dead, the next one wants the addresses.
+        self.door.shut(&self.epoll).map_err(|e| format!("cannot close the listening sockets: {e}"))?;
         info!("stops: {} clients get the echoes of what they sent", self.clients.len());
         for token in self.clients.tokens() {
             let Some(client) = self.clients.get(token) else { continue };
-            client.took = self.now;
+            // The timer that runs is for a longer time.
+            client.stuck_timer = false;
+            if client.output == Output::Blocked {
+                client.taken = client.taken();
+                self.watch_taking(token);
+            }
+            let Some(client) = self.clients.get(token) else { continue };
             if client.input == Input::Open {
                 client.input = match socket::unread(&client.socket) {
                     Ok(0) | Err(_) => Input::Cut,
@@ -52,6 +69,7 @@ impl Server {
             self.frame(token, Next::MayCome);
             self.settle(token);
         }
+        Ok(())
     }
 
     /// A timer's time has come.
@@ -62,12 +80,11 @@ impl Server {
             Timer::Stuck(token) => self.on_stuck(token),
             Timer::Linger(token) => {
                 self.linger(token);
-                if self.clients.get(token).is_some() {
-                    self.timers.set(self.now + LINGER_STEP, Timer::Linger(token));
-                }
+                self.linger_on(token);
             }
             Timer::Accept => self.try_the_door(),
             Timer::GiveUp => self.given_up = true,
+            Timer::Tell(fate) => self.tell_together(fate),
         }
     }
 
@@ -76,7 +93,8 @@ impl Server {
         let (now, timeout) = (self.now, self.idle_timeout());
         let Some(client) = self.clients.get(token) else { return };
         let silent = now >= client.heard + timeout;
-        if silent && client.stream.held() == 0 {
+        // One that is not read for now may have sent something.
+        if silent && client.stream.held() == 0 && !client.readable {
             client.input = Input::Cut;
             return self.settle(token);
         }
@@ -84,16 +102,51 @@ impl Server {
         self.timers.set(again, Timer::Idle(token));
     }
 
+    /// How long a client may take nothing of what is due to it; `None`: for ever.
+    fn send_timeout(&self) -> Option<Duration> {
+        let usual = Some(Duration::from_millis(self.settings.send_timeout_ms)).filter(|timeout| !timeout.is_zero());
+        match self.draining {
+            false => usual,
+            true => {
+                let most = if self.orphaned() { STUCK_ORPHANED_FOR } else { STUCK_FOR };
+                Some(usual.map_or(most, |usual| usual.min(most)))
+            }
+        }
+    }
+
+    /// Something is due to a client from now on: looks later whether it takes it.
+    pub(super) fn watch_taking(&mut self, token: Token) {
+        let Some(timeout) = self.send_timeout() else { return };
+        let Some(client) = self.clients.get(token) else { return };
+        client.stuck_timer = true;
+        client.took = self.now;
+        self.timers.set(self.now + timeout / LOOKS, Timer::Stuck(token));
+    }
+
     /// A client may have taken nothing for too long.
     fn on_stuck(&mut self, token: Token) {
-        let now = self.now;
+        let Some(timeout) = self.send_timeout() else { return };
         let Some(client) = self.clients.get(token) else { return };
         client.stuck_timer = false;
-        if client.output == Output::Blocked && now >= client.took + STUCK_FOR {
-            warn!("gives up on {}: it takes no echoes", client.peer);
-            return self.hang_up(token);
+        let taken = client.taken();
+        let owed = taken < client.stream.sent() || !client.stream.due().is_empty();
+        if !owed || matches!(client.output, Output::Over(_) | Output::Gone) {
+            return;
         }
-        self.settle(token);
+        if taken > client.taken {
+            (client.taken, client.took) = (taken, self.now);
+        } else if self.now >= client.took + timeout {
+            return match self.draining {
+                true => self.cut_off(token, Fate::TookNothingAtTheEnd),
+                false => {
+                    self.metrics.add(SEND_TIMEOUTS, 1);
+                    self.cut_off(token, Fate::TookNothing)
+                }
+            };
+        }
+        client.stuck_timer = true;
+        let next = (self.now + timeout / LOOKS).min(client.took + timeout);
+        self.timers.set(next, Timer::Stuck(token));
     }
 
     /// Everything was sent: says so to the client, and closes when it arrived.
@@ -106,9 +159,14 @@ impl Server {
         client.output = Output::Over(until);
         self.settle(token);
         self.linger(token);
-        if self.clients.get(token).is_some() {
-            self.timers.set(self.now + LINGER_STEP, Timer::Linger(token));
-        }
+        self.linger_on(token);
+    }
+
+    /// Looks again later at one that is still there.
+    fn linger_on(&mut self, token: Token) {
+        let Some(Output::Over(until)) = self.clients.get(token).map(|client| client.output) else { return };
+        let so_far = (self.now + LINGER_FOR).saturating_duration_since(until);
+        self.timers.set((self.now + so_far.max(LINGER_STEP)).min(until), Timer::Linger(token));
     }
 
     /// Throws away what a client sends after the end, and closes when it is
@@ -126,7 +184,13 @@ impl Server {
             }
             break;
         }
-        if ended || matches!(socket::unacknowledged(&client.socket), Ok(0) | Err(_)) {
+        if matches!(socket::unacknowledged(&client.socket), Ok(0) | Err(_)) {
+            return self.close(token);
+        }
+        if ended {
+            // The kernel goes on without it, for no longer than this process would have.
+            let timeout = u32::try_from(self.settings.send_timeout_ms).unwrap_or(u32::MAX);
+            let _broken = setsockopt(&client.socket, sockopt::TcpUserTimeout, &timeout);
             self.close(token);
         }
     }

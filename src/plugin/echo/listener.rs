@@ -1,7 +1,9 @@
 //! The door: which clients come in, and when nobody does for now.
 
+use super::fates::Fate;
 use super::settings::Settings;
-use ipnet::IpNet;
+use crate::sys::socket;
+use ipnet::{IpNet, Ipv6Net};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::socket::{SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, setsockopt, sockopt};
@@ -10,11 +12,58 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-/// A listening socket that the supervisor holds.
+/// How much the kernel takes of a client that is not read: it may count twice as many
+/// bytes, for what goes along (SO_RCVBUF, socket(7)). Its default without this is half
+/// as much to begin with, and grows to megabytes.
+const UNREAD: usize = 128 * 1024;
+/// How much the kernel takes for a client whose own has no room: a segment more at most.
+const UNSENT: i32 = 64 * 1024;
+/// A vanished client is asked so often, in as long again as it was silent.
+const PROBES: u32 = 4;
+
+/// The options of every connection's socket.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Options {
+    /// Seconds; 0: none.
+    keepalive: u32,
+}
+
+impl Options {
+    pub(super) fn new(settings: &Settings) -> Options {
+        let seconds = settings.keepalive_ms.div_ceil(1000);
+        Options { keepalive: u32::try_from(seconds).unwrap_or(u32::MAX) }
+    }
+
+    /// An echo is not held back for more to join it; urgent data stands where it was
+    /// sent, as bytes like any other; the kernel's part is bounded; a client that
+    /// vanished is found out.
+    ///
+    /// Not TCP_USER_TIMEOUT, which would also close a client that only reads nothing,
+    /// whatever `send_timeout` says, and at the first probe without an answer (tcp(7)).
+    fn set(self, socket: impl AsFd) -> io::Result<()> {
+        setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
+        setsockopt(&socket, sockopt::OobInline, &true)?;
+        setsockopt(&socket, sockopt::RcvBuf, &UNREAD)?;
+        socket::limit_unsent(&socket, UNSENT)?;
+        setsockopt(&socket, sockopt::KeepAlive, &(self.keepalive > 0))?;
+        if self.keepalive > 0 {
+            setsockopt(&socket, sockopt::TcpKeepIdle, &self.keepalive)?;
+            setsockopt(&socket, sockopt::TcpKeepInterval, &self.keepalive.div_ceil(PROBES))?;
+            setsockopt(&socket, sockopt::TcpKeepCount, &PROBES)?;
+        }
+        Ok(())
+    }
+}
+
+/// A listening socket that the supervisor holds: IPv4, or IPv6 (which may take IPv4
+/// clients too).
 #[derive(Debug)]
-pub(super) enum Listener {
-    /// IPv4, or IPv6 (which may take IPv4 clients too).
-    Tcp(TcpListener),
+pub(super) struct Listener {
+    socket: TcpListener,
+    options: Options,
+    /// Those that came before it had the options have not inherited them. They are let
+    /// in before all others: until nobody waits, each is given its own.
+    inherits: bool,
 }
 
 impl Listener {
@@ -22,33 +71,34 @@ impl Listener {
     ///
     /// # Errors
     /// Where it is no kind that is served, or the kernel refuses an option.
-    pub(super) fn new(fd: OwnedFd) -> io::Result<Listener> {
+    pub(super) fn new(fd: OwnedFd, options: Options) -> io::Result<Listener> {
         let address: SockaddrStorage = getsockname(fd.as_raw_fd())?;
         let inet = address.as_sockaddr_in().is_some() || address.as_sockaddr_in6().is_some();
         if !inet || getsockopt(&fd, sockopt::SockType)? != SockType::Stream {
             return Err(io::Error::other(format!("no TCP socket (address family {:?})", address.family())));
         }
-        let listener = TcpListener::from(fd);
-        listener.set_nonblocking(true)?;
-        // Accepted sockets inherit both: an echo is not held back for more to
-        // join it, and a client that vanished is found out in the end.
-        setsockopt(&listener, sockopt::TcpNoDelay, &true)?;
-        setsockopt(&listener, sockopt::KeepAlive, &true)?;
-        Ok(Listener::Tcp(listener))
+        let socket = TcpListener::from(fd);
+        socket.set_nonblocking(true)?;
+        // Accepted sockets inherit them.
+        options.set(&socket)?;
+        Ok(Listener { socket, options, inherits: false })
     }
 
-    fn accept(&self) -> io::Result<(OwnedFd, SocketAddr)> {
-        match self {
-            Listener::Tcp(listener) => listener.accept().map(|(socket, peer)| (socket.into(), plain(peer))),
+    fn accept(&mut self) -> io::Result<(OwnedFd, SocketAddr)> {
+        let (client, peer) = self.socket.accept().inspect_err(|error| {
+            self.inherits |= error.kind() == io::ErrorKind::WouldBlock;
+        })?;
+        if !self.inherits {
+            // It is gone again already.
+            self.options.set(&client).map_err(|_| Errno::ECONNABORTED)?;
         }
+        Ok((client.into(), plain(peer)))
     }
 }
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Listener::Tcp(listener) => listener.as_fd(),
-        }
+        self.socket.as_fd()
     }
 }
 
@@ -62,8 +112,8 @@ fn plain(peer: SocketAddr) -> SocketAddr {
 pub(super) enum Accepted {
     /// A client.
     Client(OwnedFd, SocketAddr),
-    /// One that may not come in; it is closed already.
-    Refused,
+    /// One that may not come in, and why; it is closed already.
+    Refused(SocketAddr, Fate),
     /// One that is gone again.
     Vanished,
     /// Nobody waits.
@@ -80,6 +130,7 @@ pub(super) struct Door {
     open: bool,
     allow: Vec<IpNet>,
     per_address: usize,
+    ipv6_prefix: u8,
     from: HashMap<IpAddr, usize>,
 }
 
@@ -92,6 +143,7 @@ impl Door {
             open: false,
             allow: settings.allow.clone(),
             per_address: settings.max_connections_per_address,
+            ipv6_prefix: settings.ipv6_prefix,
             from: HashMap::new(),
         }
     }
@@ -125,6 +177,17 @@ impl Door {
         Ok(())
     }
 
+    /// Closes the listening sockets for good: another process that has them goes on, and
+    /// if none has, their addresses are free.
+    ///
+    /// # Errors
+    /// As [`Door::close`].
+    pub(super) fn shut(&mut self, epoll: &Epoll) -> io::Result<()> {
+        self.close(epoll)?;
+        self.listeners.clear();
+        Ok(())
+    }
+
     /// How many listening sockets there are.
     pub(super) fn listeners(&self) -> usize {
         self.listeners.len()
@@ -143,17 +206,28 @@ impl Door {
             Ok(accepted) => accepted,
             Err(error) => return failed(error),
         };
-        let welcome = self.allow.iter().any(|net| net.contains(&peer.ip()));
-        if !welcome || !self.enter(peer.ip()) {
-            return Ok(Accepted::Refused);
+        if !self.allow.iter().any(|net| net.contains(&peer.ip())) {
+            return Ok(Accepted::Refused(peer, Fate::NotAllowed));
+        }
+        if !self.enter(peer.ip()) {
+            return Ok(Accepted::Refused(peer, Fate::TooManyOfItsAddress));
         }
         Ok(Accepted::Client(socket, peer))
+    }
+
+    /// What counts as one address: whoever has one of IPv6 has as many as its prefix leaves.
+    fn counted(&self, from: IpAddr) -> IpAddr {
+        match from {
+            IpAddr::V4(_) => from,
+            IpAddr::V6(ip) => Ipv6Net::new(ip, self.ipv6_prefix).map_or(from, |net| net.network().into()),
+        }
     }
 
     fn enter(&mut self, from: IpAddr) -> bool {
         if self.per_address == 0 {
             return true;
         }
+        let from = self.counted(from);
         let count = self.from.entry(from).or_default();
         let room = *count < self.per_address;
         *count += usize::from(room);
@@ -165,6 +239,7 @@ impl Door {
         if self.per_address == 0 {
             return;
         }
+        let from = self.counted(from);
         if let Some(count) = self.from.get_mut(&from) {
             *count -= 1;
             if *count == 0 {
@@ -198,12 +273,13 @@ fn failed(error: io::Error) -> io::Result<Accepted> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::epoll::EpollCreateFlags;
     use std::net::TcpStream;
 
     fn door(settings: &Settings) -> (Door, SocketAddr) {
         let listener = TcpListener::bind("[::]:0").expect("a free port");
         let port = listener.local_addr().expect("bound").port();
-        let listener = Listener::new(listener.into()).expect("a TCP socket");
+        let listener = Listener::new(listener.into(), Options::new(settings)).expect("a TCP socket");
         (Door::new(vec![listener], 100, settings), SocketAddr::from(([127, 0, 0, 1], port)))
     }
 
@@ -219,15 +295,85 @@ mod tests {
         let (client, accepted) = come(&mut door, to);
         let Accepted::Client(socket, peer) = accepted else { panic!("{accepted:?}") };
         assert_eq!(peer, client.local_addr().expect("connected"));
-        assert!(TcpStream::from(socket).nodelay().expect("a TCP socket"), "inherited");
+        assert!(TcpStream::from(socket).nodelay().expect("a TCP socket"));
         assert!(matches!(door.accept(0), Ok(Accepted::Nobody)));
+    }
+
+    fn options(socket: &OwnedFd) -> (bool, bool, usize, Option<(u32, u32, u32)>) {
+        let get = |_| {
+            let idle = getsockopt(socket, sockopt::TcpKeepIdle).expect("a TCP socket");
+            let interval = getsockopt(socket, sockopt::TcpKeepInterval).expect("a TCP socket");
+            (idle, interval, getsockopt(socket, sockopt::TcpKeepCount).expect("a TCP socket"))
+        };
+        (
+            getsockopt(socket, sockopt::TcpNoDelay).expect("a TCP socket"),
+            getsockopt(socket, sockopt::OobInline).expect("a socket"),
+            getsockopt(socket, sockopt::RcvBuf).expect("a socket"),
+            getsockopt(socket, sockopt::KeepAlive).expect("a socket").then_some(()).map(get),
+        )
+    }
+
+    #[test]
+    fn clients_that_came_before_and_after_have_the_same_options() {
+        for (keepalive_ms, probes) in [(60_000, Some((60, 15, 4))), (1, Some((1, 1, 4))), (0, None)] {
+            let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+            let to = socket.local_addr().expect("bound");
+            // One before this one may have set it otherwise.
+            setsockopt(&socket, sockopt::KeepAlive, &true).expect("a socket");
+            let before = [TcpStream::connect(to), TcpStream::connect(to)];
+            let settings = Settings { keepalive_ms, ..Settings::default() };
+            let listener = Listener::new(socket.into(), Options::new(&settings)).expect("a TCP socket");
+            let mut door = Door::new(vec![listener], 100, &settings);
+            let mut came = Vec::new();
+            for _ in &before {
+                let Ok(Accepted::Client(socket, _)) = door.accept(0) else { panic!("one waits") };
+                came.push(options(&socket));
+            }
+            assert!(matches!(door.accept(0), Ok(Accepted::Nobody)));
+            let (_client, after) = come(&mut door, to);
+            let Accepted::Client(socket, _) = after else { panic!("{after:?}") };
+            came.push(options(&socket));
+            assert_eq!(came, vec![(true, true, came[0].2, probes); 3]);
+            assert!((UNREAD..=2 * UNREAD).contains(&came[0].2), "{} bytes", came[0].2);
+        }
+    }
+
+    #[test]
+    fn ipv6_addresses_count_by_their_prefix() {
+        let settings = Settings { max_connections_per_address: 1, ..Settings::default() };
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        for (prefix, one, other, same) in [
+            (64, "2001:db8:0:1::1", "2001:db8:0:1:ffff::2", true),
+            (64, "2001:db8:0:1::1", "2001:db8:0:2::1", false),
+            (128, "2001:db8::1", "2001:db8::2", false),
+            (56, "2001:db8:0:100::1", "2001:db8:0:1ff::1", true),
+            (1, "192.0.2.1", "192.0.2.2", false),
+        ] {
+            let mut door = Door::new(Vec::new(), 100, &Settings { ipv6_prefix: prefix, ..settings.clone() });
+            assert!(door.enter(ip(one)));
+            assert_eq!(door.enter(ip(other)), !same, "{one} {other} /{prefix}");
+            door.left(if same { ip(other) } else { ip(one) });
+            assert!(door.enter(ip(one)), "{one} left");
+        }
+    }
+
+    #[test]
+    fn a_door_that_is_shut_frees_the_address() {
+        let (mut door, to) = door(&Settings::default());
+        let (_client, accepted) = come(&mut door, to);
+        let epoll = Epoll::new(EpollCreateFlags::empty()).expect("an epoll");
+        door.open(&epoll).expect("watched");
+        door.shut(&epoll).expect("not watched");
+        assert!(TcpStream::connect(to).is_err());
+        let again = TcpListener::bind(("::", to.port())).expect("free, beside a client that stays");
+        drop((again, accepted));
     }
 
     #[test]
     fn others_than_the_allowed_are_refused() {
         let settings = Settings { allow: vec!["10.0.0.0/8".parse().expect("a network")], ..Settings::default() };
         let (mut door, to) = door(&settings);
-        assert!(matches!(come(&mut door, to).1, Accepted::Refused));
+        assert!(matches!(come(&mut door, to).1, Accepted::Refused(_, Fate::NotAllowed)));
     }
 
     #[test]
@@ -246,6 +392,11 @@ mod tests {
     #[test]
     fn a_socket_of_another_kind_is_an_error() {
         let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
-        assert!(Listener::new(udp.into()).expect_err("no TCP").to_string().starts_with("no TCP socket"));
+        assert!(
+            Listener::new(udp.into(), Options { keepalive: 0 })
+                .expect_err("no TCP")
+                .to_string()
+                .starts_with("no TCP socket")
+        );
     }
 }

@@ -3,20 +3,24 @@
 //! - [`settings`]: what the configuration says;
 //! - `listener`: who comes in;
 //! - `client`, `stream`: one connection and its bytes; `table`: all of them;
+//! - `memory`: what all of them hold, and who waits for more;
 //! - `framing`: where a message ends;
 //! - `outbox`: messages on their way to the sink, and echoes that wait for
 //!   them; `replies`: what the sink says;
 //! - `server`: the loop; `serve`: what happens to a client; `drain`: how it
-//!   ends; `timers`: what happens later.
+//!   ends; `timers`: what happens later; `fates`: what is logged of clients.
 //!
-//! It is one thread that never waits but for events. Memory is bounded: a
-//! client that holds too much is not read until it takes its echoes, and no
-//! client is read while the sink takes nothing.
+//! It is one thread that never waits but for events. Memory is bounded, for each
+//! client and for all together: one that holds too much is not read until it takes
+//! its echoes, one that holds nothing is not read while the others hold all there
+//! is, and no client is read while the sink takes nothing.
 
 mod client;
 mod drain;
+mod fates;
 mod framing;
 mod listener;
+mod memory;
 mod outbox;
 mod replies;
 mod serve;
@@ -29,7 +33,7 @@ mod timers;
 use super::start::{self, Start};
 
 /// What its metrics page counts.
-pub const METRICS: &[&str] = &["connections", "accepted", "refused", "messages", "bytes"];
+pub const METRICS: &[&str] = &["connections", "accepted", "refused", "messages", "bytes", "send_timeouts", "memory"];
 
 /// Serves until told to stop.
 ///

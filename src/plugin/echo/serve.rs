@@ -1,7 +1,9 @@
 //! What happens to one client: read, frame, queue, release, send back, close.
 
-use super::client::{Client, Input, Output, receive};
+use super::client::{Client, Input, Output, has_ended, receive};
+use super::fates::Fate;
 use super::framing::{Next, Piece};
+use super::memory::{Lines, Needs};
 use super::outbox::Message;
 use super::server::{BYTES, CONNECTIONS, MESSAGES, Server};
 use super::settings::Framing;
@@ -9,14 +11,17 @@ use super::table::Token;
 use super::timers::Timer;
 use log::warn;
 use nix::errno::Errno;
+use nix::libc::linger;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::socket::{setsockopt, sockopt};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 impl Server {
     /// A client came in.
     pub(super) fn welcome(&mut self, client: Client) {
         let token = self.clients.insert(|_| client);
-        self.metrics.set(CONNECTIONS, self.clients.len() as u64);
+        self.metrics.set(CONNECTIONS, self.places_taken() as u64);
         if self.settings.idle_timeout_ms > 0 {
             self.timers.set(self.now + self.idle_timeout(), Timer::Idle(token));
         }
@@ -42,24 +47,56 @@ impl Server {
             let Some(client) = self.clients.get(token) else { return };
             client.readable = true;
             client.ends |= ends;
-            if !client.in_line {
-                self.read(token);
+            match client.in_line {
+                false => self.read(token),
+                // Its turn may be far, where the sink takes nothing.
+                true if ends => self.look_for_end(token),
+                true => {}
             }
         }
     }
 
-    /// Reads once, and takes the messages that are whole.
+    /// Reads once, if there is room for it, and takes the messages that are whole.
     fn read(&mut self, token: Token) {
         let Some(client) = self.clients.get(token) else { return };
-        if client.paused {
+        if client.paused || client.input.open().is_none() {
             return;
         }
-        let Some(most) = client.input.open() else { return };
-        if self.outbox.is_full() {
-            return self.settle(token);
+        let needs = client.stream.needs(self.limit);
+        if self.memory_lines.is_anyone_before(needs) || !self.memory.has(needs) {
+            client.short = true;
+            return self.look_for_end(token);
         }
+        if self.outbox.is_full() {
+            return self.look_for_end(token);
+        }
+        self.take_in(token);
+    }
+
+    /// A client that can't be read now may have ended, with nothing left to be read:
+    /// then it need not wait, and its place may be free.
+    fn look_for_end(&mut self, token: Token) {
+        let Some(client) = self.clients.get(token) else { return };
+        if client.ends && client.input.open().is_some() {
+            match has_ended(&client.socket) {
+                Ok(true) => client.input = Input::Ended,
+                Err(Errno::EAGAIN) if client.output == Output::Gone => client.input = Input::Ended,
+                Ok(false) | Err(Errno::EAGAIN) => {}
+                Err(_) => {
+                    client.input = Input::Ended;
+                    self.hang_up(token);
+                }
+            }
+            self.frame(token, Next::MayCome);
+        }
+        self.settle(token);
+    }
+
+    fn take_in(&mut self, token: Token) {
+        let Some(client) = self.clients.get(token) else { return };
+        let Some(most) = client.input.open() else { return };
         let most = if self.framer.rule == Framing::Read { most.min(self.framer.max) } else { most };
-        let room = client.stream.room(&mut self.pool, self.limit, most);
+        let room = client.stream.room(&mut self.memory, self.limit, most);
         let room_for = room.len();
         match receive(&client.socket, room) {
             Ok(0) => client.input = Input::Ended,
@@ -97,7 +134,7 @@ impl Server {
                 Piece::Part { payload } => (payload, true),
                 Piece::Completion { line_end } => {
                     let end = client.stream.queue(line_end);
-                    if !self.outbox.attach(token, end) && client.release(end, self.now) {
+                    if !self.outbox.attach(token, end) && client.release(end) {
                         self.due.push(token);
                     }
                     continue;
@@ -124,12 +161,12 @@ impl Server {
     /// Silence after bytes without a line end.
     pub(super) fn on_partial(&mut self, token: Token) {
         let Some(client) = self.clients.get(token) else { return };
-        if client.in_line {
-            // Whole messages come first, when it is its turn.
-            let again = self.now + self.partial_after().max(Duration::from_millis(1));
-            return self.timers.set(again, Timer::Partial(token));
-        }
         client.partial_timer = false;
+        if client.in_line || client.readable {
+            // Whole messages come first, and what it may have sent behind this: when it is
+            // read, the timer is set again.
+            return;
+        }
         let silent = self.now >= client.heard + self.partial_after();
         self.frame(token, if silent { Next::Idle } else { Next::MayCome });
         self.settle(token);
@@ -167,7 +204,7 @@ impl Server {
     /// Everything up to `end` may go back.
     pub(super) fn release(&mut self, token: Token, end: u64) {
         let Some(client) = self.clients.get(token) else { return };
-        if client.release(end, self.now) {
+        if client.release(end) {
             self.due.push(token);
         }
     }
@@ -177,42 +214,72 @@ impl Server {
         let Some(client) = self.clients.get(token) else { return };
         client.due = false;
         if client.output == Output::Ready && !client.stream.due().is_empty() {
-            let before = client.stream.held();
+            let before = client.stream.sent();
             match client.send_due() {
-                Ok(all) => {
-                    if client.stream.held() < before {
-                        client.took = self.now;
-                    }
-                    if !all {
-                        client.output = Output::Blocked;
-                    }
-                }
+                Ok(true) => {}
+                Ok(false) => client.output = Output::Blocked,
                 Err(_) => return self.hang_up(token),
+            }
+            if !client.stuck_timer {
+                // Nothing was due to it before.
+                client.taken = before;
+                self.watch_taking(token);
             }
         }
         self.settle(token);
     }
 
-    /// The connection broke, or is given up. No echo goes any more, but what
-    /// came before is still read and saved.
+    /// The connection broke: its place is free. No echo goes any more, but what came
+    /// before is still read and saved.
     pub(super) fn hang_up(&mut self, token: Token) {
         let Some(client) = self.clients.get(token) else { return };
-        client.output = Output::Gone;
-        client.stream.mute();
-        // epoll says no more of a broken connection: it is read until nothing is left.
-        (client.readable, client.ends, client.paused) = (true, true, false);
-        if client.watched.take().is_some() {
-            // A broken one can't be watched: it would be told again and again.
-            let _not_watched = self.epoll.delete(&client.socket);
+        if client.output != Output::Gone {
+            client.output = Output::Gone;
+            client.stream.mute();
+            let peer = client.peer;
+            // epoll says no more of a broken connection: it is read until nothing is left.
+            (client.readable, client.ends, client.paused) = (true, true, false);
+            if client.watched.take().is_some() {
+                // A broken one can't be watched: it would be told again and again.
+                let _not_watched = self.epoll.delete(&client.socket);
+            }
+            let cut = client.input == Input::Cut;
+            self.gone += 1;
+            self.gave_up_place(peer);
+            if !cut {
+                self.met(Fate::Broke, peer);
+            }
         }
         self.stand_in_line(token);
+        if self.outbox.is_full() {
+            self.look_for_end(token);
+        }
+    }
+
+    /// Ends a connection that can't be ended in order: what came of it is saved, what the
+    /// kernel holds for it is dropped, and the client is told so (RST).
+    pub(super) fn cut_off(&mut self, token: Token, fate: Fate) {
+        let Some(client) = self.clients.get(token) else { return };
+        client.input = Input::Cut;
+        let at_once = linger { l_onoff: 1, l_linger: 0 };
+        // It may have broken by itself, which does the same.
+        let _broken = setsockopt(&client.socket, sockopt::Linger, &at_once);
+        let peer = client.peer;
+        self.hang_up(token);
+        self.met(fate, peer);
+        self.frame(token, Next::End);
+        self.settle(token);
     }
 
     /// After anything happened to a client: close it, pause it, or go on, and
     /// tell epoll what is of interest now.
     pub(super) fn settle(&mut self, token: Token) {
         let Some(client) = self.clients.get(token) else { return };
-        client.stream.rest(&mut self.pool);
+        client.stream.rest(&mut self.memory);
+        if client.short {
+            self.wait_for_memory(token);
+        }
+        let Some(client) = self.clients.get(token) else { return };
         if client.is_done() {
             match (client.output, client.input) {
                 (Output::Over(_), _) => {}
@@ -225,10 +292,6 @@ impl Server {
         if client.is_to_be_read() && !client.in_line {
             client.in_line = true;
             self.line.push_back(token);
-        }
-        if self.draining && client.output == Output::Blocked && !client.stuck_timer {
-            client.stuck_timer = true;
-            self.timers.set(client.took + super::drain::STUCK_FOR, Timer::Stuck(token));
         }
         let wanted = client.wanted();
         if wanted == client.watched {
@@ -252,14 +315,80 @@ impl Server {
     /// Forgets the client and closes its socket.
     pub(super) fn close(&mut self, token: Token) {
         let Some(client) = self.clients.remove(token) else { return };
-        self.door.left(client.peer.ip());
-        client.stream.end(&mut self.pool);
+        if client.output == Output::Gone {
+            self.gone -= 1;
+        } else {
+            self.gave_up_place(client.peer);
+        }
+        client.stream.end(&mut self.memory);
         // Nothing is forked here, so closing it ends its watch too.
         drop(client.socket);
         let clients = &self.clients;
         self.timers.closed(|token| clients.contains(token));
-        self.metrics.set(CONNECTIONS, self.clients.len() as u64);
         self.try_the_door();
+    }
+
+    fn gave_up_place(&mut self, peer: SocketAddr) {
+        self.door.left(peer.ip());
+        self.metrics.set(CONNECTIONS, self.places_taken() as u64);
+    }
+
+    /// A client that is not read for want of memory goes on once there is room in its
+    /// own buffer. If no message of its is under way, which would make room, it stands
+    /// in line.
+    fn wait_for_memory(&mut self, token: Token) {
+        let Some(client) = self.clients.get(token) else { return };
+        let needs = client.stream.needs(self.limit);
+        if needs == Needs::Nothing || client.input.open().is_none() {
+            client.short = false;
+        } else if !client.in_memory_line && !client.stream.is_under_way() {
+            client.in_memory_line = true;
+            self.memory_lines.push(needs, token);
+        }
+    }
+
+    /// Those that wait for memory are read, one after the other, as far as it goes.
+    pub(super) fn move_memory_lines(&mut self) {
+        self.memory_lines.memory_came(self.memory.take_came_back());
+        if !self.memory_lines.may_move() || self.outbox.is_full() {
+            return;
+        }
+        self.memory_lines.moves();
+        for line in Lines::<Token>::ALL {
+            while let Some(token) = self.memory_lines.first(line) {
+                if self.outbox.is_full() {
+                    // They go on with it.
+                    return self.memory_lines.memory_came(true);
+                }
+                if !self.serve_from_memory_line(token) {
+                    break;
+                }
+                self.memory_lines.pop(line);
+            }
+        }
+    }
+
+    /// Reads the first in line, if there is memory for it now; whether it was its turn.
+    fn serve_from_memory_line(&mut self, token: Token) -> bool {
+        let Some(client) = self.clients.get(token) else { return true };
+        if client.short && !client.stream.is_under_way() {
+            let to_longest = client.stream.to_longest(self.limit);
+            match client.stream.needs(self.limit) {
+                needs if self.memory.has(needs) => {}
+                Needs::More(_) if self.memory.has_for_one(to_longest) => {
+                    client.stream.lengthen(&mut self.memory, self.limit);
+                }
+                _ => return false,
+            }
+            client.short = false;
+        }
+        client.in_memory_line = false;
+        if client.short || client.paused {
+            self.settle(token);
+        } else {
+            self.take_in(token);
+        }
+        true
     }
 
     fn partial_after(&self) -> Duration {

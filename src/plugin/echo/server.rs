@@ -4,12 +4,14 @@
 //! the sink.
 
 use super::client::Client;
+use super::fates::{Fate, Fates, Line};
 use super::framing::Framer;
-use super::listener::{Accepted, Door, Listener};
+use super::listener::{Accepted, Door, Listener, Options};
+use super::memory::{Lines, Memory};
 use super::outbox::{Form, Outbox, Settled};
 use super::replies::{Replies, Reply};
 use super::settings::{EchoAfter, Settings};
-use super::stream::{Limit, Pool};
+use super::stream::Limit;
 use super::table::{Table, Token};
 use super::timers::{Timer, Timers};
 use crate::link::handover::Protocol;
@@ -17,7 +19,7 @@ use crate::link::record::Flags;
 use crate::plugin::start::{self, Metrics, Start};
 use crate::sys::pipe;
 use crate::sys::signals::Signals;
-use log::{info, warn};
+use log::{info, log, warn};
 use nix::errno::Errno;
 use nix::libc::SIGTERM;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -25,6 +27,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::unistd::{Pid, getppid};
 use std::collections::VecDeque;
 use std::io::{self, Stdout};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -54,6 +57,8 @@ const ACCEPTED: usize = 1;
 const REFUSED: usize = 2;
 pub(super) const MESSAGES: usize = 3;
 pub(super) const BYTES: usize = 4;
+pub(super) const SEND_TIMEOUTS: usize = 5;
+const MEMORY: usize = 6;
 
 /// The echo server.
 #[derive(Debug)]
@@ -64,7 +69,12 @@ pub(super) struct Server {
     pub(super) epoll: Epoll,
     pub(super) door: Door,
     pub(super) clients: Table,
-    pub(super) pool: Pool,
+    /// How many of the clients only have to be read and saved: they take no place.
+    pub(super) gone: usize,
+    pub(super) memory: Memory,
+    /// Those that are not read for want of it.
+    pub(super) memory_lines: Lines<Token>,
+    pub(super) fates: Fates,
     pub(super) timers: Timers,
     pub(super) outbox: Outbox,
     pub(super) metrics: Metrics,
@@ -131,20 +141,25 @@ impl Server {
         }
         let stdout = io::stdout();
         let max = effective_max_message(settings.max_message, &stdout);
+        let limit = Limit::for_messages(max);
+        let options = Options::new(&settings);
         let listeners = start
             .listeners
             .into_iter()
-            .map(|fd| Listener::new(fd).map_err(|e| format!("cannot use a listening socket: {e}")))
+            .map(|fd| Listener::new(fd, options).map_err(|e| format!("cannot use a listening socket: {e}")))
             .collect::<Result<Vec<_>, _>>()?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|e| format!("cannot make an epoll: {e}"))?;
         let mut server = Server {
             framer: Framer { rule: settings.framing, max },
-            limit: Limit::for_messages(max),
+            limit,
             door: Door::new(listeners, LISTENERS, &settings),
-            settings,
             epoll,
             clients: Table::new(),
-            pool: Pool::default(),
+            gone: 0,
+            memory: Memory::new(settings.max_memory, settings.max_connections, limit.longest()),
+            memory_lines: Lines::default(),
+            fates: Fates::default(),
+            settings,
             timers: Timers::default(),
             outbox: Outbox::new(form, settled),
             metrics: start.metrics,
@@ -197,6 +212,9 @@ impl Server {
             }
             self.round(&mut events)?;
         }
+        for fate in Fate::ALL {
+            self.tell_together(fate);
+        }
         Ok(())
     }
 
@@ -212,7 +230,7 @@ impl Server {
             match event.data() {
                 STDOUT => self.on_queue(event.events())?,
                 REPLIES => self.on_replies()?,
-                SIGNALS => self.on_signals(),
+                SIGNALS => self.on_signals()?,
                 _ => {}
             }
         }
@@ -228,14 +246,17 @@ impl Server {
         for event in ready.iter().filter(clients) {
             self.on_client(Token::from(event.data()), event.events());
         }
+        self.move_memory_lines();
         self.write_queue()?;
         self.echo_settled();
+        self.memory_lines.memory_came(self.memory.take_came_back());
+        self.metrics.set(MEMORY, self.memory.held() as u64);
         self.mind_the_door()
     }
 
     /// How long the next round may wait for events.
     fn patience(&self) -> EpollTimeout {
-        if !self.line.is_empty() && !self.outbox.is_full() {
+        if (self.memory_lines.may_move() || !self.line.is_empty()) && !self.outbox.is_full() {
             return EpollTimeout::ZERO;
         }
         self.timers.wait(self.now).map_or(EpollTimeout::NONE, EpollTimeout::from)
@@ -252,11 +273,12 @@ impl Server {
         Ok(())
     }
 
-    fn on_signals(&mut self) {
+    fn on_signals(&mut self) -> Result<(), String> {
         // SIGUSR1 means reopen: there is no file here.
         if self.signals.pending().any(|signal| signal == SIGTERM) {
-            self.drain();
+            self.drain()?;
         }
+        Ok(())
     }
 
     /// Whether the supervisor that started this process is dead.
@@ -320,7 +342,7 @@ impl Server {
     fn accept(&mut self, token: u64) -> Result<(), String> {
         let listener = usize::try_from(token - LISTENERS).unwrap_or(usize::MAX);
         for _ in 0..ACCEPT_AT_ONCE {
-            if self.draining || self.clients.len() >= self.settings.max_connections {
+            if !self.has_place() {
                 return Ok(());
             }
             match self.door.accept(listener) {
@@ -329,7 +351,10 @@ impl Server {
                     self.last_client = self.last_client.wrapping_add(1);
                     self.welcome(Client::new(socket, peer, self.last_client, self.now));
                 }
-                Ok(Accepted::Refused) => self.metrics.add(REFUSED, 1),
+                Ok(Accepted::Refused(peer, fate)) => {
+                    self.metrics.add(REFUSED, 1);
+                    self.met(fate, peer);
+                }
                 Ok(Accepted::Vanished) => {}
                 Ok(Accepted::Nobody) => {
                     self.let_in_again();
@@ -370,9 +395,43 @@ impl Server {
         self.try_door = self.told_exhausted;
     }
 
+    /// How many clients are served. Those that are gone are not, though what came of
+    /// them is still to be saved.
+    pub(super) fn places_taken(&self) -> usize {
+        self.clients.len() - self.gone
+    }
+
+    /// Whether one more may come in. Nor may there be more that are gone than may be
+    /// served: each keeps a descriptor until the sink takes more.
+    fn has_place(&self) -> bool {
+        let most = self.settings.max_connections;
+        !self.draining && self.places_taken() < most && self.gone < most
+    }
+
+    /// A client ended so: logged, with others of that fate where there are many.
+    pub(super) fn met(&mut self, fate: Fate, peer: SocketAddr) {
+        let line = self.fates.met(fate, peer, self.now);
+        self.tell(fate, line);
+    }
+
+    /// Logs those with that fate that were not told yet.
+    pub(super) fn tell_together(&mut self, fate: Fate) {
+        let line = self.fates.due(fate, self.now);
+        self.tell(fate, line);
+    }
+
+    fn tell(&mut self, fate: Fate, line: Line) {
+        match line {
+            Line::One(peer) => log!(fate.level(), "{peer} {}", fate.text()),
+            Line::Many(count, last) => log!(fate.level(), "{count} clients, {last} the last, {}", fate.text()),
+            Line::Later(at) => self.timers.set(at, Timer::Tell(fate)),
+            Line::Nothing => {}
+        }
+    }
+
     /// Opens or closes the door, as the number of clients says.
     fn mind_the_door(&mut self) -> Result<(), String> {
-        let open = !self.draining && !self.exhausted && self.clients.len() < self.settings.max_connections;
+        let open = !self.exhausted && self.has_place();
         let changed = match (open, self.door.is_open()) {
             (true, false) => self.door.open(&self.epoll),
             (false, true) => self.door.close(&self.epoll),

@@ -20,8 +20,16 @@ pub struct Settings {
     pub max_connections: usize,
     /// 0: no limit.
     pub max_connections_per_address: usize,
+    /// IPv6 addresses that share so many bits are one address to that limit.
+    pub ipv6_prefix: u8,
     /// Milliseconds; 0: none.
     pub idle_timeout_ms: u64,
+    /// Milliseconds in which a client takes nothing of what is due to it; 0: none.
+    pub send_timeout_ms: u64,
+    /// Milliseconds of silence until the peer is asked whether it is there; 0: never.
+    pub keepalive_ms: u64,
+    /// Bytes of buffers that all connections hold together.
+    pub max_memory: usize,
     /// Networks that may connect.
     pub allow: Vec<IpNet>,
 }
@@ -53,11 +61,15 @@ impl Default for Settings {
         Settings {
             echo_after: EchoAfter::Saved,
             framing: Framing::Line,
-            partial_after_ms: 20,
+            partial_after_ms: 1000,
             max_message: 64 * 1024,
             max_connections: 10_000,
             max_connections_per_address: 0,
+            ipv6_prefix: 64,
             idle_timeout_ms: 0,
+            send_timeout_ms: 60_000,
+            keepalive_ms: 60_000,
+            max_memory: 256 << 20,
             allow: vec![IpNet::V4(ipnet::Ipv4Net::default()), IpNet::V6(ipnet::Ipv6Net::default())],
         }
     }

@@ -11,36 +11,10 @@
 //! Positions count from the connection's first byte, so they stay right while
 //! the bytes move. A connection that waits for its client holds no buffer.
 
-/// The least bytes a buffer has.
-const SMALLEST: usize = 4096;
+use super::memory::{Memory, Needs};
+
 /// The least that a connection may hold before it is read no further.
 const LEAST_LIMIT: usize = 32 * 1024;
-/// How many bytes of buffers that nobody uses are kept for the next.
-const SPARE: usize = 4 * 1024 * 1024;
-
-/// Buffers that are free now.
-#[derive(Debug, Default)]
-pub(super) struct Pool {
-    free: Vec<Vec<u8>>,
-    bytes: usize,
-}
-
-impl Pool {
-    fn take(&mut self) -> Vec<u8> {
-        let Some(buffer) = self.free.pop() else {
-            return vec![0; SMALLEST];
-        };
-        self.bytes -= buffer.len();
-        buffer
-    }
-
-    fn give(&mut self, buffer: Vec<u8>) {
-        if self.bytes + buffer.len() <= SPARE {
-            self.bytes += buffer.len();
-            self.free.push(buffer);
-        }
-    }
-}
 
 /// How many bytes a connection may hold.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +38,11 @@ impl Limit {
     pub(super) fn low(self) -> usize {
         self.buffer / 2
     }
+
+    /// The longest buffer.
+    pub(super) fn longest(self) -> usize {
+        self.buffer
+    }
 }
 
 /// What one connection sent and has not got back.
@@ -81,30 +60,60 @@ pub(super) struct Stream {
 }
 
 impl Stream {
+    /// What [`Stream::room`] will take of the memory.
+    pub(super) fn needs(&self, limit: Limit) -> Needs {
+        match self.buffer.len() {
+            0 => Needs::First,
+            size if self.is_crowded() && !self.can_move(limit) => Needs::More((2 * size).min(limit.buffer) - size),
+            _ => Needs::Nothing,
+        }
+    }
+
+    /// What it takes to make the buffer the longest.
+    pub(super) fn to_longest(&self, limit: Limit) -> usize {
+        limit.buffer.saturating_sub(self.buffer.len())
+    }
+
+    /// Makes it so.
+    pub(super) fn lengthen(&mut self, memory: &mut Memory, limit: Limit) {
+        memory.lengthen(&mut self.buffer, limit.buffer);
+    }
+
     /// Where the next bytes are to be read to: at least one byte, at most `most`,
     /// as long as less than [`Limit::high`] is held.
-    pub(super) fn room(&mut self, pool: &mut Pool, limit: Limit, most: usize) -> &mut [u8] {
+    pub(super) fn room(&mut self, memory: &mut Memory, limit: Limit, most: usize) -> &mut [u8] {
         if self.buffer.is_empty() {
-            self.buffer = pool.take();
+            self.buffer = memory.take();
             self.start = self.echoed;
         }
-        let size = self.buffer.len();
-        if self.at(self.received) > size - size / 8 {
-            self.make_room(limit.buffer);
+        if self.is_crowded() {
+            self.make_room(memory, limit);
         }
         let from = self.at(self.received);
         let to = self.buffer.len().min(from.saturating_add(most));
         &mut self.buffer[from..to]
     }
 
-    /// Moves the bytes to the buffer's head, or makes it longer.
-    fn make_room(&mut self, longest: usize) {
-        let (head, tail, size) = (self.at(self.echoed), self.at(self.received), self.buffer.len());
-        if head >= size / 2 || size >= longest {
+    /// Hardly any room is left behind its bytes.
+    fn is_crowded(&self) -> bool {
+        let size = self.buffer.len();
+        self.at(self.received) > size - size / 8
+    }
+
+    /// The bytes are moved to the buffer's head, rather than that it gets longer.
+    fn can_move(&self, limit: Limit) -> bool {
+        let size = self.buffer.len();
+        self.at(self.echoed) >= size / 2 || size >= limit.buffer
+    }
+
+    fn make_room(&mut self, memory: &mut Memory, limit: Limit) {
+        if self.can_move(limit) {
+            let (head, tail) = (self.at(self.echoed), self.at(self.received));
             self.buffer.copy_within(head..tail, 0);
             self.start = self.echoed;
         } else {
-            self.buffer.resize((2 * size).min(longest), 0);
+            let size = self.buffer.len();
+            memory.lengthen(&mut self.buffer, (2 * size).min(limit.buffer));
         }
     }
 
@@ -158,23 +167,34 @@ impl Stream {
         self.echoed = self.queued;
     }
 
+    /// Up to where it was sent back.
+    pub(super) fn sent(&self) -> u64 {
+        self.echoed
+    }
+
+    /// Whether messages of it are on their way, to the sink or back: its buffer gets
+    /// room by itself.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.echoed < self.queued
+    }
+
     /// How many bytes have come and not gone back.
     pub(super) fn held(&self) -> usize {
         self.at(self.received) - self.at(self.echoed)
     }
 
     /// Gives the buffer back where nothing is held.
-    pub(super) fn rest(&mut self, pool: &mut Pool) {
+    pub(super) fn rest(&mut self, memory: &mut Memory) {
         if self.echoed == self.received && !self.buffer.is_empty() {
-            pool.give(std::mem::take(&mut self.buffer));
+            memory.give(std::mem::take(&mut self.buffer));
             self.start = self.echoed;
         }
     }
 
     /// Gives the buffer back: the connection is over.
-    pub(super) fn end(mut self, pool: &mut Pool) {
+    pub(super) fn end(mut self, memory: &mut Memory) {
         if !self.buffer.is_empty() {
-            pool.give(std::mem::take(&mut self.buffer));
+            memory.give(std::mem::take(&mut self.buffer));
         }
     }
 
@@ -186,13 +206,18 @@ impl Stream {
 
 #[cfg(test)]
 mod tests {
+    use super::super::memory::SMALLEST;
     use super::*;
     use proptest::prelude::*;
 
     const SMALL: Limit = Limit { buffer: 3 * SMALLEST };
 
-    fn receive(stream: &mut Stream, pool: &mut Pool, bytes: &[u8]) -> usize {
-        let room = stream.room(pool, SMALL, usize::MAX);
+    fn memory() -> Memory {
+        Memory::new(1 << 30, 1, SMALL.longest())
+    }
+
+    fn receive(stream: &mut Stream, memory: &mut Memory, bytes: &[u8]) -> usize {
+        let room = stream.room(memory, SMALL, usize::MAX);
         let count = room.len().min(bytes.len());
         room[..count].copy_from_slice(&bytes[..count]);
         stream.received(count);
@@ -201,23 +226,23 @@ mod tests {
 
     #[test]
     fn a_connection_at_rest_holds_no_buffer() {
-        let (mut stream, mut pool) = (Stream::default(), Pool::default());
-        receive(&mut stream, &mut pool, b"hello");
+        let (mut stream, mut memory) = (Stream::default(), memory());
+        receive(&mut stream, &mut memory, b"hello");
         let end = stream.queue(5);
-        stream.rest(&mut pool);
-        assert_eq!(pool.free.len(), 0, "it is still owed its echo");
+        stream.rest(&mut memory);
+        assert_eq!(memory.held(), SMALLEST, "it is still owed its echo");
         stream.release(end);
         assert_eq!(stream.due(), b"hello");
         stream.echoed(5);
-        stream.rest(&mut pool);
-        assert_eq!((pool.free.len(), stream.buffer.capacity()), (1, 0));
+        stream.rest(&mut memory);
+        assert_eq!((memory.held(), stream.buffer.capacity()), (0, 0));
         assert!(size_of::<Stream>() < 128);
     }
 
     #[test]
     fn a_mute_connection_holds_only_what_is_unframed() {
-        let (mut stream, mut pool) = (Stream::default(), Pool::default());
-        receive(&mut stream, &mut pool, b"one two");
+        let (mut stream, mut memory) = (Stream::default(), memory());
+        receive(&mut stream, &mut memory, b"one two");
         let end = stream.queue(3);
         stream.mute();
         stream.release(end);
@@ -227,22 +252,23 @@ mod tests {
     }
 
     #[test]
-    fn spare_buffers_are_bounded() {
-        let mut pool = Pool::default();
-        for _ in 0..2000 {
-            pool.give(vec![0; SMALLEST]);
-        }
-        assert_eq!(pool.bytes, SPARE);
-        while !pool.free.is_empty() {
-            pool.take();
-        }
-        assert_eq!(pool.bytes, 0);
+    fn what_it_needs_is_what_it_takes() {
+        let (mut stream, mut memory) = (Stream::default(), memory());
+        assert_eq!(stream.needs(SMALL), Needs::First);
+        receive(&mut stream, &mut memory, &[b'x'; SMALLEST - 1]);
+        assert_eq!((stream.needs(SMALL), memory.held()), (Needs::More(SMALLEST), SMALLEST));
+        receive(&mut stream, &mut memory, b"yy");
+        assert_eq!((stream.needs(SMALL), memory.held()), (Needs::Nothing, 2 * SMALLEST));
+        stream.lengthen(&mut memory, SMALL);
+        assert_eq!((stream.to_longest(SMALL), memory.held()), (0, SMALL.longest()));
+        stream.end(&mut memory);
+        assert_eq!(memory.held(), 0);
     }
 
     proptest! {
         #[test]
         fn what_goes_back_is_what_came(steps in prop::collection::vec((0u8..4, 0usize..9000), 1..300)) {
-            let (mut stream, mut pool) = (Stream::default(), Pool::default());
+            let (mut stream, mut memory) = (Stream::default(), memory());
             let mut next = 0u8;
             let (mut sent, mut back, mut ends) = (Vec::new(), Vec::new(), std::collections::VecDeque::new());
             for (step, n) in steps {
@@ -250,8 +276,15 @@ mod tests {
                     0 if stream.held() < SMALL.high() => {
                         let bytes: Vec<u8> = (0..n).map(|i| next.wrapping_add((i % 251) as u8)).collect();
                         next = next.wrapping_add(77);
-                        let count = receive(&mut stream, &mut pool, &bytes);
+                        let (needs, before) = (stream.needs(SMALL), memory.held());
+                        let count = receive(&mut stream, &mut memory, &bytes);
                         prop_assert!(count > 0 || n == 0);
+                        match needs {
+                            // Of those that came back, which may be longer.
+                            Needs::First => prop_assert!(memory.held() >= SMALLEST && before == 0),
+                            Needs::Nothing => prop_assert_eq!(memory.held(), before),
+                            Needs::More(more) => prop_assert_eq!(memory.held(), before + more),
+                        }
                         sent.extend_from_slice(&bytes[..count]);
                     }
                     1 => ends.push_back(stream.queue(n.min(stream.unframed().len()))),
@@ -262,10 +295,11 @@ mod tests {
                         let count = n.min(stream.due().len());
                         back.extend_from_slice(&stream.due()[..count]);
                         stream.echoed(count);
-                        stream.rest(&mut pool);
+                        stream.rest(&mut memory);
                     }
                 }
                 prop_assert!(stream.buffer.len() <= SMALL.buffer);
+                prop_assert_eq!(memory.held(), stream.buffer.len());
                 prop_assert_eq!(stream.held(), sent.len() - back.len());
             }
             stream.queue(stream.unframed().len());

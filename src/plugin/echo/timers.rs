@@ -6,6 +6,7 @@
 //! are cleared out before they can be half of all: a client that is gone costs no
 //! memory for long, and clearing costs little a client.
 
+use super::fates::Fate;
 use super::table::Token;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -18,7 +19,7 @@ pub(super) enum Timer {
     Partial(Token),
     /// A client that says nothing is disconnected.
     Idle(Token),
-    /// A client that takes no echo while all wait for the end is given up.
+    /// It is looked at whether a client takes what is due to it.
     Stuck(Token),
     /// A connection that is over is closed once its last bytes arrived.
     Linger(Token),
@@ -26,6 +27,8 @@ pub(super) enum Timer {
     Accept,
     /// A drain without a supervisor ends.
     GiveUp,
+    /// Clients with that fate are told together.
+    Tell(Fate),
 }
 
 impl Timer {
@@ -33,7 +36,7 @@ impl Timer {
     fn client(self) -> Option<Token> {
         match self {
             Timer::Partial(token) | Timer::Idle(token) | Timer::Stuck(token) | Timer::Linger(token) => Some(token),
-            Timer::Accept | Timer::GiveUp => None,
+            Timer::Accept | Timer::GiveUp | Timer::Tell(_) => None,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Who may do what with the message file and its archives. What an
 //! administrator gave a file goes on to the one that takes its place.
 
+use crate::cause::cause;
 use crate::sys::xattr;
-use nix::errno::Errno;
 use std::ffi::CStr;
 use std::fs::{File, Permissions};
 use std::io;
@@ -86,11 +86,6 @@ pub fn give_group(file: &File, group: u32) -> io::Result<()> {
         file.set_permissions(Permissions::from_mode(made.mode() & 0o7777 & !OF_GROUP))?;
     }
     given
-}
-
-/// The cause alone, in words.
-pub fn cause(error: &io::Error) -> String {
-    error.raw_os_error().map_or_else(|| error.to_string(), |number| Errno::from_raw(number).desc().to_owned())
 }
 
 #[cfg(test)]

@@ -5,14 +5,12 @@
 use super::file::{folder, intent_path, now};
 use super::render::name_time;
 use super::settings::{Compress, Rotate};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
-use nix::libc;
+use crate::sys::beside::{self, Folder, Whose};
+use crate::sys::lock;
+use nix::fcntl::{FlockArg, OFlag};
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// What form an archive has.
@@ -67,12 +65,14 @@ impl Archive {
     }
 }
 
-/// The archives of a message file, the oldest first.
+/// The archives of a message file, the oldest first. What somebody else put there
+/// under such a name is none.
 ///
 /// # Errors
 /// The folder can't be read.
 pub fn list(file: &Path) -> io::Result<Vec<Archive>> {
     let mut found: BTreeMap<String, Vec<(Form, u64)>> = BTreeMap::new();
+    let trusted = Folder::of(file)?;
     for entry in folder(file).read_dir()? {
         let entry = entry?;
         let Some((time, form)) = parse(file, entry.file_name().as_bytes()) else {
@@ -80,7 +80,7 @@ pub fn list(file: &Path) -> io::Result<Vec<Archive>> {
         };
         // Of the entry itself: a symbolic link is no archive.
         match entry.metadata() {
-            Ok(metadata) if metadata.is_file() => found.entry(time).or_default().push((form, metadata.len())),
+            Ok(metadata) if trusted.may_have(&metadata) => found.entry(time).or_default().push((form, metadata.len())),
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
@@ -165,32 +165,16 @@ pub fn is_work(archives: &[Archive], rotate: &Rotate) -> bool {
 /// # Errors
 /// It is not known.
 pub fn is_in_use(path: &Path) -> io::Result<bool> {
-    let open = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
-    match open {
-        Ok(file) => match Flock::lock(file, FlockArg::LockSharedNonblock) {
-            Ok(_) => Ok(false),
-            Err((_, Errno::EWOULDBLOCK)) => Ok(true),
-            Err((_, errno)) => Err(errno.into()),
-        },
+    match beside::open(path, OFlag::O_RDONLY, Whose::Administrators) {
+        Ok(file) => Ok(lock::lock(file, FlockArg::LockSharedNonblock)?.is_none()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            Ok(intent_path(path).symlink_metadata().is_ok() || is_listed_as_locked(path)?)
+            let intent = intent_path(path).symlink_metadata();
+            let has_logger = intent.is_ok_and(|intent| Folder::of(path).is_ok_and(|folder| folder.may_have(&intent)));
+            Ok(has_logger || lock::is_listed(&path.symlink_metadata()?)?)
         }
         Err(error) => Err(error),
     }
-}
-
-/// Whether a lock of a file with that number is in /proc/locks (proc_locks(5)).
-/// Not that device: some file systems report two for one file.
-fn is_listed_as_locked(path: &Path) -> io::Result<bool> {
-    let inode = match path.symlink_metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        other => other?.ino().to_string(),
-    };
-    let locks = std::fs::read_to_string("/proc/locks")?;
-    // `1: FLOCK  ADVISORY  WRITE 708 08:02:1573 0 EOF`
-    let mut files = locks.split_ascii_whitespace().filter(|word| word.matches(':').count() == 2);
-    Ok(files.any(|file| file.rsplit(':').next() == Some(&inode)))
 }
 
 /// Removes every form of an archive, the raw one last. That takes no right to
@@ -205,7 +189,7 @@ pub fn remove(file: &Path, archive: &Archive) -> io::Result<bool> {
         if is_in_use(&path)? {
             return Ok(false);
         }
-        match std::fs::remove_file(&path) {
+        match beside::remove(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
@@ -216,7 +200,9 @@ pub fn remove(file: &Path, archive: &Archive) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::fcntl::Flock;
     use proptest::prelude::*;
+    use std::fs::File;
 
     const FILE: &str = "/var/log/m.log";
 

@@ -6,13 +6,14 @@ use super::archives::{self, Form};
 use super::file::{beside_hidden, sync_folder};
 use super::settings::Compress;
 use crate::link::intent::{FileId, names};
+use crate::sys::beside::{self, Whose};
+use crate::sys::lock::{Locked, lock};
 use flate2::write::GzEncoder;
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
-use std::fs::{File, FileTimes, OpenOptions};
+use nix::fcntl::{FlockArg, OFlag};
+use std::fs::{File, FileTimes};
 use std::io::{self, BufWriter, ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// How hard each tries: the default of gzip(1), and of zstd(1).
 const GZIP_LEVEL: u32 = 6;
@@ -46,12 +47,12 @@ pub fn compress(file: &Path, time: &str, to: Compress, stop: impl FnMut() -> boo
         let what = format!("cannot {what} {}", path.display());
         move |error: io::Error| format!("{what}: {error}")
     };
-    let raw = match File::open(&path) {
+    let raw = match beside::open(&path, OFlag::O_RDONLY, Whose::Administrators) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Outcome::Left),
         other => other.map_err(cannot("open"))?,
     };
     // Held to the end: nobody may take it for one that is not in use.
-    let Ok(raw) = Flock::lock(raw, FlockArg::LockSharedNonblock) else {
+    let Ok(Some(raw)) = lock(raw, FlockArg::LockSharedNonblock) else {
         return Ok(Outcome::Left);
     };
     let workshop = workshop_path(file);
@@ -60,32 +61,48 @@ pub fn compress(file: &Path, time: &str, to: Compress, stop: impl FnMut() -> boo
     if !matches!(made, Ok(true)) {
         // What it took may be what others lack. It holds the lock, so nobody
         // else is at work there; if this fails too, the next one empties it.
-        let _left = std::fs::remove_file(&workshop);
+        let _left = beside::remove(&workshop);
     }
     if !made.map_err(cannot("compress"))? {
         return Ok(Outcome::Stopped);
     }
     // 4 rename, 5 folder, 6 remove
-    let done = std::fs::rename(&workshop, archives::path(file, time, Form::Compressed(to)));
-    done.and_then(|()| sync_folder(file)).map_err(cannot("keep the compressed form of"))?;
-    std::fs::remove_file(&path).map_err(cannot("remove"))?;
+    let (kept, id) = (archives::path(file, time, Form::Compressed(to)), out.metadata().map(|is| FileId::of(&is)));
+    let done = beside::rename(&workshop, &kept).and_then(|()| sync_folder(file)).and(id);
+    if !names(&kept, done.map_err(cannot("keep the compressed form of"))?) {
+        // The logger removes the oldest archives, and this one may be one of them by now.
+        if kept.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            return Ok(Outcome::Left);
+        }
+        // Who may rename files there may have put another in its place.
+        return Err(format!("cannot keep the compressed form of {}: another file is there", path.display()));
+    }
+    beside::remove(&path).map_err(cannot("remove"))?;
     Ok(Outcome::Done)
 }
 
+/// How soon a lock is tried again.
+const AGAIN: Duration = Duration::from_millis(10);
+
 /// Step 1: an empty file that nobody else works in.
-fn open_workshop(path: &Path) -> io::Result<Flock<File>> {
+fn open_workshop(path: &Path) -> io::Result<Locked> {
     loop {
-        let open = || OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+        let open = || beside::open_or_make(path, OFlag::O_RDWR, 0o600, Whose::Own).map(|(file, _is_new)| file);
         let file = match open() {
-            // Left by an archivist of another user, as this logger once was.
+            // Left by an archivist of another user, as this logger once was; or put
+            // there by somebody else.
             Err(error) if error.kind() == ErrorKind::PermissionDenied && !archives::is_in_use(path)? => {
-                std::fs::remove_file(path)?;
+                remove_foreign(path, &error)?;
                 open()?
             }
             other => other?,
         };
         let id = FileId::of(&file.metadata()?);
-        let file = lock(file, FlockArg::LockExclusive)?;
+        let Some(file) = lock(file, FlockArg::LockExclusiveNonblock)? else {
+            // An archivist that is dying has it.
+            std::thread::sleep(AGAIN);
+            continue;
+        };
         // Whoever had it may have finished and renamed it.
         if names(path, id) {
             file.set_len(0)?;
@@ -94,12 +111,13 @@ fn open_workshop(path: &Path) -> io::Result<Flock<File>> {
     }
 }
 
-fn lock(mut file: File, how: FlockArg) -> io::Result<Flock<File>> {
-    loop {
-        file = match Flock::lock(file, how) {
-            Err((file, Errno::EINTR)) => file,
-            other => return other.map_err(|(_, errno)| errno.into()),
-        };
+/// Removes what is not this user's own; if it can't be, both causes are told.
+fn remove_foreign(path: &Path, why: &io::Error) -> io::Result<()> {
+    match beside::remove(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(io::Error::other(format!("{}: {why}, and it can't be removed: {error}", path.display())))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -111,7 +129,7 @@ pub fn remove_workshop(file: &Path) -> Result<(), String> {
     let path = workshop_path(file);
     let removed = match path.symlink_metadata() {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        _ => open_workshop(&path).and_then(|_held| std::fs::remove_file(&path)),
+        _ => open_workshop(&path).and_then(|_held| beside::remove(&path)),
     };
     removed.map_err(|e| format!("cannot remove {}: {e}", path.display()))
 }
@@ -119,14 +137,17 @@ pub fn remove_workshop(file: &Path) -> Result<(), String> {
 /// Empties the workshop of an archivist that was killed. Whether that freed
 /// anything; what can't be done is the next archivist's to do.
 pub fn empty_workshop(file: &Path) -> bool {
-    let left = OpenOptions::new().write(true).open(workshop_path(file));
-    let left = left.and_then(|left| lock(left, FlockArg::LockExclusiveNonblock));
-    if left.as_ref().is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
-        let path = workshop_path(file);
-        let is_free = matches!(archives::is_in_use(&path), Ok(false));
-        return is_free && std::fs::remove_file(path).is_ok();
+    let path = workshop_path(file);
+    match beside::open(&path, OFlag::O_RDWR, Whose::Own) {
+        Ok(left) => {
+            let left = lock(left, FlockArg::LockExclusiveNonblock).ok().flatten();
+            left.is_some_and(|left| left.metadata().is_ok_and(|is| is.len() > 0) && left.set_len(0).is_ok())
+        }
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            matches!(archives::is_in_use(&path), Ok(false)) && beside::remove(&path).is_ok()
+        }
+        Err(_) => false,
     }
-    left.is_ok_and(|left| left.metadata().is_ok_and(|is| is.len() > 0) && left.set_len(0).is_ok())
 }
 
 /// Steps 2 and 3. `false`: it was told to stop.
@@ -186,6 +207,7 @@ fn copy(mut raw: &File, to: &mut impl Write, mut stop: impl FnMut() -> bool) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::fcntl::Flock;
     use std::fs::Permissions;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     use std::time::{Duration, SystemTime};
@@ -283,7 +305,8 @@ mod tests {
         let (_folder, file, _) = folder(b"");
         assert!(!empty_workshop(&file) && !workshop_path(&file).exists());
         std::fs::write(workshop_path(&file), "left").unwrap();
-        let at_work = lock(File::open(workshop_path(&file)).unwrap(), FlockArg::LockExclusive).unwrap();
+        let at_work =
+            lock(File::open(workshop_path(&file)).unwrap(), FlockArg::LockExclusiveNonblock).unwrap().unwrap();
         assert!(!empty_workshop(&file));
         assert_eq!(at_work.metadata().unwrap().len(), 4);
         drop(at_work);

@@ -10,7 +10,8 @@ use super::there::There;
 use super::{Desk, Logger, may_pass, wait_for};
 use crate::link::intent::{FileId, Found, Header, Intent, Promise};
 use crate::link::ledger::{Batch, Phase};
-use std::fs::File;
+use crate::sys::beside::{self, Whose};
+use nix::fcntl::OFlag;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -206,7 +207,8 @@ impl Desk {
     fn sync_what_is_there(&mut self, path: &Path) {
         if let Sync::EveryMs(_) = self.settings.sync {
             self.orders.ask_for_time();
-            match File::open(path).and_then(|file| file.sync_data()) {
+            let file = beside::open(path, OFlag::O_RDONLY, Whose::Administrators);
+            match file.and_then(|file| file.sync_data()) {
                 Err(error) if !is_gone(&error) => {
                     log::error!("cannot bring {}, which was the file before, to the disk: {error}", path.display());
                 }

@@ -3,19 +3,21 @@
 use super::access;
 use super::render::name_time;
 use super::settings::Rights;
+use crate::cause::cause;
 use crate::link::intent::{FileId, names};
-use crate::sys::name::rename_to_free;
+use crate::sys::beside::{self, Folder, Whose, rename_to_free};
+use crate::sys::lock::{Locked, lock};
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
+use nix::fcntl::{FallocateFlags, FlockArg, OFlag, fallocate};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statfs::{NFS_SUPER_MAGIC, fstatfs};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::geteuid;
-use std::fs::{File, Metadata, OpenOptions, Permissions};
+use std::fs::{File, Metadata, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -23,7 +25,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 #[derive(Debug)]
 pub struct MessageFile {
     path: PathBuf,
-    file: Flock<File>,
+    file: Locked,
     id: FileId,
     /// Its name may not be on the disk yet: nobody knows what the process
     /// that made it came to.
@@ -52,35 +54,31 @@ impl MessageFile {
     /// another process has it, or has just put another in its place.
     ///
     /// # Errors
-    /// From open(2) and flock(2), or it is no regular file.
+    /// From open(2) and flock(2); [`ErrorKind::PermissionDenied`], in words: somebody
+    /// else may have put it there.
     pub fn open(path: &Path, rights: &Rights<'_>) -> io::Result<Option<MessageFile>> {
-        let mut options = appending();
         let unfinished = if rights.group.is_some() { UNFINISHED } else { 0 };
-        // O_NONBLOCK: opening a FIFO must not wait; it means nothing to a regular file.
-        options.mode(rights.mode | unfinished).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY);
-        let (file, is_made) = match options.open(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound && put_next_in_place(path)? => {
-                (options.open(path)?, false)
+        let made = || beside::open_or_make(path, APPENDING, rights.mode | unfinished, Whose::Administrators);
+        let (file, is_made) = match beside::open(path, APPENDING, Whose::Administrators) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                put_next_in_place(path)?;
+                made()?
             }
-            // Not O_EXCL: it may be where a symbolic link says.
-            Err(error) if error.kind() == ErrorKind::NotFound => (options.create(true).open(path)?, true),
             other => (other?, false),
         };
-        check(path)?;
         let opened = file.metadata()?;
         let is_new = is_made || is_unfinished(&opened) && opened.uid() == geteuid().as_raw();
         let lacks = if is_new { finish(&file, path, rights) } else { String::new() };
         let id = FileId::of(&opened);
-        let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => file,
-            Err((_, Errno::EWOULDBLOCK | Errno::EINTR)) => return Ok(None),
-            Err((_, errno)) => return Err(errno.into()),
-        };
+        let Some(file) = lock(file, FlockArg::LockExclusiveNonblock)? else { return Ok(None) };
+        if let Locked::Beside(_) = file {
+            log::warn!("another user's process has locked {}, which keeps nobody from saving to it", path.display());
+        }
         let file = MessageFile::of(path, file, id, is_new, lacks);
         Ok(file.is_named().then_some(file))
     }
 
-    fn of(path: &Path, file: Flock<File>, id: FileId, is_new: bool, lacks: String) -> MessageFile {
+    fn of(path: &Path, file: Locked, id: FileId, is_new: bool, lacks: String) -> MessageFile {
         MessageFile {
             path: path.to_owned(),
             // One that can't be asked is taken for none.
@@ -263,12 +261,7 @@ impl MessageFile {
     /// Its folder can't be opened or synced: nothing is lost by that alone.
     pub fn sync_name(&mut self) -> io::Result<()> {
         if self.name_unsynced {
-            match self.path.canonicalize() {
-                Ok(real) => sync_folder(&real)?,
-                // It has lost that name, so only the folder is left to be synced.
-                Err(error) if error.kind() == ErrorKind::NotFound => sync_folder(&self.path)?,
-                Err(error) => return Err(error),
-            }
+            sync_folder(&self.path)?;
             self.name_unsynced = false;
         }
         Ok(())
@@ -300,7 +293,7 @@ impl MessageFile {
             return Ok(None);
         }
         let path = self.beside(why);
-        std::fs::rename(&self.path, &path)?;
+        beside::rename(&self.path, &path)?;
         Ok(Some(path))
     }
 
@@ -318,10 +311,10 @@ impl MessageFile {
         let next = next_path(&self.path);
         remove_next(&self.path);
         // 2 make
-        let file = appending().create_new(true).mode(0o600 | UNFINISHED).open(&next)?;
+        let file = beside::make(&next, APPENDING, 0o600 | UNFINISHED)?;
         let lacks = same_rights(&self.file, &file, &self.path);
         let moved = file.metadata().and_then(|metadata| {
-            let file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno)?;
+            let file = lock(file, FlockArg::LockExclusiveNonblock)?.ok_or(Errno::EWOULDBLOCK)?;
             // 3 away: from here on, nothing is written to it
             rename_to_free(&self.path, archive)?;
             Ok((FileId::of(&metadata), file))
@@ -347,7 +340,7 @@ impl MessageFile {
     /// # Errors
     /// From unlink(2).
     pub fn remove(&self) -> io::Result<()> {
-        if self.is_named() { std::fs::remove_file(&self.path) } else { Ok(()) }
+        if self.is_named() { beside::remove(&self.path) } else { Ok(()) }
     }
 
     /// A name beside its own, `FILE.WHY-TIME`.
@@ -357,6 +350,8 @@ impl MessageFile {
         name.into()
     }
 }
+
+pub use crate::sys::beside::sync_folder;
 
 /// Where a file is: at that path, or under another name in the same folder.
 ///
@@ -415,11 +410,7 @@ fn is_of_nfs(path: &Path) -> bool {
 /// To read, and to write at its end wherever that is by now, whatever offset is
 /// given (pwrite(2), "BUGS"): where somebody truncates it between the look at
 /// its length and the write, there is no gap.
-fn appending() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.read(true).append(true);
-    options
-}
+const APPENDING: OFlag = OFlag::O_RDWR.union(OFlag::O_APPEND);
 
 /// A mode bit (S_ISVTX) that means nothing to Linux on a regular file. An empty
 /// file that has it was made by a logger that was killed before it gave it its
@@ -440,8 +431,8 @@ fn finish(file: &File, path: &Path, rights: &Rights<'_>) -> String {
     let (path, group_name) = (path.display(), rights.group.map_or("", |group| &group.name));
     match (group, mode) {
         (Ok(()), Ok(())) => String::new(),
-        (Err(error), _) => format!("cannot give {path} the group {group_name}: {}", access::cause(&error)),
-        (_, Err(error)) => format!("cannot give {path} its mode: {}", access::cause(&error)),
+        (Err(error), _) => format!("cannot give {path} the group {group_name}: {}", cause(&error)),
+        (_, Err(error)) => format!("cannot give {path} its mode: {}", cause(&error)),
     }
 }
 
@@ -457,13 +448,17 @@ pub fn now() -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// Refuses a path that names something, but no regular file.
+/// Refuses a path that names something, but no regular file, unless that is
+/// somebody else's doing, which may pass.
 ///
 /// # Errors
 /// What it is not; not what opening it would say.
 pub fn check(path: &Path) -> io::Result<()> {
+    let is_trusted = |named: Metadata| named.uid() == 0 || named.uid() == geteuid().as_raw();
+    let is_ours =
+        || path.symlink_metadata().is_ok_and(is_trusted) || Folder::of(path).is_ok_and(|folder| !folder.is_shared());
     match std::fs::metadata(path) {
-        Ok(metadata) if !metadata.is_file() => Err(io::Error::other("it is no regular file")),
+        Ok(metadata) if !metadata.is_file() && is_ours() => Err(io::Error::other("it is no regular file")),
         _ => Ok(()),
     }
 }
@@ -479,21 +474,20 @@ fn next_path(path: &Path) -> PathBuf {
 }
 
 /// Puts the next file of a rotation in place that got no further than step 3,
-/// so that what an administrator did to the rights is not lost. Returns whether
-/// there is a message file now.
+/// so that what an administrator did to the rights is not lost.
 ///
 /// # Errors
 /// From lstat(2) and rename(2): all is as it was.
-fn put_next_in_place(path: &Path) -> io::Result<bool> {
+fn put_next_in_place(path: &Path) -> io::Result<()> {
     let next = next_path(path);
-    let found = unless_gone(next.symlink_metadata())?;
-    if !found.is_some_and(|found| found.is_file() && found.len() == 0 && !is_unfinished(&found)) {
-        return Ok(false);
+    let Some(found) = unless_gone(next.symlink_metadata())? else { return Ok(()) };
+    if found.len() > 0 || is_unfinished(&found) || !Folder::of(path)?.may_have(&found) {
+        return Ok(());
     }
     match rename_to_free(&next, path) {
         // Something has the name meanwhile: a dangling symbolic link, if nothing else.
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(path.exists()),
-        other => other.map(|()| true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        other => other,
     }
 }
 
@@ -507,7 +501,7 @@ pub fn remove_next(path: &Path) {
         found.is_file() && found.len() == 0 && !is_wanted
     };
     if next.symlink_metadata().is_ok_and(is_none) {
-        let _told_later = std::fs::remove_file(next);
+        let _told_later = beside::remove(&next);
     }
 }
 
@@ -525,19 +519,6 @@ pub fn folder(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
-    }
-}
-
-/// Brings a file's name to the disk (fsync(2): the folder's own).
-///
-/// # Errors
-/// From open(2) and fsync(2).
-pub fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = File::open(folder(path))?;
-    match retried(|| folder.sync_all()) {
-        // A file system that can't do that for a folder.
-        Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
-        other => other,
     }
 }
 

@@ -443,8 +443,13 @@ fn may_pass(error: &io::Error) -> bool {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(EISDIR | ELOOP | ENAMETOOLONG | EINVAL | EOPNOTSUPP | ENOSYS | ENOTTY | EBADF | EFAULT) => false,
         Some(_) => true,
-        // Another process writes to the file, or cuts it, at this moment.
-        None => matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::UnexpectedEof),
+        None => match error.kind() {
+            // Another process writes to the file, or cuts it, at this moment.
+            io::ErrorKind::ResourceBusy | io::ErrorKind::UnexpectedEof => true,
+            // What stands there is somebody else's, who may take it away again.
+            io::ErrorKind::PermissionDenied => true,
+            _ => false,
+        },
     }
 }
 

@@ -6,7 +6,7 @@ use super::file::is_gone;
 use super::orders::Halt;
 use super::source::BATCH_BYTES;
 use crate::link::intent::{Intent, Promise};
-use crate::sys::name::rename_to_free;
+use crate::sys::beside::{self, rename_to_free};
 use nix::errno::Errno;
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
@@ -85,14 +85,14 @@ impl Logger {
         let outcome = made.reset().and_then(|()| made.promise(promise)).and_then(|()| {
             match Intent::open_existing(&at, self.pace.body) {
                 // Nobody's, where somebody has put one there. Its lock is held until it is replaced.
-                Ok(theirs) => theirs.ok_or_else(locked).and_then(|_held| std::fs::rename(&next, &at)),
+                Ok(theirs) => theirs.ok_or_else(locked).and_then(|_held| beside::rename(&next, &at)),
                 Err(error) if is_gone(&error) => rename_to_free(&next, &at),
                 Err(error) => Err(error),
             }
         });
         if let Err(error) = outcome {
             // It takes room, and is made anew with the next attempt.
-            let _gone = std::fs::remove_file(&next);
+            let _gone = beside::remove(&next);
             return Err(error);
         }
         made.is_renamed(&at);

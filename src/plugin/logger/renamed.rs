@@ -7,6 +7,8 @@ use super::orders::Halt;
 use super::save::RETRY;
 use super::there::{self, There};
 use crate::link::intent::{FileId, Promise, names};
+use crate::sys::beside::{self, Whose};
+use nix::fcntl::OFlag;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -92,7 +94,7 @@ impl Logger {
         while names(path, file) {
             let mut aside = path.as_os_str().to_owned();
             aside.push(format!(".untrusted-{}", super::render::name_time(super::file::now())));
-            match std::fs::rename(path, &aside) {
+            match beside::rename(path, Path::new(&aside)) {
                 Ok(()) => {
                     log::error!("what could not be brought to the disk is now {}", Path::new(&aside).display());
                     break;
@@ -152,6 +154,10 @@ impl Logger {
 /// That file, to be looked at, and the name that it has in the folder of `path`.
 fn sibling(path: &Path, id: FileId) -> io::Result<Option<(PathBuf, File)>> {
     let Some(found) = find(path, id)? else { return Ok(None) };
-    let file = File::open(&found)?;
+    // A number that is another kind of thing's by now is not the file.
+    if !std::fs::symlink_metadata(&found).is_ok_and(|data| data.is_file()) {
+        return Ok(None);
+    }
+    let file = beside::open(&found, OFlag::O_RDONLY, Whose::Anybodys)?;
     Ok((FileId::of(&file.metadata()?) == id).then_some((found, file)))
 }

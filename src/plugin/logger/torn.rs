@@ -7,11 +7,12 @@
 //! the disk holds one piece twice. When all is moved, it gets its name.
 
 use super::file::{BLOCK, MessageFile, beside_hidden, folder, sync_folder};
-use nix::libc::O_NOFOLLOW;
-use std::fs::{File, OpenOptions};
+use crate::sys::beside::{self, Whose};
+use nix::fcntl::OFlag;
+use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Bytes of a piece.
@@ -72,7 +73,7 @@ impl MessageFile {
             }
             if let (Err(_), false) = (&moved, has_some) {
                 // All of it is still where it was.
-                let _left = std::fs::remove_file(&path);
+                let _left = beside::remove(&path);
             }
             moved?;
             (len, has_some) = (from, true);
@@ -166,7 +167,7 @@ impl MessageFile {
     /// Gives a copy its name.
     fn finish(&self, copy: &Path) -> io::Result<PathBuf> {
         let path = self.beside("torn");
-        std::fs::rename(copy, &path)?;
+        beside::rename(copy, &path)?;
         sync_folder(&path)?;
         Ok(path)
     }
@@ -190,7 +191,9 @@ impl MessageFile {
             let name = entry.file_name();
             name.as_bytes().strip_prefix(begin).is_some_and(is_inode_and_offset)
         });
-        for path in left.map(|entry| entry.path()).filter(|path| Some(path) != ours.as_ref()) {
+        // What somebody else put there is left to him.
+        let is_own = |path: &PathBuf| beside::open(path, OFlag::O_RDONLY, Whose::Own).is_ok();
+        for path in left.map(|entry| entry.path()).filter(|path| Some(path) != ours.as_ref() && is_own(path)) {
             let named = self.finish(&path)?;
             log::warn!("a logger was killed while it moved a torn end: what it moved is now in {}", named.display());
         }
@@ -207,8 +210,7 @@ fn is_inode_and_offset(end: &[u8]) -> bool {
 }
 
 fn open_copy(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(O_NOFOLLOW).open(path)
+    beside::open_or_make(path, OFlag::O_RDWR, 0o600, Whose::Own).map(|(file, _is_new)| file)
 }
 
 #[cfg(test)]

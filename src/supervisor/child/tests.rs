@@ -29,6 +29,8 @@ fn policy() -> Policy {
         ready: Ready::Exec,
         ready_timeout: secs(10),
         stop_signal: Signal::SIGTERM,
+        stop_to: StopTo::Group,
+        success: Success { codes: vec![0], signals: Vec::new() },
         stop_timeout: secs(10),
     }
 }

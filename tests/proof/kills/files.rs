@@ -33,7 +33,7 @@ pub(crate) fn attempt(times: f64) -> Tried {
 fn change_files(rig: &mut Rig, count: &mut Count, between: impl Fn(&Rig)) -> Vec<PathBuf> {
     let mut files = vec![rig.path()];
     for number in 0..=any(4) {
-        count.kills += u64::from(trace::kill_at(rig, place(170)));
+        count.kills += u64::from(trace::kill_at(rig, place(300)));
         count.within_a_line += u64::from(rig::is_within_a_line(rig));
         between(rig);
         files.push(rig.path().with_file_name(format!("n{number}.log")));
@@ -86,7 +86,7 @@ fn exchange(count: &mut Count) -> (Rig, Vec<Connection>) {
             break;
         }
         for rig in &rigs[usize::try_from(any(2)).unwrap()..] {
-            count.kills += u64::from(trace::kill_at(rig, place(110)));
+            count.kills += u64::from(trace::kill_at(rig, place(250)));
         }
     }
     let [mut first, _] = rigs;

@@ -25,7 +25,7 @@ fn pause() {
 pub(crate) fn attempt(times: f64) -> Tried {
     let kills = scaled(150, times);
     side_by_side(&["gzip", "zstd"], |compress| kill_rotating(compress, kills))
-        .tried(&control::compressed_and_not_in_place())
+        .tried(&control::removed_and_not_in_place())
 }
 
 /// A whole daemon, any of it killed at any instant around a rotation.

@@ -49,7 +49,7 @@ fn room_that_somebody_gave_back_is_asked_for_again() {
     file.reserve(4, 10).unwrap();
     assert!(kept(&file), "after its end was cut off");
     file.leave_at(4);
-    OpenOptions::new().write(true).open(file.path()).unwrap().set_len(0).unwrap();
+    File::options().write(true).open(file.path()).unwrap().set_len(0).unwrap();
     file.reserve(0, 10).unwrap();
     assert!(kept(&file), "after somebody cut it");
 }

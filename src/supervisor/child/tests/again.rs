@@ -25,6 +25,56 @@ fn the_policy_and_the_exit_say_whether_it_comes_again() {
 }
 
 #[test]
+fn what_counts_as_a_success_is_the_policys_word() {
+    let success = Success { codes: vec![3], signals: vec![Signal::SIGKILL] };
+    let table = [
+        (Restart::OnFailure, Exited(Exit::Code(3)), false),
+        (Restart::OnFailure, KILLED, false),
+        (Restart::OnFailure, GOOD, true),
+        (Restart::OnFailure, Exited(Exit::Signal(15)), true),
+        (Restart::Always, Exited(Exit::Code(3)), true),
+    ];
+    for (restart, exit, again) in table {
+        let mut child = Child::up(Policy { restart, success: success.clone(), ..policy() });
+        let expected: &[Action] = if again { &[Action::Spawn] } else { &[] };
+        assert_eq!(child.tell(exit.clone()), expected, "{restart:?} {exit:?}");
+        assert_eq!((child.machine.want == Want::Down, child.problem()), (!again, None));
+    }
+    // Killed because it was late, it has failed all the same.
+    let mut child = Child::late(Policy { restart: Restart::OnFailure, success, ..policy() });
+    assert_eq!(child.tell(KILLED), [Action::Spawn]);
+}
+
+#[test]
+fn a_success_that_starts_again_is_no_warning() {
+    for (exit, level) in [(GOOD, log::Level::Info), (BAD, log::Level::Warn)] {
+        let mut child = Child::up(policy());
+        let said = child.machine.step(exit, child.now);
+        assert!(matches!(&said[..], [Action::Spawn, Action::Say(said, _)] if *said == level), "{said:?}");
+    }
+}
+
+#[test]
+fn a_policy_that_comes_later_may_take_an_end_for_a_success_but_not_for_a_failure() {
+    let three = || Success { codes: vec![3], signals: Vec::new() };
+    let never = || Policy { restart: Restart::Never, ..policy() };
+    let mut child = Child::up(never());
+    child.tell(Exited(Exit::Code(3)));
+    assert!(child.machine.is_over() && child.problem().is_some());
+    child.machine.change(Policy { success: three(), ..never() });
+    for _ in 0..2 {
+        assert_eq!((child.machine.want, child.machine.ended_well, child.problem()), (Want::Down, true, None));
+        child.machine.change(never());
+    }
+    // Of one that is to come again, or that an operator stopped, nothing changes.
+    for mut child in [Child::backoff(policy()), Child::down(policy())] {
+        let before = child.machine.state;
+        child.machine.change(Policy { success: three(), ..policy() });
+        assert_eq!(child.machine.state, before);
+    }
+}
+
+#[test]
 fn a_child_that_finished_as_it_should_is_wanted_no_more() {
     let mut child = Child::up(Policy { restart: Restart::Never, ..policy() });
     child.tell(GOOD);
@@ -241,4 +291,40 @@ fn why_exec_failed_is_what_is_told_of_a_child_that_never_comes_again() {
     child.tell(ExecFailed("no such file".to_owned()));
     child.tell(Exited(Exit::Code(127)));
     assert_eq!(child.problem(), Some("cannot start: no such file"));
+}
+
+#[test]
+fn one_that_is_held_back_waits_for_what_it_lacks_and_is_told_once_a_reason() {
+    let mut child = Child::down(policy());
+    assert_eq!(child.tell(Start), [Action::Spawn]);
+    let until = child.now + secs(1);
+    assert_eq!(child.tell(Event::HeldBack(Some("no folder".to_owned()), until)), []);
+    assert_eq!((child.machine.state, child.problem()), (State::Backoff { until }, Some("no folder")));
+    assert_eq!(child.tick_at_deadline(), [Action::Spawn]);
+    // It is looked for meanwhile, and what was told stays.
+    let until = child.now + secs(60);
+    assert_eq!(child.tell(Event::HeldBack(None, until)), []);
+    assert_eq!((child.machine.state, child.problem()), (State::Backoff { until }, Some("no folder")));
+    assert_eq!(child.tell(Event::Found), [Action::Spawn]);
+    assert_eq!((child.machine.state, child.problem()), (State::Down, None));
+    child.tell(Spawned(FIRST));
+    assert_eq!(child.machine.restarts, 0, "it had never run");
+    // What is said too late changes nothing.
+    for late in [Event::Found, Event::HeldBack(Some("late".to_owned()), until)] {
+        assert_eq!(child.tell(late), []);
+        assert!(matches!(child.machine.state, State::Starting { .. }));
+    }
+}
+
+#[test]
+fn one_that_is_stopped_while_it_is_held_back_does_not_come() {
+    let mut child = Child::down(policy());
+    child.tell(Start);
+    let until = child.now + secs(1);
+    child.tell(Event::HeldBack(Some("no folder".to_owned()), until));
+    child.tell(Stop);
+    for late in [Event::Found, Event::HeldBack(None, until)] {
+        assert_eq!(child.tell(late), []);
+        assert_eq!(child.machine.state, State::Down);
+    }
 }

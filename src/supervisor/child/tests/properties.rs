@@ -57,6 +57,8 @@ fn policy() -> impl Strategy<Value = Policy> {
             ready,
             ready_timeout: ready_timeout + Duration::from_millis(1),
             stop_signal: Signal::SIGTERM,
+            stop_to: StopTo::Group,
+            success: Success { codes: vec![0], signals: Vec::new() },
             stop_timeout,
         },
     )

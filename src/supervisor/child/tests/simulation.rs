@@ -37,6 +37,8 @@ impl Dice {
             ready: self.of(&[Ready::Exec, Ready::Notify, Ready::Fd]),
             ready_timeout: self.of(&[ms(1), ms(500), ms(10_000)]),
             stop_signal: Signal::SIGTERM,
+            stop_to: StopTo::Group,
+            success: Success { codes: vec![0], signals: Vec::new() },
             stop_timeout: self.of(&[ms(0), ms(300), ms(10_000)]),
         }
     }

@@ -1,7 +1,7 @@
 //! A few children, the links between them, and what flows there.
 
 use super::super::*;
-use crate::config::model::{Backoff, Ready, Restart, StartLimit};
+use crate::config::model::{Backoff, Ready, Restart, StartLimit, StopTo, Success};
 use crate::supervisor::child::{Action, Event, Machine, Policy};
 use crate::supervisor::dice::Dice;
 use crate::sys::process::Exit;
@@ -118,6 +118,8 @@ fn policy(dice: &mut Dice, role: Role) -> Policy {
         ready: Ready::Exec,
         ready_timeout: ms(5000),
         stop_signal: Signal::SIGTERM,
+        stop_to: StopTo::Group,
+        success: Success { codes: vec![0], signals: Vec::new() },
         stop_timeout: dice.of(&[ms(300), ms(3000)]),
     }
 }

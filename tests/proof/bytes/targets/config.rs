@@ -79,6 +79,9 @@ impl System for Anywhere {
     fn program(&self, path: &Path) -> Result<(), String> {
         there(path)
     }
+    fn message_file(&self, path: &Path) -> Result<(), String> {
+        there(path)
+    }
     fn resolve(&self, path: &Path) -> PathBuf {
         path.to_owned()
     }

@@ -1,0 +1,159 @@
+//! What happens to many clients alike is told in one line. Pure.
+//!
+//! The first is told at once, those after it together: a line a second for each fate,
+//! later one in up to a minute for as long as it goes on.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// The least time between two lines of one fate, and the most.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// How a client ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Fate {
+    /// It took none of its echoes for `send_timeout`.
+    TookNothing,
+    /// It took none of its echoes while all wait for the end.
+    TookNothingAtTheEnd,
+    /// It is of no network in `allow`.
+    NotAllowed,
+    /// There are `max_connections_per_address` of its address.
+    TooManyOfItsAddress,
+    /// Its connection broke.
+    Broke,
+}
+
+impl Fate {
+    pub(super) const ALL: [Fate; 5] =
+        [Fate::TookNothing, Fate::TookNothingAtTheEnd, Fate::NotAllowed, Fate::TooManyOfItsAddress, Fate::Broke];
+
+    /// As it is logged.
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Fate::TookNothing => "closed: took no echoes for as long as send_timeout says",
+            Fate::TookNothingAtTheEnd => "given up at the stop: takes no echoes",
+            Fate::NotAllowed => "refused: allow has no network of its address",
+            Fate::TooManyOfItsAddress => "refused: max_connections_per_address of its address are served",
+            Fate::Broke => "gone: the connection broke",
+        }
+    }
+
+    /// That clients break off is nothing to mind, nor that others than the allowed try.
+    pub(super) fn level(self) -> log::Level {
+        match self {
+            Fate::TookNothing | Fate::TookNothingAtTheEnd => log::Level::Warn,
+            Fate::NotAllowed | Fate::TooManyOfItsAddress => log::Level::Info,
+            Fate::Broke => log::Level::Debug,
+        }
+    }
+}
+
+/// What was not told yet of one fate.
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    count: u64,
+    last: Option<SocketAddr>,
+    /// No line before this, if there was one.
+    quiet_until: Option<Instant>,
+    pause: Duration,
+}
+
+/// What is to be logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Line {
+    /// One client.
+    One(SocketAddr),
+    /// This many since the last line, and the last of them.
+    Many(u64, SocketAddr),
+    /// They are told together, at that time; the timer is still to be set.
+    Later(Instant),
+    /// Nothing now.
+    Nothing,
+}
+
+/// All fates.
+#[derive(Debug)]
+pub(super) struct Fates {
+    rows: [Row; Fate::ALL.len()],
+}
+
+impl Default for Fates {
+    fn default() -> Fates {
+        let row = Row { count: 0, last: None, quiet_until: None, pause: PAUSES.0 };
+        Fates { rows: [row; Fate::ALL.len()] }
+    }
+}
+
+impl Fates {
+    /// A client met it.
+    pub(super) fn met(&mut self, fate: Fate, peer: SocketAddr, now: Instant) -> Line {
+        let row = &mut self.rows[fate as usize];
+        row.last = Some(peer);
+        match row.quiet_until.filter(|until| now < *until) {
+            Some(until) => {
+                row.count += 1;
+                if row.count == 1 { Line::Later(until) } else { Line::Nothing }
+            }
+            None => {
+                row.pause = PAUSES.0;
+                row.quiet_until = Some(now + row.pause);
+                Line::One(peer)
+            }
+        }
+    }
+
+    /// The time for those that were not told has come.
+    pub(super) fn due(&mut self, fate: Fate, now: Instant) -> Line {
+        let row = &mut self.rows[fate as usize];
+        let (count, Some(last)) = (std::mem::take(&mut row.count), row.last) else { return Line::Nothing };
+        row.pause = (2 * row.pause).min(PAUSES.1);
+        row.quiet_until = Some(now + row.pause);
+        match count {
+            0 => Line::Nothing,
+            1 => Line::One(last),
+            count => Line::Many(count, last),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_is_told_at_once_and_the_others_together() {
+        let (mut fates, start) = (Fates::default(), Instant::now());
+        let peer = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let after = |ms| start + Duration::from_millis(ms);
+        assert_eq!(fates.met(Fate::TookNothing, peer(1), start), Line::One(peer(1)));
+        assert_eq!(fates.met(Fate::TookNothing, peer(2), after(1)), Line::Later(after(1000)));
+        assert_eq!(fates.met(Fate::TookNothing, peer(3), after(2)), Line::Nothing);
+        // Another fate has lines of its own.
+        assert_eq!(fates.met(Fate::Broke, peer(4), after(3)), Line::One(peer(4)));
+        assert_eq!(fates.due(Fate::TookNothing, after(1000)), Line::Many(2, peer(3)));
+        assert_eq!(fates.due(Fate::TookNothing, after(1000)), Line::Nothing);
+    }
+
+    #[test]
+    fn while_it_goes_on_lines_come_more_seldom_and_then_at_once_again() {
+        let (mut fates, start) = (Fates::default(), Instant::now());
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let (mut now, mut lines, mut told) = (start, 0, 0);
+        let mut later = None;
+        while now < start + Duration::from_secs(600) {
+            if let Some(at) = later.filter(|at| now >= *at) {
+                let Line::Many(count, _) = fates.due(Fate::NotAllowed, at) else { panic!("many came") };
+                (lines, told, later) = (lines + 1, told + count, None);
+            }
+            match fates.met(Fate::NotAllowed, peer, now) {
+                Line::One(_) => (lines, told) = (lines + 1, told + 1),
+                Line::Later(at) => later = Some(at),
+                _ => {}
+            }
+            now += Duration::from_millis(100);
+        }
+        assert!((10..=20).contains(&lines) && told > 5000, "{lines} lines of {told}");
+        assert_eq!(fates.met(Fate::NotAllowed, peer, now + Duration::from_secs(120)), Line::One(peer));
+    }
+}

@@ -1,0 +1,284 @@
+//! The memory of all connections: free buffers, and how many bytes are in use. Pure.
+//!
+//! `max_memory` bounds the buffers that connections hold. A part of it, the longest
+//! buffer, is for one connection at a time that can't go on otherwise: so one long
+//! message after the other gets through, however many began at once. Of the rest, a part
+//! is for first buffers alone, enough for every client or half of all: clients that take
+//! no echoes can hold everything else, and the others are still served.
+
+use std::collections::VecDeque;
+
+/// The least bytes a buffer has.
+pub(super) const SMALLEST: usize = 4096;
+/// How many bytes of buffers that nobody uses are kept for the next.
+const SPARE: usize = 4 * 1024 * 1024;
+
+/// What reading on takes of the memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Needs {
+    /// There is room in the buffer.
+    Nothing,
+    /// A buffer.
+    First,
+    /// This many bytes more.
+    More(usize),
+}
+
+/// Free buffers, and what connections hold.
+#[derive(Debug)]
+pub(super) struct Memory {
+    free: Vec<Vec<u8>>,
+    /// Bytes of those.
+    spare: usize,
+    /// Bytes that connections hold.
+    held: usize,
+    /// How many of them are more than a first buffer for each.
+    grown: usize,
+    /// The most of all.
+    most: usize,
+    /// The most that may be grown, but for the one that can't go on otherwise.
+    longer: usize,
+    /// What that one may have.
+    longest: usize,
+    /// Something came back since this was last asked.
+    came_back: bool,
+}
+
+impl Memory {
+    /// At most `most` bytes for that many connections, whose buffers have at most `longest`.
+    pub(super) fn new(most: usize, connections: usize, longest: usize) -> Memory {
+        let firsts = connections.saturating_mul(SMALLEST).min(most / 2);
+        Memory {
+            free: Vec::new(),
+            spare: 0,
+            held: 0,
+            grown: 0,
+            most,
+            longer: (most - firsts).saturating_sub(longest),
+            longest,
+            came_back: false,
+        }
+    }
+
+    /// Whether there is enough.
+    pub(super) fn has(&self, needs: Needs) -> bool {
+        let shared = self.most.saturating_sub(self.longest);
+        match needs {
+            Needs::Nothing => true,
+            Needs::First => self.held - self.grown.saturating_sub(self.longer) + SMALLEST <= shared,
+            Needs::More(bytes) => self.grown + bytes <= self.longer && self.held + bytes <= shared,
+        }
+    }
+
+    /// Whether there is enough for the first in line to get that much, which makes its
+    /// buffer the longest. There always is, if no other has got it.
+    pub(super) fn has_for_one(&self, bytes: usize) -> bool {
+        self.grown + bytes <= self.longer + self.longest && self.held + bytes <= self.most
+    }
+
+    /// Bytes that connections hold.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// A buffer: the last that came back, unless it is a long one and those are scarce.
+    pub(super) fn take(&mut self) -> Vec<u8> {
+        let last = self.free.last().map(Vec::len);
+        let fits = last.is_some_and(|length| length == SMALLEST || self.has(Needs::More(length)));
+        let buffer = match if fits { self.free.pop() } else { None } {
+            Some(buffer) => {
+                self.spare -= buffer.len();
+                buffer
+            }
+            None => vec![0; SMALLEST],
+        };
+        self.held += buffer.len();
+        self.grown += buffer.len() - SMALLEST;
+        buffer
+    }
+
+    /// Makes a buffer longer.
+    pub(super) fn lengthen(&mut self, buffer: &mut Vec<u8>, to: usize) {
+        self.held += to - buffer.len();
+        self.grown += to - buffer.len();
+        buffer.resize(to, 0);
+    }
+
+    /// A buffer comes back.
+    pub(super) fn give(&mut self, buffer: Vec<u8>) {
+        self.held -= buffer.len();
+        self.grown -= buffer.len() - SMALLEST;
+        self.came_back = true;
+        if self.spare + buffer.len() <= SPARE {
+            self.spare += buffer.len();
+            self.free.push(buffer);
+        }
+    }
+
+    /// Whether something came back since this was last asked.
+    pub(super) fn take_came_back(&mut self) -> bool {
+        std::mem::take(&mut self.came_back)
+    }
+}
+
+/// Those that wait for memory, first come, first served: for a first buffer, and for a
+/// longer one.
+#[derive(Debug)]
+pub(super) struct Lines<T> {
+    lines: [VecDeque<T>; 2],
+    /// Somebody came, or memory did, since they were last moved.
+    may_move: bool,
+}
+
+impl<T> Default for Lines<T> {
+    fn default() -> Lines<T> {
+        Lines { lines: [VecDeque::new(), VecDeque::new()], may_move: false }
+    }
+}
+
+impl<T: Copy> Lines<T> {
+    /// Each of the two.
+    pub(super) const ALL: [usize; 2] = [0, 1];
+
+    fn of(needs: Needs) -> usize {
+        usize::from(needs != Needs::First)
+    }
+
+    /// Stands behind the others.
+    pub(super) fn push(&mut self, needs: Needs, one: T) {
+        self.lines[Self::of(needs)].push_back(one);
+        self.may_move = true;
+    }
+
+    /// Memory may have come back.
+    pub(super) fn memory_came(&mut self, came_back: bool) {
+        self.may_move |= came_back;
+    }
+
+    /// Whether the first may be served by now.
+    pub(super) fn may_move(&self) -> bool {
+        self.may_move && self.lines.iter().any(|line| !line.is_empty())
+    }
+
+    /// They are moved now.
+    pub(super) fn moves(&mut self) {
+        self.may_move = false;
+    }
+
+    /// Whether somebody came before.
+    pub(super) fn is_anyone_before(&self, needs: Needs) -> bool {
+        needs != Needs::Nothing && !self.lines[Self::of(needs)].is_empty()
+    }
+
+    /// The first of one of the two.
+    pub(super) fn first(&self, line: usize) -> Option<T> {
+        self.lines[line].front().copied()
+    }
+
+    /// The first of that one is done with.
+    pub(super) fn pop(&mut self, line: usize) {
+        self.lines[line].pop_front();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+    const LONGEST: usize = 128 << 10;
+
+    #[test]
+    fn spare_buffers_are_bounded() {
+        let mut memory = Memory::new(256 * MIB, 10_000, LONGEST);
+        let all: Vec<_> = (0..2000).map(|_| memory.take()).collect();
+        assert_eq!(memory.held(), 2000 * SMALLEST);
+        all.into_iter().for_each(|buffer| memory.give(buffer));
+        assert_eq!((memory.held(), memory.spare), (0, SPARE));
+        while !memory.free.is_empty() {
+            memory.take();
+        }
+        assert_eq!((memory.held(), memory.spare), (SPARE, 0));
+    }
+
+    fn take_longer(memory: &mut Memory, to: usize) -> Vec<u8> {
+        let mut buffer = memory.take();
+        memory.lengthen(&mut buffer, to);
+        buffer
+    }
+
+    #[test]
+    fn what_long_buffers_leave_is_enough_for_a_first_one_of_each() {
+        for (most, connections) in [(256 * MIB, 10_000), (MIB, 100), (8 * MIB, 1024)] {
+            let mut memory = Memory::new(most, connections, LONGEST);
+            let mut buffers = 0;
+            while memory.has(Needs::More(SMALLEST)) && buffers < connections {
+                take_longer(&mut memory, 2 * SMALLEST);
+                buffers += 1;
+            }
+            while memory.has(Needs::First) {
+                memory.take();
+                buffers += 1;
+            }
+            assert!(buffers >= connections.min(most / 2 / SMALLEST), "{buffers} of {connections}");
+            assert!(memory.held() <= most);
+        }
+    }
+
+    #[test]
+    fn one_at_a_time_can_always_go_on() {
+        // Whether long buffers or first ones hold all that they may.
+        for length in [SMALLEST, 2 * SMALLEST, LONGEST / 2] {
+            for connections in [64, 10_000] {
+                let mut memory = Memory::new(MIB, connections, LONGEST);
+                while memory.has(Needs::First) && memory.has(Needs::More(length - SMALLEST)) {
+                    take_longer(&mut memory, length);
+                }
+                while memory.has(Needs::First) {
+                    memory.take();
+                }
+                let mut one = vec![0; SMALLEST];
+                assert!(memory.has_for_one(LONGEST - SMALLEST), "{length} {connections}");
+                memory.lengthen(&mut one, LONGEST);
+                assert!(!memory.has_for_one(LONGEST - SMALLEST), "{length} {connections}");
+                assert!(memory.held() <= MIB);
+                memory.give(one);
+                assert!(memory.has_for_one(LONGEST - SMALLEST), "{length} {connections}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_buffer_that_came_back_is_none_to_begin_with_where_those_are_scarce() {
+        let mut memory = Memory::new(MIB, 128, LONGEST);
+        let long = take_longer(&mut memory, LONGEST);
+        memory.give(long);
+        let long = memory.take();
+        assert_eq!(long.len(), LONGEST);
+        while memory.has(Needs::More(SMALLEST)) {
+            take_longer(&mut memory, 2 * SMALLEST);
+        }
+        memory.give(long);
+        while memory.has(Needs::More(SMALLEST)) {
+            take_longer(&mut memory, 2 * SMALLEST);
+        }
+        assert_eq!(memory.take().len(), SMALLEST);
+    }
+
+    #[test]
+    fn the_two_lines_do_not_wait_for_each_other() {
+        let mut lines = Lines::default();
+        lines.memory_came(true);
+        assert!(!lines.may_move(), "nobody waits");
+        lines.push(Needs::More(1), 'a');
+        assert!(lines.is_anyone_before(Needs::More(9)) && !lines.is_anyone_before(Needs::First));
+        lines.push(Needs::First, 'b');
+        lines.push(Needs::First, 'c');
+        assert_eq!((lines.first(0), lines.first(1)), (Some('b'), Some('a')));
+        lines.pop(0);
+        assert_eq!(lines.first(0), Some('c'));
+        lines.pop(0);
+        lines.pop(1);
+        assert!(!lines.may_move() && !lines.is_anyone_before(Needs::First));
+    }
+}

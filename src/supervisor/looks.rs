@@ -1,0 +1,184 @@
+//! Looks at the system that are under way beside the loop, and what each is for.
+//!
+//! The phase stays as it is meanwhile: children are reaped and started, operators are
+//! answered. The end gives a look up.
+
+use super::change::Phase;
+use super::core::Supervisor;
+use super::held_back::Lacking;
+use super::names::{Making, Wanted};
+use super::poll::{Token, Watched};
+use super::reload::Begun;
+use crate::cause::cause;
+use crate::config::looked;
+use crate::look::{Answers, Look};
+use crate::sys::aside::Keeps;
+use nix::sys::epoll::EpollFlags;
+use nix::unistd::Pid;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// One that was killed has this long to die before it is named.
+const TO_DIE: Duration = Duration::from_secs(1);
+
+/// What a look is for.
+pub(super) enum Purpose {
+    /// A reload, and whose; `None`: a signal's.
+    Reload(Option<u32>),
+    /// What a reload would do, for that connection.
+    Plan(u32),
+    /// Names of sockets, for a reload whose configuration was read.
+    Names(Making, Box<Begun>),
+    /// What a child lacks.
+    Lacking(Box<Lacking>),
+}
+
+/// Those under way.
+#[derive(Default)]
+pub(super) struct Looks {
+    next: u32,
+    under_way: BTreeMap<u32, UnderWay>,
+    /// Those that were killed, until they are reaped or named: what each was doing.
+    killed: BTreeMap<Pid, (Instant, String)>,
+}
+
+struct UnderWay {
+    look: Watched<Look>,
+    purpose: Purpose,
+    /// See then whether it hangs.
+    ask_at: Instant,
+}
+
+impl Looks {
+    /// When one may take too long.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let under_way = self.under_way.values().map(|under_way| under_way.ask_at);
+        under_way.chain(self.killed.values().map(|(at, _)| *at)).min()
+    }
+
+    /// That process was reaped.
+    pub(super) fn reaped(&mut self, pid: Pid) {
+        self.killed.remove(&pid);
+        let looks = self.under_way.values_mut().map(|under_way| &mut under_way.look);
+        looks.filter(|look| look.pid() == pid).for_each(|look| look.set_reaped());
+    }
+
+    fn is_for_reload(&self) -> bool {
+        self.under_way.values().any(|under_way| matches!(under_way.purpose, Purpose::Reload(_) | Purpose::Names(..)))
+    }
+}
+
+impl Supervisor {
+    /// Whether a reload is under way, looks for it included.
+    pub(super) fn is_reloading(&self) -> bool {
+        matches!(self.phase, Phase::Winding(_) | Phase::Rising(_)) || self.looks.is_for_reload()
+    }
+
+    /// Begins to look at the configuration, in that file or where it came from.
+    pub(super) fn look_at_configuration(&mut self, file: Option<&Path>, purpose: Purpose) {
+        let file = file.or(self.model().file.as_deref()).map(Path::to_owned);
+        let begun = Look::begin(Keeps::Only(&[]), |scribe| looked::look(file.as_deref(), true, scribe));
+        match begun {
+            Ok(look) => self.follow(look, purpose),
+            Err(error) => {
+                self.looked(purpose, Err(format!("cannot start a process that looks at the system: {}", cause(&error))))
+            }
+        }
+    }
+
+    /// Begins to make the names that a reload needs.
+    pub(super) fn make_names(&mut self, wanted: Wanted, reload: Begun) {
+        match wanted.begin() {
+            Ok((making, look)) => self.follow(look, Purpose::Names(making, Box::new(reload))),
+            Err(why) => self.not_begun(&why, reload),
+        }
+    }
+
+    pub(super) fn follow(&mut self, look: Look, purpose: Purpose) {
+        let now = Instant::now();
+        let ask_at = look.hangs(now).unwrap_or(now);
+        self.looks.next = self.looks.next.wrapping_add(1);
+        let id = self.looks.next;
+        match self.poll.watch(look, EpollFlags::EPOLLIN, Token::Look(id)) {
+            Ok(look) => {
+                self.looks.under_way.insert(id, UnderWay { look, purpose, ask_at });
+            }
+            Err(error) => self.looked(purpose, Err(format!("cannot watch a process that looks: {}", cause(&error)))),
+        }
+    }
+
+    /// The process that looks has ended.
+    pub(super) fn on_look(&mut self, id: u32) {
+        let Some(UnderWay { look, purpose, .. }) = self.looks.under_way.remove(&id) else { return };
+        let answers = look.answers();
+        drop(look);
+        self.looked(purpose, answers);
+    }
+
+    /// Gives up those that hang.
+    pub(super) fn hung_looks(&mut self, now: Instant) {
+        self.name_left(now);
+        let due: Vec<u32> =
+            self.looks.under_way.iter().filter(|(_, under_way)| under_way.ask_at <= now).map(|(&id, _)| id).collect();
+        for id in due {
+            let Some(under_way) = self.looks.under_way.get_mut(&id) else { continue };
+            match under_way.look.hangs(now) {
+                Ok(at) => under_way.ask_at = at,
+                Err(why) => {
+                    let Some(UnderWay { look, purpose, .. }) = self.looks.under_way.remove(&id) else { continue };
+                    self.give_up(&look, &why);
+                    drop(look);
+                    self.looked(purpose, Err(why));
+                }
+            }
+        }
+    }
+
+    /// It is killed as it is dropped; if that does not end it, it is named.
+    fn give_up(&mut self, look: &Look, why: &str) {
+        if !look.is_reaped() {
+            self.looks.killed.insert(look.pid(), (Instant::now() + TO_DIE, why.to_owned()));
+        }
+    }
+
+    fn name_left(&mut self, now: Instant) {
+        self.looks.killed.retain(|pid, (at, why)| {
+            let is_due = *at <= now;
+            if is_due {
+                log::warn!("process {pid} does not die of SIGKILL ({why}): it stays until the kernel lets it go");
+            }
+            !is_due
+        });
+    }
+
+    /// The end: nobody needs them any more.
+    pub(super) fn give_up_looks(&mut self) {
+        for UnderWay { look, purpose, .. } in std::mem::take(&mut self.looks.under_way).into_values() {
+            self.give_up(&look, "it looked at the system for a reload");
+            drop(look);
+            match purpose {
+                Purpose::Reload(waiter) => self.refuse(waiter, "cannot reload: the daemon is stopping"),
+                Purpose::Plan(connection) => self.refuse(Some(connection), "cannot plan: the daemon is stopping"),
+                Purpose::Lacking(lacking) => self.not_looked_for(&lacking),
+                Purpose::Names(_, reload) => {
+                    let (waiter, said) = reload.cut_short();
+                    self.refuse(waiter, &said);
+                }
+            }
+        }
+    }
+
+    fn looked(&mut self, purpose: Purpose, answers: Result<Answers, String>) {
+        self.dirty = true;
+        match purpose {
+            Purpose::Reload(waiter) => self.looked_for_reload(waiter, answers),
+            Purpose::Plan(connection) => self.looked_for_plan(connection, answers),
+            Purpose::Lacking(lacking) => self.looked_for_lacking(*lacking, answers),
+            Purpose::Names(making, reload) => match answers {
+                Ok(answers) => self.names_made(*reload, making.made(&answers)),
+                Err(why) => self.not_begun(&why, *reload),
+            },
+        }
+    }
+}

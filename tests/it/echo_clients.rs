@@ -1,0 +1,581 @@
+//! Clients that an echo has to get along with: that send urgent data, take nothing,
+//! leave, vanish, or are many.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use crate::daemon::{Daemon, free_port, kill};
+use crate::echo::{by_connection, write_all_it_takes};
+use crate::fake_sink::{Echo, PATIENCE, Setup, connect, eventually, has_nothing, read_exact, read_to_end};
+use nix::libc::SIGKILL;
+use nix::sys::signal::Signal;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, send, setsockopt, socket, sockopt};
+use serde_json::json;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Sends each part; those that begin with `!` as urgent data, of which the last byte is
+/// the urgent one (tcp(7)).
+fn send_parts(client: &mut TcpStream, parts: &[&str]) -> String {
+    for part in parts {
+        match part.strip_prefix('!') {
+            Some(urgent) => {
+                assert_eq!(send(client.as_raw_fd(), urgent.as_bytes(), MsgFlags::MSG_OOB), Ok(urgent.len()));
+            }
+            None => client.write_all(part.as_bytes()).unwrap(),
+        }
+    }
+    parts.iter().map(|part| part.trim_start_matches('!')).collect()
+}
+
+#[test]
+fn urgent_bytes_are_bytes_like_any_other() {
+    let (room, more) = ("x".repeat(4095), "y".repeat(8192));
+    let inputs: &[&[&str]] = &[
+        &["abc", "!X", "def\n"],
+        &["!X", "\n"],
+        &["abc", "!\n", "def\n"],
+        &["a", "!1", "!2", "!3", "b", "!4", "\n"],
+        &["abc\n", "!X", "!YZ", "def\n"],
+        &["line\nab", "!c", "!\n"],
+        // Where the first buffer ends, and the next.
+        &[&room, "!X", &more, "!Y", "\n"],
+    ];
+    for stopped in [false, true] {
+        for parts in inputs {
+            let mut echo = Setup::new(json!({ "echo_after": "queued" })).start();
+            let auto = echo.acknowledge_all();
+            let mut client = echo.client();
+            if stopped {
+                // All is there by the time that it looks, and is told once.
+                echo.signal(Signal::SIGSTOP);
+            }
+            let sent = send_parts(&mut client, parts);
+            echo.signal(Signal::SIGCONT);
+            assert!(read_exact(&mut client, sent.len()) == sent.as_bytes(), "{parts:?} stopped: {stopped}");
+            client.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(read_to_end(&mut client), b"");
+            echo.signal(Signal::SIGTERM);
+            let records = auto.end();
+            let saved = records.iter().map(|record| record.payload.as_slice()).collect::<Vec<_>>().concat();
+            let without_ends: String = sent.split('\n').collect();
+            assert!(saved == without_ends.as_bytes(), "{parts:?} stopped: {stopped}");
+        }
+    }
+}
+
+#[test]
+fn urgent_bytes_of_a_client_that_came_before_are_too() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = connect(listener.local_addr().unwrap());
+    let sent = send_parts(&mut client, &["abc", "!X", "def\n"]);
+    let mut echo = Setup::new(json!({})).listener(listener).start();
+    let record = echo.sink.records(1).remove(0);
+    assert_eq!(record.payload, b"abcXdef");
+    echo.sink.acknowledge(&record);
+    assert_eq!(read_exact(&mut client, sent.len()), sent.as_bytes());
+}
+
+#[test]
+fn told_to_stop_it_takes_what_stands_behind_an_urgent_byte_too() {
+    for parts in [&["abc", "!X", "def\nend"][..], &["!X", "abc\n", "!Y", "def"], &["abc\n", "!\n", "d"]] {
+        let mut echo = Setup::new(json!({ "echo_after": "queued" })).start();
+        let mut client = echo.client();
+        eventually("it is in", || echo.metric("connections") == 1);
+        echo.signal(Signal::SIGSTOP);
+        let sent = send_parts(&mut client, parts);
+        echo.signal(Signal::SIGTERM);
+        echo.signal(Signal::SIGCONT);
+        assert_eq!(String::from_utf8(read_to_end(&mut client)).unwrap(), sent, "{parts:?}");
+        assert_eq!(echo.wait().code(), Some(0), "{}", echo.log());
+    }
+}
+
+/// A client whose kernel takes and keeps as little as it can.
+fn small_client(address: SocketAddr) -> TcpStream {
+    let kind = (AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC);
+    let socket = socket(kind.0, kind.1, kind.2, None).unwrap();
+    setsockopt(&socket, sockopt::RcvBuf, &16384).unwrap();
+    setsockopt(&socket, sockopt::SndBuf, &16384).unwrap();
+    // Segments as over Ethernet.
+    setsockopt(&socket, sockopt::TcpMaxSeg, &1400).unwrap();
+    nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, address.port())).unwrap();
+    let client = TcpStream::from(socket);
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.set_write_timeout(Some(PATIENCE)).unwrap();
+    client
+}
+
+/// Numbered lines of a hundred bytes.
+fn lines(count: usize) -> Vec<u8> {
+    (0..count).flat_map(|n| format!("line {n:94}\n").into_bytes()).collect()
+}
+
+/// Sends until nothing more is taken while somebody else is served so often; how many
+/// bytes of the lines each sent.
+fn fill(echo: &Echo, hogs: &mut [TcpStream], lines: &[u8]) -> Vec<usize> {
+    let (mut sent, mut in_vain) = (vec![0; hogs.len()], 0);
+    let mut other = echo.client();
+    while in_vain < 100 {
+        let before = sent.clone();
+        for (hog, sent) in hogs.iter_mut().zip(&mut sent) {
+            *sent += write_all_it_takes(hog, &lines[*sent..]);
+            assert!(*sent < lines.len(), "it takes without end");
+        }
+        in_vain = if before == sent { in_vain + 1 } else { 0 };
+        other.write_all(b"quick\n").unwrap();
+        assert_eq!(read_exact(&mut other, 6), b"quick\n");
+    }
+    sent
+}
+
+#[test]
+fn a_client_that_never_reads_costs_kilobytes() {
+    let mut echo = Setup::new(json!({})).start();
+    let auto = echo.acknowledge_all();
+    let lines = lines(100_000);
+    let mut hogs = [small_client(echo.address), small_client(echo.address)];
+    for sent in fill(&echo, &mut hogs, &lines) {
+        // 128 KiB of its own, as much unsent in the kernel and unread; what is on its way
+        // in the client's own kernel.
+        assert!(sent < 700 << 10, "{sent} bytes");
+    }
+    auto.stop();
+}
+
+#[test]
+fn a_client_that_takes_nothing_of_what_is_due_is_closed() {
+    // All that echo takes, or no more than the kernel does.
+    for most in [usize::MAX, 100_000] {
+        let mut echo = Setup::new(json!({ "send_timeout_ms": 1000 })).start();
+        let auto = echo.acknowledge_all();
+        let lines = lines(100_000);
+        let mut hog = small_client(echo.address);
+        let began = Instant::now();
+        let mut sent = 0;
+        while echo.metric("send_timeouts") == 0 && sent < most.min(lines.len()) {
+            let Ok(count) = hog.write(&lines[sent..lines.len().min(most).min(sent + 8192)]) else { break };
+            sent += count;
+        }
+        eventually("it is closed", || (echo.metric("send_timeouts"), echo.metric("connections")) == (1, 0));
+        assert!(began.elapsed() >= Duration::from_secs(1));
+        eventually("it is told so", || echo.log().contains("closed: took no echoes"));
+        let mut back = Vec::new();
+        let error = hog.read_to_end(&mut back).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        // Others are served, and what came of it is saved.
+        let mut other = echo.client();
+        other.write_all(b"other\n").unwrap();
+        assert_eq!(read_exact(&mut other, 6), b"other\n");
+        let records = auto.stop();
+        let saved: Vec<u8> =
+            records.iter().filter(|r| r.connection == 1).flat_map(|r| [&r.payload[..], b"\n"].concat()).collect();
+        assert!(saved.starts_with(&back), "{} bytes saved, {} back", saved.len(), back.len());
+        assert!(lines.starts_with(saved.trim_ascii_end()), "{} bytes saved", saved.len());
+    }
+}
+
+#[test]
+fn a_client_that_takes_slowly_but_steadily_stays() {
+    let mut echo = Setup::new(json!({ "send_timeout_ms": 1500 })).start();
+    let auto = echo.acknowledge_all();
+    let (mut slow, lines) = (small_client(echo.address), lines(4000));
+    let mut writer = slow.try_clone().unwrap();
+    let sent = lines.clone();
+    let writing = std::thread::spawn(move || {
+        writer.write_all(&sent).unwrap();
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    let (began, mut back) = (Instant::now(), Vec::new());
+    // Three times as long as a client may take nothing.
+    while began.elapsed() < Duration::from_millis(4500) && back.len() < 300_000 {
+        back.extend(read_exact(&mut slow, 4000));
+        std::thread::sleep(Duration::from_millis(60));
+    }
+    back.extend(read_to_end(&mut slow));
+    writing.join().unwrap();
+    assert!(back == lines, "{} of {} bytes", back.len(), lines.len());
+    assert_eq!(echo.metric("send_timeouts"), 0);
+    auto.stop();
+}
+
+/// A small memory for all connections; long buffers have a part of it.
+const MEMORY: usize = 1 << 20;
+
+#[test]
+fn all_connections_together_hold_no_more_than_max_memory_and_nothing_is_lost() {
+    let mut echo = Setup::new(json!({ "max_memory": MEMORY, "max_connections": 64 })).start();
+    let auto = echo.acknowledge_all();
+    let lines = lines(20_000);
+    let mut hogs: Vec<TcpStream> = (0..50).map(|_| small_client(echo.address)).collect();
+    // Others are served meanwhile.
+    let sent = fill(&echo, &mut hogs, &lines);
+    let memory = usize::try_from(echo.metric("memory")).unwrap();
+    assert!((MEMORY / 4..=MEMORY).contains(&memory), "{memory} bytes");
+    // So is one whose message needs a longer buffer, one after the other.
+    let long = [&[b'x'; 60_000][..], b"\n"].concat();
+    for _ in 0..3 {
+        let mut other = echo.client();
+        other.write_all(&long).unwrap();
+        assert!(read_exact(&mut other, long.len()) == long);
+    }
+    for (hog, sent) in hogs.iter_mut().zip(&sent) {
+        hog.shutdown(Shutdown::Write).unwrap();
+        assert!(read_to_end(hog) == lines[..*sent], "{sent} bytes");
+    }
+    eventually("all is let go of", || (echo.metric("connections"), echo.metric("memory")) == (0, 0));
+    let saved = by_connection(&auto.stop());
+    for (number, sent) in (1..).zip(&sent) {
+        let mut wanted = lines[..*sent].to_vec();
+        wanted.retain(|byte| *byte != b'\n');
+        assert!(saved[&number] == wanted, "client {number}");
+    }
+}
+
+#[test]
+fn many_that_need_more_than_there_is_get_it_one_after_the_other() {
+    let mut echo = Setup::new(json!({ "max_memory": MEMORY, "max_connections": 64 })).start();
+    let auto = echo.acknowledge_all();
+    let mut clients: Vec<TcpStream> = (0..60).map(|_| echo.client()).collect();
+    // Of each a half, so all have begun; the memory is enough for some.
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.write_all(&[b'a' + u8::try_from(n % 26).unwrap(); 30_000]).unwrap();
+    }
+    eventually("the memory is taken", || echo.metric("memory") > MEMORY as u64 / 2);
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.write_all(&[b'a' + u8::try_from(n % 26).unwrap(); 30_000]).unwrap();
+        client.write_all(b"\n").unwrap();
+        assert!(echo.metric("memory") <= MEMORY as u64);
+    }
+    for client in &mut clients {
+        assert_eq!(read_exact(client, 60_001).last(), Some(&b'\n'));
+    }
+    // None was cut.
+    assert_eq!(echo.metric("messages"), 60);
+    drop(auto.stop());
+}
+
+#[test]
+fn past_max_memory_nobody_new_is_read_until_there_is_room() {
+    // 64 first buffers, beside the longest for one at a time.
+    let changes = json!({ "max_memory": 64 * 4096 + 32 * 1024, "max_message": 1000, "echo_after": "queued" });
+    let mut echo = Setup::new(changes).start();
+    let half = |client: &mut TcpStream| client.write_all(b"half a ").unwrap();
+    let mut clients: Vec<TcpStream> = (0..64).map(|_| echo.client()).collect();
+    clients.iter_mut().for_each(half);
+    eventually("all are read", || echo.metric("bytes") == 64 * 7);
+    let mut late: Vec<TcpStream> = (0..40).map(|_| echo.client()).collect();
+    late.iter_mut().for_each(half);
+    let mut idle: Vec<TcpStream> = (0..10).map(|_| echo.client()).collect();
+    eventually("all are in", || echo.metric("connections") == 64 + 40 + 10);
+    assert_eq!((echo.metric("bytes"), echo.metric("memory")), (64 * 7, 64 * 4096));
+    // Whose end is all there is to read needs no memory.
+    idle.clear();
+    eventually("they are gone", || echo.metric("connections") == 64 + 40);
+    // The first that waits is read when one lets go, the second when another does.
+    for (n, client) in clients.iter_mut().take(40).enumerate() {
+        client.write_all(b"line\n").unwrap();
+        assert_eq!(read_exact(client, 12), b"half a line\n");
+        let late = &mut late[n];
+        late.write_all(b"line\n").unwrap();
+        assert_eq!(read_exact(late, 12), b"half a line\n", "{n}");
+    }
+    assert_eq!(echo.sink.records(80).len(), 80);
+}
+
+/// An echo whose sink takes nothing, and which takes no more itself; and the clients
+/// that have filled it.
+fn hanging(changes: serde_json::Value) -> (Echo, Vec<TcpStream>) {
+    let echo = Setup::new(changes).capacity(64 * 1024).start();
+    let lines = lines(2000);
+    let mut full: Vec<TcpStream> = (0..8).map(|_| echo.client()).collect();
+    for client in &mut full {
+        write_all_it_takes(client, &lines);
+    }
+    let (mut before, mut same) = (0, 0);
+    while same < 50 {
+        let bytes = echo.metric("bytes");
+        same = if bytes == before && bytes > 200_000 { same + 1 } else { 0 };
+        before = bytes;
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    (echo, full)
+}
+
+/// Has the connection end with a reset.
+fn reset(client: TcpStream) {
+    setsockopt(&client, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
+    drop(client);
+}
+
+#[test]
+fn while_the_sink_hangs_clients_that_leave_give_up_their_places() {
+    let (mut echo, full) = hanging(json!({ "max_connections": 14 }));
+    let come = |count: usize| (0..count).map(|_| echo.client()).collect::<Vec<_>>();
+    let accepted = |count| eventually("they are in", || echo.metric("accepted") == count);
+    let places = |count| eventually("their places are free", || echo.metric("connections") == count);
+    // Of whom there was nothing to read.
+    let idle = come(6);
+    accepted(14);
+    drop(idle);
+    places(8);
+    // Who sent something that is not read yet, and reset the connection.
+    let mut sent = come(4);
+    accepted(18);
+    for (n, client) in sent.iter_mut().enumerate() {
+        writeln!(client, "from {n}").unwrap();
+    }
+    sent.into_iter().for_each(reset);
+    places(8);
+    // Who sent something and may still take its echo keeps it.
+    let mut half = come(6);
+    accepted(24);
+    for client in &mut half {
+        client.write_all(b"half closed\n").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+    }
+    let mut waits = echo.client();
+    waits.write_all(b"waits\n").unwrap();
+    assert_eq!((echo.metric("accepted"), echo.metric("connections")), (24, 14));
+    // And of those whose messages are taken: they have reset it too.
+    full.into_iter().for_each(reset);
+    places(6 + 1);
+    assert!(has_nothing(&waits));
+    let auto = echo.acknowledge_all();
+    for client in &mut half {
+        assert_eq!(read_to_end(client), b"half closed\n");
+    }
+    assert_eq!(read_exact(&mut waits, 6), b"waits\n");
+    eventually("all but one are gone", || echo.metric("connections") == 1);
+    let saved: Vec<Vec<u8>> = auto.stop().into_iter().map(|record| record.payload).collect();
+    for n in 0..4 {
+        assert!(saved.contains(&format!("from {n}").into_bytes()), "{n} is not saved");
+    }
+    assert_eq!(saved.iter().filter(|payload| *payload == b"half closed").count(), 6);
+}
+
+#[test]
+fn clients_that_are_gone_are_bounded_too() {
+    let (mut echo, full) = hanging(json!({ "max_connections": 8 }));
+    full.into_iter().for_each(reset);
+    eventually("their places are free", || echo.metric("connections") == 0);
+    // Each of them has a descriptor until the sink goes on.
+    let mut waits = echo.client();
+    waits.write_all(b"waits\n").unwrap();
+    assert_eq!(echo.metric("accepted"), 8);
+    let auto = echo.acknowledge_all();
+    assert_eq!(read_exact(&mut waits, 6), b"waits\n");
+    auto.stop();
+}
+
+#[test]
+fn a_client_that_is_not_read_for_now_is_not_idle() {
+    let (mut echo, _full) = hanging(json!({ "idle_timeout_ms": 300 }));
+    let (mut sends, mut idle) = (echo.client(), echo.client());
+    sends.write_all(b"not idle\n").unwrap();
+    eventually("both are in", || echo.metric("accepted") == 10);
+    assert_eq!(read_to_end(&mut idle), b"");
+    let mut idle = echo.client();
+    assert_eq!(read_to_end(&mut idle), b"");
+    let auto = echo.acknowledge_all();
+    assert_eq!(read_exact(&mut sends, 9), b"not idle\n");
+    auto.stop();
+}
+
+/// How many clients the lines with that text tell of, and how many lines there are.
+fn told(log: &str, text: &str) -> (u64, usize) {
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(text)).collect();
+    let count = |line: &&str| {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        let many = words.iter().position(|word| *word == "clients,");
+        many.map_or(1, |at| words[at - 1].rsplit(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap())
+    };
+    (lines.iter().map(count).sum(), lines.len())
+}
+
+#[test]
+fn a_stop_beside_many_that_never_read_is_short_and_says_so_once() {
+    let mut echo = Setup::new(json!({})).start();
+    let auto = echo.acknowledge_all();
+    let mut hogs: Vec<TcpStream> = (0..300).map(|_| small_client(echo.address)).collect();
+    fill(&echo, &mut hogs, &lines(100_000));
+    let began = Instant::now();
+    echo.signal(Signal::SIGTERM);
+    assert_eq!(echo.wait().code(), Some(0), "{}", echo.log());
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    let (clients, lines) = told(&echo.log(), "given up at the stop: takes no echoes");
+    assert!(clients == 300 && lines <= 4, "{clients} in {lines} lines: {}", echo.log());
+    auto.end();
+}
+
+#[test]
+fn many_that_are_refused_are_told_in_few_lines() {
+    for (changes, text, served) in [
+        (json!({ "allow": ["10.0.0.0/8"] }), "refused: allow has no network", 0),
+        (json!({ "max_connections_per_address": 2 }), "refused: max_connections_per_address", 2),
+    ] {
+        let mut echo = Setup::new(changes).start();
+        let mut clients: Vec<TcpStream> = (0..200).map(|_| echo.client()).collect();
+        for client in clients.iter_mut().skip(served) {
+            assert_eq!(read_to_end(client), b"");
+        }
+        eventually("all are refused", || echo.metric("refused") == 200 - served as u64);
+        drop(clients);
+        echo.signal(Signal::SIGTERM);
+        assert_eq!(echo.wait().code(), Some(0), "{}", echo.log());
+        let (clients, lines) = told(&echo.log(), text);
+        assert!(clients == 200 - served as u64 && lines <= 6, "{clients} in {lines} lines: {}", echo.log());
+    }
+}
+
+#[test]
+fn told_to_stop_it_frees_the_address_beside_a_client_that_is_not_done() {
+    let mut echo = Setup::new(json!({})).start();
+    let mut client = echo.client();
+    client.write_all(b"hello\n").unwrap();
+    let record = echo.sink.records(1).remove(0);
+    // Nobody else has the listening socket.
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = std::mem::replace(&mut echo.listener, other).local_addr().unwrap();
+    echo.signal(Signal::SIGTERM);
+    eventually("the address is free", || TcpListener::bind(address).is_ok());
+    assert!(echo.is_running());
+    echo.sink.acknowledge(&record);
+    assert_eq!(read_to_end(&mut client), b"hello\n");
+    assert_eq!(echo.wait().code(), Some(0), "{}", echo.log());
+}
+
+#[test]
+fn a_start_right_after_a_kill_succeeds_beside_a_client_that_never_reads() {
+    let port = free_port();
+    let mut daemon = Daemon::start(&format!(
+        "[children.echo]\nplugin = \"echo\"\nlisten = [\"tcp://127.0.0.1:{port}\"]\n\
+         [children.logger]\nplugin = \"logger\"\nsettings = {{ file = \"messages.log\" }}\n\
+         [[links]]\nfrom = \"echo\"\nto = \"logger\"\n"
+    ));
+    let lines = lines(100_000);
+    let mut took = Duration::MAX;
+    // On a busy machine not at the first try.
+    for _ in 0..5 {
+        let (mut hog, mut sent, mut in_vain) = (small_client(([127, 0, 0, 1], port).into()), 0, 0);
+        while in_vain < 100 {
+            let count = write_all_it_takes(&mut hog, &lines[sent..]);
+            (sent, in_vain) = (sent + count, if count == 0 { in_vain + 1 } else { 0 });
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        kill(daemon.pid(), SIGKILL);
+        daemon.wait_killed();
+        let began = Instant::now();
+        daemon.start_again();
+        took = began.elapsed();
+        if took < Duration::from_secs(3) {
+            break;
+        }
+    }
+    assert!(took < Duration::from_secs(3), "{took:?}\n{}", daemon.log());
+    let mut client = daemon.connect(port);
+    client.write_all(b"served\n").unwrap();
+    assert_eq!(read_exact(&mut client, 7), b"served\n");
+    drop(client);
+    daemon.stop();
+}
+
+#[test]
+fn the_kernel_asks_a_silent_client_whether_it_is_there() {
+    // A timer of kind 2 is that of keepalive (proc_pid_net(5), tcp), its time in hundredths of a second.
+    for (keepalive_ms, wanted) in [(60_000, Some(6000)), (1500, Some(200)), (0, None)] {
+        let echo = Setup::new(json!({ "keepalive_ms": keepalive_ms })).start();
+        let client = echo.client();
+        eventually("it is in", || echo.metric("connections") == 1);
+        let (port, peer) = (echo.address.port(), client.local_addr().unwrap().port());
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let ends = format!("0100007F:{port:04X} 0100007F:{peer:04X}");
+        let row = table.lines().find(|line| line.contains(&ends)).unwrap();
+        let (kind, left) = row.split_ascii_whitespace().nth(5).unwrap().split_once(':').unwrap();
+        let left = u32::from_str_radix(left, 16).unwrap();
+        match wanted {
+            Some(most) => assert!(kind == "02" && left <= most && left + 100 > most / 2, "{row}"),
+            None => assert_eq!(kind, "00", "{row}"),
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_client_that_vanished_is_found_out() {
+    // A network of this thread's own, of which everything goes that is started here.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+    let loopback = |state: &str| {
+        assert!(Command::new("ip").args(["link", "set", "lo", state]).status().unwrap().success());
+    };
+    loopback("up");
+    let echo = Setup::new(json!({ "keepalive_ms": 1000 })).start();
+    let _client = echo.client();
+    eventually("it is in", || echo.metric("connections") == 1);
+    loopback("down");
+    let began = Instant::now();
+    eventually("it is gone", || echo.metric("connections") == 0);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+#[test]
+fn ipv4_networks_are_the_same_however_they_are_written() {
+    for (allow, is_allowed) in [
+        ("\"::ffff:127.0.0.0/104\"", true),
+        ("\"::ffff:127.0.0.1\"", true),
+        ("\"127.0.0.0/8\"", true),
+        ("\"::ffff:0:0/96\"", true),
+        ("\"::ffff:10.0.0.0/104\"", false),
+    ] {
+        let port = free_port();
+        let mut daemon = Daemon::start(&format!(
+            "[children.echo]\nplugin = \"echo\"\nlisten = [\"tcp://[::ffff:127.0.0.1]:{port}\"]\n\
+             settings = {{ echo_after = \"queued\", allow = [{allow}] }}\n\
+             [children.sink]\ncommand = [\"cat\"]\n\
+             [[links]]\nfrom = \"echo\"\nto = \"sink\"\n"
+        ));
+        let mut client = daemon.connect(port);
+        let mut back = [0; 6];
+        let served = client.write_all(b"hello\n").and_then(|()| client.read_exact(&mut back)).is_ok();
+        assert_eq!(served, is_allowed, "{allow}");
+        drop(client);
+        daemon.stop();
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_link_local_address_is_one_of_its_interface() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+    let ip = |words: &str| assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success(), "{words}");
+    ip("link set lo up");
+    ip("-6 addr add fe80::7/64 dev lo nodad");
+    // The loopback interface is the first of each network (network_namespaces(7)).
+    for zone in ["lo", "1"] {
+        let port = free_port();
+        let mut daemon = Daemon::start(&link_local(zone, port));
+        let mut client = connect(std::net::SocketAddrV6::new("fe80::7".parse().unwrap(), port, 0, 1).into());
+        client.write_all(b"hello\n").unwrap();
+        assert_eq!(read_exact(&mut client, 6), b"hello\n");
+        drop(client);
+        daemon.stop();
+    }
+}
+
+fn link_local(zone: &str, port: u16) -> String {
+    format!(
+        "[children.echo]\nplugin = \"echo\"\nlisten = [\"tcp://[fe80::7%{zone}]:{port}\"]\n\
+         settings = {{ echo_after = \"queued\" }}\n\
+         [children.sink]\ncommand = [\"cat\"]\n\
+         [[links]]\nfrom = \"echo\"\nto = \"sink\"\n"
+    )
+}
+
+#[test]
+fn an_interface_that_is_not_there_is_named() {
+    let daemon = Daemon::spawn(&link_local("nowhere", free_port()));
+    daemon.wait_log("[fe80::7%nowhere]");
+    daemon.wait_log("there is no interface nowhere");
+}

@@ -1,0 +1,263 @@
+//! A file system that does not answer holds up what needs it, and nobody else.
+
+use crate::daemon::{Daemon, alive, kill, wait_for};
+use crate::far::Far;
+use plumbd::control::Request;
+use plumbd::control::status::{ChildState, DaemonState};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const SLEEP: &str = "command = [\"sleep\", \"1000\"]\n";
+/// What needs no hung file system takes no longer, on a machine that does much else.
+const SOON: Duration = Duration::from_secs(5);
+
+/// Whatever hangs: operators are answered, and a child that dies comes again.
+#[track_caller]
+fn goes_on(daemon: &Daemon, child: &str) {
+    let began = Instant::now();
+    let pid = daemon.child_pid_when_up(child);
+    kill(pid, nix::libc::SIGKILL);
+    daemon.wait_replaced(child, pid);
+    assert!(began.elapsed() < SOON, "the loop waited for {:?}", began.elapsed());
+}
+
+#[track_caller]
+fn ends_soon(daemon: &mut Daemon, status: i32) {
+    let began = Instant::now();
+    daemon.signal(nix::libc::SIGTERM);
+    let ended = daemon.wait_end();
+    assert_eq!(ended.code(), Some(status), "{}", daemon.log());
+    assert!(began.elapsed() < SOON, "it took {:?}", began.elapsed());
+}
+
+/// Ways to need that file system for a start.
+fn needs(far: &Far) -> Vec<(&'static str, String)> {
+    let program = far.program("sleep", "/bin/sleep");
+    let folder = tempfile::tempdir_in(far.near("").parent().unwrap()).unwrap().keep();
+    let script = |name: &str, text: String| {
+        use std::os::unix::fs::PermissionsExt;
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path.display().to_string()
+    };
+    let shell = far.program("sh", "/bin/sh");
+    let link = folder.join("link");
+    std::os::unix::fs::symlink("/bin/sleep", far.near("there")).unwrap();
+    std::os::unix::fs::symlink(far.path("there"), &link).unwrap();
+    vec![
+        ("program", format!("command = [\"{}\", \"1000\"]\n", program.display())),
+        (
+            "interpreter",
+            format!("command = [\"{}\"]\n", script("one", format!("#!{}\nexec sleep 1000\n", shell.display()))),
+        ),
+        ("way", format!("command = [\"{}\", \"1000\"]\n", link.display())),
+        ("directory", format!("{SLEEP}directory = \"{}\"\n", far.path("").display())),
+    ]
+}
+
+#[test]
+#[ignore = "needs root and bindfs, run by .ci/run"]
+fn a_child_whose_file_system_hangs_holds_up_nobody() {
+    let far = Far::new();
+    let needs = needs(&far);
+    let mut config = format!("[children.near]\n{SLEEP}");
+    for (name, child) in &needs {
+        config += &format!("[children.{name}]\n{child}ready_timeout = \"1s\"\nstart_limit = {{ burst = 1000 }}\n");
+    }
+    let mut daemon = Daemon::start(&config);
+    far.hang();
+    for (name, _) in &needs {
+        kill(daemon.child_pid(name), nix::libc::SIGKILL);
+    }
+    for (name, _) in &needs {
+        goes_on(&daemon, "near");
+        daemon.wait_log(&format!("{name}: not ready within 1 s; killed"));
+    }
+    ends_soon(&mut daemon, 0);
+}
+
+#[test]
+#[ignore = "needs root and bindfs, run by .ci/run"]
+fn a_child_that_nothing_ends_holds_up_neither_others_nor_the_end() {
+    let far = Far::unkillable();
+    for (name, child) in needs(&far) {
+        let mut daemon = Daemon::start(&format!(
+            "[daemon]\nstop_timeout = \"1s\"\n[children.near]\n{SLEEP}\
+             [children.stuck]\n{child}ready_timeout = \"1s\"\nstop_timeout = \"1s\"\n"
+        ));
+        far.hang();
+        let pid = daemon.child_pid("stuck");
+        kill(pid, nix::libc::SIGKILL);
+        let stuck = wait_for("another start", || daemon.child("stuck").pid.filter(|&again| again != pid));
+        daemon.wait_log("stuck: not ready within 1 s; killed");
+        goes_on(&daemon, "near");
+        assert!(alive(stuck), "{name}: it is beyond SIGKILL");
+        daemon.signal(nix::libc::SIGTERM);
+        daemon.wait_log("stopping");
+        daemon.signal(nix::libc::SIGTERM);
+        let ended = daemon.wait_killed();
+        assert_eq!(ended.code(), Some(1), "{name}");
+        daemon.wait_log(&format!("process {stuck} does not die of SIGKILL"));
+        far.answer();
+        wait_for("it is gone", || (!alive(stuck)).then_some(()));
+        daemon.wait_end();
+    }
+}
+
+/// Ways for a configuration to need that file system; each child beside "near".
+fn configurations(far: &Far) -> Vec<(&'static str, String)> {
+    let mut all = needs(far);
+    all.retain(|(name, _)| *name != "interpreter");
+    let child = |text: String| format!("[children.stuck]\n{text}");
+    let mut all: Vec<_> = all.into_iter().map(|(name, text)| (name, child(text))).collect();
+    let at = |name: &str| far.path(name).display().to_string();
+    all.push(("socket", child(format!("{SLEEP}listen = [\"unix:{}\"]\n", at("socket")))));
+    all.push((
+        "messages",
+        format!(
+            "[children.stuck]\nplugin = \"logger\"\nsettings = {{ file = \"{}\" }}\n\
+             [[links]]\nfrom = \"near\"\nto = \"stuck\"\n",
+            at("messages.log")
+        ),
+    ));
+    all.push(("control", format!("[daemon]\ncontrol = \"{}\"\n", at("control.sock"))));
+    all
+}
+
+#[test]
+#[ignore = "needs root and bindfs, run by .ci/run"]
+fn a_reload_that_hangs_is_refused_and_named_while_all_else_goes_on() {
+    let far = Far::new();
+    let near = format!("[children.near]\n{SLEEP}");
+    let configurations = configurations(&far);
+    far.hang();
+    std::thread::scope(|scope| {
+        for (name, stuck) in &configurations {
+            let (near, far) = (&near, &far);
+            scope.spawn(move || {
+                let mut daemon = Daemon::start(near);
+                daemon.configure(&format!("{near}{stuck}"));
+                let began = Instant::now();
+                let answer = daemon.ask_meanwhile(Request::Reload);
+                let plan = daemon.ask_meanwhile(Request::Plan { file: None });
+                goes_on(&daemon, "near");
+                assert_eq!(daemon.status().state, DaemonState::Running);
+                let pid = daemon.child_pid("near");
+                let (status, _, err) = answer.join().unwrap().unwrap();
+                assert_eq!(status, 1, "{name}: {err}");
+                let path = far.path("").display().to_string();
+                let path = path.trim_end_matches('/');
+                let named = err.lines().any(|line| {
+                    line.starts_with("cannot reload: looking at ") && line.ends_with(" took longer than 10 s")
+                });
+                assert!(named && (*name == "way" || err.contains(path)), "{name}: {err}");
+                assert!(began.elapsed() < Duration::from_secs(20), "{name}: {:?}", began.elapsed());
+                let (status, _, err) = plan.join().unwrap().unwrap();
+                assert!(status == 1 && err.starts_with("cannot plan: looking at "), "{name}: {err}");
+                assert_eq!(daemon.child_pid("near"), pid);
+                // Nothing of it stays behind, and the next one is as any other.
+                daemon.reload(&format!("{near}[children.more]\n{SLEEP}"));
+                ends_soon(&mut daemon, 0);
+            });
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root and bindfs, run by .ci/run"]
+fn a_configuration_file_that_hangs_is_given_up_at_the_end_and_read_when_it_answers() {
+    for far in [Far::new(), Far::unkillable()] {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(far.path("plumbd.toml"), dir.path().join("plumbd.toml")).unwrap();
+        let near = format!("[children.near]\n{SLEEP}");
+        let mut daemon = Daemon::spawn_in(dir, &near);
+        daemon.wait_state(DaemonState::Running);
+        std::fs::write(far.near("plumbd.toml"), format!("{near}[children.more]\n{SLEEP}")).unwrap();
+        far.hang();
+        for _ in 0..3 {
+            daemon.signal(nix::libc::SIGHUP);
+            goes_on(&daemon, "near");
+        }
+        assert_eq!(daemon.status().reloads, 0);
+        far.answer();
+        // The first, and one more for all that came meanwhile.
+        wait_for("both reloads", || (daemon.status().reloads == 2).then_some(()));
+        daemon.wait_child("more", ChildState::Up);
+        far.hang();
+        let answer = daemon.ask_meanwhile(Request::Reload);
+        goes_on(&daemon, "near");
+        let began = Instant::now();
+        daemon.signal(nix::libc::SIGTERM);
+        assert!(daemon.wait_killed().success());
+        assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+        let (status, _, err) = answer.join().unwrap().unwrap();
+        assert_eq!((status, err.trim_end()), (1, "cannot reload: the daemon is stopping"));
+        far.answer();
+        daemon.wait_end();
+    }
+}
+
+fn start(dir: &Path, config: &str) -> std::process::Child {
+    std::fs::write(dir.join("plumbd.toml"), config).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_plumbd"))
+        .args(["run", "-c", "plumbd.toml"])
+        .current_dir(dir)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+#[ignore = "needs root and bindfs, run by .ci/run"]
+fn a_start_that_hangs_ends_and_says_where() {
+    let far = Far::new();
+    let configurations = configurations(&far);
+    far.hang();
+    let folder = tempfile::tempdir().unwrap();
+    let starts: Vec<_> = configurations
+        .iter()
+        .map(|(name, stuck)| {
+            let dir = folder.path().join(name);
+            std::fs::create_dir(&dir).unwrap();
+            (name, start(&dir, &format!("[children.near]\n{SLEEP}{stuck}")))
+        })
+        .collect();
+    let began = Instant::now();
+    for (name, started) in starts {
+        let output = started.wait_with_output().unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{name}: {err}");
+        assert!(err.contains("cannot start: looking at ") && err.contains("took longer than 10 s"), "{name}: {err}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
+}
+
+#[test]
+#[ignore = "needs root and bindfs, run by .ci/run"]
+fn sockets_in_a_folder_that_hangs_hold_up_no_end() {
+    let far = Far::new();
+    let dir = tempfile::tempdir().unwrap();
+    // As any other as long as it answers.
+    let listen = format!("listen = [\"unix:{}\"]\n", far.path("socket").display());
+    let config = format!("[children.near]\n{SLEEP}[children.server]\n{SLEEP}{listen}");
+    let mut daemon = Daemon::spawn_in(dir, &config);
+    daemon.wait_state(DaemonState::Running);
+    std::os::unix::net::UnixStream::connect(far.path("socket")).unwrap();
+    // Its name is made again by a reload where it went.
+    std::fs::remove_file(far.near("socket")).unwrap();
+    daemon.reload(&config);
+    std::os::unix::net::UnixStream::connect(far.path("socket")).unwrap();
+    daemon.stop();
+    assert!(!far.near("socket").exists());
+
+    let dir = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::spawn_in(dir, &config);
+    daemon.wait_state(DaemonState::Running);
+    far.hang();
+    kill(daemon.child_pid("server"), nix::libc::SIGKILL);
+    goes_on(&daemon, "near");
+    goes_on(&daemon, "server");
+    ends_soon(&mut daemon, 0);
+}

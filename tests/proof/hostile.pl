@@ -1,0 +1,41 @@
+# Another user beside a message file: puts things of theirs at each of its names and
+# takes them away again, as fast as that goes, until so many are done.
+#   hostile.pl FOLDER SECRET COMMON TIMES OWNER
+# SECRET may not be read; COMMON may be written by anybody, so it can be linked to.
+# OWNER: the folder is theirs, so what stands at a name is moved aside first.
+use strict;
+use warnings;
+use Fcntl qw(O_WRONLY O_CREAT O_EXCL);
+use POSIX ();
+
+my ($folder, $secret, $common, $times, $owner) = @ARGV;
+chdir $folder or die "$folder: $!";
+my @names = qw(m.log .m.log.intent .m.log.intent.new .m.log.new .m.log.archive .m.log.torn-5-4
+    m.log.20990101T000000.000000Z m.log.20990101T000000.000000Z.gz);
+# An intent file that is moved away is as one that is removed: what it promised is taken again.
+my %moved = map { $_ => 1 } qw(m.log .m.log.new .m.log.archive);
+my @ways = (
+    sub { symlink $secret, $_[0] },
+    sub { symlink "$secret.new", $_[0] },
+    sub { POSIX::mkfifo($_[0], 0666) },
+    sub { mkdir $_[0] },
+    sub { my $file; sysopen($file, $_[0], O_WRONLY | O_CREAT | O_EXCL, 0666) && syswrite($file, "forged\n") },
+    # Only who owns the folder takes that away again.
+    $owner ? sub { link $common, $_[0] } : (),
+);
+umask 0;
+my ($done, $tried, $aside) = (0, 0, 0);
+while ($done < $times) {
+    my $name = $names[$tried % @names];
+    my $way = $ways[int($tried / @names) % @ways];
+    $tried++;
+    if ($owner && $moved{$name}) {
+        rename $name, "aside-$aside-$name" and $aside++;
+    }
+    next unless $way->($name);
+    $done++;
+    # Now and then somebody has time to look.
+    select undef, undef, undef, 0.0005 if $tried % 50 == 0;
+    rmdir $name or unlink $name;
+}
+print "$done $aside\n";
