@@ -132,10 +132,13 @@ impl Starved {
     }
 }
 
-/// Whether a start of that child was refused for that cause.
+/// Whether a start of that child was refused for that cause, with or without the limit
+/// that was met.
 fn is_told(log: &str, name: &str, cause: &str) -> bool {
     let refused = format!("{name}: cannot start: ");
-    log.lines().any(|line| line.contains(&refused) && line.ends_with(cause))
+    log.lines().any(|line| {
+        line.contains(&refused) && line.split(" (the limit is ").next().is_some_and(|line| line.ends_with(cause))
+    })
 }
 
 /// The control: with `restart = "never"` nobody tries again, which the trial

@@ -108,7 +108,7 @@ impl Shape {
             shape.add_logger(random);
         }
         let to = random.pick(&shape.names(|part| part.file().is_some()));
-        let name = shape.free_name(random);
+        let name = shape.free_name(&echo, random);
         shape.parts.insert(name, Part { to, ..echo });
         for _ in 0..2 + random.below(4) {
             shape.add_any(random);
@@ -129,10 +129,11 @@ impl Shape {
         self.parts.iter().filter(|(_, part)| which(part)).map(|(name, _)| name.clone()).collect()
     }
 
-    fn free_name(&self, random: &mut Random) -> String {
+    /// A job's is longer: it may have run only so often, so nothing else ever has its name.
+    fn free_name(&self, part: &Part, random: &mut Random) -> String {
         loop {
-            let letters = [random.below(26), random.below(26)];
-            let name: String = letters.iter().map(|&n| char::from(b'a' + u8::try_from(n).unwrap())).collect();
+            let letters = (0..if part.is_job() { 3 } else { 2 }).map(|_| random.below(26));
+            let name: String = letters.map(|n| char::from(b'a' + u8::try_from(n).unwrap())).collect();
             if !self.parts.contains_key(&name) {
                 return name;
             }
@@ -141,7 +142,7 @@ impl Shape {
 
     fn add(&mut self, kind: Kind, to: Option<String>, random: &mut Random) {
         let part = Part { to, ..Part::new(kind, random) };
-        let name = self.free_name(random);
+        let name = self.free_name(&part, random);
         self.parts.insert(name, part);
     }
 
@@ -218,9 +219,10 @@ impl Shape {
         if to.as_ref().is_some_and(|to| self.parts[to].is_filter() && self.sources_of(to).count() > 1) {
             return;
         }
-        let name = self.free_name(random);
         let program = Program::Filter { pace: random.below(3) * 500, polite: random.one_in(2), swallow: 0 };
-        self.parts.insert(name.clone(), Part { to, ..Part::new(Kind::Own(program), random) });
+        let part = Part { to, ..Part::new(Kind::Own(program), random) };
+        let name = self.free_name(&part, random);
+        self.parts.insert(name.clone(), part);
         self.parts.get_mut(&before).unwrap().to = Some(name);
     }
 
@@ -244,7 +246,7 @@ impl Shape {
             4 if !is_echo && self.parts.len() > 4 => self.remove(&any),
             5 if !is_echo => {
                 let part = self.parts[&any].clone();
-                let name = self.free_name(random);
+                let name = self.free_name(&part, random);
                 for other in self.parts.values_mut().filter(|other| other.to.as_ref() == Some(&any)) {
                     other.to = Some(name.clone());
                 }

@@ -157,11 +157,10 @@ impl World {
     fn should(&self, name: &str, part: &Part) -> Should {
         if self.held.contains(name) {
             Should::Down
-        } else if self.loose.contains(name) {
-            Should::Rest
         } else if part.is_job() {
+            // It needs nobody, so nothing keeps it from its end.
             Should::BeOver
-        } else if self.is_blocked(part) {
+        } else if self.loose.contains(name) || self.is_blocked(part) {
             Should::Rest
         } else {
             Should::Up
