@@ -10,7 +10,8 @@
 //! | Running | a reload, a stop | |
 //! | Winding (a reload's first half) | what changes or goes is down, sources first, and links that go are empty | new links, sockets, children: the point of no return |
 //! | Rising (its second half) | what changed or came is up | Running |
-//! | | one of them is known not to be | Winding back to the configuration of before |
+//! | | one of them is known not to be | GoingBack |
+//! | GoingBack | names of sockets that it needs are made again | Winding, to the configuration of before |
 //! | Stopping | all are down, sources first, their sinks when their input has ended | the process ends |
 //!
 //! Children start sinks first, by [`crate::config::order::needs`], and stop the other way round.
@@ -21,6 +22,7 @@ use super::drain::{Bounds, Decision, Drain, Flow, Member, Progress, Step};
 use super::poll::Id;
 use super::reload::{Rising, Winding};
 use crate::config::model::Model;
+use crate::config::plan::Plan;
 use crate::control::status::DaemonState;
 use crate::notify;
 use crate::sys::process;
@@ -49,6 +51,9 @@ pub(super) enum Phase {
     Winding(Box<Winding>),
     /// A reload's second half: children that changed or came are started.
     Rising(Box<Rising>),
+    /// One of these did not come up, and what the configuration of before needs is made
+    /// ready: what the plan concerns waits for that.
+    GoingBack(Plan),
     /// The end.
     Stopping {
         /// It takes no longer.
@@ -114,7 +119,7 @@ impl Supervisor {
         match self.phase {
             Phase::Starting => DaemonState::Starting,
             Phase::Running => DaemonState::Running,
-            Phase::Winding(_) | Phase::Rising(_) => DaemonState::Reloading,
+            Phase::Winding(_) | Phase::Rising(_) | Phase::GoingBack(_) => DaemonState::Reloading,
             Phase::Stopping { .. } => DaemonState::Stopping,
         }
     }
@@ -139,6 +144,7 @@ impl Supervisor {
                 self.start_pending();
                 self.rise();
             }
+            Phase::GoingBack(_) => {}
             Phase::Stopping { bounds } => self.stop_all(*bounds),
         }
         self.stop_held();
@@ -273,7 +279,7 @@ impl Supervisor {
         let cut_short = match std::mem::replace(&mut self.phase, Phase::Running) {
             Phase::Winding(winding) => Some(winding.cut_short()),
             Phase::Rising(rising) => Some(rising.cut_short()),
-            Phase::Starting | Phase::Running | Phase::Stopping { .. } => None,
+            Phase::Starting | Phase::Running | Phase::GoingBack(_) | Phase::Stopping { .. } => None,
         };
         if let Some((waiter, said)) = cut_short {
             self.refuse(waiter, &said);

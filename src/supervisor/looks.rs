@@ -72,7 +72,7 @@ impl Looks {
 impl Supervisor {
     /// Whether a reload is under way, looks for it included.
     pub(super) fn is_reloading(&self) -> bool {
-        matches!(self.phase, Phase::Winding(_) | Phase::Rising(_)) || self.looks.is_for_reload()
+        matches!(self.phase, Phase::Winding(_) | Phase::Rising(_) | Phase::GoingBack(_)) || self.looks.is_for_reload()
     }
 
     /// Begins to look at the configuration, in that file or where it came from.
@@ -91,7 +91,7 @@ impl Supervisor {
     pub(super) fn make_names(&mut self, wanted: Wanted, reload: Begun) {
         match wanted.begin() {
             Ok((making, look)) => self.follow(look, Purpose::Names(making, Box::new(reload))),
-            Err(why) => self.not_begun(&why, reload),
+            Err(why) => self.not_begun(&why, &reload),
         }
     }
 
@@ -177,7 +177,7 @@ impl Supervisor {
             Purpose::Lacking(lacking) => self.looked_for_lacking(*lacking, answers),
             Purpose::Names(making, reload) => match answers {
                 Ok(answers) => self.names_made(*reload, making.made(&answers)),
-                Err(why) => self.not_begun(&why, *reload),
+                Err(why) => self.not_begun(&why, &reload),
             },
         }
     }

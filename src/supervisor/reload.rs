@@ -58,7 +58,8 @@ pub(super) struct Winding {
 /// A reload whose configuration is right, and whose sockets are not made yet.
 pub(super) struct Begun {
     loaded: Loaded,
-    course: Course,
+    /// On the way back; on the way there it begins only with the first step.
+    back: Option<Course>,
     waiter: Option<u32>,
 }
 
@@ -116,26 +117,42 @@ impl Winding {
 
     /// Whose answer it owes, and what that is where the daemon ends meanwhile.
     pub(super) fn cut_short(&self) -> (Option<u32>, String) {
-        cut_short(&self.course.way, self.waiter)
+        cut_short(self.course.why_back(), self.waiter)
     }
 }
 
 impl Begun {
     /// Whose answer it owes, and what that is where the daemon ends meanwhile.
     pub(super) fn cut_short(&self) -> (Option<u32>, String) {
-        cut_short(&self.course.way, self.waiter)
+        cut_short(self.why_back().as_deref(), self.waiter)
+    }
+
+    /// Why it goes back, if it does.
+    fn why_back(&self) -> Option<String> {
+        self.back.as_ref().and_then(Course::why_back).map(str::to_owned)
     }
 }
 
-fn cut_short(way: &Way, waiter: Option<u32>) -> (Option<u32>, String) {
-    let said = match way {
-        Way::There { .. } => "cannot reload: the daemon is stopping".to_owned(),
-        Way::Back { why } => format!("cannot reload: {why}; and now the daemon is stopping"),
+impl Course {
+    /// Why it goes back, if it does.
+    fn why_back(&self) -> Option<&str> {
+        match &self.way {
+            Way::There { .. } => None,
+            Way::Back { why } => Some(why),
+        }
+    }
+}
+
+fn cut_short(back: Option<&str>, waiter: Option<u32>) -> (Option<u32>, String) {
+    let said = match back {
+        None => "cannot reload: the daemon is stopping".to_owned(),
+        Some(why) => format!("cannot reload: {why}; and now the daemon is stopping"),
     };
     (waiter, said)
 }
 
-fn concerns(plan: &Plan, name: &str) -> bool {
+/// Whether that plan does something to that child.
+pub(super) fn concerns(plan: &Plan, name: &str) -> bool {
     plan.child(name).is_some_and(|step| step.action != Action::Keep)
 }
 
@@ -163,7 +180,7 @@ impl Supervisor {
             // One that waits already will read the file later than now.
             _ if self.is_reloading() && waiter.is_none() && self.waiters.contains(&Waiter::Reload(None)) => {}
             _ if self.is_reloading() => self.waiters.push(Waiter::Reload(waiter)),
-            Phase::Starting | Phase::Running | Phase::Winding(_) | Phase::Rising(_) => self.reload(waiter),
+            _ => self.reload(waiter),
         }
     }
 
@@ -196,6 +213,11 @@ impl Supervisor {
             Ok(Err(problems)) => return self.nothing_changes(waiter, &problems.to_string(), WRONG_CONFIGURATION),
             Err(why) => return self.nothing_changes(waiter, &format!("cannot reload: {why}"), 1),
         };
+        self.begin_reload(Begun { loaded, back: None, waiter });
+    }
+
+    /// The way there, from how everything is now.
+    fn course_there(&self) -> Course {
         let hopeless = self.by_name.keys().filter(|name| !self.served(name)).cloned().collect();
         let name = |child: &Supervised| child.config.name.clone();
         let children = || self.children.values().map(Box::as_ref);
@@ -204,8 +226,7 @@ impl Supervisor {
             .filter(|child| child.is_over() || child.machine.state == State::Failed)
             .map(|child| (name(child), Over { machine: child.machine.clone(), ended: child.ended }))
             .collect();
-        let course = Course { way: Way::There { hopeless }, held_down, over };
-        self.begin_reload(Begun { loaded, course, waiter });
+        Course { way: Way::There { hopeless }, held_down, over }
     }
 
     /// Has the names of sockets made first, if there are any to make.
@@ -222,22 +243,21 @@ impl Supervisor {
     }
 
     pub(super) fn names_made(&mut self, begun: Begun, names: Names) {
-        let Begun { loaded, course, waiter } = begun;
-        let way = course.way.clone();
-        match self.prepare_reload(loaded, course, waiter, names) {
+        let (why_back, waiter) = (begun.why_back(), begun.waiter);
+        match self.prepare_reload(begun, names) {
             Ok(()) => (self.renew)(),
-            Err(why) => self.not_prepared(&way, waiter, &why),
+            Err(error) => self.not_prepared(why_back, waiter, &error),
         }
     }
 
-    pub(super) fn not_begun(&mut self, why: &str, begun: Begun) {
-        self.not_prepared(&begun.course.way, begun.waiter, why);
+    pub(super) fn not_begun(&mut self, error: &str, begun: &Begun) {
+        self.not_prepared(begun.why_back(), begun.waiter, error);
     }
 
-    fn not_prepared(&mut self, way: &Way, waiter: Option<u32>, error: &str) {
-        match way {
-            Way::There { .. } => self.nothing_changes(waiter, error, 1),
-            Way::Back { why } => {
+    fn not_prepared(&mut self, why_back: Option<String>, waiter: Option<u32>, error: &str) {
+        match why_back {
+            None => self.nothing_changes(waiter, error, 1),
+            Some(why) => {
                 self.reloads += 1;
                 self.finish_reload(waiter, Err(format!("reloaded, but {why}; cannot go back: {error}")));
             }
@@ -264,18 +284,13 @@ impl Supervisor {
     }
 
     /// Does what can fail of the configuration itself; the children come next.
-    fn prepare_reload(
-        &mut self,
-        loaded: Loaded,
-        course: Course,
-        waiter: Option<u32>,
-        mut names: Names,
-    ) -> Result<(), String> {
+    fn prepare_reload(&mut self, begun: Begun, mut names: Names) -> Result<(), String> {
+        let Begun { loaded, back, waiter } = begun;
         let addresses = loaded.model.children.iter().flat_map(|child| &child.listen);
         let mut sockets = self.sockets.bind_new(addresses, &self.store, &mut names)?;
         let again = sockets.take_in_place_of(&self.sockets);
         let mut plan = self.plan_to(&loaded.model, again.addresses());
-        if matches!(course.way, Way::Back { .. }) {
+        if back.is_some() {
             // What is on those lines by now is the configuration that failed.
             plan.file = None;
         }
@@ -312,6 +327,7 @@ impl Supervisor {
             .map(|child| child.name.clone())
             .collect();
         let bounds = self.bounds_from_now();
+        let course = back.unwrap_or_else(|| self.course_there());
         self.children.values_mut().for_each(|child| child.drain = Progress::default());
         let winding =
             Winding { loaded, plan, sockets, links, server, origin, changed, new, going, bounds, course, waiter };
@@ -543,9 +559,10 @@ impl Supervisor {
     fn undo(&mut self, rising: Rising, bad: &[String]) {
         let why = bad.join("; ");
         self.say_going_back(rising.waiter, &why);
-        let Rising { before, course, waiter, .. } = rising;
+        let Rising { before, plan, course, waiter, .. } = rising;
         let course = Course { way: Way::Back { why }, ..course };
-        self.begin_reload(Begun { loaded: before, course, waiter });
+        self.phase = Phase::GoingBack(plan);
+        self.begin_reload(Begun { loaded: before, back: Some(course), waiter });
     }
 
     fn say_going_back(&mut self, waiter: Option<u32>, why: &str) {
