@@ -408,6 +408,7 @@ impl Supervisor {
             }
             self.on_exit(id, exit);
         }
+        self.strays.give_up_unclear(unclear.iter().copied());
         for pid in unclear {
             let within = LEAVING_MOST.as_secs();
             log::warn!("cannot tell within {within} s which child has left process {pid} behind; going on without");

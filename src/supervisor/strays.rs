@@ -65,7 +65,8 @@ pub(super) struct Strays {
     killed: HashSet<Pid>,
     /// Those that SIGKILL has not ended in time, so that nobody waits for them again.
     given_up: HashSet<Pid>,
-    /// Those whose environment has no mark, or could not be read in time.
+    /// Those whose environment has no mark, or could not be read for so long that nobody
+    /// waits for it again.
     unmarked: HashSet<Pid>,
     /// Environments that were read last.
     seen: Environments,
@@ -156,6 +157,13 @@ impl Strays {
     /// Nobody waits for these any longer.
     pub(super) fn give_up(&mut self, pids: &[Pid]) {
         self.given_up.extend(pids);
+    }
+
+    /// Nobody tries to read their environments any longer, unless they hang: then there
+    /// is something to come.
+    pub(super) fn give_up_unclear(&mut self, pids: impl IntoIterator<Item = Pid>) {
+        let hangs = |pid: &Pid| matches!(Process::look(*pid), Ok(Some(process)) if process.state == 'D');
+        self.unmarked.extend(pids.into_iter().filter(|pid| !hangs(pid)));
     }
 
     /// This process's children but those in `known`, all of which are its children.
@@ -328,8 +336,7 @@ impl Supervisor {
         }
         let marks = self.strays.seen.marks(process.pid).map(<[_]>::to_vec);
         let marks = marks.as_deref();
-        if marks.map_or(process.state != 'D', <[_]>::is_empty) {
-            // It was read, or waited for: neither is done again.
+        if marks.is_some_and(<[_]>::is_empty) {
             self.strays.unmarked.insert(process.pid);
         }
         if let Some(number) = self.strays.own.number(marks.unwrap_or_default()) {
@@ -353,7 +360,8 @@ impl Supervisor {
             is_open = Process::look(*pid)?.is_none_or(|child| child.start <= process.start);
         }
         match marks {
-            None if is_open => Err(io::Error::other("it is in uninterruptible sleep")),
+            // Its memory is locked: by itself, as while it forks, or by a thread that hangs.
+            None if is_open => Err(io::Error::other("its environment can't be read just now")),
             _ => Ok((!is_open).then_some(Owner::Ended)),
         }
     }

@@ -167,6 +167,55 @@ fn a_stray_of_a_living_child_is_its_own_business() {
     daemon.stop();
 }
 
+/// Reads of that process's environment by the supervisor and its looks take a tenth of a
+/// second, until this ends.
+fn slow_reads(daemon: &Daemon, of: i32) -> std::process::Child {
+    let tracer = std::process::Command::new("strace")
+        .args(["-f", "-qq", "-e", "trace=openat", "-e", "inject=openat:delay_enter=100000", "-o"])
+        .arg(daemon.path("trace"))
+        .args(["-P", &format!("/proc/{of}/environ"), "-p", &daemon.pid().to_string()])
+        .spawn()
+        .unwrap();
+    wait_for("it is traced", || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).ok()?;
+        (!status.contains("TracerPid:\t0\n")).then_some(())
+    });
+    tracer
+}
+
+#[test]
+#[ignore = "needs strace, run by .ci/run"]
+fn a_stray_whose_environment_could_not_be_read_at_first_is_ended_too() {
+    // Nothing but its environment says whose it is.
+    let mut daemon = Daemon::start(
+        r#"
+        [children.other]
+        command = ["sleep", "1000"]
+        [children.one]
+        command = ["sh", "-c", "setsid sh -c 'echo $$ >> stray; exec sleep 1000' >/dev/null 2>&1 & exec sleep 1000"]
+        "#,
+    );
+    for nth in 0..5 {
+        let stray = wait_for("a stray", || daemon.read_text("stray").lines().nth(nth).and_then(|l| l.parse().ok()));
+        let one = daemon.child_pid("one");
+        let mut tracer = slow_reads(&daemon, stray);
+        kill(one, SIGKILL);
+        wait_for("another read, for one took too long", || {
+            (daemon.read_text("trace").matches("environ").count() > 1).then_some(())
+        });
+        kill(i32::try_from(tracer.id()).unwrap(), SIGTERM);
+        tracer.wait().unwrap();
+        daemon.wait_replaced("one", one);
+        if !daemon.log().contains(&format!("which child has left process {stray} behind; going on without")) {
+            assert!(!alive(stray), "log:\n{}", daemon.log());
+            return daemon.stop();
+        }
+        // The machine was so busy that all its time went by.
+        kill(stray, SIGKILL);
+    }
+    panic!("nothing was read in time:\n{}", daemon.log());
+}
+
 /// Each generation starts the next, in a session of its own, and ends.
 #[test]
 fn a_stray_that_is_another_process_each_moment_is_ended_too() {
