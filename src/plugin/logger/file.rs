@@ -95,6 +95,13 @@ impl MessageFile {
         }
     }
 
+    /// Locks it, if it could not be and can be by now.
+    pub fn lock_again(&mut self) {
+        if self.file.again(FlockArg::LockExclusiveNonblock) {
+            log::info!("locked {}", self.path.display());
+        }
+    }
+
     /// What it should have and lacks, as a problem; empty: nothing.
     pub fn lacks(&self) -> &str {
         &self.lacks
@@ -324,7 +331,8 @@ impl MessageFile {
         let file = beside::make(&next, APPENDING, 0o600 | UNFINISHED)?;
         let lacks = same_rights(&self.file, &file, &self.path);
         let moved = file.metadata().and_then(|metadata| {
-            let file = lock(file, FlockArg::LockExclusiveNonblock)?.ok_or(Errno::EWOULDBLOCK)?;
+            let locked = || io::Error::other(format!("another process has locked {}", next.display()));
+            let file = lock(file, FlockArg::LockExclusiveNonblock)?.ok_or_else(locked)?;
             // 3 away: from here on, nothing is written to it
             rename_to_free(&self.path, archive)?;
             Ok((FileId::of(&metadata), file))

@@ -392,12 +392,14 @@ impl Logger {
         }
     }
 
-    /// Whether the names of both files still are what they were, at most once a second.
+    /// Whether the names of both files still are what they were, and the message file
+    /// is locked, at most once a second.
     pub(super) fn check_names(&mut self) {
         if self.names_checked.elapsed() < Duration::from_secs(1) {
             return;
         }
         self.names_checked = std::time::Instant::now();
+        self.file.lock_again();
         if self.file.is_named() {
             self.orders.set_flaw(Flaw::Name, "");
         } else {
