@@ -80,10 +80,9 @@ impl LineSplitter {
     /// prompt that waits for an answer. The rest is a piece that continues it.
     pub fn pause(&mut self, mut each: impl FnMut(Piece<'_>)) {
         let whole = cut_at(&self.held);
-        // What may be the beginning of a priority says nothing yet.
-        let says =
-            self.begun.is_some() || !matches!(self.held[..], [b'<'] | [b'<', b'0'..=b'7'] | [b'<', b'0'..=b'7', b'>']);
-        if whole > 0 && says {
+        // What is, or may become, a mere priority says nothing yet.
+        let is_priority = matches!(self.held[..whole], [b'<'] | [b'<', b'0'..=b'7'] | [b'<', b'0'..=b'7', b'>']);
+        if whole > 0 && (self.begun.is_some() || !is_priority) {
             self.hand_on(whole, &mut each);
         }
     }
@@ -246,12 +245,18 @@ mod tests {
 
     #[test]
     fn a_pause_cuts_no_letter_and_no_priority() {
-        for half in [&b"<"[..], b"<3", b"<3>", b"\xe2", b"\xe2\x82"] {
+        for half in [&b"<"[..], b"<3", b"<3>", b"\xe2", b"\xe2\x82", b"<3>\xe2", b"<3>\xe2\x82", b"<3>\r", b"<\r"] {
             let mut splitter = LineSplitter::default();
             splitter.feed(half, |piece| panic!("{piece:?}"));
             splitter.pause(|piece| panic!("{piece:?}"));
             assert!(splitter.holds());
         }
+        let mut splitter = LineSplitter::default();
+        splitter.feed(b"<3>\xe2", |piece| panic!("{piece:?}"));
+        splitter.pause(|piece| panic!("{piece:?}"));
+        splitter.feed(b"\x82\xac ? ", |piece| panic!("{piece:?}"));
+        splitter.pause(|piece| assert_eq!(seen(piece), (3, "€ ? ".to_owned(), false)));
+        assert!(!splitter.holds());
         let mut splitter = LineSplitter::default();
         splitter.feed("5 €".as_bytes().split_last().unwrap().1, |piece| panic!("{piece:?}"));
         splitter.pause(|piece| assert_eq!(piece.text(), b"5 "));

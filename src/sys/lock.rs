@@ -34,25 +34,46 @@ impl Deref for Locked {
     }
 }
 
+impl Locked {
+    /// Locks one that is not, where that can be done by now: else one that comes later
+    /// would take it for free. Returns whether it did.
+    pub fn again(&mut self, how: FlockArg) -> bool {
+        let Locked::Beside(file) = self else { return false };
+        // A lock is of what was opened, however many descriptors it has.
+        let locked = file.try_clone().ok().and_then(|file| Flock::lock(file, how).ok());
+        locked.map(|file| *self = Locked::Alone(file)).is_some()
+    }
+}
+
 /// Locks a file, without waiting. `None`: another process has it locked.
 ///
 /// # Errors
 /// From flock(2), and from looking for who has it.
 pub fn lock(file: File, how: FlockArg) -> io::Result<Option<Locked>> {
-    match Flock::lock(file, how) {
-        Ok(file) => Ok(Some(Locked::Alone(file))),
-        Err((file, Errno::EWOULDBLOCK)) => {
-            let data = file.metadata()?;
-            // One that came by a lock that does not count has none of its own.
-            if is_listed(&data)? || is_written_to(&data)? {
-                return Ok(None);
-            }
-            // Whoever had it may have let go of it meanwhile.
-            Ok(Some(Flock::lock(file, how).map_or_else(|(file, _)| Locked::Beside(file), Locked::Alone)))
+    // One that came by a lock that does not count has none of its own.
+    lock_unless(file, how, |file| Ok(is_listed(file)? || is_written_to(file)?))
+}
+
+/// The same; `counts`: whether a process whose locks count is at that file.
+fn lock_unless(
+    mut file: File,
+    how: FlockArg,
+    mut counts: impl FnMut(&Metadata) -> io::Result<bool>,
+) -> io::Result<Option<Locked>> {
+    // Whoever had it may have let go of it at the second attempt, and another one have
+    // it by then.
+    for _ in 0..2 {
+        file = match Flock::lock(file, how) {
+            Ok(file) => return Ok(Some(Locked::Alone(file))),
+            Err((file, Errno::EWOULDBLOCK)) => file,
+            Err((_, Errno::EINTR)) => return Ok(None),
+            Err((_, errno)) => return Err(errno.into()),
+        };
+        if counts(&file.metadata()?)? {
+            return Ok(None);
         }
-        Err((_, Errno::EINTR)) => Ok(None),
-        Err((_, errno)) => Err(errno.into()),
     }
+    Ok(Some(Locked::Beside(file)))
 }
 
 /// Whether a process whose locks count has that file locked, by the kernel's list
@@ -148,6 +169,35 @@ mod tests {
         }
         drop(first);
         assert!(!is_listed(&file.as_file().metadata().unwrap()).unwrap());
+    }
+
+    #[test]
+    fn whoever_takes_a_lock_at_the_last_moment_is_looked_at_too() {
+        let file = file();
+        let open = || File::open(file.path()).unwrap();
+        let mut held = Some(Flock::lock(open(), FlockArg::LockExclusiveNonblock).unwrap());
+        let mut looks = 0;
+        let locked = lock_unless(open(), FlockArg::LockExclusiveNonblock, |_| {
+            looks += 1;
+            drop(held.take());
+            held = Some(Flock::lock(open(), FlockArg::LockExclusiveNonblock).unwrap());
+            Ok(looks > 1)
+        });
+        assert!(locked.unwrap().is_none());
+    }
+
+    #[test]
+    fn what_could_not_be_locked_is_locked_later() {
+        let (file, how) = (file(), FlockArg::LockExclusiveNonblock);
+        let open = || File::open(file.path()).unwrap();
+        let other = Flock::lock(open(), how).unwrap();
+        let mut locked = lock_unless(open(), how, |_| Ok(false)).unwrap().unwrap();
+        assert!(matches!(locked, Locked::Beside(_)) && !locked.again(how));
+        drop(other);
+        assert!(locked.again(how) && matches!(locked, Locked::Alone(_)) && !locked.again(how));
+        assert!(lock(open(), how).unwrap().is_none());
+        drop(locked);
+        assert!(lock(open(), how).unwrap().is_some());
     }
 
     /// Whoever may read it, in three ways: a process that has it, one that left it to

@@ -18,6 +18,7 @@ pub mod pipe;
 pub mod process;
 pub mod signals;
 pub mod socket;
+pub mod stat;
 pub mod xattr;
 
 use std::io;

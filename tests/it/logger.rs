@@ -325,6 +325,44 @@ fn a_file_system_that_is_read_only_at_its_start_is_waited_for() {
 }
 
 #[test]
+#[ignore = "needs strace, run by .ci/run"]
+fn a_batch_costs_no_more_calls_than_it_needs() {
+    const BATCHES: u64 = 20;
+    let mut rig = Rig::with("text", Records);
+    let trace = rig.folder.path().join("trace");
+    let logger = rig.start_under(&["strace", "-qq", "-y", "-o", trace.to_str().unwrap()]);
+    let source = rig.links[0].source();
+    for sequence in 1..=BATCHES + 2 {
+        records(sequence, 7, b"hello", false).iter().for_each(|record| write_record(&source, record));
+        wait_until("it is acknowledged", || {
+            (rig.links[0].acks().last() == Some(&Ack { epoch: 7, sequence })).then_some(())
+        });
+    }
+    drop(source);
+    rig.end();
+    logger.wait_success();
+    let trace = std::fs::read_to_string(trace).unwrap();
+    let calls: Vec<&str> = trace.lines().collect();
+    let is_saved = |line: &&str| line.starts_with("pwrite64(") && line.contains("/m.log>");
+    let saved: Vec<usize> = (0..calls.len()).filter(|&at| is_saved(&calls[at])).collect();
+    // Behind the first, the file is watched for the first time.
+    let calls = &calls[saved[1]..*saved.last().unwrap()];
+    let count = |name: &str, with: &str| {
+        calls.iter().filter(|line| line.starts_with(&format!("{name}(")) && line.contains(with)).count() as u64
+    };
+    // Its promise, the batch, and that nothing is promised any more.
+    assert_eq!(count("pwrite64", ""), 3 * BATCHES, "{calls:#?}");
+    // Its length before, its names after; a file whose times were asked for has more to
+    // write with the next batch.
+    for asked in ["/m.log>", ", STATX_NLINK|STATX_SIZE, "] {
+        assert_eq!(count("statx", asked), 2 * BATCHES, "{asked}: {calls:#?}");
+    }
+    for (name, each) in [("splice", 2), ("tee", 1), ("read", 1), ("write", 1), ("prlimit64", 0), ("getpid", 0)] {
+        assert_eq!(count(name, ""), each * BATCHES, "{name}: {calls:#?}");
+    }
+}
+
+#[test]
 fn a_second_logger_on_a_file_waits_and_says_so() {
     let mut rig = Rig::with("raw", Lines);
     let first = rig.start();

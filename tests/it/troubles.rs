@@ -331,3 +331,34 @@ fn kills_while_a_long_torn_end_is_moved_leave_one_copy() {
         assert_moved(&rig, tail);
     }
 }
+
+#[test]
+fn a_limit_that_is_lowered_while_it_runs_loses_nothing() {
+    let mut rig = Rig::with("raw", Lines);
+    let logger = rig.start();
+    let set = |bytes: &str| {
+        let limit =
+            ["prlimit", &format!("--pid={}", logger.pid()), &format!("--fsize={bytes}:unlimited")].map(str::to_owned);
+        assert!(Command::new(&limit[0]).args(&limit[1..]).status().unwrap().success());
+    };
+    let source = || rig.links[0].source();
+    let mut expected = String::new();
+    // Within the room that was asked for ahead: in the middle of a line, and before it.
+    for (round, below) in [(0, 40), (1, 0)] {
+        source().write_all(lines(round, round + 1).as_bytes()).unwrap();
+        expected += &lines(round, round + 1);
+        wait_until("it is saved", || (rig.text() == expected).then_some(()));
+        set(&(expected.len() + below).to_string());
+        source().write_all(lines(7, 8).as_bytes()).unwrap();
+        rig.wait_notified("X_PLUMBD_PROBLEM=cannot write to ");
+        wait_until("no half line stays", || (rig.text() == expected).then_some(()));
+        set("unlimited");
+        expected += &lines(7, 8);
+        wait_until("it goes on", || (rig.text() == expected).then_some(()));
+        rig.wait_notified("X_PLUMBD_PROBLEM=");
+    }
+    rig.end();
+    logger.wait_success();
+    assert_eq!(rig.text(), expected);
+    assert!(rig.files("m.log.torn-").is_empty());
+}

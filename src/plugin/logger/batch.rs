@@ -113,7 +113,7 @@ impl Logger {
 
     /// Steps 4 to 7. `false`: there is no room for so much, and nothing happened.
     fn prepare_and_save(&mut self, length: u64) -> Result<bool, Halt> {
-        self.last_batch = batch_id(self.last_batch);
+        self.last_batch = batch_id(self.last_batch, self.process);
         let offset = if length > 0 { self.reserve(length)? } else { Some(self.file_len()?) };
         let Some(offset) = offset else {
             return Ok(false);

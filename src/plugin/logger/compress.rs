@@ -13,7 +13,7 @@ use nix::fcntl::{FlockArg, OFlag};
 use std::fs::{File, FileTimes};
 use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How hard each tries: the default of gzip(1), and of zstd(1).
 const GZIP_LEVEL: u32 = 6;
@@ -52,11 +52,12 @@ pub fn compress(file: &Path, time: &str, to: Compress, stop: impl FnMut() -> boo
         other => other.map_err(cannot("open"))?,
     };
     // Held to the end: nobody may take it for one that is not in use.
-    let Ok(Some(raw)) = lock(raw, FlockArg::LockSharedNonblock) else {
+    let Some(raw) = lock(raw, FlockArg::LockSharedNonblock).map_err(cannot("lock"))? else {
+        log::info!("{} is left as it is: another process has locked it", path.display());
         return Ok(Outcome::Left);
     };
     let workshop = workshop_path(file);
-    let out = open_workshop(&workshop).map_err(cannot("make room to compress"))?;
+    let out = open_workshop(&workshop, PATIENCE).map_err(cannot("make room to compress"))?;
     let made = make(&raw, &out, to, stop);
     if !matches!(made, Ok(true)) {
         // What it took may be what others lack. It holds the lock, so nobody
@@ -83,9 +84,12 @@ pub fn compress(file: &Path, time: &str, to: Compress, stop: impl FnMut() -> boo
 
 /// How soon a lock is tried again.
 const AGAIN: Duration = Duration::from_millis(10);
+/// How long an archivist may be dying that has the lock: its disk may be slow.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Step 1: an empty file that nobody else works in.
-fn open_workshop(path: &Path) -> io::Result<Locked> {
+fn open_workshop(path: &Path, patience: Duration) -> io::Result<Locked> {
+    let until = Instant::now() + patience;
     loop {
         let open = || beside::open_or_make(path, OFlag::O_RDWR, 0o600, Whose::Own).map(|(file, _is_new)| file);
         let file = match open() {
@@ -99,7 +103,9 @@ fn open_workshop(path: &Path) -> io::Result<Locked> {
         };
         let id = FileId::of(&file.metadata()?);
         let Some(file) = lock(file, FlockArg::LockExclusiveNonblock)? else {
-            // An archivist that is dying has it.
+            if Instant::now() >= until {
+                return Err(io::Error::other(format!("another process has locked {}", path.display())));
+            }
             std::thread::sleep(AGAIN);
             continue;
         };
@@ -129,7 +135,7 @@ pub fn remove_workshop(file: &Path) -> Result<(), String> {
     let path = workshop_path(file);
     let removed = match path.symlink_metadata() {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        _ => open_workshop(&path).and_then(|_held| beside::remove(&path)),
+        _ => open_workshop(&path, PATIENCE).and_then(|_held| beside::remove(&path)),
     };
     removed.map_err(|e| format!("cannot remove {}: {e}", path.display()))
 }
@@ -308,6 +314,8 @@ mod tests {
         let at_work =
             lock(File::open(workshop_path(&file)).unwrap(), FlockArg::LockExclusiveNonblock).unwrap().unwrap();
         assert!(!empty_workshop(&file));
+        let why = open_workshop(&workshop_path(&file), Duration::ZERO).unwrap_err().to_string();
+        assert_eq!(why, format!("another process has locked {}", workshop_path(&file).display()));
         assert_eq!(at_work.metadata().unwrap().len(), 4);
         drop(at_work);
         assert!(empty_workshop(&file) && !empty_workshop(&file));

@@ -7,6 +7,7 @@ use crate::cause::cause;
 use crate::link::intent::{FileId, names};
 use crate::sys::beside::{self, Folder, Whose, rename_to_free};
 use crate::sys::lock::{Locked, lock};
+use crate::sys::stat::{self, Size};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FlockArg, OFlag, fallocate};
 use nix::sys::resource::{Resource, getrlimit};
@@ -32,8 +33,8 @@ pub struct MessageFile {
     name_unsynced: bool,
     /// Whether its removal may be a mere renaming.
     on_nfs: bool,
-    /// Up to here the disk has room for it; beyond any offset where its file
-    /// system can't say.
+    /// Up to here nothing is known to be in the way of a write: neither the disk's
+    /// room, where its file system can say, nor a limit.
     reserved: u64,
     /// It can't get longer than this; the largest number until that is known.
     longest: u64,
@@ -94,6 +95,13 @@ impl MessageFile {
         }
     }
 
+    /// Locks it, if it could not be and can be by now.
+    pub fn lock_again(&mut self) {
+        if self.file.again(FlockArg::LockExclusiveNonblock) {
+            log::info!("locked {}", self.path.display());
+        }
+    }
+
     /// What it should have and lacks, as a problem; empty: nothing.
     pub fn lacks(&self) -> &str {
         &self.lacks
@@ -128,7 +136,7 @@ impl MessageFile {
     /// # Errors
     /// From fstat(2), readlink(2).
     pub fn is_removed(&self) -> io::Result<bool> {
-        let is_gone = self.file.metadata()?.nlink() == 0 || self.on_nfs && is_of_nfs(&self.present_path()?);
+        let is_gone = self.look()?.links == 0 || self.on_nfs && is_of_nfs(&self.present_path()?);
         Ok(is_gone && !self.is_named())
     }
 
@@ -148,7 +156,13 @@ impl MessageFile {
     /// # Errors
     /// From fstat(2).
     pub fn size(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        Ok(self.look()?.length)
+    }
+
+    /// An NFS client that is asked for a file's times sends its server first what was
+    /// written (nfs_getattr, fs/nfs/inode.c): so others see what is acknowledged.
+    fn look(&self) -> io::Result<Size> {
+        if self.on_nfs { stat::timed_size(&self.file) } else { stat::size(&self.file) }
     }
 
     /// Remembers that a batch ends there.
@@ -167,25 +181,27 @@ impl MessageFile {
         &self.file
     }
 
-    /// Has the disk keep room for `length` bytes at `offset`, its end (fallocate(2)).
+    /// Has the disk keep room for `length` bytes at `offset`, its end (fallocate(2)),
+    /// below all limits. Some more is asked for, and then not asked again: a limit that
+    /// is lowered meanwhile is met by the write.
     ///
     /// # Errors
-    /// ENOSPC, EDQUOT; or it can't be written to.
+    /// ENOSPC, EDQUOT, EFBIG; or it can't be written to.
     pub fn reserve(&mut self, offset: u64, length: u64) -> io::Result<()> {
         if self.is_changed(offset) {
             // Whoever cut it gave the room back.
             self.reserved = 0;
         }
-        self.has_room_below_limit(offset, length)?;
-        let end = offset + length;
-        if end <= self.reserved {
+        if offset.saturating_add(length) <= self.reserved {
             return Ok(());
         }
-        let ahead = end.next_multiple_of(AHEAD);
+        let limit = self.has_room_below_limit(offset, length)?;
+        let end = offset + length;
+        let ahead = end.next_multiple_of(AHEAD).min(limit);
         let (reserved, outcome) = match self.allocate(offset, ahead - offset) {
             Err(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG) => (end, self.allocate(offset, length)),
             // It can't say: the write will.
-            Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::ENODEV | Errno::EINVAL) => (u64::MAX, Ok(())),
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::ENODEV | Errno::EINVAL) => (ahead, Ok(())),
             // Nor will a write come through, so nothing is to be promised.
             Err(errno) => (0, Err(errno)),
             Ok(()) => (ahead, Ok(())),
@@ -213,13 +229,14 @@ impl MessageFile {
     /// Whether this process may make it that long (RLIMIT_FSIZE), and, as far as
     /// that is known, its file system. fallocate(2)
     /// does not say, because it leaves the length as it is, and a write would
-    /// stop in the middle of a line.
+    /// stop in the middle of a line. Returns how long it may be made.
     ///
     /// # Errors
     /// EFBIG.
-    pub fn has_room_below_limit(&self, offset: u64, length: u64) -> io::Result<()> {
+    pub fn has_room_below_limit(&self, offset: u64, length: u64) -> io::Result<u64> {
         let (soft, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
-        if offset.saturating_add(length) > soft.min(self.longest) { Err(Errno::EFBIG.into()) } else { Ok(()) }
+        let limit = soft.min(self.longest);
+        if offset.saturating_add(length) > limit { Err(Errno::EFBIG.into()) } else { Ok(limit) }
     }
 
     /// Its length stays what it is.
@@ -314,7 +331,8 @@ impl MessageFile {
         let file = beside::make(&next, APPENDING, 0o600 | UNFINISHED)?;
         let lacks = same_rights(&self.file, &file, &self.path);
         let moved = file.metadata().and_then(|metadata| {
-            let file = lock(file, FlockArg::LockExclusiveNonblock)?.ok_or(Errno::EWOULDBLOCK)?;
+            let locked = || io::Error::other(format!("another process has locked {}", next.display()));
+            let file = lock(file, FlockArg::LockExclusiveNonblock)?.ok_or_else(locked)?;
             // 3 away: from here on, nothing is written to it
             rename_to_free(&self.path, archive)?;
             Ok((FileId::of(&metadata), file))

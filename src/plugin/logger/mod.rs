@@ -146,6 +146,8 @@ struct Logger {
     file: MessageFile,
     watch: Watch,
     last_batch: u64,
+    /// Its own id, in the numbers of its batches.
+    process: u32,
     /// A batch ends once it has so many bytes; fewer than usual where a disk is full.
     batch_bytes: usize,
     /// Which link comes first in the next batch.
@@ -241,6 +243,7 @@ impl Logger {
             file,
             watch: Watch::new(pace.watch),
             last_batch,
+            process: std::process::id(),
             batch_bytes: BATCH_BYTES,
             turn,
             sync_at,

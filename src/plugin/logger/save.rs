@@ -392,12 +392,14 @@ impl Logger {
         }
     }
 
-    /// Whether the names of both files still are what they were, at most once a second.
+    /// Whether the names of both files still are what they were, and the message file
+    /// is locked, at most once a second.
     pub(super) fn check_names(&mut self) {
         if self.names_checked.elapsed() < Duration::from_secs(1) {
             return;
         }
         self.names_checked = std::time::Instant::now();
+        self.file.lock_again();
         if self.file.is_named() {
             self.orders.set_flaw(Flaw::Name, "");
         } else {
@@ -417,11 +419,11 @@ impl Logger {
     }
 }
 
-/// A number for a batch that is above all those before.
-pub(super) fn batch_id(last: u64) -> u64 {
+/// A number for a batch of that process's that is above all those before.
+pub(super) fn batch_id(last: u64, process: u32) -> u64 {
     // After the highest number there is, the time alone is one that differs.
     // Two loggers seldom have the same, which may have had the same file.
-    let process = u64::from(std::process::id() % 1000);
+    let process = u64::from(process % 1000);
     u64::try_from(now()).unwrap_or(0).saturating_mul(1000).saturating_add(process).max(last.wrapping_add(1))
 }
 
@@ -432,8 +434,9 @@ mod tests {
     #[test]
     fn a_batch_has_a_higher_number_than_the_last_or_after_the_highest_the_time() {
         let time = u64::try_from(now()).unwrap() * 1000;
-        assert!(batch_id(0) >= time && batch_id(u64::MAX) >= time);
-        assert_eq!(batch_id(u64::MAX - 1), u64::MAX);
-        assert_eq!(batch_id(1 << 62), (1 << 62) + 1);
+        assert!(batch_id(0, 1) >= time && batch_id(u64::MAX, 1) >= time);
+        assert_eq!((batch_id(0, 1007) % 1000, batch_id(0, 2000) % 1000), (7, 0));
+        assert_eq!(batch_id(u64::MAX - 1, 1), u64::MAX);
+        assert_eq!(batch_id(1 << 62, 1), (1 << 62) + 1);
     }
 }

@@ -56,7 +56,7 @@ impl Logger {
             // From where it ends by now: a person may have cut it, to make it go on.
             let len = self.file_len()?;
             match self.file.has_room_below_limit(len, promise.length.max(left as u64)) {
-                Ok(()) => return Ok(()),
+                Ok(_) => return Ok(()),
                 Err(still) => error = still,
             }
         }
