@@ -216,15 +216,12 @@ impl Server {
         let Some(client) = self.clients.get(token) else { return };
         client.due = false;
         if client.output == Output::Ready && !client.stream.due().is_empty() {
-            let before = client.stream.sent();
             match client.send_due() {
                 Ok(true) => {}
                 Ok(false) => client.output = Output::Blocked,
                 Err(_) => return self.hang_up(token),
             }
-            if !client.stuck_timer {
-                // Nothing was due to it before.
-                client.taken = before;
+            if client.stuck_at.is_none() {
                 self.watch_taking(token);
             }
         }
