@@ -416,6 +416,7 @@ mod tests {
             listeners: Vec::new(),
             links: Links::default(),
             metrics: Metrics::private(),
+            shared: None,
             signals: Signals::catch(&[]).expect("a pipe"),
             supervisor: nix::unistd::getppid(),
         })
