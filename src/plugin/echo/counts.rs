@@ -39,6 +39,8 @@
 //!
 //! An instance that was killed is counted until its process was reaped; its sockets are
 //! closed before that. Then its region is zero, and its seed too.
+//!
+//! A test tries every order of a reader's loads among an owner's stores.
 
 use crate::plugin::shared::{Layout, MOST_INSTANCES, Shared};
 use crate::sys::map::{self, SharedMap};
@@ -147,17 +149,8 @@ impl Counts {
         if seed == 0 {
             return 0;
         }
-        let counted = |at: usize| {
-            let before = load(at);
-            if count(before) == 0 || Key(load(at + 1), load(at + 2)) != key {
-                return 0;
-            }
-            let after = load(at);
-            let stood = generation(before) == generation(after) && load(0) == seed;
-            if stood { count(after) } else { 0 }
-        };
         let mut all = self.groups_of(seed, key).into_iter().flat_map(slots);
-        all.find_map(|at| Some(counted(at)).filter(|&count| count > 0)).unwrap_or(0)
+        all.find_map(|at| Some(standing(load, seed, at, key)).filter(|&clients| clients > 0)).unwrap_or(0)
     }
 
     /// The two groups of an address.
@@ -180,6 +173,18 @@ impl Counts {
         let from = self.layout.region_of(instance) / 8;
         &self.map.words(from + self.layout.region() / 8)[from..]
     }
+}
+
+/// How many clients the slot there has, if it is that address's, in a region that had that
+/// seed before.
+fn standing(mut load: impl FnMut(usize) -> u64, seed: u64, at: usize, key: Key) -> usize {
+    let before = load(at);
+    if count(before) == 0 || Key(load(at + 1), load(at + 2)) != key {
+        return 0;
+    }
+    let after = load(at);
+    let stood = generation(before) == generation(after) && load(0) == seed;
+    if stood { count(after) } else { 0 }
 }
 
 /// Where the slots of a group begin.
@@ -215,7 +220,6 @@ fn seed() -> u64 {
 pub(super) mod tests {
     use super::*;
     use crate::sys::map::{memory_file, zero};
-    use std::sync::atomic::AtomicBool;
 
     /// Instances 0 and 2, as the supervisor makes them.
     pub(in super::super) fn instances(max_connections: usize) -> [Counts; 2] {
@@ -303,31 +307,71 @@ pub(super) mod tests {
         assert_eq!(other.elsewhere(key(5000)), 1);
     }
 
-    #[test]
-    fn no_reader_takes_the_count_of_one_address_for_anothers() {
-        let [(mut one, shared), (other, _)] = opened(1);
-        let done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                // 7 has two clients and others three; halves of both stand in the same slots.
-                let mut slot = None;
-                for round in 0..200_000 {
-                    for (key, clients) in [(Key(7, 7), 2), (Key(8, 8), 3), (Key(7, 8), 3)] {
-                        one.set(key, &mut slot, clients);
-                        one.set(key, &mut slot, 0);
-                    }
-                    if round % 1000 == 0 {
-                        // It dies, and comes again.
-                        zero(&shared.file, one.layout.region_of(0), one.layout.region()).expect("zeroed");
-                        one = Counts::open(&shared, 1).expect("as before");
-                    }
-                }
-                done.store(true, Ordering::SeqCst);
-            });
-            while !done.load(Ordering::SeqCst) {
-                let seen = (other.elsewhere(Key(7, 7)), other.elsewhere(Key(8, 7)));
-                assert!(matches!(seen, (0 | 2, 0)), "{seen:?}");
+    /// What a region with one slot was, one store after the other, and who stood there.
+    struct History {
+        words: Vec<[u64; 4]>,
+        stood: Vec<Option<(Key, usize)>>,
+    }
+
+    impl History {
+        fn store(&mut self, at: usize, value: u64) {
+            let mut words = *self.words.last().expect("it began");
+            words[at] = value;
+            let clients = count(words[1]);
+            self.stood.push((clients > 0).then_some((Key(words[2], words[3]), clients)));
+            self.words.push(words);
+        }
+
+        /// As [`Counts::set`] does it.
+        fn set(&mut self, key: Key, clients: usize) {
+            let words = *self.words.last().expect("it began");
+            if count(words[1]) == 0 {
+                self.store(2, key.0);
+                self.store(3, key.1);
+                self.store(1, with(next(words[1]), clients));
+            } else {
+                self.store(1, with(words[1], clients));
             }
-        });
+        }
+    }
+
+    /// Every order of a reader's loads among an owner's stores: when each load happened, none
+    /// before the one before it.
+    fn times(loads: usize, from: usize, to: usize) -> Vec<Vec<usize>> {
+        if loads == 0 {
+            return vec![Vec::new()];
+        }
+        let first = |at: usize| times(loads - 1, at, to).into_iter().map(move |rest| [vec![at], rest].concat());
+        (from..to).flat_map(first).collect()
+    }
+
+    #[test]
+    fn no_reader_takes_the_count_of_one_address_for_anothers_nor_misses_one_that_stands() {
+        let mut history = History { words: vec![[5, 0, 0, 0]], stood: vec![None] };
+        for (key, clients) in [(Key(7, 7), 1), (Key(7, 7), 2), (Key(7, 7), 0), (Key(8, 8), 3), (Key(8, 8), 0)] {
+            history.set(key, clients);
+        }
+        history.set(Key(8, 7), 1);
+        // It dies, and its region is zeroed; the next one begins with the same generations.
+        for at in [1, 2, 3, 0] {
+            history.store(at, 0);
+        }
+        history.store(0, 6);
+        history.set(Key(9, 8), 4);
+        let keys = [7, 8, 9].into_iter().flat_map(|high| [7, 8, 9].map(|low| Key(high, low)));
+        let orders = times(6, 0, history.words.len());
+        for key in keys {
+            for order in &orders {
+                let mut when = order.iter();
+                let mut load = |at: usize| history.words[*when.next().expect("six loads")][at];
+                let seed = load(0);
+                let seen = if seed == 0 { 0 } else { standing(&mut load, seed, 1, key) };
+                let stood = &history.stood[order[0]..=order[5]];
+                let was_there = stood.contains(&Some((key, seen)));
+                assert!(seen == 0 || was_there, "{key:?} {order:?}: {seen} of {stood:?}");
+                let throughout = stood.iter().all(|stood| stood.is_some_and(|(stands, _)| stands == key));
+                assert!(seen > 0 || !throughout, "{key:?} {order:?}: none of {stood:?}");
+            }
+        }
     }
 }
