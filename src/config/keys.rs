@@ -11,6 +11,7 @@ pub use kind::{Key, Keys, Kind, Useless, Word};
 
 use super::value::YEAR;
 use crate::link::record::MESSAGE_MAX;
+use crate::plugin::shared::MOST_INSTANCES;
 use nix::sys::signal::Signal;
 use std::time::Duration;
 
@@ -135,7 +136,7 @@ pub const CHILD: Keys = &[
     ),
     key(
         "instances",
-        Kind::Integer(1, 256),
+        Kind::Integer(1, MOST_INSTANCES as u64),
         "1",
         "NAME.0, NAME.1 ... share the listening sockets",
         "How many processes it is. With more than one they are called NAME.0, NAME.1 and so on, share the listening \
@@ -468,8 +469,9 @@ pub const ECHO: Keys = &[
         Kind::Integer(0, MAX_CONNECTIONS),
         "0",
         "0: no limit",
-        "How many clients of one address are served at once; others are closed at once and counted. 0: no limit. Each \
-         instance counts its own.",
+        "How many clients of one address are served at once, over all instances; others are closed at once and \
+         counted. 0: no limit. Two that come to two instances at the same instant may both be refused where there was \
+         room for one.",
     ),
     key(
         "ipv6_prefix",

@@ -305,6 +305,14 @@ pub fn base_name(instance: &str) -> &str {
     instance.split_once('.').map_or(instance, |(base, _)| base)
 }
 
+impl Child {
+    /// The name in the file and the number, from 0, of one of several instances.
+    pub fn instance(&self) -> Option<(&str, usize)> {
+        let (base, number) = self.name.split_once('.')?;
+        Some((base, number.parse().ok()?))
+    }
+}
+
 impl Model {
     /// The child of that name.
     pub fn child(&self, name: &str) -> Option<&Rc<Child>> {

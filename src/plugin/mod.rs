@@ -5,6 +5,7 @@
 
 pub mod echo;
 pub mod logger;
+pub mod shared;
 pub mod start;
 
 use start::Start;
@@ -27,6 +28,9 @@ pub struct Plugin {
     pub reopens: bool,
     /// What its metrics page counts, slot by slot.
     pub metrics: &'static [&'static str],
+    /// How many bytes each of several instances shares with the others, by these settings
+    /// ([`shared`]); 0: none.
+    pub shared: fn(&serde_json::Value) -> usize,
     /// Runs it until it is told to stop or its input ends.
     pub run: fn(Start) -> Result<(), String>,
 }
@@ -41,6 +45,7 @@ pub static PLUGINS: [Plugin; 2] = [
         instances: true,
         reopens: false,
         metrics: echo::METRICS,
+        shared: echo::shared,
         run: echo::run,
     },
     Plugin {
@@ -51,6 +56,7 @@ pub static PLUGINS: [Plugin; 2] = [
         instances: false,
         reopens: true,
         metrics: logger::METRICS,
+        shared: |_| 0,
         run: logger::run,
     },
 ];
@@ -65,6 +71,7 @@ pub static WORKERS: [Plugin; 1] = [Plugin {
     instances: false,
     reopens: false,
     metrics: &[],
+    shared: |_| 0,
     run: logger::archivist::run,
 }];
 

@@ -5,6 +5,7 @@
 
 use crate::link::handover::{self, Links};
 use crate::listen_fds;
+use crate::plugin::shared::{MOST_INSTANCES, Shared};
 use crate::sys;
 use crate::sys::map::SharedMap;
 use crate::sys::signals::Signals;
@@ -27,6 +28,8 @@ pub struct Start {
     pub links: Links,
     /// Where it counts.
     pub metrics: Metrics,
+    /// What it shares with other instances of the child, if there are any.
+    pub shared: Option<Shared>,
     /// SIGTERM (stop) and SIGUSR1 (reopen).
     pub signals: Signals,
     /// The process that started it; another one later means that the
@@ -58,12 +61,14 @@ impl Start {
             Some(fd) => Metrics::shared(take(fd)).map_err(|e| format!("cannot map PLUMBD_METRICS: {e}"))?,
             None => Metrics::private(),
         };
+        let shared = shared()?;
         Ok(Start {
             child,
             settings,
             listeners: listen_fds::take()?.into_iter().map(|(_scheme, socket)| socket).collect(),
             links,
             metrics,
+            shared,
             signals,
             supervisor,
         })
@@ -95,6 +100,17 @@ fn links() -> Result<Links, String> {
         (Err(error), _) => return Err(format!("cannot read {}: {error}", handover::VARIABLE)),
     };
     serde_json::from_str(&json).map_err(|e| format!("cannot read {variable}: {e}"))
+}
+
+/// The memory that it shares with other instances, and which of them it is.
+fn shared() -> Result<Option<Shared>, String> {
+    let Some(fd) = descriptor("PLUMBD_SHARED")? else { return Ok(None) };
+    let text = std::env::var("PLUMBD_INSTANCE").map_err(|e| format!("cannot read PLUMBD_INSTANCE: {e}"))?;
+    let instance = text.parse().ok().filter(|instance| *instance < MOST_INSTANCES);
+    let instance = instance.ok_or_else(|| {
+        format!("cannot use PLUMBD_INSTANCE={text}: it is no number from 0 to {}", MOST_INSTANCES - 1)
+    })?;
+    Ok(Some(Shared { file: take(fd), instance }))
 }
 
 fn descriptor(variable: &str) -> Result<Option<RawFd>, String> {

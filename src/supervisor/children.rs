@@ -56,7 +56,7 @@ impl Supervisor {
     /// It is down, and not held yet.
     pub(super) fn prepare_new(&mut self, config: Rc<Child>, at_hand: bool) -> Result<(Id, Box<Supervised>), String> {
         let id = self.next_id;
-        let child = Supervised::new(config, at_hand, id, &self.poll)?;
+        let child = Supervised::new(config, at_hand, id, &self.poll, &mut self.memory)?;
         self.next_id += 1;
         Ok((id, Box::new(child)))
     }
@@ -369,7 +369,10 @@ impl Supervisor {
         }
         match (reaped, id) {
             (Ok(Some(exit)), Some(id)) => {
-                let number = self.children.get(&id).map_or(0, |child| child.number);
+                let child = self.children.get(&id);
+                // Before its next start, and whether there is one.
+                child.inspect(|child| child.clear_shared());
+                let number = child.map_or(0, |child| child.number);
                 let now = Instant::now();
                 let (until, last) = (now + LEAVING_MOST, now + LEAVING_IN_ALL);
                 self.leaving.push(Leaving { id, group: pid, number, exit, until, last });

@@ -15,6 +15,7 @@ use super::predecessor;
 use super::ready::Ready;
 use super::requests::Waiter;
 use super::server::{Interest, Server};
+use super::shared_memory::SharedMemory;
 use super::sockets::Sockets;
 use super::store::Store;
 use super::strays::Strays;
@@ -56,6 +57,8 @@ pub struct Supervisor {
     pub(super) next_id: Id,
     pub(super) links: Links,
     pub(super) sockets: Sockets,
+    /// What instances of one child share.
+    pub(super) memory: SharedMemory,
     pub(super) store: Store,
     pub(super) manager: Manager,
     pub(super) server: Server,
@@ -148,6 +151,7 @@ impl Supervisor {
             next_id: 0,
             links,
             sockets: Sockets::default(),
+            memory: SharedMemory::default(),
             store,
             manager: Manager::new(notify::watchdog()),
             server,

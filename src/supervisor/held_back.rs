@@ -154,7 +154,7 @@ impl Supervisor {
         self.loaded.at_hand.extend(at_hand);
         let at_hand = self.loaded.is_at_hand(&config);
         if config.lacks.is_empty() {
-            match Prepared::new(config.clone(), at_hand, id, &self.poll) {
+            match Prepared::new(config.clone(), at_hand, id, &self.poll, &mut self.memory) {
                 Ok(prepared) => child.change(prepared),
                 Err(error) => return log::error!(target: &child.config.name, "{error}"),
             }

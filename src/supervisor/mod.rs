@@ -22,7 +22,7 @@
 //! | `manager` | what is said to the service manager |
 //! | `store` | what outlives this process, at the service manager |
 //! | `poll`, `unix_name` | what the loop waits for; the names of Unix sockets |
-//! | `supervised`, `spawn`, `links`, `sockets`, `notify` | what is held for the children |
+//! | `supervised`, `spawn`, `links`, `sockets`, `shared_memory`, `notify` | what is held for the children |
 //! | `clock` | when something happened, whatever the wall clock shows |
 //! | `access` | which users may open the pipes that children are given |
 
@@ -52,6 +52,7 @@ pub mod ready;
 mod reload;
 mod requests;
 mod server;
+mod shared_memory;
 mod sockets;
 mod spawn;
 mod store;

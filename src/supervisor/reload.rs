@@ -304,7 +304,8 @@ impl Supervisor {
             let at_hand = loaded.is_at_hand(&config);
             match self.by_name.get(&step.name) {
                 Some(&id) if step.action == Action::Restart => {
-                    changed.insert(step.name.clone(), Prepared::new(config, at_hand, id, &self.poll)?);
+                    changed
+                        .insert(step.name.clone(), Prepared::new(config, at_hand, id, &self.poll, &mut self.memory)?);
                 }
                 Some(_) => {}
                 None => {

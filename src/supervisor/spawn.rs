@@ -5,6 +5,7 @@ use super::links::{Held, Links};
 use super::mark;
 use super::notify;
 use super::poll::Watched;
+use super::shared_memory::Region;
 use super::sockets::Sockets;
 use crate::cause::cause;
 use crate::config::model::{Child, Link as Config, Program, Ready};
@@ -31,6 +32,8 @@ pub struct Holdings {
     pub settings: OwnedFd,
     /// Its counters.
     pub metrics: Option<OwnedFd>,
+    /// What it shares with other instances.
+    pub shared: Option<Region>,
     /// Whether its executable is at hand ([`crate::sys::at_hand`]).
     pub at_hand: bool,
 }
@@ -95,6 +98,11 @@ pub fn spawn(
     environment.set("PLUMBD_SETTINGS", &fds.open("its settings", &holdings.settings, OFlag::O_RDONLY)?.to_string());
     if let Some(metrics) = &holdings.metrics {
         environment.set("PLUMBD_METRICS", &fds.open("its counters", metrics, OFlag::O_RDWR)?.to_string());
+    }
+    if let Some(shared) = &holdings.shared {
+        let fd = fds.open("what it shares with other instances", &shared.file, OFlag::O_RDWR)?;
+        environment.set("PLUMBD_SHARED", &fd.to_string());
+        environment.set("PLUMBD_INSTANCE", &shared.instance.to_string());
     }
     if let Some(told) = hand_over(child, links, &mut fds)? {
         let json = serde_json::to_string(&told).map_err(io::Error::other)?;

@@ -7,7 +7,9 @@ use super::drain;
 use super::held_back::HeldBack;
 use super::notify;
 use super::poll::{Id, Poll, Token, Watched};
+use super::shared_memory::{Region, SharedMemory};
 use super::spawn::{Holdings, LOG_CAPACITY};
+use crate::cause::cause;
 use crate::config::model::{Child, Program, Ready};
 use crate::control::status::{ChildState, Ended, LastExit};
 use crate::journal::LineSplitter;
@@ -75,14 +77,20 @@ impl Supervised {
     ///
     /// # Errors
     /// `cannot prepare child "NAME": cause`: EMFILE, ENFILE, ENOMEM, ENOSPC.
-    pub fn new(config: Rc<Child>, at_hand: bool, id: Id, poll: &Poll) -> Result<Supervised, String> {
-        let Prepared { config, parts } = Prepared::new(config, at_hand, id, poll)?;
-        let Parts { notify, settings, metrics, at_hand } = parts;
+    pub fn new(
+        config: Rc<Child>,
+        at_hand: bool,
+        id: Id,
+        poll: &Poll,
+        memory: &mut SharedMemory,
+    ) -> Result<Supervised, String> {
+        let Prepared { config, parts } = Prepared::new(config, at_hand, id, poll, memory)?;
+        let Parts { notify, settings, metrics, shared, at_hand } = parts;
         let log = log_pipe(id, poll).map_err(|e| cannot_prepare(&config, &e))?;
         let (metrics, page) = metrics.unzip();
         Ok(Supervised {
             machine: Machine::new(Policy::from(&*config)),
-            holdings: Holdings { log, notify, settings, metrics, at_hand },
+            holdings: Holdings { log, notify, settings, metrics, shared, at_hand },
             lines: LineSplitter::default(),
             prompt_at: None,
             exec: None,
@@ -107,11 +115,12 @@ impl Supervised {
     /// Takes over what a new configuration says of it, before its next start.
     pub fn change(&mut self, prepared: Prepared) {
         let Prepared { config, parts } = prepared;
-        let Parts { notify, settings, metrics, at_hand } = parts;
+        let Parts { notify, settings, metrics, shared, at_hand } = parts;
         self.machine.change(Policy::from(&*config));
         self.config = config;
         (self.holdings.metrics, self.page) = metrics.unzip();
-        (self.holdings.notify, self.holdings.settings, self.holdings.at_hand) = (notify, settings, at_hand);
+        (self.holdings.notify, self.holdings.settings) = (notify, settings);
+        (self.holdings.shared, self.holdings.at_hand) = (shared, at_hand);
         self.listen();
     }
 
@@ -120,6 +129,15 @@ impl Supervised {
         let watched = self.holdings.notify.as_ref().map_or(Ok(()), |socket| socket.watch_for(EpollFlags::EPOLLIN));
         if let Err(error) = watched {
             log::error!(target: &self.config.name, "cannot watch its notifications: {error}");
+        }
+    }
+
+    /// Its process is reaped: what it had shared with other instances is nobody's.
+    pub fn clear_shared(&self) {
+        let cleared = self.holdings.shared.as_ref().map_or(Ok(()), Region::clear);
+        if let Err(error) = cleared {
+            let why = cause(&error);
+            log::error!(target: &self.config.name, "cannot clear what it shared with other instances: {why}; its next process does");
         }
     }
 
@@ -202,6 +220,7 @@ struct Parts {
     notify: Option<Watched<notify::Socket>>,
     settings: OwnedFd,
     metrics: Option<(OwnedFd, SharedMap)>,
+    shared: Option<Region>,
     at_hand: bool,
 }
 
@@ -210,8 +229,14 @@ impl Prepared {
     ///
     /// # Errors
     /// As [`Supervised::new`].
-    pub fn new(config: Rc<Child>, at_hand: bool, id: Id, poll: &Poll) -> Result<Prepared, String> {
-        match Parts::make(&config, at_hand, id, poll) {
+    pub fn new(
+        config: Rc<Child>,
+        at_hand: bool,
+        id: Id,
+        poll: &Poll,
+        memory: &mut SharedMemory,
+    ) -> Result<Prepared, String> {
+        match Parts::make(&config, at_hand, id, poll, memory) {
             Ok(parts) => Ok(Prepared { config, parts }),
             Err(error) => Err(cannot_prepare(&config, &error)),
         }
@@ -219,7 +244,7 @@ impl Prepared {
 }
 
 impl Parts {
-    fn make(config: &Child, at_hand: bool, id: Id, poll: &Poll) -> io::Result<Parts> {
+    fn make(config: &Child, at_hand: bool, id: Id, poll: &Poll, memory: &mut SharedMemory) -> io::Result<Parts> {
         let plugin = match &config.program {
             Program::Plugin(name) => plugin::find(name),
             Program::Command(_) => None,
@@ -239,7 +264,8 @@ impl Parts {
             }
             None => None,
         };
-        Ok(Parts { notify, settings, metrics, at_hand })
+        let shared = memory.region(config)?;
+        Ok(Parts { notify, settings, metrics, shared, at_hand })
     }
 }
 

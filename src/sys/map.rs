@@ -4,7 +4,8 @@
 //! A store to a shared mapping is in the page cache at once; SIGKILL of the
 //! process that made it takes nothing back (mmap(2), MAP_SHARED).
 
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use std::ffi::{CStr, c_void};
@@ -84,6 +85,22 @@ pub fn sealed_file(name: &CStr, bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// Makes `len` bytes of a memory file from `from` on zero, for all who have mapped it, and
+/// gives their memory back (fallocate(2), FALLOC_FL_PUNCH_HOLE).
+///
+/// # Errors
+/// EPERM where the file is sealed against writing.
+pub fn zero(file: impl AsFd, from: usize, len: usize) -> io::Result<()> {
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let (from, len) = (i64::try_from(from).map_err(io::Error::other)?, i64::try_from(len).map_err(io::Error::other)?);
+    loop {
+        match fallocate(&file, flags, from, len) {
+            Err(Errno::EINTR) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
 /// A shared mapping of a file's first `len` bytes.
 #[derive(Debug)]
 pub struct SharedMap {
@@ -158,6 +175,17 @@ impl SharedMap {
         unsafe {
             std::slice::from_raw_parts(self.at.as_ptr().cast::<u8>().add(from), self.len - from)
         }
+    }
+
+    /// Keeps it out of core dumps, for which every hole of a memory file would be filled
+    /// (core(5), madvise(2)).
+    ///
+    /// # Errors
+    /// None on a mapping that is there.
+    pub fn leave_out_of_dumps(&self) -> io::Result<()> {
+        #[allow(unsafe_code)]
+        // SAFETY: exactly what `new` mapped; changes nothing of what is in it.
+        Ok(unsafe { madvise(self.at, self.len, MmapAdvise::MADV_DONTDUMP) }?)
     }
 
     /// How many bytes are mapped.

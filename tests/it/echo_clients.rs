@@ -5,10 +5,11 @@
 
 use crate::daemon::{Daemon, free_port, kill};
 use crate::echo::{by_connection, write_all_it_takes};
-use crate::fake_sink::{Echo, PATIENCE, Setup, connect, eventually, has_nothing, read_exact, read_to_end};
+use crate::fake_sink::{Echo, Got, PATIENCE, Setup, connect, eventually, has_nothing, read_exact, read_to_end};
 use nix::libc::SIGKILL;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, send, setsockopt, socket, sockopt};
+use plumbd::sys::socket::unread;
 use serde_json::json;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -93,11 +94,16 @@ fn told_to_stop_it_takes_what_stands_behind_an_urgent_byte_too() {
     }
 }
 
-/// A client whose kernel takes and keeps as little as it can.
+/// A client whose kernel takes and keeps little.
 fn small_client(address: SocketAddr) -> TcpStream {
+    client_that_takes(16384, address)
+}
+
+/// A client whose kernel takes about that many bytes.
+fn client_that_takes(bytes: usize, address: SocketAddr) -> TcpStream {
     let kind = (AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC);
     let socket = socket(kind.0, kind.1, kind.2, None).unwrap();
-    setsockopt(&socket, sockopt::RcvBuf, &16384).unwrap();
+    setsockopt(&socket, sockopt::RcvBuf, &bytes).unwrap();
     setsockopt(&socket, sockopt::SndBuf, &16384).unwrap();
     // Segments as over Ethernet.
     setsockopt(&socket, sockopt::TcpMaxSeg, &1400).unwrap();
@@ -408,6 +414,56 @@ fn a_stop_beside_many_that_never_read_is_short_and_says_so_once() {
     let (clients, lines) = told(&echo.log(), "given up at the stop: takes no echoes");
     assert!(clients == 300 && lines <= 4, "{clients} in {lines} lines: {}", echo.log());
     auto.end();
+}
+
+/// An echo that was told to stop beside a client that has read nothing yet: of its echoes the
+/// client's kernel has a part and echo's own the rest, and two messages more are at the sink.
+fn stopping_beside_one_that_is_behind(changes: serde_json::Value) -> (Echo, TcpStream, Vec<u8>, Vec<Got>) {
+    let mut echo = Setup::new(changes).start();
+    // Its kernel tells that it has room again each time that so much was read.
+    let mut client = client_that_takes(4096, echo.address);
+    let mut sent = lines(700);
+    client.write_all(&sent).unwrap();
+    let records = echo.sink.records(700);
+    echo.sink.acknowledge(records.last().unwrap());
+    eventually("echoes come", || unread(&client).unwrap() > 1000);
+    let last = b"one more\nthe last\n";
+    client.write_all(last).unwrap();
+    sent.extend(last);
+    let last = echo.sink.records(2);
+    echo.signal(Signal::SIGTERM);
+    eventually("it stops", || echo.log().contains("stops: 1 clients"));
+    (echo, client, sent, last)
+}
+
+#[test]
+fn told_to_stop_it_does_not_cut_off_a_client_that_takes_slowly() {
+    for send_timeout_ms in [60_000, 0] {
+        let changes = json!({ "send_timeout_ms": send_timeout_ms });
+        let (mut echo, mut client, sent, last) = stopping_beside_one_that_is_behind(changes);
+        echo.sink.acknowledge(&last[0]);
+        let (began, mut back) = (Instant::now(), Vec::new());
+        // For longer than one may take nothing, and less than what was on its way when this
+        // echo left.
+        while began.elapsed() < Duration::from_millis(3500) {
+            back.extend(read_exact(&mut client, 2000));
+            std::thread::sleep(Duration::from_millis(150));
+        }
+        echo.sink.acknowledge(&last[1]);
+        back.extend(read_to_end(&mut client));
+        assert!(back == sent, "{} of {} bytes: {}", back.len(), sent.len(), echo.log());
+        assert_eq!(echo.wait().code(), Some(0), "{}", echo.log());
+    }
+}
+
+#[test]
+fn told_to_stop_it_does_not_wait_for_the_sink_beside_a_client_that_takes_nothing() {
+    for send_timeout_ms in [60_000, 0] {
+        let changes = json!({ "send_timeout_ms": send_timeout_ms });
+        let (mut echo, _client, ..) = stopping_beside_one_that_is_behind(changes);
+        assert_eq!(echo.wait().code(), Some(0), "{}", echo.log());
+        assert_eq!(told(&echo.log(), "given up at the stop: takes no echoes").0, 1, "{}", echo.log());
+    }
 }
 
 #[test]

@@ -38,6 +38,7 @@ mod mini;
 mod names;
 mod no_mapping;
 mod other_file;
+mod per_address;
 mod readiness;
 mod recovery;
 mod reload;

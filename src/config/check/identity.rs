@@ -11,16 +11,18 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// Set by the supervisor for each child, see sd_listen_fds(3), sd_notify(3)
 /// and the section on plugins in the manual.
-const OWN: [&str; 10] = [
+const OWN: [&str; 12] = [
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
     "LISTEN_PID",
     "NOTIFY_SOCKET",
     "PLUMBD_CHILD",
+    "PLUMBD_INSTANCE",
     "PLUMBD_LINKS",
     "PLUMBD_METRICS",
     "PLUMBD_READY_FD",
     "PLUMBD_SETTINGS",
+    "PLUMBD_SHARED",
     "PLUMBD_START",
 ];
 

@@ -99,8 +99,8 @@ pub(super) struct Client {
     pub(super) took: Instant,
     /// A timer for a partial runs.
     pub(super) partial_timer: bool,
-    /// The timer for taking nothing runs.
-    pub(super) stuck_timer: bool,
+    /// When it is looked at whether it takes what it is owed; `None`: it is owed nothing.
+    pub(super) stuck_at: Option<Instant>,
 }
 
 impl Client {
@@ -125,7 +125,7 @@ impl Client {
             taken: 0,
             took: now,
             partial_timer: false,
-            stuck_timer: false,
+            stuck_at: None,
         }
     }
 
@@ -177,6 +177,12 @@ impl Client {
     pub(super) fn taken(&self) -> u64 {
         let under_way = socket::unacknowledged(&self.socket).unwrap_or(0);
         self.stream.sent().saturating_sub(under_way as u64)
+    }
+
+    /// Whether it has something to take, where it has taken what it had up to there.
+    pub(super) fn is_owed(&self, taken: u64) -> bool {
+        !matches!(self.output, Output::Over(_) | Output::Gone)
+            && (taken < self.stream.sent() || !self.stream.due().is_empty())
     }
 
     /// Sends what is due (send(2)) without waiting; whether all of it went.

@@ -4,6 +4,12 @@
 //! reset can destroy echoes that are still on their way. So a connection that
 //! this side ends says first that nothing more comes, throws away what the
 //! client still sends, and is closed when the client's side has everything.
+//!
+//! A client that takes nothing can't be ended in order. It is *owed* what was sent and its
+//! kernel has not acknowledged, and what is due to it. One that is owed something and takes
+//! none of it for `send_timeout` is cut off. In a drain all wait for it, so there it is a
+//! shorter time, which begins with the drain for all that are owed something by then, also
+//! for those of which more waits for the sink, and with the first echo for the others.
 
 use super::client::{Input, Output, receive};
 use super::fates::Fate;
@@ -53,10 +59,9 @@ impl Server {
         info!("stops: {} clients get the echoes of what they sent", self.clients.len());
         for token in self.clients.tokens() {
             let Some(client) = self.clients.get(token) else { continue };
-            // The timer that runs is for a longer time.
-            client.stuck_timer = false;
-            if client.output == Output::Blocked {
-                client.taken = client.taken();
+            // The timer that runs, if one does, is for a longer time.
+            client.stuck_at = None;
+            if client.is_owed(client.taken()) {
                 self.watch_taking(token);
             }
             let Some(client) = self.clients.get(token) else { continue };
@@ -114,23 +119,28 @@ impl Server {
         }
     }
 
-    /// Something is due to a client from now on: looks later whether it takes it.
+    /// Looks from now on whether a client takes what it is owed. What counts is what it takes
+    /// from here: of what was sent before, it may not have taken all, and takes that first.
     pub(super) fn watch_taking(&mut self, token: Token) {
         let Some(timeout) = self.send_timeout() else { return };
         let Some(client) = self.clients.get(token) else { return };
-        client.stuck_timer = true;
-        client.took = self.now;
-        self.timers.set(self.now + timeout / LOOKS, Timer::Stuck(token));
+        (client.taken, client.took) = (client.taken(), self.now);
+        let look_at = self.now + timeout / LOOKS;
+        client.stuck_at = Some(look_at);
+        self.timers.set(look_at, Timer::Stuck(token));
     }
 
     /// A client may have taken nothing for too long.
     fn on_stuck(&mut self, token: Token) {
         let Some(timeout) = self.send_timeout() else { return };
         let Some(client) = self.clients.get(token) else { return };
-        client.stuck_timer = false;
+        if client.stuck_at.is_none_or(|at| self.now < at) {
+            // One for another time has taken its place.
+            return;
+        }
+        client.stuck_at = None;
         let taken = client.taken();
-        let owed = taken < client.stream.sent() || !client.stream.due().is_empty();
-        if !owed || matches!(client.output, Output::Over(_) | Output::Gone) {
+        if !client.is_owed(taken) {
             return;
         }
         if taken > client.taken {
@@ -144,8 +154,8 @@ impl Server {
                 }
             };
         }
-        client.stuck_timer = true;
         let next = (self.now + timeout / LOOKS).min(client.took + timeout);
+        client.stuck_at = Some(next);
         self.timers.set(next, Timer::Stuck(token));
     }
 

@@ -1,13 +1,13 @@
 //! The door: which clients come in, and when nobody does for now.
 
+use super::addresses::Addresses;
 use super::fates::Fate;
 use super::settings::Settings;
 use crate::sys::socket;
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::IpNet;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::socket::{SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, setsockopt, sockopt};
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -129,23 +129,13 @@ pub(super) struct Door {
     first_token: u64,
     open: bool,
     allow: Vec<IpNet>,
-    per_address: usize,
-    ipv6_prefix: u8,
-    from: HashMap<IpAddr, usize>,
+    addresses: Addresses,
 }
 
 impl Door {
     /// A closed door. Events of listener `n` come with the token `first_token + n`.
-    pub(super) fn new(listeners: Vec<Listener>, first_token: u64, settings: &Settings) -> Door {
-        Door {
-            listeners,
-            first_token,
-            open: false,
-            allow: settings.allow.clone(),
-            per_address: settings.max_connections_per_address,
-            ipv6_prefix: settings.ipv6_prefix,
-            from: HashMap::new(),
-        }
+    pub(super) fn new(listeners: Vec<Listener>, first_token: u64, allow: Vec<IpNet>, addresses: Addresses) -> Door {
+        Door { listeners, first_token, open: false, allow, addresses }
     }
 
     /// Watches the listening sockets. Of several instances that share them one
@@ -209,43 +199,15 @@ impl Door {
         if !self.allow.iter().any(|net| net.contains(&peer.ip())) {
             return Ok(Accepted::Refused(peer, Fate::NotAllowed));
         }
-        if !self.enter(peer.ip()) {
+        if !self.addresses.enter(peer.ip()) {
             return Ok(Accepted::Refused(peer, Fate::TooManyOfItsAddress));
         }
         Ok(Accepted::Client(socket, peer))
     }
 
-    /// What counts as one address: whoever has one of IPv6 has as many as its prefix leaves.
-    fn counted(&self, from: IpAddr) -> IpAddr {
-        match from {
-            IpAddr::V4(_) => from,
-            IpAddr::V6(ip) => Ipv6Net::new(ip, self.ipv6_prefix).map_or(from, |net| net.network().into()),
-        }
-    }
-
-    fn enter(&mut self, from: IpAddr) -> bool {
-        if self.per_address == 0 {
-            return true;
-        }
-        let from = self.counted(from);
-        let count = self.from.entry(from).or_default();
-        let room = *count < self.per_address;
-        *count += usize::from(room);
-        room
-    }
-
     /// A client from there is gone.
     pub(super) fn left(&mut self, from: IpAddr) {
-        if self.per_address == 0 {
-            return;
-        }
-        let from = self.counted(from);
-        if let Some(count) = self.from.get_mut(&from) {
-            *count -= 1;
-            if *count == 0 {
-                self.from.remove(&from);
-            }
-        }
+        self.addresses.left(from);
     }
 }
 
@@ -280,7 +242,12 @@ mod tests {
         let listener = TcpListener::bind("[::]:0").expect("a free port");
         let port = listener.local_addr().expect("bound").port();
         let listener = Listener::new(listener.into(), Options::new(settings)).expect("a TCP socket");
-        (Door::new(vec![listener], 100, settings), SocketAddr::from(([127, 0, 0, 1], port)))
+        (behind(listener, settings), SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
+    fn behind(listener: Listener, settings: &Settings) -> Door {
+        let addresses = Addresses::new(settings.max_connections_per_address, settings.ipv6_prefix, None);
+        Door::new(vec![listener], 100, settings.allow.clone(), addresses)
     }
 
     fn come(door: &mut Door, to: SocketAddr) -> (TcpStream, Accepted) {
@@ -323,7 +290,7 @@ mod tests {
             let before = [TcpStream::connect(to), TcpStream::connect(to)];
             let settings = Settings { keepalive_ms, ..Settings::default() };
             let listener = Listener::new(socket.into(), Options::new(&settings)).expect("a TCP socket");
-            let mut door = Door::new(vec![listener], 100, &settings);
+            let mut door = behind(listener, &settings);
             let mut came = Vec::new();
             for _ in &before {
                 let Ok(Accepted::Client(socket, _)) = door.accept(0) else { panic!("one waits") };
@@ -335,25 +302,6 @@ mod tests {
             came.push(options(&socket));
             assert_eq!(came, vec![(true, true, came[0].2, probes); 3]);
             assert!((UNREAD..=2 * UNREAD).contains(&came[0].2), "{} bytes", came[0].2);
-        }
-    }
-
-    #[test]
-    fn ipv6_addresses_count_by_their_prefix() {
-        let settings = Settings { max_connections_per_address: 1, ..Settings::default() };
-        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
-        for (prefix, one, other, same) in [
-            (64, "2001:db8:0:1::1", "2001:db8:0:1:ffff::2", true),
-            (64, "2001:db8:0:1::1", "2001:db8:0:2::1", false),
-            (128, "2001:db8::1", "2001:db8::2", false),
-            (56, "2001:db8:0:100::1", "2001:db8:0:1ff::1", true),
-            (1, "192.0.2.1", "192.0.2.2", false),
-        ] {
-            let mut door = Door::new(Vec::new(), 100, &Settings { ipv6_prefix: prefix, ..settings.clone() });
-            assert!(door.enter(ip(one)));
-            assert_eq!(door.enter(ip(other)), !same, "{one} {other} /{prefix}");
-            door.left(if same { ip(other) } else { ip(one) });
-            assert!(door.enter(ip(one)), "{one} left");
         }
     }
 
@@ -384,9 +332,6 @@ mod tests {
         assert_eq!(welcome, [true, true, false]);
         door.left(to.ip());
         assert!(matches!(come(&mut door, to).1, Accepted::Client(..)));
-        door.left(to.ip());
-        door.left(to.ip());
-        assert!(door.from.is_empty());
     }
 
     #[test]

@@ -70,19 +70,17 @@ impl Memory {
         }
     }
 
-    /// Whether there is enough for the first in line to get that much, which makes its
-    /// buffer the longest. There always is, if no other has got it.
-    pub(super) fn has_for_one(&self, bytes: usize) -> bool {
-        self.grown + bytes <= self.longer + self.longest && self.held + bytes <= self.most
-    }
-
     /// Bytes that connections hold.
     pub(super) fn held(&self) -> usize {
         self.held
     }
 
     /// A buffer: the last that came back, unless it is a long one and those are scarce.
-    pub(super) fn take(&mut self) -> Vec<u8> {
+    /// `None`: there is not enough.
+    pub(super) fn take(&mut self) -> Option<Vec<u8>> {
+        if !self.has(Needs::First) {
+            return None;
+        }
         let last = self.free.last().map(Vec::len);
         let fits = last.is_some_and(|length| length == SMALLEST || self.has(Needs::More(length)));
         let buffer = match if fits { self.free.pop() } else { None } {
@@ -94,14 +92,29 @@ impl Memory {
         };
         self.held += buffer.len();
         self.grown += buffer.len() - SMALLEST;
-        buffer
+        Some(buffer)
     }
 
-    /// Makes a buffer longer.
-    pub(super) fn lengthen(&mut self, buffer: &mut Vec<u8>, to: usize) {
-        self.held += to - buffer.len();
-        self.grown += to - buffer.len();
-        buffer.resize(to, 0);
+    /// Makes a buffer longer, if there is enough; whether there was.
+    pub(super) fn lengthen(&mut self, buffer: &mut Vec<u8>, to: usize) -> bool {
+        self.lengthen_if(self.has(Needs::More(to - buffer.len())), buffer, to)
+    }
+
+    /// The same for the first in line, whose buffer becomes the longest. There always is
+    /// enough, if no other has got that.
+    pub(super) fn lengthen_one(&mut self, buffer: &mut Vec<u8>, to: usize) -> bool {
+        let more = to - buffer.len();
+        let has = self.grown + more <= self.longer + self.longest && self.held + more <= self.most;
+        self.lengthen_if(has, buffer, to)
+    }
+
+    fn lengthen_if(&mut self, has: bool, buffer: &mut Vec<u8>, to: usize) -> bool {
+        if has {
+            self.held += to - buffer.len();
+            self.grown += to - buffer.len();
+            buffer.resize(to, 0);
+        }
+        has
     }
 
     /// A buffer comes back.
@@ -191,19 +204,19 @@ mod tests {
     #[test]
     fn spare_buffers_are_bounded() {
         let mut memory = Memory::new(256 * MIB, 10_000, LONGEST);
-        let all: Vec<_> = (0..2000).map(|_| memory.take()).collect();
+        let all: Vec<_> = (0..2000).map(|_| memory.take().expect("enough")).collect();
         assert_eq!(memory.held(), 2000 * SMALLEST);
         all.into_iter().for_each(|buffer| memory.give(buffer));
         assert_eq!((memory.held(), memory.spare), (0, SPARE));
         while !memory.free.is_empty() {
-            memory.take();
+            memory.take().expect("enough");
         }
         assert_eq!((memory.held(), memory.spare), (SPARE, 0));
     }
 
     fn take_longer(memory: &mut Memory, to: usize) -> Vec<u8> {
-        let mut buffer = memory.take();
-        memory.lengthen(&mut buffer, to);
+        let mut buffer = memory.take().expect("enough");
+        assert!(memory.lengthen(&mut buffer, to));
         buffer
     }
 
@@ -216,8 +229,7 @@ mod tests {
                 take_longer(&mut memory, 2 * SMALLEST);
                 buffers += 1;
             }
-            while memory.has(Needs::First) {
-                memory.take();
+            while memory.take().is_some() {
                 buffers += 1;
             }
             assert!(buffers >= connections.min(most / 2 / SMALLEST), "{buffers} of {connections}");
@@ -231,19 +243,17 @@ mod tests {
         for length in [SMALLEST, 2 * SMALLEST, LONGEST / 2] {
             for connections in [64, 10_000] {
                 let mut memory = Memory::new(MIB, connections, LONGEST);
+                let mut first = || memory.take().expect("enough");
+                let (mut one, mut other) = (first(), first());
                 while memory.has(Needs::First) && memory.has(Needs::More(length - SMALLEST)) {
                     take_longer(&mut memory, length);
                 }
-                while memory.has(Needs::First) {
-                    memory.take();
-                }
-                let mut one = vec![0; SMALLEST];
-                assert!(memory.has_for_one(LONGEST - SMALLEST), "{length} {connections}");
-                memory.lengthen(&mut one, LONGEST);
-                assert!(!memory.has_for_one(LONGEST - SMALLEST), "{length} {connections}");
+                while memory.take().is_some() {}
+                assert!(memory.lengthen_one(&mut one, LONGEST), "{length} {connections}");
+                assert!(!memory.lengthen_one(&mut other, LONGEST), "{length} {connections}");
                 assert!(memory.held() <= MIB);
                 memory.give(one);
-                assert!(memory.has_for_one(LONGEST - SMALLEST), "{length} {connections}");
+                assert!(memory.lengthen_one(&mut other, LONGEST), "{length} {connections}");
             }
         }
     }
@@ -253,7 +263,7 @@ mod tests {
         let mut memory = Memory::new(MIB, 128, LONGEST);
         let long = take_longer(&mut memory, LONGEST);
         memory.give(long);
-        let long = memory.take();
+        let long = memory.take().expect("enough");
         assert_eq!(long.len(), LONGEST);
         while memory.has(Needs::More(SMALLEST)) {
             take_longer(&mut memory, 2 * SMALLEST);
@@ -262,7 +272,7 @@ mod tests {
         while memory.has(Needs::More(SMALLEST)) {
             take_longer(&mut memory, 2 * SMALLEST);
         }
-        assert_eq!(memory.take().len(), SMALLEST);
+        assert_eq!(memory.take().map(|buffer| buffer.len()), Some(SMALLEST));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The echo server: what comes goes back, once it is saved.
 //!
 //! - [`settings`]: what the configuration says;
-//! - `listener`: who comes in;
+//! - `listener`: who comes in; `addresses`: how many of each address, and `counts`: what
+//!   the other instances have of them;
 //! - `client`, `stream`: one connection and its bytes; `table`: all of them;
 //! - `memory`: what all of them hold, and who waits for more;
 //! - `framing`: where a message ends;
@@ -15,7 +16,9 @@
 //! its echoes, one that holds nothing is not read while the others hold all there
 //! is, and no client is read while the sink takes nothing.
 
+mod addresses;
 mod client;
+mod counts;
 mod drain;
 mod fates;
 mod framing;
@@ -31,9 +34,18 @@ mod table;
 mod timers;
 
 use super::start::{self, Start};
+use serde::Deserialize;
 
 /// What its metrics page counts.
 pub const METRICS: &[&str] = &["connections", "accepted", "refused", "messages", "bytes", "send_timeouts", "memory"];
+
+/// How many bytes it shares with other instances: for `max_connections_per_address`, which
+/// is over all of them.
+pub fn shared(settings: &serde_json::Value) -> usize {
+    let settings = settings::Settings::deserialize(settings).ok();
+    let limited = settings.filter(|settings| settings.max_connections_per_address > 0);
+    limited.map_or(0, |settings| counts::region(settings.max_connections))
+}
 
 /// Serves until told to stop.
 ///

@@ -62,8 +62,7 @@ impl Server {
         if client.paused || client.input.open().is_none() {
             return;
         }
-        let needs = client.stream.needs(self.limit);
-        if self.memory_lines.is_anyone_before(needs) || !self.memory.has(needs) {
+        if self.memory_lines.is_anyone_before(client.stream.needs(self.limit)) {
             client.short = true;
             return self.look_for_end(token);
         }
@@ -96,7 +95,10 @@ impl Server {
         let Some(client) = self.clients.get(token) else { return };
         let Some(most) = client.input.open() else { return };
         let most = if self.framer.rule == Framing::Read { most.min(self.framer.max) } else { most };
-        let room = client.stream.room(&mut self.memory, self.limit, most);
+        let Some(room) = client.stream.room(&mut self.memory, self.limit, most) else {
+            client.short = true;
+            return self.look_for_end(token);
+        };
         let room_for = room.len();
         match receive(&client.socket, room) {
             Ok(0) => client.input = Input::Ended,
@@ -214,15 +216,12 @@ impl Server {
         let Some(client) = self.clients.get(token) else { return };
         client.due = false;
         if client.output == Output::Ready && !client.stream.due().is_empty() {
-            let before = client.stream.sent();
             match client.send_due() {
                 Ok(true) => {}
                 Ok(false) => client.output = Output::Blocked,
                 Err(_) => return self.hang_up(token),
             }
-            if !client.stuck_timer {
-                // Nothing was due to it before.
-                client.taken = before;
+            if client.stuck_at.is_none() {
                 self.watch_taking(token);
             }
         }
@@ -371,22 +370,21 @@ impl Server {
     /// Reads the first in line, if there is memory for it now; whether it was its turn.
     fn serve_from_memory_line(&mut self, token: Token) -> bool {
         let Some(client) = self.clients.get(token) else { return true };
+        // One that has got room meanwhile, or will by its own echoes, just leaves the line.
+        let mut reads = false;
         if client.short && !client.stream.is_under_way() {
-            let to_longest = client.stream.to_longest(self.limit);
             match client.stream.needs(self.limit) {
                 needs if self.memory.has(needs) => {}
-                Needs::More(_) if self.memory.has_for_one(to_longest) => {
-                    client.stream.lengthen(&mut self.memory, self.limit);
-                }
+                Needs::More(_) if client.stream.lengthen(&mut self.memory, self.limit) => {}
                 _ => return false,
             }
             client.short = false;
+            reads = !client.paused;
         }
         client.in_memory_line = false;
-        if client.short || client.paused {
-            self.settle(token);
-        } else {
-            self.take_in(token);
+        match reads {
+            true => self.take_in(token),
+            false => self.settle(token),
         }
         true
     }
@@ -397,5 +395,73 @@ impl Server {
 
     pub(super) fn idle_timeout(&self) -> Duration {
         Duration::from_millis(self.settings.idle_timeout_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::{EchoAfter, Settings};
+    use super::*;
+    use crate::link::handover::Links;
+    use crate::plugin::start::{Metrics, Start};
+    use crate::sys::signals::Signals;
+    use crate::sys::socket::unread;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    fn server(settings: &Settings) -> Server {
+        Server::open(Start {
+            child: "echo".to_owned(),
+            settings: serde_json::to_string(settings).expect("plain data"),
+            listeners: Vec::new(),
+            links: Links::default(),
+            metrics: Metrics::private(),
+            shared: None,
+            signals: Signals::catch(&[]).expect("a pipe"),
+            supervisor: nix::unistd::getppid(),
+        })
+        .expect("right settings")
+    }
+
+    /// A client that has sent that much of a line, and is read as far as it goes.
+    fn come(server: &mut Server, bytes: usize) -> (TcpStream, Token) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let mut client = TcpStream::connect(listener.local_addr().expect("bound")).expect("listening");
+        let (socket, peer) = listener.accept().expect("it waits");
+        client.write_all(&vec![b'x'; bytes]).expect("room");
+        while unread(&socket).expect("a socket") < bytes {}
+        server.welcome(Client::new(socket.into(), peer, 1, server.now));
+        let token = *server.clients.tokens().last().expect("it came in");
+        server.on_client(token, EpollFlags::EPOLLIN);
+        for _ in 0..3 {
+            server.move_line();
+            server.move_memory_lines();
+        }
+        (client, token)
+    }
+
+    #[test]
+    fn a_client_that_got_room_before_its_turn_for_memory_does_not_pass_max_memory() {
+        // Two of the longest buffers: one for whoever can't go on otherwise, the other as
+        // first buffers.
+        let max_memory = 64 * 1024;
+        let settings =
+            Settings { max_memory, max_message: 16 * 1024, echo_after: EchoAfter::Queued, ..Settings::default() };
+        let mut server = server(&settings);
+        let _long = come(&mut server, 12_000);
+        // Each has hardly any room left in its first buffer, and nothing more to be read.
+        let (_clients, tokens): (Vec<_>, Vec<_>) = (0..7).map(|_| come(&mut server, 3700)).unzip();
+        assert_eq!(server.memory.held(), 32 * 1024 + 7 * 4096);
+        for token in tokens {
+            // It was short of memory once, for more than it has by now: the outbox was full
+            // again and again, so its echoes left by and by.
+            let client = server.clients.get(token).expect("it is there");
+            assert!(!client.short && !client.readable);
+            client.in_memory_line = true;
+            server.memory_lines.push(Needs::More(4096), token);
+        }
+        server.move_memory_lines();
+        assert!(server.memory.held() <= max_memory, "{} bytes", server.memory.held());
+        assert!(!server.memory_lines.is_anyone_before(Needs::More(1)), "they wait for nothing");
     }
 }

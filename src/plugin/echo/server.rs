@@ -3,7 +3,9 @@
 //! one read from each socket, those that stand in line first, then one batch to
 //! the sink.
 
+use super::addresses::Addresses;
 use super::client::Client;
+use super::counts::Counts;
 use super::fates::{Fate, Fates, Line};
 use super::framing::Framer;
 use super::listener::{Accepted, Door, Listener, Options};
@@ -148,11 +150,15 @@ impl Server {
             .into_iter()
             .map(|fd| Listener::new(fd, options).map_err(|e| format!("cannot use a listening socket: {e}")))
             .collect::<Result<Vec<_>, _>>()?;
+        // It is given nothing to share where nothing is to be counted together.
+        let counts = start.shared.map(|shared| Counts::open(&shared, settings.max_connections)).transpose();
+        let counts = counts.map_err(|e| format!("cannot count addresses together with other instances: {e}"))?;
+        let addresses = Addresses::new(settings.max_connections_per_address, settings.ipv6_prefix, counts);
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|e| format!("cannot make an epoll: {e}"))?;
         let mut server = Server {
             framer: Framer { rule: settings.framing, max },
             limit,
-            door: Door::new(listeners, LISTENERS, &settings),
+            door: Door::new(listeners, LISTENERS, settings.allow.clone(), addresses),
             epoll,
             clients: Table::new(),
             gone: 0,

@@ -69,29 +69,24 @@ impl Stream {
         }
     }
 
-    /// What it takes to make the buffer the longest.
-    pub(super) fn to_longest(&self, limit: Limit) -> usize {
-        limit.buffer.saturating_sub(self.buffer.len())
-    }
-
-    /// Makes it so.
-    pub(super) fn lengthen(&mut self, memory: &mut Memory, limit: Limit) {
-        memory.lengthen(&mut self.buffer, limit.buffer);
+    /// Makes the buffer the longest, if it may be the one that gets that; whether it did.
+    pub(super) fn lengthen(&mut self, memory: &mut Memory, limit: Limit) -> bool {
+        memory.lengthen_one(&mut self.buffer, limit.buffer)
     }
 
     /// Where the next bytes are to be read to: at least one byte, at most `most`,
-    /// as long as less than [`Limit::high`] is held.
-    pub(super) fn room(&mut self, memory: &mut Memory, limit: Limit, most: usize) -> &mut [u8] {
+    /// as long as less than [`Limit::high`] is held. `None`: there is no memory for it.
+    pub(super) fn room(&mut self, memory: &mut Memory, limit: Limit, most: usize) -> Option<&mut [u8]> {
         if self.buffer.is_empty() {
-            self.buffer = memory.take();
+            self.buffer = memory.take()?;
             self.start = self.echoed;
         }
-        if self.is_crowded() {
-            self.make_room(memory, limit);
+        if self.is_crowded() && !self.make_room(memory, limit) {
+            return None;
         }
         let from = self.at(self.received);
         let to = self.buffer.len().min(from.saturating_add(most));
-        &mut self.buffer[from..to]
+        Some(&mut self.buffer[from..to])
     }
 
     /// Hardly any room is left behind its bytes.
@@ -106,14 +101,15 @@ impl Stream {
         self.at(self.echoed) >= size / 2 || size >= limit.buffer
     }
 
-    fn make_room(&mut self, memory: &mut Memory, limit: Limit) {
+    fn make_room(&mut self, memory: &mut Memory, limit: Limit) -> bool {
         if self.can_move(limit) {
             let (head, tail) = (self.at(self.echoed), self.at(self.received));
             self.buffer.copy_within(head..tail, 0);
             self.start = self.echoed;
+            true
         } else {
             let size = self.buffer.len();
-            memory.lengthen(&mut self.buffer, (2 * size).min(limit.buffer));
+            memory.lengthen(&mut self.buffer, (2 * size).min(limit.buffer))
         }
     }
 
@@ -217,7 +213,7 @@ mod tests {
     }
 
     fn receive(stream: &mut Stream, memory: &mut Memory, bytes: &[u8]) -> usize {
-        let room = stream.room(memory, SMALL, usize::MAX);
+        let room = stream.room(memory, SMALL, usize::MAX).expect("enough memory");
         let count = room.len().min(bytes.len());
         room[..count].copy_from_slice(&bytes[..count]);
         stream.received(count);
@@ -259,8 +255,8 @@ mod tests {
         assert_eq!((stream.needs(SMALL), memory.held()), (Needs::More(SMALLEST), SMALLEST));
         receive(&mut stream, &mut memory, b"yy");
         assert_eq!((stream.needs(SMALL), memory.held()), (Needs::Nothing, 2 * SMALLEST));
-        stream.lengthen(&mut memory, SMALL);
-        assert_eq!((stream.to_longest(SMALL), memory.held()), (0, SMALL.longest()));
+        assert!(stream.lengthen(&mut memory, SMALL));
+        assert_eq!((stream.buffer.len(), memory.held()), (SMALL.longest(), SMALL.longest()));
         stream.end(&mut memory);
         assert_eq!(memory.held(), 0);
     }
