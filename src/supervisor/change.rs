@@ -200,7 +200,7 @@ impl Supervisor {
         if let Some(why) = child.stuck() {
             return Start::not(why);
         }
-        if child.held_back.is_looked_for && matches!(child.machine.state, State::Backoff { .. }) {
+        if child.held_back.is_open && matches!(child.machine.state, State::Backoff { .. }) {
             return Start::Open;
         }
         let machine = &child.machine;

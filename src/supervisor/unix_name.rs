@@ -189,7 +189,8 @@ pub fn socket_to_bind() -> io::Result<OwnedFd> {
 /// EADDRINUSE: somebody listens there, or is about to, or it is no socket.
 pub fn bind_at(fd: &OwnedFd, path: &Path, access: Access, backlog: i32) -> io::Result<Inode> {
     let address = UnixAddr::new(path)?;
-    let _lock = Lock::take(path)?;
+    // A process aside of this daemon may just be removing a name that it had there.
+    let _lock = Lock::take_soon(path)?;
     clear_stale(path, &address)?;
     // There is one thread, so nothing else creates a file meanwhile.
     let before = (access == Access::Private).then(|| umask(Mode::from_bits_truncate(0o177)));

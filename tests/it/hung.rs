@@ -261,3 +261,27 @@ fn sockets_in_a_folder_that_hangs_hold_up_no_end() {
     goes_on(&daemon, "server");
     ends_soon(&mut daemon, 0);
 }
+
+#[test]
+#[ignore = "needs root and bindfs, run by .ci/run"]
+fn a_reload_takes_the_name_that_is_just_made_for_a_child_that_is_held_back() {
+    let far = Far::new();
+    let near = format!("[children.near]\n{SLEEP}");
+    let listen = "listen = [\"unix:late/socket\"]\n";
+    let program = far.path("none").display().to_string();
+    let lacks = format!("{near}[children.late]\ncommand = [\"{program}\"]\n{listen}");
+    let mut daemon = Daemon::start(&lacks);
+    daemon.wait_child("late", ChildState::Backoff);
+    // Its name is made first; then the look hangs at its program, until it is killed.
+    far.hang();
+    std::fs::create_dir(daemon.path("late")).unwrap();
+    wait_for("its name", || daemon.path("late/socket").exists().then_some(()));
+    daemon.configure(&format!("{near}[children.late]\n{SLEEP}{listen}"));
+    let reload = daemon.ask_meanwhile(Request::Reload);
+    goes_on(&daemon, "near");
+    let (status, out, err) = reload.join().unwrap().unwrap();
+    assert_eq!((status, err.as_str()), (0, ""), "{out}\n{}", daemon.log());
+    assert_eq!(daemon.child("late").state, ChildState::Up);
+    std::os::unix::net::UnixStream::connect(daemon.path("late/socket")).unwrap();
+    ends_soon(&mut daemon, 0);
+}
