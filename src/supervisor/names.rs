@@ -251,7 +251,7 @@ impl Drop for Names {
     fn drop(&mut self) {
         for (socket, name) in std::mem::take(&mut self.made).into_values().flatten() {
             if socket.is_some() {
-                name.remove(unix_name::AT_ONCE);
+                name.remove();
             }
         }
     }

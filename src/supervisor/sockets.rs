@@ -3,7 +3,7 @@
 
 use super::names::{Found, Names, Wanted};
 use super::store::{Handed, Store, socket_name};
-use super::unix_name::{self, AT_ONCE, Access, Name};
+use super::unix_name::{self, Access, Name};
 use crate::cause::cause;
 use crate::config::model::{Address, HostPort};
 use crate::sys::socket as shared;
@@ -12,13 +12,13 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, getsockname, getsockopt, listen,
     setsockopt, socket, sockopt,
 };
+use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, chown};
-use std::time::Duration;
 
 /// New clients that wait while nobody accepts; the kernel cuts it to
 /// `/proc/sys/net/core/somaxconn` (listen(2)).
@@ -28,8 +28,6 @@ const BACKLOG: i32 = 4096;
 #[derive(Debug, Default)]
 pub struct Sockets {
     held: BTreeMap<Address, Held>,
-    /// How long the names may take to be removed when it is dropped.
-    patience: Duration,
     /// One was bound anew or listens again: the store is to know.
     renewed: bool,
 }
@@ -257,10 +255,17 @@ impl Sockets {
         }
     }
 
-    /// Closes all at the end, when nothing else is to be done meanwhile.
-    pub fn close(&mut self, patience: Duration) {
-        self.patience = patience;
-        drop(std::mem::take(self));
+    /// Closes all at the end, and returns the processes aside that [remove](Name::remove)
+    /// their names.
+    pub fn close(&mut self) -> Vec<Pid> {
+        let removing = self.own_names().filter_map(Name::remove).collect();
+        self.held.clear();
+        removing
+    }
+
+    /// The names that go with it.
+    fn own_names(&self) -> impl Iterator<Item = &Name> {
+        self.held.values().filter(|held| !held.taken_up).filter_map(|held| held.name.as_ref())
     }
 
     /// Holds these too, in place of those that they were bound for.
@@ -274,7 +279,7 @@ impl Sockets {
         self.held.retain(|address, held| {
             let keep = named(address);
             if let (Some(name), false) = (&held.name, keep) {
-                name.remove(AT_ONCE);
+                name.remove();
             }
             keep
         });
@@ -283,8 +288,7 @@ impl Sockets {
 
 impl Drop for Sockets {
     fn drop(&mut self) {
-        let own = self.held.values().filter(|held| !held.taken_up);
-        own.filter_map(|held| held.name.as_ref()).for_each(|name| name.remove(self.patience));
+        self.close();
     }
 }
 
@@ -313,7 +317,9 @@ fn hold(address: &Address, store: &Store, before: Option<&Held>, names: &mut Nam
             if before.is_some() || store.left_at(address).next().is_some() {
                 log::warn!("{address}: the name that its socket had is gone: a new one is made");
             }
-            unix_name::listen_now(&socket, BACKLOG).inspect_err(|_| name.remove(AT_ONCE))?;
+            unix_name::listen_now(&socket, BACKLOG).inspect_err(|_| {
+                name.remove();
+            })?;
             (socket, name, false)
         }
     };

@@ -7,6 +7,7 @@ use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 /// The descriptors that a process aside has besides the standard three.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +62,17 @@ pub fn start(keeps: Keeps<'_>, work: impl FnOnce()) -> io::Result<Pid> {
     match forked? {
         ForkResult::Parent { child } => Ok(child),
         ForkResult::Child => unreachable!("it has exited"),
+    }
+}
+
+/// Waits until these have ended, and reaps them; all together no longer than that. Those that
+/// have not ended by then are given up.
+pub fn wait(processes: impl IntoIterator<Item = Pid>, patience: Duration) {
+    let until = Instant::now() + patience;
+    for pid in processes {
+        while matches!(process::reap(pid), Ok(None)) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 

@@ -240,21 +240,22 @@ fn sockets_in_a_folder_that_hangs_hold_up_no_end() {
     let far = Far::new();
     let dir = tempfile::tempdir().unwrap();
     // As any other as long as it answers.
-    let listen = format!("listen = [\"unix:{}\"]\n", far.path("socket").display());
-    let config = format!("[children.near]\n{SLEEP}[children.server]\n{SLEEP}{listen}");
-    let mut daemon = Daemon::spawn_in(dir, &config);
+    let socket = |name: &str| format!("unix:{}", far.path(name).display());
+    let config = |listen: &[String]| format!("[children.near]\n{SLEEP}[children.server]\n{SLEEP}listen = {listen:?}\n");
+    let one = config(&[socket("socket")]);
+    let mut daemon = Daemon::spawn_in(dir, &one);
     daemon.wait_state(DaemonState::Running);
     std::os::unix::net::UnixStream::connect(far.path("socket")).unwrap();
     // Its name is made again by a reload where it went.
     std::fs::remove_file(far.near("socket")).unwrap();
-    daemon.reload(&config);
+    daemon.reload(&one);
     std::os::unix::net::UnixStream::connect(far.path("socket")).unwrap();
     daemon.stop();
     assert!(!far.near("socket").exists());
 
-    let dir = tempfile::tempdir().unwrap();
-    let mut daemon = Daemon::spawn_in(dir, &config);
-    daemon.wait_state(DaemonState::Running);
+    // However many, they are waited for once.
+    let many: Vec<String> = (0..10).map(|n| socket(&format!("socket{n}"))).collect();
+    let mut daemon = Daemon::start(&config(&many));
     far.hang();
     kill(daemon.child_pid("server"), nix::libc::SIGKILL);
     goes_on(&daemon, "near");
