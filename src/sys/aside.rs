@@ -109,7 +109,7 @@ mod tests {
             if let Some(exit) = process::reap(pid).unwrap() {
                 return exit;
             }
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 

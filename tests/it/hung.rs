@@ -2,8 +2,8 @@
 
 use crate::daemon::{Daemon, alive, kill, wait_for};
 use crate::far::Far;
-use plumbd::control::Request;
 use plumbd::control::status::{ChildState, DaemonState};
+use plumbd::control::{Request, Response, client};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -200,9 +200,14 @@ fn a_configuration_file_that_hangs_is_given_up_at_the_end_and_read_when_it_answe
 }
 
 fn start(dir: &Path, config: &str) -> std::process::Child {
+    start_with(dir, config, &[])
+}
+
+fn start_with(dir: &Path, config: &str, words: &[&str]) -> std::process::Child {
     std::fs::write(dir.join("plumbd.toml"), config).unwrap();
     Command::new(env!("CARGO_BIN_EXE_plumbd"))
         .args(["run", "-c", "plumbd.toml"])
+        .args(words)
         .current_dir(dir)
         .stderr(Stdio::piped())
         .spawn()
@@ -285,4 +290,51 @@ fn a_reload_takes_the_name_that_is_just_made_for_a_child_that_is_held_back() {
     assert_eq!(daemon.child("late").state, ChildState::Up);
     std::os::unix::net::UnixStream::connect(daemon.path("late/socket")).unwrap();
     ends_soon(&mut daemon, 0);
+}
+
+#[test]
+#[ignore = "needs root and bindfs, run by .ci/run"]
+fn a_pid_file_that_hangs_holds_up_neither_a_start_nor_the_loop_nor_an_end() {
+    let far = Far::new();
+    let dir = tempfile::tempdir().unwrap();
+    let config = format!("[children.near]\n{SLEEP}");
+    let words = ["--pid-file", far.path("pid").to_str().unwrap()].map(str::to_owned);
+    let words = words.each_ref().map(String::as_str);
+    let status = || {
+        let mut running = None;
+        let asked = client::ask(&dir.path().join("plumbd.sock"), &Request::Status, |response| {
+            if let Response::Status(status) = response {
+                running = Some(*status).filter(|status| status.state == DaemonState::Running);
+            }
+            Ok(())
+        });
+        asked.ok().and(running)
+    };
+    for hangs in [false, true] {
+        let mut daemon = start_with(dir.path(), &config, &words);
+        let pid = i32::try_from(daemon.id()).unwrap();
+        wait_for("it runs", status);
+        assert_eq!(std::fs::read_to_string(far.near("pid")).unwrap(), format!("{pid}\n"));
+        if hangs {
+            far.hang();
+            kill(pid, nix::libc::SIGHUP);
+            wait_for("the reload", || status().filter(|status| status.reloads == 1));
+        }
+        let began = Instant::now();
+        kill(pid, nix::libc::SIGTERM);
+        let ended = wait_for("the end", || daemon.try_wait().unwrap());
+        assert!(ended.success() && began.elapsed() < SOON, "{ended:?} after {:?}", began.elapsed());
+        assert_eq!(far.near("pid").exists(), hangs);
+    }
+    let refused = start_with(dir.path(), &config, &words).wait_with_output().unwrap();
+    let err = String::from_utf8(refused.stderr).unwrap();
+    let why = format!("cannot open the pid file {}: looking at it took longer than 10 s", far.path("pid").display());
+    assert!(refused.status.code() == Some(1) && err.contains(&why), "{err}");
+    // What was left behind is taken over.
+    far.answer();
+    let mut daemon = start_with(dir.path(), &config, &words);
+    wait_for("it runs", status);
+    kill(i32::try_from(daemon.id()).unwrap(), nix::libc::SIGTERM);
+    assert!(daemon.wait().unwrap().success());
+    assert!(!far.near("pid").exists());
 }
