@@ -164,7 +164,9 @@ pub const CHILD: Keys = &[
         Kind::Table(START_LIMIT),
         "{}",
         "past it: failed, until an operator starts it or a reload changes it",
-        "How often it may be started. Past that its state is failed, until `plumbd start` or a reload that changes it.",
+        "How often it may be started. Past that its state is failed, until `plumbd start` or a reload that changes it. \
+         Every start counts, however the process before it ended: an end that is a `success` too, for a program that \
+         ends well again and again does not serve. One that is meant to wants a larger `burst`.",
     ),
     key(
         "ready",
