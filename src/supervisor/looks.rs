@@ -9,9 +9,10 @@ use super::held_back::Lacking;
 use super::names::{Making, Wanted};
 use super::poll::{Id, Token, Watched};
 use super::reload::Begun;
+use super::unix_name::{self, Inode};
 use crate::cause::cause;
 use crate::config::looked;
-use crate::look::{Answers, Look};
+use crate::look::{Answers, EACH, Look};
 use crate::sys::aside::Keeps;
 use nix::sys::epoll::EpollFlags;
 use nix::unistd::Pid;
@@ -32,6 +33,8 @@ pub(super) enum Purpose {
     Names(Making, Box<Begun>),
     /// What a child lacks.
     Lacking(Box<Lacking>),
+    /// Names of sockets that may be gone, for the next status.
+    Lost,
 }
 
 /// Those under way.
@@ -41,6 +44,8 @@ pub(super) struct Looks {
     under_way: BTreeMap<u32, UnderWay>,
     /// A reload that is to make names, once a look for what a child lacks has made the same.
     reload: Option<Box<Begun>>,
+    /// Names that may be gone are not looked at again before.
+    lost_at: Option<Instant>,
     /// Those that were killed, until they are reaped or named: what each was doing.
     killed: BTreeMap<Pid, (Instant, String)>,
 }
@@ -101,6 +106,29 @@ impl Supervisor {
     /// made, or holds them for what is to be started.
     pub(super) fn is_taking_addresses(&self) -> bool {
         matches!(self.phase, Phase::Winding(_) | Phase::GoingBack(_)) || self.looks.make_names()
+    }
+
+    /// Has the names of sockets looked at that this process can't look at itself: what is seen
+    /// is in the next status.
+    pub(super) fn look_for_lost_names(&mut self) {
+        let (now, names) = (Instant::now(), self.sockets.far_names());
+        let is_early = self.looks.lost_at.is_some_and(|at| now < at);
+        // Where a file system answers nobody, one that hangs there is enough.
+        if names.is_empty() || is_early || !self.looks.killed.is_empty() || matches!(self.phase, Phase::Stopping { .. })
+        {
+            return;
+        }
+        self.looks.lost_at = Some(now + EACH);
+        let begun = Look::begin(Keeps::Only(&[]), |scribe| {
+            for (path, inode) in &names {
+                let is_lost = || unix_name::is_still(path, *inode).ok().map(|still| !still);
+                scribe.ask(&lost(path, *inode), &format!("looking at {}", path.display()), is_lost);
+            }
+        });
+        match begun {
+            Ok(look) => self.follow(look, Purpose::Lost),
+            Err(error) => log::debug!("cannot start a process that looks for names of sockets: {}", cause(&error)),
+        }
     }
 
     /// Begins to look at the configuration, in that file or where it came from.
@@ -194,6 +222,7 @@ impl Supervisor {
                 Purpose::Reload(waiter) => self.refuse(waiter, "cannot reload: the daemon is stopping"),
                 Purpose::Plan(connection) => self.refuse(Some(connection), "cannot plan: the daemon is stopping"),
                 Purpose::Lacking(lacking) => self.not_looked_for(&lacking),
+                Purpose::Lost => {}
                 Purpose::Names(_, reload) => self.looks.reload = Some(reload),
             }
         }
@@ -214,10 +243,18 @@ impl Supervisor {
                     self.begin_reload(*reload);
                 }
             }
+            Purpose::Lost => match answers {
+                Ok(answers) => self.sockets.set_lost(|path, inode| answers.get(&lost(path, inode)).flatten()),
+                Err(why) => log::debug!("cannot see whether names of sockets are gone: {why}"),
+            },
             Purpose::Names(making, reload) => match answers {
                 Ok(answers) => self.names_made(*reload, making.made(&answers)),
                 Err(why) => self.not_begun(&why, &reload),
             },
         }
     }
+}
+
+fn lost(path: &Path, inode: Inode) -> String {
+    format!("lost {inode} {}", path.display())
 }

@@ -3,7 +3,7 @@
 
 use super::names::{Found, Names, Wanted};
 use super::store::{Handed, Store, socket_name};
-use super::unix_name::{self, Access, Name};
+use super::unix_name::{self, Access, Inode, Name};
 use crate::cause::cause;
 use crate::config::model::{Address, HostPort};
 use crate::sys::socket as shared;
@@ -19,6 +19,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, chown};
+use std::path::{Path, PathBuf};
 
 /// New clients that wait while nobody accepts; the kernel cuts it to
 /// `/proc/sys/net/core/somaxconn` (listen(2)).
@@ -141,6 +142,27 @@ impl Sockets {
         self.held.iter().filter(|(_, held)| held.has_lost_its_name()).map(|(address, _)| address)
     }
 
+    /// Why nobody can connect to that address, as far as this is known at once.
+    pub fn problem(&self, address: &Address) -> Option<String> {
+        let is_lost = self.held.get(address).is_some_and(Held::has_lost_its_name);
+        is_lost.then(|| format!("nobody can connect to {address}: its name is gone; a reload makes it again"))
+    }
+
+    /// The names that only a process aside can look at.
+    pub(super) fn far_names(&self) -> Vec<(PathBuf, Inode)> {
+        let far = self.held.values().filter(|held| held.is_far()).filter_map(|held| held.name.as_ref());
+        far.map(|name| (name.path().to_owned(), name.inode())).collect()
+    }
+
+    /// A process aside saw whether one of them is gone.
+    pub(super) fn set_lost(&mut self, lost: impl Fn(&Path, Inode) -> Option<bool>) {
+        for name in self.held.values_mut().filter_map(|held| held.name.as_mut()) {
+            if let Some(lost) = lost(name.path(), name.inode()) {
+                name.set_lost(lost);
+            }
+        }
+    }
+
     /// Takes out those that were bound in place of some in `others`.
     pub fn take_in_place_of(&mut self, others: &Sockets) -> Sockets {
         let (again, new) = std::mem::take(&mut self.held).into_iter().partition(|(at, _)| others.held.contains_key(at));
@@ -156,12 +178,13 @@ impl Sockets {
     }
 
     /// Binds one more address, if that can be done at once: the name of a Unix socket is
-    /// made aside first.
+    /// made aside first, also in place of one that was shut down, if its folder may not
+    /// answer.
     ///
     /// # Errors
     /// From bind(2); `WouldBlock` for a Unix socket.
     pub(super) fn bind(&mut self, address: &Address, store: &Store) -> io::Result<()> {
-        if self.held.contains_key(address) {
+        if self.held.get(address).is_some_and(|held| !held.is_far() || is_alive(address, held)) {
             return Ok(());
         }
         if matches!(address, Address::Unix(_)) {

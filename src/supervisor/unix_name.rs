@@ -64,6 +64,8 @@ pub struct Name {
     inode: Inode,
     /// Its folder is on a disk of this machine. Else to look at it may take for ever.
     local: bool,
+    /// A process aside saw that it is gone.
+    was_lost: bool,
 }
 
 /// Whether the name of a socket that was made earlier is still that socket's.
@@ -77,7 +79,7 @@ pub fn is_still(path: &Path, inode: Inode) -> io::Result<bool> {
 impl Name {
     /// One that was made, or [is still](is_still) that socket's.
     pub fn new(path: &Path, inode: Inode, local: bool) -> Name {
-        Name { path: path.to_owned(), inode, local }
+        Name { path: path.to_owned(), inode, local, was_lost: false }
     }
 
     /// Where it is.
@@ -103,7 +105,12 @@ impl Name {
 
     /// Whether the name is gone, or another socket's, as far as this can be seen at once.
     pub fn is_lost(&self) -> bool {
-        self.local && look(&self.path).is_ok_and(|there| there != Some(self.inode))
+        if self.local { look(&self.path).is_ok_and(|there| there != Some(self.inode)) } else { self.was_lost }
+    }
+
+    /// A process aside saw whether it is gone.
+    pub fn set_lost(&mut self, lost: bool) {
+        self.was_lost = lost;
     }
 
     /// What has the name, if it is still this socket, to be looked at and changed.

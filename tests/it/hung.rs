@@ -338,3 +338,30 @@ fn a_pid_file_that_hangs_holds_up_neither_a_start_nor_the_loop_nor_an_end() {
     assert!(daemon.wait().unwrap().success());
     assert!(!far.near("pid").exists());
 }
+
+#[test]
+#[ignore = "needs root and bindfs, run by .ci/run"]
+fn a_socket_in_a_far_folder_that_nobody_can_connect_to_is_told_and_one_that_was_shut_down_is_bound_again() {
+    let far = Far::new();
+    let serve = "open($s, '+<&=', 3); while (accept($c, $s)) { shutdown($s, 2); exit 1 }";
+    let config = format!(
+        "[children.near]\n{SLEEP}[children.server]\ncommand = [\"perl\", \"-e\", {serve:?}]\nlisten = [\"unix:{}\"]\n",
+        far.path("socket").display()
+    );
+    let mut daemon = Daemon::start(&config);
+    // Each client has it shut its socket down and end; the next one is served by another.
+    for _ in 0..3 {
+        let pid = daemon.child_pid_when_up("server");
+        std::os::unix::net::UnixStream::connect(far.path("socket")).unwrap();
+        daemon.wait_replaced("server", pid);
+    }
+    std::fs::remove_file(far.near("socket")).unwrap();
+    let why = format!("nobody can connect to unix:{}: its name is gone", far.path("socket").display());
+    wait_for("it is told", || daemon.child("server").problem.filter(|problem| problem.contains(&why)));
+    daemon.done(&Request::Reload);
+    assert_eq!(daemon.child("server").problem, None);
+    std::os::unix::net::UnixStream::connect(far.path("socket")).unwrap();
+    far.hang();
+    goes_on(&daemon, "near");
+    ends_soon(&mut daemon, 0);
+}
