@@ -365,3 +365,38 @@ fn a_socket_in_a_far_folder_that_nobody_can_connect_to_is_told_and_one_that_was_
     goes_on(&daemon, "near");
     ends_soon(&mut daemon, 0);
 }
+
+#[test]
+#[ignore = "needs root and bindfs, run by .ci/run"]
+fn what_a_look_leaves_that_is_killed_while_it_makes_a_name_is_taken_over_by_the_next_try() {
+    // With the lock of the name, or with the name that nobody listens on yet.
+    for left in [".socket.lock", "socket"] {
+        let is_left = |_: usize| {
+            let far = Far::new();
+            let listen = format!("listen = [\"unix:{}\"]\n", far.path("late/socket").display());
+            let config = format!("[children.near]\n{SLEEP}[children.late]\n{SLEEP}{listen}");
+            let mut daemon = Daemon::start(&config);
+            daemon.wait_child("late", ChildState::Backoff);
+            std::fs::create_dir(far.near("late")).unwrap();
+            let start = daemon.ask_meanwhile(Request::Start { children: vec!["late".to_owned()] });
+            while !far.near("late").join(left).exists() && !start.is_finished() {
+                std::hint::spin_loop();
+            }
+            far.hang();
+            goes_on(&daemon, "near");
+            let (status, _, err) = start.join().unwrap().unwrap();
+            let hung = status == 1 && err.contains("took longer than 10 s");
+            assert!(hung || daemon.child("late").state == ChildState::Up, "{err}");
+            let is_left = hung && far.near("late").join(left).exists();
+            far.answer();
+            daemon.wait_child("late", ChildState::Up);
+            std::os::unix::net::UnixStream::connect(far.path("late/socket")).unwrap();
+            assert!(!far.near("late/.socket.lock").exists());
+            daemon.stop();
+            assert!(!far.near("late/socket").exists());
+            is_left
+        };
+        // It may have been done with it before the file system hung.
+        assert!((0..50).any(is_left), "no look hung with {left}");
+    }
+}
