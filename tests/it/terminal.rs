@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -312,9 +313,23 @@ fn a_daemon_that_ctrl_z_halts_goes_on_serving_and_no_deadline_that_passed_meanwh
     let late = wait_for("late", || child("late")?.pid);
     let (began, echo) = (Instant::now(), up("echo"));
     let pid = terminal.plumbd();
+    // It is to be busy when it is halted; the last who asks waits until it goes on.
+    let halted = Arc::new(AtomicBool::new(false));
+    let asking = {
+        let (folder, halted) = (folder.path().to_owned(), halted.clone());
+        std::thread::spawn(move || {
+            while status_in(&folder).is_some() {
+                if halted.load(Ordering::Relaxed) {
+                    return true;
+                }
+            }
+            false
+        })
+    };
     terminal.press(b"\x1a");
     terminal.wait("halted");
     assert_eq!(state(pid), Some('T'));
+    halted.store(true, Ordering::Relaxed);
 
     // Its children are no part of the terminal's job.
     let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -326,15 +341,11 @@ fn a_daemon_that_ctrl_z_halts_goes_on_serving_and_no_deadline_that_passed_meanwh
     std::fs::write(path("go"), "").unwrap();
     wait_for("late says that it is ready", || path("said").exists().then_some(()));
     kill(echo, nix::libc::SIGKILL);
-    let status = {
-        let folder = folder.path().to_owned();
-        std::thread::spawn(move || status_in(&folder))
-    };
     wait_for("the deadline", || (began.elapsed() > bound).then_some(()));
     assert_eq!(state(pid), Some('T'));
 
     terminal.press(b"\n");
-    assert!(status.join().unwrap().is_some(), "who asked meanwhile is answered");
+    assert!(asking.join().unwrap(), "who asked meanwhile is answered");
     assert_eq!(up("late"), late, "{}", terminal.all());
     wait_for("another echo", || (up("echo") != echo).then_some(()));
     assert!(!terminal.all().contains("not ready"), "{}", terminal.all());
