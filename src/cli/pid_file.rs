@@ -2,15 +2,22 @@
 //! daemon lives, so that one left over from a crash is known for what it is.
 
 use crate::cause::cause;
+use crate::look::Look;
 use crate::supervisor::unix_name::{Lock, remove_own};
+use crate::sys::aside::{self, Keeps};
 use crate::sys::at_hand::is_way_local;
 use crate::sys::beside::{self, Whose};
 use crate::sys::lock::{self, Locked};
 use nix::fcntl::{FlockArg, OFlag};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// It has this long to be removed at the end, if it is on a file system that may not answer.
+const REMOVED: Duration = Duration::from_secs(1);
 
 /// The file, held until this is dropped, which removes it.
 #[derive(Debug)]
@@ -25,9 +32,25 @@ impl PidFile {
     /// Locks the file and writes this process's id to it.
     ///
     /// # Errors
-    /// A living daemon holds it, with its id; or it can't be written.
+    /// A living daemon holds it, with its id; it can't be written; or its file system does not
+    /// answer.
     pub(super) fn hold(path: &Path) -> Result<PidFile, String> {
-        let cannot = |verb: &str, why: &str| format!("cannot {verb} the pid file {}: {why}", path.display());
+        // Only the process that opens it can lock it for good, so a process aside sees first
+        // whether this one would have to wait.
+        let look = Look::begin(Keeps::Only(&[]), |scribe| {
+            scribe.ask("local", "looking at it", || {
+                let _whatever_there_is = fs::metadata(path);
+                path.parent().is_some_and(is_way_local)
+            });
+        });
+        let answers =
+            look.map_err(|error| format!("no process can look at it: {}", cause(&error))).and_then(Look::wait);
+        let answers = answers.map_err(|why| cannot("open", path, &why))?;
+        PidFile::hold_at(path, answers.get("local") == Some(true))
+    }
+
+    fn hold_at(path: &Path, local: bool) -> Result<PidFile, String> {
+        let cannot = |verb: &str, why: &str| cannot(verb, path, why);
         // Not while another daemon removes its own. Where nothing can be made beside the
         // file, nothing can be removed either.
         let turn = Lock::take_soon(path);
@@ -45,7 +68,6 @@ impl PidFile {
             if !is_at(&lock, path) {
                 continue;
             }
-            let local = path.parent().is_some_and(is_way_local);
             let held = PidFile { path: path.to_owned(), lock, local };
             // Where that fails (the disk is full) no empty file is left behind.
             let written = write(&held.lock);
@@ -60,7 +82,7 @@ impl PidFile {
         if !self.local || is_at(&self.lock, &self.path) {
             return;
         }
-        match PidFile::hold(&self.path) {
+        match PidFile::hold_at(&self.path, true) {
             Ok(again) => {
                 *self = again;
                 log::warn!("the pid file {} was gone: it is made again", self.path.display());
@@ -74,8 +96,18 @@ impl Drop for PidFile {
     fn drop(&mut self) {
         // Somebody may have removed it, and another daemon have its own there. One that
         // can't be removed is stale, and the next daemon takes it over.
-        let _stale = remove_own(&self.path, || Ok(is_at(&self.lock, &self.path)));
+        let remove = || drop(remove_own(&self.path, || Ok(is_at(&self.lock, &self.path))));
+        if self.local {
+            return remove();
+        }
+        if let Ok(pid) = aside::start(Keeps::Only(&[self.lock.as_fd()]), remove) {
+            aside::wait([pid], REMOVED);
+        }
     }
+}
+
+fn cannot(verb: &str, path: &Path, why: &str) -> String {
+    format!("cannot {verb} the pid file {}: {why}", path.display())
 }
 
 fn is_at(file: &File, path: &Path) -> bool {

@@ -71,7 +71,9 @@ pub const DAEMON: Keys = &[
         r#""auto""#,
         "auto | stderr | syslog; auto: syslog where it daemonized, else stderr",
         "Where the log goes: the daemon's own entries and every line that a child writes to standard error, or to a \
-         standard output that is no link.",
+         standard output that is no link. The daemon waits for no reader of a pipe, a terminal or a socket, and not for \
+         syslog. But no write to a file can be cut short: where standard error is a file, it should be on a local file \
+         system, for one that does not answer holds up the daemon, and no child is started again until it does.",
     ),
     key(
         "syslog_facility",
@@ -123,7 +125,10 @@ pub const CHILD: Keys = &[
         "",
         "any program and its arguments",
         "The program that this child runs, and its arguments, a string each; there is no shell. A program with a slash \
-         in its name is relative to the file, one without is looked for in the PATH that it gets.",
+         in its name is relative to the file, one without is looked for in the PATH that it gets. One for another \
+         kind of processor, or in another format, is run if the kernel has a handler for such (binfmt_misc) that can be \
+         seen in /proc/sys/fs/binfmt_misc. In a container it often is not mounted, so name the handler as the program: \
+         `[\"/usr/bin/qemu-aarch64\", \"./prog\"]`.",
     ),
     key(
         "listen",
@@ -165,7 +170,9 @@ pub const CHILD: Keys = &[
         Kind::Table(START_LIMIT),
         "{}",
         "past it: failed, until an operator starts it or a reload changes it",
-        "How often it may be started. Past that its state is failed, until `plumbd start` or a reload that changes it.",
+        "How often it may be started. Past that its state is failed, until `plumbd start` or a reload that changes it. \
+         Every start counts, however the process before it ended: an end that is a `success` too, for a program that \
+         ends well again and again does not serve. One that is meant to wants a larger `burst`.",
     ),
     key(
         "ready",

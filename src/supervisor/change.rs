@@ -25,7 +25,7 @@ use crate::config::model::Model;
 use crate::config::plan::Plan;
 use crate::control::status::DaemonState;
 use crate::notify;
-use crate::sys::process;
+use crate::sys::{aside, process};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -35,8 +35,8 @@ const LOOK: Duration = Duration::from_millis(10);
 const RESUME: Duration = Duration::from_secs(1);
 /// What children left behind has so long to die when it is killed at the end.
 const LAST_STRAYS: Duration = Duration::from_secs(1);
-/// The names of Unix sockets have so long to be removed at the end, if their folders are on
-/// file systems that may not answer.
+/// The names of Unix sockets have so long, all together, to be removed at the end, if their
+/// folders are on file systems that may not answer.
 const NAMES: Duration = Duration::from_secs(1);
 /// Children that were killed because the time for the end is up have this long to die.
 const LAST_KILL: Duration = Duration::from_secs(1);
@@ -200,7 +200,7 @@ impl Supervisor {
         if let Some(why) = child.stuck() {
             return Start::not(why);
         }
-        if child.held_back.is_looked_for && matches!(child.machine.state, State::Backoff { .. }) {
+        if child.held_back.is_open && matches!(child.machine.state, State::Backoff { .. }) {
             return Start::Open;
         }
         let machine = &child.machine;
@@ -386,8 +386,8 @@ impl Supervisor {
         let unsaved = self.links.stored(|held| self.links.queued(held) > 0);
         self.store.keep(&self.sockets.stored_at_the_end().chain(unsaved).collect(), &mut self.manager);
         // Whoever is told that it is over may start the next one at once.
-        self.sockets.close(NAMES);
-        self.server.close(NAMES);
+        let removing: Vec<_> = self.sockets.close().into_iter().chain(self.server.close()).collect();
+        aside::wait(removing, NAMES);
         self.answer_shutdown(&end);
         self.end = Some(end);
     }

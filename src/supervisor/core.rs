@@ -224,11 +224,14 @@ impl Supervisor {
                 }
             }
             let timeout = self.timeout();
+            // A deadline counts once all that came before it was looked at: this process may be
+            // halted at any place here (SIGTSTP, SIGSTOP, a suspended machine), for any time.
+            let now = Instant::now();
             self.poll.wait(&mut events, timeout).map_err(|e| format!("cannot wait for events: {e}"))?;
             for (token, flags) in events.drain(..) {
                 self.event(token, flags);
             }
-            self.deadlines();
+            self.deadlines(now);
         }
     }
 
@@ -294,8 +297,7 @@ impl Supervisor {
         }
     }
 
-    fn deadlines(&mut self) {
-        let now = Instant::now();
+    fn deadlines(&mut self, now: Instant) {
         while let Some(&(at, id)) = self.timers.first() {
             if at > now {
                 break;

@@ -27,11 +27,14 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// A look that is lost, which can't be, would hold a child back for no longer.
 const LOST: Duration = Duration::from_secs(5);
 
+/// A reload that makes names of sockets is over soon, or hangs.
+const RELOAD: Duration = Duration::from_secs(1);
+
 /// How a child is held back.
 #[derive(Debug, Default)]
 pub(super) struct HeldBack {
-    /// A process aside looks just now.
-    pub(super) is_looked_for: bool,
+    /// What it lacks is not known yet: a process aside looks, or is about to.
+    pub(super) is_open: bool,
     tries: u32,
 }
 
@@ -57,6 +60,11 @@ impl Lacking {
     pub(super) fn id(&self) -> Id {
         self.id
     }
+
+    /// The names that are being made for it.
+    pub(super) fn making(&self) -> &Making {
+        &self.making
+    }
 }
 
 impl Supervisor {
@@ -71,8 +79,13 @@ impl Supervisor {
         }
         // It is tried from here on, and no longer only to be.
         child.pending = false;
-        if std::mem::replace(&mut child.held_back.is_looked_for, true) {
+        child.held_back.is_open = true;
+        if self.looks.look_for(id) {
             return Some(Event::HeldBack(None, Instant::now() + ALL + LOST));
+        }
+        // To bind the same address twice would have one find the other there.
+        if !addresses.is_empty() && self.is_taking_addresses() {
+            return Some(Event::HeldBack(None, Instant::now() + RELOAD));
         }
         if let Err(error) = self.look_for(id, addresses) {
             return Some(self.held_back(id, error));
@@ -121,7 +134,7 @@ impl Supervisor {
     pub(super) fn looked_for_lacking(&mut self, lacking: Lacking, answers: Result<Answers, String>) {
         let Lacking { id, source, addresses, making } = lacking;
         let Some(child) = self.children.get_mut(&id) else { return };
-        child.held_back.is_looked_for = false;
+        child.held_back.is_open = false;
         // An operator has stopped it, or it is another one since.
         if !matches!(child.machine.state, State::Backoff { .. }) {
             drop(answers.map(|answers| making.made(&answers)));
@@ -202,7 +215,7 @@ impl Supervisor {
     /// It is tried again later.
     fn held_back(&mut self, id: Id, why: String) -> Event {
         let Some(child) = self.children.get_mut(&id) else { return Event::HeldBack(Some(why), Instant::now()) };
-        child.held_back.is_looked_for = false;
+        child.held_back.is_open = false;
         let wait = child.held_back.next_wait();
         Event::HeldBack(Some(why), Instant::now() + wait)
     }
@@ -210,7 +223,7 @@ impl Supervisor {
     /// The look for what that child lacks is given up: the daemon ends.
     pub(super) fn not_looked_for(&mut self, lacking: &Lacking) {
         if let Some(child) = self.children.get_mut(&lacking.id()) {
-            child.held_back.is_looked_for = false;
+            child.held_back.is_open = false;
         }
     }
 }

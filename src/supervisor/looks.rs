@@ -7,11 +7,12 @@ use super::change::Phase;
 use super::core::Supervisor;
 use super::held_back::Lacking;
 use super::names::{Making, Wanted};
-use super::poll::{Token, Watched};
+use super::poll::{Id, Token, Watched};
 use super::reload::Begun;
+use super::unix_name::{self, Inode};
 use crate::cause::cause;
 use crate::config::looked;
-use crate::look::{Answers, Look};
+use crate::look::{Answers, EACH, Look};
 use crate::sys::aside::Keeps;
 use nix::sys::epoll::EpollFlags;
 use nix::unistd::Pid;
@@ -32,6 +33,8 @@ pub(super) enum Purpose {
     Names(Making, Box<Begun>),
     /// What a child lacks.
     Lacking(Box<Lacking>),
+    /// Names of sockets that may be gone, for the next status.
+    Lost,
 }
 
 /// Those under way.
@@ -39,6 +42,10 @@ pub(super) enum Purpose {
 pub(super) struct Looks {
     next: u32,
     under_way: BTreeMap<u32, UnderWay>,
+    /// A reload that is to make names, once a look for what a child lacks has made the same.
+    reload: Option<Box<Begun>>,
+    /// Names that may be gone are not looked at again before.
+    lost_at: Option<Instant>,
     /// Those that were killed, until they are reaped or named: what each was doing.
     killed: BTreeMap<Pid, (Instant, String)>,
 }
@@ -64,15 +71,64 @@ impl Looks {
         looks.filter(|look| look.pid() == pid).for_each(|look| look.set_reaped());
     }
 
-    fn is_for_reload(&self) -> bool {
-        self.under_way.values().any(|under_way| matches!(under_way.purpose, Purpose::Reload(_) | Purpose::Names(..)))
+    fn purposes(&self) -> impl Iterator<Item = &Purpose> {
+        self.under_way.values().map(|under_way| &under_way.purpose)
+    }
+
+    fn are_for_reload(&self) -> bool {
+        self.make_names() || self.purposes().any(|purpose| matches!(purpose, Purpose::Reload(_)))
+    }
+
+    /// Whether a reload has names made, or is about to.
+    fn make_names(&self) -> bool {
+        self.reload.is_some() || self.purposes().any(|purpose| matches!(purpose, Purpose::Names(..)))
+    }
+
+    /// Whether one is for what that child lacks.
+    pub(super) fn look_for(&self, id: Id) -> bool {
+        self.purposes().any(|purpose| matches!(purpose, Purpose::Lacking(lacking) if lacking.id() == id))
+    }
+
+    /// Whether one of these names is just being made for a child that lacks it.
+    fn make_one_of(&self, wanted: &Wanted) -> bool {
+        self.purposes()
+            .any(|purpose| matches!(purpose, Purpose::Lacking(lacking) if lacking.making().makes_one_of(wanted)))
     }
 }
 
 impl Supervisor {
     /// Whether a reload is under way, looks for it included.
     pub(super) fn is_reloading(&self) -> bool {
-        matches!(self.phase, Phase::Winding(_) | Phase::Rising(_) | Phase::GoingBack(_)) || self.looks.is_for_reload()
+        matches!(self.phase, Phase::Winding(_) | Phase::Rising(_) | Phase::GoingBack(_)) || self.looks.are_for_reload()
+    }
+
+    /// Whether a reload takes addresses that nobody else is to take meanwhile: it has their names
+    /// made, or holds them for what is to be started.
+    pub(super) fn is_taking_addresses(&self) -> bool {
+        matches!(self.phase, Phase::Winding(_) | Phase::GoingBack(_)) || self.looks.make_names()
+    }
+
+    /// Has the names of sockets looked at that this process can't look at itself: what is seen
+    /// is in the next status.
+    pub(super) fn look_for_lost_names(&mut self) {
+        let (now, names) = (Instant::now(), self.sockets.far_names());
+        let is_early = self.looks.lost_at.is_some_and(|at| now < at);
+        // Where a file system answers nobody, one that hangs there is enough.
+        if names.is_empty() || is_early || !self.looks.killed.is_empty() || matches!(self.phase, Phase::Stopping { .. })
+        {
+            return;
+        }
+        self.looks.lost_at = Some(now + EACH);
+        let begun = Look::begin(Keeps::Only(&[]), |scribe| {
+            for (path, inode) in &names {
+                let is_lost = || unix_name::is_still(path, *inode).ok().map(|still| !still);
+                scribe.ask(&lost(path, *inode), &format!("looking at {}", path.display()), is_lost);
+            }
+        });
+        match begun {
+            Ok(look) => self.follow(look, Purpose::Lost),
+            Err(error) => log::debug!("cannot start a process that looks for names of sockets: {}", cause(&error)),
+        }
     }
 
     /// Begins to look at the configuration, in that file or where it came from.
@@ -87,8 +143,13 @@ impl Supervisor {
         }
     }
 
-    /// Begins to make the names that a reload needs.
+    /// Begins to make the names that a reload needs. One that is just being made for a child
+    /// that lacks it would be met as in use: that look is waited for, which is bounded.
     pub(super) fn make_names(&mut self, wanted: Wanted, reload: Begun) {
+        if self.looks.make_one_of(&wanted) {
+            self.looks.reload = Some(Box::new(reload));
+            return;
+        }
         match wanted.begin() {
             Ok((making, look)) => self.follow(look, Purpose::Names(making, Box::new(reload))),
             Err(why) => self.not_begun(&why, &reload),
@@ -161,11 +222,13 @@ impl Supervisor {
                 Purpose::Reload(waiter) => self.refuse(waiter, "cannot reload: the daemon is stopping"),
                 Purpose::Plan(connection) => self.refuse(Some(connection), "cannot plan: the daemon is stopping"),
                 Purpose::Lacking(lacking) => self.not_looked_for(&lacking),
-                Purpose::Names(_, reload) => {
-                    let (waiter, said) = reload.cut_short();
-                    self.refuse(waiter, &said);
-                }
+                Purpose::Lost => {}
+                Purpose::Names(_, reload) => self.looks.reload = Some(reload),
             }
+        }
+        if let Some(reload) = self.looks.reload.take() {
+            let (waiter, said) = reload.cut_short();
+            self.refuse(waiter, &said);
         }
     }
 
@@ -174,11 +237,24 @@ impl Supervisor {
         match purpose {
             Purpose::Reload(waiter) => self.looked_for_reload(waiter, answers),
             Purpose::Plan(connection) => self.looked_for_plan(connection, answers),
-            Purpose::Lacking(lacking) => self.looked_for_lacking(*lacking, answers),
+            Purpose::Lacking(lacking) => {
+                self.looked_for_lacking(*lacking, answers);
+                if let Some(reload) = self.looks.reload.take() {
+                    self.begin_reload(*reload);
+                }
+            }
+            Purpose::Lost => match answers {
+                Ok(answers) => self.sockets.set_lost(|path, inode| answers.get(&lost(path, inode)).flatten()),
+                Err(why) => log::debug!("cannot see whether names of sockets are gone: {why}"),
+            },
             Purpose::Names(making, reload) => match answers {
                 Ok(answers) => self.names_made(*reload, making.made(&answers)),
                 Err(why) => self.not_begun(&why, &reload),
             },
         }
     }
+}
+
+fn lost(path: &Path, inode: Inode) -> String {
+    format!("lost {inode} {}", path.display())
 }

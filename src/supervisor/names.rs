@@ -132,6 +132,11 @@ fn cannot(error: io::Error) -> String {
 }
 
 impl Making {
+    /// Whether one of these names is among them.
+    pub(super) fn makes_one_of(&self, wanted: &Wanted) -> bool {
+        self.sockets.iter().any(|(path, ..)| wanted.listeners.contains(path))
+    }
+
     /// The sockets, which the process aside keeps.
     pub(super) fn sockets(&self) -> Vec<BorrowedFd<'_>> {
         self.sockets.iter().map(|(.., socket)| socket.as_fd()).collect()
@@ -246,7 +251,7 @@ impl Drop for Names {
     fn drop(&mut self) {
         for (socket, name) in std::mem::take(&mut self.made).into_values().flatten() {
             if socket.is_some() {
-                name.remove(unix_name::AT_ONCE);
+                name.remove();
             }
         }
     }

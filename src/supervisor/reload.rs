@@ -230,7 +230,7 @@ impl Supervisor {
     }
 
     /// Has the names of sockets made first, if there are any to make.
-    fn begin_reload(&mut self, begun: Begun) {
+    pub(super) fn begin_reload(&mut self, begun: Begun) {
         let model = &begun.loaded.model;
         let mut wanted = self.sockets.wanted(model.children.iter().flat_map(|child| &child.listen), &self.store);
         let control = &model.daemon.control;

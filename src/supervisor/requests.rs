@@ -57,6 +57,7 @@ impl Supervisor {
     pub(super) fn request(&mut self, connection: u32, request: Request) {
         match request {
             Request::Status => {
+                self.look_for_lost_names();
                 let status = Box::new(self.status());
                 self.server.answer(connection, &Response::Status(status));
                 self.finish(Some(connection), 0);
@@ -412,7 +413,8 @@ impl Supervisor {
         }));
         let children = self.model().children.iter().filter_map(|config| self.child(&config.name)).map(|child| {
             let waits_for = if child.pending { self.blocked_by(&child.config.name) } else { None };
-            let problem = child.says.clone().or(child.machine.problem.clone());
+            let unreachable = || child.config.listen.iter().find_map(|address| self.sockets.problem(address));
+            let problem = child.says.clone().or(child.machine.problem.clone()).or_else(unreachable);
             status::Child {
                 name: child.config.name.clone(),
                 state: child.state(),

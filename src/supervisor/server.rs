@@ -9,11 +9,11 @@ use super::unix_name::{self, Name};
 use crate::control::{Decoder, Request, Response};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::time::Duration;
 
 /// More connections than this that have asked for nothing yet, and the oldest goes.
 const MOST: usize = 64;
@@ -85,7 +85,7 @@ impl Server {
                 Ok(Server { poll, listener, name, connections, next: 0, closed: false })
             }
             Err(error) => {
-                name.remove(unix_name::AT_ONCE);
+                name.remove();
                 Err(cannot(error))
             }
         }
@@ -232,18 +232,16 @@ impl Server {
         self.connections.get(&id).map(|c| &c.stream)
     }
 
-    /// Gives the socket's name up, with this patience. Connections stay: those who
-    /// wait for the end see it when this process is gone.
-    pub fn close(&mut self, patience: Duration) {
-        if std::mem::replace(&mut self.closed, true) {
-            return;
-        }
-        self.name.remove(patience);
+    /// Gives the socket's name up, and returns the process aside that [removes](Name::remove)
+    /// it, if there is one. Connections stay: those who wait for the end see it when this
+    /// process is gone.
+    pub fn close(&mut self) -> Option<Pid> {
+        if std::mem::replace(&mut self.closed, true) { None } else { self.name.remove() }
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.close(unix_name::AT_ONCE);
+        self.close();
     }
 }

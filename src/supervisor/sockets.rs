@@ -3,7 +3,7 @@
 
 use super::names::{Found, Names, Wanted};
 use super::store::{Handed, Store, socket_name};
-use super::unix_name::{self, AT_ONCE, Access, Name};
+use super::unix_name::{self, Access, Inode, Name};
 use crate::cause::cause;
 use crate::config::model::{Address, HostPort};
 use crate::sys::socket as shared;
@@ -12,13 +12,14 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, getsockname, getsockopt, listen,
     setsockopt, socket, sockopt,
 };
+use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, chown};
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 /// New clients that wait while nobody accepts; the kernel cuts it to
 /// `/proc/sys/net/core/somaxconn` (listen(2)).
@@ -28,8 +29,6 @@ const BACKLOG: i32 = 4096;
 #[derive(Debug, Default)]
 pub struct Sockets {
     held: BTreeMap<Address, Held>,
-    /// How long the names may take to be removed when it is dropped.
-    patience: Duration,
     /// One was bound anew or listens again: the store is to know.
     renewed: bool,
 }
@@ -143,6 +142,27 @@ impl Sockets {
         self.held.iter().filter(|(_, held)| held.has_lost_its_name()).map(|(address, _)| address)
     }
 
+    /// Why nobody can connect to that address, as far as this is known at once.
+    pub fn problem(&self, address: &Address) -> Option<String> {
+        let is_lost = self.held.get(address).is_some_and(Held::has_lost_its_name);
+        is_lost.then(|| format!("nobody can connect to {address}: its name is gone; a reload makes it again"))
+    }
+
+    /// The names that only a process aside can look at.
+    pub(super) fn far_names(&self) -> Vec<(PathBuf, Inode)> {
+        let far = self.held.values().filter(|held| held.is_far()).filter_map(|held| held.name.as_ref());
+        far.map(|name| (name.path().to_owned(), name.inode())).collect()
+    }
+
+    /// A process aside saw whether one of them is gone.
+    pub(super) fn set_lost(&mut self, lost: impl Fn(&Path, Inode) -> Option<bool>) {
+        for name in self.held.values_mut().filter_map(|held| held.name.as_mut()) {
+            if let Some(lost) = lost(name.path(), name.inode()) {
+                name.set_lost(lost);
+            }
+        }
+    }
+
     /// Takes out those that were bound in place of some in `others`.
     pub fn take_in_place_of(&mut self, others: &Sockets) -> Sockets {
         let (again, new) = std::mem::take(&mut self.held).into_iter().partition(|(at, _)| others.held.contains_key(at));
@@ -158,12 +178,13 @@ impl Sockets {
     }
 
     /// Binds one more address, if that can be done at once: the name of a Unix socket is
-    /// made aside first.
+    /// made aside first, also in place of one that was shut down, if its folder may not
+    /// answer.
     ///
     /// # Errors
     /// From bind(2); `WouldBlock` for a Unix socket.
     pub(super) fn bind(&mut self, address: &Address, store: &Store) -> io::Result<()> {
-        if self.held.contains_key(address) {
+        if self.held.get(address).is_some_and(|held| !held.is_far() || is_alive(address, held)) {
             return Ok(());
         }
         if matches!(address, Address::Unix(_)) {
@@ -257,10 +278,17 @@ impl Sockets {
         }
     }
 
-    /// Closes all at the end, when nothing else is to be done meanwhile.
-    pub fn close(&mut self, patience: Duration) {
-        self.patience = patience;
-        drop(std::mem::take(self));
+    /// Closes all at the end, and returns the processes aside that [remove](Name::remove)
+    /// their names.
+    pub fn close(&mut self) -> Vec<Pid> {
+        let removing = self.own_names().filter_map(Name::remove).collect();
+        self.held.clear();
+        removing
+    }
+
+    /// The names that go with it.
+    fn own_names(&self) -> impl Iterator<Item = &Name> {
+        self.held.values().filter(|held| !held.taken_up).filter_map(|held| held.name.as_ref())
     }
 
     /// Holds these too, in place of those that they were bound for.
@@ -274,7 +302,7 @@ impl Sockets {
         self.held.retain(|address, held| {
             let keep = named(address);
             if let (Some(name), false) = (&held.name, keep) {
-                name.remove(AT_ONCE);
+                name.remove();
             }
             keep
         });
@@ -283,8 +311,7 @@ impl Sockets {
 
 impl Drop for Sockets {
     fn drop(&mut self) {
-        let own = self.held.values().filter(|held| !held.taken_up);
-        own.filter_map(|held| held.name.as_ref()).for_each(|name| name.remove(self.patience));
+        self.close();
     }
 }
 
@@ -313,7 +340,9 @@ fn hold(address: &Address, store: &Store, before: Option<&Held>, names: &mut Nam
             if before.is_some() || store.left_at(address).next().is_some() {
                 log::warn!("{address}: the name that its socket had is gone: a new one is made");
             }
-            unix_name::listen_now(&socket, BACKLOG).inspect_err(|_| name.remove(AT_ONCE))?;
+            unix_name::listen_now(&socket, BACKLOG).inspect_err(|_| {
+                name.remove();
+            })?;
             (socket, name, false)
         }
     };

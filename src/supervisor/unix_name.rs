@@ -11,11 +11,11 @@
 
 use crate::sys::aside::{self, Keeps};
 use crate::sys::beside::{self, Whose};
-use crate::sys::process;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 use nix::sys::stat::{Mode, umask};
+use nix::unistd::Pid;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{File, Metadata};
@@ -23,7 +23,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A lock is held for a few system calls, so it is free within this many tries.
 const LOCK_TRIES: usize = 20;
@@ -64,6 +64,8 @@ pub struct Name {
     inode: Inode,
     /// Its folder is on a disk of this machine. Else to look at it may take for ever.
     local: bool,
+    /// A process aside saw that it is gone.
+    was_lost: bool,
 }
 
 /// Whether the name of a socket that was made earlier is still that socket's.
@@ -74,13 +76,10 @@ pub fn is_still(path: &Path, inode: Inode) -> io::Result<bool> {
     Ok(look(path)? == Some(inode))
 }
 
-/// No patience: for the loop.
-pub const AT_ONCE: Duration = Duration::ZERO;
-
 impl Name {
     /// One that was made, or [is still](is_still) that socket's.
     pub fn new(path: &Path, inode: Inode, local: bool) -> Name {
-        Name { path: path.to_owned(), inode, local }
+        Name { path: path.to_owned(), inode, local, was_lost: false }
     }
 
     /// Where it is.
@@ -106,7 +105,12 @@ impl Name {
 
     /// Whether the name is gone, or another socket's, as far as this can be seen at once.
     pub fn is_lost(&self) -> bool {
-        self.local && look(&self.path).is_ok_and(|there| there != Some(self.inode))
+        if self.local { look(&self.path).is_ok_and(|there| there != Some(self.inode)) } else { self.was_lost }
+    }
+
+    /// A process aside saw whether it is gone.
+    pub fn set_lost(&mut self, lost: bool) {
+        self.was_lost = lost;
     }
 
     /// What has the name, if it is still this socket, to be looked at and changed.
@@ -120,22 +124,14 @@ impl Name {
 
     /// Removes it, unless somebody removed it before: what is there now may be
     /// another daemon's. On a file system that may not answer, a process aside does
-    /// so, and is waited for no longer than `patience`.
-    pub fn remove(&self, patience: Duration) {
+    /// so: that one.
+    pub fn remove(&self) -> Option<Pid> {
         let cannot = |error: io::Error| log::warn!("cannot remove {}: {error}", self.path.display());
         if self.local {
-            return self.remove_now().unwrap_or_else(cannot);
+            self.remove_now().unwrap_or_else(cannot);
+            return None;
         }
-        let gone = || drop(self.remove_now());
-        let until = Instant::now() + patience;
-        match aside::start(Keeps::Only(&[]), gone) {
-            Ok(pid) => {
-                while Instant::now() < until && matches!(process::reap(pid), Ok(None)) {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-            }
-            Err(error) => cannot(error),
-        }
+        aside::start(Keeps::Only(&[]), || drop(self.remove_now())).map_err(cannot).ok()
     }
 
     fn remove_now(&self) -> io::Result<()> {
@@ -189,7 +185,8 @@ pub fn socket_to_bind() -> io::Result<OwnedFd> {
 /// EADDRINUSE: somebody listens there, or is about to, or it is no socket.
 pub fn bind_at(fd: &OwnedFd, path: &Path, access: Access, backlog: i32) -> io::Result<Inode> {
     let address = UnixAddr::new(path)?;
-    let _lock = Lock::take(path)?;
+    // A process aside of this daemon may just be removing a name that it had there.
+    let _lock = Lock::take_soon(path)?;
     clear_stale(path, &address)?;
     // There is one thread, so nothing else creates a file meanwhile.
     let before = (access == Access::Private).then(|| umask(Mode::from_bits_truncate(0o177)));
@@ -392,7 +389,7 @@ mod tests {
         assert!(!is_still(&path, inode).unwrap());
         let _other = UnixListener::bind(&path).unwrap();
         assert!(!is_still(&path, inode).unwrap());
-        name.remove(AT_ONCE);
+        name.remove();
         assert!(path.exists());
     }
 
@@ -403,7 +400,7 @@ mod tests {
         let (_socket, name) = listen_at(&path, Access::Umask, 8).unwrap();
         let lock = Lock::take(&path).unwrap();
         std::thread::scope(|scope| {
-            let removing = scope.spawn(|| name.remove(AT_ONCE));
+            let removing = scope.spawn(|| name.remove());
             // It has the name now, as the one before has lost it.
             std::fs::remove_file(&path).unwrap();
             let _others = UnixListener::bind(&path).unwrap();
@@ -431,7 +428,7 @@ mod tests {
                         }
                     }
                 });
-                name.remove(AT_ONCE);
+                name.remove();
                 drop(socket);
                 next.join().unwrap()
             });
@@ -439,7 +436,7 @@ mod tests {
             if next.1.is_there() {
                 UnixStream::connect(&path).unwrap();
             }
-            next.1.remove(AT_ONCE);
+            next.1.remove();
             assert_eq!(names(folder.path()), [""; 0]);
         }
     }

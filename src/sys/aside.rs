@@ -7,6 +7,7 @@ use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 /// The descriptors that a process aside has besides the standard three.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +65,17 @@ pub fn start(keeps: Keeps<'_>, work: impl FnOnce()) -> io::Result<Pid> {
     }
 }
 
+/// Waits until these have ended, and reaps them; all together no longer than that. Those that
+/// have not ended by then are given up.
+pub fn wait(processes: impl IntoIterator<Item = Pid>, patience: Duration) {
+    let until = Instant::now() + patience;
+    for pid in processes {
+        while matches!(process::reap(pid), Ok(None)) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
 /// Closes all descriptors above standard error but these.
 fn close_others(keep: &[BorrowedFd<'_>]) {
     let number = |fd: &BorrowedFd<'_>| libc::c_uint::try_from(fd.as_raw_fd()).unwrap_or(0);
@@ -97,7 +109,7 @@ mod tests {
             if let Some(exit) = process::reap(pid).unwrap() {
                 return exit;
             }
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 

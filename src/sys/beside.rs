@@ -11,6 +11,7 @@
 //! some systems; nothing here relies on them.
 
 use super::{name, xattr};
+use crate::cause::words;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, umask};
@@ -51,7 +52,7 @@ pub struct Folder {
     group: u32,
     mode: u32,
     /// The owner that its file system gives to a file of this process's.
-    gives: OnceCell<Option<u32>>,
+    gives: OnceCell<nix::Result<u32>>,
 }
 
 impl Folder {
@@ -100,8 +101,17 @@ impl Folder {
             Whose::Own => false,
             Whose::Administrators => !self.is_shared() || owner == 0,
         };
-        if !is_trusted && owner != geteuid().as_raw() && self.gives() != Some(owner) {
-            return Some(format!("it belongs to user {owner}"));
+        if !is_trusted && owner != geteuid().as_raw() {
+            match self.gives() {
+                Ok(own) if own == owner => {}
+                Ok(_) => return Some(format!("it belongs to user {owner}")),
+                Err(errno) => {
+                    let why = words(errno);
+                    return Some(format!(
+                        "it belongs to user {owner}, and cannot see who owns a new file there: {why}"
+                    ));
+                }
+            }
         }
         // In other folders a second name is an administrator's.
         (self.is_shared() && file.nlink() > 1)
@@ -110,13 +120,16 @@ impl Folder {
 
     /// Some file systems know other owners than this one (NFS that squashes root,
     /// CIFS): then a file that is made here has another.
-    fn gives(&self) -> Option<u32> {
+    fn gives(&self) -> nix::Result<u32> {
         *self.gives.get_or_init(|| {
             let name = format!(".plumbd-{}", std::process::id());
+            let remove = || unlinkat(&self.fd, name.as_str(), UnlinkatFlags::NoRemoveDir);
+            // One that was killed in here has left it, and in a container numbers come again.
+            let _none = remove();
             let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | CAREFUL;
-            let made = openat(&self.fd, name.as_str(), flags, Mode::S_IRUSR).ok()?;
-            let owner = fstat(&made).ok().map(|made| made.st_uid);
-            let _stays = unlinkat(&self.fd, name.as_str(), UnlinkatFlags::NoRemoveDir);
+            let made = openat(&self.fd, name.as_str(), flags, Mode::S_IRUSR)?;
+            let owner = fstat(&made).map(|made| made.st_uid);
+            let _stays = remove();
             owner
         })
     }
@@ -511,7 +524,11 @@ mod tests {
         let (file, own) = (File::create(&path).unwrap(), geteuid().as_raw());
         let squashing = |gives| Folder { gives: OnceCell::from(gives), ..Folder::of(&path).unwrap() };
         let metadata = file.metadata().unwrap();
-        assert_eq!(Folder::of(&path).unwrap().gives(), Some(own));
+        assert_eq!(Folder::of(&path).unwrap().gives(), Ok(own));
+        // One that was killed with the same number, as in a container.
+        std::fs::write(folder.path().join(format!(".plumbd-{}", std::process::id())), "").unwrap();
+        assert_eq!(Folder::of(&path).unwrap().gives(), Ok(own));
+        assert_eq!(folder.path().read_dir().unwrap().count(), 1);
         if !geteuid().is_root() {
             println!("left out: needs root");
             return;
@@ -519,9 +536,10 @@ mod tests {
         std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
         let theirs = file.metadata().unwrap();
         for whose in [Whose::Own, Whose::Administrators] {
-            assert_eq!(squashing(Some(65534)).why_not(whose, &theirs), None);
-            assert!(squashing(None).why_not(whose, &theirs).is_some());
-            assert_eq!(squashing(None).why_not(whose, &metadata), None);
+            assert_eq!(squashing(Ok(65534)).why_not(whose, &theirs), None);
+            let full = squashing(Err(Errno::ENOSPC)).why_not(whose, &theirs).unwrap();
+            assert!(full.ends_with("cannot see who owns a new file there: No space left on device"), "{full}");
+            assert_eq!(squashing(Err(Errno::ENOSPC)).why_not(whose, &metadata), None);
         }
     }
 

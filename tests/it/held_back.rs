@@ -176,6 +176,32 @@ fn a_stop_takes_no_longer_for_one_that_is_held_back() {
 }
 
 #[test]
+fn one_that_is_held_back_does_not_meet_the_socket_that_a_reload_holds_for_it() {
+    let slow = "[children.slow]\ncommand = [\"sh\", \"-c\", \"trap 'until [ -e go ]; do sleep 0.01; done; exit 0' TERM; \
+                : > up; while :; do sleep 0.01; done\"]\nstop_timeout = \"20s\"\n";
+    let late = format!("[children.late]\n{SLEEP}listen = [\"unix:late/socket\"]\n");
+    // It is tried as often, and after that one.
+    let next = format!("[children.next]\n{SLEEP}directory = \"next\"\n");
+    let mut daemon = Daemon::start(&format!("{slow}{late}{next}"));
+    wait_for("slow is up", || daemon.path("up").exists().then_some(()));
+    held_back(&daemon, "late");
+    held_back(&daemon, "next");
+    for folder in ["late", "next"] {
+        std::fs::create_dir(daemon.path(folder)).unwrap();
+    }
+    daemon.configure(&format!("{slow}umask = \"0077\"\n{late}{next}"));
+    let reload = daemon.ask_meanwhile(Request::Reload);
+    daemon.wait_log("reload: ");
+    daemon.wait_child("next", ChildState::Up);
+    std::fs::write(daemon.path("go"), "").unwrap();
+    let (status, out, err) = reload.join().unwrap().unwrap();
+    assert_eq!((status, err.as_str()), (0, ""), "{out}\n{}", daemon.log());
+    UnixStream::connect(daemon.path("late/socket")).unwrap();
+    assert!(!daemon.log().contains("in use"), "{}", daemon.log());
+    daemon.stop();
+}
+
+#[test]
 #[ignore = "needs root, run by .ci/run"]
 fn an_unknown_account_holds_back_its_child_which_never_runs_as_another() {
     let mut daemon = Daemon::start(&format!(

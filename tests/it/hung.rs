@@ -2,8 +2,8 @@
 
 use crate::daemon::{Daemon, alive, kill, wait_for};
 use crate::far::Far;
-use plumbd::control::Request;
 use plumbd::control::status::{ChildState, DaemonState};
+use plumbd::control::{Request, Response, client};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -29,6 +29,18 @@ fn ends_soon(daemon: &mut Daemon, status: i32) {
     let ended = daemon.wait_end();
     assert_eq!(ended.code(), Some(status), "{}", daemon.log());
     assert!(began.elapsed() < SOON, "it took {:?}", began.elapsed());
+}
+
+/// The same where a process that looked at it may be beyond SIGKILL, for the file system's server
+/// had taken its request when it was stopped: that goes when the file system answers.
+#[track_caller]
+fn ends_soon_beside(far: &Far, daemon: &mut Daemon) {
+    let began = Instant::now();
+    daemon.signal(nix::libc::SIGTERM);
+    let ended = daemon.wait_killed();
+    assert!(ended.success() && began.elapsed() < SOON, "{ended:?} after {:?}", began.elapsed());
+    far.answer();
+    daemon.wait_end();
 }
 
 /// Ways to need that file system for a start.
@@ -200,9 +212,14 @@ fn a_configuration_file_that_hangs_is_given_up_at_the_end_and_read_when_it_answe
 }
 
 fn start(dir: &Path, config: &str) -> std::process::Child {
+    start_with(dir, config, &[])
+}
+
+fn start_with(dir: &Path, config: &str, words: &[&str]) -> std::process::Child {
     std::fs::write(dir.join("plumbd.toml"), config).unwrap();
     Command::new(env!("CARGO_BIN_EXE_plumbd"))
         .args(["run", "-c", "plumbd.toml"])
+        .args(words)
         .current_dir(dir)
         .stderr(Stdio::piped())
         .spawn()
@@ -240,24 +257,158 @@ fn sockets_in_a_folder_that_hangs_hold_up_no_end() {
     let far = Far::new();
     let dir = tempfile::tempdir().unwrap();
     // As any other as long as it answers.
-    let listen = format!("listen = [\"unix:{}\"]\n", far.path("socket").display());
-    let config = format!("[children.near]\n{SLEEP}[children.server]\n{SLEEP}{listen}");
-    let mut daemon = Daemon::spawn_in(dir, &config);
+    let socket = |name: &str| format!("unix:{}", far.path(name).display());
+    let config = |listen: &[String]| format!("[children.near]\n{SLEEP}[children.server]\n{SLEEP}listen = {listen:?}\n");
+    let one = config(&[socket("socket")]);
+    let mut daemon = Daemon::spawn_in(dir, &one);
     daemon.wait_state(DaemonState::Running);
     std::os::unix::net::UnixStream::connect(far.path("socket")).unwrap();
     // Its name is made again by a reload where it went.
     std::fs::remove_file(far.near("socket")).unwrap();
-    daemon.reload(&config);
+    daemon.reload(&one);
     std::os::unix::net::UnixStream::connect(far.path("socket")).unwrap();
     daemon.stop();
     assert!(!far.near("socket").exists());
 
-    let dir = tempfile::tempdir().unwrap();
-    let mut daemon = Daemon::spawn_in(dir, &config);
-    daemon.wait_state(DaemonState::Running);
+    // However many, they are waited for once.
+    let many: Vec<String> = (0..10).map(|n| socket(&format!("socket{n}"))).collect();
+    let mut daemon = Daemon::start(&config(&many));
     far.hang();
     kill(daemon.child_pid("server"), nix::libc::SIGKILL);
     goes_on(&daemon, "near");
     goes_on(&daemon, "server");
-    ends_soon(&mut daemon, 0);
+    ends_soon_beside(&far, &mut daemon);
+}
+
+#[test]
+#[ignore = "needs root and bindfs, run by .ci/run"]
+fn a_reload_takes_the_name_that_is_just_made_for_a_child_that_is_held_back() {
+    let far = Far::new();
+    let near = format!("[children.near]\n{SLEEP}");
+    let listen = "listen = [\"unix:late/socket\"]\n";
+    let program = far.path("none").display().to_string();
+    let lacks = format!("{near}[children.late]\ncommand = [\"{program}\"]\n{listen}");
+    let mut daemon = Daemon::start(&lacks);
+    daemon.wait_child("late", ChildState::Backoff);
+    // Its name is made first; then the look hangs at its program, until it is killed.
+    far.hang();
+    std::fs::create_dir(daemon.path("late")).unwrap();
+    wait_for("its name", || daemon.path("late/socket").exists().then_some(()));
+    daemon.configure(&format!("{near}[children.late]\n{SLEEP}{listen}"));
+    let reload = daemon.ask_meanwhile(Request::Reload);
+    goes_on(&daemon, "near");
+    let (status, out, err) = reload.join().unwrap().unwrap();
+    assert_eq!((status, err.as_str()), (0, ""), "{out}\n{}", daemon.log());
+    assert_eq!(daemon.child("late").state, ChildState::Up);
+    std::os::unix::net::UnixStream::connect(daemon.path("late/socket")).unwrap();
+    ends_soon_beside(&far, &mut daemon);
+}
+
+#[test]
+#[ignore = "needs root and bindfs, run by .ci/run"]
+fn a_pid_file_that_hangs_holds_up_neither_a_start_nor_the_loop_nor_an_end() {
+    let far = Far::new();
+    let dir = tempfile::tempdir().unwrap();
+    let config = format!("[children.near]\n{SLEEP}");
+    let words = ["--pid-file", far.path("pid").to_str().unwrap()].map(str::to_owned);
+    let words = words.each_ref().map(String::as_str);
+    let status = || {
+        let mut running = None;
+        let asked = client::ask(&dir.path().join("plumbd.sock"), &Request::Status, |response| {
+            if let Response::Status(status) = response {
+                running = Some(*status).filter(|status| status.state == DaemonState::Running);
+            }
+            Ok(())
+        });
+        asked.ok().and(running)
+    };
+    for hangs in [false, true] {
+        let mut daemon = start_with(dir.path(), &config, &words);
+        let pid = i32::try_from(daemon.id()).unwrap();
+        wait_for("it runs", status);
+        assert_eq!(std::fs::read_to_string(far.near("pid")).unwrap(), format!("{pid}\n"));
+        if hangs {
+            far.hang();
+            kill(pid, nix::libc::SIGHUP);
+            wait_for("the reload", || status().filter(|status| status.reloads == 1));
+        }
+        let began = Instant::now();
+        kill(pid, nix::libc::SIGTERM);
+        let ended = wait_for("the end", || daemon.try_wait().unwrap());
+        assert!(ended.success() && began.elapsed() < SOON, "{ended:?} after {:?}", began.elapsed());
+        assert_eq!(far.near("pid").exists(), hangs);
+    }
+    let refused = start_with(dir.path(), &config, &words).wait_with_output().unwrap();
+    let err = String::from_utf8(refused.stderr).unwrap();
+    let why = format!("cannot open the pid file {}: looking at it took longer than 10 s", far.path("pid").display());
+    assert!(refused.status.code() == Some(1) && err.contains(&why), "{err}");
+    // What was left behind is taken over.
+    far.answer();
+    let mut daemon = start_with(dir.path(), &config, &words);
+    wait_for("it runs", status);
+    kill(i32::try_from(daemon.id()).unwrap(), nix::libc::SIGTERM);
+    assert!(daemon.wait().unwrap().success());
+    assert!(!far.near("pid").exists());
+}
+
+#[test]
+#[ignore = "needs root and bindfs, run by .ci/run"]
+fn a_socket_in_a_far_folder_that_nobody_can_connect_to_is_told_and_one_that_was_shut_down_is_bound_again() {
+    let far = Far::new();
+    let serve = "open($s, '+<&=', 3); while (accept($c, $s)) { shutdown($s, 2); exit 1 }";
+    let config = format!(
+        "[children.near]\n{SLEEP}[children.server]\ncommand = [\"perl\", \"-e\", {serve:?}]\nlisten = [\"unix:{}\"]\n",
+        far.path("socket").display()
+    );
+    let mut daemon = Daemon::start(&config);
+    // Each client has it shut its socket down and end; the next one is served by another.
+    for _ in 0..3 {
+        let pid = daemon.child_pid_when_up("server");
+        std::os::unix::net::UnixStream::connect(far.path("socket")).unwrap();
+        daemon.wait_replaced("server", pid);
+    }
+    std::fs::remove_file(far.near("socket")).unwrap();
+    let why = format!("nobody can connect to unix:{}: its name is gone", far.path("socket").display());
+    wait_for("it is told", || daemon.child("server").problem.filter(|problem| problem.contains(&why)));
+    daemon.done(&Request::Reload);
+    assert_eq!(daemon.child("server").problem, None);
+    std::os::unix::net::UnixStream::connect(far.path("socket")).unwrap();
+    far.hang();
+    goes_on(&daemon, "near");
+    ends_soon_beside(&far, &mut daemon);
+}
+
+#[test]
+#[ignore = "needs root and bindfs, run by .ci/run"]
+fn what_a_look_leaves_that_is_killed_while_it_makes_a_name_is_taken_over_by_the_next_try() {
+    // With the lock of the name, or with the name that nobody listens on yet.
+    for left in [".socket.lock", "socket"] {
+        let is_left = |_: usize| {
+            let far = Far::new();
+            let listen = format!("listen = [\"unix:{}\"]\n", far.path("late/socket").display());
+            let config = format!("[children.near]\n{SLEEP}[children.late]\n{SLEEP}{listen}");
+            let mut daemon = Daemon::start(&config);
+            daemon.wait_child("late", ChildState::Backoff);
+            std::fs::create_dir(far.near("late")).unwrap();
+            let start = daemon.ask_meanwhile(Request::Start { children: vec!["late".to_owned()] });
+            while !far.near("late").join(left).exists() && !start.is_finished() {
+                std::hint::spin_loop();
+            }
+            far.hang();
+            goes_on(&daemon, "near");
+            let (status, _, err) = start.join().unwrap().unwrap();
+            let hung = status == 1 && err.contains("took longer than 10 s");
+            assert!(hung || daemon.child("late").state == ChildState::Up, "{err}");
+            let is_left = hung && far.near("late").join(left).exists();
+            far.answer();
+            daemon.wait_child("late", ChildState::Up);
+            std::os::unix::net::UnixStream::connect(far.path("late/socket")).unwrap();
+            assert!(!far.near("late/.socket.lock").exists());
+            daemon.stop();
+            assert!(!far.near("late/socket").exists());
+            is_left
+        };
+        // It may have been done with it before the file system hung.
+        assert!((0..50).any(is_left), "no look hung with {left}");
+    }
 }

@@ -47,6 +47,8 @@ fn a_reload_makes_the_name_of_a_unix_socket_again_and_restarts_who_listens_there
     for (runs, lose) in (2..).zip(ways) {
         let before = daemon.child_pid("server");
         lose();
+        let problem = daemon.child("server").problem.unwrap();
+        assert!(problem.contains("one.sock: its name is gone; a reload makes it again"), "{problem}");
         let plan = daemon.done(&Request::Plan { file: None });
         let folder = daemon.dir.path().canonicalize().unwrap();
         let at = format!("{}/one.sock", folder.display());
@@ -56,6 +58,7 @@ fn a_reload_makes_the_name_of_a_unix_socket_again_and_restarts_who_listens_there
         assert_eq!(daemon.done(&Request::Reload), format!("{plan}reloaded\n"));
         assert_eq!(ask(&daemon), format!("{runs}\n"));
         assert_ne!(daemon.child_pid("server"), before);
+        assert_eq!(daemon.child("server").problem, None);
     }
     assert_eq!(daemon.child_pid("other"), other);
     daemon.stop();

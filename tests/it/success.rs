@@ -99,3 +99,28 @@ fn what_success_is_changes_with_a_reload_and_no_restart() {
     daemon.done(&Request::Stop { children: vec!["one".to_owned()] });
     daemon.stop();
 }
+
+#[test]
+fn a_start_counts_however_the_one_before_it_ended() {
+    let limit = "start_limit = { burst = 3, within = \"1h\" }";
+    let ends = |name: &str, end: &str, keys: &str| child(name, end, &format!("{keys}\n{limit}"));
+    let mut daemon = Daemon::spawn(
+        &[
+            ends("well", "exit 0", ""),
+            ends("listed", "exit 3", "success = { codes = [3] }"),
+            ends("badly", "exit 3", "restart = \"on-failure\""),
+            // One that finishes is not started again, so it has no limit to come to.
+            ends("once", "exit 0", "restart = \"on-failure\""),
+        ]
+        .concat(),
+    );
+    for (name, how) in [("well", 0), ("listed", 3), ("badly", 3)] {
+        let given_up = daemon.wait_child(name, ChildState::Failed);
+        assert_eq!(starts(&daemon, name), 3);
+        let why = format!("given up after 3 starts within 3600 s; it exited with status {how} the last time");
+        assert!(given_up.problem.as_ref().is_some_and(|problem| problem.contains(&why)), "{given_up:?}");
+    }
+    assert!(ended(&daemon, "once").finished);
+    daemon.signal(nix::libc::SIGTERM);
+    daemon.wait_end();
+}

@@ -1,12 +1,17 @@
 //! What a person sees, on a real terminal: the pseudo-terminal of script(1).
 
-use crate::daemon::{DEADLINE, Daemon, alive, children_of, kill, state, wait_for};
+use crate::daemon::{DEADLINE, Daemon, alive, children_of, free_port, kill, state, wait_for};
 use nix::libc::{SIGCONT, SIGTERM, SIGTSTP};
-use std::io::{Read, Write};
+use plumbd::control::status::{ChildState, Status};
+use plumbd::control::{Request, Response, client};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 const TWO: &str = "[children.one]\ncommand = [\"sleep\", \"1000\"]\n[children.two]\ncommand = [\"sleep\", \"1000\"]\n";
 const ENTER: &str = "\x1b[?1049h";
@@ -274,8 +279,8 @@ fn watching_where_there_is_no_terminal_prints_table_after_table() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut out = std::io::BufRead::lines(std::io::BufReader::new(watch.stdout.take().unwrap()));
-    let start = std::time::Instant::now();
+    let mut out = BufRead::lines(BufReader::new(watch.stdout.take().unwrap()));
+    let start = Instant::now();
     for _ in 0..2 {
         let line = out.find(|line| line.as_ref().unwrap().starts_with("CHILD")).unwrap().unwrap();
         assert!(!line.contains('\x1b'), "{line:?}");
@@ -285,4 +290,78 @@ fn watching_where_there_is_no_terminal_prints_table_after_table() {
     let ended = wait_for("it ends, for nobody reads", || watch.try_wait().unwrap());
     assert_eq!(ended.code(), Some(0));
     daemon.stop();
+}
+
+#[test]
+fn a_daemon_that_ctrl_z_halts_goes_on_serving_and_no_deadline_that_passed_meanwhile_counts_against_a_child() {
+    let (port, bound) = (free_port(), Duration::from_secs(3));
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let ready = "until [ -e go ]; do sleep 0.01; done; echo >&$PLUMBD_READY_FD; : > said; exec sleep 1000";
+    let config = format!(
+        "[children.late]\ncommand = [\"sh\", \"-c\", \"{ready}\"]\nready = \"fd\"\nready_timeout = \"{}s\"\n\
+         [children.echo]\nplugin = \"echo\"\nlisten = [\"tcp://127.0.0.1:{port}\"]\n\
+         [children.logger]\nplugin = \"logger\"\nsettings = {{ file = \"messages.log\" }}\n\
+         [[links]]\nfrom = \"echo\"\nto = \"logger\"\n",
+        bound.as_secs()
+    );
+    std::fs::write(path("plumbd.toml"), config).unwrap();
+    let words = "run; echo halted; read go; fg; exit $?";
+    let mut terminal = Terminal::start_with(folder.path(), words, "set -m;");
+    let child = |name: &str| status_in(folder.path())?.children.into_iter().find(|child| child.name == name);
+    let up = |name: &str| wait_for(name, || child(name).filter(|child| child.state == ChildState::Up)?.pid);
+    let late = wait_for("late", || child("late")?.pid);
+    let (began, echo) = (Instant::now(), up("echo"));
+    let pid = terminal.plumbd();
+    // It is to be busy when it is halted; the last who asks waits until it goes on.
+    let halted = Arc::new(AtomicBool::new(false));
+    let asking = {
+        let (folder, halted) = (folder.path().to_owned(), halted.clone());
+        std::thread::spawn(move || {
+            while status_in(&folder).is_some() {
+                if halted.load(Ordering::Relaxed) {
+                    return true;
+                }
+            }
+            false
+        })
+    };
+    terminal.press(b"\x1a");
+    terminal.wait("halted");
+    assert_eq!(state(pid), Some('T'));
+    halted.store(true, Ordering::Relaxed);
+
+    // Its children are no part of the terminal's job.
+    let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    client.write_all(b"meanwhile\n").unwrap();
+    let mut line = String::new();
+    BufReader::new(&client).read_line(&mut line).unwrap();
+    assert_eq!(line, "meanwhile\n");
+    std::fs::write(path("go"), "").unwrap();
+    wait_for("late says that it is ready", || path("said").exists().then_some(()));
+    kill(echo, nix::libc::SIGKILL);
+    wait_for("the deadline", || (began.elapsed() > bound).then_some(()));
+    assert_eq!(state(pid), Some('T'));
+
+    terminal.press(b"\n");
+    assert!(asking.join().unwrap(), "who asked meanwhile is answered");
+    assert_eq!(up("late"), late, "{}", terminal.all());
+    wait_for("another echo", || (up("echo") != echo).then_some(()));
+    assert!(!terminal.all().contains("not ready"), "{}", terminal.all());
+    terminal.press(b"\x03");
+    assert_eq!(terminal.end(), 0, "{}", terminal.all());
+    assert!(!alive(late) && !alive(pid));
+}
+
+/// What the daemon in that folder says of itself.
+fn status_in(folder: &Path) -> Option<Status> {
+    let mut status = None;
+    let asked = client::ask(&folder.join("plumbd.sock"), &Request::Status, |response| {
+        if let Response::Status(told) = response {
+            status = Some(*told);
+        }
+        Ok(())
+    });
+    asked.ok().and(status)
 }
