@@ -161,7 +161,7 @@ impl Counts {
         (seed, key).hash(&mut hasher);
         let hash = hasher.finish();
         // Of a half of it, as a fraction, that many.
-        [hash >> 32, hash & 0xffff_ffff].map(|half| (half * self.groups as u64 >> 32) as usize)
+        [hash >> 32, hash & 0xffff_ffff].map(|half| ((half * self.groups as u64) >> 32) as usize)
     }
 
     /// How many regions are in use, or were.
@@ -202,7 +202,7 @@ fn count(state: u64) -> usize {
 
 /// That state with that many clients.
 fn with(state: u64, clients: usize) -> u64 {
-    state >> 32 << 32 | (clients as u64 & 0xffff_ffff)
+    (state & !0xffff_ffff) | (clients as u64 & 0xffff_ffff)
 }
 
 /// That of the next generation.

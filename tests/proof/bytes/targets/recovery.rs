@@ -173,6 +173,7 @@ impl Rig {
             listeners: Vec::new(),
             links: Links { inbound: vec![inbound], outbound: None },
             metrics: Metrics::private(),
+            shared: None,
             signals: Signals::catch(&[]).unwrap(),
             supervisor: getppid(),
         };
