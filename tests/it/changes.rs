@@ -153,7 +153,9 @@ fn a_job_that_failed_does_not_run_again_because_a_reload_is_undone() {
 fn an_end_during_a_reload_starts_again_what_the_reload_had_asked_to_go() {
     // The filter ends well when it is asked, and may not come again by itself.
     let config = |umask: &str| {
-        slow("late", &format!("umask = \"{umask}\""))
+        // A hundred lines take a busy machine a while.
+        "[daemon]\nstop_timeout = \"60s\"\n".to_owned()
+            + &slow("late", &format!("umask = \"{umask}\""))
             + &format!(
                 r#"
         [children.source]
@@ -164,6 +166,7 @@ fn an_end_during_a_reload_starts_again_what_the_reload_had_asked_to_go() {
         while IFS= read -r line; do sleep 0.01; printf '%s\\n' "$line"; done
         """]
         restart = "on-failure"
+        stop_timeout = "60s"
         umask = "{umask}"
         [children.logger]
         plugin = "logger"
