@@ -9,10 +9,11 @@ use crate::config::model::Address;
 use crate::look::{Answers, Look, Scribe};
 use crate::sys::aside::Keeps;
 use nix::errno::Errno;
+use nix::sys::socket::{Shutdown, shutdown};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Clients that wait until this process listens itself.
@@ -72,7 +73,8 @@ impl Wanted {
     }
 }
 
-/// Names that are being made.
+/// Names that are being made. Dropped before that is done, they are given up: a process aside
+/// that was killed may not be dead, and nobody is to take its copies for sockets in use.
 #[derive(Debug)]
 pub(super) struct Making {
     sockets: Vec<(PathBuf, Access, OwnedFd)>,
@@ -170,8 +172,8 @@ impl Making {
     }
 
     /// What came of it.
-    pub(super) fn made(self, answers: &Answers) -> Names {
-        let Making { sockets, wanted } = self;
+    pub(super) fn made(mut self, answers: &Answers) -> Names {
+        let (sockets, wanted) = (std::mem::take(&mut self.sockets), std::mem::take(&mut self.wanted));
         let missing = wanted.lent.into_iter().filter(|path| answers.get(&missing(path)) == Some(true)).collect();
         let mut names = Names { made: BTreeMap::new(), origin: None, missing };
         for (path, access, socket) in sockets {
@@ -189,6 +191,18 @@ impl Making {
             names.made.insert(path, answer);
         }
         names
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        for (path, _, socket) in &self.sockets {
+            // Whoever connects is refused, whether it listens or will (unix_stream_connect in
+            // the kernel's net/unix/af_unix.c), so the next try replaces its name.
+            if let Err(errno) = shutdown(socket.as_raw_fd(), Shutdown::Both) {
+                log::debug!("cannot shut down a socket for {}: {}", path.display(), errno.desc());
+            }
+        }
     }
 }
 
@@ -253,6 +267,32 @@ impl Drop for Names {
             if socket.is_some() {
                 name.remove();
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_was_given_up_is_replaced_though_the_process_that_made_it_is_not_dead() {
+        let folder = tempfile::tempdir().unwrap();
+        for has_name in [true, false] {
+            let path = folder.path().join("s");
+            let making = Wanted { listeners: BTreeSet::from([path.clone()]), ..Wanted::default() }.prepare().unwrap();
+            // What the process aside has of it.
+            let copy = making.sockets[0].2.try_clone().unwrap();
+            if has_name {
+                unix_name::bind_at(&copy, &path, Access::Umask, BACKLOG).unwrap();
+            }
+            drop(making);
+            if !has_name {
+                unix_name::bind_at(&copy, &path, Access::Umask, BACKLOG).unwrap();
+            }
+            let (_socket, name) = unix_name::listen_at(&path, Access::Umask, BACKLOG).unwrap();
+            std::os::unix::net::UnixStream::connect(&path).unwrap();
+            name.remove();
         }
     }
 }
