@@ -80,6 +80,9 @@ pub(super) struct Left {
     new: BTreeSet<Owner>,
     /// Orphans that may be a child's that has ended, but can't be looked at just now.
     unclear: BTreeSet<Pid>,
+    /// Orphans that were dead as they were looked at: what they had started may have become
+    /// an orphan only after these were listed.
+    dead: BTreeSet<Pid>,
 }
 
 impl Left {
@@ -225,14 +228,15 @@ impl Strays {
 impl Supervisor {
     /// Kills what children that ended have left behind.
     pub(super) fn kill_strays(&mut self) -> Left {
-        let mut new = BTreeSet::new();
+        let (mut new, mut dead) = (BTreeSet::new(), BTreeSet::new());
         let mut left = Left::default();
         for _ in 0..=LOOKS {
             left = self.look_for_strays();
-            if left.new.is_empty() {
+            if left.new.is_empty() && left.dead.is_subset(&dead) {
                 break;
             }
             new.append(&mut left.new);
+            dead.append(&mut left.dead);
         }
         Left { new, ..left }
     }
@@ -253,9 +257,15 @@ impl Supervisor {
                 continue;
             }
             let is_waited_for = !self.strays.given_up.contains(&pid);
-            let (process, owner) = match self.owner(pid, known) {
-                Ok(Some(seen)) => seen,
-                Ok(None) => continue,
+            let seen = self.owner(pid, known);
+            if let Ok(Some((process, _))) = &seen
+                && process.is_dead()
+            {
+                left.dead.insert(pid);
+            }
+            let (process, owner) = match seen {
+                Ok(Some((process, Some(owner)))) => (process, owner),
+                Ok(_) => continue,
                 Err(error) => {
                     log::debug!("cannot look at process {pid}, which a child has left behind: {error}");
                     // Another look may tell.
@@ -294,14 +304,15 @@ impl Supervisor {
             if new.is_empty() { Environments::default() } else { Environments::of(&new).unwrap_or_default() };
     }
 
-    /// Whose that orphan is; `None`: it may be one of several children's, or is gone.
-    fn owner(&mut self, pid: Pid, known: Option<Owner>) -> io::Result<Option<(Process, Owner)>> {
+    /// That orphan, if it is not gone, and whose it is; `None`: it may be one of several
+    /// children's.
+    fn owner(&mut self, pid: Pid, known: Option<Owner>) -> io::Result<Option<(Process, Option<Owner>)>> {
         let Some(process) = Process::look(pid)? else { return Ok(None) };
         let owner = match known {
             Some(owner) => Some(owner),
             None => self.seen_owner(&process)?,
         };
-        Ok(owner.map(|owner| (process, owner)))
+        Ok(Some((process, owner)))
     }
 
     /// Whether that orphan, a child of this process, was started by the start of that number.
@@ -377,13 +388,13 @@ mod tests {
         let left = Left {
             pids: BTreeMap::from([(Owner::Start(7), vec![one, two]), (Owner::Start(8), vec![three])]),
             new: BTreeSet::from([Owner::Start(8)]),
-            unclear: BTreeSet::new(),
+            ..Left::default()
         };
         assert_eq!([7, 8, 9].map(|number| left.is_of(number)), [true, true, false]);
         assert_eq!([7, 8, 9].map(|number| left.is_new(number)), [false, true, false]);
         assert_eq!([7, 8, 9].map(|number| left.of(number)), [vec![one, two], vec![three], vec![]]);
 
-        let left = Left { pids: BTreeMap::new(), new: BTreeSet::new(), unclear: BTreeSet::from([four]) };
+        let left = Left { unclear: BTreeSet::from([four]), ..Left::default() };
         assert!(left.is_of(7), "it may be that one's");
         assert_eq!((left.of(7), left.is_new(7)), (vec![], false));
         assert_eq!(left.unclear().collect::<Vec<_>>(), [four]);
@@ -391,7 +402,7 @@ mod tests {
         let left = Left {
             pids: BTreeMap::from([(Owner::Ended, vec![four])]),
             new: BTreeSet::from([Owner::Ended]),
-            unclear: BTreeSet::new(),
+            ..Left::default()
         };
         assert_eq!((left.is_of(7), left.is_new(7), left.of(7)), (true, true, vec![four]));
     }

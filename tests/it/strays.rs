@@ -167,13 +167,13 @@ fn a_stray_of_a_living_child_is_its_own_business() {
     daemon.stop();
 }
 
-/// Reads of that process's environment by the supervisor and its looks take a tenth of a
-/// second, until this ends.
-fn slow_reads(daemon: &Daemon, of: i32) -> std::process::Child {
+/// For the supervisor and its looks it takes so many milliseconds to open that file of that
+/// process's in /proc, until this ends.
+fn slow_reads(daemon: &Daemon, of: i32, file: &str, ms: u32) -> std::process::Child {
     let tracer = std::process::Command::new("strace")
-        .args(["-f", "-qq", "-e", "trace=openat", "-e", "inject=openat:delay_enter=100000", "-o"])
+        .args(["-f", "-qq", "-e", "trace=openat", "-e", &format!("inject=openat:delay_enter={ms}000"), "-o"])
         .arg(daemon.path("trace"))
-        .args(["-P", &format!("/proc/{of}/environ"), "-p", &daemon.pid().to_string()])
+        .args(["-P", &format!("/proc/{of}/{file}"), "-p", &daemon.pid().to_string()])
         .spawn()
         .unwrap();
     wait_for("it is traced", || {
@@ -198,7 +198,7 @@ fn a_stray_whose_environment_could_not_be_read_at_first_is_ended_too() {
     for nth in 0..5 {
         let stray = wait_for("a stray", || daemon.read_text("stray").lines().nth(nth).and_then(|l| l.parse().ok()));
         let one = daemon.child_pid("one");
-        let mut tracer = slow_reads(&daemon, stray);
+        let mut tracer = slow_reads(&daemon, stray, "environ", 100);
         kill(one, SIGKILL);
         wait_for("another read, for one took too long", || {
             (daemon.read_text("trace").matches("environ").count() > 1).then_some(())
@@ -214,6 +214,40 @@ fn a_stray_whose_environment_could_not_be_read_at_first_is_ended_too() {
         kill(stray, SIGKILL);
     }
     panic!("nothing was read in time:\n{}", daemon.log());
+}
+
+#[test]
+#[ignore = "needs strace, run by .ci/run"]
+fn what_a_stray_leaves_that_ends_as_it_is_looked_at_is_ended_too() {
+    let mut daemon = Daemon::start(
+        r#"
+        [children.other]
+        command = ["sleep", "1000"]
+        [children.one]
+        command = ["sh", "-c", """
+        setsid sh -c '
+        echo $$ > first
+        while ! test -e go; do sleep 0.01; done
+        setsid sh -c "echo \\$\\$ > second; exec sleep 1000" &
+        while ! test -s second; do sleep 0.01; done' >/dev/null 2>&1 &
+        exec sleep 1000
+        """]
+        "#,
+    );
+    let process = |name: &str| wait_for(name, || daemon.read_text(name).trim_end().parse().ok());
+    let (one, first) = (daemon.child_pid("one"), process("first"));
+    let mut tracer = slow_reads(&daemon, first, "stat", 1000);
+    kill(one, SIGKILL);
+    wait_for("it is looked at", || daemon.read_text("trace").contains("stat").then_some(()));
+    // It was listed, and is dead with a child of its own before it is looked at.
+    std::fs::write(daemon.path("go"), "").unwrap();
+    let second = process("second");
+    wait_for("it is dead", || (!alive(first)).then_some(()));
+    kill(i32::try_from(tracer.id()).unwrap(), SIGTERM);
+    tracer.wait().unwrap();
+    daemon.wait_replaced("one", one);
+    assert!(!alive(second), "log:\n{}", daemon.log());
+    daemon.stop();
 }
 
 /// Each generation starts the next, in a session of its own, and ends.
