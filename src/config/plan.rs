@@ -148,6 +148,11 @@ impl Plan {
     pub fn child(&self, name: &str) -> Option<&ChildPlan> {
         self.children.iter().find(|child| child.name == name)
     }
+
+    /// Whether something happens to that child.
+    pub fn concerns(&self, name: &str) -> bool {
+        self.child(name).is_some_and(|child| child.action != Action::Keep)
+    }
 }
 
 /// Computes what a reload from `old` to `new` does.

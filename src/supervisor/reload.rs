@@ -112,7 +112,7 @@ impl Winding {
 
     /// Whether it does something to that child.
     pub(super) fn concerns(&self, name: &str) -> bool {
-        concerns(&self.plan, name)
+        self.plan.concerns(name)
     }
 
     /// Whose answer it owes, and what that is where the daemon ends meanwhile.
@@ -124,12 +124,12 @@ impl Winding {
 impl Begun {
     /// Whose answer it owes, and what that is where the daemon ends meanwhile.
     pub(super) fn cut_short(&self) -> (Option<u32>, String) {
-        cut_short(self.why_back().as_deref(), self.waiter)
+        cut_short(self.why_back(), self.waiter)
     }
 
     /// Why it goes back, if it does.
-    fn why_back(&self) -> Option<String> {
-        self.back.as_ref().and_then(Course::why_back).map(str::to_owned)
+    fn why_back(&self) -> Option<&str> {
+        self.back.as_ref().and_then(Course::why_back)
     }
 }
 
@@ -151,15 +151,10 @@ fn cut_short(back: Option<&str>, waiter: Option<u32>) -> (Option<u32>, String) {
     (waiter, said)
 }
 
-/// Whether that plan does something to that child.
-pub(super) fn concerns(plan: &Plan, name: &str) -> bool {
-    plan.child(name).is_some_and(|step| step.action != Action::Keep)
-}
-
 impl Rising {
     /// Whether it does something to that child.
     pub(super) fn concerns(&self, name: &str) -> bool {
-        concerns(&self.plan, name)
+        self.plan.concerns(name)
     }
 
     /// Whose answer it owes, and what that is where the daemon ends meanwhile.
@@ -243,10 +238,10 @@ impl Supervisor {
     }
 
     pub(super) fn names_made(&mut self, begun: Begun, names: Names) {
-        let (why_back, waiter) = (begun.why_back(), begun.waiter);
+        let (why_back, waiter) = (begun.why_back().map(str::to_owned), begun.waiter);
         match self.prepare_reload(begun, names) {
             Ok(()) => (self.renew)(),
-            Err(error) => self.not_prepared(why_back, waiter, &error),
+            Err(error) => self.not_prepared(why_back.as_deref(), waiter, &error),
         }
     }
 
@@ -254,7 +249,7 @@ impl Supervisor {
         self.not_prepared(begun.why_back(), begun.waiter, error);
     }
 
-    fn not_prepared(&mut self, why_back: Option<String>, waiter: Option<u32>, error: &str) {
+    fn not_prepared(&mut self, why_back: Option<&str>, waiter: Option<u32>, error: &str) {
         match why_back {
             None => self.nothing_changes(waiter, error, 1),
             Some(why) => {

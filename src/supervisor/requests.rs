@@ -5,7 +5,7 @@ use super::child::{Event, Ladder, State};
 use super::core::Supervisor;
 use super::looks::Purpose;
 use super::poll::Id;
-use super::reload::{WRONG_CONFIGURATION, concerns};
+use super::reload::WRONG_CONFIGURATION;
 use super::supervised::Supervised;
 use crate::config::{Which, looked, order};
 use crate::control::status::{self, Status};
@@ -181,7 +181,7 @@ impl Supervisor {
         match &self.phase {
             Phase::Winding(winding) => winding.concerns(name),
             Phase::Rising(rising) => rising.concerns(name),
-            Phase::GoingBack(plan) => concerns(plan, name),
+            Phase::GoingBack(plan) => plan.concerns(name),
             Phase::Starting | Phase::Running | Phase::Stopping { .. } => false,
         }
     }
