@@ -2,10 +2,10 @@
 //! more, answers are true, jobs run once, and an end has a bound.
 
 use crate::daemon::{Daemon, alive, kill, wait_for};
+use crate::strace::Strace;
 use nix::libc::{SIGKILL, SIGTERM};
 use plumbd::control::Request;
 use plumbd::control::status::{ChildState, DaemonState};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 fn named(name: &str) -> Vec<String> {
@@ -283,19 +283,8 @@ fn an_end_is_bounded_whoever_takes_no_signal() {
 }
 
 /// A strace that keeps the supervisor's kill(2) from doing anything.
-fn powerless(daemon: &Daemon) -> std::process::Child {
-    let trace = daemon.path("trace");
-    let tracer = Command::new("strace")
-        .args(["-qq", "-e", "trace=kill", "-e", "inject=kill:retval=0", "-o"])
-        .arg(&trace)
-        .args(["-p", &daemon.pid().to_string()])
-        .spawn()
-        .unwrap();
-    wait_for("it is traced", || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).ok()?;
-        (!status.contains("TracerPid:\t0\n")).then_some(())
-    });
-    tracer
+fn powerless(daemon: &Daemon) -> Strace {
+    Strace::inject(daemon.pid(), "kill", "retval=0")
 }
 
 #[test]
@@ -307,14 +296,14 @@ fn a_child_that_nobody_can_kill_is_named_and_holds_up_no_second_sigterm() {
          command = [\"sh\", \"-c\", \"trap '' TERM; echo >&$PLUMBD_READY_FD; while :; do sleep 0.1; done\"]\n",
     );
     let one = daemon.child_pid("one");
-    let mut tracer = powerless(&daemon);
+    let strace = powerless(&daemon);
     daemon.signal(SIGTERM);
     daemon.wait_state(DaemonState::Stopping);
     daemon.signal(SIGTERM);
     wait_for("the daemon ends", || (!alive(daemon.pid())).then_some(()));
     assert!(alive(one));
     kill(one, SIGKILL);
-    tracer.wait().unwrap();
+    drop(strace);
     assert_eq!(daemon.wait_end().code(), Some(1));
     let named = format!("stopped, but cannot end one: process {one} does not die of SIGKILL");
     assert!(daemon.log().contains(&named), "{}", daemon.log());
@@ -331,14 +320,13 @@ fn a_child_that_nobody_can_kill_is_a_reason_to_undo_a_reload() {
     };
     let mut daemon = Daemon::start(&config(""));
     let one = daemon.child_pid("one");
-    let mut tracer = powerless(&daemon);
+    let strace = powerless(&daemon);
     daemon.configure(&config("umask = \"0077\""));
     let (status, _, err) = daemon.ask(&Request::Reload);
     assert_eq!(status, 1);
     assert!(err.contains(&format!("cannot end one: process {one} does not die of SIGKILL")), "{err}");
     // It is the operator's to end it, and then all is as before.
-    kill(tracer.id().try_into().unwrap(), SIGTERM);
-    tracer.wait().unwrap();
+    drop(strace);
     kill(one, SIGKILL);
     daemon.wait_replaced("one", one);
     daemon.stop();

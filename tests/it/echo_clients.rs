@@ -6,6 +6,7 @@
 use crate::daemon::{Daemon, free_port, kill};
 use crate::echo::{by_connection, write_all_it_takes};
 use crate::fake_sink::{Echo, Got, PATIENCE, Setup, connect, eventually, has_nothing, read_exact, read_to_end};
+use crate::network::{ip, own_network};
 use nix::libc::SIGKILL;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, send, setsockopt, socket, sockopt};
@@ -14,7 +15,6 @@ use serde_json::json;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Sends each part; those that begin with `!` as urgent data, of which the last byte is
@@ -561,16 +561,11 @@ fn the_kernel_asks_a_silent_client_whether_it_is_there() {
 #[test]
 #[ignore = "needs root"]
 fn a_client_that_vanished_is_found_out() {
-    // A network of this thread's own, of which everything goes that is started here.
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-    let loopback = |state: &str| {
-        assert!(Command::new("ip").args(["link", "set", "lo", state]).status().unwrap().success());
-    };
-    loopback("up");
+    own_network();
     let echo = Setup::new(json!({ "keepalive_ms": 1000 })).start();
     let _client = echo.client();
     eventually("it is in", || echo.metric("connections") == 1);
-    loopback("down");
+    ip("link set lo down");
     let began = Instant::now();
     eventually("it is gone", || echo.metric("connections") == 0);
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
@@ -604,9 +599,7 @@ fn ipv4_networks_are_the_same_however_they_are_written() {
 #[test]
 #[ignore = "needs root"]
 fn a_link_local_address_is_one_of_its_interface() {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-    let ip = |words: &str| assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success(), "{words}");
-    ip("link set lo up");
+    own_network();
     ip("-6 addr add fe80::7/64 dev lo nodad");
     // The loopback interface is the first of each network (network_namespaces(7)).
     for zone in ["lo", "1"] {

@@ -3,13 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use crate::daemon::{Daemon, free_port, kill, state, wait_for};
+use crate::network::{ip, own_network};
 use nix::libc::{SIGCONT, SIGKILL, SIGSTOP};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn6, bind, connect, socket};
 use plumbd::control::status::ChildState;
 use std::io::{Read, Write};
 use std::net::{SocketAddrV6, TcpStream};
 use std::os::fd::AsRawFd;
-use std::process::Command;
 use std::sync::Barrier;
 
 fn config(port: u16, instances: usize, more: &str) -> String {
@@ -212,9 +212,7 @@ fn one_instance_or_no_limit_shares_nothing() {
 #[test]
 #[ignore = "needs root"]
 fn ipv6_addresses_count_by_their_prefix_over_all_instances() {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-    let ip = |words: &str| assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success(), "{words}");
-    ip("link set lo up");
+    own_network();
     let froms = ["2001:db8:0:1::1", "2001:db8:0:1::2", "2001:db8:0:1:ffff::3", "2001:db8:0:2::1"];
     for from in froms {
         ip(&format!("-6 addr add {from}/128 dev lo nodad"));

@@ -2,9 +2,10 @@
 //! what is so.
 
 use crate::daemon::{Daemon, alive, environment, free_port, wait_for};
+use crate::strace::Strace;
 use plumbd::control::Request;
 use plumbd::control::status::ChildState;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 /// Two children that are given `value`: a plugin, and a program.
 fn config(port: u16, value: &str, other: bool) -> String {
@@ -94,32 +95,6 @@ fn a_reload_that_runs_out_of_descriptors_anywhere_says_what_is_so() {
     daemon.stop();
 }
 
-/// Has the daemon's system calls fail as strace(1) is told.
-struct Faults(Child);
-
-impl Faults {
-    fn new(daemon: &Daemon, call: &str, inject: &str) -> Faults {
-        let (pid, trace) = (daemon.pid().to_string(), format!("trace={call}"));
-        let inject = format!("inject={call}:{inject}");
-        let args = ["-qq", "-o", "/dev/null", "-p", &pid, "-e", &trace, "-e", &inject];
-        let strace = Command::new("strace").args(args).stdin(Stdio::null()).spawn().unwrap();
-        wait_for("strace is attached", || {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-            (!status.contains("TracerPid:\t0\n")).then_some(())
-        });
-        Faults(strace)
-    }
-}
-
-impl Drop for Faults {
-    fn drop(&mut self) {
-        let pid = nix::unistd::Pid::from_raw(self.0.id().try_into().unwrap());
-        // It lets go of the daemon first.
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
 /// A reload under that fault fails, changes nothing and says so.
 #[track_caller]
 fn changes_nothing(call: &str, inject: &str, other: bool, why: &str) {
@@ -127,9 +102,9 @@ fn changes_nothing(call: &str, inject: &str, other: bool, why: &str) {
     let mut daemon = Daemon::start(&config(port, "3s", false));
     let pid = daemon.child_pid("echo");
     daemon.configure(&config(port, "7s", other));
-    let faults = Faults::new(&daemon, call, inject);
+    let strace = Strace::inject(daemon.pid(), call, inject);
     let (status, said, told) = daemon.ask(&Request::Reload);
-    drop(faults);
+    drop(strace);
     assert_eq!(status, 1, "{said}");
     assert!(told.contains(why) && told.contains("cannot reload: nothing is changed"), "{told}");
     assert_eq!(daemon.child_pid("echo"), pid);
@@ -187,10 +162,10 @@ fn a_child_whose_start_cannot_be_watched_is_killed_and_comes_again() {
     let port = free_port();
     let mut daemon = Daemon::start(&config(port, "3s", false));
     let pid = daemon.child_pid("one");
-    let faults = Faults::new(&daemon, "epoll_ctl", "error=ENOSPC:when=1");
+    let strace = Strace::inject(daemon.pid(), "epoll_ctl", "error=ENOSPC:when=1");
     crate::daemon::kill(pid, nix::libc::SIGKILL);
     daemon.wait_log("cannot watch its start: No space left");
-    drop(faults);
+    drop(strace);
     daemon.wait_replaced("one", pid);
     daemon.stop();
 }
@@ -203,30 +178,17 @@ fn an_operator_who_hangs_up_while_a_forked_child_is_slow_keeps_the_loop_asleep()
     let mut daemon = Daemon::start(slow);
     daemon.done(&Request::Stop { children: vec!["one".into()] });
     let trace = daemon.path("trace");
-    let pid = daemon.pid().to_string();
+    let options = ["-f", "-o", trace.to_str().unwrap(), "-e", "trace=umask,epoll_wait,epoll_pwait"];
     // What is forked stays for so long before it becomes the program.
-    let mut strace = Command::new("strace")
-        .args(["-qq", "-f", "-o", trace.to_str().unwrap(), "-p", &pid, "-e", "trace=umask,epoll_wait,epoll_pwait"])
-        .args(["-e", "inject=umask:delay_enter=3000000"])
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
-    wait_for("strace is attached", || {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        (!status.contains("TracerPid:\t0\n")).then_some(())
-    });
+    let late = ["-e", "inject=umask:delay_enter=3000000"];
+    let strace = Strace::attach(daemon.pid(), &[&options[..], &late].concat());
     let idle = std::os::unix::net::UnixStream::connect(daemon.path("plumbd.sock")).unwrap();
     // The one that asks waits for the child, and so long nothing else is to be done.
     let asked = daemon.ask_meanwhile(Request::Start { children: vec!["one".into()] });
     wait_for("a child is forked", || (crate::daemon::children_of(daemon.pid()).len() == 1).then_some(()));
     drop(idle);
     assert_eq!(asked.join().unwrap().unwrap().0, 0);
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(strace.id().try_into().unwrap()),
-        nix::sys::signal::Signal::SIGTERM,
-    )
-    .unwrap();
-    strace.wait().unwrap();
+    drop(strace);
     let waits = daemon.read_text("trace").lines().filter(|line| line.contains("epoll_")).count();
     assert!(waits < 100, "it woke {waits} times");
     daemon.stop();
@@ -239,9 +201,9 @@ fn what_a_child_left_behind_ends_where_no_process_can_be_had() {
     let mut daemon =
         Daemon::start(&format!("[children.one]\ncommand = [\"sh\", \"-c\", \"{leaves}\"]\nrestart = \"never\"\n"));
     let left = wait_for("it has left something", || daemon.read_text("left").trim().parse().ok());
-    let faults = Faults::new(&daemon, "clone", "error=EAGAIN");
+    let strace = Strace::inject(daemon.pid(), "clone", "error=EAGAIN");
     std::fs::write(daemon.path("go"), "").unwrap();
     wait_for("it has ended", || (!alive(left)).then_some(()));
-    drop(faults);
+    drop(strace);
     daemon.stop();
 }

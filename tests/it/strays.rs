@@ -1,6 +1,7 @@
 //! What a child started ends with it, wherever it went; also if its supervisor was killed.
 
 use crate::daemon::{Daemon, alive, children_of, kill, strays, wait_for};
+use crate::strace::Strace;
 use nix::libc::{SIGCONT, SIGHUP, SIGKILL, SIGSTOP, SIGTERM};
 use plumbd::control::Request;
 use plumbd::control::status::{ChildState, DaemonState};
@@ -169,18 +170,11 @@ fn a_stray_of_a_living_child_is_its_own_business() {
 
 /// For the supervisor and its looks it takes so many milliseconds to open that file of that
 /// process's in /proc, until this ends.
-fn slow_reads(daemon: &Daemon, of: i32, file: &str, ms: u32) -> std::process::Child {
-    let tracer = std::process::Command::new("strace")
-        .args(["-f", "-qq", "-e", "trace=openat", "-e", &format!("inject=openat:delay_enter={ms}000"), "-o"])
-        .arg(daemon.path("trace"))
-        .args(["-P", &format!("/proc/{of}/{file}"), "-p", &daemon.pid().to_string()])
-        .spawn()
-        .unwrap();
-    wait_for("it is traced", || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).ok()?;
-        (!status.contains("TracerPid:\t0\n")).then_some(())
-    });
-    tracer
+fn slow_reads(daemon: &Daemon, of: i32, file: &str, ms: u32) -> Strace {
+    let (trace, path) = (daemon.path("trace"), format!("/proc/{of}/{file}"));
+    let late = format!("inject=openat:delay_enter={ms}000");
+    let options = ["-f", "-o", trace.to_str().unwrap(), "-P", &path, "-e", "trace=openat", "-e", &late];
+    Strace::attach(daemon.pid(), &options)
 }
 
 #[test]
@@ -198,13 +192,12 @@ fn a_stray_whose_environment_could_not_be_read_at_first_is_ended_too() {
     for nth in 0..5 {
         let stray = wait_for("a stray", || daemon.read_text("stray").lines().nth(nth).and_then(|l| l.parse().ok()));
         let one = daemon.child_pid("one");
-        let mut tracer = slow_reads(&daemon, stray, "environ", 100);
+        let strace = slow_reads(&daemon, stray, "environ", 100);
         kill(one, SIGKILL);
         wait_for("another read, for one took too long", || {
             (daemon.read_text("trace").matches("environ").count() > 1).then_some(())
         });
-        kill(i32::try_from(tracer.id()).unwrap(), SIGTERM);
-        tracer.wait().unwrap();
+        drop(strace);
         daemon.wait_replaced("one", one);
         if !daemon.log().contains(&format!("which child has left process {stray} behind; going on without")) {
             assert!(!alive(stray), "log:\n{}", daemon.log());
@@ -236,15 +229,14 @@ fn what_a_stray_leaves_that_ends_as_it_is_looked_at_is_ended_too() {
     );
     let process = |name: &str| wait_for(name, || daemon.read_text(name).trim_end().parse().ok());
     let (one, first) = (daemon.child_pid("one"), process("first"));
-    let mut tracer = slow_reads(&daemon, first, "stat", 1000);
+    let strace = slow_reads(&daemon, first, "stat", 1000);
     kill(one, SIGKILL);
     wait_for("it is looked at", || daemon.read_text("trace").contains("stat").then_some(()));
     // It was listed, and is dead with a child of its own before it is looked at.
     std::fs::write(daemon.path("go"), "").unwrap();
     let second = process("second");
     wait_for("it is dead", || (!alive(first)).then_some(()));
-    kill(i32::try_from(tracer.id()).unwrap(), SIGTERM);
-    tracer.wait().unwrap();
+    drop(strace);
     daemon.wait_replaced("one", one);
     assert!(!alive(second), "log:\n{}", daemon.log());
     daemon.stop();

@@ -2,7 +2,8 @@
 //! moment for somebody else to be at its file.
 
 use crate::daemon::wait_for;
-use crate::disk_site::{Injection, Site};
+use crate::disk_site::Site;
+use crate::strace::Strace;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
@@ -12,7 +13,7 @@ pub(crate) struct Held<'a> {
     logger: i32,
     /// The number of its message file.
     number: i32,
-    _slow: Injection,
+    _slow: Strace,
 }
 
 impl Held<'_> {

@@ -5,15 +5,15 @@ use crate::daemon::{Daemon, free_port, kill, state, wait_for};
 use crate::load::checker::{self, Format, Verdict};
 use crate::load::generator::{self, Outcome, Plan};
 use crate::load::rotated;
+use crate::strace::Strace;
 use crate::trial::{Tried, add, faults};
-use nix::libc::{SIGCONT, SIGKILL, SIGSTOP, SIGTERM};
+use nix::libc::{SIGCONT, SIGKILL, SIGSTOP};
 use plumbd::control::Request;
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -188,19 +188,8 @@ impl Site {
     }
 
     /// System calls of the logger fail like that, until the return value is dropped.
-    pub(crate) fn inject(&self, call: &str, fault: &str) -> Injection {
-        let (trace, inject) = (format!("trace={call}"), format!("inject={call}:{fault}"));
-        let pid = self.logger();
-        let strace = Command::new("strace")
-            .args(["-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject, "-p", &pid.to_string()])
-            .spawn()
-            .unwrap();
-        let injection = Injection { strace };
-        wait_for("strace is attached", || {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-            (!status.contains("TracerPid:\t0\n")).then_some(())
-        });
-        injection
+    pub(crate) fn inject(&self, call: &str, fault: &str) -> Strace {
+        Strace::inject(self.logger(), call, fault)
     }
 
     /// Ends it: every client got all of its echoes, none was disconnected, and
@@ -353,17 +342,5 @@ fn same_client_after(all: &[u8], line: &Range<usize>) -> Range<usize> {
 impl Drop for Site {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-    }
-}
-
-/// A strace that makes system calls fail. Dropped, it lets go.
-pub(crate) struct Injection {
-    strace: Child,
-}
-
-impl Drop for Injection {
-    fn drop(&mut self) {
-        kill(i32::try_from(self.strace.id()).unwrap(), SIGTERM);
-        let _reaped = self.strace.wait();
     }
 }

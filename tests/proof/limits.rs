@@ -4,9 +4,10 @@
 use crate::clients_service::{Service, Wanted, counts};
 use crate::daemon::wait_for;
 use crate::limits_pipes;
-use crate::limits_starved::{self, Tracer};
+use crate::limits_starved;
 use crate::load::generator::Connection;
 use crate::load::message;
+use crate::strace::Strace;
 use crate::trial::{Trial, Tried, needs_command, needs_root, scaled};
 use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
@@ -100,7 +101,7 @@ fn emfile_echo(times: f64) -> Tried {
 /// The control: an echo that is told so by each accept4(2), whatever leaves.
 fn nobody_is_let_in(told: &str) -> String {
     let service = Service::start(&Wanted::default());
-    let deaf = Tracer::attach(service.daemon.child_pid("echo"), "accept4", "error=EMFILE");
+    let deaf = Strace::inject(service.daemon.child_pid("echo"), "accept4", "error=EMFILE");
     let comers = come(&service, 0);
     wait_for("status says so", || service.daemon.child("echo").problem.filter(|p| p.starts_with(told)));
     let mut first = &comers[0].0;

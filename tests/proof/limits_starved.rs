@@ -1,16 +1,17 @@
 //! What a supervisor needs to start a child, refused while children die.
 
 use crate::clients_service::{Service, Wanted, counts};
-use crate::daemon::{DEADLINE, kill, wait_for};
+use crate::daemon::{kill, wait_for};
 use crate::disk_site::forgetful;
 use crate::limits::as_user;
 use crate::load::checker::Verdict;
+use crate::strace::Strace;
 use crate::trial::{Tried, add, scaled};
 use nix::libc::{SIGHUP, SIGKILL};
 use plumbd::control::Request;
 use plumbd::control::status::ChildState;
 use std::os::unix::fs::MetadataExt;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 
 /// No descriptor for a new process, a configuration or an operator.
 pub(crate) fn emfile_supervisor(times: f64) -> Tried {
@@ -25,7 +26,7 @@ pub(crate) fn emfile_supervisor(times: f64) -> Tried {
 /// fork fails for want of memory.
 pub(crate) fn enomem_spawn(times: f64) -> Tried {
     let starved = starved(times, "", "Cannot allocate memory", |service| {
-        Tracer::attach(service.daemon.pid(), "?clone,?clone3,?fork,?vfork", "error=ENOMEM")
+        Strace::inject(service.daemon.pid(), "?clone,?clone3,?fork,?vfork", "error=ENOMEM")
     });
     starved.tried("no memory for a process")
 }
@@ -199,32 +200,5 @@ impl Drop for Limit {
         if !std::thread::panicking() {
             self.prlimit(&[&format!("--{}={}", self.resource, self.before)]);
         }
-    }
-}
-
-/// strace(1) on a process.
-pub(crate) struct Tracer(Child);
-
-impl Tracer {
-    /// These calls of that process fail like that, until it is dropped.
-    pub(crate) fn attach(pid: i32, calls: &str, fault: &str) -> Tracer {
-        let mut strace = Command::new("strace");
-        strace.args(["-qq", "-o", "/dev/null", "-p", &pid.to_string()]);
-        strace.args(["-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:{fault}")]);
-        let tracer = Tracer(strace.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-        let traced = || {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-            (!status.contains("TracerPid:\t0\n")).then_some(())
-        };
-        wait_for(&format!("strace is attached within {DEADLINE:?}"), traced);
-        tracer
-    }
-}
-
-impl Drop for Tracer {
-    fn drop(&mut self) {
-        // It lets go of what it traces when it is asked to end.
-        kill(i32::try_from(self.0.id()).unwrap(), nix::libc::SIGTERM);
-        let _reaped = self.0.wait();
     }
 }

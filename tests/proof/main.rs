@@ -63,6 +63,9 @@ mod model;
 mod power;
 mod program;
 mod report;
+#[path = "../it/strace.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod strace;
 mod supervisor;
 #[path = "../it/trace.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests and the benchmark use more of it")]
