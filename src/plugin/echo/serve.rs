@@ -382,9 +382,10 @@ impl Server {
             reads = !client.paused;
         }
         client.in_memory_line = false;
-        match reads {
-            true => self.take_in(token),
-            false => self.settle(token),
+        if reads {
+            self.take_in(token);
+        } else {
+            self.settle(token);
         }
         true
     }
