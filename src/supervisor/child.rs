@@ -273,7 +273,13 @@ impl Machine {
                     State::Starting { pid, .. } | State::Up { pid, .. } => {
                         self.state = State::Stopping { pid, ladder: Ladder::Draining { ask_at: until }, late: false };
                     }
-                    State::Stopping { ref mut late, .. } => *late = false,
+                    State::Stopping { ref mut late, ref mut ladder, .. } => {
+                        *late = false;
+                        // The drain that told it first was cut short by one that may take longer.
+                        if let Ladder::Draining { ask_at } = ladder {
+                            *ask_at = until;
+                        }
+                    }
                     State::Down | State::Backoff { .. } | State::Failed => self.state = State::Down,
                 }
             }

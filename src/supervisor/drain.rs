@@ -205,7 +205,11 @@ impl<'a> Drain<'a> {
             State::Stopping { ladder, .. } => {
                 if matches!(ladder, Ladder::Draining { .. }) && self.before_are_done(at) {
                     // Another drain may have told it to finish, and its input was opened again.
-                    decision.steps.extend(self.ended(at).map(Step::EndInput));
+                    let ended: BTreeSet<usize> = self.ended(at).collect();
+                    decision.steps.extend(ended.iter().copied().map(Step::EndInput));
+                    if !member.progress.told && self.is_whole(at, &ended) && self.now < self.until(at) {
+                        decision.steps.push(Step::Drain(at, self.until(at)));
+                    }
                 }
                 // It may be on its way to come again, or have been told to drain
                 // when there was more time.
@@ -243,15 +247,14 @@ impl<'a> Drain<'a> {
             }
             return;
         }
-        let into = || self.into(at);
         let ended: BTreeSet<usize> = self.ended(at).collect();
         decision.steps.extend(ended.iter().copied().map(Step::EndInput));
-        let waits = into().any(|(link, flow)| ended.contains(&flow.queue) && (self.waiting)(link) > 0);
-        let whole = !ended.is_empty() && into().all(|(_, flow)| ended.contains(&flow.queue));
-        // One that has not begun and has nothing to take need not try.
-        let idle = !waits && matches!(member.state, State::Starting { .. });
-        let until = if member.saves { self.bounds.order.max(self.now + LAST_SAVE) } else { self.bounds.order };
-        if whole && !idle && self.now < until {
+        let waits = self.into(at).any(|(link, flow)| ended.contains(&flow.queue) && (self.waiting)(link) > 0);
+        // A sink that saves has nothing in its hands when nothing waits, so it need not finish
+        // starting. Of any other program nobody can tell whether it has already taken what waited.
+        let idle = !waits && member.saves && matches!(member.state, State::Starting { .. });
+        let until = self.until(at);
+        if self.is_whole(at, &ended) && !idle && self.now < until {
             decision.steps.push(Step::Drain(at, until));
         } else if waits && self.now < self.limit(at) {
             decision.look = true;
@@ -267,6 +270,16 @@ impl<'a> Drain<'a> {
     /// The queues into it that go and that nobody writes to any more.
     fn ended(&self, at: usize) -> impl Iterator<Item = usize> + '_ {
         self.into(at).map(|(_, flow)| flow).filter(|flow| flow.goes && self.all_gone(flow.queue)).map(|flow| flow.queue)
+    }
+
+    /// Whether these are all its inputs, and there are any: it can finish by itself.
+    fn is_whole(&self, at: usize, ended: &BTreeSet<usize>) -> bool {
+        !ended.is_empty() && self.into(at).all(|(_, flow)| ended.contains(&flow.queue))
+    }
+
+    /// Until when it may finish by itself, if its input ends now.
+    fn until(&self, at: usize) -> Instant {
+        if self.members[at].saves { self.bounds.order.max(self.now + LAST_SAVE) } else { self.bounds.order }
     }
 
     /// Whether it is asked without regard to the order.

@@ -83,6 +83,14 @@ fn a_drain_lets_it_finish_then_asks_then_kills() {
 }
 
 #[test]
+fn the_last_drain_says_how_long_it_may_take() {
+    let mut child = Child::up(policy());
+    child.tell(Drain(child.now + secs(5)));
+    assert_eq!(child.tell(Drain(child.now + secs(8))), []);
+    assert_eq!(child.machine.deadline(), Some(child.now + secs(8)));
+}
+
+#[test]
 fn a_child_that_ends_with_its_input_is_down_and_was_never_asked() {
     let mut child = Child::up(policy());
     child.tell(Drain(child.now + secs(5)));

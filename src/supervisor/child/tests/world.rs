@@ -117,7 +117,7 @@ impl World {
             }
             Event::Drain(until) => {
                 process.late = false;
-                if !process.going {
+                if !process.going || process.draining {
                     process.force_by = Some(now.max(*until) + stop_timeout);
                     (process.going, process.draining) = (true, true);
                 }

@@ -297,7 +297,8 @@ impl World {
         if self.nodes[at].process.is_none() {
             return Ok(());
         }
-        if matches!(self.nodes[at].machine.state, State::Starting { .. }) {
+        // A program may have begun its work before the supervisor has seen that it is executed.
+        if matches!(self.nodes[at].machine.state, State::Starting { .. }) && dice.percent(50) {
             return self.tell(at, Event::Executed);
         }
         let ended = self.nodes[at].into.is_some_and(|queue| self.has_ended(queue));
@@ -371,10 +372,26 @@ impl World {
                     node.process = Some(Process { pid, asked: false, forced: false, deaf, in_hand: None });
                     self.tell(at, Event::Spawned(pid))?;
                 }
-                Action::Ask(pid, _) => self.process_of(at, pid)?.asked = true,
+                Action::Ask(pid, _) => {
+                    self.process_of(at, pid)?.asked = true;
+                    self.may_ask(at)?;
+                }
                 Action::Force(pid) => self.process_of(at, pid)?.forced = true,
                 Action::Say(..) => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Whether a drain may ask that child: not while it has time to finish what it took
+    /// before its input ended.
+    fn may_ask(&self, at: usize) -> Result<(), String> {
+        let Some((_, _, bounds)) = &self.drain else { return Ok(()) };
+        let Node { process, into, .. } = &self.nodes[at];
+        let has_message = process.as_ref().is_some_and(|process| process.in_hand.is_some());
+        let input_ended = into.is_some_and(|queue| !self.queues[queue].open);
+        if has_message && input_ended && self.now < bounds.order {
+            return Err(format!("child {at} is asked to stop with a message in its hands"));
         }
         Ok(())
     }
