@@ -44,6 +44,7 @@ mod readiness;
 mod recovery;
 mod reload;
 mod removed;
+mod rooms;
 mod rotation;
 mod rotation_kills;
 mod schema;
