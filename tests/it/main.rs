@@ -39,6 +39,7 @@ mod names;
 mod network;
 mod no_mapping;
 mod other_file;
+mod papers;
 mod per_address;
 mod readiness;
 mod recovery;
