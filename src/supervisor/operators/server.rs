@@ -3,10 +3,10 @@
 //! Only root and the daemon's own user are served, by the kernel's word
 //! (SO_PEERCRED, unix(7)); the socket's mode 0600 says the same.
 
-use super::names::{Found, Names};
-use super::poll::{Poll, Token, Watched};
-use super::unix_name::{self, Name};
 use crate::control::{Decoder, Request, Response};
+use crate::supervisor::kept::names::{Found, Names};
+use crate::supervisor::kept::unix_name::{self, Name};
+use crate::supervisor::poll::{Poll, Token, Watched};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Pid;
@@ -61,7 +61,7 @@ impl Server {
     ///
     /// # Errors
     /// `cannot listen on PATH: cause`; another daemon there is one.
-    pub(super) fn at(path: &Path, names: &mut Names, poll: &Poll) -> Result<Server, String> {
+    pub(crate) fn at(path: &Path, names: &mut Names, poll: &Poll) -> Result<Server, String> {
         let cannot = |e: io::Error| match e.kind() {
             ErrorKind::AddrInUse => format!(
                 "cannot listen on {}: another plumbd runs there (or the path is no socket): \

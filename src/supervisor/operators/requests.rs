@@ -1,23 +1,23 @@
 //! Operators' requests, and those who wait for an answer.
 
-use super::change::Phase;
-use super::child::{Event, Ladder, State};
-use super::core::Supervisor;
-use super::looks::Purpose;
-use super::poll::Id;
-use super::reload::WRONG_CONFIGURATION;
-use super::supervised::Supervised;
 use crate::config::{Which, looked, order};
 use crate::control::status::{self, Status};
 use crate::control::{Request, Response};
 use crate::look::Answers;
+use crate::supervisor::change::reload::WRONG_CONFIGURATION;
+use crate::supervisor::change::steps::Phase;
+use crate::supervisor::event_loop::Supervisor;
+use crate::supervisor::family::child::{Event, Ladder, State};
+use crate::supervisor::family::supervised::Supervised;
+use crate::supervisor::looks::Purpose;
+use crate::supervisor::poll::Id;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
 
 /// Somebody who waits.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Waiter {
+pub(crate) enum Waiter {
     /// For his children to be as he said.
     Children {
         /// His connection.
@@ -45,7 +45,7 @@ pub(super) enum Waiter {
 
 /// How children shall be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Goal {
+pub(crate) enum Goal {
     /// Up.
     Up,
     /// Down.
@@ -54,7 +54,7 @@ pub(super) enum Goal {
 
 impl Supervisor {
     /// Does what an operator asks, or begins it.
-    pub(super) fn request(&mut self, connection: u32, request: Request) {
+    pub(crate) fn request(&mut self, connection: u32, request: Request) {
         match request {
             Request::Status => {
                 self.look_for_lost_names();
@@ -98,7 +98,7 @@ impl Supervisor {
         self.look_at_configuration(file, Purpose::Plan(connection));
     }
 
-    pub(super) fn looked_for_plan(&mut self, connection: u32, answers: Result<Answers, String>) {
+    pub(crate) fn looked_for_plan(&mut self, connection: u32, answers: Result<Answers, String>) {
         let answers = match answers {
             Ok(answers) => answers,
             Err(why) => return self.refuse(Some(connection), &format!("cannot plan: {why}")),
@@ -200,7 +200,7 @@ impl Supervisor {
     }
 
     /// The daemon ends: nobody will see a child come up.
-    pub(super) fn refuse_starts(&mut self) {
+    pub(crate) fn refuse_starts(&mut self) {
         let (up, others) = std::mem::take(&mut self.waiters)
             .into_iter()
             .partition(|waiter| matches!(waiter, Waiter::Later { .. } | Waiter::Children { goal: Goal::Up, .. }));
@@ -215,7 +215,7 @@ impl Supervisor {
 
     /// Stops what an operator wants down, sources first: what a source still
     /// owes its clients it can send only while its sink is there.
-    pub(super) fn stop_held(&mut self) {
+    pub(crate) fn stop_held(&mut self) {
         let mut due: Vec<Id> = self.children.iter().filter(|(_, child)| child.to_stop).map(|(&id, _)| id).collect();
         if due.is_empty() {
             return;
@@ -249,7 +249,7 @@ impl Supervisor {
     }
 
     /// Answers those whose wait is over.
-    pub(super) fn answer_waiters(&mut self) {
+    pub(crate) fn answer_waiters(&mut self) {
         self.start_later();
         let mut place = 0;
         while let Some(waiter) = self.waiters.get(place) {
@@ -306,7 +306,7 @@ impl Supervisor {
     }
 
     /// Tells those who wait for the end how it went.
-    pub(super) fn answer_shutdown(&mut self, end: &Result<(), String>) {
+    pub(crate) fn answer_shutdown(&mut self, end: &Result<(), String>) {
         for waiter in std::mem::take(&mut self.waiters) {
             match (waiter, end) {
                 (Waiter::Shutdown(connection), Ok(())) => self.finish(Some(connection), 0),
@@ -324,7 +324,7 @@ impl Supervisor {
     }
 
     /// A line of answer.
-    pub(super) fn say(&mut self, connection: Option<u32>, text: &str) {
+    pub(crate) fn say(&mut self, connection: Option<u32>, text: &str) {
         if let Some(connection) = connection {
             self.server.answer(connection, &Response::Out(text.to_owned()));
             self.rewatch_connection(connection);
@@ -333,7 +333,7 @@ impl Supervisor {
 
     /// Tells whoever follows the reload under way what happens in it. The log
     /// is told elsewhere.
-    pub(super) fn progress(&mut self, text: &str) {
+    pub(crate) fn progress(&mut self, text: &str) {
         self.tell_progress(self.follower, text);
     }
 
@@ -346,7 +346,7 @@ impl Supervisor {
 
     /// A child's state has changed: who waits for it, or follows a reload, is
     /// told as it happens.
-    pub(super) fn tell_of(&mut self, id: Id) {
+    pub(crate) fn tell_of(&mut self, id: Id) {
         let Some(child) = self.children.get(&id) else { return };
         let name = &child.config.name;
         let mut followers: BTreeSet<u32> = self.follower.into_iter().collect();
@@ -368,12 +368,12 @@ impl Supervisor {
     }
 
     /// The last word: why not.
-    pub(super) fn refuse(&mut self, connection: Option<u32>, why: &str) {
+    pub(crate) fn refuse(&mut self, connection: Option<u32>, why: &str) {
         self.refuse_as(connection, why, 1);
     }
 
     /// The same, with an exit status of its own.
-    pub(super) fn refuse_as(&mut self, connection: Option<u32>, why: &str, exit: u8) {
+    pub(crate) fn refuse_as(&mut self, connection: Option<u32>, why: &str, exit: u8) {
         if let Some(connection) = connection {
             self.server.answer(connection, &Response::Err(why.to_owned()));
             self.finish(Some(connection), exit);
@@ -381,7 +381,7 @@ impl Supervisor {
     }
 
     /// The last word: the exit status of who asked.
-    pub(super) fn finish(&mut self, connection: Option<u32>, exit: u8) {
+    pub(crate) fn finish(&mut self, connection: Option<u32>, exit: u8) {
         if self.follower == connection {
             self.follower = None;
         }

@@ -16,15 +16,15 @@
 //!
 //! Children start sinks first, by [`crate::config::order::needs`], and stop the other way round.
 
-use super::child::{Event, Ladder, Machine, State};
-use super::core::Supervisor;
-use super::drain::{Bounds, Decision, Drain, Flow, Member, Progress, Step};
-use super::poll::Id;
-use super::reload::{Rising, Winding};
 use crate::config::model::Model;
 use crate::config::plan::Plan;
 use crate::control::status::DaemonState;
 use crate::notify;
+use crate::supervisor::change::drain::{Bounds, Decision, Drain, Flow, Member, Progress, Step};
+use crate::supervisor::change::reload::{Rising, Winding};
+use crate::supervisor::event_loop::Supervisor;
+use crate::supervisor::family::child::{Event, Ladder, Machine, State};
+use crate::supervisor::poll::Id;
 use crate::sys::{aside, process};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -42,7 +42,7 @@ const NAMES: Duration = Duration::from_secs(1);
 const LAST_KILL: Duration = Duration::from_secs(1);
 
 /// Where the daemon is.
-pub(super) enum Phase {
+pub(crate) enum Phase {
     /// Children are started for the first time.
     Starting,
     /// As it should be.
@@ -63,7 +63,7 @@ pub(super) enum Phase {
 
 /// What became of a start.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Start {
+pub(crate) enum Start {
     /// Not known yet.
     Open,
     /// It serves, or has served and finished.
@@ -74,7 +74,7 @@ pub(super) enum Start {
 
 /// Why a child does not serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Bad {
+pub(crate) enum Bad {
     /// It could not be started.
     NotStarted(String),
     /// It ran, and ended: how.
@@ -83,7 +83,7 @@ pub(super) enum Bad {
 
 impl Bad {
     /// A sentence about that child.
-    pub(super) fn of(&self, child: &str) -> String {
+    pub(crate) fn of(&self, child: &str) -> String {
         match self {
             Bad::NotStarted(why) => format!("cannot start {child}: {why}"),
             Bad::Ended(how) => format!("{child} {how}"),
@@ -115,7 +115,7 @@ impl Machine {
 
 impl Supervisor {
     /// What the daemon is, in the contract's words.
-    pub(super) fn daemon_state(&self) -> DaemonState {
+    pub(crate) fn daemon_state(&self) -> DaemonState {
         match self.phase {
             Phase::Starting => DaemonState::Starting,
             Phase::Running => DaemonState::Running,
@@ -125,7 +125,7 @@ impl Supervisor {
     }
 
     /// Takes every step that has become possible.
-    pub(super) fn advance(&mut self) {
+    pub(crate) fn advance(&mut self) {
         if !matches!(self.phase, Phase::Winding(_) | Phase::Stopping { .. }) {
             self.resume_inputs();
         }
@@ -153,7 +153,7 @@ impl Supervisor {
 
     /// Opens the inputs again that a drain which came to nothing had ended. Until
     /// that is done no source of theirs can be started.
-    pub(super) fn resume_inputs(&mut self) {
+    pub(crate) fn resume_inputs(&mut self) {
         if let Err(error) = self.links.resume_input() {
             log::error!("cannot open a link's input again: {error}; trying again");
             self.look_after(RESUME);
@@ -174,13 +174,13 @@ impl Supervisor {
     }
 
     /// A child that must be up before that one, and is not.
-    pub(super) fn blocked_by(&self, name: &str) -> Option<&str> {
+    pub(crate) fn blocked_by(&self, name: &str) -> Option<&str> {
         let needed = self.needs.get(name)?;
         needed.iter().find(|other| !self.served(other)).map(String::as_str)
     }
 
     /// Whether that child is up, or finished as it should.
-    pub(super) fn served(&self, name: &str) -> bool {
+    pub(crate) fn served(&self, name: &str) -> bool {
         self.child(name).is_none_or(|child| match child.machine.state {
             State::Up { .. } => true,
             State::Down => child.finished(),
@@ -188,12 +188,12 @@ impl Supervisor {
         })
     }
 
-    pub(super) fn child(&self, name: &str) -> Option<&super::supervised::Supervised> {
+    pub(crate) fn child(&self, name: &str) -> Option<&crate::supervisor::family::supervised::Supervised> {
         self.by_name.get(name).and_then(|id| self.children.get(id)).map(Box::as_ref)
     }
 
     /// What became of the start of that child.
-    pub(super) fn start_of(&self, name: &str) -> Start {
+    pub(crate) fn start_of(&self, name: &str) -> Start {
         let Some(child) = self.child(name) else {
             return Start::not("it is no longer there");
         };
@@ -226,7 +226,7 @@ impl Supervisor {
     }
 
     /// Of these children, why those are not up that are not; `None`: not known yet.
-    pub(super) fn outcome_of<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Option<Vec<String>> {
+    pub(crate) fn outcome_of<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Option<Vec<String>> {
         let mut bad = Vec::new();
         for name in names {
             match self.start_of(name) {
@@ -267,7 +267,7 @@ impl Supervisor {
     }
 
     /// SIGTERM or SIGINT: the first drains, the second does not.
-    pub(super) fn asked_to_end(&mut self) {
+    pub(crate) fn asked_to_end(&mut self) {
         match self.phase {
             Phase::Stopping { .. } => self.end_at_once(),
             _ => self.begin_end(),
@@ -275,7 +275,7 @@ impl Supervisor {
     }
 
     /// Drains and ends.
-    pub(super) fn begin_end(&mut self) {
+    pub(crate) fn begin_end(&mut self) {
         let cut_short = match std::mem::replace(&mut self.phase, Phase::Running) {
             Phase::Winding(winding) => Some(winding.cut_short()),
             Phase::Rising(rising) => Some(rising.cut_short()),
@@ -303,7 +303,7 @@ impl Supervisor {
     }
 
     /// How long a drain that begins now may take.
-    pub(super) fn bounds_from_now(&self) -> Bounds {
+    pub(crate) fn bounds_from_now(&self) -> Bounds {
         let longest = self.children.values().map(|child| child.config.stop_timeout).max().unwrap_or_default();
         Bounds::new(Instant::now(), self.model().daemon.stop_timeout, longest)
     }
@@ -321,7 +321,7 @@ impl Supervisor {
     }
 
     /// Kills every child and ends, whatever waits in the links.
-    pub(super) fn end_at_once(&mut self) {
+    pub(crate) fn end_at_once(&mut self) {
         log::warn!("ending at once");
         if !matches!(self.phase, Phase::Stopping { .. }) {
             self.begin_end();
@@ -392,10 +392,10 @@ impl Supervisor {
         self.end = Some(end);
     }
 
-    /// Stops these children by the law of [`super::drain`]; whether all are done, but for
+    /// Stops these children by the law of [`drain`](super::drain); whether all are done, but for
     /// those that SIGKILL does not end. Links that `new` has too stay (none does
     /// where there is no `new`).
-    pub(super) fn wind_down(&mut self, going: &BTreeSet<String>, new: Option<&Model>, bounds: Bounds) -> bool {
+    pub(crate) fn wind_down(&mut self, going: &BTreeSet<String>, new: Option<&Model>, bounds: Bounds) -> bool {
         let now = Instant::now();
         let ids: Vec<Id> = going.iter().filter_map(|name| self.by_name.get(name)).copied().collect();
         let decision = self.decide(&ids, new, bounds, now);
@@ -427,7 +427,7 @@ impl Supervisor {
         &mut self.children.get_mut(&id).expect("a child that goes is held until it is gone").drain
     }
 
-    /// What [`super::drain`] says of these children now.
+    /// What [`drain`](super::drain) says of these children now.
     fn decide(&self, ids: &[Id], new: Option<&Model>, bounds: Bounds, now: Instant) -> Decision {
         let name_of = |id: &Id| self.children[id].config.name.as_str();
         let places: HashMap<&str, usize> = ids.iter().map(name_of).zip(0..).collect();
@@ -472,7 +472,7 @@ impl Supervisor {
     }
 
     /// Those of them that SIGKILL did not end, in words; nothing where there are none.
-    pub(super) fn unkillable<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Option<String> {
+    pub(crate) fn unkillable<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Option<String> {
         // One that is reaped is dead, though what it had started may not be.
         let is_reaped = |name: &String| self.leaving.iter().any(|leaving| self.by_name.get(name) == Some(&leaving.id));
         let children = names.into_iter().filter(|name| !is_reaped(name)).filter_map(|name| self.child(name));

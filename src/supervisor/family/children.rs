@@ -1,16 +1,16 @@
 //! Children's processes, and what comes from them: spawn, exec, readiness,
 //! notifications, log lines, the end.
 
-use super::child::{Action, Event};
-use super::clock::Moment;
-use super::core::Supervisor;
-use super::logs::LOG_REST;
-use super::notify::{Message, Said};
-use super::poll::{Id, Token};
-use super::spawn::{self, Around};
-use super::supervised::Supervised;
 use crate::cause::cause;
 use crate::config::model::{Child, StopTo};
+use crate::supervisor::clock::Moment;
+use crate::supervisor::event_loop::Supervisor;
+use crate::supervisor::family::child::{Action, Event};
+use crate::supervisor::family::logs::LOG_REST;
+use crate::supervisor::family::notify::{Message, Said};
+use crate::supervisor::family::spawn::{self, Around};
+use crate::supervisor::family::supervised::Supervised;
+use crate::supervisor::poll::{Id, Token};
 use crate::sys::descendants::Process;
 use crate::sys::process::{self, Exec, Exit};
 use nix::sys::epoll::EpollFlags;
@@ -40,12 +40,12 @@ const NOTIFICATION_ROUNDS: usize = 16;
 const LOOKS_FOR_SENDER: usize = 8;
 
 /// A child whose process is reaped, and its process id so no longer its own.
-pub(super) struct Leaving {
-    pub(super) id: Id,
+pub(crate) struct Leaving {
+    pub(crate) id: Id,
     /// Its process group and session.
-    pub(super) group: Pid,
+    pub(crate) group: Pid,
     /// The number of its start.
-    pub(super) number: u64,
+    pub(crate) number: u64,
     exit: Exit,
     until: Instant,
     last: Instant,
@@ -54,7 +54,7 @@ pub(super) struct Leaving {
 impl Supervisor {
     /// Makes one more child, with a number of its own, whose executable is at hand or not.
     /// It is down, and not held yet.
-    pub(super) fn prepare_new(&mut self, config: Rc<Child>, at_hand: bool) -> Result<(Id, Box<Supervised>), String> {
+    pub(crate) fn prepare_new(&mut self, config: Rc<Child>, at_hand: bool) -> Result<(Id, Box<Supervised>), String> {
         let id = self.next_id;
         let child = Supervised::new(config, at_hand, id, &self.poll, &mut self.memory)?;
         self.next_id += 1;
@@ -62,14 +62,14 @@ impl Supervisor {
     }
 
     /// Holds one more child.
-    pub(super) fn add(&mut self, id: Id, child: Box<Supervised>) {
+    pub(crate) fn add(&mut self, id: Id, child: Box<Supervised>) {
         child.listen();
         self.by_name.insert(child.config.name.clone(), id);
         self.children.insert(id, child);
     }
 
     /// Lets go of a child that is down.
-    pub(super) fn forget(&mut self, id: Id) {
+    pub(crate) fn forget(&mut self, id: Id) {
         // As much as its pipe holds; somebody that it left behind may go on writing.
         self.read_log(id, LOG_REST);
         if let Some(mut child) = self.children.remove(&id) {
@@ -82,7 +82,7 @@ impl Supervisor {
     }
 
     /// One step of a child's machine, and what it says is to be done.
-    pub(super) fn step(&mut self, id: Id, event: Event) {
+    pub(crate) fn step(&mut self, id: Id, event: Event) {
         let mut events = vec![event];
         while let Some(event) = events.pop() {
             let Some(child) = self.children.get_mut(&id) else { return };
@@ -202,7 +202,7 @@ impl Supervisor {
         Event::Spawned(pid)
     }
 
-    pub(super) fn on_exec(&mut self, id: Id) {
+    pub(crate) fn on_exec(&mut self, id: Id) {
         let Some(child) = self.children.get_mut(&id) else { return };
         let Some(status) = &child.exec else { return };
         let killed = || child.machine.pid().is_some_and(|pid| !process::has_executed(pid));
@@ -217,7 +217,7 @@ impl Supervisor {
         self.step(id, event);
     }
 
-    pub(super) fn on_ready(&mut self, id: Id) {
+    pub(crate) fn on_ready(&mut self, id: Id) {
         let Some(child) = self.children.get_mut(&id) else { return };
         let Some(ready) = &child.ready else { return };
         let mut bytes = [0u8; 64];
@@ -234,7 +234,7 @@ impl Supervisor {
     }
 
     /// Takes what a child says about itself; whether there may be more.
-    pub(super) fn on_notify(&mut self, id: Id) -> bool {
+    pub(crate) fn on_notify(&mut self, id: Id) -> bool {
         for _ in 0..NOTIFICATIONS {
             let Some(child) = self.children.get(&id) else { return false };
             let Some(socket) = &child.holdings.notify else { return false };
@@ -339,7 +339,7 @@ impl Supervisor {
     }
 
     /// Reaps every dead process: children, and orphans below them.
-    pub(super) fn reap(&mut self) {
+    pub(crate) fn reap(&mut self) {
         loop {
             match process::next_dead() {
                 Ok(Some(pid)) => self.reap_one(pid),
@@ -385,7 +385,7 @@ impl Supervisor {
 
     /// A child has ended once nothing is left of what it had started: before that,
     /// its replacement would meet what its predecessor still holds.
-    pub(super) fn left(&mut self) {
+    pub(crate) fn left(&mut self) {
         if self.leaving.is_empty() {
             return;
         }
@@ -433,7 +433,7 @@ impl Supervisor {
     }
 
     /// Has the loop look again after that time, or sooner.
-    pub(super) fn look_after(&mut self, time: Duration) {
+    pub(crate) fn look_after(&mut self, time: Duration) {
         let at = Instant::now() + time;
         self.look_at = Some(self.look_at.map_or(at, |before| before.min(at)));
     }

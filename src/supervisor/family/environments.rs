@@ -2,8 +2,8 @@
 //! environment is in the memory of its process, and whoever reads it waits while
 //! that is locked, as by a thread that waits for a dead file system.
 
-use super::mark::{self, Mark};
 use crate::look::Look;
+use crate::supervisor::family::mark::{self, Mark};
 use crate::sys::aside::Keeps;
 use crate::sys::descendants::Process;
 use nix::unistd::Pid;
@@ -18,7 +18,7 @@ const TRIED: usize = 20;
 
 /// What was seen.
 #[derive(Debug, Default)]
-pub(super) struct Environments {
+pub(crate) struct Environments {
     asked: BTreeSet<Pid>,
     marks: BTreeMap<Pid, Vec<Mark>>,
     /// Those that can't be read just now.
@@ -30,7 +30,7 @@ impl Environments {
     ///
     /// # Errors
     /// EAGAIN, EMFILE, ENFILE, ENOMEM; the machine is so busy that nobody could read them.
-    pub(super) fn of(processes: &[Process]) -> io::Result<Environments> {
+    pub(crate) fn of(processes: &[Process]) -> io::Result<Environments> {
         let asked = processes.iter().map(|process| process.pid).collect();
         let mut seen = Environments { asked, ..Environments::default() };
         let mut rest = processes;
@@ -46,7 +46,7 @@ impl Environments {
     ///
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM.
-    pub(super) fn here(process: &Process) -> io::Result<Environments> {
+    pub(crate) fn here(process: &Process) -> io::Result<Environments> {
         let mut seen = Environments { asked: BTreeSet::from([process.pid]), ..Environments::default() };
         match process.environment()? {
             Some(text) => seen.marks.insert(process.pid, mark::marks(&text)).is_some(),
@@ -56,12 +56,12 @@ impl Environments {
     }
 
     /// Whether that process was asked about.
-    pub(super) fn has(&self, pid: Pid) -> bool {
+    pub(crate) fn has(&self, pid: Pid) -> bool {
         self.asked.contains(&pid)
     }
 
     /// The marks of that process; `None`: they can't be read just now.
-    pub(super) fn marks(&self, pid: Pid) -> Option<&[Mark]> {
+    pub(crate) fn marks(&self, pid: Pid) -> Option<&[Mark]> {
         (!self.unseen.contains(&pid)).then(|| self.marks.get(&pid).map_or(&[][..], Vec::as_slice))
     }
 

@@ -1,30 +1,30 @@
 //! The loop, and what each event leads to.
 
 use super::Options;
-use super::change::Phase;
-use super::child::Event;
-use super::children::Leaving;
-use super::clock::{Moment, Wall};
-use super::links::Links;
-use super::logs::LOG_ROUND;
-use super::looks::Looks;
-use super::manager::Manager;
-use super::names::Wanted;
-use super::poll::{Id, Poll, Token};
-use super::predecessor;
-use super::ready::Ready;
-use super::requests::Waiter;
-use super::server::{Interest, Server};
-use super::shared_memory::SharedMemory;
-use super::sockets::Sockets;
-use super::store::Store;
-use super::strays::Strays;
-use super::supervised::Supervised;
 use crate::config::model::{Model, Program};
 use crate::config::{Loaded, order};
 use crate::journal::{self, Waiting};
 use crate::notify;
 use crate::plugin;
+use crate::supervisor::change::steps::Phase;
+use crate::supervisor::clock::{Moment, Wall};
+use crate::supervisor::family::child::Event;
+use crate::supervisor::family::children::Leaving;
+use crate::supervisor::family::logs::LOG_ROUND;
+use crate::supervisor::family::predecessor;
+use crate::supervisor::family::strays::Strays;
+use crate::supervisor::family::supervised::Supervised;
+use crate::supervisor::kept::links::Links;
+use crate::supervisor::kept::names::Wanted;
+use crate::supervisor::kept::shared_memory::SharedMemory;
+use crate::supervisor::kept::sockets::Sockets;
+use crate::supervisor::kept::store::Store;
+use crate::supervisor::looks::Looks;
+use crate::supervisor::manager::Manager;
+use crate::supervisor::operators::ready::Ready;
+use crate::supervisor::operators::requests::Waiter;
+use crate::supervisor::operators::server::{Interest, Server};
+use crate::supervisor::poll::{Id, Poll, Token};
 use crate::sys::descendants::Process;
 use crate::sys::map::give_back;
 use crate::sys::process;
@@ -45,63 +45,63 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The supervisor.
 pub struct Supervisor {
-    pub(super) loaded: Loaded,
-    pub(super) needs: order::Needs,
-    pub(super) children: BTreeMap<Id, Box<Supervised>>,
-    pub(super) by_name: HashMap<String, Id>,
-    pub(super) by_pid: HashMap<Pid, Id>,
+    pub(crate) loaded: Loaded,
+    pub(crate) needs: order::Needs,
+    pub(crate) children: BTreeMap<Id, Box<Supervised>>,
+    pub(crate) by_name: HashMap<String, Id>,
+    pub(crate) by_pid: HashMap<Pid, Id>,
     /// Children whose process is reaped while others that it had started are not gone yet.
-    pub(super) leaving: Vec<Leaving>,
-    pub(super) strays: Strays,
-    pub(super) looks: Looks,
-    pub(super) next_id: Id,
-    pub(super) links: Links,
-    pub(super) sockets: Sockets,
+    pub(crate) leaving: Vec<Leaving>,
+    pub(crate) strays: Strays,
+    pub(crate) looks: Looks,
+    pub(crate) next_id: Id,
+    pub(crate) links: Links,
+    pub(crate) sockets: Sockets,
     /// What instances of one child share.
-    pub(super) memory: SharedMemory,
-    pub(super) store: Store,
-    pub(super) manager: Manager,
-    pub(super) server: Server,
-    pub(super) poll: Poll,
-    pub(super) signals: Signals,
-    pub(super) null: OwnedFd,
+    pub(crate) memory: SharedMemory,
+    pub(crate) store: Store,
+    pub(crate) manager: Manager,
+    pub(crate) server: Server,
+    pub(crate) poll: Poll,
+    pub(crate) signals: Signals,
+    pub(crate) null: OwnedFd,
     /// The soft limit on descriptors that programs get, as it was for this process.
-    pub(super) soft_descriptors: u64,
-    pub(super) timers: BTreeSet<(Instant, Id)>,
+    pub(crate) soft_descriptors: u64,
+    pub(crate) timers: BTreeSet<(Instant, Id)>,
     /// Something changed that [`Supervisor::advance`] may have been waiting for.
-    pub(super) dirty: bool,
+    pub(crate) dirty: bool,
     /// Look again then, for what no event tells.
-    pub(super) look_at: Option<Instant>,
-    pub(super) accept_at: Option<Instant>,
-    pub(super) journal_watched: Option<BorrowedFd<'static>>,
+    pub(crate) look_at: Option<Instant>,
+    pub(crate) accept_at: Option<Instant>,
+    pub(crate) journal_watched: Option<BorrowedFd<'static>>,
     /// Children that wrote more to the log than is logged, not read until then.
-    pub(super) quiet: Vec<Id>,
-    pub(super) quiet_until: Option<Instant>,
+    pub(crate) quiet: Vec<Id>,
+    pub(crate) quiet_until: Option<Instant>,
     /// When a child has paused in a line.
-    pub(super) prompts_at: Option<Instant>,
-    pub(super) phase: Phase,
-    pub(super) waiters: Vec<Waiter>,
+    pub(crate) prompts_at: Option<Instant>,
+    pub(crate) phase: Phase,
+    pub(crate) waiters: Vec<Waiter>,
     /// The connection of the operator who asked for the reload under way.
-    pub(super) follower: Option<u32>,
-    pub(super) ready: Ready,
+    pub(crate) follower: Option<u32>,
+    pub(crate) ready: Ready,
     /// [`Options::renew`].
-    pub(super) renew: Box<dyn FnMut()>,
+    pub(crate) renew: Box<dyn FnMut()>,
     /// Each child has been up once, or is known not to be.
-    pub(super) has_started: bool,
+    pub(crate) has_started: bool,
     /// A start that fails ends it.
-    pub(super) must_start: bool,
+    pub(crate) must_start: bool,
     /// Why it ends, where a start failed that had to succeed.
-    pub(super) failed_start: Option<String>,
-    pub(super) since: Moment,
-    pub(super) wall: Wall,
-    pub(super) reloads: u64,
+    pub(crate) failed_start: Option<String>,
+    pub(crate) since: Moment,
+    pub(crate) wall: Wall,
+    pub(crate) reloads: u64,
     /// Set at the end: what [`Supervisor::run`] returns.
-    pub(super) end: Option<Result<(), String>>,
+    pub(crate) end: Option<Result<(), String>>,
 }
 
 impl Supervisor {
     /// Does everything that can fail before the first child is started.
-    pub(super) fn open(options: Options) -> Result<Supervisor, String> {
+    pub(crate) fn open(options: Options) -> Result<Supervisor, String> {
         let Options { loaded, daemonized, renew } = options;
         let at = |what: &'static str| move |e: std::io::Error| format!("cannot {what}: {e}");
         // Before anything else is opened: they have the first numbers.
@@ -201,7 +201,7 @@ impl Supervisor {
     }
 
     /// The loop.
-    pub(super) fn run(mut self, ready: &mut Ready) -> Result<(), String> {
+    pub(crate) fn run(mut self, ready: &mut Ready) -> Result<(), String> {
         self.ready = std::mem::take(ready);
         log::info!("supervises {} children, configured by {}", self.children.len(), self.loaded.name);
         let (mut events, mut given_back) = (Vec::new(), false);
@@ -349,7 +349,7 @@ impl Supervisor {
     }
 
     /// After something was said to a connection, or by it.
-    pub(super) fn rewatch_connection(&mut self, id: u32) {
+    pub(crate) fn rewatch_connection(&mut self, id: u32) {
         let flags = match self.server.interest(id) {
             Interest::Read => EpollFlags::EPOLLIN,
             Interest::Write => EpollFlags::EPOLLOUT,
@@ -364,7 +364,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn set_pending(&mut self, id: Id) {
+    pub(crate) fn set_pending(&mut self, id: Id) {
         if let Some(child) = self.children.get_mut(&id) {
             child.pending = true;
             child.held_down = false;
@@ -377,7 +377,7 @@ impl Supervisor {
     /// that have nothing to reopen; returns
     /// their names, and what went wrong. One that starts just now has no handler
     /// before it has opened anything.
-    pub(super) fn reopen(&mut self) -> (Vec<String>, Vec<String>) {
+    pub(crate) fn reopen(&mut self) -> (Vec<String>, Vec<String>) {
         let (mut told, mut failed) = (Vec::new(), Vec::new());
         for (id, child) in &self.children {
             let Some(pid) = child.machine.pid() else { continue };
@@ -404,12 +404,12 @@ impl Supervisor {
 
     /// Has the service manager keep sockets and links for a supervisor that
     /// comes after this one was killed.
-    pub(super) fn keep_in_store(&mut self) {
+    pub(crate) fn keep_in_store(&mut self) {
         let wanted = self.sockets.stored().chain(self.links.stored(|_| true)).collect();
         self.store.keep(&wanted, &mut self.manager);
     }
 
-    pub(super) fn model(&self) -> &Model {
+    pub(crate) fn model(&self) -> &Model {
         &self.loaded.model
     }
 }

@@ -15,7 +15,7 @@
 //! | sign | |
 //! |---|---|
 //! | it is in the session of a child | that child's |
-//! | its environment has one of this supervisor's marks ([`super::mark`]) | of that start |
+//! | its environment has one of this supervisor's marks ([`mark`](crate::supervisor::family::mark)) | of that start |
 //! | it holds the log pipe or the notification socket of the child that ended | that child's |
 //! | no living child was started before it was | nobody else's than of one that ended |
 //!
@@ -24,9 +24,9 @@
 //! of children may become orphans here: below the first process of a pid
 //! namespace, and where this process had children when it began.
 
-use super::core::Supervisor;
-use super::environments::Environments;
-use super::mark::Own;
+use crate::supervisor::event_loop::Supervisor;
+use crate::supervisor::family::environments::Environments;
+use crate::supervisor::family::mark::Own;
 use crate::sys::descendants::{Children, Process};
 use crate::sys::process;
 use nix::sys::signal::{Signal, kill, killpg};
@@ -50,7 +50,7 @@ enum Owner {
 
 /// What is known of orphans.
 #[derive(Debug)]
-pub(super) struct Strays {
+pub(crate) struct Strays {
     /// `None`: /proc can't be used.
     children: Option<Children>,
     own: Own,
@@ -74,7 +74,7 @@ pub(super) struct Strays {
 
 /// Whose orphans are not gone yet.
 #[derive(Debug, Default)]
-pub(super) struct Left {
+pub(crate) struct Left {
     pids: BTreeMap<Owner, Vec<Pid>>,
     /// Of whom some were only just seen, and sent SIGKILL.
     new: BTreeSet<Owner>,
@@ -87,22 +87,22 @@ pub(super) struct Left {
 
 impl Left {
     /// Whether something is left of that start, or may be.
-    pub(super) fn is_of(&self, number: u64) -> bool {
+    pub(crate) fn is_of(&self, number: u64) -> bool {
         !self.unclear.is_empty() || owners(number).any(|owner| self.pids.contains_key(&owner))
     }
 
     /// Whether more of that start's came to light just now.
-    pub(super) fn is_new(&self, number: u64) -> bool {
+    pub(crate) fn is_new(&self, number: u64) -> bool {
         owners(number).any(|owner| self.new.contains(&owner))
     }
 
     /// What is left of that start; of some child that ended, if nobody knows of which.
-    pub(super) fn of(&self, number: u64) -> Vec<Pid> {
+    pub(crate) fn of(&self, number: u64) -> Vec<Pid> {
         owners(number).filter_map(|owner| self.pids.get(&owner)).flatten().copied().collect()
     }
 
     /// Those of which nobody knows yet whose they are.
-    pub(super) fn unclear(&self) -> impl Iterator<Item = Pid> {
+    pub(crate) fn unclear(&self) -> impl Iterator<Item = Pid> {
         self.unclear.iter().copied()
     }
 }
@@ -113,11 +113,11 @@ fn owners(number: u64) -> impl Iterator<Item = Owner> {
 
 impl Strays {
     /// For a supervisor that has started nothing yet, whose control socket is at that
-    /// [origin](super::mark::origin).
+    /// [origin](crate::supervisor::family::mark::origin).
     ///
     /// # Errors
     /// The children of this process can't be listed.
-    pub(super) fn new(origin: String) -> Result<Strays, String> {
+    pub(crate) fn new(origin: String) -> Result<Strays, String> {
         let own = Own::new(origin)?;
         let mut children = Children::open()
             .inspect_err(|error| {
@@ -137,17 +137,17 @@ impl Strays {
     }
 
     /// Whether /proc can be used.
-    pub(super) fn can_look(&self) -> bool {
+    pub(crate) fn can_look(&self) -> bool {
         self.children.is_some()
     }
 
     /// The marks of this supervisor.
-    pub(super) fn own(&mut self) -> &mut Own {
+    pub(crate) fn own(&mut self) -> &mut Own {
         &mut self.own
     }
 
     /// That process was reaped; its number may be another's soon.
-    pub(super) fn reaped(&mut self, pid: Pid) {
+    pub(crate) fn reaped(&mut self, pid: Pid) {
         self.foreign.remove(&pid);
         self.owners.remove(&pid);
         self.killed.remove(&pid);
@@ -158,13 +158,13 @@ impl Strays {
     }
 
     /// Nobody waits for these any longer.
-    pub(super) fn give_up(&mut self, pids: &[Pid]) {
+    pub(crate) fn give_up(&mut self, pids: &[Pid]) {
         self.given_up.extend(pids);
     }
 
     /// Nobody tries to read their environments any longer, unless they hang: then there
     /// is something to come.
-    pub(super) fn give_up_unclear(&mut self, pids: impl IntoIterator<Item = Pid>) {
+    pub(crate) fn give_up_unclear(&mut self, pids: impl IntoIterator<Item = Pid>) {
         let hangs = |pid: &Pid| matches!(Process::look(*pid), Ok(Some(process)) if process.state == 'D');
         self.unmarked.extend(pids.into_iter().filter(|pid| !hangs(pid)));
     }
@@ -206,7 +206,7 @@ impl Strays {
     }
 
     /// Kills all orphans, for all children are down; whether there are any.
-    pub(super) fn kill_all(&mut self) -> bool {
+    pub(crate) fn kill_all(&mut self) -> bool {
         if self.children.is_none() {
             return process::has_children();
         }
@@ -227,7 +227,7 @@ impl Strays {
 
 impl Supervisor {
     /// Kills what children that ended have left behind.
-    pub(super) fn kill_strays(&mut self) -> Left {
+    pub(crate) fn kill_strays(&mut self) -> Left {
         let (mut new, mut dead) = (BTreeSet::new(), BTreeSet::new());
         let mut left = Left::default();
         for _ in 0..=LOOKS {
@@ -316,7 +316,7 @@ impl Supervisor {
     }
 
     /// Whether that orphan, a child of this process, was started by the start of that number.
-    pub(super) fn is_orphan_of(&mut self, orphan: &Process, number: u64) -> io::Result<bool> {
+    pub(crate) fn is_orphan_of(&mut self, orphan: &Process, number: u64) -> io::Result<bool> {
         if self.strays.foreign.contains(&orphan.pid) || self.by_pid.contains_key(&orphan.pid) {
             return Ok(false);
         }

@@ -8,8 +8,8 @@
 //! | up | finished, or waits for what it needs | as wanted | comes again once it is gone | comes when its time is there | given up until a person says start |
 //! | down | as wanted | (never: a stop was asked at once) | going | (never) | (never) |
 
-use super::backoff::History;
 use crate::config::model::{Backoff, Child, Ready, Restart, StartLimit, StopTo, Success};
+use crate::supervisor::family::backoff::History;
 use crate::sys::process::Exit;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -300,7 +300,10 @@ impl Machine {
                 actions.push(Action::Say(log::Level::Error, format!("cannot start: {why}")));
                 // Nothing was started, so the limit on starts has nothing to
                 // count: the system is short of something, and may not be for long.
-                let wait = self.history.next_delay(&self.policy.backoff).max(super::backoff::AFTER_AT_ONCE);
+                let wait = self
+                    .history
+                    .next_delay(&self.policy.backoff)
+                    .max(crate::supervisor::family::backoff::AFTER_AT_ONCE);
                 self.state = State::Backoff { until: now + wait };
             }
             Event::HeldBack(why, until) => self.held_back(why, until, &mut actions),

@@ -1,11 +1,11 @@
 //! Listening sockets: bound once, held for as long as a child names them, so
 //! that a restart refuses no one.
 
-use super::names::{Found, Names, Wanted};
-use super::store::{Handed, Store, socket_name};
-use super::unix_name::{self, Access, Inode, Name};
 use crate::cause::cause;
 use crate::config::model::{Address, HostPort};
+use crate::supervisor::kept::names::{Found, Names, Wanted};
+use crate::supervisor::kept::store::{Handed, Store, socket_name};
+use crate::supervisor::kept::unix_name::{self, Access, Inode, Name};
 use crate::sys::socket as shared;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
@@ -149,13 +149,13 @@ impl Sockets {
     }
 
     /// The names that only a process aside can look at.
-    pub(super) fn far_names(&self) -> Vec<(PathBuf, Inode)> {
+    pub(crate) fn far_names(&self) -> Vec<(PathBuf, Inode)> {
         let far = self.held.values().filter(|held| held.is_far()).filter_map(|held| held.name.as_ref());
         far.map(|name| (name.path().to_owned(), name.inode())).collect()
     }
 
     /// A process aside saw whether one of them is gone.
-    pub(super) fn set_lost(&mut self, lost: impl Fn(&Path, Inode) -> Option<bool>) {
+    pub(crate) fn set_lost(&mut self, lost: impl Fn(&Path, Inode) -> Option<bool>) {
         for name in self.held.values_mut().filter_map(|held| held.name.as_mut()) {
             if let Some(lost) = lost(name.path(), name.inode()) {
                 name.set_lost(lost);
@@ -183,7 +183,7 @@ impl Sockets {
     ///
     /// # Errors
     /// From bind(2); `WouldBlock` for a Unix socket.
-    pub(super) fn bind(&mut self, address: &Address, store: &Store) -> io::Result<()> {
+    pub(crate) fn bind(&mut self, address: &Address, store: &Store) -> io::Result<()> {
         if self.held.get(address).is_some_and(|held| !held.is_far() || is_alive(address, held)) {
             return Ok(());
         }
@@ -202,7 +202,7 @@ impl Sockets {
     ///
     /// # Errors
     /// From bind(2), or making its name.
-    pub(super) fn bind_first(&mut self, address: &Address, store: &Store, names: &mut Names) -> io::Result<()> {
+    pub(crate) fn bind_first(&mut self, address: &Address, store: &Store, names: &mut Names) -> io::Result<()> {
         if let Some(held) = hold(address, store, None, names)? {
             self.held.insert(address.clone(), held);
             self.revive(address).inspect_err(|_| {
@@ -213,7 +213,7 @@ impl Sockets {
     }
 
     /// What is to be made or looked at aside before these are [bound](Sockets::bind_new).
-    pub(super) fn wanted<'a>(&self, addresses: impl IntoIterator<Item = &'a Address>, store: &Store) -> Wanted {
+    pub(crate) fn wanted<'a>(&self, addresses: impl IntoIterator<Item = &'a Address>, store: &Store) -> Wanted {
         let mut wanted = Wanted::default();
         for address in addresses {
             let Address::Unix(path) = address else { continue };
@@ -239,7 +239,7 @@ impl Sockets {
     ///
     /// # Errors
     /// `cannot listen on ADDRESS: cause` for the first that failed.
-    pub(super) fn bind_new<'a>(
+    pub(crate) fn bind_new<'a>(
         &self,
         addresses: impl IntoIterator<Item = &'a Address>,
         store: &Store,

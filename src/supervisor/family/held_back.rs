@@ -3,17 +3,17 @@
 //! again after a second, then after twice as long each time, and whenever an operator
 //! starts it. A process aside looks, so the loop waits for none of it.
 
-use super::child::{Event, State};
-use super::core::Supervisor;
-use super::holder;
-use super::looks::Purpose;
-use super::names::{Making, Names};
-use super::poll::Id;
-use super::supervised::Prepared;
 use crate::cause::cause;
 use crate::config::model::Address;
 use crate::config::{Loaded, Source, Which, looked};
 use crate::look::{ALL, Answers, Look};
+use crate::supervisor::event_loop::Supervisor;
+use crate::supervisor::family::child::{Event, State};
+use crate::supervisor::family::holder;
+use crate::supervisor::family::supervised::Prepared;
+use crate::supervisor::kept::names::{Making, Names};
+use crate::supervisor::looks::Purpose;
+use crate::supervisor::poll::Id;
 use crate::sys::aside::Keeps;
 use std::collections::BTreeMap;
 use std::io;
@@ -32,9 +32,9 @@ const RELOAD: Duration = Duration::from_secs(1);
 
 /// How a child is held back.
 #[derive(Debug, Default)]
-pub(super) struct HeldBack {
+pub(crate) struct HeldBack {
     /// What it lacks is not known yet: a process aside looks, or is about to.
-    pub(super) is_open: bool,
+    pub(crate) is_open: bool,
     tries: u32,
 }
 
@@ -47,7 +47,7 @@ impl HeldBack {
 }
 
 /// What was looked for.
-pub(super) struct Lacking {
+pub(crate) struct Lacking {
     id: Id,
     source: Rc<Source>,
     /// Addresses that could not be bound, and why.
@@ -57,12 +57,12 @@ pub(super) struct Lacking {
 
 impl Lacking {
     /// The child that is held back.
-    pub(super) fn id(&self) -> Id {
+    pub(crate) fn id(&self) -> Id {
         self.id
     }
 
     /// The names that are being made for it.
-    pub(super) fn making(&self) -> &Making {
+    pub(crate) fn making(&self) -> &Making {
         &self.making
     }
 }
@@ -70,7 +70,7 @@ impl Lacking {
 impl Supervisor {
     /// Has looked for what that child lacks, if it lacks anything; then it is not to be
     /// started yet.
-    pub(super) fn hold_back(&mut self, id: Id) -> Option<Event> {
+    pub(crate) fn hold_back(&mut self, id: Id) -> Option<Event> {
         let addresses = self.bind_missing(id);
         let child = self.children.get_mut(&id)?;
         if child.config.lacks.is_empty() && addresses.is_empty() {
@@ -131,7 +131,7 @@ impl Supervisor {
         Ok(())
     }
 
-    pub(super) fn looked_for_lacking(&mut self, lacking: Lacking, answers: Result<Answers, String>) {
+    pub(crate) fn looked_for_lacking(&mut self, lacking: Lacking, answers: Result<Answers, String>) {
         let Lacking { id, source, addresses, making } = lacking;
         let Some(child) = self.children.get_mut(&id) else { return };
         child.held_back.is_open = false;
@@ -221,7 +221,7 @@ impl Supervisor {
     }
 
     /// The look for what that child lacks is given up: the daemon ends.
-    pub(super) fn not_looked_for(&mut self, lacking: &Lacking) {
+    pub(crate) fn not_looked_for(&mut self, lacking: &Lacking) {
         if let Some(child) = self.children.get_mut(&lacking.id()) {
             child.held_back.is_open = false;
         }

@@ -1,19 +1,19 @@
 //! The log's two sides in the loop: what children write to their log pipes,
 //! and the output that may have no room.
 
-use super::core::Supervisor;
-use super::poll::{Id, Token};
-use super::supervised::Supervised;
 use crate::journal::{self, LineSplitter, Piece, Waiting};
+use crate::supervisor::event_loop::Supervisor;
+use crate::supervisor::family::supervised::Supervised;
+use crate::supervisor::poll::{Id, Token};
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use std::time::{Duration, Instant};
 
 /// From one child's log pipe a round, so that one that writes without end
 /// keeps nobody waiting.
-pub(super) const LOG_ROUND: usize = 16 * 1024;
+pub(crate) const LOG_ROUND: usize = 16 * 1024;
 /// A pipe full: all that a child that has ended can have left there.
-pub(super) const LOG_REST: usize = 64 * 1024;
+pub(crate) const LOG_REST: usize = 64 * 1024;
 /// A child of which not every line is logged is read again after so long: its
 /// flood costs little, and it gets on, if slowly, whatever the log's output
 /// does.
@@ -26,7 +26,7 @@ const UNWATCHED: Duration = Duration::from_secs(1);
 
 impl Supervisor {
     /// Logs up to `most` bytes of what a child wrote.
-    pub(super) fn read_log(&mut self, id: Id, most: usize) {
+    pub(crate) fn read_log(&mut self, id: Id, most: usize) {
         let Some(child) = self.children.get_mut(&id) else { return };
         let mut bytes = [0u8; LOG_ROUND];
         let mut left = most;
@@ -55,7 +55,7 @@ impl Supervisor {
     }
 
     /// Logs what a child has written of a line, where it has paused in it.
-    pub(super) fn show_prompts(&mut self, now: Instant) {
+    pub(crate) fn show_prompts(&mut self, now: Instant) {
         if self.prompts_at.is_none_or(|at| now < at) {
             return;
         }
@@ -74,7 +74,7 @@ impl Supervisor {
     }
 
     /// Reads those again that wrote too much.
-    pub(super) fn listen_again(&mut self, now: Instant) {
+    pub(crate) fn listen_again(&mut self, now: Instant) {
         if self.quiet_until.is_some_and(|at| at <= now) {
             self.quiet_until = None;
             for id in std::mem::take(&mut self.quiet) {
@@ -92,7 +92,7 @@ impl Supervisor {
     }
 
     /// Writes what the log's output takes.
-    pub(super) fn flush_log(&mut self) {
+    pub(crate) fn flush_log(&mut self) {
         match (journal::flush(), self.journal_watched) {
             (Waiting::Writable(fd), None) => {
                 if self.poll.add(fd, EpollFlags::EPOLLOUT, Token::Journal).is_ok() {
@@ -112,7 +112,7 @@ impl Supervisor {
 
 impl Supervised {
     /// Logs what its lines' splitter hands on. Returns whether all of it was logged.
-    pub(super) fn log(&mut self, cut: impl FnOnce(&mut LineSplitter, &mut dyn FnMut(Piece<'_>))) -> bool {
+    pub(crate) fn log(&mut self, cut: impl FnOnce(&mut LineSplitter, &mut dyn FnMut(Piece<'_>))) -> bool {
         let mut all_logged = true;
         cut(&mut self.lines, &mut |piece| {
             all_logged &= journal::child_line(&self.config.name, self.config.log_limit, piece);

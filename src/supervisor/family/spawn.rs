@@ -1,16 +1,16 @@
 //! What a child is given when it starts: descriptors and environment.
 
-use super::access;
-use super::links::{Held, Links};
-use super::mark;
-use super::notify;
-use super::poll::Watched;
-use super::shared_memory::Region;
-use super::sockets::Sockets;
 use crate::cause::cause;
 use crate::config::model::{Child, Link as Config, Program, Ready};
 use crate::journal;
 use crate::link::handover::{self, Inbound, Outbound, Protocol};
+use crate::supervisor::family::mark;
+use crate::supervisor::family::notify;
+use crate::supervisor::kept::access;
+use crate::supervisor::kept::links::{Held, Links};
+use crate::supervisor::kept::shared_memory::Region;
+use crate::supervisor::kept::sockets::Sockets;
+use crate::supervisor::poll::Watched;
 use crate::sys::anew;
 use crate::sys::map;
 use crate::sys::pipe::{self, Pipe};

@@ -12,31 +12,31 @@
 //! A child that did not serve before is no reason to go back: half a mend is
 //! better than none.
 
-use super::change::{Phase, Start};
-use super::child::{Machine, Policy, State};
-use super::clock::Moment;
-use super::core::Supervisor;
-use super::drain::{Bounds, Progress};
-use super::links::{Held, Links};
-use super::looks::Purpose;
-use super::names::Names;
-use super::poll::Id;
-use super::requests::Waiter;
-use super::server::Server;
-use super::sockets::Sockets;
-use super::supervised::{Prepared, Supervised};
 use crate::config::model::{Address, Child, Model};
 use crate::config::plan::{self, Action, Plan, Reason, SocketPlan};
 use crate::config::{Loaded, Which, looked, order};
 use crate::look::Answers;
+use crate::supervisor::change::drain::{Bounds, Progress};
+use crate::supervisor::change::steps::{Phase, Start};
+use crate::supervisor::clock::Moment;
+use crate::supervisor::event_loop::Supervisor;
+use crate::supervisor::family::child::{Machine, Policy, State};
+use crate::supervisor::family::supervised::{Prepared, Supervised};
+use crate::supervisor::kept::links::{Held, Links};
+use crate::supervisor::kept::names::Names;
+use crate::supervisor::kept::sockets::Sockets;
+use crate::supervisor::looks::Purpose;
+use crate::supervisor::operators::requests::Waiter;
+use crate::supervisor::operators::server::Server;
+use crate::supervisor::poll::Id;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The exit status of a command that found problems in a configuration.
-pub(super) const WRONG_CONFIGURATION: u8 = 78;
+pub(crate) const WRONG_CONFIGURATION: u8 = 78;
 
 /// A reload before the new configuration holds: everything that can fail of
 /// the configuration itself is done.
-pub(super) struct Winding {
+pub(crate) struct Winding {
     loaded: Loaded,
     plan: Plan,
     sockets: Sockets,
@@ -56,7 +56,7 @@ pub(super) struct Winding {
 }
 
 /// A reload whose configuration is right, and whose sockets are not made yet.
-pub(super) struct Begun {
+pub(crate) struct Begun {
     loaded: Loaded,
     /// On the way back; on the way there it begins only with the first step.
     back: Option<Course>,
@@ -64,7 +64,7 @@ pub(super) struct Begun {
 }
 
 /// A reload after it: only now it shows whether what came serves.
-pub(super) struct Rising {
+pub(crate) struct Rising {
     before: Loaded,
     plan: Plan,
     /// Those that have not been up yet.
@@ -106,24 +106,24 @@ enum Way {
 
 impl Winding {
     /// Whether it stops that child.
-    pub(super) fn stops(&self, name: &str) -> bool {
+    pub(crate) fn stops(&self, name: &str) -> bool {
         self.going.contains(name)
     }
 
     /// Whether it does something to that child.
-    pub(super) fn concerns(&self, name: &str) -> bool {
+    pub(crate) fn concerns(&self, name: &str) -> bool {
         self.plan.concerns(name)
     }
 
     /// Whose answer it owes, and what that is where the daemon ends meanwhile.
-    pub(super) fn cut_short(&self) -> (Option<u32>, String) {
+    pub(crate) fn cut_short(&self) -> (Option<u32>, String) {
         cut_short(self.course.why_back(), self.waiter)
     }
 }
 
 impl Begun {
     /// Whose answer it owes, and what that is where the daemon ends meanwhile.
-    pub(super) fn cut_short(&self) -> (Option<u32>, String) {
+    pub(crate) fn cut_short(&self) -> (Option<u32>, String) {
         cut_short(self.why_back(), self.waiter)
     }
 
@@ -153,12 +153,12 @@ fn cut_short(back: Option<&str>, waiter: Option<u32>) -> (Option<u32>, String) {
 
 impl Rising {
     /// Whether it does something to that child.
-    pub(super) fn concerns(&self, name: &str) -> bool {
+    pub(crate) fn concerns(&self, name: &str) -> bool {
         self.plan.concerns(name)
     }
 
     /// Whose answer it owes, and what that is where the daemon ends meanwhile.
-    pub(super) fn cut_short(&self) -> (Option<u32>, String) {
+    pub(crate) fn cut_short(&self) -> (Option<u32>, String) {
         let said = match &self.course.way {
             Way::There { .. } => "reloaded, but now the daemon is stopping".to_owned(),
             Way::Back { why } => format!("cannot reload: {why}; and now the daemon is stopping"),
@@ -169,7 +169,7 @@ impl Rising {
 
 impl Supervisor {
     /// SIGHUP, or an operator's word.
-    pub(super) fn request_reload(&mut self, waiter: Option<u32>) {
+    pub(crate) fn request_reload(&mut self, waiter: Option<u32>) {
         match self.phase {
             Phase::Stopping { .. } => self.refuse(waiter, "cannot reload: the daemon is stopping"),
             // One that waits already will read the file later than now.
@@ -180,7 +180,7 @@ impl Supervisor {
     }
 
     /// The next one that waited for its turn.
-    pub(super) fn reload_next(&mut self) {
+    pub(crate) fn reload_next(&mut self) {
         if self.is_reloading() || matches!(self.phase, Phase::Stopping { .. }) {
             return;
         }
@@ -202,7 +202,7 @@ impl Supervisor {
         self.look_at_configuration(None, Purpose::Reload(waiter));
     }
 
-    pub(super) fn looked_for_reload(&mut self, waiter: Option<u32>, answers: Result<Answers, String>) {
+    pub(crate) fn looked_for_reload(&mut self, waiter: Option<u32>, answers: Result<Answers, String>) {
         let loaded = match answers.map(|answers| looked::loaded(&answers, Which::All)) {
             Ok(Ok(loaded)) => loaded,
             Ok(Err(problems)) => return self.nothing_changes(waiter, &problems.to_string(), WRONG_CONFIGURATION),
@@ -225,7 +225,7 @@ impl Supervisor {
     }
 
     /// Has the names of sockets made first, if there are any to make.
-    pub(super) fn begin_reload(&mut self, begun: Begun) {
+    pub(crate) fn begin_reload(&mut self, begun: Begun) {
         let model = &begun.loaded.model;
         let mut wanted = self.sockets.wanted(model.children.iter().flat_map(|child| &child.listen), &self.store);
         let control = &model.daemon.control;
@@ -237,7 +237,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn names_made(&mut self, begun: Begun, names: Names) {
+    pub(crate) fn names_made(&mut self, begun: Begun, names: Names) {
         let (why_back, waiter) = (begun.why_back().map(str::to_owned), begun.waiter);
         match self.prepare_reload(begun, names) {
             Ok(()) => (self.renew)(),
@@ -245,7 +245,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn not_begun(&mut self, error: &str, begun: &Begun) {
+    pub(crate) fn not_begun(&mut self, error: &str, begun: &Begun) {
         self.not_prepared(begun.why_back(), begun.waiter, error);
     }
 
@@ -261,7 +261,7 @@ impl Supervisor {
 
     /// What a reload to that configuration does. Children whose sockets had `lost` their
     /// names are given new ones, which takes another process.
-    pub(super) fn plan_to<'a>(&self, model: &Model, lost: impl Iterator<Item = &'a Address>) -> Plan {
+    pub(crate) fn plan_to<'a>(&self, model: &Model, lost: impl Iterator<Item = &'a Address>) -> Plan {
         let mut plan = plan::plan(self.model(), model);
         for address in lost {
             let line = |child: &Child| child.lines.of("listen").unwrap_or(child.line);
@@ -344,7 +344,7 @@ impl Supervisor {
     }
 
     /// Stops what changes or goes; once that is down, carries the plan out.
-    pub(super) fn wind(&mut self) {
+    pub(crate) fn wind(&mut self) {
         let Phase::Winding(winding) = std::mem::replace(&mut self.phase, Phase::Running) else { return };
         for name in &winding.going {
             if let Some(id) = self.by_name.get(name) {
@@ -503,7 +503,7 @@ impl Supervisor {
     }
 
     /// Sees who has come up, and goes back where one can't.
-    pub(super) fn rise(&mut self) {
+    pub(crate) fn rise(&mut self) {
         let Phase::Rising(mut rising) = std::mem::replace(&mut self.phase, Phase::Running) else { return };
         // Who was up once has come; what happens to it later is no longer the reload's.
         // So is one that an operator has stopped meanwhile.

@@ -3,7 +3,7 @@
 //! what was asked for and when, so that the machine is not its own witness.
 
 use super::super::*;
-use crate::supervisor::backoff::AFTER_AT_ONCE;
+use crate::supervisor::family::backoff::AFTER_AT_ONCE;
 
 /// A process, as the world sees it.
 #[derive(Debug, Clone, Copy)]

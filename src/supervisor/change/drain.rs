@@ -16,7 +16,7 @@
 //! | starting, up, draining | the time for an order is up ([`Bounds::order`]) | asked, unless it saves |
 //! | any | the time is up ([`Bounds::all`]) | killed |
 
-use super::child::{Ladder, State, Want};
+use crate::supervisor::family::child::{Ladder, State, Want};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

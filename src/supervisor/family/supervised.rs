@@ -1,19 +1,19 @@
 //! A child as the supervisor holds it: its part of the configuration, its
 //! machine, and what stays when its process goes.
 
-use super::child::{Ladder, Machine, Policy, State};
-use super::clock::{Moment, Wall};
-use super::drain;
-use super::held_back::HeldBack;
-use super::notify;
-use super::poll::{Id, Poll, Token, Watched};
-use super::shared_memory::{Region, SharedMemory};
-use super::spawn::{Holdings, LOG_CAPACITY};
 use crate::cause::cause;
 use crate::config::model::{Child, Program, Ready};
 use crate::control::status::{ChildState, Ended, LastExit};
 use crate::journal::LineSplitter;
 use crate::plugin;
+use crate::supervisor::change::drain;
+use crate::supervisor::clock::{Moment, Wall};
+use crate::supervisor::family::child::{Ladder, Machine, Policy, State};
+use crate::supervisor::family::held_back::HeldBack;
+use crate::supervisor::family::notify;
+use crate::supervisor::family::spawn::{Holdings, LOG_CAPACITY};
+use crate::supervisor::kept::shared_memory::{Region, SharedMemory};
+use crate::supervisor::poll::{Id, Poll, Token, Watched};
 use crate::sys::descendants::Process;
 use crate::sys::map::{self, PAGE, SharedMap, memory_file};
 use crate::sys::pipe::{self, Pipe};
@@ -47,7 +47,7 @@ pub struct Supervised {
     /// It shall start once what it needs is up.
     pub pending: bool,
     /// It lacks something of the system.
-    pub(super) held_back: HeldBack,
+    pub(crate) held_back: HeldBack,
     /// An operator stopped it: a reload does not start it.
     pub held_down: bool,
     /// He does, and it was not told yet: its sources go first.
@@ -58,7 +58,7 @@ pub struct Supervised {
     pub told_of_strangers: bool,
     /// What it says is wrong (X_PLUMBD_PROBLEM=).
     pub says: Option<String>,
-    /// The number of its last start ([`super::mark`]).
+    /// The number of its last start ([`mark`](crate::supervisor::family::mark)).
     pub number: u64,
     /// When its process was started the last time.
     pub started: Option<Instant>,

@@ -2,8 +2,8 @@
 
 use super::super::*;
 use crate::config::model::{Backoff, Ready, Restart, StartLimit, StopTo, Success};
-use crate::supervisor::child::{Action, Event, Machine, Policy};
 use crate::supervisor::dice::Dice;
+use crate::supervisor::family::child::{Action, Event, Machine, Policy};
 use crate::sys::process::Exit;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;

@@ -2,11 +2,11 @@
 //! file systems that do not answer. The sockets themselves are this process's; a
 //! process that shares one can bind it.
 
-use super::mark;
-use super::unix_name::{self, Access, Inode, Name};
 use crate::cause::cause;
 use crate::config::model::Address;
 use crate::look::{Answers, Look, Scribe};
+use crate::supervisor::family::mark;
+use crate::supervisor::kept::unix_name::{self, Access, Inode, Name};
 use crate::sys::aside::Keeps;
 use nix::errno::Errno;
 use nix::sys::socket::{Shutdown, shutdown};
@@ -21,20 +21,20 @@ const BACKLOG: i32 = 128;
 
 /// What is to be made, or looked at.
 #[derive(Debug, Default)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     /// The control socket.
-    pub(super) control: Option<PathBuf>,
+    pub(crate) control: Option<PathBuf>,
     /// Listening sockets.
-    pub(super) listeners: BTreeSet<PathBuf>,
+    pub(crate) listeners: BTreeSet<PathBuf>,
     /// Names that sockets of these listeners had: where one is still that socket's, no other
     /// is made.
-    pub(super) known: Vec<(PathBuf, Inode)>,
+    pub(crate) known: Vec<(PathBuf, Inode)>,
     /// Names that are the service manager's.
-    pub(super) lent: BTreeSet<PathBuf>,
+    pub(crate) lent: BTreeSet<PathBuf>,
 }
 
 impl Wanted {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.control.is_none() && self.listeners.is_empty() && self.lent.is_empty()
     }
 
@@ -42,7 +42,7 @@ impl Wanted {
     ///
     /// # Errors
     /// What there is too little of.
-    pub(super) fn prepare(self) -> Result<Making, String> {
+    pub(crate) fn prepare(self) -> Result<Making, String> {
         let control = self.control.iter().map(|path| (path.clone(), Access::Private));
         let listeners = self.listeners.iter().map(|path| (path.clone(), Access::Umask));
         let all = control.chain(listeners).map(|(path, access)| Ok((path, access, unix_name::socket_to_bind()?)));
@@ -54,7 +54,7 @@ impl Wanted {
     ///
     /// # Errors
     /// What there is too little of.
-    pub(super) fn begin(self) -> Result<(Making, Look), String> {
+    pub(crate) fn begin(self) -> Result<(Making, Look), String> {
         let making = self.prepare()?;
         let look = Look::begin(Keeps::Only(&making.sockets()), |scribe| making.make(scribe)).map_err(cannot)?;
         Ok((making, look))
@@ -64,7 +64,7 @@ impl Wanted {
     ///
     /// # Errors
     /// It took too long, or what there is too little of.
-    pub(super) fn make(self) -> Result<Names, String> {
+    pub(crate) fn make(self) -> Result<Names, String> {
         if self.is_empty() {
             return Ok(Names::default());
         }
@@ -76,7 +76,7 @@ impl Wanted {
 /// Names that are being made. Dropped before that is done, they are given up: a process aside
 /// that was killed may not be dead, and nobody is to take its copies for sockets in use.
 #[derive(Debug)]
-pub(super) struct Making {
+pub(crate) struct Making {
     sockets: Vec<(PathBuf, Access, OwnedFd)>,
     wanted: Wanted,
 }
@@ -135,17 +135,17 @@ fn cannot(error: io::Error) -> String {
 
 impl Making {
     /// Whether one of these names is among them.
-    pub(super) fn makes_one_of(&self, wanted: &Wanted) -> bool {
+    pub(crate) fn makes_one_of(&self, wanted: &Wanted) -> bool {
         self.sockets.iter().any(|(path, ..)| wanted.listeners.contains(path))
     }
 
     /// The sockets, which the process aside keeps.
-    pub(super) fn sockets(&self) -> Vec<BorrowedFd<'_>> {
+    pub(crate) fn sockets(&self) -> Vec<BorrowedFd<'_>> {
         self.sockets.iter().map(|(.., socket)| socket.as_fd()).collect()
     }
 
     /// What is done aside.
-    pub(super) fn make(&self, scribe: &Scribe<'_>) {
+    pub(crate) fn make(&self, scribe: &Scribe<'_>) {
         let Making { sockets, wanted } = self;
         for path in &wanted.lent {
             let is_missing = || path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
@@ -172,7 +172,7 @@ impl Making {
     }
 
     /// What came of it.
-    pub(super) fn made(mut self, answers: &Answers) -> Names {
+    pub(crate) fn made(mut self, answers: &Answers) -> Names {
         let (sockets, wanted) = (std::mem::take(&mut self.sockets), std::mem::take(&mut self.wanted));
         let missing = wanted.lent.into_iter().filter(|path| answers.get(&missing(path)) == Some(true)).collect();
         let mut names = Names { made: BTreeMap::new(), origin: None, missing };
@@ -208,7 +208,7 @@ impl Drop for Making {
 
 /// Names that were made, or found.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub(crate) struct Names {
     made: BTreeMap<PathBuf, io::Result<(Option<OwnedFd>, Name)>>,
     origin: Option<io::Result<String>>,
     missing: BTreeSet<PathBuf>,
@@ -216,7 +216,7 @@ pub(super) struct Names {
 
 /// One of them.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(crate) enum Found {
     /// A new socket with that name, on which the process aside listens.
     New(OwnedFd, Name),
     /// The name that an earlier socket has still.
@@ -228,7 +228,7 @@ impl Names {
     ///
     /// # Errors
     /// Why it can't be made, EADDRINUSE if somebody listens there; nobody tried.
-    pub(super) fn take(&mut self, path: &Path) -> io::Result<Found> {
+    pub(crate) fn take(&mut self, path: &Path) -> io::Result<Found> {
         match self.made.remove(path) {
             Some(Ok((Some(socket), name))) => Ok(Found::New(socket, name)),
             Some(Ok((None, name))) => Ok(Found::Known(name)),
@@ -238,17 +238,17 @@ impl Names {
     }
 
     /// Whether somebody has made, or looked at, the name of that address.
-    pub(super) fn has(&self, address: &Address) -> bool {
+    pub(crate) fn has(&self, address: &Address) -> bool {
         matches!(address, Address::Unix(path) if self.made.contains_key(path))
     }
 
     /// Whether the service manager's socket there has lost its name.
-    pub(super) fn is_missing(&self, address: &Address) -> bool {
+    pub(crate) fn is_missing(&self, address: &Address) -> bool {
         matches!(address, Address::Unix(path) if self.missing.contains(path))
     }
 
     /// Whether a control socket was to be made.
-    pub(super) fn has_control(&self) -> bool {
+    pub(crate) fn has_control(&self) -> bool {
         self.origin.is_some()
     }
 
@@ -256,7 +256,7 @@ impl Names {
     ///
     /// # Errors
     /// The folder can't be looked at.
-    pub(super) fn origin(&mut self) -> io::Result<String> {
+    pub(crate) fn origin(&mut self) -> io::Result<String> {
         self.origin.take().unwrap_or_else(|| Err(io::Error::other("nobody has looked at it")))
     }
 }

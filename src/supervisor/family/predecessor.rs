@@ -1,5 +1,5 @@
 //! What a supervisor that was killed has left, without a service manager that
-//! would have ended it. It is found by its marks ([`super::mark`]) and ended before
+//! would have ended it. It is found by its marks ([`mark`](crate::supervisor::family::mark)) and ended before
 //! anything is started, so that no server is doubled and no port is taken.
 //!
 //! | what is left | |
@@ -13,9 +13,9 @@
 //! and a parent that tell nothing. This process's own session and all that it is
 //! itself below are never touched.
 
-use super::environments::Environments;
-use super::mark::{Mark, Own};
 use crate::config::model::{Model, Program};
+use crate::supervisor::family::environments::Environments;
+use crate::supervisor::family::mark::{Mark, Own};
 use crate::sys::descendants::{self, Process};
 use crate::sys::process::with_continue;
 use crate::sys::signals::Signals;
@@ -54,7 +54,7 @@ struct Stop {
 ///
 /// # Errors
 /// A signal told this process to end while something was left; EMFILE, ENFILE, ENOMEM.
-pub(super) fn end(own: &Own, model: &Model, signals: &mut Signals) -> Result<(), String> {
+pub(crate) fn end(own: &Own, model: &Model, signals: &mut Signals) -> Result<(), String> {
     let began = Instant::now();
     let mut told: BTreeSet<Mark> = BTreeSet::new();
     let mut asked: BTreeSet<(Pid, u64)> = BTreeSet::new();

@@ -1,14 +1,14 @@
 //! The links as the supervisor holds them: every pipe with both its ends, so
 //! that what is in it outlives both processes.
 
-use super::access;
-use super::clock::Moment;
-use super::store::{self, Store};
 use crate::config::model::{Link as Config, Model, Program};
 use crate::link::handover::Protocol;
 use crate::link::ledger::{self, View};
 use crate::link::{Intake, Kept, Link, replies_capacity};
 use crate::plugin;
+use crate::supervisor::clock::Moment;
+use crate::supervisor::kept::access;
+use crate::supervisor::kept::store::{self, Store};
 use crate::sys::anew;
 use crate::sys::pipe::{self, Pipe};
 use jiff::Timestamp;

@@ -17,12 +17,12 @@
 //! The same way come the sockets of a socket unit (systemd.socket(5)), under
 //! names of their own: they are matched by address, and stay the manager's.
 
-use super::manager::Manager;
-use super::unix_name::Inode;
 use crate::config::model::{Address, HostPort};
 use crate::link::Kept;
 use crate::link::handover::Protocol;
 use crate::link::ledger::View;
+use crate::supervisor::kept::unix_name::Inode;
+use crate::supervisor::manager::Manager;
 use crate::sys::pipe;
 use crate::{listen_fds, notify};
 use nix::net::if_::if_indextoname;
