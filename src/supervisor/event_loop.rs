@@ -1,4 +1,4 @@
-//! The loop, and what each event leads to.
+//! The loop: everything that happens is an event, and each event is in one match.
 
 use super::Options;
 use crate::config::model::{Model, Program};
@@ -9,11 +9,11 @@ use crate::plugin;
 use crate::supervisor::change::steps::Phase;
 use crate::supervisor::clock::{Moment, Wall};
 use crate::supervisor::family::child::Event;
-use crate::supervisor::family::children::Leaving;
-use crate::supervisor::family::logs::LOG_ROUND;
+use crate::supervisor::family::children::Children;
+use crate::supervisor::family::logs::{LOG_ROUND, LogPipes};
 use crate::supervisor::family::predecessor;
 use crate::supervisor::family::strays::Strays;
-use crate::supervisor::family::supervised::Supervised;
+use crate::supervisor::kept::Kept;
 use crate::supervisor::kept::links::Links;
 use crate::supervisor::kept::names::Wanted;
 use crate::supervisor::kept::shared_memory::SharedMemory;
@@ -21,9 +21,9 @@ use crate::supervisor::kept::sockets::Sockets;
 use crate::supervisor::kept::store::Store;
 use crate::supervisor::looks::Looks;
 use crate::supervisor::manager::Manager;
+use crate::supervisor::operators::Operators;
 use crate::supervisor::operators::ready::Ready;
-use crate::supervisor::operators::requests::Waiter;
-use crate::supervisor::operators::server::{Interest, Server};
+use crate::supervisor::operators::server::Server;
 use crate::supervisor::poll::{Id, Poll, Token};
 use crate::sys::descendants::Process;
 use crate::sys::map::give_back;
@@ -33,98 +33,104 @@ use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGXFSZ};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
-
-/// After EMFILE and its like, nobody is accepted for this long.
-const SHORT_OF_DESCRIPTORS: Duration = Duration::from_secs(1);
 
 /// How long the service manager may take to hear the last of it.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// The supervisor.
-pub struct Supervisor {
+/// The supervisor. What a part can do alone is a method of that part; the methods here
+/// need several.
+pub(crate) struct Supervisor {
+    /// The configuration in force.
     pub(crate) loaded: Loaded,
-    pub(crate) needs: order::Needs,
-    pub(crate) children: BTreeMap<Id, Box<Supervised>>,
-    pub(crate) by_name: HashMap<String, Id>,
-    pub(crate) by_pid: HashMap<Pid, Id>,
-    /// Children whose process is reaped while others that it had started are not gone yet.
-    pub(crate) leaving: Vec<Leaving>,
+    pub(crate) children: Children,
     pub(crate) strays: Strays,
+    pub(crate) log_pipes: LogPipes,
+    pub(crate) kept: Kept,
+    /// What is under way.
+    pub(crate) phase: Phase,
+    pub(crate) startup: Startup,
+    pub(crate) operators: Operators,
     pub(crate) looks: Looks,
-    pub(crate) next_id: Id,
-    pub(crate) links: Links,
-    pub(crate) sockets: Sockets,
-    /// What instances of one child share.
-    pub(crate) memory: SharedMemory,
-    pub(crate) store: Store,
     pub(crate) manager: Manager,
-    pub(crate) server: Server,
+    pub(crate) system: System,
+    pub(crate) agenda: Agenda,
+    pub(crate) figures: Figures,
+}
+
+/// The first start, and who waits for it.
+pub(crate) struct Startup {
+    /// The caller of a daemon.
+    pub(crate) ready: Ready,
+    /// Each child has been up once, or is known not to be.
+    pub(crate) has_started: bool,
+    /// A start that fails ends the daemon.
+    pub(crate) must_start: bool,
+    /// Why the daemon ends, if a start failed that had to succeed.
+    pub(crate) failed_start: Option<String>,
+    /// [`Options::renew`].
+    pub(crate) renew: Box<dyn FnMut()>,
+}
+
+/// What the loop and all starts need of the kernel.
+pub(crate) struct System {
     pub(crate) poll: Poll,
-    pub(crate) signals: Signals,
+    signals: Signals,
+    /// /dev/null.
     pub(crate) null: OwnedFd,
     /// The soft limit on descriptors that programs get, as it was for this process.
     pub(crate) soft_descriptors: u64,
-    pub(crate) timers: BTreeSet<(Instant, Id)>,
+}
+
+/// What the loop is to do next.
+#[derive(Debug)]
+pub(crate) struct Agenda {
     /// Something changed that [`Supervisor::advance`] may have been waiting for.
     pub(crate) dirty: bool,
-    /// Look again then, for what no event tells.
-    pub(crate) look_at: Option<Instant>,
-    pub(crate) accept_at: Option<Instant>,
-    pub(crate) journal_watched: Option<BorrowedFd<'static>>,
-    /// Children that wrote more to the log than is logged, not read until then.
-    pub(crate) quiet: Vec<Id>,
-    pub(crate) quiet_until: Option<Instant>,
-    /// When a child has paused in a line.
-    pub(crate) prompts_at: Option<Instant>,
-    pub(crate) phase: Phase,
-    pub(crate) waiters: Vec<Waiter>,
-    /// The connection of the operator who asked for the reload under way.
-    pub(crate) follower: Option<u32>,
-    pub(crate) ready: Ready,
-    /// [`Options::renew`].
-    pub(crate) renew: Box<dyn FnMut()>,
-    /// Each child has been up once, or is known not to be.
-    pub(crate) has_started: bool,
-    /// A start that fails ends it.
-    pub(crate) must_start: bool,
-    /// Why it ends, where a start failed that had to succeed.
-    pub(crate) failed_start: Option<String>,
-    pub(crate) since: Moment,
-    pub(crate) wall: Wall,
-    pub(crate) reloads: u64,
+    /// Look again then, because no event reports it.
+    look_at: Option<Instant>,
     /// Set at the end: what [`Supervisor::run`] returns.
     pub(crate) end: Option<Result<(), String>>,
 }
 
-impl Supervisor {
-    /// Does everything that can fail before the first child is started.
-    pub(crate) fn open(options: Options) -> Result<Supervisor, String> {
-        let Options { loaded, daemonized, renew } = options;
-        let at = |what: &'static str| move |e: std::io::Error| format!("cannot {what}: {e}");
-        // Before anything else is opened: they have the first numbers.
-        let store = Store::open()?;
+/// What operators read of the daemon itself.
+#[derive(Debug)]
+pub(crate) struct Figures {
+    pub(crate) since: Moment,
+    pub(crate) wall: Wall,
+    pub(crate) reloads: u64,
+}
+
+impl Agenda {
+    /// Has the loop look again after that time, or sooner.
+    pub(crate) fn look_after(&mut self, time: Duration) {
+        let at = Instant::now() + time;
+        self.look_at = Some(self.look_at.map_or(at, |before| before.min(at)));
+    }
+}
+
+impl System {
+    fn open() -> Result<System, String> {
+        let at = |what: &'static str| move |e: io::Error| format!("cannot {what}: {e}");
         let soft_descriptors = process::raise_descriptor_limit().map_err(at("raise the limit on descriptors"))?;
         process::become_subreaper().map_err(at("become the subreaper"))?;
         let caught: Vec<i32> =
             [SIGHUP, SIGTERM, SIGINT, SIGQUIT, SIGUSR1, SIGCHLD].into_iter().chain(signals::accidental()).collect();
-        let mut signals = Signals::catch(&caught).map_err(at("catch signals"))?;
+        let signals = Signals::catch(&caught).map_err(at("catch signals"))?;
         let null = std::fs::File::open("/dev/null").map_err(at("open /dev/null"))?.into();
         let poll = Poll::new().map_err(at("make an epoll instance"))?;
-        let control = &loaded.model.daemon.control;
-        let mut names = Wanted { control: Some(control.clone()), ..Wanted::default() }.make()?;
-        let server = Server::at(control, &mut names, &poll)?;
-        server.listen(true);
-        poll.add(&signals, EpollFlags::EPOLLIN, Token::Signals).map_err(at("watch signals"))?;
+        Ok(System { poll, signals, null, soft_descriptors })
+    }
+}
 
-        let origin = names.origin().map_err(|e| format!("cannot look at the folder of {}: {e}", control.display()))?;
-        let mut strays = Strays::new(origin)?;
-        if strays.can_look() {
-            predecessor::end(strays.own(), &loaded.model, &mut signals)?;
-        }
-        let listens = || loaded.model.children.iter().flat_map(|child| &child.listen);
+impl Kept {
+    /// What these children share with nobody else, or take up from an earlier supervisor;
+    /// and the sockets that could be bound, which are to be kept once nothing can fail.
+    fn open(model: &Model, store: Store) -> Result<(Kept, Sockets), String> {
+        let listens = || model.children.iter().flat_map(|child| &child.listen);
         let mut names = Sockets::default().wanted(listens(), &store).make()?;
         let mut bound = Sockets::default();
         for address in listens().collect::<BTreeSet<_>>() {
@@ -137,61 +143,60 @@ impl Supervisor {
             log::warn!("the service manager listens on {address} for this daemon, but no child does");
         }
         let mut links = Links::default();
-        let made = links.make_new(&loaded.model, &store)?;
-        links.keep(made, &loaded.model);
+        let made = links.make_new(model, &store)?;
+        links.keep(made, model);
+        Ok((Kept { links, sockets: Sockets::default(), memory: SharedMemory::default(), store }, bound))
+    }
+}
 
+impl Supervisor {
+    /// Does everything that can fail before the first child is started.
+    pub(crate) fn open(options: Options) -> Result<Supervisor, String> {
+        let Options { loaded, daemonized, renew } = options;
+        // Before anything else is opened: they have the first numbers.
+        let store = Store::open()?;
+        let mut system = System::open()?;
+        let control = &loaded.model.daemon.control;
+        let mut names = Wanted { control: Some(control.clone()), ..Wanted::default() }.make()?;
+        let server = Server::at(control, &mut names, &system.poll)?;
+        server.listen(true);
+        let watched = system.poll.add(&system.signals, EpollFlags::EPOLLIN, Token::Signals);
+        watched.map_err(|e| format!("cannot watch signals: {e}"))?;
+
+        let origin = names.origin().map_err(|e| format!("cannot look at the folder of {}: {e}", control.display()))?;
+        let mut strays = Strays::new(origin)?;
+        if strays.can_look() {
+            predecessor::end(strays.own(), &loaded.model, &mut system.signals)?;
+        }
+        let (kept, bound) = Kept::open(&loaded.model, store)?;
+        let startup =
+            Startup { ready: Ready::default(), has_started: false, must_start: daemonized, failed_start: None, renew };
         let mut supervisor = Supervisor {
-            needs: order::needs(&loaded.model),
-            children: BTreeMap::new(),
-            by_name: HashMap::new(),
-            by_pid: HashMap::new(),
-            leaving: Vec::new(),
-            looks: Looks::default(),
+            children: Children::new(order::needs(&loaded.model)),
             strays,
-            next_id: 0,
-            links,
-            sockets: Sockets::default(),
-            memory: SharedMemory::default(),
-            store,
-            manager: Manager::new(notify::watchdog()),
-            server,
-            poll,
-            signals,
-            null,
-            soft_descriptors,
-            timers: BTreeSet::new(),
-            dirty: true,
-            look_at: None,
-            accept_at: None,
-            journal_watched: None,
-            quiet: Vec::new(),
-            quiet_until: None,
-            prompts_at: None,
+            log_pipes: LogPipes::default(),
+            kept,
             phase: Phase::Starting,
-            waiters: Vec::new(),
-            follower: None,
-            ready: Ready::default(),
-            renew,
-            has_started: false,
-            must_start: daemonized,
-            failed_start: None,
-            since: Moment::now(),
-            wall: Wall::new(),
-            reloads: 0,
-            end: None,
+            startup,
+            operators: Operators::new(server),
+            looks: Looks::default(),
+            manager: Manager::new(notify::watchdog()),
+            system,
+            agenda: Agenda { dirty: true, look_at: None, end: None },
+            figures: Figures { since: Moment::now(), wall: Wall::new(), reloads: 0 },
             loaded,
         };
         for child in supervisor.loaded.model.children.clone() {
             let at_hand = supervisor.loaded.is_at_hand(&child);
             let (id, child) = supervisor.prepare_new(child, at_hand)?;
-            supervisor.add(id, child);
+            supervisor.children.add(id, child);
             supervisor.set_pending(id);
         }
         // Nothing fails from here on.
-        supervisor.sockets.keep(bound);
+        supervisor.kept.sockets.keep(bound);
         // Before the first child can write anything.
-        supervisor.keep_in_store();
-        for (from, to, bytes) in supervisor.store.waiting() {
+        supervisor.kept.keep_in_store(&mut supervisor.manager);
+        for (from, to, bytes) in supervisor.kept.store.waiting() {
             log::warn!(
                 "the last supervisor left {bytes} bytes in the link {from} -> {to}, which is not in the configuration: \
                  they wait for a reload that has it again"
@@ -202,21 +207,23 @@ impl Supervisor {
 
     /// The loop.
     pub(crate) fn run(mut self, ready: &mut Ready) -> Result<(), String> {
-        self.ready = std::mem::take(ready);
-        log::info!("supervises {} children, configured by {}", self.children.len(), self.loaded.name);
+        self.startup.ready = std::mem::take(ready);
+        log::info!("supervises {} children, configured by {}", self.children.all().count(), self.loaded.name);
         let (mut events, mut given_back) = (Vec::new(), false);
         loop {
-            while self.dirty && self.end.is_none() {
-                self.dirty = false;
+            while self.agenda.dirty && self.agenda.end.is_none() {
+                self.agenda.dirty = false;
                 self.advance();
             }
-            self.flush_log();
-            if let Some(end) = self.end.take() {
+            if let Some(wait) = self.log_pipes.flush(&self.system.poll) {
+                self.agenda.look_after(wait);
+            }
+            if let Some(end) = self.agenda.end.take() {
                 self.manager.finish(LAST_WORDS);
-                *ready = std::mem::take(&mut self.ready);
+                *ready = std::mem::take(&mut self.startup.ready);
                 return end;
             }
-            if self.has_started && !given_back {
+            if self.startup.has_started && !given_back {
                 given_back = true;
                 // It runs for years, and does so little that a tenth of the start's memory is enough.
                 if let Err(error) = give_back() {
@@ -227,7 +234,7 @@ impl Supervisor {
             // A deadline counts once all that came before it was looked at: this process may be
             // halted at any place here (SIGTSTP, SIGSTOP, a suspended machine), for any time.
             let now = Instant::now();
-            self.poll.wait(&mut events, timeout).map_err(|e| format!("cannot wait for events: {e}"))?;
+            self.system.poll.wait(&mut events, timeout).map_err(|e| format!("cannot wait for events: {e}"))?;
             for (token, flags) in events.drain(..) {
                 self.event(token, flags);
             }
@@ -241,22 +248,31 @@ impl Supervisor {
             Waiting::Until(at) => Some(at),
             Waiting::Nothing | Waiting::Writable(_) => None,
         };
-        let child = self.timers.first().map(|&(at, _)| at);
-        let deadlines =
-            [child, self.look_at, self.accept_at, self.quiet_until, self.prompts_at, journal, journal::deadline()];
-        let nearest = deadlines.into_iter().chain([self.manager.deadline(), self.looks.deadline()]).flatten().min();
-        nearest.map(|at| at.saturating_duration_since(Instant::now()))
+        let deadlines = [
+            self.children.next_timer().map(|(at, _)| at),
+            self.agenda.look_at,
+            self.operators.deadline(),
+            self.log_pipes.deadline(),
+            self.manager.deadline(),
+            self.looks.deadline(),
+            journal,
+            journal::deadline(),
+        ];
+        deadlines.into_iter().flatten().min().map(|at| at.saturating_duration_since(Instant::now()))
     }
 
     fn event(&mut self, token: Token, flags: EpollFlags) {
         match token {
             Token::Signals => self.on_signals(),
-            Token::Control => self.on_control(),
-            Token::Connection(id) => self.on_connection(id, flags),
-            Token::Exec(id) => self.on_exec(id),
-            Token::Log(id) => {
-                self.read_log(id, LOG_ROUND);
+            Token::Control => self.operators.accept(),
+            Token::Connection(id) => {
+                if let Some(request) = self.operators.on_connection(id, flags) {
+                    self.request(id, request);
+                }
+                self.operators.watch(id);
             }
+            Token::Exec(id) => self.on_exec(id),
+            Token::Log(id) => self.read_log(id, LOG_ROUND),
             Token::Notify(id) => {
                 self.on_notify(id);
             }
@@ -267,7 +283,7 @@ impl Supervisor {
     }
 
     fn on_signals(&mut self) {
-        let all: Vec<Came> = self.signals.came().collect();
+        let all: Vec<Came> = self.system.signals.came().collect();
         let mut before = 0;
         for came in all {
             let first = std::mem::replace(&mut before, came.number) != came.number;
@@ -289,7 +305,7 @@ impl Supervisor {
                 }
                 // A log that is at a limit of its size (RLIMIT_FSIZE) is one reason for it.
                 SIGXFSZ if came.sender.is_none() => {}
-                // A child can have the kernel send any signal to whomever it may signal
+                // A child can have the kernel send any signal to any process that it may signal
                 // (F_SETOWN, F_SETSIG: fcntl(2)).
                 _ if came.sender.is_none() => log::debug!("{}: ignored", told(came)),
                 _ => log::warn!("{}: ignored", told(came)),
@@ -298,78 +314,26 @@ impl Supervisor {
     }
 
     fn deadlines(&mut self, now: Instant) {
-        while let Some(&(at, id)) = self.timers.first() {
-            if at > now {
-                break;
-            }
+        while let Some((_, id)) = self.children.next_timer().filter(|&(at, _)| at <= now) {
             self.step(id, Event::Tick);
         }
         self.hung_looks(now);
-        self.listen_again(now);
-        self.show_prompts(now);
+        self.log_pipes.on_time(&mut self.children, now);
         self.manager.on_time(now);
-        if self.look_at.is_some_and(|at| at <= now) {
-            self.look_at = None;
-            self.dirty = true;
+        if self.agenda.look_at.is_some_and(|at| at <= now) {
+            self.agenda.look_at = None;
+            self.agenda.dirty = true;
             self.left();
         }
-        if self.accept_at.is_some_and(|at| at <= now) {
-            self.accept_at = None;
-            self.server.listen(true);
-        }
-    }
-
-    fn on_control(&mut self) {
-        match self.server.accept() {
-            Ok(()) => {}
-            Err(error) => {
-                log::error!("control: cannot accept: {error}");
-                self.server.listen(false);
-                self.accept_at = Some(Instant::now() + SHORT_OF_DESCRIPTORS);
-            }
-        }
-    }
-
-    fn on_connection(&mut self, id: u32, flags: EpollFlags) {
-        match self.server.interest(id) {
-            Interest::Read if flags.contains(EpollFlags::EPOLLIN) => {
-                if let Some(request) = self.server.read(id) {
-                    self.request(id, request);
-                }
-            }
-            Interest::Write if flags.contains(EpollFlags::EPOLLOUT) => self.server.write(id),
-            Interest::Gone => return,
-            Interest::Read | Interest::Write | Interest::Answer => {
-                if flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
-                    self.server.forget(id);
-                }
-            }
-        }
-        self.rewatch_connection(id);
-    }
-
-    /// After something was said to a connection, or by it.
-    pub(crate) fn rewatch_connection(&mut self, id: u32) {
-        let flags = match self.server.interest(id) {
-            Interest::Read => EpollFlags::EPOLLIN,
-            Interest::Write => EpollFlags::EPOLLOUT,
-            Interest::Answer => EpollFlags::empty(),
-            Interest::Gone => return,
-        };
-        if let Some(stream) = self.server.stream(id) {
-            if let Err(error) = stream.watch_for(flags) {
-                log::error!("control: cannot watch a connection: {error}");
-                self.server.forget(id);
-            }
-        }
+        self.operators.on_time(now);
     }
 
     pub(crate) fn set_pending(&mut self, id: Id) {
-        if let Some(child) = self.children.get_mut(&id) {
+        if let Some(child) = self.children.get_mut(id) {
             child.pending = true;
             child.held_down = false;
             child.to_stop = false;
-            self.dirty = true;
+            self.agenda.dirty = true;
         }
     }
 
@@ -379,14 +343,14 @@ impl Supervisor {
     /// before it has opened anything.
     pub(crate) fn reopen(&mut self) -> (Vec<String>, Vec<String>) {
         let (mut told, mut failed) = (Vec::new(), Vec::new());
-        for (id, child) in &self.children {
+        for (id, child) in self.children.iter() {
             let Some(pid) = child.machine.pid() else { continue };
             if let Program::Plugin(name) = child.config.program {
                 if !plugin::find(name).is_some_and(|plugin| plugin.reopens) {
                     continue;
                 }
             }
-            if self.leaving.iter().any(|leaving| leaving.id == *id) {
+            if self.children.is_leaving(id) {
                 continue;
             }
             match process::signal_if_caught(pid, Signal::SIGUSR1) {
@@ -400,13 +364,6 @@ impl Supervisor {
         }
         log::info!("reopen: told {}", if told.is_empty() { "nobody".to_owned() } else { told.join(", ") });
         (told, failed)
-    }
-
-    /// Has the service manager keep sockets and links for a supervisor that
-    /// comes after this one was killed.
-    pub(crate) fn keep_in_store(&mut self) {
-        let wanted = self.sockets.stored().chain(self.links.stored(|_| true)).collect();
-        self.store.keep(&wanted, &mut self.manager);
     }
 
     pub(crate) fn model(&self) -> &Model {

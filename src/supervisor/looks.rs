@@ -111,7 +111,7 @@ impl Supervisor {
     /// Has the names of sockets looked at that this process can't look at itself: what is seen
     /// is in the next status.
     pub(crate) fn look_for_lost_names(&mut self) {
-        let (now, names) = (Instant::now(), self.sockets.far_names());
+        let (now, names) = (Instant::now(), self.kept.sockets.far_names());
         let is_early = self.looks.lost_at.is_some_and(|at| now < at);
         // Where a file system answers nobody, one that hangs there is enough.
         if names.is_empty() || is_early || !self.looks.killed.is_empty() || matches!(self.phase, Phase::Stopping { .. })
@@ -161,7 +161,7 @@ impl Supervisor {
         let ask_at = look.hangs(now).unwrap_or(now);
         self.looks.next = self.looks.next.wrapping_add(1);
         let id = self.looks.next;
-        match self.poll.watch(look, EpollFlags::EPOLLIN, Token::Look(id)) {
+        match self.system.poll.watch(look, EpollFlags::EPOLLIN, Token::Look(id)) {
             Ok(look) => {
                 self.looks.under_way.insert(id, UnderWay { look, purpose, ask_at });
             }
@@ -219,8 +219,10 @@ impl Supervisor {
             self.give_up(&look, "it looked at the system for a reload");
             drop(look);
             match purpose {
-                Purpose::Reload(waiter) => self.refuse(waiter, "cannot reload: the daemon is stopping"),
-                Purpose::Plan(connection) => self.refuse(Some(connection), "cannot plan: the daemon is stopping"),
+                Purpose::Reload(waiter) => self.operators.refuse(waiter, "cannot reload: the daemon is stopping"),
+                Purpose::Plan(connection) => {
+                    self.operators.refuse(Some(connection), "cannot plan: the daemon is stopping")
+                }
                 Purpose::Lacking(lacking) => self.not_looked_for(&lacking),
                 Purpose::Lost => {}
                 Purpose::Names(_, reload) => self.looks.reload = Some(reload),
@@ -228,12 +230,12 @@ impl Supervisor {
         }
         if let Some(reload) = self.looks.reload.take() {
             let (waiter, said) = reload.cut_short();
-            self.refuse(waiter, &said);
+            self.operators.refuse(waiter, &said);
         }
     }
 
     fn looked(&mut self, purpose: Purpose, answers: Result<Answers, String>) {
-        self.dirty = true;
+        self.agenda.dirty = true;
         match purpose {
             Purpose::Reload(waiter) => self.looked_for_reload(waiter, answers),
             Purpose::Plan(connection) => self.looked_for_plan(connection, answers),
@@ -244,7 +246,7 @@ impl Supervisor {
                 }
             }
             Purpose::Lost => match answers {
-                Ok(answers) => self.sockets.set_lost(|path, inode| answers.get(&lost(path, inode)).flatten()),
+                Ok(answers) => self.kept.sockets.set_lost(|path, inode| answers.get(&lost(path, inode)).flatten()),
                 Err(why) => log::debug!("cannot see whether names of sockets are gone: {why}"),
             },
             Purpose::Names(making, reload) => match answers {

@@ -17,17 +17,18 @@ use crate::config::plan::{self, Action, Plan, Reason, SocketPlan};
 use crate::config::{Loaded, Which, looked, order};
 use crate::look::Answers;
 use crate::supervisor::change::drain::{Bounds, Progress};
-use crate::supervisor::change::steps::{Phase, Start};
+use crate::supervisor::change::steps::Phase;
 use crate::supervisor::clock::Moment;
 use crate::supervisor::event_loop::Supervisor;
 use crate::supervisor::family::child::{Machine, Policy, State};
+use crate::supervisor::family::outcome::Start;
 use crate::supervisor::family::supervised::{Prepared, Supervised};
 use crate::supervisor::kept::links::{Held, Links};
 use crate::supervisor::kept::names::Names;
 use crate::supervisor::kept::sockets::Sockets;
 use crate::supervisor::looks::Purpose;
-use crate::supervisor::operators::requests::Waiter;
 use crate::supervisor::operators::server::Server;
+use crate::supervisor::operators::waiters::Waiter;
 use crate::supervisor::poll::Id;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -171,10 +172,10 @@ impl Supervisor {
     /// SIGHUP, or an operator's word.
     pub(crate) fn request_reload(&mut self, waiter: Option<u32>) {
         match self.phase {
-            Phase::Stopping { .. } => self.refuse(waiter, "cannot reload: the daemon is stopping"),
+            Phase::Stopping { .. } => self.operators.refuse(waiter, "cannot reload: the daemon is stopping"),
             // One that waits already will read the file later than now.
-            _ if self.is_reloading() && waiter.is_none() && self.waiters.contains(&Waiter::Reload(None)) => {}
-            _ if self.is_reloading() => self.waiters.push(Waiter::Reload(waiter)),
+            _ if self.is_reloading() && waiter.is_none() && self.operators.waiters.contains(&Waiter::Reload(None)) => {}
+            _ if self.is_reloading() => self.operators.waiters.push(Waiter::Reload(waiter)),
             _ => self.reload(waiter),
         }
     }
@@ -184,9 +185,8 @@ impl Supervisor {
         if self.is_reloading() || matches!(self.phase, Phase::Stopping { .. }) {
             return;
         }
-        let next = self.waiters.iter().position(|waiter| matches!(waiter, Waiter::Reload(_)));
-        if let Some(Waiter::Reload(waiter)) = next.map(|place| self.waiters.remove(place)) {
-            self.dirty = true;
+        if let Some(waiter) = self.operators.take_reload() {
+            self.agenda.dirty = true;
             self.reload(waiter);
         }
     }
@@ -194,7 +194,7 @@ impl Supervisor {
     fn reload(&mut self, waiter: Option<u32>) {
         // Before it reads the file: a service manager that sent SIGHUP waits
         // for this word, and for READY=1, whatever comes of it.
-        if self.has_started {
+        if self.startup.has_started {
             if let Ok(now) = crate::notify::monotonic_usec() {
                 self.manager.tell(&format!("RELOADING=1\n{now}"));
             }
@@ -213,9 +213,9 @@ impl Supervisor {
 
     /// The way there, from how everything is now.
     fn course_there(&self) -> Course {
-        let hopeless = self.by_name.keys().filter(|name| !self.served(name)).cloned().collect();
+        let hopeless = self.children.by_name.keys().filter(|name| !self.children.served(name)).cloned().collect();
         let name = |child: &Supervised| child.config.name.clone();
-        let children = || self.children.values().map(Box::as_ref);
+        let children = || self.children.by_id.values().map(Box::as_ref);
         let held_down = children().filter(|child| child.held_down).map(name).collect();
         let over = children()
             .filter(|child| child.is_over() || child.machine.state == State::Failed)
@@ -227,9 +227,10 @@ impl Supervisor {
     /// Has the names of sockets made first, if there are any to make.
     pub(crate) fn begin_reload(&mut self, begun: Begun) {
         let model = &begun.loaded.model;
-        let mut wanted = self.sockets.wanted(model.children.iter().flat_map(|child| &child.listen), &self.store);
+        let mut wanted =
+            self.kept.sockets.wanted(model.children.iter().flat_map(|child| &child.listen), &self.kept.store);
         let control = &model.daemon.control;
-        wanted.control = (!self.server.is_at(control)).then(|| control.clone());
+        wanted.control = (!self.operators.server.is_at(control)).then(|| control.clone());
         if wanted.is_empty() {
             self.names_made(begun, Names::default());
         } else {
@@ -240,7 +241,7 @@ impl Supervisor {
     pub(crate) fn names_made(&mut self, begun: Begun, names: Names) {
         let (why_back, waiter) = (begun.why_back().map(str::to_owned), begun.waiter);
         match self.prepare_reload(begun, names) {
-            Ok(()) => (self.renew)(),
+            Ok(()) => (self.startup.renew)(),
             Err(error) => self.not_prepared(why_back.as_deref(), waiter, &error),
         }
     }
@@ -253,7 +254,7 @@ impl Supervisor {
         match why_back {
             None => self.nothing_changes(waiter, error, 1),
             Some(why) => {
-                self.reloads += 1;
+                self.figures.reloads += 1;
                 self.finish_reload(waiter, Err(format!("reloaded, but {why}; cannot go back: {error}")));
             }
         }
@@ -266,7 +267,7 @@ impl Supervisor {
         for address in lost {
             let line = |child: &Child| child.lines.of("listen").unwrap_or(child.line);
             let listening = || model.children.iter().filter(|child| child.listen.contains(address));
-            let runs = |name: &str| self.child(name).is_some_and(|child| child.machine.pid().is_some());
+            let runs = |name: &str| self.children.named(name).is_some_and(|child| child.machine.pid().is_some());
             for child in listening().filter(|child| runs(&child.name)) {
                 let why = format!("the name of {address} is gone, and is made again");
                 plan.restart(&child.name, Reason { why, line: line(child) });
@@ -282,25 +283,27 @@ impl Supervisor {
     fn prepare_reload(&mut self, begun: Begun, mut names: Names) -> Result<(), String> {
         let Begun { loaded, back, waiter } = begun;
         let addresses = loaded.model.children.iter().flat_map(|child| &child.listen);
-        let mut sockets = self.sockets.bind_new(addresses, &self.store, &mut names)?;
-        let again = sockets.take_in_place_of(&self.sockets);
+        let mut sockets = self.kept.sockets.bind_new(addresses, &self.kept.store, &mut names)?;
+        let again = sockets.take_in_place_of(&self.kept.sockets);
         let mut plan = self.plan_to(&loaded.model, again.addresses());
         if back.is_some() {
             // What is on those lines by now is the configuration that failed.
             plan.file = None;
         }
-        let links = self.links.make_new(&loaded.model, &self.store)?;
+        let links = self.kept.links.make_new(&loaded.model, &self.kept.store)?;
         let control = &loaded.model.daemon.control;
         let origin = names.has_control().then(|| names.origin());
-        let server = origin.is_some().then(|| Server::at(control, &mut names, &self.poll)).transpose()?;
+        let server = origin.is_some().then(|| Server::at(control, &mut names, &self.system.poll)).transpose()?;
         let (mut changed, mut new) = (BTreeMap::new(), BTreeMap::new());
         for step in &plan.children {
             let Some(config) = loaded.model.child(&step.name).cloned() else { continue };
             let at_hand = loaded.is_at_hand(&config);
-            match self.by_name.get(&step.name) {
+            match self.children.by_name.get(&step.name) {
                 Some(&id) if step.action == Action::Restart => {
-                    changed
-                        .insert(step.name.clone(), Prepared::new(config, at_hand, id, &self.poll, &mut self.memory)?);
+                    changed.insert(
+                        step.name.clone(),
+                        Prepared::new(config, at_hand, id, &self.system.poll, &mut self.kept.memory)?,
+                    );
                 }
                 Some(_) => {}
                 None => {
@@ -309,13 +312,13 @@ impl Supervisor {
             }
         }
         // Whatever becomes of the configuration, these are as they should be.
-        self.sockets.keep(again);
-        self.keep_in_store();
+        self.kept.sockets.keep(again);
+        self.kept.keep_in_store(&mut self.manager);
         for line in plan.changes() {
             log::info!("reload: {line}");
         }
-        self.say(waiter, &plan.to_string());
-        self.follower = waiter;
+        self.operators.say(waiter, &plan.to_string());
+        self.operators.follower = waiter;
         let going = plan
             .children
             .iter()
@@ -324,11 +327,11 @@ impl Supervisor {
             .collect();
         let bounds = self.bounds_from_now();
         let course = back.unwrap_or_else(|| self.course_there());
-        self.children.values_mut().for_each(|child| child.drain = Progress::default());
+        self.children.by_id.values_mut().for_each(|child| child.drain = Progress::default());
         let winding =
             Winding { loaded, plan, sockets, links, server, origin, changed, new, going, bounds, course, waiter };
         self.phase = Phase::Winding(Box::new(winding));
-        self.dirty = true;
+        self.agenda.dirty = true;
         Ok(())
     }
 
@@ -337,17 +340,17 @@ impl Supervisor {
         for line in why.lines() {
             log::error!("reload: {line}");
         }
-        if self.has_started {
+        if self.startup.has_started {
             self.manager.tell("READY=1\nSTATUS=the last reload changed nothing: see the log");
         }
-        self.refuse_as(waiter, &format!("{}\ncannot reload: nothing is changed", why.trim_end()), exit);
+        self.operators.refuse_as(waiter, &format!("{}\ncannot reload: nothing is changed", why.trim_end()), exit);
     }
 
     /// Stops what changes or goes; once that is down, carries the plan out.
     pub(crate) fn wind(&mut self) {
         let Phase::Winding(winding) = std::mem::replace(&mut self.phase, Phase::Running) else { return };
         for name in &winding.going {
-            if let Some(id) = self.by_name.get(name) {
+            if let Some(&id) = self.children.by_name.get(name) {
                 if let Some(child) = self.children.get_mut(id) {
                     child.pending = false;
                 }
@@ -359,20 +362,21 @@ impl Supervisor {
             return;
         }
         let lost = self
+            .kept
             .links
             .going(&winding.loaded.model)
-            .map(|held| (held.title(), self.links.queued(held)))
+            .map(|held| (held.title(), self.kept.links.queued(held)))
             .filter(|&(_, bytes)| bytes > 0)
             .map(|(link, bytes)| format!("nobody took {bytes} bytes in the link {link}, which goes"));
         // Another process in the place of one that can't be killed would meet what that still holds.
-        let bad: Vec<String> = self.unkillable(&winding.going).into_iter().chain(lost).collect();
+        let bad: Vec<String> = self.children.unkillable(&winding.going).into_iter().chain(lost).collect();
         match (&winding.course.way, bad.is_empty()) {
             (_, true) => self.carry_out(*winding),
             (Way::There { .. }, false) => self.turn_back(*winding, bad.join("; ")),
             (Way::Back { .. }, false) => {
                 // Back is where it was known to serve.
                 log::error!("reload: {}; going back all the same", bad.join("; "));
-                self.say(winding.waiter, &bad.join("\n"));
+                self.operators.say(winding.waiter, &bad.join("\n"));
                 self.leave_going(&winding.loaded.model);
                 self.carry_out(*winding);
             }
@@ -382,11 +386,11 @@ impl Supervisor {
     /// What waits in links that `model` does not have is held until a configuration
     /// has them again.
     fn leave_going(&mut self, model: &Model) {
-        let going: BTreeSet<String> = self.links.going(model).map(Held::title).collect();
-        let waits = |held: &Held| going.contains(&held.title()) && self.links.queued(held) > 0;
-        let parts = self.links.stored(waits).map(|(name, fd)| Ok((name, fd.try_clone_to_owned()?)));
+        let going: BTreeSet<String> = self.kept.links.going(model).map(Held::title).collect();
+        let waits = |held: &Held| going.contains(&held.title()) && self.kept.links.queued(held) > 0;
+        let parts = self.kept.links.stored(waits).map(|(name, fd)| Ok((name, fd.try_clone_to_owned()?)));
         match parts.collect::<std::io::Result<Vec<_>>>() {
-            Ok(parts) => parts.into_iter().for_each(|(name, fd)| self.store.leave(name, fd)),
+            Ok(parts) => parts.into_iter().for_each(|(name, fd)| self.kept.store.leave(name, fd)),
             Err(error) => log::error!("reload: cannot hold what waits in the links that go: {error}: it is lost"),
         }
     }
@@ -400,12 +404,12 @@ impl Supervisor {
         let course = Course { way: Way::Back { why }, ..course };
         let mut coming = BTreeSet::new();
         for name in &going {
-            if let Some(&id) = self.by_name.get(name) {
+            if let Some(&id) = self.children.by_name.get(name) {
                 self.come_back(id, &course, &mut coming);
             }
         }
         self.phase = Phase::Rising(Box::new(Rising { before: loaded, plan, coming, course, waiter }));
-        self.dirty = true;
+        self.agenda.dirty = true;
     }
 
     /// From here on the new configuration holds. Its predecessor's sockets stay
@@ -414,21 +418,21 @@ impl Supervisor {
         let Winding { loaded, plan, sockets, links, server, origin, mut changed, mut new, mut course, waiter, .. } =
             winding;
         // Operators may have stopped some meanwhile; those that go are known by their names alone.
-        let held_down = self.children.values().filter(|child| child.held_down);
+        let held_down = self.children.by_id.values().filter(|child| child.held_down);
         course.held_down.extend(held_down.map(|child| child.config.name.clone()));
-        self.progress(match course.way {
+        self.operators.progress(match course.way {
             Way::There { .. } => "the new configuration holds from here",
             Way::Back { .. } => "the configuration of before holds again from here",
         });
         let before = std::mem::replace(&mut self.loaded, loaded);
-        self.needs = order::needs(self.model());
+        self.children.needs = order::needs(self.model());
         // What only a restart of the daemon changes stays as it is.
         let daemon = &mut self.loaded.model.daemon;
         daemon.log = before.model.daemon.log;
         daemon.syslog_facility = before.model.daemon.syslog_facility;
         let model = self.loaded.model.clone();
         if let Some(server) = server {
-            self.server.move_to(server);
+            self.operators.server.move_to(server);
         }
         match origin {
             Some(Ok(origin)) => self.strays.own().move_to(origin),
@@ -439,20 +443,20 @@ impl Supervisor {
             ),
             None => {}
         }
-        self.links.retain(&model);
-        self.links.keep(links, &model);
-        self.sockets.keep(sockets);
-        self.keep_in_store();
+        self.kept.links.retain(&model);
+        self.kept.links.keep(links, &model);
+        self.kept.sockets.keep(sockets);
+        self.kept.keep_in_store(&mut self.manager);
         crate::journal::set_level(model.daemon.log_level);
 
         let mut coming = BTreeSet::new();
         for step in &plan.children {
-            let id = self.by_name.get(&step.name).copied();
+            let id = self.children.by_name.get(&step.name).copied();
             let config = model.child(&step.name).cloned();
             match (id, config) {
                 (Some(id), None) => self.forget(id),
                 (Some(id), Some(config)) => {
-                    let Some(child) = self.children.get_mut(&id) else { continue };
+                    let Some(child) = self.children.get_mut(id) else { continue };
                     if let Some(prepared) = changed.remove(&step.name) {
                         child.change(prepared);
                         self.come_back(id, &course, &mut coming);
@@ -469,19 +473,19 @@ impl Supervisor {
                 (None, _) => {
                     let Some((id, mut child)) = new.remove(&step.name) else { continue };
                     child.held_down = course.held_down.contains(&step.name);
-                    self.add(id, child);
+                    self.children.add(id, child);
                     self.come_back(id, &course, &mut coming);
                 }
             }
         }
         self.phase = Phase::Rising(Box::new(Rising { before, plan, coming, course, waiter }));
-        self.dirty = true;
+        self.agenda.dirty = true;
     }
 
     /// A child that changed or came is started; on the way back only if it was not
     /// over before.
     fn come_back(&mut self, id: Id, course: &Course, coming: &mut BTreeSet<String>) {
-        let Some(child) = self.children.get_mut(&id) else { return };
+        let Some(child) = self.children.get_mut(id) else { return };
         let over = course.over.get(&child.config.name).filter(|_| matches!(course.way, Way::Back { .. }));
         match over {
             Some(Over { machine, ended }) => {
@@ -496,7 +500,7 @@ impl Supervisor {
 
     /// A child that changed or came is started, unless an operator stopped it.
     fn come_again(&mut self, id: Id, coming: &mut BTreeSet<String>) {
-        if let Some(child) = self.children.get(&id).filter(|child| !child.held_down) {
+        if let Some(child) = self.children.get(id).filter(|child| !child.held_down) {
             coming.insert(child.config.name.clone());
             self.set_pending(id);
         }
@@ -507,16 +511,17 @@ impl Supervisor {
         let Phase::Rising(mut rising) = std::mem::replace(&mut self.phase, Phase::Running) else { return };
         // Who was up once has come; what happens to it later is no longer the reload's.
         // So is one that an operator has stopped meanwhile.
-        rising
-            .coming
-            .retain(|name| self.start_of(name) != Start::Good && self.child(name).is_none_or(|child| !child.held_down));
+        rising.coming.retain(|name| {
+            self.children.start_of(name) != Start::Good
+                && self.children.named(name).is_none_or(|child| !child.held_down)
+        });
         let mut bad = Vec::new();
         let (mut open, mut back) = (false, false);
         for name in &rising.coming {
-            if let Start::Bad(why) = self.start_of(name) {
+            if let Start::Bad(why) = self.children.start_of(name) {
                 let line = rising.plan.child(name).map_or(0, |step| step.line);
                 bad.push(why.of(&format!("{name} ({})", self.loaded.place(line))));
-                back |= self.is_to_blame(self.cause(name), &rising);
+                back |= self.is_to_blame(self.children.cause(name), &rising);
             } else {
                 open = true;
             }
@@ -528,19 +533,6 @@ impl Supervisor {
         } else {
             self.settle(*rising, &bad);
         }
-    }
-
-    /// The child because of which that one does not start: itself, or one that
-    /// it waits for.
-    fn cause<'a>(&'a self, name: &'a str) -> &'a str {
-        let mut cause = name;
-        while self.child(cause).is_some_and(|child| child.pending) {
-            match self.blocked_by(cause) {
-                Some(other) => cause = other,
-                None => break,
-            }
-        }
-        cause
     }
 
     /// Whether the new configuration is the reason that this child is not up.
@@ -563,12 +555,12 @@ impl Supervisor {
 
     fn say_going_back(&mut self, waiter: Option<u32>, why: &str) {
         log::error!("reload: {why}: going back to the configuration of before");
-        self.say(waiter, &format!("{why}\ngoing back to the configuration of before"));
+        self.operators.say(waiter, &format!("{why}\ngoing back to the configuration of before"));
     }
 
     /// All that came is up, or is known not to be.
     fn settle(&mut self, rising: Rising, bad: &[String]) {
-        self.reloads += u64::from(matches!(rising.course.way, Way::There { .. }));
+        self.figures.reloads += u64::from(matches!(rising.course.way, Way::There { .. }));
         let outcome = match (rising.course.way, bad) {
             (Way::There { .. }, []) => Ok(()),
             (Way::There { .. }, bad) => Err(format!("reloaded, but {}", bad.join("; "))),
@@ -587,27 +579,27 @@ impl Supervisor {
 
     fn finish_reload(&mut self, waiter: Option<u32>, outcome: Result<(), String>) {
         let model = &self.loaded.model;
-        self.sockets.retain(|address| model.children.iter().any(|child| child.listen.contains(address)));
-        self.keep_in_store();
-        self.dirty = true;
+        self.kept.sockets.retain(|address| model.children.iter().any(|child| child.listen.contains(address)));
+        self.kept.keep_in_store(&mut self.manager);
+        self.agenda.dirty = true;
         // Whoever waits for the first start has not been told of it yet.
-        self.phase = if self.has_started { Phase::Running } else { Phase::Starting };
+        self.phase = if self.startup.has_started { Phase::Running } else { Phase::Starting };
         match outcome {
             Ok(()) => {
                 self.ready_again("reloaded: all that changed is ready");
-                self.say(waiter, "reloaded");
-                self.finish(waiter, 0);
+                self.operators.say(waiter, "reloaded");
+                self.operators.finish(waiter, 0);
             }
             Err(why) => {
                 log::error!("{why}");
                 self.ready_again(&why);
-                self.refuse(waiter, &why);
+                self.operators.refuse(waiter, &why);
             }
         }
     }
 
     fn ready_again(&mut self, status: &str) {
-        if self.has_started {
+        if self.startup.has_started {
             self.manager.tell(&format!("READY=1\nSTATUS={}", status.replace('\n', " ")));
         }
     }

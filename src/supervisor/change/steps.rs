@@ -23,7 +23,7 @@ use crate::notify;
 use crate::supervisor::change::drain::{Bounds, Decision, Drain, Flow, Member, Progress, Step};
 use crate::supervisor::change::reload::{Rising, Winding};
 use crate::supervisor::event_loop::Supervisor;
-use crate::supervisor::family::child::{Event, Ladder, Machine, State};
+use crate::supervisor::family::child::Event;
 use crate::supervisor::poll::Id;
 use crate::sys::{aside, process};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -59,58 +59,6 @@ pub(crate) enum Phase {
         /// It takes no longer.
         bounds: Bounds,
     },
-}
-
-/// What became of a start.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Start {
-    /// Not known yet.
-    Open,
-    /// It serves, or has served and finished.
-    Good,
-    /// It doesn't, and why.
-    Bad(Bad),
-}
-
-/// Why a child does not serve.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Bad {
-    /// It could not be started.
-    NotStarted(String),
-    /// It ran, and ended: how.
-    Ended(String),
-}
-
-impl Bad {
-    /// A sentence about that child.
-    pub(crate) fn of(&self, child: &str) -> String {
-        match self {
-            Bad::NotStarted(why) => format!("cannot start {child}: {why}"),
-            Bad::Ended(how) => format!("{child} {how}"),
-        }
-    }
-}
-
-impl Start {
-    fn not(why: impl Into<String>) -> Start {
-        Start::Bad(Bad::NotStarted(why.into()))
-    }
-}
-
-impl Machine {
-    /// Why it does not serve, where it has no process that may yet. One that ran was
-    /// started: that it ended is what there is to say.
-    fn not_up(&self) -> Bad {
-        let problem = self.problem.as_deref();
-        if let Some(how) = self.last_exit.map(|exit| exit.to_string()) {
-            if let Some(more) = problem.map_or(Some(""), |problem| problem.strip_prefix(&how)) {
-                let when = if self.served { "" } else { " before it was ready" };
-                return Bad::Ended(format!("{how}{when}{more}"));
-            }
-        }
-        let why = problem.unwrap_or("it is down");
-        Bad::NotStarted(why.strip_prefix("cannot start: ").unwrap_or(why).to_owned())
-    }
 }
 
 impl Supervisor {
@@ -154,110 +102,40 @@ impl Supervisor {
     /// Opens the inputs again that a drain which came to nothing had ended. Until
     /// that is done no source of theirs can be started.
     pub(crate) fn resume_inputs(&mut self) {
-        if let Err(error) = self.links.resume_input() {
+        if let Err(error) = self.kept.links.resume_input() {
             log::error!("cannot open a link's input again: {error}; trying again");
-            self.look_after(RESUME);
+            self.agenda.look_after(RESUME);
         }
     }
 
-    /// Starts those that wait only for what is up by now.
+    /// Starts those that wait only for what is up.
     fn start_pending(&mut self) {
-        let able: Vec<Id> = self
-            .children
-            .iter()
-            .filter(|(_, child)| child.pending && self.blocked_by(&child.config.name).is_none())
-            .map(|(&id, _)| id)
-            .collect();
-        for id in able {
+        for id in self.children.startable() {
             self.step(id, Event::Start);
         }
     }
 
-    /// A child that must be up before that one, and is not.
-    pub(crate) fn blocked_by(&self, name: &str) -> Option<&str> {
-        let needed = self.needs.get(name)?;
-        needed.iter().find(|other| !self.served(other)).map(String::as_str)
-    }
-
-    /// Whether that child is up, or finished as it should.
-    pub(crate) fn served(&self, name: &str) -> bool {
-        self.child(name).is_none_or(|child| match child.machine.state {
-            State::Up { .. } => true,
-            State::Down => child.finished(),
-            _ => false,
-        })
-    }
-
-    pub(crate) fn child(&self, name: &str) -> Option<&crate::supervisor::family::supervised::Supervised> {
-        self.by_name.get(name).and_then(|id| self.children.get(id)).map(Box::as_ref)
-    }
-
-    /// What became of the start of that child.
-    pub(crate) fn start_of(&self, name: &str) -> Start {
-        let Some(child) = self.child(name) else {
-            return Start::not("it is no longer there");
-        };
-        if let Some(why) = child.stuck() {
-            return Start::not(why);
-        }
-        if child.held_back.is_open && matches!(child.machine.state, State::Backoff { .. }) {
-            return Start::Open;
-        }
-        let machine = &child.machine;
-        let bad = || Start::Bad(machine.not_up());
-        match machine.state {
-            State::Up { .. } => Start::Good,
-            // Killed because it was not ready in time: its time is up, whatever
-            // another try comes to.
-            State::Stopping { late: true, .. } | State::Stopping { ladder: Ladder::Unkillable, .. } => bad(),
-            State::Starting { .. } | State::Stopping { .. } => Start::Open,
-            State::Backoff { .. } | State::Failed => bad(),
-            State::Down if child.pending => match self.blocked_by(name) {
-                None => Start::Open,
-                Some(other) => match self.start_of(other) {
-                    Start::Open => Start::Open,
-                    Start::Bad(_) | Start::Good => Start::not(format!("it waits for {other}, which is not up")),
-                },
-            },
-            State::Down if child.finished() => Start::Good,
-            State::Down if child.held_down => Start::not("an operator stopped it"),
-            State::Down => bad(),
-        }
-    }
-
-    /// Of these children, why those are not up that are not; `None`: not known yet.
-    pub(crate) fn outcome_of<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Option<Vec<String>> {
-        let mut bad = Vec::new();
-        for name in names {
-            match self.start_of(name) {
-                Start::Open => return None,
-                Start::Good => {}
-                Start::Bad(why) => bad.push(why.of(name)),
-            }
-        }
-        Some(bad)
-    }
-
     fn started(&mut self) {
-        let names: Vec<String> = self.by_name.keys().cloned().collect();
-        let Some(mut bad) = self.outcome_of(&names) else { return };
+        let names: Vec<String> = self.children.by_name.keys().cloned().collect();
+        let Some(mut bad) = self.children.outcome_of(&names) else { return };
         bad.sort();
-        self.has_started = true;
+        self.startup.has_started = true;
         self.phase = Phase::Running;
-        self.dirty = true;
+        self.agenda.dirty = true;
         if bad.is_empty() {
             log::info!("ready");
             // Whoever started this process as a daemon knows its caller only.
-            let main = if self.must_start { format!("MAINPID={}\n", std::process::id()) } else { String::new() };
+            let main =
+                if self.startup.must_start { format!("MAINPID={}\n", std::process::id()) } else { String::new() };
             self.manager.tell(&format!("{main}READY=1\nSTATUS=all children are ready"));
-            self.ready.ready();
+            self.startup.ready.ready();
             return;
         }
         let why = bad.join("; ");
         log::error!("not all children are up: {why}");
-        if self.must_start {
+        if self.startup.must_start {
             // Whoever waits for it is told when nothing of it is left.
-            self.failed_start = Some(why);
+            self.startup.failed_start = Some(why);
             self.begin_end();
         } else {
             // What can serve does, and status says what can't: better than
@@ -282,41 +160,40 @@ impl Supervisor {
             Phase::Starting | Phase::Running | Phase::GoingBack(_) | Phase::Stopping { .. } => None,
         };
         if let Some((waiter, said)) = cut_short {
-            self.refuse(waiter, &said);
+            self.operators.refuse(waiter, &said);
         }
         self.give_up_looks();
         // A reload may have ended inputs that now have sources again.
         self.resume_inputs();
         log::info!("stopping");
         self.manager.tell("STOPPING=1");
-        if self.failed_start.is_none() {
-            self.ready.failed("it was told to stop before all children were ready");
+        if self.startup.failed_start.is_none() {
+            self.startup.ready.failed("it was told to stop before all children were ready");
         }
-        for child in self.children.values_mut() {
+        for child in self.children.by_id.values_mut() {
             child.pending = false;
             child.to_stop = false;
             child.drain = Progress::default();
         }
         self.phase = Phase::Stopping { bounds: self.bounds_from_now() };
-        self.dirty = true;
-        self.refuse_starts();
+        self.agenda.dirty = true;
+        self.operators.refuse_starts();
     }
 
     /// How long a drain that begins now may take.
     pub(crate) fn bounds_from_now(&self) -> Bounds {
-        let longest = self.children.values().map(|child| child.config.stop_timeout).max().unwrap_or_default();
-        Bounds::new(Instant::now(), self.model().daemon.stop_timeout, longest)
+        Bounds::new(Instant::now(), self.model().daemon.stop_timeout, self.children.longest_stop())
     }
 
     fn stop_all(&mut self, bounds: Bounds) {
-        let all: BTreeSet<String> = self.by_name.keys().cloned().collect();
+        let all: BTreeSet<String> = self.children.by_name.keys().cloned().collect();
         // Who says twice that it shall end, or says it to one that is out of time,
         // does not wait for what the kernel can't end.
         let given_up = Instant::now() >= bounds.all + LAST_KILL;
         if self.wind_down(&all, None, bounds) || given_up {
             self.end_now();
         } else if Instant::now() >= bounds.all {
-            self.look_after(LAST_KILL);
+            self.agenda.look_after(LAST_KILL);
         }
     }
 
@@ -328,17 +205,17 @@ impl Supervisor {
         }
         // No drain starts anybody again.
         self.phase = Phase::Stopping { bounds: Bounds::over(Instant::now()) };
-        let ids: Vec<Id> = self.children.keys().copied().collect();
+        let ids: Vec<Id> = self.children.by_id.keys().copied().collect();
         for id in ids {
             self.step(id, Event::Kill);
         }
-        self.dirty = true;
+        self.agenda.dirty = true;
     }
 
     /// All children are down, or can't be killed: nothing else that plumbd started
     /// stays, and what nobody took is reported.
     fn end_now(&mut self) {
-        let unkillable = self.unkillable(self.by_name.keys());
+        let unkillable = self.children.unkillable(self.children.by_name.keys());
         let deadline = Instant::now() + if unkillable.is_none() { LAST_STRAYS } else { Duration::ZERO };
         // Orphans become children of this process as their parents die.
         while self.strays.kill_all() {
@@ -354,14 +231,15 @@ impl Supervisor {
             }
         }
         let mut lost: Vec<String> = self
+            .kept
             .links
             .iter()
-            .map(|held| (held, self.links.queued(held)))
+            .map(|held| (held, self.kept.links.queued(held)))
             .filter(|&(_, queued)| queued > 0)
             .map(|(held, queued)| (held.title(), queued))
             .map(|(link, queued)| format!("{queued} bytes in the link {link}"))
             .collect();
-        for (from, to, bytes) in self.store.waiting() {
+        for (from, to, bytes) in self.kept.store.waiting() {
             let what = format!("in the link {from} -> {to}, which is not in the configuration");
             if notify::is_heard() {
                 log::warn!("{bytes} bytes stay with the service manager {what}");
@@ -372,7 +250,7 @@ impl Supervisor {
         let lost = (!lost.is_empty()).then(|| format!("nobody took {}", lost.join(", ")));
         let bad: Vec<String> = lost.into_iter().chain(unkillable).collect();
         let bad = (!bad.is_empty()).then(|| format!("stopped, but {}", bad.join("; ")));
-        let end = match (self.failed_start.take(), bad) {
+        let end = match (self.startup.failed_start.take(), bad) {
             (None, None) => {
                 log::info!("stopped");
                 Ok(())
@@ -382,14 +260,12 @@ impl Supervisor {
         };
         // If the service manager starts the next one, clients have waited for
         // it, and what nobody took is there again. Else it forgets them itself.
-        self.sockets.revive_all();
-        let unsaved = self.links.stored(|held| self.links.queued(held) > 0);
-        self.store.keep(&self.sockets.stored_at_the_end().chain(unsaved).collect(), &mut self.manager);
+        self.kept.keep_at_the_end(&mut self.manager);
         // Whoever is told that it is over may start the next one at once.
-        let removing: Vec<_> = self.sockets.close().into_iter().chain(self.server.close()).collect();
+        let removing: Vec<_> = self.kept.sockets.close().into_iter().chain(self.operators.server.close()).collect();
         aside::wait(removing, NAMES);
-        self.answer_shutdown(&end);
-        self.end = Some(end);
+        self.operators.answer_shutdown(&end);
+        self.agenda.end = Some(end);
     }
 
     /// Stops these children by the law of [`drain`](super::drain); whether all are done, but for
@@ -397,11 +273,11 @@ impl Supervisor {
     /// where there is no `new`).
     pub(crate) fn wind_down(&mut self, going: &BTreeSet<String>, new: Option<&Model>, bounds: Bounds) -> bool {
         let now = Instant::now();
-        let ids: Vec<Id> = going.iter().filter_map(|name| self.by_name.get(name)).copied().collect();
+        let ids: Vec<Id> = going.iter().filter_map(|name| self.children.by_name.get(name)).copied().collect();
         let decision = self.decide(&ids, new, bounds, now);
         for step in decision.steps {
             match step {
-                Step::EndInput(queue) => self.links.end_input(queue),
+                Step::EndInput(queue) => self.kept.links.end_input(queue),
                 Step::Stop(at) => self.step(ids[at], Event::Stop),
                 Step::Kill(at) => self.step(ids[at], Event::Kill),
                 Step::Start(at) => {
@@ -415,28 +291,28 @@ impl Supervisor {
             }
         }
         if decision.look {
-            self.look_after(LOOK);
+            self.agenda.look_after(LOOK);
         }
         if let Some(at) = bounds.next(now) {
-            self.look_after(at - now);
+            self.agenda.look_after(at - now);
         }
         decision.done
     }
 
     fn progress_of(&mut self, id: Id) -> &mut Progress {
-        &mut self.children.get_mut(&id).expect("a child that goes is held until it is gone").drain
+        &mut self.children.get_mut(id).expect("a child that goes is held until it is gone").drain
     }
 
     /// What [`drain`](super::drain) says of these children now.
     fn decide(&self, ids: &[Id], new: Option<&Model>, bounds: Bounds, now: Instant) -> Decision {
-        let name_of = |id: &Id| self.children[id].config.name.as_str();
+        let name_of = |id: &Id| self.children.by_id[id].config.name.as_str();
         let places: HashMap<&str, usize> = ids.iter().map(name_of).zip(0..).collect();
         let mut flows = Vec::new();
         let mut held_flows = Vec::new();
         let mut closed = HashSet::new();
         let mut saves = HashSet::new();
-        for (held, queue, goes) in self.links.flows(new) {
-            if self.links.queue(held).write.is_none() {
+        for (held, queue, goes) in self.kept.links.flows(new) {
+            if self.kept.links.queue(held).write.is_none() {
                 closed.insert(held.config.from.as_str());
             }
             let Some(&to) = places.get(held.config.to.as_str()) else { continue };
@@ -448,7 +324,7 @@ impl Supervisor {
         }
         let mut members: Vec<Member> = ids
             .iter()
-            .map(|id| &self.children[id])
+            .map(|id| &self.children.by_id[id])
             .enumerate()
             .map(|(at, child)| Member {
                 state: child.machine.state,
@@ -461,25 +337,13 @@ impl Supervisor {
                 before: Vec::new(),
             })
             .collect();
-        for (user, needed) in &self.needs {
+        for (user, needed) in &self.children.needs {
             let Some(&user) = places.get(user.as_str()) else { continue };
             for &other in needed.iter().filter_map(|other| places.get(other.as_str())) {
                 members[other].before.push(user);
             }
         }
-        let waiting = |link: usize| self.links.queued(held_flows[link]);
+        let waiting = |link: usize| self.kept.links.queued(held_flows[link]);
         Drain::new(&members, &flows, &waiting, bounds, now).decide()
-    }
-
-    /// Those of them that SIGKILL did not end, in words; nothing where there are none.
-    pub(crate) fn unkillable<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Option<String> {
-        // One that is reaped is dead, though what it had started may not be.
-        let is_reaped = |name: &String| self.leaving.iter().any(|leaving| self.by_name.get(name) == Some(&leaving.id));
-        let children = names.into_iter().filter(|name| !is_reaped(name)).filter_map(|name| self.child(name));
-        let left: Vec<String> = children
-            .filter_map(|child| child.killed().map(|pid| (child, pid)))
-            .map(|(child, pid)| format!("cannot end {}: process {pid} does not die of SIGKILL", child.config.name))
-            .collect();
-        (!left.is_empty()).then(|| left.join("; "))
     }
 }

@@ -1,103 +1,135 @@
-//! Children's processes, and what comes from them: spawn, exec, readiness,
-//! notifications, log lines, the end.
+//! Every child, and what can be said of them from their states alone.
 
-use crate::cause::cause;
-use crate::config::model::{Child, StopTo};
-use crate::supervisor::clock::Moment;
-use crate::supervisor::event_loop::Supervisor;
-use crate::supervisor::family::child::{Action, Event};
-use crate::supervisor::family::logs::LOG_REST;
-use crate::supervisor::family::notify::{Message, Said};
-use crate::supervisor::family::spawn::{self, Around};
-use crate::supervisor::family::supervised::Supervised;
-use crate::supervisor::poll::{Id, Token};
-use crate::sys::descendants::Process;
-use crate::sys::process::{self, Exec, Exit};
-use nix::sys::epoll::EpollFlags;
-use nix::sys::signal::Signal;
-use nix::unistd::{Pid, getpgid, getpid, getsid};
-use std::collections::BTreeSet;
-use std::io;
-use std::rc::Rc;
+use super::child::{Ladder, State};
+use super::outcome::{Bad, Start};
+use super::supervised::Supervised;
+use crate::config::order::Needs;
+use crate::supervisor::poll::Id;
+use crate::sys::process::Exit;
+use nix::unistd::Pid;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-/// A child that is dead waits no longer than this for what it has left behind, once
-/// that was killed: a process that the kernel can't end just now must not hold up the
-/// next start for good.
-const LEAVING_MOST: Duration = Duration::from_secs(1);
-/// The same where more comes to light all the time: what a stray had started is
-/// seen when the stray is dead.
-const LEAVING_IN_ALL: Duration = Duration::from_secs(5);
-/// How often to look whether that is gone, because SIGCHLD may not announce it.
-const LOOK_FOR_LEFT: Duration = Duration::from_millis(1);
-/// Notifications from one child a round, for the same reason as `LOG_ROUND`.
-const NOTIFICATIONS: usize = 64;
-/// Rounds at its end: more than a socket's queue has (max_dgram_qlen, unix(7)) where that
-/// is not raised on purpose.
-const NOTIFICATION_ROUNDS: usize = 16;
-/// How often to look for the child that the sender of a notification belongs to, while
-/// processes above it end.
-const LOOKS_FOR_SENDER: usize = 8;
+/// Every child.
+#[derive(Debug, Default)]
+pub(crate) struct Children {
+    pub(crate) by_id: BTreeMap<Id, Box<Supervised>>,
+    pub(crate) by_name: HashMap<String, Id>,
+    pub(crate) by_pid: HashMap<Pid, Id>,
+    /// The deadlines of their machines.
+    timers: BTreeSet<(Instant, Id)>,
+    /// Children whose process is reaped while others that it had started are not gone yet.
+    pub(crate) leaving: Vec<Leaving>,
+    next_id: Id,
+    /// Which children must be up before which.
+    pub(crate) needs: Needs,
+}
 
-/// A child whose process is reaped, and its process id so no longer its own.
+/// A child whose process is reaped, so that its process id is no longer its own.
+#[derive(Debug)]
 pub(crate) struct Leaving {
     pub(crate) id: Id,
     /// Its process group and session.
     pub(crate) group: Pid,
     /// The number of its start.
     pub(crate) number: u64,
-    exit: Exit,
-    until: Instant,
-    last: Instant,
+    pub(crate) exit: Exit,
+    pub(crate) until: Instant,
+    pub(crate) last: Instant,
 }
 
-impl Supervisor {
-    /// Makes one more child, with a number of its own, whose executable is at hand or not.
-    /// It is down, and not held yet.
-    pub(crate) fn prepare_new(&mut self, config: Rc<Child>, at_hand: bool) -> Result<(Id, Box<Supervised>), String> {
-        let id = self.next_id;
-        let child = Supervised::new(config, at_hand, id, &self.poll, &mut self.memory)?;
+impl Children {
+    /// None yet, for a configuration in which they need each other so.
+    pub(crate) fn new(needs: Needs) -> Children {
+        Children { needs, ..Children::default() }
+    }
+
+    /// A number that no other child has had.
+    pub(crate) fn next_id(&mut self) -> Id {
         self.next_id += 1;
-        Ok((id, Box::new(child)))
+        self.next_id
     }
 
     /// Holds one more child.
     pub(crate) fn add(&mut self, id: Id, child: Box<Supervised>) {
         child.listen();
         self.by_name.insert(child.config.name.clone(), id);
-        self.children.insert(id, child);
+        self.by_id.insert(id, child);
     }
 
-    /// Lets go of a child that is down.
-    pub(crate) fn forget(&mut self, id: Id) {
-        // As much as its pipe holds; somebody that it left behind may go on writing.
-        self.read_log(id, LOG_REST);
-        if let Some(mut child) = self.children.remove(&id) {
-            child.log(|lines, each| lines.finish(each));
-            self.by_name.remove(&child.config.name);
-            if let Some(at) = child.timer {
-                self.timers.remove(&(at, id));
-            }
+    /// Lets go of a child.
+    pub(crate) fn remove(&mut self, id: Id) -> Option<Box<Supervised>> {
+        let child = self.by_id.remove(&id)?;
+        self.by_name.remove(&child.config.name);
+        if let Some(at) = child.timer {
+            self.timers.remove(&(at, id));
         }
+        Some(child)
     }
 
-    /// One step of a child's machine, and what it says is to be done.
-    pub(crate) fn step(&mut self, id: Id, event: Event) {
-        let mut events = vec![event];
-        while let Some(event) = events.pop() {
-            let Some(child) = self.children.get_mut(&id) else { return };
-            let before = child.machine.state;
-            let actions = child.machine.step(event, Instant::now());
-            if std::mem::discriminant(&before) != std::mem::discriminant(&child.machine.state) {
-                child.since = Moment::now();
-                self.dirty = true;
-                self.tell_of(id);
-            }
-            for action in actions {
-                events.extend(self.act(id, action));
-            }
+    /// The child of that number.
+    pub(crate) fn get(&self, id: Id) -> Option<&Supervised> {
+        self.by_id.get(&id).map(Box::as_ref)
+    }
+
+    /// The child of that number.
+    pub(crate) fn get_mut(&mut self, id: Id) -> Option<&mut Supervised> {
+        self.by_id.get_mut(&id).map(Box::as_mut)
+    }
+
+    /// The child of that name.
+    pub(crate) fn named(&self, name: &str) -> Option<&Supervised> {
+        self.by_name.get(name).and_then(|&id| self.get(id))
+    }
+
+    /// The child that has this process.
+    pub(crate) fn of_process(&self, pid: Pid) -> Option<&Supervised> {
+        self.by_pid.get(&pid).and_then(|&id| self.get(id))
+    }
+
+    /// All of them, in the order in which they came.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Supervised> {
+        self.by_id.values().map(Box::as_ref)
+    }
+
+    /// All of them, each with its number.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Id, &Supervised)> {
+        self.by_id.iter().map(|(&id, child)| (id, child.as_ref()))
+    }
+
+    /// All of them, each with its number.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Id, &mut Supervised)> {
+        self.by_id.iter_mut().map(|(&id, child)| (id, child.as_mut()))
+    }
+
+    /// The children of that name: an instance, or all instances of a child.
+    pub(crate) fn ids_of(&self, name: &str) -> Vec<Id> {
+        if let Some(&id) = self.by_name.get(name) {
+            return vec![id];
         }
-        let Some(child) = self.children.get_mut(&id) else { return };
+        let instance = |child: &str| child.rsplit_once('.').is_some_and(|(base, _)| base == name);
+        self.by_id.iter().filter(|(_, c)| instance(&c.config.name)).map(|(&id, _)| id).collect()
+    }
+
+    /// Their names, as a sentence.
+    pub(crate) fn known(&self) -> String {
+        let names: Vec<&str> = self.all().map(|child| child.config.name.as_str()).collect();
+        if names.is_empty() { "there is none".to_owned() } else { format!("there are {}", names.join(", ")) }
+    }
+
+    /// The longest time that one of them may take to stop when it is asked.
+    pub(crate) fn longest_stop(&self) -> Duration {
+        self.all().map(|child| child.config.stop_timeout).max().unwrap_or_default()
+    }
+
+    /// The nearest deadline, and whose it is.
+    pub(crate) fn next_timer(&self) -> Option<(Instant, Id)> {
+        self.timers.first().copied()
+    }
+
+    /// Takes over the deadline of that child's machine.
+    pub(crate) fn set_timer(&mut self, id: Id) {
+        let Some(child) = self.by_id.get_mut(&id) else { return };
         let deadline = child.machine.deadline();
         if deadline != child.timer {
             if let Some(at) = child.timer {
@@ -110,365 +142,111 @@ impl Supervisor {
         }
     }
 
-    fn act(&mut self, id: Id, action: Action) -> Option<Event> {
-        let (name, stop_to) =
-            self.children.get(&id).map(|child| (child.config.name.clone(), child.machine.policy.stop_to))?;
-        let gone = self.leaving.iter().any(|leaving| leaving.id == id);
-        match action {
-            Action::Spawn => Some(self.spawn(id)),
-            // Its group was sent SIGKILL, and its number may be another's soon.
-            Action::Ask(..) | Action::Force(_) if gone => None,
-            Action::Ask(pid, signal) => {
-                let (whom, send): (_, fn(Pid, Signal) -> io::Result<()>) = match stop_to {
-                    StopTo::Group => ("its group", process::signal_group),
-                    StopTo::Leader => ("it alone", process::signal_leader),
-                };
-                log::debug!(target: &name, "sending {signal} to {whom}");
-                for signal in process::with_continue(signal) {
-                    if let Err(error) = send(pid, signal) {
-                        log::error!(target: &name, "cannot send {signal}: {error}");
-                    }
-                }
-                None
-            }
-            Action::Force(pid) => {
-                if let Err(error) = process::signal_group(pid, Signal::SIGKILL) {
-                    log::error!(target: &name, "cannot kill it: {error}");
-                }
-                None
-            }
-            Action::Say(level, text) => {
-                log::log!(target: &name, level, "{text}");
-                None
-            }
-        }
+    /// Whether its process is reaped while others that it had started are not gone yet.
+    pub(crate) fn is_leaving(&self, id: Id) -> bool {
+        self.leaving.iter().any(|leaving| leaving.id == id)
     }
 
     /// Whether no other process has that child's listening sockets: those of its
     /// other instances.
-    fn is_alone(&self, id: Id) -> bool {
-        let listens = |id: &Id| self.children.get(id).map_or(&[][..], |child| &child.config.listen);
-        let own = listens(&id);
-        let shares = |other: &Id| listens(other).iter().any(|address| own.contains(address));
+    pub(crate) fn is_alone(&self, id: Id) -> bool {
+        let listens = |id: Id| self.get(id).map_or(&[][..], |child| &child.config.listen);
+        let own = listens(id);
+        let shares = |other: Id| listens(other).iter().any(|address| own.contains(address));
         own.is_empty()
-            || !self
-                .children
-                .iter()
-                .any(|(other, child)| *other != id && child.machine.pid().is_some() && shares(other))
+            || !self.by_id.iter().any(|(&other, child)| other != id && child.machine.pid().is_some() && shares(other))
     }
 
-    fn spawn(&mut self, id: Id) -> Event {
-        if let Some(held_back) = self.hold_back(id) {
-            return held_back;
-        }
-        let alone = self.is_alone(id);
-        let Some(child) = self.children.get_mut(&id) else {
-            return Event::SpawnFailed("it is gone".to_owned());
+    /// A child that must be up before that one, and is not.
+    pub(crate) fn blocked_by(&self, name: &str) -> Option<&str> {
+        let needed = self.needs.get(name)?;
+        needed.iter().find(|other| !self.served(other)).map(String::as_str)
+    }
+
+    /// Whether that child is up, or finished as it should.
+    pub(crate) fn served(&self, name: &str) -> bool {
+        self.named(name).is_none_or(|child| match child.machine.state {
+            State::Up { .. } => true,
+            State::Down => child.finished(),
+            _ => false,
+        })
+    }
+
+    /// Those that wait to be started, and only for what is up.
+    pub(crate) fn startable(&self) -> Vec<Id> {
+        let able =
+            self.by_id.iter().filter(|(_, child)| child.pending && self.blocked_by(&child.config.name).is_none());
+        able.map(|(&id, _)| id).collect()
+    }
+
+    /// What became of the start of that child.
+    pub(crate) fn start_of(&self, name: &str) -> Start {
+        let Some(child) = self.named(name) else {
+            return Start::not("it is no longer there");
         };
-        let (number, mark) = self.strays.own().next(&child.config.name);
-        child.number = number;
-        child.pending = false;
-        child.says = None;
-        child.told_of_strangers = false;
-        let around = Around { alone, null: &self.null, soft_descriptors: self.soft_descriptors, mark: &mark };
-        let started = spawn::spawn(&child.config, &child.holdings, &mut self.links, &mut self.sockets, &around);
-        if self.sockets.take_renewed() {
-            self.keep_in_store();
+        if let Some(why) = child.stuck() {
+            return Start::not(why);
         }
-        let started = match started {
-            Ok(started) => started,
-            Err(error) => return Event::SpawnFailed(error.to_string()),
-        };
-        let Some(child) = self.children.get_mut(&id) else {
-            return Event::SpawnFailed("it is gone".to_owned());
-        };
-        let pid = started.spawned.pid;
-        log::debug!(target: &child.config.name, "process {pid}");
-        self.by_pid.insert(pid, id);
-        child.started = Some(Instant::now());
-        let exec = self.poll.watch(started.spawned.status, EpollFlags::EPOLLIN, Token::Exec(id));
-        let ready = started.ready.map(|ready| self.poll.watch(ready, EpollFlags::EPOLLIN, Token::Ready(id)));
-        match (exec, ready.transpose()) {
-            (Ok(exec), Ok(ready)) => (child.exec, child.ready) = (Some(exec), ready),
-            (Err(error), _) | (_, Err(error)) => {
-                // Whether it serves could never be seen, so it is not left
-                // running until its time is up.
-                log::error!(target: &child.config.name, "cannot watch its start: {error}; killed");
-                if let Err(error) = process::signal_group(pid, Signal::SIGKILL) {
-                    log::error!(target: &child.config.name, "cannot kill it: {error}");
-                }
-            }
+        if child.held_back.is_open && matches!(child.machine.state, State::Backoff { .. }) {
+            return Start::Open;
         }
-        Event::Spawned(pid)
-    }
-
-    pub(crate) fn on_exec(&mut self, id: Id) {
-        let Some(child) = self.children.get_mut(&id) else { return };
-        let Some(status) = &child.exec else { return };
-        let killed = || child.machine.pid().is_some_and(|pid| !process::has_executed(pid));
-        let event = match process::outcome(&**status) {
-            Ok(Exec::Pending) => return,
-            Ok(Exec::Done) if killed() => Event::ExecFailed("it was killed before it executed its program".to_owned()),
-            Ok(Exec::Done) => Event::Executed,
-            Ok(Exec::Failed(why)) => Event::ExecFailed(why),
-            Err(error) => Event::ExecFailed(error.to_string()),
-        };
-        child.exec = None;
-        self.step(id, event);
-    }
-
-    pub(crate) fn on_ready(&mut self, id: Id) {
-        let Some(child) = self.children.get_mut(&id) else { return };
-        let Some(ready) = &child.ready else { return };
-        let mut bytes = [0u8; 64];
-        let said = match nix::unistd::read(&**ready, &mut bytes) {
-            Ok(0) => false,
-            Ok(n) if bytes[..n].contains(&b'\n') => true,
-            Ok(_) | Err(_) => return,
-        };
-        // Said, or closed without a word: then its deadline decides.
-        child.ready = None;
-        if said {
-            self.step(id, Event::Ready);
+        let machine = &child.machine;
+        let bad = || Start::Bad(Bad::of_machine(machine));
+        match machine.state {
+            State::Up { .. } => Start::Good,
+            // Killed because it was not ready in time: its time is up, whatever
+            // another try comes to.
+            State::Stopping { late: true, .. } | State::Stopping { ladder: Ladder::Unkillable, .. } => bad(),
+            State::Starting { .. } | State::Stopping { .. } => Start::Open,
+            State::Backoff { .. } | State::Failed => bad(),
+            State::Down if child.pending => match self.blocked_by(name) {
+                None => Start::Open,
+                Some(other) => match self.start_of(other) {
+                    Start::Open => Start::Open,
+                    Start::Bad(_) | Start::Good => Start::not(format!("it waits for {other}, which is not up")),
+                },
+            },
+            State::Down if child.finished() => Start::Good,
+            State::Down if child.held_down => Start::not("an operator stopped it"),
+            State::Down => bad(),
         }
     }
 
-    /// Takes what a child says about itself; whether there may be more.
-    pub(crate) fn on_notify(&mut self, id: Id) -> bool {
-        for _ in 0..NOTIFICATIONS {
-            let Some(child) = self.children.get(&id) else { return false };
-            let Some(socket) = &child.holdings.notify else { return false };
-            match socket.receive() {
-                Ok(Some(message)) => self.notified(id, message),
-                Ok(None) => return false,
-                Err(error) => {
-                    log::error!(target: &child.config.name, "cannot take its notification: {error}");
-                    return false;
-                }
+    /// Why those of these children are not up that are not; `None`: not known yet.
+    pub(crate) fn outcome_of<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Option<Vec<String>> {
+        let mut bad = Vec::new();
+        for name in names {
+            match self.start_of(name) {
+                Start::Open => return None,
+                Start::Good => {}
+                Start::Bad(why) => bad.push(why.of(name)),
             }
         }
-        true
+        Some(bad)
     }
 
-    fn notified(&mut self, id: Id, message: Message) {
-        let is_own = self.is_from(id, message.pid, message.uid);
-        let Some(child) = self.children.get_mut(&id) else { return };
-        if !is_own {
-            // Once a start: the socket's name is no secret.
-            if !std::mem::replace(&mut child.told_of_strangers, true) {
-                log::warn!(target: &child.config.name, "a notification of process {} is not its own: passed over", message.pid);
-            }
-            return;
-        }
-        for said in message.said {
-            match said {
-                Said::Ready => self.step(id, Event::Ready),
-                Said::Extend(by) => {
-                    self.step(id, Event::Extend(by));
-                    // It may be late enough by now for those who wait for it.
-                    self.dirty = true;
-                }
-                Said::Problem(problem) => {
-                    if let Some(child) = self.children.get_mut(&id) {
-                        child.says = problem;
-                    }
-                }
-                Said::Store => {
-                    if let Some(child) = self.children.get(&id) {
-                        log::debug!(target: &child.config.name, "it wants descriptors kept (FDSTORE=1): closed");
-                    }
-                }
+    /// The child because of which that one does not start: itself, or one that
+    /// it waits for.
+    pub(crate) fn cause<'a>(&'a self, name: &'a str) -> &'a str {
+        let mut cause = name;
+        while self.named(cause).is_some_and(|child| child.pending) {
+            match self.blocked_by(cause) {
+                Some(other) => cause = other,
+                None => break,
             }
         }
+        cause
     }
 
-    /// Whether a notification comes from a process of that child: one in its group or
-    /// session, or below it, or that it started and that has left all of these. Of a sender
-    /// that is gone only its user is known. As systemd-notify(1) ends at once, the child's
-    /// own user is enough, and root.
-    fn is_from(&mut self, id: Id, pid: i32, uid: u32) -> bool {
-        let Some(child) = self.children.get(&id) else { return false };
-        let Some(own) = child.machine.pid() else { return false };
-        let number = child.number;
-        let is_user = |this: &Supervisor| this.children.get(&id).is_some_and(|child| child.is_user(uid));
-        // 0 is a process of another pid namespace, which no child can start.
-        if pid == 0 {
-            return false;
-        }
-        let sender = Pid::from_raw(pid);
-        for _ in 0..LOOKS_FOR_SENDER {
-            match self.has_started(number, own, sender) {
-                Ok(Some(yes)) => return yes,
-                // A process between the two has ended: the sender has another parent by now.
-                Ok(None) if matches!(has_ended(sender), Ok(false)) => {}
-                Ok(None) => return is_user(self),
-                Err(error) => {
-                    let name = self.children.get(&id).map_or("plumbd", |child| child.config.name.as_str());
-                    log::warn!(target: name, "cannot look at process {pid}, which sent a notification: {error}");
-                    return is_user(self);
-                }
-            }
-        }
-        false
+    /// Those of them that SIGKILL did not end, in words; nothing where there are none.
+    pub(crate) fn unkillable<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Option<String> {
+        // One that is reaped is dead, though what it had started may not be.
+        let is_reaped = |name: &String| self.by_name.get(name).is_some_and(|&id| self.is_leaving(id));
+        let children = names.into_iter().filter(|name| !is_reaped(name)).filter_map(|name| self.named(name));
+        let left: Vec<String> = children
+            .filter_map(|child| child.killed().map(|pid| (child, pid)))
+            .map(|(child, pid)| format!("cannot end {}: process {pid} does not die of SIGKILL", child.config.name))
+            .collect();
+        (!left.is_empty()).then(|| left.join("; "))
     }
-
-    /// Whether that process is one of a child's, by the number of its start and its own
-    /// process; `None`: it, or one above it, is gone.
-    fn has_started(&mut self, number: u64, own: Pid, sender: Pid) -> io::Result<Option<bool>> {
-        // These need no /proc.
-        if sender == own || getpgid(Some(sender)) == Ok(own) || getsid(Some(sender)) == Ok(own) {
-            return Ok(Some(true));
-        }
-        let mut next = sender;
-        loop {
-            let Some(process) = Process::look(next)? else { return Ok(None) };
-            if [process.pid, process.group, process.session].contains(&own) {
-                return Ok(Some(true));
-            }
-            if process.parent == getpid() {
-                let is_own = self.is_orphan_of(&process, number)?;
-                // What one was started with can't be read any more once it has ended.
-                return Ok((is_own || !has_ended(next)?).then_some(is_own));
-            }
-            // The first process, or one whose parent is in another pid namespace.
-            if process.parent.as_raw() <= 1 {
-                return Ok(Some(false));
-            }
-            next = process.parent;
-        }
-    }
-
-    /// Reaps every dead process: children, and orphans below them.
-    pub(crate) fn reap(&mut self) {
-        loop {
-            match process::next_dead() {
-                Ok(Some(pid)) => self.reap_one(pid),
-                Ok(None) => break,
-                Err(error) => {
-                    log::error!("cannot wait for children: {error}");
-                    break;
-                }
-            }
-        }
-        self.left();
-    }
-
-    fn reap_one(&mut self, pid: Pid) {
-        let id = self.by_pid.remove(&pid);
-        if let Some(id) = id {
-            // Whether it executed is known only as long as its number is its own.
-            self.on_exec(id);
-            // What it left in its group goes with it. Its number is its
-            // own until it is reaped, so no other group can be hit.
-            let _none_left = process::signal_group(pid, Signal::SIGKILL);
-        }
-        let reaped = process::reap(pid);
-        if matches!(reaped, Ok(Some(_))) {
-            self.strays.reaped(pid);
-            self.looks.reaped(pid);
-        }
-        match (reaped, id) {
-            (Ok(Some(exit)), Some(id)) => {
-                let child = self.children.get(&id);
-                // Before its next start, and whether there is one.
-                child.inspect(|child| child.clear_shared());
-                let number = child.map_or(0, |child| child.number);
-                let now = Instant::now();
-                let (until, last) = (now + LEAVING_MOST, now + LEAVING_IN_ALL);
-                self.leaving.push(Leaving { id, group: pid, number, exit, until, last });
-            }
-            (Ok(Some(exit)), None) => log::debug!("reaped orphan {pid}, which {exit}"),
-            (Ok(None), _) => {}
-            (Err(error), _) => log::error!("cannot reap process {pid}: {error}"),
-        }
-    }
-
-    /// A child has ended once nothing is left of what it had started: before that,
-    /// its replacement would meet what its predecessor still holds.
-    pub(crate) fn left(&mut self) {
-        if self.leaving.is_empty() {
-            return;
-        }
-        let strays = self.kill_strays();
-        let now = Instant::now();
-        let mut place = 0;
-        let mut unclear = BTreeSet::new();
-        while let Some(leaving) = self.leaving.get_mut(place) {
-            let has_strays = strays.is_of(leaving.number);
-            if has_strays && strays.is_new(leaving.number) {
-                leaving.until = (now + LEAVING_MOST).min(leaving.last);
-            }
-            let some_left = has_strays || process::group_exists(leaving.group);
-            if some_left && now < leaving.until {
-                place += 1;
-                continue;
-            }
-            let Leaving { id, group, number, exit, .. } = self.leaving.remove(place);
-            if some_left {
-                self.tell_of_left(id, group, &strays.of(number));
-                self.strays.give_up(&strays.of(number));
-                unclear.extend(strays.unclear());
-            }
-            self.on_exit(id, exit);
-        }
-        self.strays.give_up_unclear(unclear.iter().copied());
-        for pid in unclear {
-            let within = LEAVING_MOST.as_secs();
-            log::warn!("cannot tell within {within} s which child has left process {pid} behind; going on without");
-        }
-        if !self.leaving.is_empty() {
-            self.look_after(LOOK_FOR_LEFT);
-        }
-    }
-
-    fn tell_of_left(&self, id: Id, group: Pid, strays: &[Pid]) {
-        if strays.is_empty() && !process::group_exists(group) {
-            return;
-        }
-        let Some(child) = self.children.get(&id) else { return };
-        let pids: Vec<String> = strays.iter().map(ToString::to_string).collect();
-        let which = if pids.is_empty() { "its group".to_owned() } else { format!("process {}", pids.join(", ")) };
-        let within = LEAVING_MOST.as_secs();
-        log::error!(target: &child.config.name, "what it had started ({which}) did not end within {within} s of SIGKILL; going on without");
-    }
-
-    /// Has the loop look again after that time, or sooner.
-    pub(crate) fn look_after(&mut self, time: Duration) {
-        let at = Instant::now() + time;
-        self.look_at = Some(self.look_at.map_or(at, |before| before.min(at)));
-    }
-
-    fn on_exit(&mut self, id: Id, exit: Exit) {
-        // Its last words, why it could not start among them, come first.
-        self.on_exec(id);
-        // All of them: the next start's are read from the same socket.
-        for _ in 0..NOTIFICATION_ROUNDS {
-            if !self.on_notify(id) {
-                break;
-            }
-        }
-        self.read_log(id, LOG_REST);
-        let Some(child) = self.children.get_mut(&id) else { return };
-        child.prompt_at = None;
-        child.log(|lines, each| lines.finish(each));
-        child.ended = Some(Moment::now());
-        child.says = None;
-        (child.exec, child.ready) = (None, None);
-        self.dirty = true;
-        // Clients wait from here on, not only from its next start.
-        for address in &Rc::clone(&child.config).listen {
-            if let Err(error) = self.sockets.revive(address) {
-                log::warn!("cannot listen on {address}: {}", cause(&error));
-            }
-        }
-        if self.sockets.take_renewed() {
-            self.keep_in_store();
-        }
-        self.step(id, Event::Exited(exit));
-    }
-}
-
-/// Whether a process has ended, reaped or not.
-fn has_ended(pid: Pid) -> io::Result<bool> {
-    Ok(Process::look(pid)?.is_none_or(|process| process.is_dead()))
 }

@@ -72,7 +72,7 @@ impl Supervisor {
     /// started yet.
     pub(crate) fn hold_back(&mut self, id: Id) -> Option<Event> {
         let addresses = self.bind_missing(id);
-        let child = self.children.get_mut(&id)?;
+        let child = self.children.get_mut(id)?;
         if child.config.lacks.is_empty() && addresses.is_empty() {
             child.held_back = HeldBack::default();
             return None;
@@ -95,24 +95,22 @@ impl Supervisor {
 
     /// Binds those addresses of that child that are not bound yet; those that can't be.
     fn bind_missing(&mut self, id: Id) -> BTreeMap<Address, io::Error> {
-        let Some(child) = self.children.get(&id) else { return BTreeMap::new() };
+        let Some(child) = self.children.get(id) else { return BTreeMap::new() };
         let listen = child.config.listen.clone();
         let failed = |address: Address| {
-            let error = self.sockets.bind(&address, &self.store).err()?;
+            let error = self.kept.sockets.bind(&address, &self.kept.store).err()?;
             Some((address, error))
         };
         let failed: BTreeMap<Address, io::Error> = listen.into_iter().filter_map(failed).collect();
-        if self.sockets.take_renewed() {
-            self.keep_in_store();
-        }
+        self.kept.keep_renewed(&mut self.manager);
         failed
     }
 
     fn look_for(&mut self, id: Id, addresses: BTreeMap<Address, io::Error>) -> Result<(), String> {
-        let wanted = self.sockets.wanted(addresses.keys(), &self.store);
+        let wanted = self.kept.sockets.wanted(addresses.keys(), &self.kept.store);
         let making = wanted.prepare()?;
         let source = self.loaded.source.clone();
-        let lacks = self.children.get(&id).is_some_and(|child| !child.config.lacks.is_empty());
+        let lacks = self.children.get(id).is_some_and(|child| !child.config.lacks.is_empty());
         let look = Look::begin(Keeps::Only(&making.sockets()), |scribe| {
             making.make(scribe);
             for (address, error) in &addresses {
@@ -133,7 +131,7 @@ impl Supervisor {
 
     pub(crate) fn looked_for_lacking(&mut self, lacking: Lacking, answers: Result<Answers, String>) {
         let Lacking { id, source, addresses, making } = lacking;
-        let Some(child) = self.children.get_mut(&id) else { return };
+        let Some(child) = self.children.get_mut(id) else { return };
         child.held_back.is_open = false;
         // An operator has stopped it, or it is another one since.
         if !matches!(child.machine.state, State::Backoff { .. }) {
@@ -153,7 +151,7 @@ impl Supervisor {
             return self.step(id, Event::Found);
         }
         self.take_over(id, &source, &answers);
-        let mut why: Vec<String> = self.children.get(&id).map(|child| child.config.lacks.clone()).unwrap_or_default();
+        let mut why: Vec<String> = self.children.get(id).map(|child| child.config.lacks.clone()).unwrap_or_default();
         why.extend(self.still_missing(id, &addresses, &mut names, &answers));
         let event = if why.is_empty() { Event::Found } else { self.held_back(id, why.join("; ")) };
         self.step(id, event);
@@ -161,13 +159,13 @@ impl Supervisor {
 
     /// Takes over what is known of that child by now.
     fn take_over(&mut self, id: Id, source: &Rc<Source>, answers: &Answers) {
-        let Some(child) = self.children.get_mut(&id).filter(|child| !child.config.lacks.is_empty()) else { return };
+        let Some(child) = self.children.get_mut(id).filter(|child| !child.config.lacks.is_empty()) else { return };
         let Ok(Loaded { model, at_hand, .. }) = looked::loaded_again(source, answers, Which::OfTheFile) else { return };
         let Some(config) = model.child(&child.config.name).cloned() else { return };
         self.loaded.at_hand.extend(at_hand);
         let at_hand = self.loaded.is_at_hand(&config);
         if config.lacks.is_empty() {
-            match Prepared::new(config.clone(), at_hand, id, &self.poll, &mut self.memory) {
+            match Prepared::new(config.clone(), at_hand, id, &self.system.poll, &mut self.kept.memory) {
                 Ok(prepared) => child.change(prepared),
                 Err(error) => return log::error!(target: &child.config.name, "{error}"),
             }
@@ -178,7 +176,7 @@ impl Supervisor {
         if let Some(other) = place.and_then(|place| self.loaded.model.children.get_mut(place)) {
             *other = config;
         }
-        self.links.set_users(&self.loaded.model);
+        self.kept.links.set_users(&self.loaded.model);
     }
 
     /// Why that child can't listen, a reason for each address.
@@ -192,8 +190,8 @@ impl Supervisor {
         let made = before.keys().filter(|address| matches!(address, Address::Unix(_)));
         let mut why = Vec::new();
         for address in made {
-            match self.sockets.bind_new([address], &self.store, names) {
-                Ok(bound) => self.sockets.keep(bound),
+            match self.kept.sockets.bind_new([address], &self.kept.store, names) {
+                Ok(bound) => self.kept.sockets.keep(bound),
                 Err(error) => why.push((address.clone(), error)),
             }
         }
@@ -203,7 +201,7 @@ impl Supervisor {
             (address, why)
         }));
         let line =
-            self.children.get(&id).map_or(0, |child| child.config.lines.of("listen").unwrap_or(child.config.line));
+            self.children.get(id).map_or(0, |child| child.config.lines.of("listen").unwrap_or(child.config.line));
         let place = self.loaded.place(line);
         let told = why.into_iter().map(|(address, why)| {
             let holder = answers.get::<Option<String>>(&holder_of(&address)).flatten();
@@ -214,7 +212,7 @@ impl Supervisor {
 
     /// It is tried again later.
     fn held_back(&mut self, id: Id, why: String) -> Event {
-        let Some(child) = self.children.get_mut(&id) else { return Event::HeldBack(Some(why), Instant::now()) };
+        let Some(child) = self.children.get_mut(id) else { return Event::HeldBack(Some(why), Instant::now()) };
         child.held_back.is_open = false;
         let wait = child.held_back.next_wait();
         Event::HeldBack(Some(why), Instant::now() + wait)
@@ -222,7 +220,7 @@ impl Supervisor {
 
     /// The look for what that child lacks is given up: the daemon ends.
     pub(crate) fn not_looked_for(&mut self, lacking: &Lacking) {
-        if let Some(child) = self.children.get_mut(&lacking.id()) {
+        if let Some(child) = self.children.get_mut(lacking.id()) {
             child.held_back.is_open = false;
         }
     }

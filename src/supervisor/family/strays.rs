@@ -24,10 +24,10 @@
 //! of children may become orphans here: below the first process of a pid
 //! namespace, and where this process had children when it began.
 
-use crate::supervisor::event_loop::Supervisor;
+use crate::supervisor::family::children::Children;
 use crate::supervisor::family::environments::Environments;
 use crate::supervisor::family::mark::Own;
-use crate::sys::descendants::{Children, Process};
+use crate::sys::descendants::{self, Process};
 use crate::sys::process;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, getpid};
@@ -52,7 +52,7 @@ enum Owner {
 #[derive(Debug)]
 pub(crate) struct Strays {
     /// `None`: /proc can't be used.
-    children: Option<Children>,
+    list: Option<descendants::Children>,
     own: Own,
     session: Pid,
     /// Children that this process had when it began, which are nobody's strays.
@@ -119,13 +119,13 @@ impl Strays {
     /// The children of this process can't be listed.
     pub(crate) fn new(origin: String) -> Result<Strays, String> {
         let own = Own::new(origin)?;
-        let mut children = Children::open()
+        let mut list = descendants::Children::open()
             .inspect_err(|error| {
                 log::warn!("cannot find what children leave behind outside of their process groups: {error}");
             })
             .ok();
         let mut foreign = BTreeSet::new();
-        if let Some(list) = &mut children {
+        if let Some(list) = &mut list {
             list.read().map_err(|e| format!("cannot list the children of this process: {e}"))?;
             foreign.extend(list.pids());
         }
@@ -133,12 +133,12 @@ impl Strays {
         let session = nix::unistd::getsid(None).unwrap_or(Pid::from_raw(0));
         let (owners, killed, given_up, unmarked) = (HashMap::new(), HashSet::new(), HashSet::new(), HashSet::new());
         let seen = Environments::default();
-        Ok(Strays { children, own, session, foreign, all_are_descendants, owners, killed, given_up, unmarked, seen })
+        Ok(Strays { list, own, session, foreign, all_are_descendants, owners, killed, given_up, unmarked, seen })
     }
 
     /// Whether /proc can be used.
     pub(crate) fn can_look(&self) -> bool {
-        self.children.is_some()
+        self.list.is_some()
     }
 
     /// The marks of this supervisor.
@@ -171,7 +171,7 @@ impl Strays {
 
     /// This process's children but those in `known`, all of which are its children.
     fn orphans<T>(&mut self, known: &HashMap<Pid, T>) -> Vec<Pid> {
-        let Some(list) = &mut self.children else { return Vec::new() };
+        let Some(list) = &mut self.list else { return Vec::new() };
         match list.read() {
             // Usually there are none, and then nothing need be looked up.
             Ok(count) if count == known.len() + self.foreign.len() => Vec::new(),
@@ -207,7 +207,7 @@ impl Strays {
 
     /// Kills all orphans, for all children are down; whether there are any.
     pub(crate) fn kill_all(&mut self) -> bool {
-        if self.children.is_none() {
+        if self.list.is_none() {
             return process::has_children();
         }
         let mut any = false;
@@ -225,13 +225,13 @@ impl Strays {
     }
 }
 
-impl Supervisor {
+impl Strays {
     /// Kills what children that ended have left behind.
-    pub(crate) fn kill_strays(&mut self) -> Left {
+    pub(crate) fn kill_left(&mut self, children: &Children) -> Left {
         let (mut new, mut dead) = (BTreeSet::new(), BTreeSet::new());
         let mut left = Left::default();
         for _ in 0..=LOOKS {
-            left = self.look_for_strays();
+            left = self.look(children);
             if left.new.is_empty() && left.dead.is_subset(&dead) {
                 break;
             }
@@ -241,23 +241,23 @@ impl Supervisor {
         Left { new, ..left }
     }
 
-    fn look_for_strays(&mut self) -> Left {
-        let orphans = self.strays.orphans(&self.by_pid);
+    fn look(&mut self, children: &Children) -> Left {
+        let orphans = self.orphans(&children.by_pid);
         let mut left = Left::default();
         if orphans.is_empty() {
             return left;
         }
         let living: HashSet<u64> =
-            self.by_pid.values().filter_map(|id| self.children.get(id)).map(|child| child.number).collect();
-        self.read_environments(&orphans);
+            children.by_pid.values().filter_map(|&id| children.get(id)).map(|child| child.number).collect();
+        self.read_environments(&orphans, children);
         for pid in orphans {
-            let known = self.strays.owners.get(&pid).copied();
+            let known = self.owners.get(&pid).copied();
             let is_of_living = |owner: &Owner| matches!(owner, Owner::Start(number) if living.contains(number));
             if known.as_ref().is_some_and(is_of_living) {
                 continue;
             }
-            let is_waited_for = !self.strays.given_up.contains(&pid);
-            let seen = self.owner(pid, known);
+            let is_waited_for = !self.given_up.contains(&pid);
+            let seen = self.owner(pid, known, children);
             if let Ok(Some((process, _))) = &seen
                 && process.is_dead()
             {
@@ -273,14 +273,14 @@ impl Supervisor {
                     continue;
                 }
             };
-            self.strays.owners.insert(pid, owner);
+            self.owners.insert(pid, owner);
             if is_of_living(&owner) {
                 continue;
             }
             if is_waited_for {
                 left.pids.entry(owner).or_default().push(pid);
             }
-            if self.strays.kill(&process) {
+            if self.kill(&process) {
                 left.new.insert(owner);
             }
         }
@@ -288,73 +288,77 @@ impl Supervisor {
     }
 
     /// Reads those of all orphans that nothing is known of yet, at once.
-    fn read_environments(&mut self, orphans: &[Pid]) {
-        let strays = &self.strays;
+    fn read_environments(&mut self, orphans: &[Pid], children: &Children) {
+        let strays = &*self;
         let is_new = |pid: &&Pid| !strays.owners.contains_key(pid) && !strays.unmarked.contains(pid);
         let new: Vec<Process> =
             orphans.iter().filter(is_new).filter_map(|pid| Process::look(*pid).ok().flatten()).collect();
         let of_nobody_yet = |process: &Process| {
-            !self.by_pid.contains_key(&process.session)
-                && !self.leaving.iter().any(|leaving| leaving.group == process.session)
+            !children.by_pid.contains_key(&process.session)
+                && !children.leaving.iter().any(|leaving| leaving.group == process.session)
                 && process.session != strays.session
         };
         let new: Vec<Process> = new.into_iter().filter(of_nobody_yet).collect();
         // Where that fails, each is tried for itself.
-        self.strays.seen =
-            if new.is_empty() { Environments::default() } else { Environments::of(&new).unwrap_or_default() };
+        self.seen = if new.is_empty() { Environments::default() } else { Environments::of(&new).unwrap_or_default() };
     }
 
     /// That orphan, if it is not gone, and whose it is; `None`: it may be one of several
     /// children's.
-    fn owner(&mut self, pid: Pid, known: Option<Owner>) -> io::Result<Option<(Process, Option<Owner>)>> {
+    fn owner(
+        &mut self,
+        pid: Pid,
+        known: Option<Owner>,
+        children: &Children,
+    ) -> io::Result<Option<(Process, Option<Owner>)>> {
         let Some(process) = Process::look(pid)? else { return Ok(None) };
         let owner = match known {
             Some(owner) => Some(owner),
-            None => self.seen_owner(&process)?,
+            None => self.seen_owner(&process, children)?,
         };
         Ok(Some((process, owner)))
     }
 
     /// Whether that orphan, a child of this process, was started by the start of that number.
-    pub(crate) fn is_orphan_of(&mut self, orphan: &Process, number: u64) -> io::Result<bool> {
-        if self.strays.foreign.contains(&orphan.pid) || self.by_pid.contains_key(&orphan.pid) {
+    pub(crate) fn is_orphan_of(&mut self, orphan: &Process, number: u64, children: &Children) -> io::Result<bool> {
+        if self.foreign.contains(&orphan.pid) || children.by_pid.contains_key(&orphan.pid) {
             return Ok(false);
         }
-        let known = self.strays.owners.get(&orphan.pid).copied();
-        let owner = if known.is_some() { known } else { self.seen_owner(orphan)? };
+        let known = self.owners.get(&orphan.pid).copied();
+        let owner = if known.is_some() { known } else { self.seen_owner(orphan, children)? };
         if let Some(owner) = owner {
-            self.strays.owners.insert(orphan.pid, owner);
+            self.owners.insert(orphan.pid, owner);
         }
         Ok(owner == Some(Owner::Start(number)))
     }
 
-    fn seen_owner(&mut self, process: &Process) -> io::Result<Option<Owner>> {
-        if let Some(child) = self.by_pid.get(&process.session).and_then(|id| self.children.get(id)) {
+    fn seen_owner(&mut self, process: &Process, children: &Children) -> io::Result<Option<Owner>> {
+        if let Some(child) = children.of_process(process.session) {
             return Ok(Some(Owner::Start(child.number)));
         }
-        if let Some(leaving) = self.leaving.iter().find(|leaving| leaving.group == process.session) {
+        if let Some(leaving) = children.leaving.iter().find(|leaving| leaving.group == process.session) {
             return Ok(Some(Owner::Start(leaving.number)));
         }
-        if process.session == self.strays.session {
+        if process.session == self.session {
             return Ok(None);
         }
-        if !self.strays.unmarked.contains(&process.pid) && !self.strays.seen.has(process.pid) {
-            self.strays.seen = match Environments::of(std::slice::from_ref(process)) {
+        if !self.unmarked.contains(&process.pid) && !self.seen.has(process.pid) {
+            self.seen = match Environments::of(std::slice::from_ref(process)) {
                 Ok(seen) => seen,
                 // No more processes may be had: maybe for those that are to be ended.
                 Err(_) => Environments::here(process)?,
             };
         }
-        let marks = self.strays.seen.marks(process.pid).map(<[_]>::to_vec);
+        let marks = self.seen.marks(process.pid).map(<[_]>::to_vec);
         let marks = marks.as_deref();
         if marks.is_some_and(<[_]>::is_empty) {
-            self.strays.unmarked.insert(process.pid);
+            self.unmarked.insert(process.pid);
         }
-        if let Some(number) = self.strays.own.number(marks.unwrap_or_default()) {
+        if let Some(number) = self.own.number(marks.unwrap_or_default()) {
             return Ok(Some(Owner::Start(number)));
         }
-        for leaving in &self.leaving {
-            let Some(child) = self.children.get(&leaving.id) else { continue };
+        for leaving in &children.leaving {
+            let Some(child) = children.get(leaving.id) else { continue };
             let notify = child.holdings.notify.as_ref().map(|socket| (**socket).as_fd());
             let mut files = Vec::new();
             for fd in [Some(child.holdings.log.write.as_fd()), notify].into_iter().flatten() {
@@ -365,8 +369,8 @@ impl Supervisor {
                 return Ok(Some(Owner::Start(leaving.number)));
             }
         }
-        let mut is_open = !self.strays.all_are_descendants;
-        let mut living = self.by_pid.keys();
+        let mut is_open = !self.all_are_descendants;
+        let mut living = children.by_pid.keys();
         while let (false, Some(pid)) = (is_open, living.next()) {
             is_open = Process::look(*pid)?.is_none_or(|child| child.start <= process.start);
         }

@@ -15,3 +15,43 @@ pub(crate) mod shared_memory;
 pub(crate) mod sockets;
 pub(crate) mod store;
 pub(crate) mod unix_name;
+
+use crate::supervisor::manager::Manager;
+use links::Links;
+use shared_memory::SharedMemory;
+use sockets::Sockets;
+use store::Store;
+
+/// What outlives a child's process.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) links: Links,
+    pub(crate) sockets: Sockets,
+    /// What the instances of one child share.
+    pub(crate) memory: SharedMemory,
+    /// What the service manager keeps of it for the next supervisor.
+    pub(crate) store: Store,
+}
+
+impl Kept {
+    /// Has the service manager keep sockets and links for a supervisor that
+    /// comes after this one was killed.
+    pub(crate) fn keep_in_store(&mut self, manager: &mut Manager) {
+        let wanted = self.sockets.stored().chain(self.links.stored(|_| true)).collect();
+        self.store.keep(&wanted, manager);
+    }
+
+    /// The same if a socket was bound anew since the last time.
+    pub(crate) fn keep_renewed(&mut self, manager: &mut Manager) {
+        if self.sockets.take_renewed() {
+            self.keep_in_store(manager);
+        }
+    }
+
+    /// At the end: sockets that a restart takes over, and links with bytes in them.
+    pub(crate) fn keep_at_the_end(&mut self, manager: &mut Manager) {
+        self.sockets.revive_all();
+        let unsaved = self.links.stored(|held| self.links.queued(held) > 0);
+        self.store.keep(&self.sockets.stored_at_the_end().chain(unsaved).collect(), manager);
+    }
+}

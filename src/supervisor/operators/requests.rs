@@ -10,47 +10,10 @@ use crate::supervisor::event_loop::Supervisor;
 use crate::supervisor::family::child::{Event, Ladder, State};
 use crate::supervisor::family::supervised::Supervised;
 use crate::supervisor::looks::Purpose;
+use crate::supervisor::operators::waiters::{Goal, Waiter};
 use crate::supervisor::poll::Id;
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
-
-/// Somebody who waits.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Waiter {
-    /// For his children to be as he said.
-    Children {
-        /// His connection.
-        connection: u32,
-        /// Which children.
-        names: Vec<String>,
-        /// How they shall be.
-        goal: Goal,
-    },
-    /// For the change under way to be over, and then for children to be up that it
-    /// concerns: to start one of them meanwhile would cross it.
-    Later {
-        /// The connection.
-        connection: u32,
-        /// Which children, as the operator named them.
-        names: Vec<String>,
-        /// Whether those that run are to be other processes.
-        restart: bool,
-    },
-    /// For his turn to reload; `None`: a signal's.
-    Reload(Option<u32>),
-    /// For the end.
-    Shutdown(u32),
-}
-
-/// How children shall be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Goal {
-    /// Up.
-    Up,
-    /// Down.
-    Down,
-}
 
 impl Supervisor {
     /// Does what an operator asks, or begins it.
@@ -59,8 +22,8 @@ impl Supervisor {
             Request::Status => {
                 self.look_for_lost_names();
                 let status = Box::new(self.status());
-                self.server.answer(connection, &Response::Status(status));
-                self.finish(Some(connection), 0);
+                self.operators.server.answer(connection, &Response::Status(status));
+                self.operators.finish(Some(connection), 0);
             }
             Request::Plan { file } => self.plan(connection, file.as_deref()),
             Request::Reload => self.request_reload(Some(connection)),
@@ -68,7 +31,7 @@ impl Supervisor {
             Request::Stop { children } => self.stop_children(connection, &children),
             Request::Restart { children } => self.start_or_restart(connection, children, true),
             Request::Shutdown { fast } => {
-                self.waiters.push(Waiter::Shutdown(connection));
+                self.operators.waiters.push(Waiter::Shutdown(connection));
                 if fast {
                     self.end_at_once();
                 } else if self.daemon_state() != status::DaemonState::Stopping {
@@ -78,14 +41,14 @@ impl Supervisor {
             Request::Reopen => {
                 let (told, failed) = self.reopen();
                 if !told.is_empty() {
-                    self.say(Some(connection), &format!("told {}", told.join(", ")));
+                    self.operators.say(Some(connection), &format!("told {}", told.join(", ")));
                 } else if failed.is_empty() {
-                    self.say(Some(connection), "no child reopens a file at SIGUSR1");
+                    self.operators.say(Some(connection), "no child reopens a file at SIGUSR1");
                 }
                 if failed.is_empty() {
-                    self.finish(Some(connection), 0);
+                    self.operators.finish(Some(connection), 0);
                 } else {
-                    self.refuse(Some(connection), &failed.join("\n"));
+                    self.operators.refuse(Some(connection), &failed.join("\n"));
                 }
             }
         }
@@ -93,7 +56,7 @@ impl Supervisor {
 
     fn plan(&mut self, connection: u32, file: Option<&Path>) {
         if matches!(self.phase, Phase::Stopping { .. }) {
-            return self.refuse(Some(connection), "cannot plan: the daemon is stopping");
+            return self.operators.refuse(Some(connection), "cannot plan: the daemon is stopping");
         }
         self.look_at_configuration(file, Purpose::Plan(connection));
     }
@@ -101,19 +64,19 @@ impl Supervisor {
     pub(crate) fn looked_for_plan(&mut self, connection: u32, answers: Result<Answers, String>) {
         let answers = match answers {
             Ok(answers) => answers,
-            Err(why) => return self.refuse(Some(connection), &format!("cannot plan: {why}")),
+            Err(why) => return self.operators.refuse(Some(connection), &format!("cannot plan: {why}")),
         };
         match looked::loaded(&answers, Which::All) {
             Ok(loaded) => {
-                let plan = self.plan_to(&loaded.model, self.sockets.lost());
-                self.say(Some(connection), &plan.to_string());
+                let plan = self.plan_to(&loaded.model, self.kept.sockets.lost());
+                self.operators.say(Some(connection), &plan.to_string());
                 if plan.is_empty() {
-                    self.say(Some(connection), "nothing would change");
+                    self.operators.say(Some(connection), "nothing would change");
                 }
-                self.finish(Some(connection), 0);
+                self.operators.finish(Some(connection), 0);
             }
             Err(problems) => {
-                self.refuse_as(Some(connection), problems.to_string().trim_end(), WRONG_CONFIGURATION);
+                self.operators.refuse_as(Some(connection), problems.to_string().trim_end(), WRONG_CONFIGURATION);
             }
         }
     }
@@ -123,29 +86,30 @@ impl Supervisor {
     fn children_named(&mut self, connection: u32, names: &[String]) -> Option<(Vec<Id>, Vec<String>)> {
         let mut ids = Vec::new();
         for name in names {
-            match self.ids_of(name) {
+            match self.children.ids_of(name) {
                 found if found.is_empty() => {
-                    self.refuse(Some(connection), &format!("cannot find child \"{name}\": {}", self.known()));
+                    self.operators
+                        .refuse(Some(connection), &format!("cannot find child \"{name}\": {}", self.children.known()));
                     return None;
                 }
                 found => ids.extend(found),
             }
         }
-        let names = ids.iter().map(|id| self.children[id].config.name.clone()).collect();
+        let names = ids.iter().map(|id| self.children.by_id[id].config.name.clone()).collect();
         Some((ids, names))
     }
 
     fn start_or_restart(&mut self, connection: u32, asked: Vec<String>, restart: bool) {
         if matches!(self.phase, Phase::Stopping { .. }) {
-            return self.refuse(Some(connection), "cannot start anything: the daemon is stopping");
+            return self.operators.refuse(Some(connection), "cannot start anything: the daemon is stopping");
         }
         let Some((ids, names)) = self.children_named(connection, &asked) else { return };
         if names.iter().any(|name| self.is_changing(name)) {
-            return self.waiters.push(Waiter::Later { connection, names: asked, restart });
+            return self.operators.waiters.push(Waiter::Later { connection, names: asked, restart });
         }
-        self.waiters.push(Waiter::Children { connection, names: names.clone(), goal: Goal::Up });
+        self.operators.waiters.push(Waiter::Children { connection, names: names.clone(), goal: Goal::Up });
         for (&id, name) in ids.iter().zip(&names) {
-            let Some(child) = self.children.get_mut(&id) else { continue };
+            let Some(child) = self.children.get_mut(id) else { continue };
             if child.machine.pid().is_some() {
                 child.held_down = false;
                 child.to_stop = false;
@@ -158,7 +122,7 @@ impl Supervisor {
                 log::info!(target: name, "an operator starts it");
             }
         }
-        self.dirty = true;
+        self.agenda.dirty = true;
     }
 
     fn stop_children(&mut self, connection: u32, asked: &[String]) {
@@ -166,14 +130,14 @@ impl Supervisor {
         for (id, name) in ids.iter().zip(&names) {
             // What stops it already does so in order.
             let goes = self.is_winding_down(name);
-            if let Some(child) = self.children.get_mut(id) {
+            if let Some(child) = self.children.get_mut(*id) {
                 child.held_down = true;
                 child.to_stop = !goes;
                 child.pending = false;
             }
         }
-        self.waiters.push(Waiter::Children { connection, names, goal: Goal::Down });
-        self.dirty = true;
+        self.operators.waiters.push(Waiter::Children { connection, names, goal: Goal::Down });
+        self.agenda.dirty = true;
     }
 
     /// Whether a change is under way that does something to that child.
@@ -192,23 +156,9 @@ impl Supervisor {
             return;
         }
         let later = |waiter: &Waiter| matches!(waiter, Waiter::Later { .. });
-        while let Some(place) = self.waiters.iter().position(later) {
-            if let Waiter::Later { connection, names, restart } = self.waiters.remove(place) {
+        while let Some(place) = self.operators.waiters.iter().position(later) {
+            if let Waiter::Later { connection, names, restart } = self.operators.waiters.remove(place) {
                 self.start_or_restart(connection, names, restart);
-            }
-        }
-    }
-
-    /// The daemon ends: nobody will see a child come up.
-    pub(crate) fn refuse_starts(&mut self) {
-        let (up, others) = std::mem::take(&mut self.waiters)
-            .into_iter()
-            .partition(|waiter| matches!(waiter, Waiter::Later { .. } | Waiter::Children { goal: Goal::Up, .. }));
-        self.waiters = others;
-        let up: Vec<Waiter> = up;
-        for waiter in up {
-            if let Waiter::Later { connection, names, .. } | Waiter::Children { connection, names, .. } = waiter {
-                self.refuse(Some(connection), &format!("cannot start {}: the daemon is stopping", names.join(", ")));
             }
         }
     }
@@ -216,43 +166,30 @@ impl Supervisor {
     /// Stops what an operator wants down, sources first: what a source still
     /// owes its clients it can send only while its sink is there.
     pub(crate) fn stop_held(&mut self) {
-        let mut due: Vec<Id> = self.children.iter().filter(|(_, child)| child.to_stop).map(|(&id, _)| id).collect();
+        let mut due: Vec<Id> =
+            self.children.by_id.iter().filter(|(_, child)| child.to_stop).map(|(&id, _)| id).collect();
         if due.is_empty() {
             return;
         }
-        let needed_by = order::needed_by(&self.needs);
+        let needed_by = order::needed_by(&self.children.needs);
         let goes = |child: &Supervised| child.held_down && child.machine.pid().is_some();
         due.retain(|id| {
-            let users = needed_by.get(&self.children[id].config.name).into_iter().flatten();
-            !users.filter_map(|user| self.child(user)).any(goes)
+            let users = needed_by.get(&self.children.by_id[id].config.name).into_iter().flatten();
+            !users.filter_map(|user| self.children.named(user)).any(goes)
         });
         for id in due {
-            if let Some(child) = self.children.get_mut(&id) {
+            if let Some(child) = self.children.get_mut(id) {
                 child.to_stop = false;
             }
             self.step(id, Event::Stop);
         }
     }
 
-    /// The children of that name: an instance, or all instances of a child.
-    fn ids_of(&self, name: &str) -> Vec<Id> {
-        if let Some(&id) = self.by_name.get(name) {
-            return vec![id];
-        }
-        let instance = |child: &str| child.rsplit_once('.').is_some_and(|(base, _)| base == name);
-        self.children.iter().filter(|(_, c)| instance(&c.config.name)).map(|(&id, _)| id).collect()
-    }
-
-    fn known(&self) -> String {
-        let names: Vec<&str> = self.children.values().map(|c| c.config.name.as_str()).collect();
-        if names.is_empty() { "there is none".to_owned() } else { format!("there are {}", names.join(", ")) }
-    }
-
     /// Answers those whose wait is over.
     pub(crate) fn answer_waiters(&mut self) {
         self.start_later();
         let mut place = 0;
-        while let Some(waiter) = self.waiters.get(place) {
+        while let Some(waiter) = self.operators.waiters.get(place) {
             let Waiter::Children { connection, names, goal } = waiter else {
                 place += 1;
                 continue;
@@ -261,11 +198,11 @@ impl Supervisor {
                 None => place += 1,
                 Some(bad) => {
                     let connection = *connection;
-                    self.waiters.remove(place);
+                    self.operators.waiters.remove(place);
                     if bad.is_empty() {
-                        self.finish(Some(connection), 0);
+                        self.operators.finish(Some(connection), 0);
                     } else {
-                        self.refuse(Some(connection), &bad.join("\n"));
+                        self.operators.refuse(Some(connection), &bad.join("\n"));
                     }
                 }
             }
@@ -277,14 +214,14 @@ impl Supervisor {
         match goal {
             // What is true of it now may not be in a moment.
             Goal::Up if names.iter().any(|name| self.is_changing(name)) => None,
-            Goal::Up => self.outcome_of(names),
+            Goal::Up => self.children.outcome_of(names),
             Goal::Down => {
                 let mut bad = Vec::new();
-                for child in names.iter().filter_map(|name| self.child(name)) {
+                for child in names.iter().filter_map(|name| self.children.named(name)) {
                     match (child.machine.state, child.held_down) {
                         (State::Down, true) if !self.is_winding_down(&child.config.name) => {}
                         (State::Stopping { ladder: Ladder::Unkillable, .. }, true) => {
-                            bad.extend(self.unkillable([&child.config.name]));
+                            bad.extend(self.children.unkillable([&child.config.name]));
                         }
                         (_, true) => return None,
                         (_, false) => bad.push(format!("cannot stop {}: it was started again", child.config.name)),
@@ -305,96 +242,11 @@ impl Supervisor {
         }
     }
 
-    /// Tells those who wait for the end how it went.
-    pub(crate) fn answer_shutdown(&mut self, end: &Result<(), String>) {
-        for waiter in std::mem::take(&mut self.waiters) {
-            match (waiter, end) {
-                (Waiter::Shutdown(connection), Ok(())) => self.finish(Some(connection), 0),
-                (Waiter::Shutdown(connection), Err(why)) => self.refuse(Some(connection), why),
-                (Waiter::Children { connection, goal: Goal::Down, .. }, _) => self.finish(Some(connection), 0),
-                (
-                    Waiter::Children { connection, goal: Goal::Up, .. }
-                    | Waiter::Later { connection, .. }
-                    | Waiter::Reload(Some(connection)),
-                    _,
-                ) => self.refuse(Some(connection), "the daemon has stopped"),
-                (Waiter::Reload(None), _) => {}
-            }
-        }
-    }
-
-    /// A line of answer.
-    pub(crate) fn say(&mut self, connection: Option<u32>, text: &str) {
-        if let Some(connection) = connection {
-            self.server.answer(connection, &Response::Out(text.to_owned()));
-            self.rewatch_connection(connection);
-        }
-    }
-
-    /// Tells whoever follows the reload under way what happens in it. The log
-    /// is told elsewhere.
-    pub(crate) fn progress(&mut self, text: &str) {
-        self.tell_progress(self.follower, text);
-    }
-
-    fn tell_progress(&mut self, connection: Option<u32>, text: &str) {
-        if let Some(connection) = connection {
-            self.server.answer(connection, &Response::Progress(text.to_owned()));
-            self.rewatch_connection(connection);
-        }
-    }
-
-    /// A child's state has changed: who waits for it, or follows a reload, is
-    /// told as it happens.
-    pub(crate) fn tell_of(&mut self, id: Id) {
-        let Some(child) = self.children.get(&id) else { return };
-        let name = &child.config.name;
-        let mut followers: BTreeSet<u32> = self.follower.into_iter().collect();
-        followers.extend(self.waiters.iter().filter_map(|waiter| match waiter {
-            Waiter::Children { connection, names, .. } if names.contains(name) => Some(*connection),
-            _ => None,
-        }));
-        if followers.is_empty() {
-            return;
-        }
-        let what = match (&child.machine.state, &child.machine.problem) {
-            (State::Up { pid, .. }, _) => format!("{name}: up, process {pid}"),
-            (State::Backoff { .. } | State::Failed, Some(why)) => format!("{name}: {}, {why}", child.state()),
-            _ => format!("{name}: {}", child.state()),
-        };
-        for connection in followers {
-            self.tell_progress(Some(connection), &what);
-        }
-    }
-
-    /// The last word: why not.
-    pub(crate) fn refuse(&mut self, connection: Option<u32>, why: &str) {
-        self.refuse_as(connection, why, 1);
-    }
-
-    /// The same, with an exit status of its own.
-    pub(crate) fn refuse_as(&mut self, connection: Option<u32>, why: &str, exit: u8) {
-        if let Some(connection) = connection {
-            self.server.answer(connection, &Response::Err(why.to_owned()));
-            self.finish(Some(connection), exit);
-        }
-    }
-
-    /// The last word: the exit status of who asked.
-    pub(crate) fn finish(&mut self, connection: Option<u32>, exit: u8) {
-        if self.follower == connection {
-            self.follower = None;
-        }
-        if let Some(connection) = connection {
-            self.server.answer(connection, &Response::Exit(exit));
-            self.rewatch_connection(connection);
-        }
-    }
-
     fn status(&mut self) -> Status {
-        self.wall.look();
-        let waits = self.links.look(Instant::now());
+        self.figures.wall.look();
+        let waits = self.kept.links.look(Instant::now());
         let mut links: Vec<status::Link> = self
+            .kept
             .links
             .iter()
             .zip(waits)
@@ -402,40 +254,41 @@ impl Supervisor {
                 from: held.config.from.clone(),
                 to: held.config.to.clone(),
                 queued_bytes: queued as u64,
-                capacity_bytes: self.links.capacity(held) as u64,
+                capacity_bytes: self.kept.links.capacity(held) as u64,
                 stalled_for_ms: u64::try_from(stalled.as_millis()).unwrap_or(u64::MAX),
             })
             .collect();
         // What no configuration names any more, and still has bytes.
-        links.extend(self.store.waiting().into_iter().map(|(from, to, bytes)| {
+        links.extend(self.kept.store.waiting().into_iter().map(|(from, to, bytes)| {
             let (queued_bytes, capacity_bytes) = (bytes as u64, bytes as u64);
             status::Link { from: from.to_owned(), to: to.to_owned(), queued_bytes, capacity_bytes, stalled_for_ms: 0 }
         }));
-        let children = self.model().children.iter().filter_map(|config| self.child(&config.name)).map(|child| {
-            let waits_for = if child.pending { self.blocked_by(&child.config.name) } else { None };
-            let unreachable = || child.config.listen.iter().find_map(|address| self.sockets.problem(address));
-            let problem = child.says.clone().or(child.machine.problem.clone()).or_else(unreachable);
-            status::Child {
-                name: child.config.name.clone(),
-                state: child.state(),
-                pid: child.machine.pid().map(nix::unistd::Pid::as_raw),
-                ready: child.machine.is_up(),
-                since: self.wall.time(child.since),
-                finished: child.finished(),
-                restarts: child.machine.restarts,
-                last_exit: child.last_exit(&self.wall),
-                problem: problem.or_else(|| waits_for.map(|other| format!("waits for {other}"))),
-                metrics: child.metrics(),
-                rates: std::collections::BTreeMap::new(),
-            }
-        });
+        let children =
+            self.model().children.iter().filter_map(|config| self.children.named(&config.name)).map(|child| {
+                let waits_for = if child.pending { self.children.blocked_by(&child.config.name) } else { None };
+                let unreachable = || child.config.listen.iter().find_map(|address| self.kept.sockets.problem(address));
+                let problem = child.says.clone().or(child.machine.problem.clone()).or_else(unreachable);
+                status::Child {
+                    name: child.config.name.clone(),
+                    state: child.state(),
+                    pid: child.machine.pid().map(nix::unistd::Pid::as_raw),
+                    ready: child.machine.is_up(),
+                    since: self.figures.wall.time(child.since),
+                    finished: child.finished(),
+                    restarts: child.machine.restarts,
+                    last_exit: child.last_exit(&self.figures.wall),
+                    problem: problem.or_else(|| waits_for.map(|other| format!("waits for {other}"))),
+                    metrics: child.metrics(),
+                    rates: std::collections::BTreeMap::new(),
+                }
+            });
         Status {
             version: status::VERSION,
             pid: nix::unistd::getpid().as_raw(),
             state: self.daemon_state(),
             config: self.model().file.as_ref().map(|file| file.display().to_string()),
-            since: self.wall.time(self.since),
-            reloads: self.reloads,
+            since: self.figures.wall.time(self.figures.since),
+            reloads: self.figures.reloads,
             unlogged: crate::journal::unsent(),
             children: children.collect(),
             links,
