@@ -24,7 +24,7 @@ use crate::supervisor::manager::Manager;
 use crate::supervisor::operators::Operators;
 use crate::supervisor::operators::ready::Ready;
 use crate::supervisor::operators::server::Server;
-use crate::supervisor::poll::{Id, Poll, Token};
+use crate::supervisor::poll::{Poll, Token};
 use crate::sys::descendants::Process;
 use crate::sys::map::give_back;
 use crate::sys::process;
@@ -190,7 +190,7 @@ impl Supervisor {
             let at_hand = supervisor.loaded.is_at_hand(&child);
             let (id, child) = supervisor.prepare_new(child, at_hand)?;
             supervisor.children.add(id, child);
-            supervisor.set_pending(id);
+            supervisor.step(id, Event::Await);
         }
         // Nothing fails from here on.
         supervisor.kept.sockets.keep(bound);
@@ -326,15 +326,6 @@ impl Supervisor {
             self.left();
         }
         self.operators.on_time(now);
-    }
-
-    pub(crate) fn set_pending(&mut self, id: Id) {
-        if let Some(child) = self.children.get_mut(id) {
-            child.pending = true;
-            child.held_down = false;
-            child.to_stop = false;
-            self.agenda.dirty = true;
-        }
     }
 
     /// Passes SIGUSR1 on to the children that have a handler for it, but for plugins

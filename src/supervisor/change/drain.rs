@@ -95,8 +95,13 @@ impl Member {
             State::Starting { .. } | State::Up { .. } => true,
             // It is as good as gone: nothing that is done makes a difference.
             State::Stopping { ladder, .. } => ladder != Ladder::Unkillable,
-            State::Down | State::Backoff { .. } | State::Failed => false,
+            State::Down | State::Waiting | State::Backoff { .. } | State::Failed => false,
         }
+    }
+
+    /// Whether it has no process, and none to come by itself.
+    fn is_gone(&self) -> bool {
+        !self.has_process() && (self.state == State::Down || !self.want.is_up())
     }
 
     /// Whether a start may still help.
@@ -198,9 +203,8 @@ impl<'a> Drain<'a> {
     fn decide_one(&self, at: usize, decision: &mut Decision) {
         let member = &self.members[at];
         match member.state {
-            State::Down | State::Failed | State::Backoff { .. } => self.without_process(at, decision),
-            State::Stopping { ladder: Ladder::Killed { .. } | Ladder::Unkillable, .. } if member.want == Want::Down => {
-            }
+            State::Down | State::Waiting | State::Failed | State::Backoff { .. } => self.without_process(at, decision),
+            State::Stopping { ladder: Ladder::Killed { .. } | Ladder::Unkillable, .. } if !member.want.is_up() => {}
             _ if self.now >= self.bounds.all => decision.steps.push(Step::Kill(at)),
             State::Stopping { ladder, .. } => {
                 if matches!(ladder, Ladder::Draining { .. }) && self.before_are_done(at) {
@@ -210,7 +214,7 @@ impl<'a> Drain<'a> {
                 // It may be on its way to come again, or have been told to drain
                 // when there was more time.
                 let late = matches!(ladder, Ladder::Draining { .. }) && self.is_late(at);
-                if member.want == Want::Up || late {
+                if member.want.is_up() || late {
                     decision.steps.push(Step::Stop(at));
                 }
             }
@@ -230,7 +234,7 @@ impl<'a> Drain<'a> {
         }
         // A source that still runs may write to it, and no event tells.
         decision.look |= self.now < self.limit(at) && member.can_start() && self.may_come(at);
-        if member.state != State::Down || member.want != Want::Down {
+        if member.state != State::Down {
             decision.steps.push(Step::Stop(at));
         }
     }
@@ -320,7 +324,7 @@ impl<'a> Drain<'a> {
             // One that drains reads on until its input ends.
             State::Up { .. } | State::Stopping { ladder: Ladder::Draining { .. }, .. } => true,
             State::Starting { .. } | State::Stopping { .. } => false,
-            State::Down | State::Backoff { .. } | State::Failed => !self.is_needed(at),
+            State::Down | State::Waiting | State::Backoff { .. } | State::Failed => !self.is_needed(at),
         }
     }
 
@@ -349,7 +353,7 @@ impl<'a> Drain<'a> {
         sharing.all(|flow| {
             flow.from.is_some_and(|source| match self.members[flow.to].before.contains(&source) {
                 true => self.is_done(source),
-                false => !self.members[source].has_process() && self.members[source].want == Want::Down,
+                false => self.members[source].is_gone(),
             })
         })
     }

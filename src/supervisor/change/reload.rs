@@ -20,7 +20,7 @@ use crate::supervisor::change::drain::{Bounds, Progress};
 use crate::supervisor::change::steps::Phase;
 use crate::supervisor::clock::Moment;
 use crate::supervisor::event_loop::Supervisor;
-use crate::supervisor::family::child::{Machine, Policy, State};
+use crate::supervisor::family::child::{Event, Machine, Policy, State};
 use crate::supervisor::family::outcome::Start;
 use crate::supervisor::family::supervised::{Prepared, Supervised};
 use crate::supervisor::kept::links::{Held, Links};
@@ -31,6 +31,7 @@ use crate::supervisor::operators::server::Server;
 use crate::supervisor::operators::waiters::Waiter;
 use crate::supervisor::poll::Id;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 /// The exit status of a command that found problems in a configuration.
 pub(crate) const WRONG_CONFIGURATION: u8 = 78;
@@ -216,9 +217,9 @@ impl Supervisor {
         let hopeless = self.children.by_name.keys().filter(|name| !self.children.served(name)).cloned().collect();
         let name = |child: &Supervised| child.config.name.clone();
         let children = || self.children.by_id.values().map(Box::as_ref);
-        let held_down = children().filter(|child| child.held_down).map(name).collect();
+        let held_down = children().filter(|child| child.machine.want.is_held()).map(name).collect();
         let over = children()
-            .filter(|child| child.is_over() || child.machine.state == State::Failed)
+            .filter(|child| child.machine.is_over() || child.machine.state == State::Failed)
             .map(|child| (name(child), Over { machine: child.machine.clone(), ended: child.ended }))
             .collect();
         Course { way: Way::There { hopeless }, held_down, over }
@@ -349,13 +350,6 @@ impl Supervisor {
     /// Stops what changes or goes; once that is down, carries the plan out.
     pub(crate) fn wind(&mut self) {
         let Phase::Winding(winding) = std::mem::replace(&mut self.phase, Phase::Running) else { return };
-        for name in &winding.going {
-            if let Some(&id) = self.children.by_name.get(name) {
-                if let Some(child) = self.children.get_mut(id) {
-                    child.pending = false;
-                }
-            }
-        }
         let down = self.wind_down(&winding.going, Some(&winding.loaded.model), winding.bounds);
         if !down {
             self.phase = Phase::Winding(winding);
@@ -418,7 +412,7 @@ impl Supervisor {
         let Winding { loaded, plan, sockets, links, server, origin, mut changed, mut new, mut course, waiter, .. } =
             winding;
         // Operators may have stopped some meanwhile; those that go are known by their names alone.
-        let held_down = self.children.by_id.values().filter(|child| child.held_down);
+        let held_down = self.children.by_id.values().filter(|child| child.machine.want.is_held());
         course.held_down.extend(held_down.map(|child| child.config.name.clone()));
         self.operators.progress(match course.way {
             Way::There { .. } => "the new configuration holds from here",
@@ -472,7 +466,9 @@ impl Supervisor {
                 }
                 (None, _) => {
                     let Some((id, mut child)) = new.remove(&step.name) else { continue };
-                    child.held_down = course.held_down.contains(&step.name);
+                    if course.held_down.contains(&step.name) {
+                        child.machine.step(Event::Hold, Instant::now());
+                    }
                     self.children.add(id, child);
                     self.come_back(id, &course, &mut coming);
                 }
@@ -500,9 +496,9 @@ impl Supervisor {
 
     /// A child that changed or came is started, unless an operator stopped it.
     fn come_again(&mut self, id: Id, coming: &mut BTreeSet<String>) {
-        if let Some(child) = self.children.get(id).filter(|child| !child.held_down) {
+        if let Some(child) = self.children.get(id).filter(|child| !child.machine.want.is_held()) {
             coming.insert(child.config.name.clone());
-            self.set_pending(id);
+            self.step(id, Event::Await);
         }
     }
 
@@ -513,7 +509,7 @@ impl Supervisor {
         // So is one that an operator has stopped meanwhile.
         rising.coming.retain(|name| {
             self.children.start_of(name) != Start::Good
-                && self.children.named(name).is_none_or(|child| !child.held_down)
+                && self.children.named(name).is_none_or(|child| !child.machine.want.is_held())
         });
         let mut bad = Vec::new();
         let (mut open, mut back) = (false, false);

@@ -171,8 +171,6 @@ impl Supervisor {
             self.startup.ready.failed("it was told to stop before all children were ready");
         }
         for child in self.children.by_id.values_mut() {
-            child.pending = false;
-            child.to_stop = false;
             child.drain = Progress::default();
         }
         self.phase = Phase::Stopping { bounds: self.bounds_from_now() };
@@ -331,7 +329,7 @@ impl Supervisor {
                 want: child.machine.want,
                 ended_well: child.machine.ended_well,
                 saves: saves.contains(&at),
-                over: child.is_over() || child.drain.told && child.machine.would_be_over(),
+                over: child.machine.is_over() || child.drain.told && child.machine.would_be_over(),
                 has_output: !closed.contains(child.config.name.as_str()),
                 progress: child.drain,
                 before: Vec::new(),

@@ -3,10 +3,13 @@
 //!
 //! What is wanted and what is are kept apart:
 //!
-//! | want \ state | down | starting, up | stopping | backoff | failed |
-//! |---|---|---|---|---|---|
-//! | up | finished, or waits for what it needs | as wanted | comes again once it is gone | comes when its time is there | given up until a person says start |
-//! | down | as wanted | (never: a stop was asked at once) | going | (never) | (never) |
+//! | want \ state | down | waiting | starting, up | stopping | backoff | failed |
+//! |---|---|---|---|---|---|---|
+//! | up | ended, a failure, and its policy has no other process come | for what it needs | as wanted | another process comes once this one is gone | comes when its time is there | given up until an operator starts it |
+//! | held later | (never) | (never) | goes once its sources are gone | as up | as up | as up |
+//! | held | as an operator wants it | (never) | (never: a stop was asked at once) | going | (never) | (never) |
+//! | down | as a change wants it | (never) | (never) | going | (never) | (never) |
+//! | finished | it did what it was there for | (never) | (never) | (never) | (never) | (never) |
 
 use crate::config::model::{Backoff, Child, Ready, Restart, StartLimit, StopTo, Success};
 use crate::supervisor::family::backoff::History;
@@ -18,20 +21,45 @@ use std::time::{Duration, Instant};
 #[cfg(test)]
 mod tests;
 
-/// What somebody wants of a child.
+/// What is wanted of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Want {
     /// That it serves.
     Up,
-    /// That it is gone.
+    /// That it serves its sources to the end, and is held then: an operator stopped it.
+    HeldLater,
+    /// That it is gone: an operator stopped it, and no reload starts it.
+    Held,
+    /// That it is gone until the change that stops it says otherwise.
     Down,
+    /// Nothing more: it ended well, and its policy has no other process come.
+    Finished,
+}
+
+impl Want {
+    /// Whether it is to serve, at least for now.
+    pub fn is_up(self) -> bool {
+        matches!(self, Want::Up | Want::HeldLater)
+    }
+
+    /// Whether an operator stopped it.
+    pub fn is_held(self) -> bool {
+        matches!(self, Want::Held | Want::HeldLater)
+    }
+
+    /// The same for now, but that it is gone.
+    fn down(self) -> Want {
+        if self.is_held() { Want::Held } else { Want::Down }
+    }
 }
 
 /// What it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// No process.
+    /// No process, and none to come by itself.
     Down,
+    /// No process, and one to come: it waits for other children that must be up before it.
+    Waiting,
     /// A process that is not ready yet, and when it must be.
     Starting {
         /// Its process and process group.
@@ -94,8 +122,13 @@ pub const UNKILLABLE: Duration = Duration::from_secs(10);
 /// What happened to a child, or what somebody says.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// It shall be up. What was before is forgiven.
+    /// It shall be up once what it needs is. What was before is forgiven.
+    Await,
+    /// What it needs is up, or it is to take what still waits for it: it shall be up now.
     Start,
+    /// It shall be down, and stay so until an operator says otherwise, once its sources are
+    /// gone.
+    Hold,
     /// It shall be down.
     Stop,
     /// It shall be down; its input has ended, so it is let finish by itself until then.
@@ -199,8 +232,6 @@ pub struct Machine {
     pub restarts: u64,
     history: History,
     ran: bool,
-    /// It ended by itself, and its policy has none come after it.
-    over: bool,
 }
 
 impl Machine {
@@ -217,7 +248,6 @@ impl Machine {
             restarts: 0,
             history: History::default(),
             ran: false,
-            over: false,
         }
     }
 
@@ -226,7 +256,7 @@ impl Machine {
     pub fn change(&mut self, policy: Policy) {
         self.policy = policy;
         if self.is_over() && self.last_exit.is_some_and(|exit| self.policy.success.covers(exit)) {
-            (self.want, self.problem, self.ended_well) = (Want::Down, None, true);
+            (self.want, self.problem, self.ended_well) = (Want::Finished, None, true);
         }
     }
 
@@ -234,7 +264,7 @@ impl Machine {
     pub fn pid(&self) -> Option<Pid> {
         match self.state {
             State::Starting { pid, .. } | State::Up { pid, .. } | State::Stopping { pid, .. } => Some(pid),
-            State::Down | State::Backoff { .. } | State::Failed => None,
+            State::Down | State::Waiting | State::Backoff { .. } | State::Failed => None,
         }
     }
 
@@ -254,7 +284,7 @@ impl Machine {
                 Ladder::Unkillable => None,
             },
             State::Backoff { until } => Some(until),
-            State::Down | State::Up { .. } | State::Failed => None,
+            State::Down | State::Waiting | State::Up { .. } | State::Failed => None,
         }
     }
 
@@ -262,32 +292,37 @@ impl Machine {
     pub fn step(&mut self, event: Event, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
-            Event::Start => self.start(&mut actions),
+            Event::Await => self.wait(),
+            Event::Start => {
+                let want = if self.want.is_held() { Want::HeldLater } else { Want::Up };
+                self.start(want, &mut actions);
+            }
+            Event::Hold => self.hold(),
             Event::Stop => {
-                self.want = Want::Down;
+                self.want_down();
                 self.stop(now, &mut actions);
             }
             Event::Drain(until) => {
-                self.want = Want::Down;
+                self.want_down();
                 match self.state {
                     State::Starting { pid, .. } | State::Up { pid, .. } => {
                         self.state = State::Stopping { pid, ladder: Ladder::Draining { ask_at: until }, late: false };
                     }
                     State::Stopping { ref mut late, .. } => *late = false,
-                    State::Down | State::Backoff { .. } | State::Failed => self.state = State::Down,
+                    State::Down | State::Waiting | State::Backoff { .. } | State::Failed => self.state = State::Down,
                 }
             }
             Event::Restart => {
-                self.want = Want::Up;
                 if self.pid().is_some() {
+                    self.want = Want::Up;
                     self.history.forgive();
                     self.stop(now, &mut actions);
                 } else {
-                    self.start(&mut actions);
+                    self.start(Want::Up, &mut actions);
                 }
             }
             Event::Kill => {
-                self.want = Want::Down;
+                self.want_down();
                 if let Some(pid) = self.pid() {
                     self.force(pid, false, now, &mut actions);
                 } else {
@@ -308,10 +343,9 @@ impl Machine {
             }
             Event::HeldBack(why, until) => self.held_back(why, until, &mut actions),
             Event::Found => {
-                if let (Want::Up, State::Backoff { .. }) = (self.want, self.state) {
+                if self.want.is_up() && matches!(self.state, State::Backoff { .. }) {
                     self.problem = None;
-                    self.state = State::Down;
-                    actions.push(Action::Spawn);
+                    self.spawn(&mut actions);
                 }
             }
             Event::Executed => {
@@ -337,19 +371,42 @@ impl Machine {
         actions
     }
 
-    fn start(&mut self, actions: &mut Vec<Action>) {
+    /// It has no process until [`Action::Spawn`] is answered.
+    fn spawn(&mut self, actions: &mut Vec<Action>) {
+        self.state = State::Waiting;
+        actions.push(Action::Spawn);
+    }
+
+    fn wait(&mut self) {
         self.want = Want::Up;
         self.history.forgive();
         match self.state {
-            State::Down | State::Backoff { .. } | State::Failed => {
-                self.problem = None;
-                self.state = State::Down;
-                actions.push(Action::Spawn);
-            }
-            // Somebody said start after it had begun to go: another comes
-            // whatever the policy says of this one's end.
+            State::Down | State::Waiting | State::Backoff { .. } | State::Failed => self.state = State::Waiting,
+            // Another process comes whatever the policy says of the end of this one.
             State::Stopping { ref mut late, .. } => *late = false,
             State::Starting { .. } | State::Up { .. } => {}
+        }
+    }
+
+    fn start(&mut self, want: Want, actions: &mut Vec<Action>) {
+        self.wait();
+        self.want = want;
+        if self.state == State::Waiting {
+            self.problem = None;
+            self.spawn(actions);
+        }
+    }
+
+    fn hold(&mut self) {
+        match self.state {
+            State::Down | State::Waiting | State::Failed => (self.want, self.state) = (Want::Held, State::Down),
+            _ => self.want = if self.want.is_up() { Want::HeldLater } else { Want::Held },
+        }
+    }
+
+    fn want_down(&mut self) {
+        if self.want != Want::Finished {
+            self.want = self.want.down();
         }
     }
 
@@ -359,7 +416,7 @@ impl Machine {
             | State::Up { pid, .. }
             | State::Stopping { pid, ladder: Ladder::Draining { .. }, .. } => self.ask(pid, now, actions),
             State::Stopping { ref mut late, .. } => *late = false,
-            State::Down | State::Backoff { .. } | State::Failed => self.state = State::Down,
+            State::Down | State::Waiting | State::Backoff { .. } | State::Failed => self.state = State::Down,
         }
     }
 
@@ -375,8 +432,8 @@ impl Machine {
     }
 
     fn held_back(&mut self, why: Option<String>, until: Instant, actions: &mut Vec<Action>) {
-        // Nobody wants it up any more, or it is up by now.
-        if self.want == Want::Down || !matches!(self.state, State::Down | State::Backoff { .. }) {
+        // It is not wanted up any more, or it is up already.
+        if !self.want.is_up() || !matches!(self.state, State::Waiting | State::Backoff { .. }) {
             return;
         }
         self.state = State::Backoff { until };
@@ -390,7 +447,7 @@ impl Machine {
         if self.ran {
             self.restarts += 1;
         }
-        (self.ran, self.over) = (true, false);
+        self.ran = true;
         self.history.started(now);
         self.state = State::Starting { pid, deadline: now + self.policy.ready_timeout };
     }
@@ -413,18 +470,18 @@ impl Machine {
         if matches!(before, State::Stopping { ladder: Ladder::Unkillable, .. }) {
             self.problem = None;
         }
-        match (self.want, before) {
-            (Want::Down, _) => {}
+        match before {
+            _ if !self.want.is_up() => {}
             // Asked to go so that another may come.
-            (Want::Up, State::Stopping { late: false, .. }) => actions.push(Action::Spawn),
-            (Want::Up, _) => {
+            State::Stopping { late: false, .. } => self.spawn(actions),
+            _ => {
                 if let State::Up { since, .. } = before {
                     if now.duration_since(since) >= self.policy.backoff.reset_after {
                         self.history.steady();
                     }
                 }
-                // Killed because it was not ready in time: a failure, also where
-                // it was just about to end well.
+                // It was killed because it was not ready in time: that is a failure, even
+                // if it was just about to end well.
                 let failed = !self.ended_well || matches!(before, State::Stopping { .. });
                 self.unasked(exit, failed, now, actions);
             }
@@ -440,9 +497,14 @@ impl Machine {
         }
     }
 
-    /// Whether it ended by itself, and its policy has none come after it.
+    /// Whether it ended by itself, and its policy has no other process come.
     pub fn is_over(&self) -> bool {
-        self.state == State::Down && self.over
+        self.state == State::Down && matches!(self.want, Want::Finished | Want::Up)
+    }
+
+    /// Whether it did what it was there for: it is over, and ended well.
+    pub fn has_finished(&self) -> bool {
+        self.state == State::Down && self.want == Want::Finished
     }
 
     /// The same of one that was let finish at the end of its input.
@@ -453,9 +515,13 @@ impl Machine {
     /// It ended though nobody asked: again, or not, by policy.
     fn unasked(&mut self, exit: Exit, failed: bool, now: Instant, actions: &mut Vec<Action>) {
         if !self.comes_again(failed) {
-            self.over = true;
+            if self.want == Want::HeldLater {
+                self.want = Want::Held;
+            }
             if !failed {
-                self.want = Want::Down;
+                if self.want == Want::Up {
+                    self.want = Want::Finished;
+                }
                 self.problem = None;
                 actions.push(Action::Say(log::Level::Info, "finished".to_owned()));
             } else {
@@ -486,7 +552,7 @@ impl Machine {
         if wait.is_zero() {
             // First: to say why takes half as long again. Why a start fails is
             // the next event, and said after this.
-            actions.push(Action::Spawn);
+            self.spawn(actions);
         } else {
             self.state = State::Backoff { until: now + wait };
         }
@@ -520,11 +586,8 @@ impl Machine {
                 actions.push(Action::Say(log::Level::Warn, format!("did not stop within {after} s; killed")));
                 self.force(pid, late, now, actions);
             }
-            State::Backoff { .. } => {
-                self.state = State::Down;
-                actions.push(Action::Spawn);
-            }
-            State::Down | State::Up { .. } | State::Failed => {}
+            State::Backoff { .. } => self.spawn(actions),
+            State::Down | State::Waiting | State::Up { .. } | State::Failed => {}
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Every child, and what can be said of them from their states alone.
 
-use super::child::{Ladder, State};
+use super::child::{Ladder, State, Want};
 use super::outcome::{Bad, Start};
 use super::supervised::Supervised;
-use crate::config::order::Needs;
+use crate::config::order::{self, Needs};
 use crate::supervisor::poll::Id;
 use crate::sys::process::Exit;
 use nix::unistd::Pid;
@@ -167,16 +167,32 @@ impl Children {
     pub(crate) fn served(&self, name: &str) -> bool {
         self.named(name).is_none_or(|child| match child.machine.state {
             State::Up { .. } => true,
-            State::Down => child.finished(),
+            State::Down => child.machine.has_finished(),
             _ => false,
         })
     }
 
-    /// Those that wait to be started, and only for what is up.
+    /// Those that wait only for what is up.
     pub(crate) fn startable(&self) -> Vec<Id> {
-        let able =
-            self.by_id.iter().filter(|(_, child)| child.pending && self.blocked_by(&child.config.name).is_none());
-        able.map(|(&id, _)| id).collect()
+        let waits = |child: &Supervised| child.machine.state == State::Waiting;
+        let able = self.iter().filter(|(_, child)| waits(child) && self.blocked_by(&child.config.name).is_none());
+        able.map(|(id, _)| id).collect()
+    }
+
+    /// Those that an operator wants down, and whose sources are gone: what a source still
+    /// owes its clients it can send only while its sink is there.
+    pub(crate) fn stoppable(&self) -> Vec<Id> {
+        let later = |child: &Supervised| child.machine.want == Want::HeldLater;
+        let mut due: Vec<(Id, &Supervised)> = self.iter().filter(|(_, child)| later(child)).collect();
+        if !due.is_empty() {
+            let needed_by = order::needed_by(&self.needs);
+            let goes = |child: &Supervised| child.machine.want.is_held() && child.machine.pid().is_some();
+            due.retain(|(_, child)| {
+                let users = needed_by.get(&child.config.name).into_iter().flatten();
+                !users.filter_map(|user| self.named(user)).any(goes)
+            });
+        }
+        due.into_iter().map(|(id, _)| id).collect()
     }
 
     /// What became of the start of that child.
@@ -199,16 +215,18 @@ impl Children {
             State::Stopping { late: true, .. } | State::Stopping { ladder: Ladder::Unkillable, .. } => bad(),
             State::Starting { .. } | State::Stopping { .. } => Start::Open,
             State::Backoff { .. } | State::Failed => bad(),
-            State::Down if child.pending => match self.blocked_by(name) {
+            State::Waiting => match self.blocked_by(name) {
                 None => Start::Open,
                 Some(other) => match self.start_of(other) {
                     Start::Open => Start::Open,
                     Start::Bad(_) | Start::Good => Start::not(format!("it waits for {other}, which is not up")),
                 },
             },
-            State::Down if child.finished() => Start::Good,
-            State::Down if child.held_down => Start::not("an operator stopped it"),
-            State::Down => bad(),
+            State::Down => match machine.want {
+                Want::Finished => Start::Good,
+                Want::Held | Want::HeldLater => Start::not("an operator stopped it"),
+                Want::Up | Want::Down => bad(),
+            },
         }
     }
 
@@ -229,7 +247,7 @@ impl Children {
     /// it waits for.
     pub(crate) fn cause<'a>(&'a self, name: &'a str) -> &'a str {
         let mut cause = name;
-        while self.named(cause).is_some_and(|child| child.pending) {
+        while self.named(cause).is_some_and(|child| child.machine.state == State::Waiting) {
             match self.blocked_by(cause) {
                 Some(other) => cause = other,
                 None => break,

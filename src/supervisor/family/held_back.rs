@@ -77,8 +77,6 @@ impl Supervisor {
             child.held_back = HeldBack::default();
             return None;
         }
-        // It is tried from here on, and no longer only to be.
-        child.pending = false;
         child.held_back.is_open = true;
         if self.looks.look_for(id) {
             return Some(Event::HeldBack(None, Instant::now() + ALL + LOST));

@@ -63,11 +63,11 @@ impl Supervisor {
         let mut events = vec![event];
         while let Some(event) = events.pop() {
             let Some(child) = self.children.get_mut(id) else { return };
-            let before = child.machine.state;
+            let (shown, before) = (child.state(), (child.machine.state, child.machine.want));
             let actions = child.machine.step(event, Instant::now());
-            if std::mem::discriminant(&before) != std::mem::discriminant(&child.machine.state) {
+            self.agenda.dirty |= before != (child.machine.state, child.machine.want);
+            if child.state() != shown {
                 child.since = Moment::now();
-                self.agenda.dirty = true;
                 self.operators.tell_of(child);
             }
             for action in actions {
@@ -121,7 +121,6 @@ impl Supervisor {
         };
         let (number, mark) = self.strays.own().next(&child.config.name);
         child.number = number;
-        child.pending = false;
         child.says = None;
         child.told_of_strangers = false;
         let around =

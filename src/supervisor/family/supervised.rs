@@ -44,14 +44,8 @@ pub struct Supervised {
     pub exec: Option<Watched<OwnedFd>>,
     /// Where it says that it is ready, until it did.
     pub ready: Option<Watched<OwnedFd>>,
-    /// It shall start once what it needs is up.
-    pub pending: bool,
     /// It lacks something of the system.
     pub(crate) held_back: HeldBack,
-    /// An operator stopped it: a reload does not start it.
-    pub held_down: bool,
-    /// He does, and it was not told yet: its sources go first.
-    pub to_stop: bool,
     /// What the drain under way has done with it.
     pub drain: drain::Progress,
     /// Somebody else spoke in its name, and that was logged.
@@ -95,10 +89,7 @@ impl Supervised {
             prompt_at: None,
             exec: None,
             ready: None,
-            pending: false,
             held_back: HeldBack::default(),
-            held_down: false,
-            to_stop: false,
             drain: drain::Progress::default(),
             told_of_strangers: false,
             says: None,
@@ -158,17 +149,6 @@ impl Supervised {
         self.says.as_deref().filter(|_| late && matches!(self.machine.state, State::Starting { .. }))
     }
 
-    /// Whether it has ended and its policy says that it is not started again. One
-    /// that an operator stopped is not over.
-    pub fn is_over(&self) -> bool {
-        !self.pending && !self.held_down && self.machine.is_over()
-    }
-
-    /// Whether it did what it was there for: it is over, and ended well.
-    pub fn finished(&self) -> bool {
-        self.is_over() && self.machine.ended_well
-    }
-
     /// Whether that is root, its own user, or the one that its process has become.
     pub fn is_user(&self, uid: u32) -> bool {
         let own = self.config.user.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |who| who.uid);
@@ -186,7 +166,7 @@ impl Supervised {
     /// Its state, in the contract's words.
     pub fn state(&self) -> ChildState {
         match self.machine.state {
-            State::Down => ChildState::Down,
+            State::Down | State::Waiting => ChildState::Down,
             State::Starting { .. } => ChildState::Starting,
             State::Up { .. } => ChildState::Up,
             State::Stopping { .. } => ChildState::Stopping,

@@ -1,6 +1,6 @@
 //! Operators' requests, and those who wait for an answer.
 
-use crate::config::{Which, looked, order};
+use crate::config::{Which, looked};
 use crate::control::status::{self, Status};
 use crate::control::{Request, Response};
 use crate::look::Answers;
@@ -8,7 +8,6 @@ use crate::supervisor::change::reload::WRONG_CONFIGURATION;
 use crate::supervisor::change::steps::Phase;
 use crate::supervisor::event_loop::Supervisor;
 use crate::supervisor::family::child::{Event, Ladder, State};
-use crate::supervisor::family::supervised::Supervised;
 use crate::supervisor::looks::Purpose;
 use crate::supervisor::operators::waiters::{Goal, Waiter};
 use crate::supervisor::poll::Id;
@@ -109,32 +108,19 @@ impl Supervisor {
         }
         self.operators.waiters.push(Waiter::Children { connection, names: names.clone(), goal: Goal::Up });
         for (&id, name) in ids.iter().zip(&names) {
-            let Some(child) = self.children.get_mut(id) else { continue };
-            if child.machine.pid().is_some() {
-                child.held_down = false;
-                child.to_stop = false;
-                self.step(id, if restart { Event::Restart } else { Event::Start });
-            } else {
-                // Down for good first, so that what was is forgiven; then
-                // it starts as soon as what it needs is up.
-                self.step(id, Event::Stop);
-                self.set_pending(id);
+            let runs = self.children.get(id).is_some_and(|child| child.machine.pid().is_some());
+            if !runs {
                 log::info!(target: name, "an operator starts it");
             }
+            self.step(id, if runs && restart { Event::Restart } else { Event::Await });
         }
         self.agenda.dirty = true;
     }
 
     fn stop_children(&mut self, connection: u32, asked: &[String]) {
         let Some((ids, names)) = self.children_named(connection, asked) else { return };
-        for (id, name) in ids.iter().zip(&names) {
-            // What stops it already does so in order.
-            let goes = self.is_winding_down(name);
-            if let Some(child) = self.children.get_mut(*id) {
-                child.held_down = true;
-                child.to_stop = !goes;
-                child.pending = false;
-            }
+        for id in ids {
+            self.step(id, Event::Hold);
         }
         self.operators.waiters.push(Waiter::Children { connection, names, goal: Goal::Down });
         self.agenda.dirty = true;
@@ -163,25 +149,13 @@ impl Supervisor {
         }
     }
 
-    /// Stops what an operator wants down, sources first: what a source still
-    /// owes its clients it can send only while its sink is there.
+    /// Stops what an operator wants down. What stops it already does so in order.
     pub(crate) fn stop_held(&mut self) {
-        let mut due: Vec<Id> =
-            self.children.by_id.iter().filter(|(_, child)| child.to_stop).map(|(&id, _)| id).collect();
-        if due.is_empty() {
-            return;
-        }
-        let needed_by = order::needed_by(&self.children.needs);
-        let goes = |child: &Supervised| child.held_down && child.machine.pid().is_some();
-        due.retain(|id| {
-            let users = needed_by.get(&self.children.by_id[id].config.name).into_iter().flatten();
-            !users.filter_map(|user| self.children.named(user)).any(goes)
-        });
-        for id in due {
-            if let Some(child) = self.children.get_mut(id) {
-                child.to_stop = false;
+        for id in self.children.stoppable() {
+            let goes = self.children.get(id).is_some_and(|child| self.is_winding_down(&child.config.name));
+            if !goes {
+                self.step(id, Event::Stop);
             }
-            self.step(id, Event::Stop);
         }
     }
 
@@ -218,7 +192,7 @@ impl Supervisor {
             Goal::Down => {
                 let mut bad = Vec::new();
                 for child in names.iter().filter_map(|name| self.children.named(name)) {
-                    match (child.machine.state, child.held_down) {
+                    match (child.machine.state, child.machine.want.is_held()) {
                         (State::Down, true) if !self.is_winding_down(&child.config.name) => {}
                         (State::Stopping { ladder: Ladder::Unkillable, .. }, true) => {
                             bad.extend(self.children.unkillable([&child.config.name]));
@@ -265,7 +239,11 @@ impl Supervisor {
         }));
         let children =
             self.model().children.iter().filter_map(|config| self.children.named(&config.name)).map(|child| {
-                let waits_for = if child.pending { self.children.blocked_by(&child.config.name) } else { None };
+                let waits_for = if child.machine.state == State::Waiting {
+                    self.children.blocked_by(&child.config.name)
+                } else {
+                    None
+                };
                 let unreachable = || child.config.listen.iter().find_map(|address| self.kept.sockets.problem(address));
                 let problem = child.says.clone().or(child.machine.problem.clone()).or_else(unreachable);
                 status::Child {
@@ -274,7 +252,7 @@ impl Supervisor {
                     pid: child.machine.pid().map(nix::unistd::Pid::as_raw),
                     ready: child.machine.is_up(),
                     since: self.figures.wall.time(child.since),
-                    finished: child.finished(),
+                    finished: child.machine.has_finished(),
                     restarts: child.machine.restarts,
                     last_exit: child.last_exit(&self.figures.wall),
                     problem: problem.or_else(|| waits_for.map(|other| format!("waits for {other}"))),

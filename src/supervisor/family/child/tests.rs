@@ -9,8 +9,8 @@ mod stop;
 mod world;
 
 use super::Event::{
-    Drain, ExecFailed, Executed, Exited, Extend, Kill, Ready as SaysReady, Restart as SaysRestart, SpawnFailed,
-    Spawned, Start, Stop, Tick,
+    Await, Drain, ExecFailed, Executed, Exited, Extend, Hold, Kill, Ready as SaysReady, Restart as SaysRestart,
+    SpawnFailed, Spawned, Start, Stop, Tick,
 };
 use super::*;
 

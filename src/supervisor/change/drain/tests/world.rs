@@ -73,8 +73,6 @@ struct Node {
     machine: Machine,
     progress: Progress,
     process: Option<Process>,
-    pending: bool,
-    held: bool,
     into: Option<usize>,
     out: Option<usize>,
     needs: Vec<usize>,
@@ -124,6 +122,13 @@ fn policy(dice: &mut Dice, role: Role) -> Policy {
     }
 }
 
+/// A child that is to start once what it needs is up.
+fn waiting(policy: Policy) -> Machine {
+    let mut machine = Machine::new(policy);
+    machine.step(Event::Await, Instant::now());
+    machine
+}
+
 impl World {
     /// Chains of none to three filters, their children in any order, one sink or
     /// several; sometimes two sources into one.
@@ -150,11 +155,9 @@ impl World {
             .iter()
             .map(|&role| Node {
                 role: roles[role],
-                machine: Machine::new(policy(dice, roles[role])),
+                machine: waiting(policy(dice, roles[role])),
                 progress: Progress::default(),
                 process: None,
-                pending: true,
-                held: false,
                 into: None,
                 out: None,
                 needs: Vec::new(),
@@ -241,10 +244,6 @@ impl World {
     }
 
     fn begin_drain(&mut self) {
-        let (going, _, _) = self.drain.as_ref().unwrap();
-        for &at in going {
-            self.nodes[at].pending = false;
-        }
         self.nodes.iter_mut().for_each(|node| node.progress = Progress::default());
         self.drained_from = self.now;
     }
@@ -267,8 +266,7 @@ impl World {
                 self.tell(at, Event::Tick)?;
             }
             let ready = |&other: &usize| self.nodes[other].machine.is_up();
-            if self.nodes[at].pending && self.nodes[at].needs.iter().all(ready) {
-                self.nodes[at].pending = false;
+            if self.nodes[at].machine.state == State::Waiting && self.nodes[at].needs.iter().all(ready) {
                 self.tell(at, Event::Start)?;
             }
         }
@@ -277,14 +275,11 @@ impl World {
 
     fn operator(&mut self, at: usize, dice: &mut Dice, seen: &mut Seen) -> Result<(), String> {
         seen.stopped += 1;
-        let node = &mut self.nodes[at];
-        if node.held && dice.percent(50) {
-            (node.held, node.pending) = (false, node.process.is_none());
-            if node.pending { Ok(()) } else { self.tell(at, Event::Start) }
-        } else {
-            (node.held, node.pending) = (true, false);
-            self.tell(at, Event::Stop)
+        if self.nodes[at].machine.want.is_held() && dice.percent(50) {
+            return self.tell(at, Event::Await);
         }
+        self.tell(at, Event::Hold)?;
+        self.tell(at, Event::Stop)
     }
 
     fn kill(&mut self, at: usize, seen: &mut Seen) -> Result<(), String> {
@@ -462,7 +457,8 @@ impl World {
         seen.late += u64::from(self.now >= bounds.order);
         for &at in going {
             let node = &self.nodes[at];
-            if node.process.is_some() || node.machine.state != State::Down || node.machine.want != Want::Down {
+            let is_down = node.machine.state == State::Down && (!node.machine.want.is_up() || node.machine.is_over());
+            if node.process.is_some() || !is_down {
                 return Err(format!("child {at} is not down at the end of a drain"));
             }
             let Some(queue) = node.into.filter(|queue| goes.contains(queue)) else { continue };
@@ -481,7 +477,9 @@ impl World {
             seen.turned_back += u64::from(goes.iter().any(|&queue| !self.queues[queue].messages.is_empty()));
             goes.iter().for_each(|&queue| self.queues[queue].open = true);
             for &at in going {
-                self.nodes[at].pending = !self.nodes[at].held;
+                if !self.nodes[at].machine.want.is_held() {
+                    self.tell(at, Event::Await)?;
+                }
             }
         }
         Ok(())
@@ -511,7 +509,7 @@ impl World {
 
 /// As the supervisor tells the drain.
 fn is_over(node: &Node) -> bool {
-    node.machine.is_over() && !node.held || node.progress.told && node.machine.would_be_over()
+    node.machine.is_over() || node.progress.told && node.machine.would_be_over()
 }
 
 /// Whether the first needs the second, directly or not.
@@ -533,8 +531,8 @@ impl fmt::Display for World {
             let Machine { state, want, last_exit, .. } = &node.machine;
             writeln!(
                 f,
-                "{at}: {:?} {want:?} {state:?} {last_exit:?} {:?} held {} {:?} -> {:?} needs {:?} {:?}",
-                node.role, node.progress, node.held, node.into, node.out, node.needs, node.process
+                "{at}: {:?} {want:?} {state:?} {last_exit:?} {:?} {:?} -> {:?} needs {:?} {:?}",
+                node.role, node.progress, node.into, node.out, node.needs, node.process
             )?;
         }
         for (at, queue) in self.queues.iter().enumerate() {

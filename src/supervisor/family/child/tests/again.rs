@@ -19,7 +19,8 @@ fn the_policy_and_the_exit_say_whether_it_comes_again() {
         for mut child in [Child::up(Policy { restart, ..policy() }), Child::starting(Policy { restart, ..policy() })] {
             let expected: &[Action] = if again { &[Action::Spawn] } else { &[] };
             assert_eq!(child.tell(exit.clone()), expected, "{restart:?} {exit:?}");
-            assert_eq!((child.machine.state, child.machine.deadline()), (State::Down, None));
+            let state = if again { State::Waiting } else { State::Down };
+            assert_eq!((child.machine.state, child.machine.deadline()), (state, None));
         }
     }
 }
@@ -38,7 +39,7 @@ fn what_counts_as_a_success_is_the_policys_word() {
         let mut child = Child::up(Policy { restart, success: success.clone(), ..policy() });
         let expected: &[Action] = if again { &[Action::Spawn] } else { &[] };
         assert_eq!(child.tell(exit.clone()), expected, "{restart:?} {exit:?}");
-        assert_eq!((child.machine.want == Want::Down, child.problem()), (!again, None));
+        assert_eq!((child.machine.has_finished(), child.problem()), (!again, None));
     }
     // Killed because it was late, it has failed all the same.
     let mut child = Child::late(Policy { restart: Restart::OnFailure, success, ..policy() });
@@ -63,7 +64,7 @@ fn a_policy_that_comes_later_may_take_an_end_for_a_success_but_not_for_a_failure
     assert!(child.machine.is_over() && child.problem().is_some());
     child.machine.change(Policy { success: three(), ..never() });
     for _ in 0..2 {
-        assert_eq!((child.machine.want, child.machine.ended_well, child.problem()), (Want::Down, true, None));
+        assert_eq!((child.machine.want, child.machine.ended_well, child.problem()), (Want::Finished, true, None));
         child.machine.change(never());
     }
     // Of one that is to come again, or that an operator stopped, nothing changes.
@@ -78,7 +79,7 @@ fn a_policy_that_comes_later_may_take_an_end_for_a_success_but_not_for_a_failure
 fn a_child_that_finished_as_it_should_is_wanted_no_more() {
     let mut child = Child::up(Policy { restart: Restart::Never, ..policy() });
     child.tell(GOOD);
-    assert_eq!((child.machine.want, child.problem()), (Want::Down, None));
+    assert_eq!((child.machine.want, child.problem()), (Want::Finished, None));
     assert_eq!(child.machine.last_exit, Some(Exit::Code(0)));
 }
 
@@ -89,7 +90,7 @@ fn a_child_that_finishes_in_the_end_leaves_no_problem_of_an_earlier_start() {
     child.tell(Spawned(SECOND));
     assert!(child.problem().is_some());
     child.tell(GOOD);
-    assert_eq!((child.machine.want, child.problem()), (Want::Down, None));
+    assert_eq!((child.machine.want, child.problem()), (Want::Finished, None));
 }
 
 #[test]
@@ -306,7 +307,7 @@ fn one_that_is_held_back_waits_for_what_it_lacks_and_is_told_once_a_reason() {
     assert_eq!(child.tell(Event::HeldBack(None, until)), []);
     assert_eq!((child.machine.state, child.problem()), (State::Backoff { until }, Some("no folder")));
     assert_eq!(child.tell(Event::Found), [Action::Spawn]);
-    assert_eq!((child.machine.state, child.problem()), (State::Down, None));
+    assert_eq!((child.machine.state, child.problem()), (State::Waiting, None));
     child.tell(Spawned(FIRST));
     assert_eq!(child.machine.restarts, 0, "it had never run");
     // What is said too late changes nothing.

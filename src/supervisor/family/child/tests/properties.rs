@@ -32,9 +32,9 @@ fn exit() -> impl Strategy<Value = Exit> {
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
-    use Event::{ExecFailed, Executed, Exited, Extend, Kill, Ready, Restart, Start, Stop, Tick};
+    use Event::{Await, ExecFailed, Executed, Exited, Extend, Hold, Kill, Ready, Restart, Start, Stop, Tick};
     prop_oneof![
-        4 => prop::sample::select(vec![Start, Start, Stop, Restart, Kill, Tick]).prop_map(Happening::Said),
+        4 => prop::sample::select(vec![Start, Start, Await, Hold, Stop, Restart, Kill, Tick]).prop_map(Happening::Said),
         1 => millis(20_000).prop_map(Happening::Drain),
         4 => prop::sample::select(vec![Executed, Ready, ExecFailed("no".to_owned())]).prop_map(Happening::Process),
         1 => millis(20_000).prop_map(Extend).prop_map(Happening::Process),
@@ -155,9 +155,14 @@ proptest! {
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
-    use Event::{ExecFailed, Executed, Exited, Extend, Kill, Ready, Restart, SpawnFailed, Spawned, Start, Stop, Tick};
+    use Event::{
+        Await, ExecFailed, Executed, Exited, Extend, Hold, Kill, Ready, Restart, SpawnFailed, Spawned, Start, Stop,
+        Tick,
+    };
     let words = vec![
         Start,
+        Await,
+        Hold,
         Stop,
         Restart,
         Kill,

@@ -67,6 +67,8 @@ struct Seen {
     failed: u64,
     backoff: u64,
     finished: u64,
+    held: u64,
+    waiting: u64,
 }
 
 struct Simulation {
@@ -157,9 +159,11 @@ impl Simulation {
 
     fn operator(&mut self) -> Event {
         match self.dice.roll() % 20 {
-            0..8 => Event::Start,
+            0..2 => Event::Await,
+            2..8 => Event::Start,
             8..12 => Event::Restart,
-            12..16 => Event::Stop,
+            12..13 => Event::Hold,
+            13..16 => Event::Stop,
             16..18 => {
                 let by = self.dice.up_to(Duration::from_secs(5));
                 Event::Drain(self.now + by)
@@ -215,7 +219,9 @@ impl Simulation {
             State::Stopping { late: true, .. } => self.seen.late += 1,
             State::Backoff { .. } => self.seen.backoff += 1,
             State::Failed => self.seen.failed += 1,
-            State::Down if self.children[child].wanted => self.seen.finished += 1,
+            State::Down if machine.has_finished() => self.seen.finished += 1,
+            State::Down if machine.want.is_held() => self.seen.held += 1,
+            State::Waiting => self.seen.waiting += 1,
             _ => {}
         }
         let deadline = machine.deadline();
@@ -276,7 +282,7 @@ impl Simulation {
         for (child, world) in self.children.iter().enumerate() {
             let Machine { state, want, .. } = world.machine;
             assert!(
-                state == State::Down && want == Want::Down && world.process.is_none(),
+                state == State::Down && !want.is_up() && world.process.is_none(),
                 "seed {}, child {child} is not down in time: {:?}",
                 self.seed,
                 world.machine
@@ -302,9 +308,10 @@ fn fifty_children_keep_their_word_through_a_million_events() {
         simulation.go_on();
     }
     simulation.end();
-    let Seen { spawned, not_spawned, ready, late, asked, forced, failed, backoff, finished, .. } = simulation.seen;
+    let Seen { spawned, not_spawned, ready, late, asked, forced, failed, backoff, finished, held, waiting, .. } =
+        simulation.seen;
     let virtual_time = simulation.now - simulation.begin;
-    for count in [spawned, not_spawned, ready, late, asked, forced, failed, backoff, finished] {
+    for count in [spawned, not_spawned, ready, late, asked, forced, failed, backoff, finished, held, waiting] {
         assert!(count > 500, "seed {seed}: something hardly happened in {virtual_time:?}: {:?}", simulation.seen);
     }
 }

@@ -126,3 +126,41 @@ fn what_is_said_of_no_process_changes_nothing() {
         }
     }
 }
+
+// Waiting for others.
+
+#[test]
+fn a_child_that_waits_has_no_process_and_no_deadline_until_it_is_started() {
+    for mut child in [Child::down(policy()), Child::backoff(policy()), Child::failed()] {
+        assert_eq!(child.tell(Await), []);
+        assert_eq!((child.machine.state, child.machine.deadline()), (State::Waiting, None));
+        assert!(!child.machine.is_over());
+        assert_eq!(child.tick_after(secs(3600)), []);
+        assert_eq!(child.tell(Start), [Action::Spawn]);
+        child.tell(Spawned(SECOND));
+        assert_eq!((child.machine.want, child.machine.pid(), child.problem()), (Want::Up, Some(SECOND), None));
+    }
+}
+
+#[test]
+fn to_wait_changes_nothing_of_what_runs_but_that_it_is_wanted() {
+    for mut child in [Child::starting(policy()), Child::up(policy())] {
+        let before = child.machine.state;
+        child.tell(Hold);
+        assert_eq!(child.tell(Await), []);
+        assert_eq!((child.machine.want, child.machine.state), (Want::Up, before));
+    }
+    let mut child = Child::stopping(policy());
+    child.tell(Await);
+    assert_eq!(child.tell(GOOD), [Action::Spawn]);
+}
+
+#[test]
+fn a_stop_of_what_waits_is_done_at_once() {
+    for word in [Stop, Kill, Drain(Instant::now())] {
+        let mut child = Child::down(policy());
+        child.tell(Await);
+        assert_eq!(child.tell(word), []);
+        assert_eq!((child.machine.want, child.machine.state), (Want::Down, State::Down));
+    }
+}

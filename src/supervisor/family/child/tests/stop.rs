@@ -187,3 +187,65 @@ fn a_start_of_what_waits_does_not_wait() {
     assert_eq!(child.tell(Start), [Action::Spawn]);
     assert_eq!(child.machine.deadline(), None);
 }
+
+// What an operator stops.
+
+#[test]
+fn one_that_an_operator_stops_serves_until_its_sources_are_gone_and_is_held_then() {
+    for mut child in [Child::starting(policy()), Child::up(policy())] {
+        assert_eq!(child.tell(Hold), []);
+        assert_eq!(child.machine.want, Want::HeldLater);
+        // It dies, and its sources still need it.
+        assert_eq!(child.tell(BAD), [Action::Spawn]);
+        child.tell(Spawned(SECOND));
+        assert_eq!(child.tell(Stop), [Action::Ask(SECOND, Signal::SIGTERM)]);
+        assert_eq!(child.tell(GOOD), []);
+        assert_eq!((child.machine.want, child.machine.state), (Want::Held, State::Down));
+    }
+}
+
+#[test]
+fn one_without_a_process_is_held_at_once_and_one_that_finishes_by_itself_too() {
+    let mut waiting = Child::down(policy());
+    waiting.tell(Await);
+    let mut finished = Child::up(Policy { restart: Restart::Never, ..policy() });
+    finished.tell(GOOD);
+    for mut child in [Child::down(policy()), waiting, finished, Child::failed()] {
+        assert_eq!(child.tell(Hold), []);
+        assert_eq!((child.machine.want, child.machine.state), (Want::Held, State::Down));
+    }
+    for exit in [GOOD, BAD] {
+        let mut child = Child::up(Policy { restart: Restart::Never, ..policy() });
+        child.tell(Hold);
+        child.tell(exit);
+        assert_eq!((child.machine.want, child.machine.state), (Want::Held, State::Down));
+        assert!(!child.machine.is_over(), "an operator stopped it");
+    }
+}
+
+#[test]
+fn one_that_is_held_takes_what_waits_for_it_and_is_held_again() {
+    let mut child = Child::stopping(policy());
+    child.tell(Hold);
+    child.tell(GOOD);
+    assert_eq!(child.tell(Start), [Action::Spawn]);
+    child.tell(Spawned(SECOND));
+    assert_eq!(child.machine.want, Want::HeldLater);
+    child.tell(Drain(child.now + secs(5)));
+    assert_eq!(child.tell(GOOD), []);
+    assert_eq!(child.machine.want, Want::Held);
+    // Only an operator, or a configuration that has it anew, changes that.
+    assert_eq!(child.tell(Await), []);
+    assert_eq!((child.machine.want, child.machine.state), (Want::Up, State::Waiting));
+    assert_eq!(child.tell(Start), [Action::Spawn]);
+}
+
+#[test]
+fn a_stop_by_a_change_leaves_what_was_over_as_it_was() {
+    let mut finished = Child::up(Policy { restart: Restart::Never, ..policy() });
+    finished.tell(GOOD);
+    for word in [Stop, Kill, Drain(finished.now)] {
+        assert_eq!(finished.tell(word), []);
+        assert!(finished.machine.has_finished());
+    }
+}

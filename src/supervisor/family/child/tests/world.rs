@@ -30,6 +30,8 @@ pub struct World {
     pub short: bool,
     /// The last word that somebody said was start, not stop.
     pub wanted: bool,
+    /// An operator stopped it, and none has started it since.
+    held: bool,
     /// Starts since the last one that forgives.
     starts: Vec<Instant>,
     last_pid: i32,
@@ -42,6 +44,7 @@ impl World {
             process: None,
             short: false,
             wanted: false,
+            held: false,
             starts: Vec::new(),
             last_pid: 1,
         }
@@ -73,7 +76,7 @@ impl World {
         if next.is_some() {
             return Err("one event leads to steps without end".to_owned());
         }
-        if failed && self.wanted && self.machine.want == Want::Down {
+        if failed && self.wanted && self.machine.want == Want::Finished {
             return Err(format!("takes a failure for a finish: {:?}", self.machine));
         }
         self.check(now)?;
@@ -97,9 +100,18 @@ impl World {
     fn note(&mut self, event: &Event, now: Instant) {
         let stop_timeout = self.machine.policy.stop_timeout;
         match event {
-            Event::Start | Event::Restart => {
+            Event::Await | Event::Restart => self.held = false,
+            Event::Hold => self.held = true,
+            _ => {}
+        }
+        match event {
+            Event::Await | Event::Start | Event::Restart => {
                 self.wanted = true;
                 self.starts.clear();
+            }
+            // What serves goes on until it is told.
+            Event::Hold => {
+                self.wanted &= self.process.is_some() || matches!(self.machine.state, State::Backoff { .. });
             }
             Event::Stop | Event::Drain(_) | Event::Kill => self.wanted = false,
             Event::Exited(_) => self.process = None,
@@ -107,7 +119,7 @@ impl World {
         }
         let Some(process) = &mut self.process else { return };
         match event {
-            Event::Start => process.late = false,
+            Event::Await | Event::Start => process.late = false,
             Event::Stop | Event::Restart => {
                 process.late = false;
                 if !process.going || process.draining {
@@ -194,19 +206,25 @@ impl World {
         if machine.pid() != self.process.map(|process| process.pid) {
             return wrong("the machine and the world disagree on the process");
         }
-        if machine.want == Want::Up && !self.wanted {
+        if machine.want.is_up() && !self.wanted {
             return wrong("wanted up though the last word was stop");
+        }
+        if machine.want.is_held() != self.held {
+            return wrong("the machine and the world disagree on what an operator said");
         }
         let going = self.process.is_some_and(|process| process.going);
         match machine.state {
-            State::Starting { .. } | State::Up { .. } if going || machine.want == Want::Down => {
+            State::Starting { .. } | State::Up { .. } if going || !machine.want.is_up() => {
                 wrong("it goes, or shall, and the machine takes it for one that stays")
             }
             State::Stopping { .. } if !going => wrong("stopping, and nobody told the process"),
             State::Stopping { late, .. } if late && !self.process.is_some_and(|p| p.late) => {
                 wrong("late, though somebody has said since what shall be")
             }
-            State::Backoff { .. } | State::Failed if machine.want == Want::Down => wrong("to come, but wanted down"),
+            State::Waiting | State::Backoff { .. } | State::Failed if !machine.want.is_up() => {
+                wrong("to come, but wanted down")
+            }
+            State::Waiting if machine.want == Want::HeldLater => wrong("held, and has nothing to finish"),
             State::Backoff { until } if until > now + machine.policy.backoff.max.max(AFTER_AT_ONCE) => {
                 wrong("waits longer than the longest backoff")
             }
