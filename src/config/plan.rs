@@ -149,6 +149,12 @@ impl Plan {
         self.children.iter().find(|child| child.name == name)
     }
 
+    /// The children whose process ends: they go, or are given something else.
+    pub fn going(&self) -> BTreeSet<String> {
+        let going = self.children.iter().filter(|child| matches!(child.action, Action::Restart | Action::Stop));
+        going.map(|child| child.name.clone()).collect()
+    }
+
     /// Whether something happens to that child.
     pub fn concerns(&self, name: &str) -> bool {
         self.child(name).is_some_and(|child| child.action != Action::Keep)

@@ -6,7 +6,7 @@ use crate::config::{Loaded, order};
 use crate::journal::{self, Waiting};
 use crate::notify;
 use crate::plugin;
-use crate::supervisor::change::steps::Phase;
+use crate::supervisor::change::Changes;
 use crate::supervisor::clock::{Moment, Wall};
 use crate::supervisor::family::child::Event;
 use crate::supervisor::family::children::Children;
@@ -50,8 +50,7 @@ pub(crate) struct Supervisor {
     pub(crate) strays: Strays,
     pub(crate) log_pipes: LogPipes,
     pub(crate) kept: Kept,
-    /// What is under way.
-    pub(crate) phase: Phase,
+    pub(crate) changes: Changes,
     pub(crate) startup: Startup,
     pub(crate) operators: Operators,
     pub(crate) looks: Looks,
@@ -176,7 +175,7 @@ impl Supervisor {
             strays,
             log_pipes: LogPipes::default(),
             kept,
-            phase: Phase::Starting,
+            changes: Changes::default(),
             startup,
             operators: Operators::new(server),
             looks: Looks::default(),
@@ -236,6 +235,8 @@ impl Supervisor {
             let now = Instant::now();
             self.system.poll.wait(&mut events, timeout).map_err(|e| format!("cannot wait for events: {e}"))?;
             for (token, flags) in events.drain(..) {
+                // What goes to the log changes nothing else.
+                self.agenda.dirty |= !matches!(token, Token::Log(_) | Token::Journal);
                 self.event(token, flags);
             }
             self.deadlines(now);
@@ -317,12 +318,13 @@ impl Supervisor {
         while let Some((_, id)) = self.children.next_timer().filter(|&(at, _)| at <= now) {
             self.step(id, Event::Tick);
         }
+        let looks = [self.agenda.look_at, self.looks.deadline()];
+        self.agenda.dirty |= looks.into_iter().flatten().any(|at| at <= now);
         self.hung_looks(now);
         self.log_pipes.on_time(&mut self.children, now);
         self.manager.on_time(now);
         if self.agenda.look_at.is_some_and(|at| at <= now) {
             self.agenda.look_at = None;
-            self.agenda.dirty = true;
             self.left();
         }
         self.operators.on_time(now);

@@ -1,13 +1,12 @@
 //! Looks at the system that are under way beside the loop, and what each is for.
 //!
-//! The phase stays as it is meanwhile: children are reaped and started, operators are
+//! Nothing changes meanwhile: children are reaped and started, operators are
 //! answered. The end gives a look up.
 
 use crate::cause::cause;
 use crate::config::looked;
 use crate::look::{Answers, EACH, Look};
 use crate::supervisor::change::reload::Begun;
-use crate::supervisor::change::steps::Phase;
 use crate::supervisor::event_loop::Supervisor;
 use crate::supervisor::family::held_back::Lacking;
 use crate::supervisor::kept::names::{Making, Wanted};
@@ -99,13 +98,13 @@ impl Looks {
 impl Supervisor {
     /// Whether a reload is under way, looks for it included.
     pub(crate) fn is_reloading(&self) -> bool {
-        matches!(self.phase, Phase::Winding(_) | Phase::Rising(_) | Phase::GoingBack(_)) || self.looks.are_for_reload()
+        !self.changes.reloads.is_empty() || self.looks.are_for_reload()
     }
 
     /// Whether a reload takes addresses that nobody else is to take meanwhile: it has their names
     /// made, or holds them for what is to be started.
     pub(crate) fn is_taking_addresses(&self) -> bool {
-        matches!(self.phase, Phase::Winding(_) | Phase::GoingBack(_)) || self.looks.make_names()
+        self.changes.reloads.iter().any(|reload| reload.change.is_before_effect()) || self.looks.make_names()
     }
 
     /// Has the names of sockets looked at that this process can't look at itself: what is seen
@@ -114,8 +113,7 @@ impl Supervisor {
         let (now, names) = (Instant::now(), self.kept.sockets.far_names());
         let is_early = self.looks.lost_at.is_some_and(|at| now < at);
         // Where a file system answers nobody, one that hangs there is enough.
-        if names.is_empty() || is_early || !self.looks.killed.is_empty() || matches!(self.phase, Phase::Stopping { .. })
-        {
+        if names.is_empty() || is_early || !self.looks.killed.is_empty() || self.changes.is_ending() {
             return;
         }
         self.looks.lost_at = Some(now + EACH);
@@ -229,13 +227,12 @@ impl Supervisor {
             }
         }
         if let Some(reload) = self.looks.reload.take() {
-            let (waiter, said) = reload.cut_short();
-            self.operators.refuse(waiter, &said);
+            // A change back has refused it already.
+            self.operators.refuse(reload.waiter, "cannot reload: the daemon is stopping");
         }
     }
 
     fn looked(&mut self, purpose: Purpose, answers: Result<Answers, String>) {
-        self.agenda.dirty = true;
         match purpose {
             Purpose::Reload(waiter) => self.looked_for_reload(waiter, answers),
             Purpose::Plan(connection) => self.looked_for_plan(connection, answers),

@@ -1,32 +1,26 @@
-//! A reload: from one configuration to another, and back where the other one
-//! doesn't serve.
+//! A reload: from the request to the answer.
 //!
 //! | step | what can go wrong | then |
 //! |---|---|---|
 //! | read, check, plan, bind, make pipes, prepare children | a problem in the file, a port that is taken, no descriptors | nothing changes |
-//! | Winding: what changes or goes is stopped, sources first | a link that goes still has bytes that nobody took | its children come again: nothing changed |
-//! | the new configuration holds | | |
-//! | Rising: what changed or came is started | one of them does not become ready | undone: Winding and Rising again, to the configuration of before |
-//! | settled: sockets that nobody names any more are closed | | |
-//!
-//! A child that did not serve before is no reason to go back: half a mend is
-//! better than none.
+//! | the steps of a [change](super::steps) to the new configuration | one of its children does not serve | another change, back to the configuration of before |
+//! | settled: sockets that no child names any more are closed | | |
 
+use super::Own;
+use super::steps::{Before, Change, Next, Stop, Then};
 use crate::config::model::{Address, Child, Model};
 use crate::config::plan::{self, Action, Plan, Reason, SocketPlan};
 use crate::config::{Loaded, Which, looked, order};
 use crate::look::Answers;
-use crate::supervisor::change::drain::{Bounds, Progress};
-use crate::supervisor::change::steps::Phase;
-use crate::supervisor::clock::Moment;
 use crate::supervisor::event_loop::Supervisor;
-use crate::supervisor::family::child::{Event, Machine, Policy, State};
-use crate::supervisor::family::outcome::Start;
+use crate::supervisor::family::child::{Event, Policy, State};
+use crate::supervisor::family::outcome::Bad;
 use crate::supervisor::family::supervised::{Prepared, Supervised};
-use crate::supervisor::kept::links::{Held, Links};
+use crate::supervisor::kept::links::Links;
 use crate::supervisor::kept::names::Names;
 use crate::supervisor::kept::sockets::Sockets;
 use crate::supervisor::looks::Purpose;
+use crate::supervisor::operators::Operators;
 use crate::supervisor::operators::server::Server;
 use crate::supervisor::operators::waiters::Waiter;
 use crate::supervisor::poll::Id;
@@ -36,14 +30,34 @@ use std::time::Instant;
 /// The exit status of a command that found problems in a configuration.
 pub(crate) const WRONG_CONFIGURATION: u8 = 78;
 
-/// A reload before the new configuration holds: everything that can fail of
-/// the configuration itself is done.
-pub(crate) struct Winding {
+/// A reload whose configuration is right, and whose sockets are not made yet.
+pub(crate) struct Begun {
     loaded: Loaded,
+    /// The number of the reload that goes back with this one, if it does.
+    back: Option<u32>,
+    /// The connection that it owes an answer; `None`: it is a signal's.
+    pub(crate) waiter: Option<u32>,
+}
+
+/// A reload under way.
+pub(crate) struct Reload {
+    pub(super) number: u32,
+    pub(crate) change: Change,
     plan: Plan,
+    /// What it leads to, until that is in force.
+    to: Option<Box<New>>,
+    /// Where it can go back to, once it is.
+    from: Option<Loaded>,
+    /// The connection that it owes an answer; `None`: it is a signal's.
+    pub(super) waiter: Option<u32>,
+}
+
+/// A configuration, with all that could fail of it done.
+struct New {
+    loaded: Loaded,
     sockets: Sockets,
     links: Links,
-    /// Where the control socket is to be another one.
+    /// If the control socket is to be another one.
     server: Option<Server>,
     /// Where that is, for the marks of what is started from then on.
     origin: Option<std::io::Result<String>>,
@@ -51,144 +65,41 @@ pub(crate) struct Winding {
     changed: BTreeMap<String, Prepared>,
     /// Children that come.
     new: BTreeMap<String, (Id, Box<Supervised>)>,
-    going: BTreeSet<String>,
-    bounds: Bounds,
-    course: Course,
-    waiter: Option<u32>,
 }
 
-/// A reload whose configuration is right, and whose sockets are not made yet.
-pub(crate) struct Begun {
-    loaded: Loaded,
-    /// On the way back; on the way there it begins only with the first step.
-    back: Option<Course>,
-    waiter: Option<u32>,
-}
-
-/// A reload after it: only now it shows whether what came serves.
-pub(crate) struct Rising {
-    before: Loaded,
-    plan: Plan,
-    /// Those that have not been up yet.
-    coming: BTreeSet<String>,
-    course: Course,
-    waiter: Option<u32>,
-}
-
-/// Which way it goes.
-struct Course {
-    way: Way,
-    /// Those that an operator stopped: they stay so.
-    held_down: BTreeSet<String>,
-    /// Those that were over or given up, as they were: going back is no reason to
-    /// run them again.
-    over: BTreeMap<String, Over>,
-}
-
-/// A child that does not come again by itself.
-#[derive(Clone)]
-struct Over {
-    machine: Machine,
-    ended: Option<Moment>,
-}
-
-#[derive(Clone)]
-enum Way {
-    /// To the new configuration.
-    There {
-        /// Those that did not serve before.
-        hopeless: BTreeSet<String>,
-    },
-    /// Back again.
-    Back {
-        /// What made it so.
-        why: String,
-    },
-}
-
-impl Winding {
-    /// Whether it stops that child.
-    pub(crate) fn stops(&self, name: &str) -> bool {
-        self.going.contains(name)
-    }
-
-    /// Whether it does something to that child.
-    pub(crate) fn concerns(&self, name: &str) -> bool {
-        self.plan.concerns(name)
-    }
-
-    /// Whose answer it owes, and what that is where the daemon ends meanwhile.
-    pub(crate) fn cut_short(&self) -> (Option<u32>, String) {
-        cut_short(self.course.why_back(), self.waiter)
-    }
-}
-
-impl Begun {
-    /// Whose answer it owes, and what that is where the daemon ends meanwhile.
-    pub(crate) fn cut_short(&self) -> (Option<u32>, String) {
-        cut_short(self.why_back(), self.waiter)
-    }
-
-    /// Why it goes back, if it does.
-    fn why_back(&self) -> Option<&str> {
-        self.back.as_ref().and_then(Course::why_back)
-    }
-}
-
-impl Course {
-    /// Why it goes back, if it does.
-    fn why_back(&self) -> Option<&str> {
-        match &self.way {
-            Way::There { .. } => None,
-            Way::Back { why } => Some(why),
+impl Reload {
+    /// What it answers if the daemon ends meanwhile.
+    pub(super) fn cut_short(&self) -> String {
+        match (self.change.why_back(), self.change.is_before_effect()) {
+            (Some(why), _) => format!("cannot reload: {why}; and now the daemon is stopping"),
+            (None, true) => "cannot reload: the daemon is stopping".to_owned(),
+            (None, false) => "reloaded, but now the daemon is stopping".to_owned(),
         }
-    }
-}
-
-fn cut_short(back: Option<&str>, waiter: Option<u32>) -> (Option<u32>, String) {
-    let said = match back {
-        None => "cannot reload: the daemon is stopping".to_owned(),
-        Some(why) => format!("cannot reload: {why}; and now the daemon is stopping"),
-    };
-    (waiter, said)
-}
-
-impl Rising {
-    /// Whether it does something to that child.
-    pub(crate) fn concerns(&self, name: &str) -> bool {
-        self.plan.concerns(name)
-    }
-
-    /// Whose answer it owes, and what that is where the daemon ends meanwhile.
-    pub(crate) fn cut_short(&self) -> (Option<u32>, String) {
-        let said = match &self.course.way {
-            Way::There { .. } => "reloaded, but now the daemon is stopping".to_owned(),
-            Way::Back { why } => format!("cannot reload: {why}; and now the daemon is stopping"),
-        };
-        (self.waiter, said)
     }
 }
 
 impl Supervisor {
-    /// SIGHUP, or an operator's word.
+    /// SIGHUP, or an operator's command.
     pub(crate) fn request_reload(&mut self, waiter: Option<u32>) {
-        match self.phase {
-            Phase::Stopping { .. } => self.operators.refuse(waiter, "cannot reload: the daemon is stopping"),
-            // One that waits already will read the file later than now.
-            _ if self.is_reloading() && waiter.is_none() && self.operators.waiters.contains(&Waiter::Reload(None)) => {}
-            _ if self.is_reloading() => self.operators.waiters.push(Waiter::Reload(waiter)),
-            _ => self.reload(waiter),
+        if self.changes.is_ending() {
+            return self.operators.refuse(waiter, "cannot reload: the daemon is stopping");
+        }
+        if !self.is_reloading() {
+            return self.reload(waiter);
+        }
+        // A signal's that waits already will read the file later than now.
+        if waiter.is_some() || !self.operators.waiters.contains(&Waiter::Reload(None)) {
+            self.operators.waiters.push(Waiter::Reload(waiter));
         }
     }
 
-    /// The next one that waited for its turn.
-    pub(crate) fn reload_next(&mut self) {
-        if self.is_reloading() || matches!(self.phase, Phase::Stopping { .. }) {
-            return;
-        }
-        if let Some(waiter) = self.operators.take_reload() {
-            self.agenda.dirty = true;
-            self.reload(waiter);
+    /// The next ones that waited for their turn.
+    pub(super) fn reload_next(&mut self) {
+        while !self.changes.is_ending() && !self.is_reloading() {
+            match self.operators.take_reload() {
+                Some(waiter) => self.reload(waiter),
+                None => return,
+            }
         }
     }
 
@@ -212,24 +123,11 @@ impl Supervisor {
         self.begin_reload(Begun { loaded, back: None, waiter });
     }
 
-    /// The way there, from how everything is now.
-    fn course_there(&self) -> Course {
-        let hopeless = self.children.by_name.keys().filter(|name| !self.children.served(name)).cloned().collect();
-        let name = |child: &Supervised| child.config.name.clone();
-        let children = || self.children.by_id.values().map(Box::as_ref);
-        let held_down = children().filter(|child| child.machine.want.is_held()).map(name).collect();
-        let over = children()
-            .filter(|child| child.machine.is_over() || child.machine.state == State::Failed)
-            .map(|child| (name(child), Over { machine: child.machine.clone(), ended: child.ended }))
-            .collect();
-        Course { way: Way::There { hopeless }, held_down, over }
-    }
-
     /// Has the names of sockets made first, if there are any to make.
     pub(crate) fn begin_reload(&mut self, begun: Begun) {
         let model = &begun.loaded.model;
-        let mut wanted =
-            self.kept.sockets.wanted(model.children.iter().flat_map(|child| &child.listen), &self.kept.store);
+        let listens = model.children.iter().flat_map(|child| &child.listen);
+        let mut wanted = self.kept.sockets.wanted(listens, &self.kept.store);
         let control = &model.daemon.control;
         wanted.control = (!self.operators.server.is_at(control)).then(|| control.clone());
         if wanted.is_empty() {
@@ -240,25 +138,23 @@ impl Supervisor {
     }
 
     pub(crate) fn names_made(&mut self, begun: Begun, names: Names) {
-        let (why_back, waiter) = (begun.why_back().map(str::to_owned), begun.waiter);
+        let (back, waiter) = (begun.back, begun.waiter);
         match self.prepare_reload(begun, names) {
             Ok(()) => (self.startup.renew)(),
-            Err(error) => self.not_prepared(why_back.as_deref(), waiter, &error),
+            Err(error) => self.not_prepared(back, waiter, &error),
         }
     }
 
     pub(crate) fn not_begun(&mut self, error: &str, begun: &Begun) {
-        self.not_prepared(begun.why_back(), begun.waiter, error);
+        self.not_prepared(begun.back, begun.waiter, error);
     }
 
-    fn not_prepared(&mut self, why_back: Option<&str>, waiter: Option<u32>, error: &str) {
-        match why_back {
-            None => self.nothing_changes(waiter, error, 1),
-            Some(why) => {
-                self.figures.reloads += 1;
-                self.finish_reload(waiter, Err(format!("reloaded, but {why}; cannot go back: {error}")));
-            }
-        }
+    fn not_prepared(&mut self, back: Option<u32>, waiter: Option<u32>, error: &str) {
+        let Some(number) = back else { return self.nothing_changes(waiter, error, 1) };
+        let Some(reload) = self.changes.take(number) else { return };
+        self.figures.reloads += 1;
+        let why = reload.change.why_back().unwrap_or_default();
+        self.finish_reload(waiter, Err(format!("reloaded, but {why}; cannot go back: {error}")));
     }
 
     /// What a reload to that configuration does. Children whose sockets had `lost` their
@@ -288,7 +184,7 @@ impl Supervisor {
         let again = sockets.take_in_place_of(&self.kept.sockets);
         let mut plan = self.plan_to(&loaded.model, again.addresses());
         if back.is_some() {
-            // What is on those lines by now is the configuration that failed.
+            // What is on those lines of the file now is the configuration that failed.
             plan.file = None;
         }
         let links = self.kept.links.make_new(&loaded.model, &self.kept.store)?;
@@ -301,10 +197,8 @@ impl Supervisor {
             let at_hand = loaded.is_at_hand(&config);
             match self.children.by_name.get(&step.name) {
                 Some(&id) if step.action == Action::Restart => {
-                    changed.insert(
-                        step.name.clone(),
-                        Prepared::new(config, at_hand, id, &self.system.poll, &mut self.kept.memory)?,
-                    );
+                    let prepared = Prepared::new(config, at_hand, id, &self.system.poll, &mut self.kept.memory)?;
+                    changed.insert(step.name.clone(), prepared);
                 }
                 Some(_) => {}
                 None => {
@@ -320,23 +214,30 @@ impl Supervisor {
         }
         self.operators.say(waiter, &plan.to_string());
         self.operators.follower = waiter;
-        let going = plan
-            .children
-            .iter()
-            .filter(|child| matches!(child.action, Action::Restart | Action::Stop))
-            .map(|child| child.name.clone())
-            .collect();
-        let bounds = self.bounds_from_now();
-        let course = back.unwrap_or_else(|| self.course_there());
-        self.children.by_id.values_mut().for_each(|child| child.drain = Progress::default());
-        let winding =
-            Winding { loaded, plan, sockets, links, server, origin, changed, new, going, bounds, course, waiter };
-        self.phase = Phase::Winding(Box::new(winding));
-        self.agenda.dirty = true;
+
+        let stop = Stop::new(plan.going(), self.kept.links.ending(Some(&loaded.model)), self.bounds_from_now());
+        let concerned = plan.children.iter().map(|child| &child.name).filter(|name| plan.concerns(name));
+        let concerned: BTreeSet<String> = concerned.cloned().collect();
+        let earlier = back.and_then(|number| self.changes.take(number)).map(|reload| reload.change);
+        let change = match earlier {
+            Some(earlier) => earlier.stopping(concerned, stop),
+            None => Change::new(concerned, stop, self.before()),
+        };
+        let new = New { loaded, sockets, links, server, origin, changed, new };
+        self.changes.begin(Reload { number: 0, change, plan, to: Some(Box::new(new)), from: None, waiter });
         Ok(())
     }
 
-    /// A reload that is none, and why.
+    /// How all children are now.
+    fn before(&self) -> Before {
+        let mut before = Before::default();
+        for child in self.children.all() {
+            before.note(&child.config.name, &self.children, child.ended);
+        }
+        before
+    }
+
+    /// Reports a reload that was rejected and changed nothing.
     fn nothing_changes(&mut self, waiter: Option<u32>, why: &str, exit: u8) {
         for line in why.lines() {
             log::error!("reload: {line}");
@@ -347,77 +248,65 @@ impl Supervisor {
         self.operators.refuse_as(waiter, &format!("{}\ncannot reload: nothing is changed", why.trim_end()), exit);
     }
 
-    /// Stops what changes or goes; once that is down, carries the plan out.
-    pub(crate) fn wind(&mut self) {
-        let Phase::Winding(winding) = std::mem::replace(&mut self.phase, Phase::Running) else { return };
-        let down = self.wind_down(&winding.going, Some(&winding.loaded.model), winding.bounds);
-        if !down {
-            self.phase = Phase::Winding(winding);
-            return;
-        }
-        let lost = self
-            .kept
-            .links
-            .going(&winding.loaded.model)
-            .map(|held| (held.title(), self.kept.links.queued(held)))
-            .filter(|&(_, bytes)| bytes > 0)
-            .map(|(link, bytes)| format!("nobody took {bytes} bytes in the link {link}, which goes"));
-        // Another process in the place of one that can't be killed would meet what that still holds.
-        let bad: Vec<String> = self.children.unkillable(&winding.going).into_iter().chain(lost).collect();
-        match (&winding.course.way, bad.is_empty()) {
-            (_, true) => self.carry_out(*winding),
-            (Way::There { .. }, false) => self.turn_back(*winding, bad.join("; ")),
-            (Way::Back { .. }, false) => {
-                // Back is where it was known to serve.
-                log::error!("reload: {}; going back all the same", bad.join("; "));
-                self.operators.say(winding.waiter, &bad.join("\n"));
-                self.leave_going(&winding.loaded.model);
-                self.carry_out(*winding);
+    /// Takes every step of reloads that has become possible.
+    pub(super) fn step_reloads(&mut self) {
+        let mut place = 0;
+        while let Some(reload) = self.changes.reloads.get_mut(place) {
+            let own = Own { children: &self.children, links: &self.kept.links };
+            let Next { to_do, look_after, then } = reload.change.step(&own, Instant::now());
+            let number = reload.number;
+            self.carry_out(to_do, look_after);
+            match then {
+                Then::Wait => place += 1,
+                Then::TakeEffect(lost) => self.take_effect(place, &lost),
+                Then::TurnBack(why) => self.turn_back(place, &why.join("; ")),
+                Then::GoBack(bad) => {
+                    let why = self.sentences(place, bad).join("; ");
+                    self.go_back(place, why);
+                    // It may be prepared already, or given up.
+                    place = self.changes.place_of(number).map_or(place, |place| place + 1);
+                }
+                Then::Settle(bad) => self.settle(place, bad),
             }
         }
     }
 
-    /// What waits in links that `model` does not have is held until a configuration
-    /// has them again.
-    fn leave_going(&mut self, model: &Model) {
-        let going: BTreeSet<String> = self.kept.links.going(model).map(Held::title).collect();
-        let waits = |held: &Held| going.contains(&held.title()) && self.kept.links.queued(held) > 0;
-        let parts = self.kept.links.stored(waits).map(|(name, fd)| Ok((name, fd.try_clone_to_owned()?)));
-        match parts.collect::<std::io::Result<Vec<_>>>() {
-            Ok(parts) => parts.into_iter().for_each(|(name, fd)| self.kept.store.leave(name, fd)),
-            Err(error) => log::error!("reload: cannot hold what waits in the links that go: {error}: it is lost"),
-        }
+    /// Why children do not serve, each with its place in the file.
+    fn sentences(&self, place: usize, bad: Vec<(String, Bad)>) -> Vec<String> {
+        let line = |name: &str| self.changes.reloads[place].plan.child(name).map_or(0, |step| step.line);
+        bad.iter().map(|(name, why)| why.of(&format!("{name} ({})", self.loaded.place(line(name))))).collect()
     }
 
-    /// What would go with a link is not saved: the old configuration, which
-    /// still holds, has its children again.
-    fn turn_back(&mut self, winding: Winding, why: String) {
-        let Winding { loaded, plan, going, course, waiter, .. } = winding;
-        self.say_going_back(waiter, &why);
+    /// The configuration stays, which has the children that were stopped.
+    fn turn_back(&mut self, place: usize, why: &str) {
         self.resume_inputs();
-        let course = Course { way: Way::Back { why }, ..course };
-        let mut coming = BTreeSet::new();
-        for name in &going {
-            if let Some(&id) = self.children.by_name.get(name) {
-                self.come_back(id, &course, &mut coming);
-            }
+        let reload = &mut self.changes.reloads[place];
+        say_going_back(&mut self.operators, reload.waiter, why);
+        reload.to = None;
+        reload.change = reload.change.turned_back(why.to_owned());
+        for name in reload.plan.going() {
+            self.bring_back(place, &name);
         }
-        self.phase = Phase::Rising(Box::new(Rising { before: loaded, plan, coming, course, waiter }));
-        self.agenda.dirty = true;
     }
 
-    /// From here on the new configuration holds. Its predecessor's sockets stay
-    /// until it has shown that it serves.
-    fn carry_out(&mut self, winding: Winding) {
-        let Winding { loaded, plan, sockets, links, server, origin, mut changed, mut new, mut course, waiter, .. } =
-            winding;
-        // Operators may have stopped some meanwhile; those that go are known by their names alone.
-        let held_down = self.children.by_id.values().filter(|child| child.machine.want.is_held());
-        course.held_down.extend(held_down.map(|child| child.config.name.clone()));
-        self.operators.progress(match course.way {
-            Way::There { .. } => "the new configuration holds from here",
-            Way::Back { .. } => "the configuration of before holds again from here",
+    /// The point of no return: from here on the new configuration holds. Its predecessor's
+    /// sockets stay until it has shown that it serves.
+    fn take_effect(&mut self, place: usize, lost: &[String]) {
+        let reload = &mut self.changes.reloads[place];
+        let Some(new) = reload.to.take() else { return };
+        let New { loaded, sockets, links, server, origin, mut changed, mut new } = *new;
+        if !lost.is_empty() {
+            log::error!("reload: {}; going back all the same", lost.join("; "));
+            self.operators.say(reload.waiter, &lost.join("\n"));
+            self.kept.leave_ending(|queue| reload.change.stop().is_some_and(|stop| stop.ends(queue)));
+        }
+        let held = self.children.all().filter(|child| child.machine.want.is_held());
+        reload.change.take_effect(held.map(|child| child.config.name.as_str()));
+        self.operators.progress(match reload.change.why_back() {
+            None => "the new configuration holds from here",
+            Some(_) => "the configuration of before holds again from here",
         });
+        let plan = reload.plan.clone();
         let before = std::mem::replace(&mut self.loaded, loaded);
         self.children.needs = order::needs(self.model());
         // What only a restart of the daemon changes stays as it is.
@@ -425,6 +314,7 @@ impl Supervisor {
         daemon.log = before.model.daemon.log;
         daemon.syslog_facility = before.model.daemon.syslog_facility;
         let model = self.loaded.model.clone();
+        self.changes.reloads[place].from = Some(before);
         if let Some(server) = server {
             self.operators.server.move_to(server);
         }
@@ -443,17 +333,15 @@ impl Supervisor {
         self.kept.keep_in_store(&mut self.manager);
         crate::journal::set_level(model.daemon.log_level);
 
-        let mut coming = BTreeSet::new();
         for step in &plan.children {
             let id = self.children.by_name.get(&step.name).copied();
-            let config = model.child(&step.name).cloned();
-            match (id, config) {
+            match (id, model.child(&step.name).cloned()) {
                 (Some(id), None) => self.forget(id),
                 (Some(id), Some(config)) => {
                     let Some(child) = self.children.get_mut(id) else { continue };
                     if let Some(prepared) = changed.remove(&step.name) {
                         child.change(prepared);
-                        self.come_back(id, &course, &mut coming);
+                        self.bring_back(place, &step.name);
                         continue;
                     }
                     let has_lacked = !child.config.lacks.is_empty();
@@ -461,125 +349,61 @@ impl Supervisor {
                     child.holdings.at_hand = self.loaded.is_at_hand(&config);
                     child.config = config;
                     if has_lacked || step.action == Action::Update && child.machine.state == State::Failed {
-                        self.come_again(id, &mut coming);
+                        let event = self.changes.reloads[place].change.bring(&step.name, &child.machine);
+                        event.into_iter().for_each(|event| self.step(id, event));
                     }
                 }
                 (None, _) => {
                     let Some((id, mut child)) = new.remove(&step.name) else { continue };
-                    if course.held_down.contains(&step.name) {
+                    if self.changes.reloads[place].change.before().held.contains(&step.name) {
                         child.machine.step(Event::Hold, Instant::now());
                     }
                     self.children.add(id, child);
-                    self.come_back(id, &course, &mut coming);
+                    self.bring_back(place, &step.name);
                 }
             }
         }
-        self.phase = Phase::Rising(Box::new(Rising { before, plan, coming, course, waiter }));
-        self.agenda.dirty = true;
     }
 
-    /// A child that changed or came is started; on the way back only if it was not
-    /// over before.
-    fn come_back(&mut self, id: Id, course: &Course, coming: &mut BTreeSet<String>) {
+    /// A child that changed or came is started, or is again as it was before.
+    fn bring_back(&mut self, place: usize, name: &str) {
+        let Some(&id) = self.children.by_name.get(name) else { return };
         let Some(child) = self.children.get_mut(id) else { return };
-        let over = course.over.get(&child.config.name).filter(|_| matches!(course.way, Way::Back { .. }));
-        match over {
-            Some(Over { machine, ended }) => {
-                let restarts = child.machine.restarts;
-                child.machine.clone_from(machine);
-                child.machine.restarts = restarts;
-                child.ended = *ended;
-            }
-            None => self.come_again(id, coming),
-        }
-    }
-
-    /// A child that changed or came is started, unless an operator stopped it.
-    fn come_again(&mut self, id: Id, coming: &mut BTreeSet<String>) {
-        if let Some(child) = self.children.get(id).filter(|child| !child.machine.want.is_held()) {
-            coming.insert(child.config.name.clone());
-            self.step(id, Event::Await);
-        }
-    }
-
-    /// Sees who has come up, and goes back where one can't.
-    pub(crate) fn rise(&mut self) {
-        let Phase::Rising(mut rising) = std::mem::replace(&mut self.phase, Phase::Running) else { return };
-        // Who was up once has come; what happens to it later is no longer the reload's.
-        // So is one that an operator has stopped meanwhile.
-        rising.coming.retain(|name| {
-            self.children.start_of(name) != Start::Good
-                && self.children.named(name).is_none_or(|child| !child.machine.want.is_held())
-        });
-        let mut bad = Vec::new();
-        let (mut open, mut back) = (false, false);
-        for name in &rising.coming {
-            if let Start::Bad(why) = self.children.start_of(name) {
-                let line = rising.plan.child(name).map_or(0, |step| step.line);
-                bad.push(why.of(&format!("{name} ({})", self.loaded.place(line))));
-                back |= self.is_to_blame(self.children.cause(name), &rising);
-            } else {
-                open = true;
-            }
-        }
-        if back {
-            self.undo(*rising, &bad);
-        } else if open {
-            self.phase = Phase::Rising(rising);
-        } else {
-            self.settle(*rising, &bad);
-        }
-    }
-
-    /// Whether the new configuration is the reason that this child is not up.
-    fn is_to_blame(&self, name: &str, rising: &Rising) -> bool {
-        match &rising.course.way {
-            Way::There { hopeless } => rising.coming.contains(name) && !hopeless.contains(name),
-            Way::Back { .. } => false,
-        }
+        let event = self.changes.reloads[place].change.bring_back(name, &mut child.machine, &mut child.ended);
+        event.into_iter().for_each(|event| self.step(id, event));
     }
 
     /// Back to the configuration of before.
-    fn undo(&mut self, rising: Rising, bad: &[String]) {
-        let why = bad.join("; ");
-        self.say_going_back(rising.waiter, &why);
-        let Rising { before, plan, course, waiter, .. } = rising;
-        let course = Course { way: Way::Back { why }, ..course };
-        self.phase = Phase::GoingBack(plan);
-        self.begin_reload(Begun { loaded: before, back: Some(course), waiter });
-    }
-
-    fn say_going_back(&mut self, waiter: Option<u32>, why: &str) {
-        log::error!("reload: {why}: going back to the configuration of before");
-        self.operators.say(waiter, &format!("{why}\ngoing back to the configuration of before"));
+    fn go_back(&mut self, place: usize, why: String) {
+        let reload = &mut self.changes.reloads[place];
+        say_going_back(&mut self.operators, reload.waiter, &why);
+        let Some(loaded) = reload.from.take() else { return };
+        reload.change = reload.change.back(why);
+        let begun = Begun { loaded, back: Some(reload.number), waiter: reload.waiter };
+        self.begin_reload(begun);
     }
 
     /// All that came is up, or is known not to be.
-    fn settle(&mut self, rising: Rising, bad: &[String]) {
-        self.figures.reloads += u64::from(matches!(rising.course.way, Way::There { .. }));
-        let outcome = match (rising.course.way, bad) {
-            (Way::There { .. }, []) => Ok(()),
-            (Way::There { .. }, bad) => Err(format!("reloaded, but {}", bad.join("; "))),
-            (Way::Back { why }, []) => {
-                Err(format!("cannot reload: {why}; undone: the configuration of before runs again"))
-            }
-            (Way::Back { why }, bad) => Err(format!("cannot reload: {why}; undone, but {}", bad.join("; "))),
+    fn settle(&mut self, place: usize, bad: Vec<(String, Bad)>) {
+        let bad = self.sentences(place, bad).join("; ");
+        let Reload { change, plan, waiter, .. } = self.changes.reloads.remove(place);
+        let outcome = match (change.why_back(), bad.is_empty()) {
+            (None, true) => Ok(()),
+            (None, false) => Err(format!("reloaded, but {bad}")),
+            (Some(why), true) => Err(format!("cannot reload: {why}; undone: the configuration of before runs again")),
+            (Some(why), false) => Err(format!("cannot reload: {why}; undone, but {bad}")),
         };
-        if outcome.is_ok() && rising.plan.is_empty() {
-            log::info!("reloaded: nothing changes");
-        } else if outcome.is_ok() {
-            log::info!("reloaded");
+        self.figures.reloads += u64::from(change.why_back().is_none());
+        if outcome.is_ok() {
+            log::info!("{}", if plan.is_empty() { "reloaded: nothing changes" } else { "reloaded" });
         }
-        self.finish_reload(rising.waiter, outcome);
+        self.finish_reload(waiter, outcome);
     }
 
     fn finish_reload(&mut self, waiter: Option<u32>, outcome: Result<(), String>) {
         let model = &self.loaded.model;
         self.kept.sockets.retain(|address| model.children.iter().any(|child| child.listen.contains(address)));
         self.kept.keep_in_store(&mut self.manager);
-        self.agenda.dirty = true;
-        // Whoever waits for the first start has not been told of it yet.
-        self.phase = if self.startup.has_started { Phase::Running } else { Phase::Starting };
         match outcome {
             Ok(()) => {
                 self.ready_again("reloaded: all that changed is ready");
@@ -594,9 +418,15 @@ impl Supervisor {
         }
     }
 
+    /// Whoever waits for the first start is told by that.
     fn ready_again(&mut self, status: &str) {
         if self.startup.has_started {
             self.manager.tell(&format!("READY=1\nSTATUS={}", status.replace('\n', " ")));
         }
     }
+}
+
+fn say_going_back(operators: &mut Operators, waiter: Option<u32>, why: &str) {
+    log::error!("reload: {why}: going back to the configuration of before");
+    operators.say(waiter, &format!("{why}\ngoing back to the configuration of before"));
 }

@@ -1,347 +1,389 @@
-//! What takes several steps: the first start, the end, and the phases of a
-//! reload (whose own steps are in `reload`).
+//! A change, decided without touching anything: which children stop and which start, in
+//! which order, and when the new configuration takes effect.
 //!
-//! Each is a phase; [`Supervisor::advance`] is called after everything that
-//! happened and takes the steps that have become possible. Nothing here waits.
-//!
-//! | phase | goes on until | then |
+//! | step | until | then |
 //! |---|---|---|
-//! | Starting | each child is up, or is known not to be | Running, READY=1 |
-//! | Running | a reload, a stop | |
-//! | Winding (a reload's first half) | what changes or goes is down, sources first, and links that go are empty | new links, sockets, children: the point of no return |
-//! | Rising (its second half) | what changed or came is up | Running |
-//! | | one of them is known not to be | GoingBack |
-//! | GoingBack | names of sockets that it needs are made again | Winding, to the configuration of before |
-//! | Stopping | all are down, sources first, their sinks when their input has ended | the process ends |
+//! | stop | all that changes or goes is down, sources first, by the law of [`drain`](super::drain) | the new configuration takes effect: the point of no return |
+//! | | that would lose something, or a process can't be ended | the same children come again: the configuration stays |
+//! | start | all that changed or came is up | settled |
+//! | | one of them is known not to be, because of the new configuration | another change, to the configuration of before |
+//! | prepare | (a change back) what the configuration of before needs is made again | stop |
 //!
-//! Children start sinks first, by [`crate::config::order::needs`], and stop the other way round.
+//! A child that did not serve before is no reason to go back: half a mend is better than none.
 
-use crate::config::model::Model;
-use crate::config::plan::Plan;
-use crate::control::status::DaemonState;
-use crate::notify;
-use crate::supervisor::change::drain::{Bounds, Decision, Drain, Flow, Member, Progress, Step};
-use crate::supervisor::change::reload::{Rising, Winding};
-use crate::supervisor::event_loop::Supervisor;
-use crate::supervisor::family::child::Event;
-use crate::supervisor::poll::Id;
-use crate::sys::{aside, process};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use super::drain::{Bounds, Decision, Drain, Flow, Member, Progress, Step};
+use crate::supervisor::clock::Moment;
+use crate::supervisor::family::child::{Event, Machine, State};
+use crate::supervisor::family::outcome::{self, Bad, Family, Seen, Start};
+use crate::supervisor::kept::links::QueueId;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-/// How often to look whether a link that goes is empty: no event tells.
-const LOOK: Duration = Duration::from_millis(10);
-/// After EMFILE and its like, an input is opened again after this long.
-const RESUME: Duration = Duration::from_secs(1);
-/// What children left behind has so long to die when it is killed at the end.
-const LAST_STRAYS: Duration = Duration::from_secs(1);
-/// The names of Unix sockets have so long, all together, to be removed at the end, if their
-/// folders are on file systems that may not answer.
-const NAMES: Duration = Duration::from_secs(1);
-/// Children that were killed because the time for the end is up have this long to die.
-const LAST_KILL: Duration = Duration::from_secs(1);
+#[cfg(test)]
+mod tests;
 
-/// Where the daemon is.
-pub(crate) enum Phase {
-    /// Children are started for the first time.
-    Starting,
-    /// As it should be.
-    Running,
-    /// A reload's first half: children that change or go are stopped.
-    Winding(Box<Winding>),
-    /// A reload's second half: children that changed or came are started.
-    Rising(Box<Rising>),
-    /// One of these did not come up, and what the configuration of before needs is made
-    /// ready: what the plan concerns waits for that.
-    GoingBack(Plan),
-    /// The end.
-    Stopping {
-        /// It takes no longer.
-        bounds: Bounds,
-    },
+/// How often to look whether a link that goes is empty: no event reports it.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// A link, as a change sees it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LinkSeen<'a> {
+    pub(crate) from: &'a str,
+    pub(crate) to: &'a str,
+    /// Several links into one ordinary sink share a queue.
+    pub(crate) queue: &'a QueueId,
+    /// Whether its input has not ended.
+    pub(crate) is_open: bool,
+    /// Whether its sink saves what it takes before it consumes it.
+    pub(crate) saves: bool,
 }
 
-impl Supervisor {
-    /// What the daemon is, in the contract's words.
-    pub(crate) fn daemon_state(&self) -> DaemonState {
-        match self.phase {
-            Phase::Starting => DaemonState::Starting,
-            Phase::Running => DaemonState::Running,
-            Phase::Winding(_) | Phase::Rising(_) | Phase::GoingBack(_) => DaemonState::Reloading,
-            Phase::Stopping { .. } => DaemonState::Stopping,
-        }
+/// What a change sees. The supervisor's is one world; a simulation has another.
+pub(crate) trait World {
+    /// The children.
+    fn family(&self) -> &dyn Family;
+
+    /// Every link.
+    fn links(&self) -> Vec<LinkSeen<'_>>;
+
+    /// How many bytes wait in the link of that number.
+    fn waiting(&self, link: usize) -> usize;
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Do {
+    /// Say this to that child.
+    Tell(String, Event),
+    /// End the input that this queue is.
+    EndInput(QueueId),
+}
+
+/// Children that are stopped so that nothing that waits is lost, and what was done with
+/// them so far.
+#[derive(Debug, Clone)]
+pub(crate) struct Stop {
+    going: BTreeSet<String>,
+    /// The queues whose input ends. What waits in the others stays there.
+    ends: BTreeSet<QueueId>,
+    bounds: Bounds,
+    progress: BTreeMap<String, Progress>,
+}
+
+/// What a look at a change comes to.
+#[derive(Debug)]
+pub(crate) struct Next<T> {
+    /// To be done in this order.
+    pub(crate) to_do: Vec<Do>,
+    /// Look again after this long at the latest.
+    pub(crate) look_after: Option<Duration>,
+    /// And then.
+    pub(crate) then: T,
+}
+
+impl Stop {
+    /// Stops these children; the inputs `ends` end meanwhile.
+    pub(crate) fn new(going: BTreeSet<String>, ends: BTreeSet<QueueId>, bounds: Bounds) -> Stop {
+        Stop { going, ends, bounds, progress: BTreeMap::new() }
     }
 
-    /// Takes every step that has become possible.
-    pub(crate) fn advance(&mut self) {
-        if !matches!(self.phase, Phase::Winding(_) | Phase::Stopping { .. }) {
-            self.resume_inputs();
-        }
-        match &self.phase {
-            Phase::Starting => {
-                self.start_pending();
-                self.started();
-                self.reload_next();
-            }
-            Phase::Running => {
-                self.start_pending();
-                self.reload_next();
-            }
-            Phase::Winding(_) => self.wind(),
-            Phase::Rising(_) => {
-                self.start_pending();
-                self.rise();
-            }
-            Phase::GoingBack(_) => {}
-            Phase::Stopping { bounds } => self.stop_all(*bounds),
-        }
-        self.stop_held();
-        self.answer_waiters();
+    /// Has it wait for nothing any more, and start no child again.
+    pub(crate) fn cut_short(&mut self, now: Instant) {
+        self.bounds = Bounds::over(now);
     }
 
-    /// Opens the inputs again that a drain which came to nothing had ended. Until
-    /// that is done no source of theirs can be started.
-    pub(crate) fn resume_inputs(&mut self) {
-        if let Err(error) = self.kept.links.resume_input() {
-            log::error!("cannot open a link's input again: {error}; trying again");
-            self.agenda.look_after(RESUME);
-        }
+    /// Until when it waits for children.
+    pub(crate) fn until(&self) -> Instant {
+        self.bounds.all
     }
 
-    /// Starts those that wait only for what is up.
-    fn start_pending(&mut self) {
-        for id in self.children.startable() {
-            self.step(id, Event::Start);
-        }
+    /// Whether that input ends.
+    pub(crate) fn ends(&self, queue: &QueueId) -> bool {
+        self.ends.contains(queue)
     }
 
-    fn started(&mut self) {
-        let names: Vec<String> = self.children.by_name.keys().cloned().collect();
-        let Some(mut bad) = self.children.outcome_of(&names) else { return };
-        bad.sort();
-        self.startup.has_started = true;
-        self.phase = Phase::Running;
-        self.agenda.dirty = true;
-        if bad.is_empty() {
-            log::info!("ready");
-            // Whoever started this process as a daemon knows its caller only.
-            let main =
-                if self.startup.must_start { format!("MAINPID={}\n", std::process::id()) } else { String::new() };
-            self.manager.tell(&format!("{main}READY=1\nSTATUS=all children are ready"));
-            self.startup.ready.ready();
-            return;
+    /// What is to be done now, and whether all are done, but for those that SIGKILL does
+    /// not end.
+    pub(crate) fn step(&mut self, world: &dyn World, now: Instant) -> Next<bool> {
+        let links = world.links();
+        let family = world.family();
+        let names: Vec<&String> = self.going.iter().filter(|name| family.child(name).is_some()).collect();
+        let places: HashMap<&str, usize> = names.iter().map(|name| name.as_str()).zip(0..).collect();
+        // Each queue has the place of the first link that uses it for a number.
+        let mut queues: BTreeMap<&QueueId, usize> = BTreeMap::new();
+        let (mut flows, mut places_of_flows) = (Vec::new(), Vec::new());
+        for (place, link) in links.iter().enumerate() {
+            let Some(&to) = places.get(link.to) else { continue };
+            let queue = *queues.entry(link.queue).or_insert(place);
+            flows.push(Flow { from: places.get(link.from).copied(), to, queue, goes: self.ends(link.queue) });
+            places_of_flows.push(place);
         }
-        let why = bad.join("; ");
-        log::error!("not all children are up: {why}");
-        if self.startup.must_start {
-            // Whoever waits for it is told when nothing of it is left.
-            self.startup.failed_start = Some(why);
-            self.begin_end();
-        } else {
-            // What can serve does, and status says what can't: better than
-            // that one child takes all others down.
-            self.manager.tell(&format!("READY=1\nSTATUS={why}"));
-        }
-    }
-
-    /// SIGTERM or SIGINT: the first drains, the second does not.
-    pub(crate) fn asked_to_end(&mut self) {
-        match self.phase {
-            Phase::Stopping { .. } => self.end_at_once(),
-            _ => self.begin_end(),
-        }
-    }
-
-    /// Drains and ends.
-    pub(crate) fn begin_end(&mut self) {
-        let cut_short = match std::mem::replace(&mut self.phase, Phase::Running) {
-            Phase::Winding(winding) => Some(winding.cut_short()),
-            Phase::Rising(rising) => Some(rising.cut_short()),
-            Phase::Starting | Phase::Running | Phase::GoingBack(_) | Phase::Stopping { .. } => None,
-        };
-        if let Some((waiter, said)) = cut_short {
-            self.operators.refuse(waiter, &said);
-        }
-        self.give_up_looks();
-        // A reload may have ended inputs that now have sources again.
-        self.resume_inputs();
-        log::info!("stopping");
-        self.manager.tell("STOPPING=1");
-        if self.startup.failed_start.is_none() {
-            self.startup.ready.failed("it was told to stop before all children were ready");
-        }
-        for child in self.children.by_id.values_mut() {
-            child.drain = Progress::default();
-        }
-        self.phase = Phase::Stopping { bounds: self.bounds_from_now() };
-        self.agenda.dirty = true;
-        self.operators.refuse_starts();
-    }
-
-    /// How long a drain that begins now may take.
-    pub(crate) fn bounds_from_now(&self) -> Bounds {
-        Bounds::new(Instant::now(), self.model().daemon.stop_timeout, self.children.longest_stop())
-    }
-
-    fn stop_all(&mut self, bounds: Bounds) {
-        let all: BTreeSet<String> = self.children.by_name.keys().cloned().collect();
-        // Who says twice that it shall end, or says it to one that is out of time,
-        // does not wait for what the kernel can't end.
-        let given_up = Instant::now() >= bounds.all + LAST_KILL;
-        if self.wind_down(&all, None, bounds) || given_up {
-            self.end_now();
-        } else if Instant::now() >= bounds.all {
-            self.agenda.look_after(LAST_KILL);
-        }
-    }
-
-    /// Kills every child and ends, whatever waits in the links.
-    pub(crate) fn end_at_once(&mut self) {
-        log::warn!("ending at once");
-        if !matches!(self.phase, Phase::Stopping { .. }) {
-            self.begin_end();
-        }
-        // No drain starts anybody again.
-        self.phase = Phase::Stopping { bounds: Bounds::over(Instant::now()) };
-        let ids: Vec<Id> = self.children.by_id.keys().copied().collect();
-        for id in ids {
-            self.step(id, Event::Kill);
-        }
-        self.agenda.dirty = true;
-    }
-
-    /// All children are down, or can't be killed: nothing else that plumbd started
-    /// stays, and what nobody took is reported.
-    fn end_now(&mut self) {
-        let unkillable = self.children.unkillable(self.children.by_name.keys());
-        let deadline = Instant::now() + if unkillable.is_none() { LAST_STRAYS } else { Duration::ZERO };
-        // Orphans become children of this process as their parents die.
-        while self.strays.kill_all() {
-            if Instant::now() >= deadline {
-                log::error!("cannot kill everything that children have left behind");
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-            while let Ok(Some(pid)) = process::next_dead() {
-                if process::reap(pid).is_ok() {
-                    self.strays.reaped(pid);
-                }
-            }
-        }
-        let mut lost: Vec<String> = self
-            .kept
-            .links
-            .iter()
-            .map(|held| (held, self.kept.links.queued(held)))
-            .filter(|&(_, queued)| queued > 0)
-            .map(|(held, queued)| (held.title(), queued))
-            .map(|(link, queued)| format!("{queued} bytes in the link {link}"))
-            .collect();
-        for (from, to, bytes) in self.kept.store.waiting() {
-            let what = format!("in the link {from} -> {to}, which is not in the configuration");
-            if notify::is_heard() {
-                log::warn!("{bytes} bytes stay with the service manager {what}");
-            } else {
-                lost.push(format!("{bytes} bytes {what}"));
-            }
-        }
-        let lost = (!lost.is_empty()).then(|| format!("nobody took {}", lost.join(", ")));
-        let bad: Vec<String> = lost.into_iter().chain(unkillable).collect();
-        let bad = (!bad.is_empty()).then(|| format!("stopped, but {}", bad.join("; ")));
-        let end = match (self.startup.failed_start.take(), bad) {
-            (None, None) => {
-                log::info!("stopped");
-                Ok(())
-            }
-            (Some(failed), Some(bad)) => Err(format!("{failed}; {bad}")),
-            (Some(why), None) | (None, Some(why)) => Err(why),
-        };
-        // If the service manager starts the next one, clients have waited for
-        // it, and what nobody took is there again. Else it forgets them itself.
-        self.kept.keep_at_the_end(&mut self.manager);
-        // Whoever is told that it is over may start the next one at once.
-        let removing: Vec<_> = self.kept.sockets.close().into_iter().chain(self.operators.server.close()).collect();
-        aside::wait(removing, NAMES);
-        self.operators.answer_shutdown(&end);
-        self.agenda.end = Some(end);
-    }
-
-    /// Stops these children by the law of [`drain`](super::drain); whether all are done, but for
-    /// those that SIGKILL does not end. Links that `new` has too stay (none does
-    /// where there is no `new`).
-    pub(crate) fn wind_down(&mut self, going: &BTreeSet<String>, new: Option<&Model>, bounds: Bounds) -> bool {
-        let now = Instant::now();
-        let ids: Vec<Id> = going.iter().filter_map(|name| self.children.by_name.get(name)).copied().collect();
-        let decision = self.decide(&ids, new, bounds, now);
-        for step in decision.steps {
-            match step {
-                Step::EndInput(queue) => self.kept.links.end_input(queue),
-                Step::Stop(at) => self.step(ids[at], Event::Stop),
-                Step::Kill(at) => self.step(ids[at], Event::Kill),
+        let members = self.members(&names, &places, &links, family);
+        let waiting = |flow: usize| world.waiting(places_of_flows[flow]);
+        let Decision { steps, look, done } = Drain::new(&members, &flows, &waiting, self.bounds, now).decide();
+        let mut to_do = Vec::new();
+        for step in steps {
+            to_do.push(match step {
+                Step::EndInput(queue) => Do::EndInput(links[queue].queue.clone()),
+                Step::Stop(at) => Do::Tell(names[at].clone(), Event::Stop),
+                Step::Kill(at) => Do::Tell(names[at].clone(), Event::Kill),
                 Step::Start(at) => {
-                    self.progress_of(ids[at]).starts += 1;
-                    self.step(ids[at], Event::Start);
+                    self.progress.entry(names[at].clone()).or_default().starts += 1;
+                    Do::Tell(names[at].clone(), Event::Start)
                 }
                 Step::Drain(at, until) => {
-                    self.progress_of(ids[at]).told = true;
-                    self.step(ids[at], Event::Drain(until));
+                    self.progress.entry(names[at].clone()).or_default().told = true;
+                    Do::Tell(names[at].clone(), Event::Drain(until))
                 }
-            }
+            });
         }
-        if decision.look {
-            self.agenda.look_after(LOOK);
-        }
-        if let Some(at) = bounds.next(now) {
-            self.agenda.look_after(at - now);
-        }
-        decision.done
+        let bound = self.bounds.next(now).map(|at| at - now);
+        Next { to_do, look_after: look.then_some(LOOK).into_iter().chain(bound).min(), then: done }
     }
 
-    fn progress_of(&mut self, id: Id) -> &mut Progress {
-        &mut self.children.get_mut(id).expect("a child that goes is held until it is gone").drain
-    }
-
-    /// What [`drain`](super::drain) says of these children now.
-    fn decide(&self, ids: &[Id], new: Option<&Model>, bounds: Bounds, now: Instant) -> Decision {
-        let name_of = |id: &Id| self.children.by_id[id].config.name.as_str();
-        let places: HashMap<&str, usize> = ids.iter().map(name_of).zip(0..).collect();
-        let mut flows = Vec::new();
-        let mut held_flows = Vec::new();
-        let mut closed = HashSet::new();
-        let mut saves = HashSet::new();
-        for (held, queue, goes) in self.kept.links.flows(new) {
-            if self.kept.links.queue(held).write.is_none() {
-                closed.insert(held.config.from.as_str());
-            }
-            let Some(&to) = places.get(held.config.to.as_str()) else { continue };
-            if held.intake.is_some() {
-                saves.insert(to);
-            }
-            flows.push(Flow { from: places.get(held.config.from.as_str()).copied(), to, queue, goes });
-            held_flows.push(held);
-        }
-        let mut members: Vec<Member> = ids
-            .iter()
-            .map(|id| &self.children.by_id[id])
-            .enumerate()
-            .map(|(at, child)| Member {
-                state: child.machine.state,
-                want: child.machine.want,
-                ended_well: child.machine.ended_well,
-                saves: saves.contains(&at),
-                over: child.machine.is_over() || child.drain.told && child.machine.would_be_over(),
-                has_output: !closed.contains(child.config.name.as_str()),
-                progress: child.drain,
+    fn members(
+        &self,
+        names: &[&String],
+        places: &HashMap<&str, usize>,
+        links: &[LinkSeen<'_>],
+        family: &dyn Family,
+    ) -> Vec<Member> {
+        let closed: HashSet<&str> = links.iter().filter(|link| !link.is_open).map(|link| link.from).collect();
+        let saves: HashSet<&str> = links.iter().filter(|link| link.saves).map(|link| link.to).collect();
+        let member = |name: &String| {
+            let machine = family.child(name)?.machine;
+            let progress = self.progress.get(name).copied().unwrap_or_default();
+            Some(Member {
+                state: machine.state,
+                want: machine.want,
+                ended_well: machine.ended_well,
+                saves: saves.contains(name.as_str()),
+                over: machine.is_over() || progress.told && machine.would_be_over(),
+                has_output: !closed.contains(name.as_str()),
+                progress,
                 before: Vec::new(),
             })
-            .collect();
-        for (user, needed) in &self.children.needs {
+        };
+        let mut members: Vec<Member> = names.iter().filter_map(|name| member(name)).collect();
+        for (user, needed) in family.needs() {
             let Some(&user) = places.get(user.as_str()) else { continue };
             for &other in needed.iter().filter_map(|other| places.get(other.as_str())) {
                 members[other].before.push(user);
             }
         }
-        let waiting = |link: usize| self.kept.links.queued(held_flows[link]);
-        Drain::new(&members, &flows, &waiting, bounds, now).decide()
+        members
+    }
+
+    /// What would be lost now, or can't be ended, each in a sentence.
+    fn losses(&self, world: &dyn World) -> Vec<String> {
+        let links = world.links();
+        let ending = links.iter().enumerate().filter(|(_, link)| self.ends(link.queue));
+        let waiting = ending.map(|(place, link)| (link, world.waiting(place))).filter(|&(_, bytes)| bytes > 0);
+        let lost = waiting.map(|(link, bytes)| {
+            format!("nobody took {bytes} bytes in the link {} -> {}, which goes", link.from, link.to)
+        });
+        // Another process in the place of one that can't be killed would meet what that still holds.
+        outcome::unkillable(world.family(), &self.going).into_iter().chain(lost).collect()
+    }
+}
+
+/// A change of some children, from one configuration to another.
+#[derive(Debug, Clone)]
+pub(crate) struct Change {
+    /// The children to which it does something.
+    concerned: BTreeSet<String>,
+    at: At,
+    before: Before,
+    /// Why it goes back to the configuration of before, if it does.
+    why_back: Option<String>,
+}
+
+/// Where a change is.
+#[derive(Debug, Clone)]
+enum At {
+    /// A change back: what its configuration needs is made again.
+    Prepare,
+    /// Children that change or go are stopped.
+    Stop(Stop),
+    /// The new configuration is in force, and children that changed or came are started:
+    /// those that have not been up yet.
+    Start { coming: BTreeSet<String> },
+}
+
+/// How the children were before the first of a change and the change back.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Before {
+    /// Those that did not serve.
+    pub(crate) hopeless: BTreeSet<String>,
+    /// Those that an operator stopped: they stay so.
+    pub(crate) held: BTreeSet<String>,
+    /// Those that were over or given up, as they were, and when they had ended: going back
+    /// is no reason to run them again.
+    pub(crate) over: BTreeMap<String, (Machine, Option<Moment>)>,
+}
+
+impl Before {
+    /// Notes how that child is.
+    pub(crate) fn note(&mut self, name: &str, family: &dyn Family, ended: Option<Moment>) {
+        let Some(Seen { machine, .. }) = family.child(name) else { return };
+        if !family.served(name) {
+            self.hopeless.insert(name.to_owned());
+        }
+        if machine.want.is_held() {
+            self.held.insert(name.to_owned());
+        }
+        if machine.is_over() || machine.state == State::Failed {
+            self.over.insert(name.to_owned(), (machine.clone(), ended));
+        }
+    }
+}
+
+/// What comes once what is to be done is done.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// Nothing, until something happens.
+    Wait,
+    /// All that goes is down: the new configuration takes effect, whatever is lost by that.
+    TakeEffect(Vec<String>),
+    /// The configuration stays, and the children that were stopped come again.
+    TurnBack(Vec<String>),
+    /// These children do not serve: back to the configuration of before.
+    GoBack(Vec<(String, Bad)>),
+    /// All are up, but for these.
+    Settle(Vec<(String, Bad)>),
+}
+
+impl Change {
+    /// One that begins with stopping children.
+    pub(crate) fn new(concerned: BTreeSet<String>, stop: Stop, before: Before) -> Change {
+        Change { concerned, at: At::Stop(stop), before, why_back: None }
+    }
+
+    /// This change back, once it is prepared and known what that stops.
+    pub(crate) fn stopping(self, concerned: BTreeSet<String>, stop: Stop) -> Change {
+        Change { concerned, at: At::Stop(stop), ..self }
+    }
+
+    /// Another change, back to the configuration of before.
+    pub(crate) fn back(&self, why: String) -> Change {
+        Change { at: At::Prepare, why_back: Some(why), ..self.clone() }
+    }
+
+    /// Another change, in which the children that this one has stopped come again.
+    pub(crate) fn turned_back(&self, why: String) -> Change {
+        Change { at: At::Start { coming: BTreeSet::new() }, ..self.back(why) }
+    }
+
+    /// Whether it does something to that child.
+    pub(crate) fn concerns(&self, name: &str) -> bool {
+        self.concerned.contains(name)
+    }
+
+    /// Whether it stops that child, or is about to.
+    pub(crate) fn stops(&self, name: &str) -> bool {
+        self.stop().is_some_and(|stop| stop.going.contains(name))
+    }
+
+    /// The children that it stops.
+    pub(crate) fn stop(&self) -> Option<&Stop> {
+        match &self.at {
+            At::Stop(stop) => Some(stop),
+            At::Prepare | At::Start { .. } => None,
+        }
+    }
+
+    /// Whether its configuration is not in force yet.
+    pub(crate) fn is_before_effect(&self) -> bool {
+        !matches!(self.at, At::Start { .. })
+    }
+
+    /// Why it goes back, if it does.
+    pub(crate) fn why_back(&self) -> Option<&str> {
+        self.why_back.as_deref()
+    }
+
+    /// How the children were before.
+    pub(crate) fn before(&self) -> &Before {
+        &self.before
+    }
+
+    /// What is to be done now.
+    pub(crate) fn step(&mut self, world: &dyn World, now: Instant) -> Next<Then> {
+        let is_back = self.why_back.is_some();
+        let (to_do, look_after, then) = match &mut self.at {
+            At::Prepare => (Vec::new(), None, Then::Wait),
+            At::Stop(stop) => {
+                let Next { to_do, look_after, then: done } = stop.step(world, now);
+                let then = match done.then(|| stop.losses(world)) {
+                    None => Then::Wait,
+                    Some(losses) if losses.is_empty() || is_back => Then::TakeEffect(losses),
+                    Some(losses) => Then::TurnBack(losses),
+                };
+                (to_do, look_after, then)
+            }
+            At::Start { .. } => (Vec::new(), None, self.see_who_comes(world.family())),
+        };
+        Next { to_do, look_after, then }
+    }
+
+    /// Sees who has come up, and goes back if one can't.
+    fn see_who_comes(&mut self, family: &dyn Family) -> Then {
+        let At::Start { coming } = &mut self.at else { return Then::Wait };
+        let is_held = |name: &str| family.child(name).is_some_and(|child| child.machine.want.is_held());
+        // One that was up once has come; what happens to it later is no longer this change's
+        // concern. Neither is one that an operator has stopped meanwhile.
+        coming.retain(|name| family.start_of(name) != Start::Good && !is_held(name));
+        let (mut bad, mut open, mut to_blame) = (Vec::new(), false, false);
+        for name in &*coming {
+            match family.start_of(name) {
+                Start::Bad(why) => {
+                    let cause = family.cause(name);
+                    to_blame |= coming.contains(cause) && !self.before.hopeless.contains(cause);
+                    bad.push((name.clone(), why));
+                }
+                Start::Open | Start::Good => open = true,
+            }
+        }
+        match (to_blame && self.why_back.is_none(), open) {
+            (true, _) => Then::GoBack(bad),
+            (false, true) => Then::Wait,
+            (false, false) => Then::Settle(bad),
+        }
+    }
+
+    /// The new configuration takes effect. Operators may have stopped some children since it
+    /// began; those that go are known by their names alone from here on.
+    pub(crate) fn take_effect<'a>(&mut self, held: impl Iterator<Item = &'a str>) {
+        self.before.held.extend(held.map(str::to_owned));
+        self.at = At::Start { coming: BTreeSet::new() };
+    }
+
+    /// What is to be said to a child that changed or came, or that was stopped, for the
+    /// configuration in force: on the way back one that was over before stays so.
+    pub(crate) fn bring_back(
+        &mut self,
+        name: &str,
+        machine: &mut Machine,
+        ended: &mut Option<Moment>,
+    ) -> Option<Event> {
+        match self.before.over.get(name).filter(|_| self.why_back.is_some()) {
+            Some((over, at)) => {
+                let restarts = std::mem::replace(machine, over.clone()).restarts;
+                machine.restarts = restarts;
+                *ended = *at;
+                None
+            }
+            None => self.bring(name, machine),
+        }
+    }
+
+    /// What is to be said to a child that is to start, unless an operator stopped it.
+    pub(crate) fn bring(&mut self, name: &str, machine: &Machine) -> Option<Event> {
+        let At::Start { coming } = &mut self.at else { return None };
+        if machine.want.is_held() {
+            return None;
+        }
+        coming.insert(name.to_owned());
+        Some(Event::Await)
     }
 }

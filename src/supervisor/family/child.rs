@@ -268,6 +268,14 @@ impl Machine {
         }
     }
 
+    /// Its process, if SIGKILL was sent and has not ended it yet.
+    pub fn killed(&self) -> Option<Pid> {
+        match self.state {
+            State::Stopping { pid, ladder: Ladder::Killed { .. } | Ladder::Unkillable, .. } => Some(pid),
+            _ => None,
+        }
+    }
+
     /// Whether it serves.
     pub fn is_up(&self) -> bool {
         matches!(self.state, State::Up { .. })

@@ -1,7 +1,7 @@
 //! Every child, and what can be said of them from their states alone.
 
-use super::child::{Ladder, State, Want};
-use super::outcome::{Bad, Start};
+use super::child::{State, Want};
+use super::outcome::{Family, Seen};
 use super::supervised::Supervised;
 use crate::config::order::{self, Needs};
 use crate::supervisor::poll::Id;
@@ -157,114 +157,38 @@ impl Children {
             || !self.by_id.iter().any(|(&other, child)| other != id && child.machine.pid().is_some() && shares(other))
     }
 
-    /// A child that must be up before that one, and is not.
-    pub(crate) fn blocked_by(&self, name: &str) -> Option<&str> {
-        let needed = self.needs.get(name)?;
-        needed.iter().find(|other| !self.served(other)).map(String::as_str)
-    }
-
-    /// Whether that child is up, or finished as it should.
-    pub(crate) fn served(&self, name: &str) -> bool {
-        self.named(name).is_none_or(|child| match child.machine.state {
-            State::Up { .. } => true,
-            State::Down => child.machine.has_finished(),
-            _ => false,
-        })
-    }
-
     /// Those that wait only for what is up.
     pub(crate) fn startable(&self) -> Vec<Id> {
         let waits = |child: &Supervised| child.machine.state == State::Waiting;
-        let able = self.iter().filter(|(_, child)| waits(child) && self.blocked_by(&child.config.name).is_none());
+        let able = self.iter().filter(|(_, child)| waits(child) && self.may_start(&child.config.name));
         able.map(|(id, _)| id).collect()
     }
 
-    /// Those that an operator wants down, and whose sources are gone: what a source still
-    /// owes its clients it can send only while its sink is there.
+    /// Those that an operator wants down, and whose sources are gone.
     pub(crate) fn stoppable(&self) -> Vec<Id> {
         let later = |child: &Supervised| child.machine.want == Want::HeldLater;
-        let mut due: Vec<(Id, &Supervised)> = self.iter().filter(|(_, child)| later(child)).collect();
-        if !due.is_empty() {
-            let needed_by = order::needed_by(&self.needs);
-            let goes = |child: &Supervised| child.machine.want.is_held() && child.machine.pid().is_some();
-            due.retain(|(_, child)| {
-                let users = needed_by.get(&child.config.name).into_iter().flatten();
-                !users.filter_map(|user| self.named(user)).any(goes)
-            });
+        if !self.all().any(later) {
+            return Vec::new();
         }
-        due.into_iter().map(|(id, _)| id).collect()
+        let needed_by = order::needed_by(&self.needs);
+        let due = self.iter().filter(|(_, child)| self.may_stop(&child.config.name, &needed_by));
+        due.map(|(id, _)| id).collect()
+    }
+}
+
+impl Family for Children {
+    fn child(&self, name: &str) -> Option<Seen<'_>> {
+        let id = *self.by_name.get(name)?;
+        let child = self.get(id)?;
+        Some(Seen {
+            machine: &child.machine,
+            stuck: child.stuck(),
+            is_looked_for: child.held_back.is_open,
+            is_reaped: self.is_leaving(id),
+        })
     }
 
-    /// What became of the start of that child.
-    pub(crate) fn start_of(&self, name: &str) -> Start {
-        let Some(child) = self.named(name) else {
-            return Start::not("it is no longer there");
-        };
-        if let Some(why) = child.stuck() {
-            return Start::not(why);
-        }
-        if child.held_back.is_open && matches!(child.machine.state, State::Backoff { .. }) {
-            return Start::Open;
-        }
-        let machine = &child.machine;
-        let bad = || Start::Bad(Bad::of_machine(machine));
-        match machine.state {
-            State::Up { .. } => Start::Good,
-            // Killed because it was not ready in time: its time is up, whatever
-            // another try comes to.
-            State::Stopping { late: true, .. } | State::Stopping { ladder: Ladder::Unkillable, .. } => bad(),
-            State::Starting { .. } | State::Stopping { .. } => Start::Open,
-            State::Backoff { .. } | State::Failed => bad(),
-            State::Waiting => match self.blocked_by(name) {
-                None => Start::Open,
-                Some(other) => match self.start_of(other) {
-                    Start::Open => Start::Open,
-                    Start::Bad(_) | Start::Good => Start::not(format!("it waits for {other}, which is not up")),
-                },
-            },
-            State::Down => match machine.want {
-                Want::Finished => Start::Good,
-                Want::Held | Want::HeldLater => Start::not("an operator stopped it"),
-                Want::Up | Want::Down => bad(),
-            },
-        }
-    }
-
-    /// Why those of these children are not up that are not; `None`: not known yet.
-    pub(crate) fn outcome_of<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Option<Vec<String>> {
-        let mut bad = Vec::new();
-        for name in names {
-            match self.start_of(name) {
-                Start::Open => return None,
-                Start::Good => {}
-                Start::Bad(why) => bad.push(why.of(name)),
-            }
-        }
-        Some(bad)
-    }
-
-    /// The child because of which that one does not start: itself, or one that
-    /// it waits for.
-    pub(crate) fn cause<'a>(&'a self, name: &'a str) -> &'a str {
-        let mut cause = name;
-        while self.named(cause).is_some_and(|child| child.machine.state == State::Waiting) {
-            match self.blocked_by(cause) {
-                Some(other) => cause = other,
-                None => break,
-            }
-        }
-        cause
-    }
-
-    /// Those of them that SIGKILL did not end, in words; nothing where there are none.
-    pub(crate) fn unkillable<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Option<String> {
-        // One that is reaped is dead, though what it had started may not be.
-        let is_reaped = |name: &String| self.by_name.get(name).is_some_and(|&id| self.is_leaving(id));
-        let children = names.into_iter().filter(|name| !is_reaped(name)).filter_map(|name| self.named(name));
-        let left: Vec<String> = children
-            .filter_map(|child| child.killed().map(|pid| (child, pid)))
-            .map(|(child, pid)| format!("cannot end {}: process {pid} does not die of SIGKILL", child.config.name))
-            .collect();
-        (!left.is_empty()).then(|| left.join("; "))
+    fn needs(&self) -> &Needs {
+        &self.needs
     }
 }

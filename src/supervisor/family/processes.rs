@@ -216,11 +216,7 @@ impl Supervisor {
         for said in message.said {
             match said {
                 Said::Ready => self.step(id, Event::Ready),
-                Said::Extend(by) => {
-                    self.step(id, Event::Extend(by));
-                    // It may be late enough by now for those who wait for it.
-                    self.agenda.dirty = true;
-                }
+                Said::Extend(by) => self.step(id, Event::Extend(by)),
                 Said::Problem(problem) => {
                     if let Some(child) = self.children.get_mut(id) {
                         child.says = problem;
@@ -401,7 +397,6 @@ impl Supervisor {
         child.ended = Some(Moment::now());
         child.says = None;
         (child.exec, child.ready) = (None, None);
-        self.agenda.dirty = true;
         // Clients wait from here on, not only from its next start.
         for address in &Rc::clone(&child.config).listen {
             if let Err(error) = self.kept.sockets.revive(address) {

@@ -6,9 +6,8 @@ use crate::config::model::{Child, Program, Ready};
 use crate::control::status::{ChildState, Ended, LastExit};
 use crate::journal::LineSplitter;
 use crate::plugin;
-use crate::supervisor::change::drain;
 use crate::supervisor::clock::{Moment, Wall};
-use crate::supervisor::family::child::{Ladder, Machine, Policy, State};
+use crate::supervisor::family::child::{Machine, Policy, State};
 use crate::supervisor::family::held_back::HeldBack;
 use crate::supervisor::family::notify;
 use crate::supervisor::family::spawn::{Holdings, LOG_CAPACITY};
@@ -19,7 +18,6 @@ use crate::sys::map::{self, PAGE, SharedMap, memory_file};
 use crate::sys::pipe::{self, Pipe};
 use crate::sys::process::{self, Exit};
 use nix::sys::epoll::EpollFlags;
-use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -46,8 +44,6 @@ pub struct Supervised {
     pub ready: Option<Watched<OwnedFd>>,
     /// It lacks something of the system.
     pub(crate) held_back: HeldBack,
-    /// What the drain under way has done with it.
-    pub drain: drain::Progress,
     /// Somebody else spoke in its name, and that was logged.
     pub told_of_strangers: bool,
     /// What it says is wrong (X_PLUMBD_PROBLEM=).
@@ -90,7 +86,6 @@ impl Supervised {
             exec: None,
             ready: None,
             held_back: HeldBack::default(),
-            drain: drain::Progress::default(),
             told_of_strangers: false,
             says: None,
             number: 0,
@@ -145,22 +140,14 @@ impl Supervised {
     /// What keeps it from being ready, where that has lasted for longer than
     /// its start may take: it goes on trying, and nobody need wait for it.
     pub fn stuck(&self) -> Option<&str> {
-        let late = self.started?.elapsed() >= self.machine.policy.ready_timeout;
-        self.says.as_deref().filter(|_| late && matches!(self.machine.state, State::Starting { .. }))
+        let says = self.says.as_deref().filter(|_| matches!(self.machine.state, State::Starting { .. }))?;
+        (self.started?.elapsed() >= self.machine.policy.ready_timeout).then_some(says)
     }
 
     /// Whether that is root, its own user, or the one that its process has become.
     pub fn is_user(&self, uid: u32) -> bool {
         let own = self.config.user.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |who| who.uid);
         uid == 0 || uid == own || self.machine.pid().and_then(Process::user) == Some(uid)
-    }
-
-    /// Its process, if that was sent SIGKILL and is not gone.
-    pub fn killed(&self) -> Option<Pid> {
-        match self.machine.state {
-            State::Stopping { pid, ladder: Ladder::Killed { .. } | Ladder::Unkillable, .. } => Some(pid),
-            _ => None,
-        }
     }
 
     /// Its state, in the contract's words.

@@ -6,6 +6,7 @@ use crate::link::handover::Protocol;
 use crate::link::ledger::{self, View};
 use crate::link::{Intake, Kept, Link, replies_capacity};
 use crate::plugin;
+use crate::supervisor::change::steps::LinkSeen;
 use crate::supervisor::clock::Moment;
 use crate::supervisor::kept::access;
 use crate::supervisor::kept::store::{self, Store};
@@ -13,7 +14,7 @@ use crate::sys::anew;
 use crate::sys::pipe::{self, Pipe};
 use jiff::Timestamp;
 use nix::errno::Errno;
-use std::collections::{HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -65,7 +66,7 @@ pub struct Queue {
 }
 
 /// Which links share a queue.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum QueueId {
     /// An ordinary sink has one, whatever flows into it: its stdin.
     Of(String),
@@ -136,9 +137,28 @@ impl Links {
         self.held.iter().find(|held| held.config.from == source)
     }
 
-    /// Those whose queue goes with `model`.
-    pub fn going(&self, model: &Model) -> impl Iterator<Item = &Held> {
-        self.held.iter().filter(move |held| !self.stays(&held.queue, model))
+    /// The queues that no link of `new` uses, all if there is no `new`: their inputs end
+    /// with it.
+    pub fn ending(&self, new: Option<&Model>) -> BTreeSet<QueueId> {
+        let ids = self.queues.iter().map(|queue| &queue.id);
+        ids.filter(|id| new.is_none_or(|model| !self.stays(id, model))).cloned().collect()
+    }
+
+    /// Every link, as a change sees it; [`Links::queued_at`] has their numbers.
+    pub fn flows(&self) -> Vec<LinkSeen<'_>> {
+        let each = self.held.iter().map(|held| LinkSeen {
+            from: &held.config.from,
+            to: &held.config.to,
+            queue: &held.queue,
+            is_open: self.queue(held).write.is_some(),
+            saves: held.intake.is_some(),
+        });
+        each.collect()
+    }
+
+    /// Bytes that wait in the link of that number, from 0.
+    pub fn queued_at(&self, link: usize) -> usize {
+        self.held.get(link).map_or(0, |held| self.queued(held))
     }
 
     /// Whether a link that is held and that `model` has too uses that queue.
@@ -256,34 +276,22 @@ impl Links {
         }
     }
 
-    /// Every link with the number of its queue, and whether that queue goes with
-    /// `new`; all go where there is no `new`.
-    pub fn flows(&self, new: Option<&Model>) -> impl Iterator<Item = (&Held, usize, bool)> {
-        let stay: HashSet<&QueueId> = self
-            .held
-            .iter()
-            .filter(|held| new.is_some_and(|model| held.in_model(model).is_some()))
-            .map(|held| &held.queue)
-            .collect();
-        let numbers: HashMap<&QueueId, usize> = self.queues.iter().enumerate().map(|(at, q)| (&q.id, at)).collect();
-        self.held.iter().map(move |held| (held, numbers[&held.queue], !stay.contains(&held.queue)))
-    }
-
-    /// Ends the input that this queue is ([`Links::flows`]): once its sink has read
-    /// what there is, it sees the end of the file.
-    pub fn end_input(&mut self, queue: usize) {
-        if let Some(queue) = self.queues.get_mut(queue) {
+    /// Ends the input that this queue is: once its sink has read what there is, it sees the
+    /// end of the file.
+    pub fn end_input(&mut self, queue: &QueueId) {
+        if let Some(queue) = self.queues.iter_mut().find(|held| held.id == *queue) {
             queue.write = None;
         }
     }
 
-    /// Opens the inputs again that [`Links::end_input`] has ended, as many as it can.
+    /// Opens the inputs again that [`Links::end_input`] has ended, as many as it can, but
+    /// for those that a change under way ends.
     ///
     /// # Errors
     /// EMFILE, ENFILE: the first of them, if some stay ended.
-    pub fn resume_input(&mut self) -> io::Result<()> {
+    pub fn resume_input(&mut self, ends: impl Fn(&QueueId) -> bool) -> io::Result<()> {
         let mut all = Ok(());
-        for queue in self.queues.iter_mut().filter(|queue| queue.write.is_none()) {
+        for queue in self.queues.iter_mut().filter(|queue| queue.write.is_none() && !ends(&queue.id)) {
             let records = self.held.iter().any(|h| h.queue == queue.id && h.config.protocol == Protocol::Records);
             let opened = pipe::writer_of(&queue.read).and_then(|write| {
                 pipe::set_nonblocking(&write, records)?;
@@ -509,11 +517,11 @@ mod tests {
         for place in 0..3 {
             let queues = (0..3).map(|at| queue(&at.to_string(), if at == place { bad() } else { pipe() }));
             let mut links = Links { held: Vec::new(), queues: queues.collect() };
-            links.resume_input().unwrap_err();
+            links.resume_input(|_| false).unwrap_err();
             let open: Vec<bool> = links.queues.iter().map(|queue| queue.write.is_some()).collect();
             assert_eq!(open, [place != 0, place != 1, place != 2]);
             links.queues[place].read = pipe();
-            links.resume_input().unwrap();
+            links.resume_input(|_| false).unwrap();
             assert!(links.queues[place].write.is_some());
         }
     }

@@ -17,9 +17,10 @@ pub(crate) mod store;
 pub(crate) mod unix_name;
 
 use crate::supervisor::manager::Manager;
-use links::Links;
+use links::{Held, Links, QueueId};
 use shared_memory::SharedMemory;
 use sockets::Sockets;
+use std::io;
 use store::Store;
 
 /// What outlives a child's process.
@@ -53,5 +54,16 @@ impl Kept {
         self.sockets.revive_all();
         let unsaved = self.links.stored(|held| self.links.queued(held) > 0);
         self.store.keep(&self.sockets.stored_at_the_end().chain(unsaved).collect(), manager);
+    }
+
+    /// Holds what waits in links whose input has ended for a change, and which go with it,
+    /// until a configuration has them again.
+    pub(crate) fn leave_ending(&mut self, ends: impl Fn(&QueueId) -> bool) {
+        let waits = |held: &Held| ends(&held.queue) && self.links.queued(held) > 0;
+        let parts = self.links.stored(waits).map(|(name, fd)| Ok((name, fd.try_clone_to_owned()?)));
+        match parts.collect::<io::Result<Vec<_>>>() {
+            Ok(parts) => parts.into_iter().for_each(|(name, fd)| self.store.leave(name, fd)),
+            Err(error) => log::error!("reload: cannot hold what waits in the links that go: {error}: it is lost"),
+        }
     }
 }

@@ -5,9 +5,9 @@ use crate::control::status::{self, Status};
 use crate::control::{Request, Response};
 use crate::look::Answers;
 use crate::supervisor::change::reload::WRONG_CONFIGURATION;
-use crate::supervisor::change::steps::Phase;
 use crate::supervisor::event_loop::Supervisor;
 use crate::supervisor::family::child::{Event, Ladder, State};
+use crate::supervisor::family::outcome::{self, Family};
 use crate::supervisor::looks::Purpose;
 use crate::supervisor::operators::waiters::{Goal, Waiter};
 use crate::supervisor::poll::Id;
@@ -54,7 +54,7 @@ impl Supervisor {
     }
 
     fn plan(&mut self, connection: u32, file: Option<&Path>) {
-        if matches!(self.phase, Phase::Stopping { .. }) {
+        if self.changes.is_ending() {
             return self.operators.refuse(Some(connection), "cannot plan: the daemon is stopping");
         }
         self.look_at_configuration(file, Purpose::Plan(connection));
@@ -99,11 +99,11 @@ impl Supervisor {
     }
 
     fn start_or_restart(&mut self, connection: u32, asked: Vec<String>, restart: bool) {
-        if matches!(self.phase, Phase::Stopping { .. }) {
+        if self.changes.is_ending() {
             return self.operators.refuse(Some(connection), "cannot start anything: the daemon is stopping");
         }
         let Some((ids, names)) = self.children_named(connection, &asked) else { return };
-        if names.iter().any(|name| self.is_changing(name)) {
+        if names.iter().any(|name| self.changes.concern(name)) {
             return self.operators.waiters.push(Waiter::Later { connection, names: asked, restart });
         }
         self.operators.waiters.push(Waiter::Children { connection, names: names.clone(), goal: Goal::Up });
@@ -114,7 +114,6 @@ impl Supervisor {
             }
             self.step(id, if runs && restart { Event::Restart } else { Event::Await });
         }
-        self.agenda.dirty = true;
     }
 
     fn stop_children(&mut self, connection: u32, asked: &[String]) {
@@ -123,38 +122,17 @@ impl Supervisor {
             self.step(id, Event::Hold);
         }
         self.operators.waiters.push(Waiter::Children { connection, names, goal: Goal::Down });
-        self.agenda.dirty = true;
-    }
-
-    /// Whether a change is under way that does something to that child.
-    fn is_changing(&self, name: &str) -> bool {
-        match &self.phase {
-            Phase::Winding(winding) => winding.concerns(name),
-            Phase::Rising(rising) => rising.concerns(name),
-            Phase::GoingBack(plan) => plan.concerns(name),
-            Phase::Starting | Phase::Running | Phase::Stopping { .. } => false,
-        }
     }
 
     /// Starts what waited for a change to be over.
     fn start_later(&mut self) {
-        if !matches!(self.phase, Phase::Starting | Phase::Running) {
+        if self.changes.is_ending() || !self.changes.reloads.is_empty() {
             return;
         }
         let later = |waiter: &Waiter| matches!(waiter, Waiter::Later { .. });
         while let Some(place) = self.operators.waiters.iter().position(later) {
             if let Waiter::Later { connection, names, restart } = self.operators.waiters.remove(place) {
                 self.start_or_restart(connection, names, restart);
-            }
-        }
-    }
-
-    /// Stops what an operator wants down. What stops it already does so in order.
-    pub(crate) fn stop_held(&mut self) {
-        for id in self.children.stoppable() {
-            let goes = self.children.get(id).is_some_and(|child| self.is_winding_down(&child.config.name));
-            if !goes {
-                self.step(id, Event::Stop);
             }
         }
     }
@@ -187,15 +165,15 @@ impl Supervisor {
     fn wait_of(&self, names: &[String], goal: Goal) -> Option<Vec<String>> {
         match goal {
             // What is true of it now may not be in a moment.
-            Goal::Up if names.iter().any(|name| self.is_changing(name)) => None,
-            Goal::Up => self.children.outcome_of(names),
+            Goal::Up if names.iter().any(|name| self.changes.concern(name)) => None,
+            Goal::Up => outcome::outcome_of(&self.children, names),
             Goal::Down => {
                 let mut bad = Vec::new();
                 for child in names.iter().filter_map(|name| self.children.named(name)) {
                     match (child.machine.state, child.machine.want.is_held()) {
-                        (State::Down, true) if !self.is_winding_down(&child.config.name) => {}
+                        (State::Down, true) if !self.changes.stop(&child.config.name) => {}
                         (State::Stopping { ladder: Ladder::Unkillable, .. }, true) => {
-                            bad.extend(self.children.unkillable([&child.config.name]));
+                            bad.extend(outcome::unkillable(&self.children, [&child.config.name]));
                         }
                         (_, true) => return None,
                         (_, false) => bad.push(format!("cannot stop {}: it was started again", child.config.name)),
@@ -203,16 +181,6 @@ impl Supervisor {
                 }
                 Some(bad)
             }
-        }
-    }
-
-    /// Whether that child is being stopped in order, and may be started once more
-    /// for what waits for it.
-    fn is_winding_down(&self, name: &str) -> bool {
-        match &self.phase {
-            Phase::Winding(winding) => winding.stops(name),
-            Phase::Stopping { .. } => true,
-            Phase::Starting | Phase::Running | Phase::Rising(_) | Phase::GoingBack(_) => false,
         }
     }
 
