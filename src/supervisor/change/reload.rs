@@ -13,7 +13,7 @@ use crate::config::plan::{self, Action, Plan, Reason, SocketPlan};
 use crate::config::{Loaded, Which, looked, order};
 use crate::look::Answers;
 use crate::supervisor::event_loop::Supervisor;
-use crate::supervisor::family::child::{Event, Policy, State};
+use crate::supervisor::family::child::{Event, State};
 use crate::supervisor::family::outcome::Bad;
 use crate::supervisor::family::supervised::{Prepared, Supervised};
 use crate::supervisor::kept::links::Links;
@@ -345,7 +345,7 @@ impl Supervisor {
                         continue;
                     }
                     let has_lacked = !child.config.lacks.is_empty();
-                    child.machine.change(Policy::from(&*config));
+                    child.machine.change(config.policy.clone());
                     child.holdings.at_hand = self.loaded.is_at_hand(&config);
                     child.config = config;
                     if has_lacked || step.action == Action::Update && child.machine.state == State::Failed {

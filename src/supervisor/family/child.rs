@@ -11,7 +11,7 @@
 //! | down | as a change wants it | (never) | (never) | going | (never) | (never) |
 //! | finished | it did what it was there for | (never) | (never) | (never) | (never) | (never) |
 
-use crate::config::model::{Backoff, Child, Ready, Restart, StartLimit, StopTo, Success};
+use crate::config::model::{Policy, Ready, Restart, StartLimit};
 use crate::supervisor::family::backoff::History;
 use crate::sys::process::Exit;
 use nix::sys::signal::Signal;
@@ -170,45 +170,6 @@ pub enum Action {
     Force(Pid),
     /// Tell the operator.
     Say(log::Level, String),
-}
-
-/// The part of the configuration that decides; it may change while it runs.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Policy {
-    /// When it is started again.
-    pub restart: Restart,
-    /// How long after.
-    pub backoff: Backoff,
-    /// How often at most.
-    pub start_limit: StartLimit,
-    /// How it says that it is ready.
-    pub ready: Ready,
-    /// How long that may take.
-    pub ready_timeout: Duration,
-    /// What asks it to stop.
-    pub stop_signal: Signal,
-    /// Whom that goes to.
-    pub stop_to: StopTo,
-    /// How long that may take.
-    pub stop_timeout: Duration,
-    /// Which ends are no failures.
-    pub success: Success,
-}
-
-impl From<&Child> for Policy {
-    fn from(child: &Child) -> Policy {
-        Policy {
-            restart: child.restart,
-            backoff: child.backoff,
-            start_limit: child.start_limit,
-            ready: child.ready,
-            ready_timeout: child.ready_timeout,
-            stop_signal: child.stop_signal,
-            stop_to: child.stop_to,
-            stop_timeout: child.stop_timeout,
-            success: child.success.clone(),
-        }
-    }
 }
 
 /// One child.

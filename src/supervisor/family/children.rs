@@ -119,7 +119,7 @@ impl Children {
 
     /// The longest time that one of them may take to stop when it is asked.
     pub(crate) fn longest_stop(&self) -> Duration {
-        self.all().map(|child| child.config.stop_timeout).max().unwrap_or_default()
+        self.all().map(|child| child.config.policy.stop_timeout).max().unwrap_or_default()
     }
 
     /// The nearest deadline, and whose it is.

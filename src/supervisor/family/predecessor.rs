@@ -117,8 +117,10 @@ pub(crate) fn end(own: &Own, model: &Model, signals: &mut Signals) -> Result<(),
 
 fn stop_of(model: &Model, name: &str) -> Stop {
     match model.children.iter().find(|child| child.name == name) {
-        Some(child) if matches!(child.program, Program::Plugin(_)) => Stop { signal: child.stop_signal, within: MOST },
-        Some(child) => Stop { signal: child.stop_signal, within: child.stop_timeout.min(MOST) },
+        Some(child) if matches!(child.program, Program::Plugin(_)) => {
+            Stop { signal: child.policy.stop_signal, within: MOST }
+        }
+        Some(child) => Stop { signal: child.policy.stop_signal, within: child.policy.stop_timeout.min(MOST) },
         None => Stop { signal: Signal::SIGTERM, within: STOP_TIMEOUT },
     }
 }

@@ -10,7 +10,7 @@ use crate::supervisor::family::children::Leaving;
 use crate::supervisor::family::logs::LOG_REST;
 use crate::supervisor::family::notify::{Message, Said};
 use crate::supervisor::family::spawn::{self, Around};
-use crate::supervisor::family::supervised::Supervised;
+use crate::supervisor::family::supervised::{Prepared, Supervised};
 use crate::supervisor::poll::{Id, Token};
 use crate::sys::descendants::Process;
 use crate::sys::process::{self, Exec, Exit};
@@ -45,8 +45,8 @@ impl Supervisor {
     /// It is down, and not held yet.
     pub(crate) fn prepare_new(&mut self, config: Rc<Child>, at_hand: bool) -> Result<(Id, Box<Supervised>), String> {
         let id = self.children.next_id();
-        let child = Supervised::new(config, at_hand, id, &self.system.poll, &mut self.kept.memory)?;
-        Ok((id, Box::new(child)))
+        let prepared = Prepared::new(config, at_hand, id, &self.system.poll, &mut self.kept.memory)?;
+        Ok((id, Box::new(Supervised::new(prepared, id, &self.system.poll)?)))
     }
 
     /// Lets go of a child that is down.

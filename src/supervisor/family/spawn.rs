@@ -117,7 +117,7 @@ pub fn spawn(
     if let Some(socket) = &holdings.notify {
         environment.set("NOTIFY_SOCKET", socket.name());
     }
-    let ready = match child.ready {
+    let ready = match child.policy.ready {
         Ready::Fd => Some(Pipe::new(0).map_err(|e| cannot("make a pipe for $PLUMBD_READY_FD", &e))?),
         Ready::Exec | Ready::Notify => None,
     };
@@ -150,7 +150,7 @@ pub fn spawn(
             Program::Command(_) => Some(soft_descriptors),
         },
         limits: &child.limits,
-        death_signal: child.stop_signal,
+        death_signal: child.policy.stop_signal,
         at_hand: holdings.at_hand,
     })
     .map_err(|e| cannot("fork", &e))?;

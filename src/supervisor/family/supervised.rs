@@ -7,7 +7,7 @@ use crate::control::status::{ChildState, Ended, LastExit};
 use crate::journal::LineSplitter;
 use crate::plugin;
 use crate::supervisor::clock::{Moment, Wall};
-use crate::supervisor::family::child::{Machine, Policy, State};
+use crate::supervisor::family::child::{Machine, State};
 use crate::supervisor::family::held_back::HeldBack;
 use crate::supervisor::family::notify;
 use crate::supervisor::family::spawn::{Holdings, LOG_CAPACITY};
@@ -66,20 +66,13 @@ impl Supervised {
     /// [is held](Supervised::listen).
     ///
     /// # Errors
-    /// `cannot prepare child "NAME": cause`: EMFILE, ENFILE, ENOMEM, ENOSPC.
-    pub fn new(
-        config: Rc<Child>,
-        at_hand: bool,
-        id: Id,
-        poll: &Poll,
-        memory: &mut SharedMemory,
-    ) -> Result<Supervised, String> {
-        let Prepared { config, parts } = Prepared::new(config, at_hand, id, poll, memory)?;
-        let Parts { notify, settings, metrics, shared, at_hand } = parts;
+    /// As [`Prepared::new`].
+    pub fn new(prepared: Prepared, id: Id, poll: &Poll) -> Result<Supervised, String> {
+        let Prepared { config, at_hand, notify, settings, metrics, shared } = prepared;
         let log = log_pipe(id, poll).map_err(|e| cannot_prepare(&config, &e))?;
         let (metrics, page) = metrics.unzip();
         Ok(Supervised {
-            machine: Machine::new(Policy::from(&*config)),
+            machine: Machine::new(config.policy.clone()),
             holdings: Holdings { log, notify, settings, metrics, shared, at_hand },
             lines: LineSplitter::default(),
             prompt_at: None,
@@ -100,9 +93,8 @@ impl Supervised {
 
     /// Takes over what a new configuration says of it, before its next start.
     pub fn change(&mut self, prepared: Prepared) {
-        let Prepared { config, parts } = prepared;
-        let Parts { notify, settings, metrics, shared, at_hand } = parts;
-        self.machine.change(Policy::from(&*config));
+        let Prepared { config, at_hand, notify, settings, metrics, shared } = prepared;
+        self.machine.change(config.policy.clone());
         self.config = config;
         (self.holdings.metrics, self.page) = metrics.unzip();
         (self.holdings.notify, self.holdings.settings) = (notify, settings);
@@ -178,24 +170,19 @@ impl Supervised {
 #[derive(Debug)]
 pub struct Prepared {
     config: Rc<Child>,
-    parts: Parts,
-}
-
-#[derive(Debug)]
-struct Parts {
+    at_hand: bool,
     /// Watched for nothing yet: it is not the child's before it is held.
     notify: Option<Watched<notify::Socket>>,
     settings: OwnedFd,
     metrics: Option<(OwnedFd, SharedMap)>,
     shared: Option<Region>,
-    at_hand: bool,
 }
 
 impl Prepared {
     /// For the child of that number, whose executable is at hand or not.
     ///
     /// # Errors
-    /// As [`Supervised::new`].
+    /// `cannot prepare child "NAME": cause`: EMFILE, ENFILE, ENOMEM, ENOSPC.
     pub fn new(
         config: Rc<Child>,
         at_hand: bool,
@@ -203,37 +190,31 @@ impl Prepared {
         poll: &Poll,
         memory: &mut SharedMemory,
     ) -> Result<Prepared, String> {
-        match Parts::make(&config, at_hand, id, poll, memory) {
-            Ok(parts) => Ok(Prepared { config, parts }),
-            Err(error) => Err(cannot_prepare(&config, &error)),
-        }
-    }
-}
-
-impl Parts {
-    fn make(config: &Child, at_hand: bool, id: Id, poll: &Poll, memory: &mut SharedMemory) -> io::Result<Parts> {
+        let cannot = |error: io::Error| cannot_prepare(&config, &error);
         let plugin = match &config.program {
             Program::Plugin(name) => plugin::find(name),
             Program::Command(_) => None,
         };
-        let notify = if plugin.is_some() || config.ready == Ready::Notify {
-            Some(poll.watch(notify::Socket::new()?, EpollFlags::empty(), Token::Notify(id))?)
+        let notify = if plugin.is_some() || config.policy.ready == Ready::Notify {
+            let socket = notify::Socket::new().map_err(cannot)?;
+            Some(poll.watch(socket, EpollFlags::empty(), Token::Notify(id)).map_err(cannot)?)
         } else {
             None
         };
-        let settings = map::sealed_file(c"plumbd-settings", &serde_json::to_vec(&config.settings)?)?;
-        let metrics = match plugin {
-            Some(_) => {
-                let file = memory_file(c"plumbd-metrics", PAGE)?;
-                map::seal_size(&file)?;
-                let page = SharedMap::new(&file, PAGE)?;
-                Some((file, page))
-            }
-            None => None,
-        };
-        let shared = memory.region(config)?;
-        Ok(Parts { notify, settings, metrics, shared, at_hand })
+        let settings = serde_json::to_vec(&config.settings).map_err(io::Error::from);
+        let settings = settings.and_then(|json| map::sealed_file(c"plumbd-settings", &json)).map_err(cannot)?;
+        let metrics = plugin.map(|_| metrics_page()).transpose().map_err(cannot)?;
+        let shared = memory.region(&config).map_err(cannot)?;
+        Ok(Prepared { config, at_hand, notify, settings, metrics, shared })
     }
+}
+
+/// A page of counters.
+fn metrics_page() -> io::Result<(OwnedFd, SharedMap)> {
+    let file = memory_file(c"plumbd-metrics", PAGE)?;
+    map::seal_size(&file)?;
+    let page = SharedMap::new(&file, PAGE)?;
+    Ok((file, page))
 }
 
 fn log_pipe(id: Id, poll: &Poll) -> io::Result<Watched<Pipe>> {

@@ -13,6 +13,7 @@ use super::Event::{
     SpawnFailed, Spawned, Start, Stop, Tick,
 };
 use super::*;
+use crate::config::model::{Backoff, StopTo, Success};
 
 const FIRST: Pid = Pid::from_raw(100);
 const SECOND: Pid = Pid::from_raw(101);

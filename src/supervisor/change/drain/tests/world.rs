@@ -1,9 +1,9 @@
 //! A few children, the links between them, and what flows there.
 
 use super::super::*;
-use crate::config::model::{Backoff, Ready, Restart, StartLimit, StopTo, Success};
+use crate::config::model::{Backoff, Policy, Ready, Restart, StartLimit, StopTo, Success};
 use crate::supervisor::dice::Dice;
-use crate::supervisor::family::child::{Action, Event, Machine, Policy};
+use crate::supervisor::family::child::{Action, Event, Machine};
 use crate::sys::process::Exit;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;

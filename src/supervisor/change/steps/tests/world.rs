@@ -1,11 +1,11 @@
 //! Families of children, the links between them, and the configuration they live by.
 
 use super::super::{Before, Change, Do, LinkSeen, Next, Stop, Then};
-use crate::config::model::{Backoff, Ready, Restart, StartLimit, StopTo, Success};
+use crate::config::model::{Backoff, Policy, Ready, Restart, StartLimit, StopTo, Success};
 use crate::config::order::{self, Needs};
 use crate::supervisor::change::drain::Bounds;
 use crate::supervisor::dice::Dice;
-use crate::supervisor::family::child::{Action, Event, Machine, Policy, State, Want};
+use crate::supervisor::family::child::{Action, Event, Machine, State, Want};
 use crate::supervisor::family::outcome::{Family, Seen as SeenChild};
 use crate::supervisor::kept::links::QueueId;
 use crate::sys::process::Exit;
@@ -278,6 +278,12 @@ impl World {
             }
             self.all_is_as_wanted()?;
             self.quiet_since = None;
+        } else {
+            // The end may come in the middle of a change.
+            self.begin(dice);
+            for _ in 0..dice.below(20) {
+                self.event(dice, seen)?;
+            }
         }
         seen.ends += 1;
         seen.cut_short += self.changes.len() as u64;

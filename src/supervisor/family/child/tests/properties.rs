@@ -2,6 +2,7 @@
 
 use super::super::*;
 use super::world::World;
+use crate::config::model::{Backoff, StopTo, Success};
 use proptest::collection::vec;
 use proptest::prelude::*;
 

@@ -4,6 +4,7 @@
 
 use super::super::*;
 use super::world::World;
+use crate::config::model::{Backoff, StopTo, Success};
 use crate::supervisor::dice::Dice;
 use std::collections::BTreeMap;
 
