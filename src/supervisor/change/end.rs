@@ -25,7 +25,7 @@ impl Supervisor {
         if self.startup.has_started {
             return;
         }
-        let Some(mut bad) = outcome::outcome_of(&self.children, self.children.by_name.keys()) else { return };
+        let Some(mut bad) = outcome::outcome_of(&self.children, self.children.names()) else { return };
         bad.sort();
         self.startup.has_started = true;
         if bad.is_empty() {
@@ -68,7 +68,7 @@ impl Supervisor {
         if self.startup.failed_start.is_none() {
             self.startup.ready.failed("it was told to stop before all children were ready");
         }
-        let all = self.children.by_name.keys().cloned().collect();
+        let all = self.children.names().cloned().collect();
         self.changes.end = Some(Stop::new(all, self.kept.links.ending(None), self.bounds_from_now()));
         self.operators.refuse_starts();
     }
@@ -112,7 +112,7 @@ impl Supervisor {
     /// All children are down, or can't be killed: nothing else that plumbd started
     /// stays, and what nobody took is reported.
     fn end_now(&mut self) {
-        let unkillable = outcome::unkillable(&self.children, self.children.by_name.keys());
+        let unkillable = outcome::unkillable(&self.children, self.children.names());
         let deadline = Instant::now() + if unkillable.is_none() { LAST_STRAYS } else { Duration::ZERO };
         // Orphans become children of this process as their parents die.
         while self.strays.kill_all() {

@@ -52,6 +52,11 @@ impl Changes {
         self.reloads.iter().any(|reload| reload.change.concerns(name))
     }
 
+    /// Whether one of them will start that child, if it is to be started at all.
+    pub(crate) fn delay(&self, name: &str) -> bool {
+        self.reloads.iter().any(|reload| reload.change.delays(name))
+    }
+
     /// Whether one of them stops that child, and may start it once more for what waits for it.
     pub(crate) fn stop(&self, name: &str) -> bool {
         self.is_ending() || self.reloads.iter().any(|reload| reload.change.stops(name))
@@ -138,8 +143,8 @@ impl Supervisor {
     /// Starts those that wait only for what is up.
     fn start_waiting(&mut self) {
         for id in self.children.startable() {
-            let stops = self.children.get(id).is_some_and(|child| self.changes.stop(&child.config.name));
-            if !stops {
+            let delayed = self.children.get(id).is_some_and(|child| self.changes.delay(&child.config.name));
+            if !delayed {
                 self.step(id, Event::Start);
             }
         }
@@ -160,7 +165,7 @@ impl Supervisor {
             match what {
                 Do::EndInput(queue) => self.kept.links.end_input(&queue),
                 Do::Tell(name, event) => {
-                    if let Some(&id) = self.children.by_name.get(&name) {
+                    if let Some(id) = self.children.id_of(&name) {
                         self.step(id, event);
                     }
                 }

@@ -195,8 +195,8 @@ impl Supervisor {
         for step in &plan.children {
             let Some(config) = loaded.model.child(&step.name).cloned() else { continue };
             let at_hand = loaded.is_at_hand(&config);
-            match self.children.by_name.get(&step.name) {
-                Some(&id) if step.action == Action::Restart => {
+            match self.children.id_of(&step.name) {
+                Some(id) if step.action == Action::Restart => {
                     let prepared = Prepared::new(config, at_hand, id, &self.system.poll, &mut self.kept.memory)?;
                     changed.insert(step.name.clone(), prepared);
                 }
@@ -334,7 +334,7 @@ impl Supervisor {
         crate::journal::set_level(model.daemon.log_level);
 
         for step in &plan.children {
-            let id = self.children.by_name.get(&step.name).copied();
+            let id = self.children.id_of(&step.name);
             match (id, model.child(&step.name).cloned()) {
                 (Some(id), None) => self.forget(id),
                 (Some(id), Some(config)) => {
@@ -367,7 +367,7 @@ impl Supervisor {
 
     /// A child that changed or came is started, or is again as it was before.
     fn bring_back(&mut self, place: usize, name: &str) {
-        let Some(&id) = self.children.by_name.get(name) else { return };
+        let Some(id) = self.children.id_of(name) else { return };
         let Some(child) = self.children.get_mut(id) else { return };
         let event = self.changes.reloads[place].change.bring_back(name, &mut child.machine, &mut child.ended);
         event.into_iter().for_each(|event| self.step(id, event));

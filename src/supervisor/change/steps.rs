@@ -279,7 +279,12 @@ impl Change {
         self.concerned.contains(name)
     }
 
-    /// Whether it stops that child, or is about to.
+    /// Whether that child is not to be started before its configuration is in force.
+    pub(crate) fn delays(&self, name: &str) -> bool {
+        self.is_before_effect() && self.concerns(name)
+    }
+
+    /// Whether it stops that child, and may start it once more for what waits for it.
     pub(crate) fn stops(&self, name: &str) -> bool {
         self.stop().is_some_and(|stop| stop.going.contains(name))
     }

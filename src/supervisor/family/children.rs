@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 /// Every child.
 #[derive(Debug, Default)]
 pub(crate) struct Children {
-    pub(crate) by_id: BTreeMap<Id, Box<Supervised>>,
-    pub(crate) by_name: HashMap<String, Id>,
-    pub(crate) by_pid: HashMap<Pid, Id>,
+    by_id: BTreeMap<Id, Box<Supervised>>,
+    by_name: HashMap<String, Id>,
+    pub(super) by_pid: HashMap<Pid, Id>,
     /// The deadlines of their machines.
     timers: BTreeSet<(Instant, Id)>,
     /// Children whose process is reaped while others that it had started are not gone yet.
-    pub(crate) leaving: Vec<Leaving>,
+    pub(super) leaving: Vec<Leaving>,
     next_id: Id,
     /// Which children must be up before which.
     pub(crate) needs: Needs,
@@ -28,18 +28,18 @@ pub(crate) struct Children {
 /// A child whose process is reaped, so that its process id is no longer its own.
 #[derive(Debug)]
 pub(crate) struct Leaving {
-    pub(crate) id: Id,
+    pub(super) id: Id,
     /// Its process group and session.
-    pub(crate) group: Pid,
+    pub(super) group: Pid,
     /// The number of its start.
-    pub(crate) number: u64,
-    pub(crate) exit: Exit,
-    pub(crate) until: Instant,
-    pub(crate) last: Instant,
+    pub(super) number: u64,
+    pub(super) exit: Exit,
+    pub(super) until: Instant,
+    pub(super) last: Instant,
 }
 
 impl Children {
-    /// None yet, for a configuration in which they need each other so.
+    /// None yet; `needs` says which must be up before which.
     pub(crate) fn new(needs: Needs) -> Children {
         Children { needs, ..Children::default() }
     }
@@ -75,6 +75,16 @@ impl Children {
     /// The child of that number.
     pub(crate) fn get_mut(&mut self, id: Id) -> Option<&mut Supervised> {
         self.by_id.get_mut(&id).map(Box::as_mut)
+    }
+
+    /// The number of the child of that name.
+    pub(crate) fn id_of(&self, name: &str) -> Option<Id> {
+        self.by_name.get(name).copied()
+    }
+
+    /// All names.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &String> {
+        self.by_name.keys()
     }
 
     /// The child of that name.
@@ -178,7 +188,7 @@ impl Children {
 
 impl Family for Children {
     fn child(&self, name: &str) -> Option<Seen<'_>> {
-        let id = *self.by_name.get(name)?;
+        let id = self.id_of(name)?;
         let child = self.get(id)?;
         Some(Seen {
             machine: &child.machine,

@@ -94,7 +94,8 @@ impl Supervisor {
                 found => ids.extend(found),
             }
         }
-        let names = ids.iter().map(|id| self.children.by_id[id].config.name.clone()).collect();
+        let named = ids.iter().filter_map(|&id| self.children.get(id));
+        let names = named.map(|child| child.config.name.clone()).collect();
         Some((ids, names))
     }
 

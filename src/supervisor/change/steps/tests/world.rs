@@ -389,7 +389,7 @@ impl World {
     fn start_waiting(&mut self, dice: &mut Dice, seen: &mut Seen) -> Result<(), String> {
         for name in self.kids.keys().cloned().collect::<Vec<_>>() {
             let may = if self.flaw == Flaw::StartsAtOnce { self.waits(&name) } else { self.may_start(&name) };
-            if may && !self.stops(&name) {
+            if may && !self.changes.iter().any(|under_way| under_way.change.delays(&name)) {
                 // By the world's own account.
                 let is_up = |kid: &Kid| kid.is_ready && kid.process.as_ref().is_some_and(|process| !process.asked);
                 let missing = |other: &&String| {
@@ -686,12 +686,11 @@ impl World {
             is_sink && self.links.iter().filter(|link| link.to == one).all(|l| !l.open && l.bytes == 0 && !writes(l));
         let process = self.kids.get_mut(one).and_then(|kid| kid.process.as_mut()).unwrap();
         match (process.in_hand, into, out) {
-            (true, _, Some(out)) => {
-                if self.links[out].bytes < ROOM {
-                    self.links[out].bytes += 1;
-                    process.in_hand = false;
-                }
+            (true, _, Some(out)) if self.links[out].bytes < ROOM => {
+                self.links[out].bytes += 1;
+                process.in_hand = false;
             }
+            (true, _, Some(_)) => {}
             (_, Some(into), out) => {
                 self.links[into].bytes -= 1;
                 process.in_hand = out.is_some();
