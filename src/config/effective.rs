@@ -68,23 +68,23 @@ fn child_pairs(child: &Child, instances: usize) -> Vec<(&'static str, String)> {
         Program::Plugin(name) => ("plugin", string(name)),
         Program::Command(words) => ("command", list(words.iter().map(|word| string(word)))),
     };
-    let restart = match child.restart {
+    let restart = match child.policy.restart {
         Restart::Always => "always",
         Restart::OnFailure => "on-failure",
         Restart::Never => "never",
     };
-    let ready = match child.ready {
+    let ready = match child.policy.ready {
         Ready::Exec => "exec",
         Ready::Notify => "notify",
         Ready::Fd => "fd",
     };
-    let stop_to = match child.stop_to {
+    let stop_to = match child.policy.stop_to {
         StopTo::Group => "group",
         StopTo::Leader => "leader",
     };
-    let codes = list(child.success.codes.iter().map(ToString::to_string));
-    let signals = list(child.success.signals.iter().map(|signal| string(signal.as_str())));
-    let (backoff, limit) = (&child.backoff, &child.start_limit);
+    let codes = list(child.policy.success.codes.iter().map(ToString::to_string));
+    let signals = list(child.policy.success.signals.iter().map(|signal| string(signal.as_str())));
+    let (backoff, limit) = (&child.policy.backoff, &child.policy.start_limit);
     let mut after: Vec<&str> = child.after.iter().map(|name| base_name(name)).collect();
     after.dedup();
     let limits = child.limits.iter().map(|(resource, limit)| (limits::name(*resource), limit_text(*limit)));
@@ -104,10 +104,10 @@ fn child_pairs(child: &Child, instances: usize) -> Vec<(&'static str, String)> {
         ),
         ("start_limit", inline([("burst", limit.burst.to_string()), ("within", duration(limit.within))])),
         ("ready", string(ready)),
-        ("ready_timeout", duration(child.ready_timeout)),
-        ("stop_signal", string(child.stop_signal.as_str())),
+        ("ready_timeout", duration(child.policy.ready_timeout)),
+        ("stop_signal", string(child.policy.stop_signal.as_str())),
         ("stop_to", string(stop_to)),
-        ("stop_timeout", duration(child.stop_timeout)),
+        ("stop_timeout", duration(child.policy.stop_timeout)),
         ("success", inline([("codes", codes), ("signals", signals)])),
         ("after", list(after.into_iter().map(string))),
         ("umask", string(&format!("{:04o}", child.umask))),

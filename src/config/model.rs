@@ -65,24 +65,8 @@ pub struct Child {
     pub program: Program,
     /// Sockets that the supervisor binds and keeps; instances share them.
     pub listen: Vec<Address>,
-    /// When it is started again.
-    pub restart: Restart,
-    /// How long after.
-    pub backoff: Backoff,
-    /// How often at most.
-    pub start_limit: StartLimit,
-    /// How it says that it is ready.
-    pub ready: Ready,
-    /// How long that may take.
-    pub ready_timeout: Duration,
-    /// What asks it to stop.
-    pub stop_signal: Signal,
-    /// Whom that goes to.
-    pub stop_to: StopTo,
-    /// How long that may take before SIGKILL.
-    pub stop_timeout: Duration,
-    /// Which ends are no failures.
-    pub success: Success,
+    /// What the supervisor goes by while it runs.
+    pub policy: Policy,
     /// Instances (by name) that are ready before this one starts.
     pub after: Vec<String>,
     /// Who it runs as; `None`: as the supervisor.
@@ -107,6 +91,51 @@ pub struct Child {
     /// [start](super::Which) lets that be. Such a child is not to be started: what
     /// could not be found is left out of it, its user too.
     pub lacks: Vec<String>,
+}
+
+/// When a child is started and stopped: a reload changes it without a new process, but
+/// for `ready`, which a process is told when it starts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// When it is started again.
+    pub restart: Restart,
+    /// How long after.
+    pub backoff: Backoff,
+    /// How often at most.
+    pub start_limit: StartLimit,
+    /// How it says that it is ready.
+    pub ready: Ready,
+    /// How long that may take.
+    pub ready_timeout: Duration,
+    /// What asks it to stop.
+    pub stop_signal: Signal,
+    /// Whom that goes to.
+    pub stop_to: StopTo,
+    /// How long that may take before SIGKILL.
+    pub stop_timeout: Duration,
+    /// Which ends are no failures.
+    pub success: Success,
+}
+
+impl Policy {
+    /// The keys in which this one and `new` differ.
+    pub fn differing(&self, new: &Policy) -> Vec<&'static str> {
+        // Named one by one, so that none is forgotten.
+        let Policy { restart, backoff, start_limit, ready, ready_timeout, stop_signal, stop_to, stop_timeout, success } =
+            self;
+        let differ = [
+            ("restart", *restart != new.restart),
+            ("backoff", *backoff != new.backoff),
+            ("start_limit", *start_limit != new.start_limit),
+            ("ready", *ready != new.ready),
+            ("ready_timeout", *ready_timeout != new.ready_timeout),
+            ("stop_signal", *stop_signal != new.stop_signal),
+            ("stop_to", *stop_to != new.stop_to),
+            ("stop_timeout", *stop_timeout != new.stop_timeout),
+            ("success", *success != new.success),
+        ];
+        differ.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+    }
 }
 
 /// On which line of the file each key of a table stands, from 1; keys of a

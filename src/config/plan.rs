@@ -149,6 +149,12 @@ impl Plan {
         self.children.iter().find(|child| child.name == name)
     }
 
+    /// The children whose process ends: they go, or are given something else.
+    pub fn going(&self) -> BTreeSet<String> {
+        let going = self.children.iter().filter(|child| matches!(child.action, Action::Restart | Action::Stop));
+        going.map(|child| child.name.clone()).collect()
+    }
+
     /// Whether something happens to that child.
     pub fn concerns(&self, name: &str) -> bool {
         self.child(name).is_some_and(|child| child.action != Action::Keep)
@@ -212,7 +218,7 @@ fn given(old: &Child, new: &Child) -> Vec<(String, String)> {
         ("umask", old.umask != new.umask),
         ("pass_environment", old.pass_environment != new.pass_environment),
         ("limits", old.limits != new.limits),
-        ("ready", old.ready != new.ready),
+        ("ready", old.policy.ready != new.policy.ready),
     ];
     differ.iter().filter(|(_, differs)| *differs).for_each(|(key, _)| because(key, format!("{key} changes")));
     // Values may be secrets, and this goes to the log: names only.
@@ -261,19 +267,12 @@ fn settings(old: &Child, new: &Child) -> Vec<(String, String)> {
 
 /// What only the supervisor goes by.
 fn policy(old: &Child, new: &Child) -> Vec<(&'static str, String)> {
-    let differ = [
-        ("restart", old.restart != new.restart),
-        ("backoff", old.backoff != new.backoff),
-        ("start_limit", old.start_limit != new.start_limit),
-        ("ready_timeout", old.ready_timeout != new.ready_timeout),
-        ("stop_signal", old.stop_signal != new.stop_signal),
-        ("stop_to", old.stop_to != new.stop_to),
-        ("stop_timeout", old.stop_timeout != new.stop_timeout),
-        ("success", old.success != new.success),
-        ("after", old.after != new.after),
-        ("log_limit", old.log_limit != new.log_limit),
-    ];
-    differ.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| (key, format!("{key} changes"))).collect()
+    let mut keys = old.policy.differing(&new.policy);
+    // Its process is told that.
+    keys.retain(|key| *key != "ready");
+    keys.extend((old.after != new.after).then_some("after"));
+    keys.extend((old.log_limit != new.log_limit).then_some("log_limit"));
+    keys.into_iter().map(|key| (key, format!("{key} changes"))).collect()
 }
 
 /// What runs at the sink of a link, if it is a plugin: a link into one is made

@@ -1,18 +1,17 @@
 //! Looks at the system that are under way beside the loop, and what each is for.
 //!
-//! The phase stays as it is meanwhile: children are reaped and started, operators are
+//! Nothing changes meanwhile: children are reaped and started, operators are
 //! answered. The end gives a look up.
 
-use super::change::Phase;
-use super::core::Supervisor;
-use super::held_back::Lacking;
-use super::names::{Making, Wanted};
-use super::poll::{Id, Token, Watched};
-use super::reload::Begun;
-use super::unix_name::{self, Inode};
 use crate::cause::cause;
 use crate::config::looked;
 use crate::look::{Answers, EACH, Look};
+use crate::supervisor::change::reload::Begun;
+use crate::supervisor::event_loop::Supervisor;
+use crate::supervisor::family::held_back::Lacking;
+use crate::supervisor::kept::names::{Making, Wanted};
+use crate::supervisor::kept::unix_name::{self, Inode};
+use crate::supervisor::poll::{Id, Token, Watched};
 use crate::sys::aside::Keeps;
 use nix::sys::epoll::EpollFlags;
 use nix::unistd::Pid;
@@ -24,7 +23,7 @@ use std::time::{Duration, Instant};
 const TO_DIE: Duration = Duration::from_secs(1);
 
 /// What a look is for.
-pub(super) enum Purpose {
+pub(crate) enum Purpose {
     /// A reload, and whose; `None`: a signal's.
     Reload(Option<u32>),
     /// What a reload would do, for that connection.
@@ -39,7 +38,7 @@ pub(super) enum Purpose {
 
 /// Those under way.
 #[derive(Default)]
-pub(super) struct Looks {
+pub(crate) struct Looks {
     next: u32,
     under_way: BTreeMap<u32, UnderWay>,
     /// A reload that is to make names, once a look for what a child lacks has made the same.
@@ -59,13 +58,13 @@ struct UnderWay {
 
 impl Looks {
     /// When one may take too long.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         let under_way = self.under_way.values().map(|under_way| under_way.ask_at);
         under_way.chain(self.killed.values().map(|(at, _)| *at)).min()
     }
 
     /// That process was reaped.
-    pub(super) fn reaped(&mut self, pid: Pid) {
+    pub(crate) fn reaped(&mut self, pid: Pid) {
         self.killed.remove(&pid);
         let looks = self.under_way.values_mut().map(|under_way| &mut under_way.look);
         looks.filter(|look| look.pid() == pid).for_each(|look| look.set_reaped());
@@ -85,7 +84,7 @@ impl Looks {
     }
 
     /// Whether one is for what that child lacks.
-    pub(super) fn look_for(&self, id: Id) -> bool {
+    pub(crate) fn look_for(&self, id: Id) -> bool {
         self.purposes().any(|purpose| matches!(purpose, Purpose::Lacking(lacking) if lacking.id() == id))
     }
 
@@ -98,24 +97,23 @@ impl Looks {
 
 impl Supervisor {
     /// Whether a reload is under way, looks for it included.
-    pub(super) fn is_reloading(&self) -> bool {
-        matches!(self.phase, Phase::Winding(_) | Phase::Rising(_) | Phase::GoingBack(_)) || self.looks.are_for_reload()
+    pub(crate) fn is_reloading(&self) -> bool {
+        !self.changes.reloads.is_empty() || self.looks.are_for_reload()
     }
 
     /// Whether a reload takes addresses that nobody else is to take meanwhile: it has their names
     /// made, or holds them for what is to be started.
-    pub(super) fn is_taking_addresses(&self) -> bool {
-        matches!(self.phase, Phase::Winding(_) | Phase::GoingBack(_)) || self.looks.make_names()
+    pub(crate) fn is_taking_addresses(&self) -> bool {
+        self.changes.reloads.iter().any(|reload| reload.change.is_before_effect()) || self.looks.make_names()
     }
 
     /// Has the names of sockets looked at that this process can't look at itself: what is seen
     /// is in the next status.
-    pub(super) fn look_for_lost_names(&mut self) {
-        let (now, names) = (Instant::now(), self.sockets.far_names());
+    pub(crate) fn look_for_lost_names(&mut self) {
+        let (now, names) = (Instant::now(), self.kept.sockets.far_names());
         let is_early = self.looks.lost_at.is_some_and(|at| now < at);
         // Where a file system answers nobody, one that hangs there is enough.
-        if names.is_empty() || is_early || !self.looks.killed.is_empty() || matches!(self.phase, Phase::Stopping { .. })
-        {
+        if names.is_empty() || is_early || !self.looks.killed.is_empty() || self.changes.is_ending() {
             return;
         }
         self.looks.lost_at = Some(now + EACH);
@@ -132,7 +130,7 @@ impl Supervisor {
     }
 
     /// Begins to look at the configuration, in that file or where it came from.
-    pub(super) fn look_at_configuration(&mut self, file: Option<&Path>, purpose: Purpose) {
+    pub(crate) fn look_at_configuration(&mut self, file: Option<&Path>, purpose: Purpose) {
         let file = file.or(self.model().file.as_deref()).map(Path::to_owned);
         let begun = Look::begin(Keeps::Only(&[]), |scribe| looked::look(file.as_deref(), true, scribe));
         match begun {
@@ -145,7 +143,7 @@ impl Supervisor {
 
     /// Begins to make the names that a reload needs. One that is just being made for a child
     /// that lacks it would be met as in use: that look is waited for, which is bounded.
-    pub(super) fn make_names(&mut self, wanted: Wanted, reload: Begun) {
+    pub(crate) fn make_names(&mut self, wanted: Wanted, reload: Begun) {
         if self.looks.make_one_of(&wanted) {
             self.looks.reload = Some(Box::new(reload));
             return;
@@ -156,12 +154,12 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn follow(&mut self, look: Look, purpose: Purpose) {
+    pub(crate) fn follow(&mut self, look: Look, purpose: Purpose) {
         let now = Instant::now();
         let ask_at = look.hangs(now).unwrap_or(now);
         self.looks.next = self.looks.next.wrapping_add(1);
         let id = self.looks.next;
-        match self.poll.watch(look, EpollFlags::EPOLLIN, Token::Look(id)) {
+        match self.system.poll.watch(look, EpollFlags::EPOLLIN, Token::Look(id)) {
             Ok(look) => {
                 self.looks.under_way.insert(id, UnderWay { look, purpose, ask_at });
             }
@@ -170,7 +168,7 @@ impl Supervisor {
     }
 
     /// The process that looks has ended.
-    pub(super) fn on_look(&mut self, id: u32) {
+    pub(crate) fn on_look(&mut self, id: u32) {
         let Some(UnderWay { look, purpose, .. }) = self.looks.under_way.remove(&id) else { return };
         let answers = look.answers();
         drop(look);
@@ -178,7 +176,7 @@ impl Supervisor {
     }
 
     /// Gives up those that hang.
-    pub(super) fn hung_looks(&mut self, now: Instant) {
+    pub(crate) fn hung_looks(&mut self, now: Instant) {
         self.name_left(now);
         let due: Vec<u32> =
             self.looks.under_way.iter().filter(|(_, under_way)| under_way.ask_at <= now).map(|(&id, _)| id).collect();
@@ -214,26 +212,27 @@ impl Supervisor {
     }
 
     /// The end: nobody needs them any more.
-    pub(super) fn give_up_looks(&mut self) {
+    pub(crate) fn give_up_looks(&mut self) {
         for UnderWay { look, purpose, .. } in std::mem::take(&mut self.looks.under_way).into_values() {
             self.give_up(&look, "it looked at the system for a reload");
             drop(look);
             match purpose {
-                Purpose::Reload(waiter) => self.refuse(waiter, "cannot reload: the daemon is stopping"),
-                Purpose::Plan(connection) => self.refuse(Some(connection), "cannot plan: the daemon is stopping"),
+                Purpose::Reload(waiter) => self.operators.refuse(waiter, "cannot reload: the daemon is stopping"),
+                Purpose::Plan(connection) => {
+                    self.operators.refuse(Some(connection), "cannot plan: the daemon is stopping")
+                }
                 Purpose::Lacking(lacking) => self.not_looked_for(&lacking),
                 Purpose::Lost => {}
                 Purpose::Names(_, reload) => self.looks.reload = Some(reload),
             }
         }
         if let Some(reload) = self.looks.reload.take() {
-            let (waiter, said) = reload.cut_short();
-            self.refuse(waiter, &said);
+            // A change back has refused it already.
+            self.operators.refuse(reload.waiter, "cannot reload: the daemon is stopping");
         }
     }
 
     fn looked(&mut self, purpose: Purpose, answers: Result<Answers, String>) {
-        self.dirty = true;
         match purpose {
             Purpose::Reload(waiter) => self.looked_for_reload(waiter, answers),
             Purpose::Plan(connection) => self.looked_for_plan(connection, answers),
@@ -244,7 +243,7 @@ impl Supervisor {
                 }
             }
             Purpose::Lost => match answers {
-                Ok(answers) => self.sockets.set_lost(|path, inode| answers.get(&lost(path, inode)).flatten()),
+                Ok(answers) => self.kept.sockets.set_lost(|path, inode| answers.get(&lost(path, inode)).flatten()),
                 Err(why) => log::debug!("cannot see whether names of sockets are gone: {why}"),
             },
             Purpose::Names(making, reload) => match answers {

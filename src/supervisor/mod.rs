@@ -1,64 +1,34 @@
 //! The supervisor: one thread, one loop, never blocks.
 //!
 //! Everything that happens is an event of `poll`: a signal, a deadline, a
-//! descriptor. Deciding is apart from doing: `child` and `backoff` are pure;
-//! `core` does what they say.
+//! descriptor. Deciding is apart from doing: `family::child`,
+//! `family::backoff` and `change::drain` are pure; the rest does what they say.
 //!
-//! | file | what is there |
+//! | room | what is there |
 //! |---|---|
-//! | `core` | the loop, and what each event leads to |
-//! | `children` | children's processes, and what comes from them |
-//! | `strays`, `mark` | what children started that outlives them, and how it is recognized |
-//! | `predecessor` | what a supervisor that was killed has left |
-//! | `logs` | what they write to the log, and how it goes out |
-//! | `looks`, `names`, `environments` | what a process aside looks at, so that the loop never waits |
-//! | `held_back`, `holder` | children that lack something of the system, and who has it |
-//! | `change` | what takes several steps: start, shutdown |
-//! | `reload` | from one configuration to another, and back |
-//! | `requests`, `server` | operators' requests, and their connections |
-//! | `ready` | telling whoever started the daemon how that went |
-//! | `child`, `backoff` | one child's states, pure |
-//! | `drain` | the order in which children are stopped so that nothing is lost, pure |
-//! | `manager` | what is said to the service manager |
-//! | `store` | what outlives this process, at the service manager |
-//! | `poll`, `unix_name` | what the loop waits for; the names of Unix sockets |
-//! | `supervised`, `spawn`, `links`, `sockets`, `shared_memory`, `notify` | what is held for the children |
-//! | `clock` | when something happened, whatever the wall clock shows |
-//! | `access` | which users may open the pipes that children are given |
+//! | [`event_loop`] | every event, in one match |
+//! | [`family`] | children: states, start, end, what they say and leave behind |
+//! | [`kept`] | what outlives a child: links, sockets, the service manager's store |
+//! | [`change`] | what takes several steps: start, reload, end |
+//! | [`operators`] | operators' connections and requests |
+//! | [`looks`] | processes aside that look at what may not answer, so that the loop never waits |
+//! | [`manager`], [`clock`], [`poll`] | the service manager, time, descriptors |
 
-mod access;
-mod backoff;
 mod change;
-pub mod child;
-mod children;
 mod clock;
-mod core;
 #[cfg(test)]
 mod dice;
-mod drain;
-mod environments;
-mod held_back;
-mod holder;
-pub mod links;
-mod logs;
+mod event_loop;
+mod family;
+mod kept;
 mod looks;
 mod manager;
-pub mod mark;
-mod names;
-pub mod notify;
+mod operators;
 mod poll;
-mod predecessor;
-pub mod ready;
-mod reload;
-mod requests;
-mod server;
-mod shared_memory;
-mod sockets;
-mod spawn;
-mod store;
-mod strays;
-mod supervised;
-pub(crate) mod unix_name;
+
+pub use family::notify;
+pub(crate) use kept::unix_name;
+pub use operators::ready;
 
 use crate::config::Loaded;
 use ready::Ready;
@@ -81,5 +51,5 @@ pub struct Options {
 /// What it could not do before the first child was started, untold to `ready`;
 /// or, at the end, why the start failed, or what was lost.
 pub fn run(options: Options, ready: &mut Ready) -> Result<(), String> {
-    core::Supervisor::open(options)?.run(ready)
+    event_loop::Supervisor::open(options)?.run(ready)
 }

@@ -2,7 +2,9 @@
 
 use super::super::keys;
 use super::super::limits;
-use super::super::model::{Address, Backoff, Child, Identity, Program, Ready, Restart, StartLimit, StopTo, Success};
+use super::super::model::{
+    Address, Backoff, Child, Identity, Policy, Program, Ready, Restart, StartLimit, StopTo, Success,
+};
 use super::super::table::{Placed, Reader, Section, Span};
 use super::super::value::{self, quoted, wrong};
 use super::{echo, identity, logger, program};
@@ -90,15 +92,17 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, name: &str, span: Span, table: &
         line: reader.places.line(span.start),
         program: program.unwrap_or(Program::Command(Vec::new())),
         listen: listen.iter().map(|placed| placed.value.clone()).collect(),
-        restart: restart(reader, &section),
-        backoff: backoff(reader, &section),
-        start_limit: start_limit(reader, &section),
-        ready: ready(reader, &section, plugin),
-        ready_timeout: reader.duration(&section, "ready_timeout"),
-        stop_signal: stop_signal(reader, &section, plugin),
-        stop_to: stop_to(reader, &section),
-        stop_timeout: reader.duration(&section, "stop_timeout"),
-        success: success(reader, &section),
+        policy: Policy {
+            restart: restart(reader, &section),
+            backoff: backoff(reader, &section),
+            start_limit: start_limit(reader, &section),
+            ready: ready(reader, &section, plugin),
+            ready_timeout: reader.duration(&section, "ready_timeout"),
+            stop_signal: stop_signal(reader, &section, plugin),
+            stop_to: stop_to(reader, &section),
+            stop_timeout: reader.duration(&section, "stop_timeout"),
+            success: success(reader, &section),
+        },
         after: Vec::new(),
         user: identity,
         directory: directory(reader, &section),

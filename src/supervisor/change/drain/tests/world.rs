@@ -1,0 +1,560 @@
+//! A few children, the links between them, and what flows there.
+
+use super::super::*;
+use crate::config::model::{Backoff, Policy, Ready, Restart, StartLimit, StopTo, Success};
+use crate::supervisor::dice::Dice;
+use crate::supervisor::family::child::{Action, Event, Machine};
+use crate::sys::process::Exit;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
+
+/// Which law the world goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Law {
+    /// The one that stands.
+    Whole,
+    /// A child without a process is done, whatever waits for it.
+    DeadIsDone,
+    /// No child is started for what waits for it.
+    NobodyIsStarted,
+    /// All are asked at once.
+    NoOrder,
+}
+
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub events: u64,
+    pub saved: u64,
+    pub killed: u64,
+    pub stopped: u64,
+    /// Drains of all, and of some.
+    pub drains: u64,
+    pub partial: u64,
+    /// Drains of some that would have lost something.
+    pub turned_back: u64,
+    /// Drains of some that the end of all cut short.
+    pub cut_short: u64,
+    /// Starts for what waited.
+    pub started: u64,
+    /// Messages that waited at the end, with a reason.
+    pub waiting: u64,
+    pub lost_in_hand: u64,
+    /// Drains that took longer than the time for an order.
+    pub late: u64,
+}
+
+/// Number of a message: its source, and which of that.
+type Message = (usize, u64);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Source,
+    Filter,
+    /// A sink that saves before it consumes.
+    Saver,
+    /// An ordinary one.
+    Sink,
+}
+
+#[derive(Debug)]
+struct Process {
+    pid: Pid,
+    asked: bool,
+    forced: bool,
+    deaf: bool,
+    in_hand: Option<Message>,
+}
+
+#[derive(Debug)]
+struct Node {
+    role: Role,
+    machine: Machine,
+    progress: Progress,
+    process: Option<Process>,
+    into: Option<usize>,
+    out: Option<usize>,
+    needs: Vec<usize>,
+    written: u64,
+    spawned: i32,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    messages: VecDeque<Message>,
+    room: usize,
+    /// The supervisor holds its write end.
+    open: bool,
+}
+
+pub struct World {
+    law: Law,
+    now: Instant,
+    begin: Instant,
+    nodes: Vec<Node>,
+    queues: Vec<Queue>,
+    file: Vec<Message>,
+    lost_in_hand: Vec<Message>,
+    /// The drain under way: who goes, which queues, until when.
+    drain: Option<(Vec<usize>, BTreeSet<usize>, Bounds)>,
+    /// It is the end of all.
+    ending: bool,
+    drained_from: Instant,
+    events: u64,
+}
+
+fn policy(dice: &mut Dice, role: Role) -> Policy {
+    let ms = Duration::from_millis;
+    Policy {
+        restart: match role {
+            Role::Saver => Restart::Always,
+            _ => dice.of(&[Restart::Always, Restart::Always, Restart::OnFailure, Restart::Never]),
+        },
+        backoff: Backoff { first: dice.of(&[ms(0), ms(200)]), factor: 2.0, max: ms(2000), reset_after: ms(1000) },
+        start_limit: StartLimit { burst: dice.of(&[3, 1000]), within: ms(10_000) },
+        ready: Ready::Exec,
+        ready_timeout: ms(5000),
+        stop_signal: Signal::SIGTERM,
+        stop_to: StopTo::Group,
+        success: Success { codes: vec![0], signals: Vec::new() },
+        stop_timeout: dice.of(&[ms(300), ms(3000)]),
+    }
+}
+
+/// A child that is to start once what it needs is up.
+fn waiting(policy: Policy) -> Machine {
+    let mut machine = Machine::new(policy);
+    machine.step(Event::Await, Instant::now());
+    machine
+}
+
+impl World {
+    /// Chains of none to three filters, their children in any order, one sink or
+    /// several; sometimes two sources into one.
+    pub fn new(law: Law, dice: &mut Dice) -> World {
+        let mut roles = Vec::new();
+        let mut links = Vec::new();
+        for _ in 0..=dice.below(3) {
+            let sink = roles.len();
+            roles.push(dice.of(&[Role::Saver, Role::Saver, Role::Sink]));
+            for _ in 0..=dice.below(2) {
+                let mut to = sink;
+                for _ in 0..dice.below(4) {
+                    roles.push(Role::Filter);
+                    links.push((roles.len() - 1, to));
+                    to = roles.len() - 1;
+                }
+                roles.push(Role::Source);
+                links.push((roles.len() - 1, to));
+            }
+        }
+        let mut places: Vec<usize> = (0..roles.len()).collect();
+        dice.shuffle(&mut places);
+        let mut nodes: Vec<Node> = places
+            .iter()
+            .map(|&role| Node {
+                role: roles[role],
+                machine: waiting(policy(dice, roles[role])),
+                progress: Progress::default(),
+                process: None,
+                into: None,
+                out: None,
+                needs: Vec::new(),
+                written: 0,
+                spawned: 0,
+            })
+            .collect();
+        let at = |role: usize| places.iter().position(|&place| place == role).unwrap();
+        let mut queues: Vec<Queue> = Vec::new();
+        for (from, to) in links {
+            let (from, to) = (at(from), at(to));
+            let queue = *nodes[to].into.get_or_insert_with(|| {
+                queues.push(Queue { room: dice.of(&[1, 4, 50]), open: true, ..Queue::default() });
+                queues.len() - 1
+            });
+            nodes[from].out = Some(queue);
+            nodes[from].needs.push(to);
+        }
+        // A child that must be up before another, for no link's sake.
+        let (one, other) = (dice.below(nodes.len()), dice.below(nodes.len()));
+        if one != other && !reaches(&nodes, other, one) {
+            nodes[one].needs.push(other);
+        }
+        let now = Instant::now();
+        let (file, lost_in_hand) = (Vec::new(), Vec::new());
+        World {
+            law,
+            now,
+            begin: now,
+            nodes,
+            queues,
+            file,
+            lost_in_hand,
+            drain: None,
+            ending: false,
+            drained_from: now,
+            events: 0,
+        }
+    }
+
+    /// Events, then the end of all.
+    pub fn live(&mut self, dice: &mut Dice, seen: &mut Seen) -> Result<(), String> {
+        for _ in 0..dice.below(400) {
+            if self.drain.is_none() && dice.percent(1) {
+                self.begin_partial(dice);
+            }
+            self.event(dice, seen, true)?;
+        }
+        // An end may come in the middle of a reload, whose ended inputs are opened again.
+        let through = dice.percent(50);
+        while self.drain.is_some() && through {
+            self.event(dice, seen, true)?;
+        }
+        seen.cut_short += u64::from(self.drain.is_some());
+        self.queues.iter_mut().for_each(|queue| queue.open = true);
+        self.drain = Some(((0..self.nodes.len()).collect(), (0..self.queues.len()).collect(), self.bounds(dice)));
+        self.ending = true;
+        self.begin_drain();
+        // Operators have no say any more; kills go on for a while.
+        let until = self.events + dice.below(300) as u64;
+        while self.drain.is_some() {
+            let kills = self.events < until;
+            self.event(dice, seen, kills)?;
+        }
+        seen.drains += 1;
+        self.account(seen)
+    }
+
+    fn bounds(&self, dice: &mut Dice) -> Bounds {
+        let longest = self.nodes.iter().map(|node| node.machine.policy.stop_timeout).max().unwrap();
+        Bounds::new(self.now, dice.of(&[Duration::from_millis(200), Duration::from_secs(10)]), longest)
+    }
+
+    /// A reload: a child and those that share a link with it are other ones, or
+    /// have other links; or it alone, and its links stay.
+    fn begin_partial(&mut self, dice: &mut Dice) {
+        let one = dice.below(self.nodes.len());
+        let links: BTreeSet<usize> = [self.nodes[one].into, self.nodes[one].out].into_iter().flatten().collect();
+        let goes = if dice.percent(70) { links } else { BTreeSet::new() };
+        let touched = |node: &Node| [node.into, node.out].iter().flatten().any(|queue| goes.contains(queue));
+        let going = (0..self.nodes.len()).filter(|&at| at == one || touched(&self.nodes[at])).collect();
+        self.drain = Some((going, goes, self.bounds(dice)));
+        self.begin_drain();
+    }
+
+    fn begin_drain(&mut self) {
+        self.nodes.iter_mut().for_each(|node| node.progress = Progress::default());
+        self.drained_from = self.now;
+    }
+
+    fn event(&mut self, dice: &mut Dice, seen: &mut Seen, kills: bool) -> Result<(), String> {
+        self.events += 1;
+        seen.events += 1;
+        self.now += dice.up_to(Duration::from_millis(20));
+        let at = dice.below(self.nodes.len());
+        match dice.roll() % 100 {
+            0 if kills => self.kill(at, seen)?,
+            1 if self.drain.is_none() => self.operator(at, dice, seen)?,
+            _ => self.process(at, dice, seen)?,
+        }
+        for at in 0..self.nodes.len() {
+            if self.nodes[at].process.as_ref().is_some_and(|process| process.forced) {
+                self.end(at, Exit::Signal(9))?;
+            }
+            if self.nodes[at].machine.deadline().is_some_and(|deadline| deadline <= self.now) {
+                self.tell(at, Event::Tick)?;
+            }
+            let ready = |&other: &usize| self.nodes[other].machine.is_up();
+            if self.nodes[at].machine.state == State::Waiting && self.nodes[at].needs.iter().all(ready) {
+                self.tell(at, Event::Start)?;
+            }
+        }
+        self.advance(seen)
+    }
+
+    fn operator(&mut self, at: usize, dice: &mut Dice, seen: &mut Seen) -> Result<(), String> {
+        seen.stopped += 1;
+        if self.nodes[at].machine.want.is_held() && dice.percent(50) {
+            return self.tell(at, Event::Await);
+        }
+        self.tell(at, Event::Hold)?;
+        self.tell(at, Event::Stop)
+    }
+
+    fn kill(&mut self, at: usize, seen: &mut Seen) -> Result<(), String> {
+        seen.killed += u64::from(self.nodes[at].process.is_some());
+        self.end(at, Exit::Signal(9))
+    }
+
+    /// A process does the next thing that it has to do.
+    fn process(&mut self, at: usize, dice: &mut Dice, seen: &mut Seen) -> Result<(), String> {
+        if self.nodes[at].process.is_none() {
+            return Ok(());
+        }
+        // A program may have begun its work before the supervisor has seen that it is executed.
+        if matches!(self.nodes[at].machine.state, State::Starting { .. }) && dice.percent(50) {
+            return self.tell(at, Event::Executed);
+        }
+        let ended = self.nodes[at].into.is_some_and(|queue| self.has_ended(queue));
+        let node = &mut self.nodes[at];
+        let process = node.process.as_mut().unwrap();
+        if process.asked && !process.deaf && dice.percent(50) {
+            let exit = match node.role {
+                Role::Saver => Exit::Code(0),
+                _ => dice.of(&[Exit::Code(0), Exit::Signal(15)]),
+            };
+            return self.end(at, exit);
+        }
+        match node.role {
+            Role::Source => {
+                let queue = &mut self.queues[node.out.unwrap()];
+                if queue.messages.len() < queue.room {
+                    node.written += 1;
+                    queue.messages.push_back((at, node.written));
+                }
+            }
+            Role::Filter => {
+                let out = &mut self.queues[node.out.unwrap()];
+                match process.in_hand {
+                    Some(message) if out.messages.len() < out.room => {
+                        out.messages.push_back(message);
+                        process.in_hand = None;
+                    }
+                    Some(_) => {}
+                    None => process.in_hand = self.queues[node.into.unwrap()].messages.pop_front(),
+                }
+                if process.in_hand.is_none() && ended {
+                    return self.end(at, Exit::Code(0));
+                }
+            }
+            Role::Saver | Role::Sink => {
+                let into = &mut self.queues[node.into.unwrap()];
+                seen.saved += into.messages.len() as u64;
+                self.file.extend(into.messages.drain(..));
+                if ended {
+                    return self.end(at, Exit::Code(0));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a reader of that queue sees the end of the file.
+    fn has_ended(&self, queue: usize) -> bool {
+        let held = self.nodes.iter().any(|node| node.out == Some(queue) && node.process.is_some());
+        !self.queues[queue].open && !held && self.queues[queue].messages.is_empty()
+    }
+
+    fn end(&mut self, at: usize, exit: Exit) -> Result<(), String> {
+        let Some(process) = self.nodes[at].process.take() else { return Ok(()) };
+        self.lost_in_hand.extend(process.in_hand);
+        self.tell(at, Event::Exited(exit))
+    }
+
+    fn tell(&mut self, at: usize, event: Event) -> Result<(), String> {
+        for action in self.nodes[at].machine.step(event, self.now) {
+            let node = &mut self.nodes[at];
+            match action {
+                Action::Spawn => {
+                    if node.out.is_some_and(|queue| !self.queues[queue].open) {
+                        return Err(format!("child {at} is started and its output has ended"));
+                    }
+                    node.spawned += 1;
+                    let pid = Pid::from_raw(node.spawned);
+                    // One in eight takes no signal but SIGKILL.
+                    let deaf = (at as i32 + node.spawned) % 8 == 0;
+                    node.process = Some(Process { pid, asked: false, forced: false, deaf, in_hand: None });
+                    self.tell(at, Event::Spawned(pid))?;
+                }
+                Action::Ask(pid, _) => {
+                    self.process_of(at, pid)?.asked = true;
+                    self.may_ask(at)?;
+                }
+                Action::Force(pid) => self.process_of(at, pid)?.forced = true,
+                Action::Say(..) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a drain may ask that child: not while it has time to finish what it took
+    /// before its input ended.
+    fn may_ask(&self, at: usize) -> Result<(), String> {
+        let Some((_, _, bounds)) = &self.drain else { return Ok(()) };
+        let Node { process, into, .. } = &self.nodes[at];
+        let has_message = process.as_ref().is_some_and(|process| process.in_hand.is_some());
+        let input_ended = into.is_some_and(|queue| !self.queues[queue].open);
+        if has_message && input_ended && self.now < bounds.order {
+            return Err(format!("child {at} is asked to stop with a message in its hands"));
+        }
+        Ok(())
+    }
+
+    fn process_of(&mut self, at: usize, pid: Pid) -> Result<&mut Process, String> {
+        let process = self.nodes[at].process.as_mut().filter(|process| process.pid == pid);
+        process.ok_or_else(|| format!("child {at}: a signal for a process that is gone"))
+    }
+
+    fn members(&self, going: &[usize]) -> Vec<Member> {
+        let before = |at: usize| {
+            let users = going.iter().enumerate().filter(|&(_, &user)| self.nodes[user].needs.contains(&at));
+            users.map(|(place, _)| place).collect()
+        };
+        let member = |&at: &usize| {
+            let node = &self.nodes[at];
+            let lies = self.law == Law::DeadIsDone && node.role != Role::Saver;
+            Member {
+                state: node.machine.state,
+                want: node.machine.want,
+                ended_well: node.machine.last_exit.is_some_and(Exit::success),
+                saves: node.role == Role::Saver,
+                over: is_over(node) || lies || self.law == Law::NobodyIsStarted,
+                has_output: node.out.is_none_or(|queue| self.queues[queue].open),
+                progress: node.progress,
+                before: if self.law == Law::NoOrder { Vec::new() } else { before(at) },
+            }
+        };
+        going.iter().map(member).collect()
+    }
+
+    fn flows(&self, going: &[usize], goes: &BTreeSet<usize>) -> Vec<(Flow, usize)> {
+        let place = |at: usize| going.iter().position(|&other| other == at);
+        let mut flows = Vec::new();
+        for (from, node) in self.nodes.iter().enumerate() {
+            let Some(queue) = node.out else { continue };
+            let to = self.nodes.iter().position(|sink| sink.into == Some(queue)).and_then(place);
+            if let Some(to) = to {
+                flows.push((Flow { from: place(from), to, queue, goes: goes.contains(&queue) }, queue));
+            }
+        }
+        flows
+    }
+
+    /// As the supervisor does after everything that happened.
+    fn advance(&mut self, seen: &mut Seen) -> Result<(), String> {
+        let Some((going, goes, bounds)) = self.drain.clone() else { return Ok(()) };
+        let members = self.members(&going);
+        let (flows, queues): (Vec<Flow>, Vec<usize>) = self.flows(&going, &goes).into_iter().unzip();
+        let waiting = |link: usize| self.queues[queues[link]].messages.len();
+        let decision = Drain::new(&members, &flows, &waiting, bounds, self.now).decide();
+        for step in decision.steps {
+            match step {
+                Step::EndInput(queue) => self.queues[queue].open = false,
+                Step::Stop(at) => self.tell(going[at], Event::Stop)?,
+                Step::Kill(at) => self.tell(going[at], Event::Kill)?,
+                Step::Start(at) => {
+                    seen.started += 1;
+                    self.nodes[going[at]].progress.starts += 1;
+                    self.tell(going[at], Event::Start)?;
+                }
+                Step::Drain(at, until) => {
+                    self.nodes[going[at]].progress.told = true;
+                    self.tell(going[at], Event::Drain(until))?;
+                }
+            }
+        }
+        if decision.done {
+            return self.end_of_drain(&going, &goes, bounds, seen);
+        }
+        if self.now > bounds.all + Duration::from_millis(50) {
+            return Err("the drain goes on after its bound".to_owned());
+        }
+        Ok(())
+    }
+
+    fn end_of_drain(
+        &mut self,
+        going: &[usize],
+        goes: &BTreeSet<usize>,
+        bounds: Bounds,
+        seen: &mut Seen,
+    ) -> Result<(), String> {
+        self.drain = None;
+        seen.late += u64::from(self.now >= bounds.order);
+        for &at in going {
+            let node = &self.nodes[at];
+            let is_down = node.machine.state == State::Down && (!node.machine.want.is_up() || node.machine.is_over());
+            if node.process.is_some() || !is_down {
+                return Err(format!("child {at} is not down at the end of a drain"));
+            }
+            let Some(queue) = node.into.filter(|queue| goes.contains(queue)) else { continue };
+            let waits = self.queues[queue].messages.len();
+            let Progress { starts, told } = node.progress;
+            let ended_well = node.machine.last_exit.is_some_and(Exit::success);
+            let over = node.role != Role::Saver && (is_over(node) || told && ended_well);
+            let late = self.now >= bounds.order;
+            if waits > 0 && starts < STARTS && !over && !late {
+                return Err(format!("{waits} messages wait for child {at}, which could have taken them"));
+            }
+        }
+        if !self.ending {
+            // What would be lost with a link that goes is a reason to go back.
+            seen.partial += 1;
+            seen.turned_back += u64::from(goes.iter().any(|&queue| !self.queues[queue].messages.is_empty()));
+            goes.iter().for_each(|&queue| self.queues[queue].open = true);
+            for &at in going {
+                if !self.nodes[at].machine.want.is_held() {
+                    self.tell(at, Event::Await)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where each message is, exactly once and in the order of its source.
+    fn account(&self, seen: &mut Seen) -> Result<(), String> {
+        let waiting: Vec<Message> = self.queues.iter().flat_map(|queue| queue.messages.iter().copied()).collect();
+        seen.waiting += waiting.len() as u64;
+        seen.lost_in_hand += self.lost_in_hand.len() as u64;
+        let mut all: Vec<Message> = self.file.iter().chain(&waiting).chain(&self.lost_in_hand).copied().collect();
+        all.sort_unstable();
+        let written = |(at, node): (usize, &Node)| (1..=node.written).map(move |number| (at, number));
+        let expected: Vec<Message> = self.nodes.iter().enumerate().flat_map(written).collect();
+        if all != expected {
+            return Err(format!("{} messages were written, and {} are somewhere", expected.len(), all.len()));
+        }
+        for source in 0..self.nodes.len() {
+            let numbers = self.file.iter().filter(|message| message.0 == source).map(|message| message.1);
+            if !numbers.is_sorted() {
+                return Err(format!("what child {source} wrote is not in order"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// As the supervisor tells the drain.
+fn is_over(node: &Node) -> bool {
+    node.machine.is_over() || node.progress.told && node.machine.would_be_over()
+}
+
+/// Whether the first needs the second, directly or not.
+fn reaches(nodes: &[Node], from: usize, to: usize) -> bool {
+    from == to || nodes[from].needs.iter().any(|&other| reaches(nodes, other, to))
+}
+
+impl fmt::Display for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = |at: Instant| at.saturating_duration_since(self.begin);
+        writeln!(
+            f,
+            "after {:?}, {} events, draining since {:?}",
+            since(self.now),
+            self.events,
+            since(self.drained_from)
+        )?;
+        for (at, node) in self.nodes.iter().enumerate() {
+            let Machine { state, want, last_exit, .. } = &node.machine;
+            writeln!(
+                f,
+                "{at}: {:?} {want:?} {state:?} {last_exit:?} {:?} {:?} -> {:?} needs {:?} {:?}",
+                node.role, node.progress, node.into, node.out, node.needs, node.process
+            )?;
+        }
+        for (at, queue) in self.queues.iter().enumerate() {
+            writeln!(f, "queue {at}: {} of {}, open {}", queue.messages.len(), queue.room, queue.open)?;
+        }
+        Ok(())
+    }
+}

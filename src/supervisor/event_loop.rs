@@ -1,0 +1,377 @@
+//! The loop: everything that happens is an event, and each event is in one match.
+
+use super::Options;
+use crate::config::model::{Model, Program};
+use crate::config::{Loaded, order};
+use crate::journal::{self, Waiting};
+use crate::notify;
+use crate::plugin;
+use crate::supervisor::change::Changes;
+use crate::supervisor::clock::{Moment, Wall};
+use crate::supervisor::family::child::Event;
+use crate::supervisor::family::children::Children;
+use crate::supervisor::family::logs::{LOG_ROUND, LogPipes};
+use crate::supervisor::family::predecessor;
+use crate::supervisor::family::strays::Strays;
+use crate::supervisor::kept::Kept;
+use crate::supervisor::kept::links::Links;
+use crate::supervisor::kept::names::Wanted;
+use crate::supervisor::kept::shared_memory::SharedMemory;
+use crate::supervisor::kept::sockets::Sockets;
+use crate::supervisor::kept::store::Store;
+use crate::supervisor::looks::Looks;
+use crate::supervisor::manager::Manager;
+use crate::supervisor::operators::Operators;
+use crate::supervisor::operators::ready::Ready;
+use crate::supervisor::operators::server::Server;
+use crate::supervisor::poll::{Poll, Token};
+use crate::sys::descendants::Process;
+use crate::sys::map::give_back;
+use crate::sys::process;
+use crate::sys::signals::{self, Came, Signals};
+use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGXFSZ};
+use nix::sys::epoll::EpollFlags;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+/// How long the service manager may take to hear the last of it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// The supervisor. What a part can do alone is a method of that part; the methods here
+/// need several.
+pub(crate) struct Supervisor {
+    /// The configuration in force.
+    pub(crate) loaded: Loaded,
+    pub(crate) children: Children,
+    pub(crate) strays: Strays,
+    pub(crate) log_pipes: LogPipes,
+    pub(crate) kept: Kept,
+    pub(crate) changes: Changes,
+    pub(crate) startup: Startup,
+    pub(crate) operators: Operators,
+    pub(crate) looks: Looks,
+    pub(crate) manager: Manager,
+    pub(crate) system: System,
+    pub(crate) agenda: Agenda,
+    pub(crate) figures: Figures,
+}
+
+/// The first start, and who waits for it.
+pub(crate) struct Startup {
+    /// The caller of a daemon.
+    pub(crate) ready: Ready,
+    /// Each child has been up once, or is known not to be.
+    pub(crate) has_started: bool,
+    /// A start that fails ends the daemon.
+    pub(crate) must_start: bool,
+    /// Why the daemon ends, if a start failed that had to succeed.
+    pub(crate) failed_start: Option<String>,
+    /// [`Options::renew`].
+    pub(crate) renew: Box<dyn FnMut()>,
+}
+
+/// What the loop and all starts need of the kernel.
+pub(crate) struct System {
+    pub(crate) poll: Poll,
+    signals: Signals,
+    /// /dev/null.
+    pub(crate) null: OwnedFd,
+    /// The soft limit on descriptors that programs get, as it was for this process.
+    pub(crate) soft_descriptors: u64,
+}
+
+/// What the loop is to do next.
+#[derive(Debug)]
+pub(crate) struct Agenda {
+    /// Something changed that [`Supervisor::advance`] may have been waiting for.
+    pub(crate) dirty: bool,
+    /// Look again then, because no event reports it.
+    look_at: Option<Instant>,
+    /// Set at the end: what [`Supervisor::run`] returns.
+    pub(crate) end: Option<Result<(), String>>,
+}
+
+/// What operators read of the daemon itself.
+#[derive(Debug)]
+pub(crate) struct Figures {
+    pub(crate) since: Moment,
+    pub(crate) wall: Wall,
+    pub(crate) reloads: u64,
+}
+
+impl Agenda {
+    /// Has the loop look again after that time, or sooner.
+    pub(crate) fn look_after(&mut self, time: Duration) {
+        let at = Instant::now() + time;
+        self.look_at = Some(self.look_at.map_or(at, |before| before.min(at)));
+    }
+}
+
+impl System {
+    fn open() -> Result<System, String> {
+        let at = |what: &'static str| move |e: io::Error| format!("cannot {what}: {e}");
+        let soft_descriptors = process::raise_descriptor_limit().map_err(at("raise the limit on descriptors"))?;
+        process::become_subreaper().map_err(at("become the subreaper"))?;
+        let caught: Vec<i32> =
+            [SIGHUP, SIGTERM, SIGINT, SIGQUIT, SIGUSR1, SIGCHLD].into_iter().chain(signals::accidental()).collect();
+        let signals = Signals::catch(&caught).map_err(at("catch signals"))?;
+        let null = std::fs::File::open("/dev/null").map_err(at("open /dev/null"))?.into();
+        let poll = Poll::new().map_err(at("make an epoll instance"))?;
+        Ok(System { poll, signals, null, soft_descriptors })
+    }
+}
+
+impl Kept {
+    /// What these children share with nobody else, or take up from an earlier supervisor;
+    /// and the sockets that could be bound, which are to be kept once nothing can fail.
+    fn open(model: &Model, store: Store) -> Result<(Kept, Sockets), String> {
+        let listens = || model.children.iter().flat_map(|child| &child.listen);
+        let mut names = Sockets::default().wanted(listens(), &store).make()?;
+        let mut bound = Sockets::default();
+        for address in listens().collect::<BTreeSet<_>>() {
+            if let Err(error) = bound.bind_first(address, &store, &mut names) {
+                // Its child is held back, and says so.
+                log::debug!("cannot listen on {address} yet: {error}");
+            }
+        }
+        for address in store.idle(|address| listens().any(|used| used == address)) {
+            log::warn!("the service manager listens on {address} for this daemon, but no child does");
+        }
+        let mut links = Links::default();
+        let made = links.make_new(model, &store)?;
+        links.keep(made, model);
+        Ok((Kept { links, sockets: Sockets::default(), memory: SharedMemory::default(), store }, bound))
+    }
+}
+
+impl Supervisor {
+    /// Does everything that can fail before the first child is started.
+    pub(crate) fn open(options: Options) -> Result<Supervisor, String> {
+        let Options { loaded, daemonized, renew } = options;
+        // Before anything else is opened: they have the first numbers.
+        let store = Store::open()?;
+        let mut system = System::open()?;
+        let control = &loaded.model.daemon.control;
+        let mut names = Wanted { control: Some(control.clone()), ..Wanted::default() }.make()?;
+        let server = Server::at(control, &mut names, &system.poll)?;
+        server.listen(true);
+        let watched = system.poll.add(&system.signals, EpollFlags::EPOLLIN, Token::Signals);
+        watched.map_err(|e| format!("cannot watch signals: {e}"))?;
+
+        let origin = names.origin().map_err(|e| format!("cannot look at the folder of {}: {e}", control.display()))?;
+        let mut strays = Strays::new(origin)?;
+        if strays.can_look() {
+            predecessor::end(strays.own(), &loaded.model, &mut system.signals)?;
+        }
+        let (kept, bound) = Kept::open(&loaded.model, store)?;
+        let startup =
+            Startup { ready: Ready::default(), has_started: false, must_start: daemonized, failed_start: None, renew };
+        let mut supervisor = Supervisor {
+            children: Children::new(order::needs(&loaded.model)),
+            strays,
+            log_pipes: LogPipes::default(),
+            kept,
+            changes: Changes::default(),
+            startup,
+            operators: Operators::new(server),
+            looks: Looks::default(),
+            manager: Manager::new(notify::watchdog()),
+            system,
+            agenda: Agenda { dirty: true, look_at: None, end: None },
+            figures: Figures { since: Moment::now(), wall: Wall::new(), reloads: 0 },
+            loaded,
+        };
+        for child in supervisor.loaded.model.children.clone() {
+            let at_hand = supervisor.loaded.is_at_hand(&child);
+            let (id, child) = supervisor.prepare_new(child, at_hand)?;
+            supervisor.children.add(id, child);
+            supervisor.step(id, Event::Await);
+        }
+        // Nothing fails from here on.
+        supervisor.kept.sockets.keep(bound);
+        // Before the first child can write anything.
+        supervisor.kept.keep_in_store(&mut supervisor.manager);
+        for (from, to, bytes) in supervisor.kept.store.waiting() {
+            log::warn!(
+                "the last supervisor left {bytes} bytes in the link {from} -> {to}, which is not in the configuration: \
+                 they wait for a reload that has it again"
+            );
+        }
+        Ok(supervisor)
+    }
+
+    /// The loop.
+    pub(crate) fn run(mut self, ready: &mut Ready) -> Result<(), String> {
+        self.startup.ready = std::mem::take(ready);
+        log::info!("supervises {} children, configured by {}", self.children.all().count(), self.loaded.name);
+        let (mut events, mut given_back) = (Vec::new(), false);
+        loop {
+            while self.agenda.dirty && self.agenda.end.is_none() {
+                self.agenda.dirty = false;
+                self.advance();
+            }
+            if let Some(wait) = self.log_pipes.flush(&self.system.poll) {
+                self.agenda.look_after(wait);
+            }
+            if let Some(end) = self.agenda.end.take() {
+                self.manager.finish(LAST_WORDS);
+                *ready = std::mem::take(&mut self.startup.ready);
+                return end;
+            }
+            if self.startup.has_started && !given_back {
+                given_back = true;
+                // It runs for years, and does so little that a tenth of the start's memory is enough.
+                if let Err(error) = give_back() {
+                    log::debug!("cannot give back the memory that the start needed: {error}");
+                }
+            }
+            let timeout = self.timeout();
+            // A deadline counts once all that came before it was looked at: this process may be
+            // halted at any place here (SIGTSTP, SIGSTOP, a suspended machine), for any time.
+            let now = Instant::now();
+            self.system.poll.wait(&mut events, timeout).map_err(|e| format!("cannot wait for events: {e}"))?;
+            for (token, flags) in events.drain(..) {
+                // What goes to the log changes nothing else.
+                self.agenda.dirty |= !matches!(token, Token::Log(_) | Token::Journal);
+                self.event(token, flags);
+            }
+            self.deadlines(now);
+        }
+    }
+
+    /// Until the nearest deadline.
+    fn timeout(&self) -> Option<Duration> {
+        let journal = match journal::waiting() {
+            Waiting::Until(at) => Some(at),
+            Waiting::Nothing | Waiting::Writable(_) => None,
+        };
+        let deadlines = [
+            self.children.next_timer().map(|(at, _)| at),
+            self.agenda.look_at,
+            self.operators.deadline(),
+            self.log_pipes.deadline(),
+            self.manager.deadline(),
+            self.looks.deadline(),
+            journal,
+            journal::deadline(),
+        ];
+        deadlines.into_iter().flatten().min().map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    fn event(&mut self, token: Token, flags: EpollFlags) {
+        match token {
+            Token::Signals => self.on_signals(),
+            Token::Control => self.operators.accept(),
+            Token::Connection(id) => {
+                if let Some(request) = self.operators.on_connection(id, flags) {
+                    self.request(id, request);
+                }
+                self.operators.watch(id);
+            }
+            Token::Exec(id) => self.on_exec(id),
+            Token::Log(id) => self.read_log(id, LOG_ROUND),
+            Token::Notify(id) => {
+                self.on_notify(id);
+            }
+            Token::Ready(id) => self.on_ready(id),
+            Token::Look(id) => self.on_look(id),
+            Token::Journal => {}
+        }
+    }
+
+    fn on_signals(&mut self) {
+        let all: Vec<Came> = self.system.signals.came().collect();
+        let mut before = 0;
+        for came in all {
+            let first = std::mem::replace(&mut before, came.number) != came.number;
+            match came.number {
+                // Each counts: the second one ends at once.
+                SIGTERM | SIGINT | SIGQUIT => {
+                    log::info!("{}", told(came));
+                    self.asked_to_end();
+                }
+                _ if !first => {}
+                SIGCHLD => self.reap(),
+                SIGHUP => {
+                    log::info!("{}", told(came));
+                    self.request_reload(None);
+                }
+                SIGUSR1 => {
+                    log::info!("{}", told(came));
+                    self.reopen();
+                }
+                // A log that is at a limit of its size (RLIMIT_FSIZE) is one reason for it.
+                SIGXFSZ if came.sender.is_none() => {}
+                // A child can have the kernel send any signal to any process that it may signal
+                // (F_SETOWN, F_SETSIG: fcntl(2)).
+                _ if came.sender.is_none() => log::debug!("{}: ignored", told(came)),
+                _ => log::warn!("{}: ignored", told(came)),
+            }
+        }
+    }
+
+    fn deadlines(&mut self, now: Instant) {
+        while let Some((_, id)) = self.children.next_timer().filter(|&(at, _)| at <= now) {
+            self.step(id, Event::Tick);
+        }
+        let looks = [self.agenda.look_at, self.looks.deadline()];
+        self.agenda.dirty |= looks.into_iter().flatten().any(|at| at <= now);
+        self.hung_looks(now);
+        self.log_pipes.on_time(&mut self.children, now);
+        self.manager.on_time(now);
+        if self.agenda.look_at.is_some_and(|at| at <= now) {
+            self.agenda.look_at = None;
+            self.left();
+        }
+        self.operators.on_time(now);
+    }
+
+    /// Passes SIGUSR1 on to the children that have a handler for it, but for plugins
+    /// that have nothing to reopen; returns
+    /// their names, and what went wrong. One that starts just now has no handler
+    /// before it has opened anything.
+    pub(crate) fn reopen(&mut self) -> (Vec<String>, Vec<String>) {
+        let (mut told, mut failed) = (Vec::new(), Vec::new());
+        for (id, child) in self.children.iter() {
+            let Some(pid) = child.machine.pid() else { continue };
+            if let Program::Plugin(name) = child.config.program {
+                if !plugin::find(name).is_some_and(|plugin| plugin.reopens) {
+                    continue;
+                }
+            }
+            if self.children.is_leaving(id) {
+                continue;
+            }
+            match process::signal_if_caught(pid, Signal::SIGUSR1) {
+                Ok(true) => told.push(child.config.name.clone()),
+                Ok(false) => {}
+                Err(error) => {
+                    log::error!(target: &child.config.name, "cannot send SIGUSR1: {error}");
+                    failed.push(format!("cannot send SIGUSR1 to {}: {error}", child.config.name));
+                }
+            }
+        }
+        log::info!("reopen: told {}", if told.is_empty() { "nobody".to_owned() } else { told.join(", ") });
+        (told, failed)
+    }
+
+    pub(crate) fn model(&self) -> &Model {
+        &self.loaded.model
+    }
+}
+
+/// "SIGTERM from process 1 (systemd) of user 0".
+fn told(came: Came) -> String {
+    let name = process::signal_name(came.number);
+    let Some(sender) = came.sender else { return name };
+    let who = match Process::look(Pid::from_raw(sender.pid)) {
+        _ if sender.pid == 0 => "a process of another pid namespace".to_owned(),
+        Ok(Some(process)) => format!("process {} ({})", sender.pid, process.name()),
+        Ok(None) | Err(_) => format!("process {}", sender.pid),
+    };
+    format!("{name} from {who} of user {}", sender.uid)
+}

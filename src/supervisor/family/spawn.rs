@@ -1,0 +1,324 @@
+//! What a child is given when it starts: descriptors and environment.
+
+use crate::cause::cause;
+use crate::config::model::{Child, Link as Config, Program, Ready};
+use crate::journal;
+use crate::link::handover::{self, Inbound, Outbound, Protocol};
+use crate::supervisor::family::mark;
+use crate::supervisor::family::notify;
+use crate::supervisor::kept::access;
+use crate::supervisor::kept::links::{Held, Links};
+use crate::supervisor::kept::shared_memory::Region;
+use crate::supervisor::kept::sockets::Sockets;
+use crate::supervisor::poll::Watched;
+use crate::sys::anew;
+use crate::sys::map;
+use crate::sys::pipe::{self, Pipe};
+use crate::sys::process::{self, Spawned};
+use nix::fcntl::OFlag;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+/// What the supervisor holds for one child, from start to start.
+#[derive(Debug)]
+pub struct Holdings {
+    /// Where its standard error, and an unlinked standard output, go.
+    pub log: Watched<Pipe>,
+    /// Where it may say that it is ready.
+    pub notify: Option<Watched<notify::Socket>>,
+    /// Its settings as JSON.
+    pub settings: OwnedFd,
+    /// Its counters.
+    pub metrics: Option<OwnedFd>,
+    /// What it shares with other instances.
+    pub shared: Option<Region>,
+    /// Whether its executable is at hand ([`crate::sys::at_hand`]).
+    pub at_hand: bool,
+}
+
+/// A child that was started.
+#[derive(Debug)]
+pub struct Started {
+    /// Its process, and how its exec goes.
+    pub spawned: Spawned,
+    /// Where it writes a newline when it is ready ([`Ready::Fd`]).
+    pub ready: Option<OwnedFd>,
+}
+
+/// What a log pipe can hold.
+pub const LOG_CAPACITY: usize = 64 * 1024;
+
+/// Links described in more bytes than this go by a descriptor: a string of the
+/// environment has at most 128 KiB (MAX_ARG_STRLEN, execve(2)).
+const LINKS_IN_ENVIRONMENT: usize = 64 * 1024;
+
+/// What else a start needs.
+#[derive(Debug)]
+pub struct Around<'a> {
+    /// No other process has the child's listening sockets.
+    pub alone: bool,
+    /// /dev/null.
+    pub null: &'a OwnedFd,
+    /// The soft limit on descriptors of programs that are no plugins.
+    pub soft_descriptors: u64,
+    /// What its processes are known by later.
+    pub mark: &'a str,
+}
+
+/// Starts a child.
+///
+/// # Errors
+/// What could not be done before exec; later failures come through
+/// [`Spawned::status`].
+pub fn spawn(
+    child: &Child,
+    holdings: &Holdings,
+    links: &mut Links,
+    sockets: &mut Sockets,
+    around: &Around<'_>,
+) -> io::Result<Started> {
+    let Around { alone, null, soft_descriptors, mark } = *around;
+    links.put_right(&child.name).map_err(|e| cannot("prepare its links", &e))?;
+    let mut fds = Descriptors::standard(child, holdings, links, null)?;
+    let mut environment = Environment::new(child);
+    environment.set(mark::VARIABLE, mark);
+
+    let plugin = matches!(child.program, Program::Plugin(_));
+    for address in &child.listen {
+        fds.share(sockets.put_right(address, plugin, alone)?)?;
+    }
+    if !child.listen.is_empty() {
+        let names: Vec<&str> = child.listen.iter().map(|address| address.scheme()).collect();
+        environment.set("LISTEN_FDS", &child.listen.len().to_string());
+        environment.set("LISTEN_FDNAMES", &names.join(":"));
+        environment.entries.push(process::LISTEN_PID.to_owned());
+    }
+    environment.set("PLUMBD_SETTINGS", &fds.open("its settings", &holdings.settings, OFlag::O_RDONLY)?.to_string());
+    if let Some(metrics) = &holdings.metrics {
+        environment.set("PLUMBD_METRICS", &fds.open("its counters", metrics, OFlag::O_RDWR)?.to_string());
+    }
+    if let Some(shared) = &holdings.shared {
+        let fd = fds.open("what it shares with other instances", &shared.file, OFlag::O_RDWR)?;
+        environment.set("PLUMBD_SHARED", &fd.to_string());
+        environment.set("PLUMBD_INSTANCE", &shared.instance.to_string());
+    }
+    if let Some(told) = hand_over(child, links, &mut fds)? {
+        let json = serde_json::to_string(&told).map_err(io::Error::other)?;
+        if json.len() <= LINKS_IN_ENVIRONMENT {
+            environment.set(handover::VARIABLE, &json);
+        } else {
+            let file =
+                map::sealed_file(c"plumbd-links", json.as_bytes()).map_err(|e| cannot("describe its links", &e))?;
+            environment.set(handover::FILE_VARIABLE, &fds.add(file).to_string());
+        }
+    }
+    if let Some(socket) = &holdings.notify {
+        environment.set("NOTIFY_SOCKET", socket.name());
+    }
+    let ready = match child.policy.ready {
+        Ready::Fd => Some(Pipe::new(0).map_err(|e| cannot("make a pipe for $PLUMBD_READY_FD", &e))?),
+        Ready::Exec | Ready::Notify => None,
+    };
+    if let Some(ready) = &ready {
+        pipe::set_nonblocking(&ready.read, true)?;
+        environment.set("PLUMBD_READY_FD", &fds.share(&ready.write)?.to_string());
+    }
+
+    let (path, arguments) = command(child)?;
+    let user;
+    let identity = match &child.user {
+        Some(who) => {
+            user = c_string(who.user.as_bytes())?;
+            Some(process::Identity { user: &user, uid: who.uid, gid: who.gid })
+        }
+        None => None,
+    };
+    let directory = child.directory.as_ref().map(|d| c_string(d.as_os_str().as_bytes())).transpose()?;
+    let descriptors: Vec<BorrowedFd<'_>> = fds.list.iter().map(AsFd::as_fd).collect();
+    let spawned = process::spawn(&process::Program {
+        path: &path,
+        arguments: &arguments,
+        environment: &environment.entries,
+        descriptors: &descriptors,
+        identity,
+        directory: directory.as_deref(),
+        umask: child.umask,
+        soft_descriptors: match child.program {
+            Program::Plugin(_) => None,
+            Program::Command(_) => Some(soft_descriptors),
+        },
+        limits: &child.limits,
+        death_signal: child.policy.stop_signal,
+        at_hand: holdings.at_hand,
+    })
+    .map_err(|e| cannot("fork", &e))?;
+    Ok(Started { spawned, ready: ready.map(|pipe| pipe.read) })
+}
+
+/// The descriptors of a child, by the number each will have.
+///
+/// All but sockets are open file descriptions that no other process has, nor
+/// this one: whatever the child does to their flags and offsets ends with it.
+struct Descriptors {
+    list: Vec<OwnedFd>,
+}
+
+impl Descriptors {
+    /// stdin, stdout, stderr.
+    fn standard(child: &Child, holdings: &Holdings, links: &Links, null: &OwnedFd) -> io::Result<Descriptors> {
+        let mut fds = Descriptors { list: Vec::new() };
+        match links.flowing_into(&child.name).next() {
+            Some(held) => fds.open("its standard input", &links.queue(held).read, OFlag::O_RDONLY)?,
+            None => fds.open("its standard input", null, OFlag::O_RDONLY)?,
+        };
+        let log = &holdings.log;
+        let _granted = pipe::restore_capacity(&log.read, LOG_CAPACITY)?;
+        if let Err(error) = anew::permit(&log.read, nix::unistd::geteuid().as_raw(), access::TO_LOG) {
+            log::warn!("{}: it may not open its log pipe by the name /dev/stderr: {}", child.name, error.desc());
+        }
+        match links.out_of(&child.name) {
+            Some(held) => {
+                // Never the log in its place: what a source says belongs to its sink.
+                let write = links.queue(held).write.as_ref().ok_or_else(|| {
+                    io::Error::other(format!("its link to {} takes no more: its input has ended", held.config.to))
+                })?;
+                fds.open("its standard output", write, OFlag::O_WRONLY | writes(held))?;
+                fds.open("its log pipe", &log.write, OFlag::O_WRONLY)?;
+            }
+            None => {
+                fds.open("its log pipe", &log.write, OFlag::O_WRONLY)?;
+                fds.share(&fds.list[1].try_clone()?)?;
+            }
+        }
+        Ok(fds)
+    }
+
+    /// A description of its own for what `fd` refers to; the number that it will have.
+    fn open(&mut self, what: &str, fd: &OwnedFd, flags: OFlag) -> io::Result<i32> {
+        let own = anew::description(fd, flags).map_err(|e| cannot(&format!("open {what}"), &e.into()))?;
+        Ok(self.add(own))
+    }
+
+    /// The same description, for what is shared.
+    fn share(&mut self, fd: &OwnedFd) -> io::Result<i32> {
+        let copy = fd.try_clone().map_err(|e| cannot("copy a descriptor", &e))?;
+        Ok(self.add(copy))
+    }
+
+    fn add(&mut self, fd: OwnedFd) -> i32 {
+        self.list.push(fd);
+        i32::try_from(self.list.len() - 1).unwrap_or(i32::MAX)
+    }
+}
+
+/// How the write end of a link's queue is given to its source.
+fn writes(held: &Held) -> OFlag {
+    match held.config.protocol {
+        Protocol::Lines => OFlag::empty(),
+        Protocol::Records => OFlag::O_NONBLOCK,
+    }
+}
+
+/// "opening its standard input: Too many open files", as what follows "cannot start".
+fn cannot(what: &str, error: &io::Error) -> io::Error {
+    io::Error::other(format!("cannot {what}: {}", cause(error)))
+}
+
+/// What $PLUMBD_LINKS says, where there is more to a link than stdin and stdout.
+fn hand_over(child: &Child, links: &Links, fds: &mut Descriptors) -> io::Result<Option<handover::Links>> {
+    let mut told = handover::Links::default();
+    for (place, held) in links.flowing_into(&child.name).enumerate() {
+        let Some(intake) = held.intake.as_ref().map(|i| &i.intake) else { continue };
+        // The first one's queue is stdin.
+        let queue = if place == 0 { 0 } else { fds.open("a queue", &links.queue(held).read, OFlag::O_RDONLY)? };
+        let staging = [
+            fds.open("staging", &intake.staging.read, OFlag::O_RDONLY)?,
+            fds.open("staging", &intake.staging.write, OFlag::O_WRONLY)?,
+        ];
+        let ledger = fds.open("a ledger", &intake.ledger, OFlag::O_RDWR)?;
+        let replies = match &held.replies {
+            Some(replies) => {
+                Some(fds.open("the replies of a link", &replies.write, OFlag::O_WRONLY | OFlag::O_NONBLOCK)?)
+            }
+            None => None,
+        };
+        let Config { from, protocol, .. } = &held.config;
+        told.inbound.push(Inbound { from: from.clone(), protocol: *protocol, queue, staging, ledger, replies });
+    }
+    if let Some(held) = links.out_of(&child.name) {
+        let Config { to, protocol, .. } = &held.config;
+        if *protocol == Protocol::Records || matches!(child.program, Program::Plugin(_)) {
+            let replies = match &held.replies {
+                Some(replies) => {
+                    Some(fds.open("the replies of a link", &replies.read, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?)
+                }
+                None => None,
+            };
+            told.outbound = Some(Outbound { to: to.clone(), protocol: *protocol, replies });
+        }
+    }
+    Ok((!told.inbound.is_empty() || told.outbound.is_some()).then_some(told))
+}
+
+struct Environment {
+    entries: Vec<CString>,
+}
+
+impl Environment {
+    fn new(child: &Child) -> Environment {
+        let mut environment = Environment { entries: Vec::new() };
+        if matches!(child.program, Program::Plugin(_)) {
+            // First, so that the configuration may say otherwise.
+            environment.set(journal::plugin::LEVEL, &log::max_level().as_str().to_ascii_lowercase());
+        }
+        for name in &child.pass_environment {
+            if let Some(value) = std::env::var_os(name) {
+                environment.set_bytes(name, value.as_bytes());
+            }
+        }
+        for (name, value) in &child.environment {
+            environment.set(name, value);
+        }
+        environment.set("PLUMBD_CHILD", &child.name);
+        environment
+    }
+
+    fn set(&mut self, name: &str, value: &str) {
+        self.set_bytes(name, value.as_bytes());
+    }
+
+    /// Later ones take the place of earlier ones. A NUL can't be in an
+    /// environment; the configuration's check refuses it.
+    fn set_bytes(&mut self, name: &str, value: &[u8]) {
+        let mut entry = format!("{name}=").into_bytes();
+        self.entries.retain(|e| !e.as_bytes().starts_with(&entry));
+        entry.extend_from_slice(value);
+        self.entries.extend(CString::new(entry));
+    }
+}
+
+/// What is executed, and its arguments.
+fn command(child: &Child) -> io::Result<(CString, Vec<CString>)> {
+    match &child.program {
+        // This process's own executable, also where its file was replaced or
+        // removed since: supervisor and plugins are of one version.
+        Program::Plugin(name) => {
+            if !process::shows_itself() {
+                return Err(io::Error::other("built-in plugins need /proc, which is not mounted"));
+            }
+            let arguments = [c"plumbd".to_owned(), c"plugin".to_owned(), c_string(name.as_bytes())?];
+            Ok((c"/proc/self/exe".to_owned(), arguments.to_vec()))
+        }
+        Program::Command(words) => {
+            let arguments = words.iter().map(|w| c_string(w.as_bytes())).collect::<io::Result<Vec<CString>>>()?;
+            let path = arguments.first().cloned().ok_or_else(|| io::Error::other("its command is empty"))?;
+            Ok((path, arguments))
+        }
+    }
+}
+
+fn c_string(bytes: &[u8]) -> io::Result<CString> {
+    Ok(CString::new(bytes)?)
+}

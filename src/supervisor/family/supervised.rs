@@ -1,0 +1,228 @@
+//! A child as the supervisor holds it: its part of the configuration, its
+//! machine, and what stays when its process goes.
+
+use crate::cause::cause;
+use crate::config::model::{Child, Program, Ready};
+use crate::control::status::{ChildState, Ended, LastExit};
+use crate::journal::LineSplitter;
+use crate::plugin;
+use crate::supervisor::clock::{Moment, Wall};
+use crate::supervisor::family::child::{Machine, State};
+use crate::supervisor::family::held_back::HeldBack;
+use crate::supervisor::family::notify;
+use crate::supervisor::family::spawn::{Holdings, LOG_CAPACITY};
+use crate::supervisor::kept::shared_memory::{Region, SharedMemory};
+use crate::supervisor::poll::{Id, Poll, Token, Watched};
+use crate::sys::descendants::Process;
+use crate::sys::map::{self, PAGE, SharedMap, memory_file};
+use crate::sys::pipe::{self, Pipe};
+use crate::sys::process::{self, Exit};
+use nix::sys::epoll::EpollFlags;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// One child.
+#[derive(Debug)]
+pub struct Supervised {
+    /// Its part of the configuration.
+    pub config: Rc<Child>,
+    /// Its states.
+    pub machine: Machine,
+    /// What it is given at each start.
+    pub holdings: Holdings,
+    /// Its log pipe, cut into lines.
+    pub lines: LineSplitter,
+    /// When what is there of a line is logged, if nothing more comes.
+    pub prompt_at: Option<Instant>,
+    /// How its exec goes, until that is known.
+    pub exec: Option<Watched<OwnedFd>>,
+    /// Where it says that it is ready, until it did.
+    pub ready: Option<Watched<OwnedFd>>,
+    /// It lacks something of the system.
+    pub(crate) held_back: HeldBack,
+    /// Somebody else spoke in its name, and that was logged.
+    pub told_of_strangers: bool,
+    /// What it says is wrong (X_PLUMBD_PROBLEM=).
+    pub says: Option<String>,
+    /// The number of its last start ([`mark`](crate::supervisor::family::mark)).
+    pub number: u64,
+    /// When its process was started the last time.
+    pub started: Option<Instant>,
+    /// When its state changed.
+    pub since: Moment,
+    /// When it ended the last time.
+    pub ended: Option<Moment>,
+    /// The deadline that the loop knows of.
+    pub timer: Option<Instant>,
+    page: Option<SharedMap>,
+}
+
+impl Supervised {
+    /// A child that is down. What it says about itself is heard once it
+    /// [is held](Supervised::listen).
+    ///
+    /// # Errors
+    /// As [`Prepared::new`].
+    pub fn new(prepared: Prepared, id: Id, poll: &Poll) -> Result<Supervised, String> {
+        let Prepared { config, at_hand, notify, settings, metrics, shared } = prepared;
+        let log = log_pipe(id, poll).map_err(|e| cannot_prepare(&config, &e))?;
+        let (metrics, page) = metrics.unzip();
+        Ok(Supervised {
+            machine: Machine::new(config.policy.clone()),
+            holdings: Holdings { log, notify, settings, metrics, shared, at_hand },
+            lines: LineSplitter::default(),
+            prompt_at: None,
+            exec: None,
+            ready: None,
+            held_back: HeldBack::default(),
+            told_of_strangers: false,
+            says: None,
+            number: 0,
+            started: None,
+            since: Moment::now(),
+            ended: None,
+            timer: None,
+            page,
+            config,
+        })
+    }
+
+    /// Takes over what a new configuration says of it, before its next start.
+    pub fn change(&mut self, prepared: Prepared) {
+        let Prepared { config, at_hand, notify, settings, metrics, shared } = prepared;
+        self.machine.change(config.policy.clone());
+        self.config = config;
+        (self.holdings.metrics, self.page) = metrics.unzip();
+        (self.holdings.notify, self.holdings.settings) = (notify, settings);
+        (self.holdings.shared, self.holdings.at_hand) = (shared, at_hand);
+        self.listen();
+    }
+
+    /// Has what it says about itself reported.
+    pub fn listen(&self) {
+        let watched = self.holdings.notify.as_ref().map_or(Ok(()), |socket| socket.watch_for(EpollFlags::EPOLLIN));
+        if let Err(error) = watched {
+            log::error!(target: &self.config.name, "cannot watch its notifications: {error}");
+        }
+    }
+
+    /// Its process is reaped: what it had shared with other instances is nobody's.
+    pub fn clear_shared(&self) {
+        let cleared = self.holdings.shared.as_ref().map_or(Ok(()), Region::clear);
+        if let Err(error) = cleared {
+            let why = cause(&error);
+            log::error!(target: &self.config.name, "cannot clear what it shared with other instances: {why}; its next process does");
+        }
+    }
+
+    /// What its counters say.
+    pub fn metrics(&self) -> BTreeMap<String, u64> {
+        let (Program::Plugin(name), Some(page)) = (&self.config.program, &self.page) else {
+            return BTreeMap::new();
+        };
+        let names = plugin::find(name).map_or(&[][..], |p| p.metrics);
+        let words = page.words(names.len());
+        names.iter().zip(words).map(|(name, word)| ((*name).to_owned(), word.load(Ordering::Relaxed))).collect()
+    }
+
+    /// What keeps it from being ready, where that has lasted for longer than
+    /// its start may take: it goes on trying, and nobody need wait for it.
+    pub fn stuck(&self) -> Option<&str> {
+        let says = self.says.as_deref().filter(|_| matches!(self.machine.state, State::Starting { .. }))?;
+        (self.started?.elapsed() >= self.machine.policy.ready_timeout).then_some(says)
+    }
+
+    /// Whether that is root, its own user, or the one that its process has become.
+    pub fn is_user(&self, uid: u32) -> bool {
+        let own = self.config.user.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |who| who.uid);
+        uid == 0 || uid == own || self.machine.pid().and_then(Process::user) == Some(uid)
+    }
+
+    /// Its state, in the contract's words.
+    pub fn state(&self) -> ChildState {
+        match self.machine.state {
+            State::Down | State::Waiting => ChildState::Down,
+            State::Starting { .. } => ChildState::Starting,
+            State::Up { .. } => ChildState::Up,
+            State::Stopping { .. } => ChildState::Stopping,
+            State::Backoff { .. } => ChildState::Backoff,
+            State::Failed => ChildState::Failed,
+        }
+    }
+
+    /// How and when it ended the last time.
+    pub fn last_exit(&self, wall: &Wall) -> Option<LastExit> {
+        let how = match self.machine.last_exit? {
+            Exit::Code(code) => Ended::Code(code),
+            Exit::Signal(number) => Ended::Signal(process::signal_name(number)),
+        };
+        Some(LastExit { how, at: wall.time(self.ended?) })
+    }
+}
+
+/// What a child is given from its next start on, by its part of a
+/// configuration: made ahead, because once the configuration holds nothing may
+/// fail any more.
+#[derive(Debug)]
+pub struct Prepared {
+    config: Rc<Child>,
+    at_hand: bool,
+    /// Watched for nothing yet: it is not the child's before it is held.
+    notify: Option<Watched<notify::Socket>>,
+    settings: OwnedFd,
+    metrics: Option<(OwnedFd, SharedMap)>,
+    shared: Option<Region>,
+}
+
+impl Prepared {
+    /// For the child of that number, whose executable is at hand or not.
+    ///
+    /// # Errors
+    /// `cannot prepare child "NAME": cause`: EMFILE, ENFILE, ENOMEM, ENOSPC.
+    pub fn new(
+        config: Rc<Child>,
+        at_hand: bool,
+        id: Id,
+        poll: &Poll,
+        memory: &mut SharedMemory,
+    ) -> Result<Prepared, String> {
+        let cannot = |error: io::Error| cannot_prepare(&config, &error);
+        let plugin = match &config.program {
+            Program::Plugin(name) => plugin::find(name),
+            Program::Command(_) => None,
+        };
+        let notify = if plugin.is_some() || config.policy.ready == Ready::Notify {
+            let socket = notify::Socket::new().map_err(cannot)?;
+            Some(poll.watch(socket, EpollFlags::empty(), Token::Notify(id)).map_err(cannot)?)
+        } else {
+            None
+        };
+        let settings = serde_json::to_vec(&config.settings).map_err(io::Error::from);
+        let settings = settings.and_then(|json| map::sealed_file(c"plumbd-settings", &json)).map_err(cannot)?;
+        let metrics = plugin.map(|_| metrics_page()).transpose().map_err(cannot)?;
+        let shared = memory.region(&config).map_err(cannot)?;
+        Ok(Prepared { config, at_hand, notify, settings, metrics, shared })
+    }
+}
+
+/// A page of counters.
+fn metrics_page() -> io::Result<(OwnedFd, SharedMap)> {
+    let file = memory_file(c"plumbd-metrics", PAGE)?;
+    map::seal_size(&file)?;
+    let page = SharedMap::new(&file, PAGE)?;
+    Ok((file, page))
+}
+
+fn log_pipe(id: Id, poll: &Poll) -> io::Result<Watched<Pipe>> {
+    let log = Pipe::new(LOG_CAPACITY)?;
+    pipe::set_nonblocking(&log.read, true)?;
+    poll.watch_part(log, |log| log.read.as_fd(), EpollFlags::EPOLLIN, Token::Log(id))
+}
+
+fn cannot_prepare(config: &Child, error: &io::Error) -> String {
+    format!("cannot prepare child \"{}\": {error}", config.name)
+}

@@ -1,0 +1,555 @@
+//! The links as the supervisor holds them: every pipe with both its ends, so
+//! that what is in it outlives both processes.
+
+use crate::config::model::{Link as Config, Model, Program};
+use crate::link::handover::Protocol;
+use crate::link::ledger::{self, View};
+use crate::link::{Intake, Kept, Link, replies_capacity};
+use crate::plugin;
+use crate::supervisor::change::steps::LinkSeen;
+use crate::supervisor::clock::Moment;
+use crate::supervisor::kept::access;
+use crate::supervisor::kept::store::{self, Store};
+use crate::sys::anew;
+use crate::sys::pipe::{self, Pipe};
+use jiff::Timestamp;
+use nix::errno::Errno;
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// Bytes may wait at any instant; those that do for so long wait for a sink
+/// that takes none.
+const NO_ACCIDENT: Duration = Duration::from_millis(100);
+
+/// A link and its kernel objects.
+#[derive(Debug)]
+pub struct Held {
+    /// What the configuration says of it.
+    pub config: Config,
+    /// Which of the queues is its own; several links into one ordinary sink share one.
+    pub queue: QueueId,
+    /// What only its sink uses, where the sink has an intake.
+    pub intake: Option<HeldIntake>,
+    /// The acknowledgements' way back, with records.
+    pub replies: Option<Pipe>,
+    /// Whose processes its source and its sink are.
+    users: [u32; 2],
+    /// When bytes were first seen to wait, and how many the sink had taken then.
+    seen: Option<(Instant, u64)>,
+    /// When none were seen to wait the last time.
+    idle_at: Moment,
+}
+
+/// An intake, and what its staging holds at most.
+#[derive(Debug)]
+pub struct HeldIntake {
+    /// The sink's.
+    pub intake: Intake,
+    /// What staging can hold.
+    granted: usize,
+}
+
+/// A queue: what the source writes and the sink reads.
+#[derive(Debug)]
+pub struct Queue {
+    id: QueueId,
+    /// The sink's end.
+    pub read: OwnedFd,
+    /// The source's end; `None` once its input has ended.
+    pub write: Option<OwnedFd>,
+    /// What it can hold: as much as was asked for, or as the kernel granted.
+    granted: usize,
+    /// That it holds less by now, and the kernel does not grant more, was told.
+    short_told: bool,
+}
+
+/// Which links share a queue.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum QueueId {
+    /// An ordinary sink has one, whatever flows into it: its stdin.
+    Of(String),
+    /// Every other link has its own.
+    Between(String, String),
+}
+
+impl QueueId {
+    /// Its link's name in the store.
+    fn name(&self, protocol: Protocol) -> String {
+        match self {
+            QueueId::Of(to) => store::link_name(protocol, None, to),
+            QueueId::Between(from, to) => store::link_name(protocol, Some(from), to),
+        }
+    }
+}
+
+/// All links.
+#[derive(Debug, Default)]
+pub struct Links {
+    held: Vec<Held>,
+    queues: Vec<Queue>,
+}
+
+/// Whether that child tells apart what comes from whom: then each link into it
+/// has a queue of its own, staging and a ledger.
+fn has_intake(model: &Model, link: &Config) -> bool {
+    match model.child(&link.to).map(|sink| &sink.program) {
+        Some(Program::Plugin(name)) => plugin::find(name).is_some_and(|p| p.sink),
+        Some(Program::Command(_)) | None => link.protocol == Protocol::Records,
+    }
+}
+
+impl Held {
+    /// Whether this is that link of `model`, whatever its capacity.
+    fn is(&self, link: &Config, model: &Model) -> bool {
+        let held = &self.config;
+        held.from == link.from
+            && held.to == link.to
+            && held.protocol == link.protocol
+            && self.intake.is_some() == has_intake(model, link)
+    }
+
+    /// `FROM -> TO`.
+    pub fn title(&self) -> String {
+        format!("{} -> {}", self.config.from, self.config.to)
+    }
+
+    /// Whether that child is its source or its sink.
+    fn touches(&self, child: &str) -> bool {
+        self.config.from == child || self.config.to == child
+    }
+
+    /// What `model` says of this link, if it has it.
+    fn in_model<'a>(&self, model: &'a Model) -> Option<&'a Config> {
+        model.links.iter().find(|link| self.is(link, model))
+    }
+}
+
+impl Links {
+    /// The links into that child.
+    pub fn flowing_into(&self, sink: &str) -> impl Iterator<Item = &Held> {
+        self.held.iter().filter(move |held| held.config.to == sink)
+    }
+
+    /// The link out of that child.
+    pub fn out_of(&self, source: &str) -> Option<&Held> {
+        self.held.iter().find(|held| held.config.from == source)
+    }
+
+    /// The queues that no link of `new` uses, all if there is no `new`: their inputs end
+    /// with it.
+    pub fn ending(&self, new: Option<&Model>) -> BTreeSet<QueueId> {
+        let ids = self.queues.iter().map(|queue| &queue.id);
+        ids.filter(|id| new.is_none_or(|model| !self.stays(id, model))).cloned().collect()
+    }
+
+    /// Every link, as a change sees it; [`Links::queued_at`] has their numbers.
+    pub fn flows(&self) -> Vec<LinkSeen<'_>> {
+        let each = self.held.iter().map(|held| LinkSeen {
+            from: &held.config.from,
+            to: &held.config.to,
+            queue: &held.queue,
+            is_open: self.queue(held).write.is_some(),
+            saves: held.intake.is_some(),
+        });
+        each.collect()
+    }
+
+    /// Bytes that wait in the link of that number, from 0.
+    pub fn queued_at(&self, link: usize) -> usize {
+        self.held.get(link).map_or(0, |held| self.queued(held))
+    }
+
+    /// Whether a link that is held and that `model` has too uses that queue.
+    fn stays(&self, queue: &QueueId, model: &Model) -> bool {
+        self.held.iter().any(|held| held.queue == *queue && held.in_model(model).is_some())
+    }
+
+    /// How many bytes a link's queue can hold.
+    pub fn capacity(&self, held: &Held) -> usize {
+        pipe::capacity(&self.queue(held).read).unwrap_or(held.config.capacity)
+    }
+
+    /// Every link.
+    pub fn iter(&self) -> impl Iterator<Item = &Held> {
+        self.held.iter()
+    }
+
+    /// The queue of that link.
+    ///
+    /// # Panics
+    /// Never: a link's queue is held as long as the link.
+    pub fn queue(&self, held: &Held) -> &Queue {
+        self.queues.iter().find(|q| q.id == held.queue).expect("a link's queue is held as long as the link")
+    }
+
+    /// Makes the links of `model` that are not held yet, or takes them up as an
+    /// earlier supervisor left them, all or none; they are to be [kept](Links::keep) when everything else is ready too.
+    ///
+    /// # Errors
+    /// `cannot make the link A -> B: cause` for the first that failed.
+    pub fn make_new(&self, model: &Model, store: &Store) -> Result<Links, String> {
+        let mut new = Links::default();
+        for link in &model.links {
+            if self.held.iter().any(|held| held.is(link, model)) {
+                continue;
+            }
+            self.make(link, model, store, &mut new)
+                .map_err(|e| format!("cannot make the link {} -> {}: {e}", link.from, link.to))?;
+        }
+        Ok(new)
+    }
+
+    fn make(&self, link: &Config, model: &Model, store: &Store, new: &mut Links) -> io::Result<()> {
+        let intake = has_intake(model, link);
+        let id =
+            if intake { QueueId::Between(link.from.clone(), link.to.clone()) } else { QueueId::Of(link.to.clone()) };
+        // One that goes is of no use: its input ends.
+        let shared = self.stays(&id, model) || new.queues.iter().any(|q| q.id == id);
+        let kept = if shared { None } else { store.link(&id.name(link.protocol))? };
+        let made = match (kept, intake) {
+            (Some(kept), intake) => Some(take_up(link, kept, intake)?),
+            (None, true) => Some(Link::to_intake(link.capacity, link.protocol)?),
+            (None, false) if !shared => Some(Link::to_stdin(link.capacity)?),
+            (None, false) => None,
+        };
+        let mut held = Held {
+            config: link.clone(),
+            queue: id.clone(),
+            intake: None,
+            replies: None,
+            users: users(link, model),
+            seen: None,
+            idle_at: Moment::now(),
+        };
+        if let Some(made) = made {
+            let real = made.capacity()?;
+            tell_granted(link, real);
+            held.intake = made.intake.map(HeldIntake::new).transpose()?;
+            held.replies = made.replies;
+            let Pipe { read, write } = made.queue;
+            new.queues.push(Queue { id, read, write: Some(write), granted: real, short_told: false });
+        }
+        new.held.push(held);
+        Ok(())
+    }
+
+    /// What shall outlive this process, by its name in the store, of those
+    /// links that `which` takes.
+    pub fn stored<'a>(&'a self, which: impl Fn(&Held) -> bool + 'a) -> impl Iterator<Item = (String, BorrowedFd<'a>)> {
+        self.held.iter().filter(move |held| which(held)).flat_map(|held| {
+            let intake = held.intake.as_ref().map(|held| (&held.intake.staging.read, &held.intake.ledger));
+            store::parts(&held.queue.name(held.config.protocol), &self.queue(held).read, intake)
+        })
+    }
+
+    /// Holds these too, in the order of the configuration.
+    pub fn keep(&mut self, new: Links, model: &Model) {
+        self.held.extend(new.held);
+        self.queues.extend(new.queues);
+        let place = |held: &Held| model.links.iter().position(|link| held.is(link, model));
+        self.held.sort_by_key(place);
+    }
+
+    /// Lets go of the links that `model` doesn't have, and takes over what it
+    /// says of the others (their capacity).
+    pub fn retain(&mut self, model: &Model) {
+        self.held.retain(|held| held.in_model(model).is_some());
+        self.queues.retain(|queue| self.held.iter().any(|held| held.queue == queue.id));
+        for held in &mut self.held {
+            let Some(config) = held.in_model(model) else { continue };
+            if config.capacity != held.config.capacity {
+                if let Some(queue) = self.queues.iter_mut().find(|q| q.id == held.queue) {
+                    resize(held, queue, config);
+                }
+            }
+            held.users = users(config, model);
+            held.config = config.clone();
+        }
+    }
+
+    /// Takes over whose processes the ends are.
+    pub fn set_users(&mut self, model: &Model) {
+        for held in &mut self.held {
+            held.users = users(&held.config, model);
+        }
+    }
+
+    /// Ends the input that this queue is: once its sink has read what there is, it sees the
+    /// end of the file.
+    pub fn end_input(&mut self, queue: &QueueId) {
+        if let Some(queue) = self.queues.iter_mut().find(|held| held.id == *queue) {
+            queue.write = None;
+        }
+    }
+
+    /// Opens the inputs again that [`Links::end_input`] has ended, as many as it can, but
+    /// for those that a change under way ends.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE: the first of them, if some stay ended.
+    pub fn resume_input(&mut self, ends: impl Fn(&QueueId) -> bool) -> io::Result<()> {
+        let mut all = Ok(());
+        for queue in self.queues.iter_mut().filter(|queue| queue.write.is_none() && !ends(&queue.id)) {
+            let records = self.held.iter().any(|h| h.queue == queue.id && h.config.protocol == Protocol::Records);
+            let opened = pipe::writer_of(&queue.read).and_then(|write| {
+                pipe::set_nonblocking(&write, records)?;
+                Ok(write)
+            });
+            match opened {
+                Ok(write) => queue.write = Some(write),
+                Err(error) => all = all.and(Err(error)),
+            }
+        }
+        all
+    }
+
+    /// Puts right what processes that are gone by now, or a neighbour, did to
+    /// the pipes of that child's links: their capacity, and who may open them.
+    ///
+    /// # Errors
+    /// A capacity can't be looked at.
+    pub fn put_right(&mut self, child: &str) -> io::Result<()> {
+        for held in self.held.iter().filter(|held| held.touches(child)) {
+            let Some(queue) = self.queues.iter_mut().find(|q| q.id == held.queue) else { continue };
+            let title = held.title();
+            let mut short = pipe::restore_capacity(&queue.read, queue.granted)? < queue.granted;
+            if let Some(HeldIntake { intake, granted, .. }) = &held.intake {
+                short |= pipe::restore_capacity(&intake.staging.read, *granted)? < *granted;
+            }
+            if let Some(replies) = &held.replies {
+                // One that is small delays acknowledgements, and loses none.
+                let _granted = pipe::restore_capacity(&replies.read, replies_capacity(queue.granted))?;
+            }
+            if short && !queue.short_told {
+                log::warn!(
+                    "link {title}: a process made it smaller, and the kernel does not grant what it had (pipe(7))"
+                );
+            }
+            queue.short_told = short;
+            let sources: Vec<u32> = match &held.queue {
+                QueueId::Between(..) => vec![held.users[0]],
+                QueueId::Of(_) => self.held.iter().filter(|h| h.queue == held.queue).map(|h| h.users[0]).collect(),
+            };
+            permit(&queue.read, held.users[1], &sources, &title);
+        }
+        Ok(())
+    }
+
+    /// Bytes that wait in a link: in its queue, in staging, and carried over in
+    /// the ledger.
+    pub fn queued(&self, held: &Held) -> usize {
+        self.untaken(held) + held.intake.as_ref().map_or(0, |held| held.view().carried())
+    }
+
+    /// The same without what the sink carries: half a line that it took, and
+    /// whose other half nobody wrote yet, is no delay of the sink's.
+    fn untaken(&self, held: &Held) -> usize {
+        let staged = held.intake.as_ref().map_or(0, |held| pipe::bytes_in(&held.intake.staging.read).unwrap_or(0));
+        pipe::bytes_in(&self.queue(held).read).unwrap_or(0) + staged
+    }
+
+    /// How many bytes wait in each link, and for how long its sink has taken
+    /// nothing while some did.
+    ///
+    /// Nobody tells the supervisor when bytes come, and it has no timer for it:
+    /// it knows what it saw at earlier looks, and, of a sink with a ledger,
+    /// when that took something. So a first look only notes what waits.
+    pub fn look(&mut self, now: Instant) -> Vec<(usize, Duration)> {
+        let sizes: Vec<(usize, usize)> = self.held.iter().map(|held| (self.queued(held), self.untaken(held))).collect();
+        let mut answers = Vec::with_capacity(sizes.len());
+        for (held, (queued, untaken)) in self.held.iter_mut().zip(sizes) {
+            // Another batch, or, where nobody tells, another number of bytes.
+            let batch = held.intake.as_ref().map(|intake| intake.view().batch());
+            let taken = batch.unwrap_or(untaken as u64);
+            held.seen = match held.seen {
+                _ if untaken == 0 => None,
+                Some((since, before)) if before == taken => Some((since, taken)),
+                _ => Some((now, taken)),
+            };
+            if untaken == 0 {
+                held.idle_at = Moment::now();
+            }
+            let seen = held.seen.map_or(Duration::ZERO, |(since, _)| now.duration_since(since));
+            let stalled = |batch| stalled(seen, Timestamp::now(), held.idle_at.elapsed(), batch);
+            answers.push((queued, batch.map_or(seen, stalled)));
+        }
+        answers
+    }
+}
+
+/// For how long a sink with a ledger has taken nothing, where bytes were seen
+/// to wait for it for `seen`: since its last batch, whose id is the time
+/// (nanoseconds since 1970), or since nothing waited, `idle` ago, whichever was later.
+fn stalled(seen: Duration, clock: Timestamp, idle: Duration, batch: u64) -> Duration {
+    if seen < NO_ACCIDENT {
+        return seen;
+    }
+    let batch = Timestamp::from_nanosecond(i128::from(batch)).unwrap_or(Timestamp::UNIX_EPOCH);
+    // A clock that was set forward since makes this no more than `idle`, and one that was
+    // set back no less than what was seen.
+    Duration::try_from(clock.duration_since(batch)).unwrap_or(Duration::ZERO).min(idle).max(seen)
+}
+
+/// A link that an earlier supervisor left.
+fn take_up(link: &Config, mut kept: Kept, has_intake: bool) -> io::Result<Link> {
+    if has_intake && kept.intake.is_none() {
+        log::error!(
+            "link {} -> {}: the service manager kept its queue alone: what its sink had begun to take is lost",
+            link.from,
+            link.to
+        );
+    }
+    if let Some((staging, ledger)) = &mut kept.intake {
+        if let Err(why) = ledger::adopt(&*ledger) {
+            // What is in staging is taken once more rather than lost.
+            log::error!(
+                "link {} -> {}: {why}: it begins with an empty one. The beginning of a message that its sink had set \
+                 aside is lost; of {} bytes that it was about to save, some may be saved twice",
+                link.from,
+                link.to,
+                pipe::bytes_in(staging)?
+            );
+            *ledger = ledger::create()?;
+        }
+    }
+    let made = kept.again(link.protocol, has_intake)?;
+    let staging = made.intake.as_ref().map(|intake| &intake.staging.write);
+    for end in [Some(&made.queue.write), staging].into_iter().flatten() {
+        // Refused is told by the caller.
+        let _refused = pipe::restore_capacity(end, link.capacity);
+    }
+    log::info!(
+        "link {} -> {}: taken up as the last supervisor left it, with {} bytes",
+        link.from,
+        link.to,
+        pipe::bytes_in(&made.queue.read)?
+    );
+    Ok(made)
+}
+
+fn resize(held: &mut Held, queue: &mut Queue, link: &Config) {
+    let Config { from, to, capacity, .. } = link;
+    let intake = held.intake.as_mut().map(|held| (&held.intake.staging.write, &mut held.granted));
+    let mut real = *capacity;
+    for (name, pipe) in [("queue", Some((&queue.read, &mut queue.granted))), ("staging", intake)] {
+        let Some((end, granted)) = pipe else { continue };
+        match pipe::set_capacity(end, *capacity) {
+            Ok(bytes) => {
+                *granted = bytes;
+                real = real.min(bytes);
+            }
+            // The other one may have it all the same.
+            Err(error) => log::warn!(
+                "link {from} -> {to}: cannot set the capacity of its {name} to {capacity} bytes: {error}; the {name} stays as it was"
+            ),
+        }
+    }
+    queue.short_told = false;
+    tell_granted(link, real);
+}
+
+/// Lets a queue's sink and sources open it, as far as this process may say so: no
+/// child needs that to read what it was given, and to write.
+fn permit(queue: &OwnedFd, sink: u32, sources: &[u32], title: &str) {
+    let own = nix::unistd::geteuid().as_raw();
+    let (owner, mode) = access::to_queue(own, sink, sources);
+    let permitted = match anew::permit(queue, owner, mode) {
+        Err(Errno::EPERM) if owner != own => anew::permit(queue, own, access::to_own_queue(own, sink, sources)),
+        other => other,
+    };
+    if let Err(error) = permitted {
+        log::warn!(
+            "link {title}: its children may not open /dev/stdin and /dev/stdout by these names: {}",
+            error.desc()
+        );
+    }
+}
+
+/// Whose processes the two ends of a link are.
+fn users(link: &Config, model: &Model) -> [u32; 2] {
+    let own = nix::unistd::geteuid().as_raw();
+    [&link.from, &link.to]
+        .map(|name| model.child(name).and_then(|child| child.user.as_ref()).map_or(own, |who| who.uid))
+}
+
+fn tell_granted(link: &Config, real: usize) {
+    let Config { from, to, capacity, .. } = link;
+    if real < *capacity {
+        log::warn!(
+            "link {from} -> {to}: the kernel grants {real} of {capacity} bytes (pipe-max-size, pipe-user-pages-soft: pipe(7))"
+        );
+    }
+}
+
+impl HeldIntake {
+    fn new(intake: Intake) -> io::Result<HeldIntake> {
+        let granted = pipe::capacity(&intake.staging.write)?;
+        Ok(HeldIntake { intake, granted })
+    }
+
+    fn view(&self) -> View<'_> {
+        View::of(&self.intake.ledger)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn an_input_that_cannot_be_opened_again_leaves_no_other_one_shut() {
+        let queue = |name: &str, read: OwnedFd| Queue {
+            id: QueueId::Of(name.to_owned()),
+            read,
+            write: None,
+            granted: 4096,
+            short_told: false,
+        };
+        let pipe = || Pipe::new(4096).unwrap().read;
+        // No socket can be opened by its name in /proc (ENXIO).
+        let bad = || OwnedFd::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+        for place in 0..3 {
+            let queues = (0..3).map(|at| queue(&at.to_string(), if at == place { bad() } else { pipe() }));
+            let mut links = Links { held: Vec::new(), queues: queues.collect() };
+            links.resume_input(|_| false).unwrap_err();
+            let open: Vec<bool> = links.queues.iter().map(|queue| queue.write.is_some()).collect();
+            assert_eq!(open, [place != 0, place != 1, place != 2]);
+            links.queues[place].read = pipe();
+            links.resume_input(|_| false).unwrap();
+            assert!(links.queues[place].write.is_some());
+        }
+    }
+
+    #[test]
+    fn a_stall_is_counted_from_the_last_batch_or_from_when_nothing_waited() {
+        let batch = 1000 * 1_000_000_000;
+        let (long, secs) = (Duration::from_millis(200), Duration::from_secs);
+        assert_eq!(stalled(long, at(1060), secs(160), batch), secs(60));
+        assert_eq!(stalled(long, at(1060), secs(10), batch), secs(10));
+        assert_eq!(stalled(long, at(1060), secs(160), 0), secs(160));
+    }
+
+    #[test]
+    fn bytes_that_were_only_just_seen_are_no_stall() {
+        let just = Duration::from_millis(3);
+        assert_eq!(stalled(just, at(5000), Duration::from_secs(4100), 0), just);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_makes_no_stall_longer_than_bytes_have_waited() {
+        let (long, idle, batch) = (Duration::from_secs(7), Duration::from_secs(9), 1000 * 1_000_000_000);
+        for back in [0, 10, 999] {
+            assert_eq!(stalled(long, at(back), idle, batch), long);
+        }
+        assert_eq!(stalled(long, at(10), idle, u64::MAX), long);
+        for forward in [1010, 90_000, 1_699_920_000] {
+            assert_eq!(stalled(long, at(forward), idle, batch), idle);
+        }
+    }
+}

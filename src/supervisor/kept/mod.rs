@@ -1,0 +1,69 @@
+//! What outlives a child's process, and much of it the supervisor's own.
+//!
+//! | file | what is there |
+//! |---|---|
+//! | `links` | every pipe between children, with both its ends |
+//! | `sockets`, `names`, `unix_name` | listening sockets, and the names of those that have one in a file system |
+//! | `shared_memory` | what the instances of one child share |
+//! | `access` | which users may open the pipes that children are given |
+//! | `store` | what the service manager keeps for the next supervisor |
+
+pub(crate) mod access;
+pub(crate) mod links;
+pub(crate) mod names;
+pub(crate) mod shared_memory;
+pub(crate) mod sockets;
+pub(crate) mod store;
+pub(crate) mod unix_name;
+
+use crate::supervisor::manager::Manager;
+use links::{Held, Links, QueueId};
+use shared_memory::SharedMemory;
+use sockets::Sockets;
+use std::io;
+use store::Store;
+
+/// What outlives a child's process.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) links: Links,
+    pub(crate) sockets: Sockets,
+    /// What the instances of one child share.
+    pub(crate) memory: SharedMemory,
+    /// What the service manager keeps of it for the next supervisor.
+    pub(crate) store: Store,
+}
+
+impl Kept {
+    /// Has the service manager keep sockets and links for a supervisor that
+    /// comes after this one was killed.
+    pub(crate) fn keep_in_store(&mut self, manager: &mut Manager) {
+        let wanted = self.sockets.stored().chain(self.links.stored(|_| true)).collect();
+        self.store.keep(&wanted, manager);
+    }
+
+    /// The same if a socket was bound anew since the last time.
+    pub(crate) fn keep_renewed(&mut self, manager: &mut Manager) {
+        if self.sockets.take_renewed() {
+            self.keep_in_store(manager);
+        }
+    }
+
+    /// At the end: sockets that a restart takes over, and links with bytes in them.
+    pub(crate) fn keep_at_the_end(&mut self, manager: &mut Manager) {
+        self.sockets.revive_all();
+        let unsaved = self.links.stored(|held| self.links.queued(held) > 0);
+        self.store.keep(&self.sockets.stored_at_the_end().chain(unsaved).collect(), manager);
+    }
+
+    /// Holds what waits in links whose input has ended for a change, and which go with it,
+    /// until a configuration has them again.
+    pub(crate) fn leave_ending(&mut self, ends: impl Fn(&QueueId) -> bool) {
+        let waits = |held: &Held| ends(&held.queue) && self.links.queued(held) > 0;
+        let parts = self.links.stored(waits).map(|(name, fd)| Ok((name, fd.try_clone_to_owned()?)));
+        match parts.collect::<io::Result<Vec<_>>>() {
+            Ok(parts) => parts.into_iter().for_each(|(name, fd)| self.store.leave(name, fd)),
+            Err(error) => log::error!("reload: cannot hold what waits in the links that go: {error}: it is lost"),
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Operators' requests, and those who wait for an answer.
+
+use crate::config::{Which, looked};
+use crate::control::status::{self, Status};
+use crate::control::{Request, Response};
+use crate::look::Answers;
+use crate::supervisor::change::reload::WRONG_CONFIGURATION;
+use crate::supervisor::event_loop::Supervisor;
+use crate::supervisor::family::child::{Event, Ladder, State};
+use crate::supervisor::family::outcome::{self, Family};
+use crate::supervisor::looks::Purpose;
+use crate::supervisor::operators::waiters::{Goal, Waiter};
+use crate::supervisor::poll::Id;
+use std::path::Path;
+use std::time::Instant;
+
+impl Supervisor {
+    /// Does what an operator asks, or begins it.
+    pub(crate) fn request(&mut self, connection: u32, request: Request) {
+        match request {
+            Request::Status => {
+                self.look_for_lost_names();
+                let status = Box::new(self.status());
+                self.operators.server.answer(connection, &Response::Status(status));
+                self.operators.finish(Some(connection), 0);
+            }
+            Request::Plan { file } => self.plan(connection, file.as_deref()),
+            Request::Reload => self.request_reload(Some(connection)),
+            Request::Start { children } => self.start_or_restart(connection, children, false),
+            Request::Stop { children } => self.stop_children(connection, &children),
+            Request::Restart { children } => self.start_or_restart(connection, children, true),
+            Request::Shutdown { fast } => {
+                self.operators.waiters.push(Waiter::Shutdown(connection));
+                if fast {
+                    self.end_at_once();
+                } else if self.daemon_state() != status::DaemonState::Stopping {
+                    self.begin_end();
+                }
+            }
+            Request::Reopen => {
+                let (told, failed) = self.reopen();
+                if !told.is_empty() {
+                    self.operators.say(Some(connection), &format!("told {}", told.join(", ")));
+                } else if failed.is_empty() {
+                    self.operators.say(Some(connection), "no child reopens a file at SIGUSR1");
+                }
+                if failed.is_empty() {
+                    self.operators.finish(Some(connection), 0);
+                } else {
+                    self.operators.refuse(Some(connection), &failed.join("\n"));
+                }
+            }
+        }
+    }
+
+    fn plan(&mut self, connection: u32, file: Option<&Path>) {
+        if self.changes.is_ending() {
+            return self.operators.refuse(Some(connection), "cannot plan: the daemon is stopping");
+        }
+        self.look_at_configuration(file, Purpose::Plan(connection));
+    }
+
+    pub(crate) fn looked_for_plan(&mut self, connection: u32, answers: Result<Answers, String>) {
+        let answers = match answers {
+            Ok(answers) => answers,
+            Err(why) => return self.operators.refuse(Some(connection), &format!("cannot plan: {why}")),
+        };
+        match looked::loaded(&answers, Which::All) {
+            Ok(loaded) => {
+                let plan = self.plan_to(&loaded.model, self.kept.sockets.lost());
+                self.operators.say(Some(connection), &plan.to_string());
+                if plan.is_empty() {
+                    self.operators.say(Some(connection), "nothing would change");
+                }
+                self.operators.finish(Some(connection), 0);
+            }
+            Err(problems) => {
+                self.operators.refuse_as(Some(connection), problems.to_string().trim_end(), WRONG_CONFIGURATION);
+            }
+        }
+    }
+
+    /// What an operator may call one or several children, as ids and names; where
+    /// there is none of a name, the operator gets the answer.
+    fn children_named(&mut self, connection: u32, names: &[String]) -> Option<(Vec<Id>, Vec<String>)> {
+        let mut ids = Vec::new();
+        for name in names {
+            match self.children.ids_of(name) {
+                found if found.is_empty() => {
+                    self.operators
+                        .refuse(Some(connection), &format!("cannot find child \"{name}\": {}", self.children.known()));
+                    return None;
+                }
+                found => ids.extend(found),
+            }
+        }
+        let named = ids.iter().filter_map(|&id| self.children.get(id));
+        let names = named.map(|child| child.config.name.clone()).collect();
+        Some((ids, names))
+    }
+
+    fn start_or_restart(&mut self, connection: u32, asked: Vec<String>, restart: bool) {
+        if self.changes.is_ending() {
+            return self.operators.refuse(Some(connection), "cannot start anything: the daemon is stopping");
+        }
+        let Some((ids, names)) = self.children_named(connection, &asked) else { return };
+        if names.iter().any(|name| self.changes.concern(name)) {
+            return self.operators.waiters.push(Waiter::Later { connection, names: asked, restart });
+        }
+        self.operators.waiters.push(Waiter::Children { connection, names: names.clone(), goal: Goal::Up });
+        for (&id, name) in ids.iter().zip(&names) {
+            let runs = self.children.get(id).is_some_and(|child| child.machine.pid().is_some());
+            if !runs {
+                log::info!(target: name, "an operator starts it");
+            }
+            self.step(id, if runs && restart { Event::Restart } else { Event::Await });
+        }
+    }
+
+    fn stop_children(&mut self, connection: u32, asked: &[String]) {
+        let Some((ids, names)) = self.children_named(connection, asked) else { return };
+        for id in ids {
+            self.step(id, Event::Hold);
+        }
+        self.operators.waiters.push(Waiter::Children { connection, names, goal: Goal::Down });
+    }
+
+    /// Starts what waited for a change to be over.
+    fn start_later(&mut self) {
+        if self.changes.is_ending() || !self.changes.reloads.is_empty() {
+            return;
+        }
+        let later = |waiter: &Waiter| matches!(waiter, Waiter::Later { .. });
+        while let Some(place) = self.operators.waiters.iter().position(later) {
+            if let Waiter::Later { connection, names, restart } = self.operators.waiters.remove(place) {
+                self.start_or_restart(connection, names, restart);
+            }
+        }
+    }
+
+    /// Answers those whose wait is over.
+    pub(crate) fn answer_waiters(&mut self) {
+        self.start_later();
+        let mut place = 0;
+        while let Some(waiter) = self.operators.waiters.get(place) {
+            let Waiter::Children { connection, names, goal } = waiter else {
+                place += 1;
+                continue;
+            };
+            match self.wait_of(names, *goal) {
+                None => place += 1,
+                Some(bad) => {
+                    let connection = *connection;
+                    self.operators.waiters.remove(place);
+                    if bad.is_empty() {
+                        self.operators.finish(Some(connection), 0);
+                    } else {
+                        self.operators.refuse(Some(connection), &bad.join("\n"));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Why these children are not as they shall be; `None`: not known yet.
+    fn wait_of(&self, names: &[String], goal: Goal) -> Option<Vec<String>> {
+        match goal {
+            // What is true of it now may not be in a moment.
+            Goal::Up if names.iter().any(|name| self.changes.concern(name)) => None,
+            Goal::Up => outcome::outcome_of(&self.children, names),
+            Goal::Down => {
+                let mut bad = Vec::new();
+                for child in names.iter().filter_map(|name| self.children.named(name)) {
+                    match (child.machine.state, child.machine.want.is_held()) {
+                        (State::Down, true) if !self.changes.stop(&child.config.name) => {}
+                        (State::Stopping { ladder: Ladder::Unkillable, .. }, true) => {
+                            bad.extend(outcome::unkillable(&self.children, [&child.config.name]));
+                        }
+                        (_, true) => return None,
+                        (_, false) => bad.push(format!("cannot stop {}: it was started again", child.config.name)),
+                    }
+                }
+                Some(bad)
+            }
+        }
+    }
+
+    fn status(&mut self) -> Status {
+        self.figures.wall.look();
+        let waits = self.kept.links.look(Instant::now());
+        let mut links: Vec<status::Link> = self
+            .kept
+            .links
+            .iter()
+            .zip(waits)
+            .map(|(held, (queued, stalled))| status::Link {
+                from: held.config.from.clone(),
+                to: held.config.to.clone(),
+                queued_bytes: queued as u64,
+                capacity_bytes: self.kept.links.capacity(held) as u64,
+                stalled_for_ms: u64::try_from(stalled.as_millis()).unwrap_or(u64::MAX),
+            })
+            .collect();
+        // What no configuration names any more, and still has bytes.
+        links.extend(self.kept.store.waiting().into_iter().map(|(from, to, bytes)| {
+            let (queued_bytes, capacity_bytes) = (bytes as u64, bytes as u64);
+            status::Link { from: from.to_owned(), to: to.to_owned(), queued_bytes, capacity_bytes, stalled_for_ms: 0 }
+        }));
+        let children =
+            self.model().children.iter().filter_map(|config| self.children.named(&config.name)).map(|child| {
+                let waits_for = if child.machine.state == State::Waiting {
+                    self.children.blocked_by(&child.config.name)
+                } else {
+                    None
+                };
+                let unreachable = || child.config.listen.iter().find_map(|address| self.kept.sockets.problem(address));
+                let problem = child.says.clone().or(child.machine.problem.clone()).or_else(unreachable);
+                status::Child {
+                    name: child.config.name.clone(),
+                    state: child.state(),
+                    pid: child.machine.pid().map(nix::unistd::Pid::as_raw),
+                    ready: child.machine.is_up(),
+                    since: self.figures.wall.time(child.since),
+                    finished: child.machine.has_finished(),
+                    restarts: child.machine.restarts,
+                    last_exit: child.last_exit(&self.figures.wall),
+                    problem: problem.or_else(|| waits_for.map(|other| format!("waits for {other}"))),
+                    metrics: child.metrics(),
+                    rates: std::collections::BTreeMap::new(),
+                }
+            });
+        Status {
+            version: status::VERSION,
+            pid: nix::unistd::getpid().as_raw(),
+            state: self.daemon_state(),
+            config: self.model().file.as_ref().map(|file| file.display().to_string()),
+            since: self.figures.wall.time(self.figures.since),
+            reloads: self.figures.reloads,
+            unlogged: crate::journal::unsent(),
+            children: children.collect(),
+            links,
+        }
+    }
+}
