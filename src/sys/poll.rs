@@ -179,6 +179,7 @@ impl<I> DerefMut for Watched<I> {
 mod tests {
     use super::super::pipe::Pipe;
     use super::*;
+    use std::time::Instant;
 
     impl Token for u64 {
         fn encode(self) -> u64 {
@@ -247,6 +248,21 @@ mod tests {
             let mut events = Vec::with_capacity(room);
             poll.wait(&mut events, None).unwrap();
             assert_eq!(events.len(), most);
+        }
+    }
+
+    #[test]
+    fn a_wait_is_not_shorter_than_asked_and_may_be_for_ever() {
+        let mut poll: Poll<u64> = Poll::new().unwrap();
+        let start = Instant::now();
+        poll.wait(&mut Vec::new(), Some(Duration::from_micros(1100))).unwrap();
+        assert!(start.elapsed() >= Duration::from_micros(1100));
+        let pipe = Pipe::new(4096).unwrap();
+        poll.add(&pipe.write, EpollFlags::EPOLLOUT, 1).unwrap();
+        for timeout in [None, Some(Duration::MAX)] {
+            let mut events = Vec::new();
+            poll.wait(&mut events, timeout).unwrap();
+            assert_eq!(events, [(1, EpollFlags::EPOLLOUT)]);
         }
     }
 }
