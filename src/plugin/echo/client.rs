@@ -1,5 +1,6 @@
 //! One connection: its transport, its bytes, and how far each side has come.
 
+use super::clients::Lists;
 use super::framing;
 use super::peer::Peer;
 use super::reading::Reading;
@@ -45,7 +46,6 @@ pub(super) struct Client {
     pub(super) output: Output,
     /// What epoll reports of it now; `None`: it is not watched.
     pub(super) watched: Option<EpollFlags>,
-    /// Which of the lists of [`Clients`](super::clients::Clients) it is in.
     pub(super) lists: Lists,
     /// When it last sent something.
     pub(super) heard: Instant,
@@ -53,17 +53,6 @@ pub(super) struct Client {
     pub(super) partial_timer: bool,
     /// While it is owed something and is given a time to take it.
     pub(super) taking: Option<Taking>,
-}
-
-/// The lists that a client is in, each at most once.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Lists {
-    /// Those that have their turn next.
-    pub(super) line: bool,
-    /// Those that wait for memory.
-    pub(super) memory: bool,
-    /// Those that an echo is due to.
-    pub(super) due: bool,
 }
 
 impl Client {

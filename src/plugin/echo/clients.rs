@@ -5,6 +5,21 @@ use super::memory::{Memory, Needs};
 use super::slots::{Id, Slots};
 use std::collections::VecDeque;
 
+/// The lists that a client is in, each at most once.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Lists {
+    line: bool,
+    memory: bool,
+    due: bool,
+}
+
+impl Lists {
+    /// Whether the client waits for its turn.
+    pub(super) fn in_line(self) -> bool {
+        self.line
+    }
+}
+
 /// The connections, and the lists of those that something is to be done for.
 #[derive(Debug)]
 pub(super) struct Clients {
@@ -84,6 +99,29 @@ impl Clients {
         if !std::mem::replace(&mut client.lists.memory, true) {
             self.memory.waiting.push(needs, id);
         }
+    }
+
+    /// The first in that line for memory, if there is enough for it now, and whether it is
+    /// to be read. It leaves the line. One that has got room meanwhile, or will by its own
+    /// echoes, only leaves.
+    pub(super) fn next_for_memory(&mut self, line: usize) -> Option<(Id, bool)> {
+        let Clients { all, memory, .. } = self;
+        let id = memory.waiting.first(line)?;
+        let mut reads = false;
+        if let Some(client) = all.get(id) {
+            reads = client.reading.lacks_memory() && !client.stream.is_under_way();
+            if reads {
+                match client.stream.needs(memory) {
+                    needs if memory.has(needs) => {}
+                    Needs::More(_) if client.stream.lengthen(memory) => {}
+                    _ => return None,
+                }
+                client.reading.on_memory();
+            }
+            client.lists.memory = false;
+        }
+        memory.waiting.pop(line);
+        Some((id, reads))
     }
 
     /// The client's message was settled: its echo is due up to there.

@@ -156,7 +156,7 @@ impl Memory {
     pub(super) fn give(&mut self, buffer: Vec<u8>) {
         self.held -= buffer.len();
         self.grown -= buffer.len() - SMALLEST;
-        self.waiting.may_move = true;
+        self.waiting.move_again();
         if self.spare + buffer.len() <= SPARE {
             self.spare += buffer.len();
             self.free.push(buffer);
@@ -198,9 +198,14 @@ impl<T: Copy> Waiting<T> {
         self.may_move && self.lines.iter().any(|line| !line.is_empty())
     }
 
-    /// They are served now, or, if that is not `done`, once more.
-    pub(super) fn served(&mut self, done: bool) {
-        self.may_move = !done;
+    /// They are served now.
+    pub(super) fn move_once(&mut self) {
+        self.may_move = false;
+    }
+
+    /// There may be enough for the first.
+    pub(super) fn move_again(&mut self) {
+        self.may_move = true;
     }
 
     /// Whether another waits for the same already.
@@ -304,7 +309,7 @@ mod tests {
     #[test]
     fn the_two_lines_do_not_wait_for_each_other() {
         let mut lines = Waiting::default();
-        lines.served(false);
+        lines.move_again();
         assert!(!lines.may_move(), "nobody waits");
         lines.push(Needs::More(1), 'a');
         assert!(lines.is_anyone_before(Needs::More(9)) && !lines.is_anyone_before(Needs::First));

@@ -8,7 +8,7 @@
 
 use super::client::Output;
 use super::framing::{Next, Piece};
-use super::memory::{Needs, Waiting};
+use super::memory::Waiting;
 use super::outbox::Message;
 use super::server::{BYTES, MESSAGES, Server};
 use super::slots::Id;
@@ -35,7 +35,7 @@ impl Server {
         if flags.contains(EpollFlags::EPOLLIN) || end {
             let Some(client) = self.clients.get(id) else { return };
             client.reading.on_report(end);
-            match client.lists.line {
+            match client.lists.in_line() {
                 false => self.read(id),
                 // Its turn may be far away, if the sink takes nothing.
                 true if end => self.look_for_end(id),
@@ -172,40 +172,20 @@ impl Server {
         if !self.clients.memory.waiting.may_move() || self.sink.outbox.is_full() {
             return;
         }
-        self.clients.memory.waiting.served(true);
+        self.clients.memory.waiting.move_once();
         for line in Waiting::<Id>::ALL {
-            while let Some(id) = self.clients.memory.waiting.first(line) {
-                if self.sink.outbox.is_full() {
-                    return self.clients.memory.waiting.served(false);
+            while !self.sink.outbox.is_full() {
+                let Some((id, reads)) = self.clients.next_for_memory(line) else { break };
+                if reads {
+                    self.take_in(id);
+                } else {
+                    self.settle(id);
                 }
-                if !self.serve_from_memory_line(id) {
-                    break;
-                }
-                self.clients.memory.waiting.pop(line);
             }
         }
-    }
-
-    /// Reads the first in line, if there is memory for it now; whether its turn is over.
-    fn serve_from_memory_line(&mut self, id: Id) -> bool {
-        let Some((client, memory)) = self.clients.get_with_memory(id) else { return true };
-        // One that has got room meanwhile, or will by its own echoes, just leaves the line.
-        let reads = client.reading.lacks_memory() && !client.stream.is_under_way();
-        if reads {
-            match client.stream.needs(memory) {
-                needs if memory.has(needs) => {}
-                Needs::More(_) if client.stream.lengthen(memory) => {}
-                _ => return false,
-            }
-            client.reading.on_memory();
+        if self.sink.outbox.is_full() {
+            self.clients.memory.waiting.move_again();
         }
-        client.lists.memory = false;
-        if reads {
-            self.take_in(id);
-        } else {
-            self.settle(id);
-        }
-        true
     }
 
     /// Sends the echoes whose messages are settled.
@@ -235,6 +215,7 @@ impl Server {
 
 #[cfg(test)]
 mod tests {
+    use super::super::memory::Needs;
     use super::super::settings::{EchoAfter, Settings};
     use super::*;
     use crate::link::handover::Links;

@@ -72,7 +72,7 @@ impl Server {
     fn on_partial(&mut self, id: Id) {
         let Some(client) = self.clients.get(id) else { return };
         client.partial_timer = false;
-        if client.lists.line || client.reading.is_readable() {
+        if client.lists.in_line() || client.reading.is_readable() {
             // Whole messages come first, and so does what it may have sent after this: when
             // that is read, the timer is set again.
             return;
