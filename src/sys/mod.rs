@@ -15,6 +15,7 @@ pub mod lock;
 pub mod map;
 pub mod name;
 pub mod pipe;
+pub mod poll;
 pub mod process;
 pub mod signals;
 pub mod socket;

@@ -1,33 +1,34 @@
-//! How many clients there are of each address: here, and in the other instances of this
-//! child. The rule is `max_connections_per_address`.
+//! How many clients each address has, here and in the other instances of this child. The
+//! limit is `max_connections_per_address`.
 //!
-//! To let a client in, this instance counts it first, where the others see it, and then adds
-//! up what all have counted of its address. Is that more than the limit, it takes it back.
-//! So the limit is never passed: of those that are in, the one that was counted last has
-//! seen all others. Two that come to two instances at the same instant may see each other,
-//! and both be refused, where there was room for one.
+//! To accept a client, this instance counts it first, where the others see it, and then
+//! adds up what all instances have counted for its address. If that is more than the limit,
+//! it takes the client's count back. So the limit is never exceeded: of the clients that
+//! are in, the one that was counted last has seen all others. Two clients that come to two
+//! instances at the same instant may see each other, and both be refused although there
+//! was room for one.
 
 use super::counts::{Counts, Key};
 use ipnet::Ipv6Net;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-/// All that have clients here.
+/// All addresses that have clients here.
 #[derive(Debug)]
 pub(super) struct Addresses {
     /// 0: none.
     limit: usize,
     ipv6_prefix: u8,
     here: HashMap<IpAddr, Here>,
-    /// Where several instances count together.
+    /// If several instances count together.
     counts: Option<Counts>,
 }
 
-/// Those of one address.
+/// The clients of one address.
 #[derive(Debug, Default)]
 struct Here {
     clients: usize,
-    /// Where the other instances see that.
+    /// Where the other instances see that number.
     slot: Option<usize>,
 }
 
@@ -36,7 +37,7 @@ impl Addresses {
         Addresses { limit, ipv6_prefix, here: HashMap::new(), counts }
     }
 
-    /// A client from there comes; whether it may.
+    /// A client from there comes; whether it may come in.
     pub(super) fn enter(&mut self, from: IpAddr) -> bool {
         if self.limit == 0 {
             return true;
@@ -45,7 +46,7 @@ impl Addresses {
         let here = self.here.entry(from).or_default();
         here.clients += 1;
         let mut elsewhere = 0;
-        // Of an address that has as many as it may here alone, nothing need be looked at.
+        // If an address has more than the limit here alone, the others need not be counted.
         if let Some(counts) = self.counts.as_mut().filter(|_| here.clients <= self.limit) {
             counts.set(Key::from(from), &mut here.slot, here.clients);
             elsewhere = counts.elsewhere(Key::from(from));
@@ -75,7 +76,7 @@ impl Addresses {
         }
     }
 
-    /// What counts as one address: whoever has one of IPv6 has as many as its prefix leaves.
+    /// What counts as one address. Whoever has one IPv6 address has all of its prefix.
     fn counted(&self, from: IpAddr) -> IpAddr {
         match from {
             IpAddr::V4(_) => from,

@@ -1,19 +1,19 @@
-//! What each instance shows the others: how many clients of each address it has. A table in
-//! the memory that they share ([`crate::plugin::shared`]), a region for each instance,
-//! written by that one alone and read by all.
+//! Shows the other instances how many clients of each address this one has. The counts are
+//! a table in the memory that all instances share ([`crate::plugin::shared`]), with a region
+//! for each instance, which that instance alone writes and all read.
 //!
 //! | where | words of 8 bytes |
 //! |---|---|
-//! | before the regions | the number of regions in use, or ever used |
+//! | before the regions | the number of regions that are or were in use |
 //! | a region's first | its seed; 0: nobody counts here |
 //! | from its eighth word on | slots of three words: state, and the address in two |
 //!
-//! An address can stand in the slots of two groups of eight, which its hash with the seed
+//! An address can be in the slots of two groups of eight, which its hash with the seed
 //! chooses. Nobody outside knows the seed, so nobody can choose addresses that meet in the
-//! same groups. The owner puts a new one into the group with more free slots, and
-//! remembers the slot; the others look at all sixteen. There are twice as many slots as
-//! `max_connections`, so hardly ever are both groups full (with two to choose from, an
-//! overfull group is rarer than one in a billion): an address that finds no slot is counted
+//! same groups. The owner puts a new address into the group with more free slots, and
+//! remembers the slot; the others search all sixteen. There are twice as many slots as
+//! `max_connections`, so both groups are hardly ever full (with two to choose from, an
+//! overfull group is rarer than one in a billion). An address that finds no slot is counted
 //! by its own instance alone.
 //!
 //! A slot's state is its generation, in the upper half, and how many clients its address
@@ -21,24 +21,24 @@
 //!
 //! | state | the address | next |
 //! |---|---|---|
-//! | (g, 0) free | means nothing, and may be changed | (g + 1, 1), once the next one stands there |
-//! | (g, n) | stands | (g, n + 1), (g, n - 1), for the last client (g, 0) |
+//! | (g, 0) free | means nothing, and may be changed | (g + 1, 1), once the next one is written |
+//! | (g, n) | is valid | (g, n + 1), (g, n - 1), for the last client (g, 0) |
 //!
-//! All loads and stores are sequentially consistent, so there is one order of them. A reader
-//! loads the state, the address, the state again, and the seed again. Are both states of one
-//! generation and their counts above 0, the address stood between the two loads, and the
-//! second state is its count, if the process that wrote it is still the same: the seed
-//! says that. (Between two loads no slot is taken 2^32 times, and no two of 2^64 seeds are
-//! the same.)
+//! All loads and stores are sequentially consistent, so they have one order. A reader loads
+//! the state, the address, the state again, and the seed again. If both states have the
+//! same generation and counts above 0, the address was valid between the two loads, and the
+//! second state is its count, provided that the process that wrote it is still the same,
+//! which the seed shows. (Between two loads no slot is taken 2^32 times, and no two of 2^64
+//! seeds are equal.)
 //!
-//! In every other case the reader counts nothing, though somebody may be there: in one of
-//! the two loads the slot was free, or it changed between them, or the region did, so who
-//! is there now was counted after the reader looked first. The reader had counted its own
-//! client before that, and who comes later sees that one ([`super::addresses`]): either of
-//! them sees the other, or both do.
+//! In every other case the reader counts nothing, although a client may be there: the slot
+//! was free at one of the two loads, or it or the region changed between them. So a client
+//! that is there now was counted after the reader looked first. The reader had counted its
+//! own client before that, and the other instance then sees that one ([`super::addresses`]):
+//! at least one of the two sees the other.
 //!
-//! An instance that was killed is counted until its process was reaped; its sockets are
-//! closed before that. Then its region is zero, and its seed too.
+//! An instance that was killed is counted until its process is reaped; its sockets are
+//! closed before that. Then its region, with its seed, becomes zero.
 //!
 //! A test tries every order of a reader's loads among an owner's stores.
 
@@ -56,7 +56,7 @@ const SLOT: usize = 3;
 /// Words before the first slot, so that groups begin where cache lines do.
 const HEADER: usize = 8;
 
-/// How many groups there are for that many clients of as many addresses.
+/// How many groups that many clients of as many addresses need.
 fn groups(max_connections: usize) -> usize {
     (2 * max_connections).div_ceil(GROUP).max(2)
 }
@@ -66,7 +66,7 @@ pub(super) fn region(max_connections: usize) -> usize {
     8 * (HEADER + SLOT * GROUP * groups(max_connections))
 }
 
-/// An address as it stands in a slot: an IPv4 one as IPv6 maps it (RFC 4291, 2.5.5.2).
+/// An address as a slot has it: an IPv4 address as IPv6 maps it (RFC 4291, 2.5.5.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Key(u64, u64);
 
@@ -91,7 +91,7 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// Those that this instance shows are none at first, whatever stood there.
+    /// At first this instance shows no clients, whatever was in its region before.
     ///
     /// # Errors
     /// EINVAL: the file is shorter than that many connections need; ENOMEM from mmap(2).
@@ -108,8 +108,8 @@ impl Counts {
         Ok(counts)
     }
 
-    /// Shows that this instance has so many clients of that address. `slot` is where it
-    /// stands, if anywhere, before and after.
+    /// Shows that this instance has this many clients of that address. `slot` is where the
+    /// address is, if anywhere, before and after.
     pub(super) fn set(&mut self, key: Key, slot: &mut Option<usize>, clients: usize) {
         let region = self.region(self.instance);
         let state = |at: usize| region[at].load(Ordering::SeqCst);
@@ -160,7 +160,7 @@ impl Counts {
         let mut hasher = DefaultHasher::new();
         (seed, key).hash(&mut hasher);
         let hash = hasher.finish();
-        // Of a half of it, as a fraction, that many.
+        // Each half as a fraction of all groups.
         [hash >> 32, hash & 0xffff_ffff].map(|half| ((half * self.groups as u64) >> 32) as usize)
     }
 

@@ -1,9 +1,9 @@
-//! What happens to many clients alike is told in one line. Pure.
+//! Logs how clients end, many of them in one line. Pure.
 //!
-//! The first is told at once, those after it together: a line a second for each fate,
-//! later one in up to a minute for as long as it goes on.
+//! The first client of a fate is logged at once, and those after it together: at first one
+//! line a second for each fate, and down to one a minute while it goes on.
 
-use std::net::SocketAddr;
+use super::peer::Peer;
 use std::time::{Duration, Instant};
 
 /// The least time between two lines of one fate, and the most.
@@ -14,11 +14,11 @@ const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_sec
 pub(super) enum Fate {
     /// It took none of its echoes for `send_timeout`.
     TookNothing,
-    /// It took none of its echoes while all wait for the end.
+    /// It took none of its echoes while a stop waited for it.
     TookNothingAtTheEnd,
-    /// It is of no network in `allow`.
+    /// Its address is in no network of `allow`.
     NotAllowed,
-    /// There are `max_connections_per_address` of its address.
+    /// Its address has `max_connections_per_address` clients already.
     TooManyOfItsAddress,
     /// Its connection broke.
     Broke,
@@ -39,7 +39,8 @@ impl Fate {
         }
     }
 
-    /// That clients break off is nothing to mind, nor that others than the allowed try.
+    /// Broken connections and refused clients are normal; only clients that took nothing
+    /// deserve a warning.
     pub(super) fn level(self) -> log::Level {
         match self {
             Fate::TookNothing | Fate::TookNothingAtTheEnd => log::Level::Warn,
@@ -49,11 +50,11 @@ impl Fate {
     }
 }
 
-/// What was not told yet of one fate.
+/// What was not logged yet of one fate.
 #[derive(Debug, Clone, Copy)]
 struct Row {
     count: u64,
-    last: Option<SocketAddr>,
+    last: Option<Peer>,
     /// No line before this, if there was one.
     quiet_until: Option<Instant>,
     pause: Duration,
@@ -63,10 +64,10 @@ struct Row {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Line {
     /// One client.
-    One(SocketAddr),
+    One(Peer),
     /// This many since the last line, and the last of them.
-    Many(u64, SocketAddr),
-    /// They are told together, at that time; the timer is still to be set.
+    Many(u64, Peer),
+    /// They are logged together at that time, for which the timer is still to be set.
     Later(Instant),
     /// Nothing now.
     Nothing,
@@ -87,7 +88,7 @@ impl Default for Fates {
 
 impl Fates {
     /// A client met it.
-    pub(super) fn met(&mut self, fate: Fate, peer: SocketAddr, now: Instant) -> Line {
+    pub(super) fn met(&mut self, fate: Fate, peer: Peer, now: Instant) -> Line {
         let row = &mut self.rows[fate as usize];
         row.last = Some(peer);
         match row.quiet_until.filter(|until| now < *until) {
@@ -103,7 +104,7 @@ impl Fates {
         }
     }
 
-    /// The time for those that were not told has come.
+    /// The time has come for those that were not logged yet.
     pub(super) fn due(&mut self, fate: Fate, now: Instant) -> Line {
         let row = &mut self.rows[fate as usize];
         let (count, Some(last)) = (std::mem::take(&mut row.count), row.last) else { return Line::Nothing };
@@ -120,11 +121,12 @@ impl Fates {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::SocketAddr;
 
     #[test]
     fn the_first_is_told_at_once_and_the_others_together() {
         let (mut fates, start) = (Fates::default(), Instant::now());
-        let peer = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let peer = |port| Peer::from(SocketAddr::from(([127, 0, 0, 1], port)));
         let after = |ms| start + Duration::from_millis(ms);
         assert_eq!(fates.met(Fate::TookNothing, peer(1), start), Line::One(peer(1)));
         assert_eq!(fates.met(Fate::TookNothing, peer(2), after(1)), Line::Later(after(1000)));
@@ -138,7 +140,7 @@ mod tests {
     #[test]
     fn while_it_goes_on_lines_come_more_seldom_and_then_at_once_again() {
         let (mut fates, start) = (Fates::default(), Instant::now());
-        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let peer = Peer::from(SocketAddr::from(([127, 0, 0, 1], 1)));
         let (mut now, mut lines, mut told) = (start, 0, 0);
         let mut later = None;
         while now < start + Duration::from_secs(600) {

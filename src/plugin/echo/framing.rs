@@ -1,25 +1,25 @@
 //! Where a message ends. Pure: bytes in, pieces out.
 //!
 //! With `line`, a message ends at `\n` or `\r\n`, which is echoed but is no
-//! part of the message. Besides:
+//! part of the message. Furthermore:
 //!
 //! - an empty line is an empty message;
 //! - bytes that stay without a line end for `partial_after` become a message
 //!   (a *partial*), and a line end that directly follows a partial completes it:
-//!   it is echoed, and makes no message of its own. So somebody who types into
-//!   a raw terminal, or a prompt sent in two writes, leaves no empty lines;
+//!   it is echoed, and makes no message of its own. So neither a person who types into
+//!   a raw terminal nor a prompt sent in two writes leaves empty lines;
 //! - at the end of input the rest becomes a message;
 //! - a line longer than `max_message` is taken in parts, cut between two
 //!   characters of UTF-8 where there are some. A line of exactly `max_message`
 //!   bytes and its line end are one message.
 //!
-//! But for partials, which depend on time, the pieces don't depend on how the
+//! Except for partials, which depend on time, the pieces don't depend on how the
 //! bytes were split on their way.
 
 use super::settings::Framing;
 use memchr::memchr;
 
-/// The rule of all connections.
+/// The rule for all connections.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Framer {
     /// Lines, or reads as they are.
@@ -28,10 +28,10 @@ pub(super) struct Framer {
     pub(super) max: usize,
 }
 
-/// What is to be remembered of one connection between two calls.
+/// What is remembered of one connection between two calls.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct State {
-    /// So many of the bytes that are left have been searched for a newline.
+    /// How many of the bytes that are left have been searched for a newline.
     searched: usize,
     /// The last piece was a partial: a line end completes it.
     completing: bool,
@@ -82,8 +82,16 @@ impl Piece {
 }
 
 impl Framer {
+    /// How many bytes may be read at once.
+    pub(super) fn most_at_once(self) -> usize {
+        match self.rule {
+            Framing::Read => self.max,
+            Framing::Line => usize::MAX,
+        }
+    }
+
     /// The piece at the head of `left`, if it is known where that ends. The
-    /// caller takes its bytes away before it asks again.
+    /// caller removes its bytes before it asks again.
     pub(super) fn next(self, left: &[u8], state: &mut State, next: Next) -> Option<Piece> {
         if left.is_empty() {
             return None;

@@ -1,11 +1,13 @@
-//! The memory of all connections: free buffers, and how many bytes are in use. Pure.
+//! The memory of all connections: free buffers, how many bytes are in use, and who waits
+//! for more. Pure.
 //!
-//! `max_memory` bounds the buffers that connections hold. A part of it, the longest
-//! buffer, is for one connection at a time that can't go on otherwise: so one long
-//! message after the other gets through, however many began at once. Of the rest, a part
-//! is for first buffers alone, enough for every client or half of all: clients that take
-//! no echoes can hold everything else, and the others are still served.
+//! `max_memory` bounds the buffers that connections hold. A part of it, as large as the
+//! longest buffer, is reserved for one connection at a time that can't continue otherwise:
+//! so one long message after the other gets through, however many began at once. A part of
+//! the rest is for first buffers alone: enough for every client, or half of all memory.
+//! Clients that take no echoes can hold everything else, and the others are still served.
 
+use super::slots::Id;
 use std::collections::VecDeque;
 
 /// The least bytes a buffer has.
@@ -13,7 +15,35 @@ pub(super) const SMALLEST: usize = 4096;
 /// How many bytes of buffers that nobody uses are kept for the next.
 const SPARE: usize = 4 * 1024 * 1024;
 
-/// What reading on takes of the memory.
+/// The least that a connection may hold before it is read no further.
+const LEAST_LIMIT: usize = 32 * 1024;
+
+/// How many bytes a connection may hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limit {
+    /// The longest buffer.
+    pub(super) longest: usize,
+}
+
+impl Limit {
+    /// Twice the longest message: room for one that is not whole yet, beside
+    /// what waits to go back.
+    pub(super) fn for_messages(max: usize) -> Limit {
+        Limit { longest: (2 * max).max(LEAST_LIMIT) }
+    }
+
+    /// Above this the socket is read no further.
+    pub(super) fn high(self) -> usize {
+        self.longest / 4 * 3
+    }
+
+    /// From here down it is read again.
+    pub(super) fn low(self) -> usize {
+        self.longest / 2
+    }
+}
+
+/// How much memory a client needs to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Needs {
     /// There is room in the buffer.
@@ -36,17 +66,16 @@ pub(super) struct Memory {
     grown: usize,
     /// The most of all.
     most: usize,
-    /// The most that may be grown, but for the one that can't go on otherwise.
+    /// The most that may be grown, except for the one that can't continue otherwise.
     longer: usize,
-    /// What that one may have.
-    longest: usize,
-    /// Something came back since this was last asked.
-    came_back: bool,
+    limit: Limit,
+    /// Those that are not read for want of memory.
+    pub(super) waiting: Waiting<Id>,
 }
 
 impl Memory {
-    /// At most `most` bytes for that many connections, whose buffers have at most `longest`.
-    pub(super) fn new(most: usize, connections: usize, longest: usize) -> Memory {
+    /// At most `most` bytes for that many connections, each with this limit.
+    pub(super) fn new(most: usize, connections: usize, limit: Limit) -> Memory {
         let firsts = connections.saturating_mul(SMALLEST).min(most / 2);
         Memory {
             free: Vec::new(),
@@ -54,15 +83,20 @@ impl Memory {
             held: 0,
             grown: 0,
             most,
-            longer: (most - firsts).saturating_sub(longest),
-            longest,
-            came_back: false,
+            longer: (most - firsts).saturating_sub(limit.longest),
+            limit,
+            waiting: Waiting::default(),
         }
+    }
+
+    /// How much each connection may hold.
+    pub(super) fn limit(&self) -> Limit {
+        self.limit
     }
 
     /// Whether there is enough.
     pub(super) fn has(&self, needs: Needs) -> bool {
-        let shared = self.most.saturating_sub(self.longest);
+        let shared = self.most.saturating_sub(self.limit.longest);
         match needs {
             Needs::Nothing => true,
             Needs::First => self.held - self.grown.saturating_sub(self.longer) + SMALLEST <= shared,
@@ -100,12 +134,13 @@ impl Memory {
         self.lengthen_if(self.has(Needs::More(to - buffer.len())), buffer, to)
     }
 
-    /// The same for the first in line, whose buffer becomes the longest. There always is
-    /// enough, if no other has got that.
-    pub(super) fn lengthen_one(&mut self, buffer: &mut Vec<u8>, to: usize) -> bool {
-        let more = to - buffer.len();
-        let has = self.grown + more <= self.longer + self.longest && self.held + more <= self.most;
-        self.lengthen_if(has, buffer, to)
+    /// Makes the buffer of the first in line the longest, if there is enough, as there
+    /// always is unless another connection has that; whether there was.
+    pub(super) fn lengthen_one(&mut self, buffer: &mut Vec<u8>) -> bool {
+        let longest = self.limit.longest;
+        let more = longest - buffer.len();
+        let has = self.grown + more <= self.longer + longest && self.held + more <= self.most;
+        self.lengthen_if(has, buffer, longest)
     }
 
     fn lengthen_if(&mut self, has: bool, buffer: &mut Vec<u8>, to: usize) -> bool {
@@ -121,35 +156,30 @@ impl Memory {
     pub(super) fn give(&mut self, buffer: Vec<u8>) {
         self.held -= buffer.len();
         self.grown -= buffer.len() - SMALLEST;
-        self.came_back = true;
+        self.waiting.move_again();
         if self.spare + buffer.len() <= SPARE {
             self.spare += buffer.len();
             self.free.push(buffer);
         }
-    }
-
-    /// Whether something came back since this was last asked.
-    pub(super) fn take_came_back(&mut self) -> bool {
-        std::mem::take(&mut self.came_back)
     }
 }
 
 /// Those that wait for memory, first come, first served: for a first buffer, and for a
 /// longer one.
 #[derive(Debug)]
-pub(super) struct Lines<T> {
+pub(super) struct Waiting<T> {
     lines: [VecDeque<T>; 2],
-    /// Somebody came, or memory did, since they were last moved.
+    /// Another began to wait, or memory came back, since the first were last served.
     may_move: bool,
 }
 
-impl<T> Default for Lines<T> {
-    fn default() -> Lines<T> {
-        Lines { lines: [VecDeque::new(), VecDeque::new()], may_move: false }
+impl<T> Default for Waiting<T> {
+    fn default() -> Waiting<T> {
+        Waiting { lines: [VecDeque::new(), VecDeque::new()], may_move: false }
     }
 }
 
-impl<T: Copy> Lines<T> {
+impl<T: Copy> Waiting<T> {
     /// Each of the two.
     pub(super) const ALL: [usize; 2] = [0, 1];
 
@@ -157,28 +187,28 @@ impl<T: Copy> Lines<T> {
         usize::from(needs != Needs::First)
     }
 
-    /// Stands behind the others.
+    /// Waits behind the others.
     pub(super) fn push(&mut self, needs: Needs, one: T) {
         self.lines[Self::of(needs)].push_back(one);
         self.may_move = true;
     }
 
-    /// Memory may have come back.
-    pub(super) fn memory_came(&mut self, came_back: bool) {
-        self.may_move |= came_back;
-    }
-
-    /// Whether the first may be served by now.
+    /// Whether there may be enough for the first by now.
     pub(super) fn may_move(&self) -> bool {
         self.may_move && self.lines.iter().any(|line| !line.is_empty())
     }
 
-    /// They are moved now.
-    pub(super) fn moves(&mut self) {
+    /// They are served now.
+    pub(super) fn move_once(&mut self) {
         self.may_move = false;
     }
 
-    /// Whether somebody came before.
+    /// There may be enough for the first.
+    pub(super) fn move_again(&mut self) {
+        self.may_move = true;
+    }
+
+    /// Whether another waits for the same already.
     pub(super) fn is_anyone_before(&self, needs: Needs) -> bool {
         needs != Needs::Nothing && !self.lines[Self::of(needs)].is_empty()
     }
@@ -188,7 +218,7 @@ impl<T: Copy> Lines<T> {
         self.lines[line].front().copied()
     }
 
-    /// The first of that one is done with.
+    /// Removes the first of that one.
     pub(super) fn pop(&mut self, line: usize) {
         self.lines[line].pop_front();
     }
@@ -200,10 +230,11 @@ mod tests {
 
     const MIB: usize = 1 << 20;
     const LONGEST: usize = 128 << 10;
+    const LIMIT: Limit = Limit { longest: LONGEST };
 
     #[test]
     fn spare_buffers_are_bounded() {
-        let mut memory = Memory::new(256 * MIB, 10_000, LONGEST);
+        let mut memory = Memory::new(256 * MIB, 10_000, LIMIT);
         let all: Vec<_> = (0..2000).map(|_| memory.take().expect("enough")).collect();
         assert_eq!(memory.held(), 2000 * SMALLEST);
         all.into_iter().for_each(|buffer| memory.give(buffer));
@@ -223,7 +254,7 @@ mod tests {
     #[test]
     fn what_long_buffers_leave_is_enough_for_a_first_one_of_each() {
         for (most, connections) in [(256 * MIB, 10_000), (MIB, 100), (8 * MIB, 1024)] {
-            let mut memory = Memory::new(most, connections, LONGEST);
+            let mut memory = Memory::new(most, connections, LIMIT);
             let mut buffers = 0;
             while memory.has(Needs::More(SMALLEST)) && buffers < connections {
                 take_longer(&mut memory, 2 * SMALLEST);
@@ -242,25 +273,25 @@ mod tests {
         // Whether long buffers or first ones hold all that they may.
         for length in [SMALLEST, 2 * SMALLEST, LONGEST / 2] {
             for connections in [64, 10_000] {
-                let mut memory = Memory::new(MIB, connections, LONGEST);
+                let mut memory = Memory::new(MIB, connections, LIMIT);
                 let mut first = || memory.take().expect("enough");
                 let (mut one, mut other) = (first(), first());
                 while memory.has(Needs::First) && memory.has(Needs::More(length - SMALLEST)) {
                     take_longer(&mut memory, length);
                 }
                 while memory.take().is_some() {}
-                assert!(memory.lengthen_one(&mut one, LONGEST), "{length} {connections}");
-                assert!(!memory.lengthen_one(&mut other, LONGEST), "{length} {connections}");
+                assert!(memory.lengthen_one(&mut one), "{length} {connections}");
+                assert!(!memory.lengthen_one(&mut other), "{length} {connections}");
                 assert!(memory.held() <= MIB);
                 memory.give(one);
-                assert!(memory.lengthen_one(&mut other, LONGEST), "{length} {connections}");
+                assert!(memory.lengthen_one(&mut other), "{length} {connections}");
             }
         }
     }
 
     #[test]
     fn a_long_buffer_that_came_back_is_none_to_begin_with_where_those_are_scarce() {
-        let mut memory = Memory::new(MIB, 128, LONGEST);
+        let mut memory = Memory::new(MIB, 128, LIMIT);
         let long = take_longer(&mut memory, LONGEST);
         memory.give(long);
         let long = memory.take().expect("enough");
@@ -277,8 +308,8 @@ mod tests {
 
     #[test]
     fn the_two_lines_do_not_wait_for_each_other() {
-        let mut lines = Lines::default();
-        lines.memory_came(true);
+        let mut lines = Waiting::default();
+        lines.move_again();
         assert!(!lines.may_move(), "nobody waits");
         lines.push(Needs::More(1), 'a');
         assert!(lines.is_anyone_before(Needs::More(9)) && !lines.is_anyone_before(Needs::First));

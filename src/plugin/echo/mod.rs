@@ -1,37 +1,48 @@
 //! The echo server: what comes goes back, once it is saved.
 //!
 //! - [`settings`]: what the configuration says;
-//! - `listener`: who comes in; `addresses`: how many of each address, and `counts`: what
+//! - `server`: the loop, and the parts that it owns;
+//! - `message`: the way of a message, from a readable socket to the sink and back; its
+//!   pure parts are `framing` (where a message ends), `outbox` (what goes to the sink, and
+//!   which echo waits for what) and `stream` (a connection's bytes);
+//! - `sink`: the link to the sink; `acknowledgements`: what comes back on it;
+//! - `acceptor`: who comes in; `addresses`: how many of each address, and `counts`: what
 //!   the other instances have of them;
-//! - `client`, `stream`: one connection and its bytes; `table`: all of them;
-//! - `memory`: what all of them hold, and who waits for more;
-//! - `framing`: where a message ends;
-//! - `outbox`: messages on their way to the sink, and echoes that wait for
-//!   them; `replies`: what the sink says;
-//! - `server`: the loop; `serve`: what happens to a client; `drain`: how it
-//!   ends; `timers`: what happens later; `fates`: what is logged of clients.
+//! - `connection`: how a connection begins, is watched and ends; `drain`: how the server
+//!   does; `timeouts`: what happens when a client does nothing; `timers`: when;
+//! - `client`: one connection; `transport`, `peer`: what it is made of; `reading`: whether
+//!   it is read, and if not, why;
+//! - `clients`: all of them, in `slots`; `memory`: what all of them hold, and who waits for
+//!   more; `fates`: what is logged of them.
 //!
-//! It is one thread that never waits but for events. Memory is bounded, for each
-//! client and for all together: one that holds too much is not read until it takes
-//! its echoes, one that holds nothing is not read while the others hold all there
-//! is, and no client is read while the sink takes nothing.
+//! It is one thread that waits for nothing but events. Memory is bounded, for each client
+//! and for all together: a client that holds too much is not read until it takes its
+//! echoes, a client that holds nothing is not read while the others hold all there is, and
+//! no client is read while the sink takes nothing.
 
+mod acceptor;
+mod acknowledgements;
 mod addresses;
 mod client;
+mod clients;
+mod connection;
 mod counts;
 mod drain;
 mod fates;
 mod framing;
-mod listener;
 mod memory;
+mod message;
 mod outbox;
-mod replies;
-mod serve;
+mod peer;
+mod reading;
 mod server;
 pub mod settings;
+mod sink;
+mod slots;
 mod stream;
-mod table;
+mod timeouts;
 mod timers;
+mod transport;
 
 use super::start::{self, Start};
 use serde::Deserialize;

@@ -1,20 +1,20 @@
 //! What goes to the sink, and which echo waits for what. No I/O.
 //!
-//! Messages gather as records (or lines) and leave in writes of at most
-//! PIPE_BUF bytes that hold whole records, as many as fit. Each write is in
-//! the pipe whole or not at all, whoever is killed (pipe(7)).
+//! Messages gather as records (or lines) and leave in writes of at most PIPE_BUF bytes,
+//! each with as many whole records as fit. Whichever process is killed, each write is in
+//! the pipe whole or not at all (pipe(7)).
 //!
 //! An echo leaves once its message is *settled*: written to the queue, or
 //! acknowledged by the sink.
 
-use super::table::Token;
-use crate::link::record::{Flags, Head, Peer, RECORD_MAX};
+use super::peer::Peer;
+use super::slots::Id;
+use crate::link::record::{Flags, Head, RECORD_MAX};
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
-/// Past so many bytes that could not be written, nothing more is taken.
+/// Past this many bytes that could not be written, nothing more is taken.
 const HIGH: usize = 256 * 1024;
-/// Below this, it is again.
+/// Below this, more is taken again.
 const LOW: usize = HIGH / 2;
 
 /// How a message is put into the queue.
@@ -48,7 +48,7 @@ pub(super) struct Message<'a> {
     /// It is a part, and not the last.
     pub(super) more: bool,
     /// Who sent it.
-    pub(super) peer: SocketAddr,
+    pub(super) peer: Peer,
     /// The connection's number.
     pub(super) connection: u32,
     /// Microseconds since 1970.
@@ -59,8 +59,8 @@ pub(super) struct Message<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Echo {
     sequence: u64,
-    /// The connection, if it still is.
-    pub(super) token: Token,
+    /// The connection, if it is still there.
+    pub(super) id: Id,
     /// A position in its stream.
     pub(super) end: u64,
 }
@@ -79,9 +79,9 @@ pub(super) struct Outbox {
     form: Form,
     settled: Settled,
     bytes: Vec<u8>,
-    /// So many of the bytes are written.
+    /// How many of the bytes are written.
     begun: usize,
-    /// So many of the bytes belong to a write.
+    /// How many of the bytes belong to a write.
     cut: usize,
     writes: VecDeque<Write>,
     full: bool,
@@ -109,11 +109,16 @@ impl Outbox {
         }
     }
 
+    /// Whether messages go as lines.
+    pub(super) fn has_lines(&self) -> bool {
+        matches!(self.form, Form::Lines)
+    }
+
     /// Adds a message; its echo, up to `end`, waits for it.
-    pub(super) fn push(&mut self, message: Message<'_>, token: Token, end: u64) {
+    pub(super) fn push(&mut self, message: Message<'_>, id: Id, end: u64) {
         self.sequence += 1;
         let sequence = self.sequence;
-        self.echoes.push_back(Echo { sequence, token, end });
+        self.echoes.push_back(Echo { sequence, id, end });
         let Outbox { bytes, cut, writes, .. } = self;
         let mut cut_at = |to: usize| {
             let len = to - *cut;
@@ -130,7 +135,7 @@ impl Outbox {
             Form::Records { epoch, flags } => {
                 let head = Head {
                     flags: if message.more { flags.with(Flags::MORE) } else { flags },
-                    peer: Peer::Net(message.peer),
+                    peer: message.peer.in_record(),
                     connection: message.connection,
                     epoch,
                     sequence,
@@ -152,12 +157,12 @@ impl Outbox {
         self.full |= self.waiting() > HIGH;
     }
 
-    /// Lets an echo wait for the last message. False where that is settled:
-    /// the echo may leave now.
-    pub(super) fn attach(&mut self, token: Token, end: u64) -> bool {
+    /// Lets an echo wait for the last message. False if that is settled already: the echo
+    /// may leave now.
+    pub(super) fn attach(&mut self, id: Id, end: u64) -> bool {
         let waits = self.sequence > self.settled_up_to();
         if waits {
-            self.echoes.push_back(Echo { sequence: self.sequence, token, end });
+            self.echoes.push_back(Echo { sequence: self.sequence, id, end });
         }
         waits
     }
@@ -167,7 +172,7 @@ impl Outbox {
         self.writes.front().map(|write| &self.bytes[self.begun..self.begun + write.len])
     }
 
-    /// So many bytes of it went: all of them where the queue is a pipe (pipe(7)).
+    /// This many bytes of it went: all of them if the queue is a pipe (pipe(7)).
     pub(super) fn wrote(&mut self, count: usize) {
         let Some(write) = self.writes.front_mut() else { return };
         self.begun += count;
@@ -190,7 +195,7 @@ impl Outbox {
 
     /// The sink saved everything up to this message.
     pub(super) fn acknowledge(&mut self, sequence: u64) {
-        // What was not written can't have been saved, whatever the sink says.
+        // What was not written can't have been saved, whatever the sink acknowledges.
         self.acknowledged = self.acknowledged.max(sequence.min(self.written));
     }
 
@@ -203,12 +208,12 @@ impl Outbox {
         self.echoes.pop_front()
     }
 
-    /// So much waits that nothing more is to be taken.
+    /// Whether so much waits that nothing more is to be taken.
     pub(super) fn is_full(&self) -> bool {
         self.full
     }
 
-    /// Everything is written.
+    /// Whether everything is written.
     pub(super) fn is_empty(&self) -> bool {
         self.writes.is_empty()
     }
@@ -231,16 +236,17 @@ mod tests {
     use super::*;
     use crate::link::record::{Decoded, decode};
     use proptest::prelude::*;
+    use std::net::SocketAddr;
 
     const RECORDS: Form = Form::Records { epoch: 7, flags: Flags::SYNC };
 
-    fn token() -> Token {
-        Token::from(3u64)
+    fn id() -> Id {
+        Id::from(3u64)
     }
 
     fn push(outbox: &mut Outbox, payload: &[u8], end: u64) {
-        let peer = SocketAddr::from(([127, 0, 0, 1], 7));
-        outbox.push(Message { payload, more: false, peer, connection: 1, time: 0 }, token(), end);
+        let peer = Peer::from(SocketAddr::from(([127, 0, 0, 1], 7)));
+        outbox.push(Message { payload, more: false, peer, connection: 1, time: 0 }, id(), end);
     }
 
     fn wrote(outbox: &mut Outbox) {
@@ -273,13 +279,13 @@ mod tests {
     #[test]
     fn what_is_attached_leaves_with_the_last_message() {
         let mut outbox = Outbox::new(RECORDS, Settled::Acknowledged);
-        assert!(!outbox.attach(token(), 1), "nothing to wait for");
+        assert!(!outbox.attach(id(), 1), "nothing to wait for");
         push(&mut outbox, b"one", 5);
-        assert!(outbox.attach(token(), 6));
+        assert!(outbox.attach(id(), 6));
         wrote(&mut outbox);
         outbox.acknowledge(1);
         assert_eq!(ends(&mut outbox), [5, 6]);
-        assert!(!outbox.attach(token(), 7));
+        assert!(!outbox.attach(id(), 7));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A connection's bytes: one buffer and four positions. Pure.
 //!
-//! The echo is byte for byte what came, so what came is kept once and goes
-//! back from where it was put:
+//! The echo is byte for byte what came, so what came is kept once, and goes back from
+//! where it was received:
 //!
 //! ```text
 //! echoed <= released <= queued <= received
@@ -12,38 +12,6 @@
 //! the bytes move. A connection that waits for its client holds no buffer.
 
 use super::memory::{Memory, Needs};
-
-/// The least that a connection may hold before it is read no further.
-const LEAST_LIMIT: usize = 32 * 1024;
-
-/// How many bytes a connection may hold.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Limit {
-    buffer: usize,
-}
-
-impl Limit {
-    /// Twice the longest message: room for one that is not whole yet, beside
-    /// what waits to go back.
-    pub(super) fn for_messages(max: usize) -> Limit {
-        Limit { buffer: (2 * max).max(LEAST_LIMIT) }
-    }
-
-    /// Past this the socket is read no further.
-    pub(super) fn high(self) -> usize {
-        self.buffer / 4 * 3
-    }
-
-    /// Below this it is read again.
-    pub(super) fn low(self) -> usize {
-        self.buffer / 2
-    }
-
-    /// The longest buffer.
-    pub(super) fn longest(self) -> usize {
-        self.buffer
-    }
-}
 
 /// What one connection sent and has not got back.
 #[derive(Debug, Default)]
@@ -61,27 +29,30 @@ pub(super) struct Stream {
 
 impl Stream {
     /// What [`Stream::room`] will take of the memory.
-    pub(super) fn needs(&self, limit: Limit) -> Needs {
+    pub(super) fn needs(&self, memory: &Memory) -> Needs {
+        let longest = memory.limit().longest;
         match self.buffer.len() {
             0 => Needs::First,
-            size if self.is_crowded() && !self.can_move(limit) => Needs::More((2 * size).min(limit.buffer) - size),
+            size if self.is_crowded() && !self.can_move(longest) => Needs::More((2 * size).min(longest) - size),
             _ => Needs::Nothing,
         }
     }
 
-    /// Makes the buffer the longest, if it may be the one that gets that; whether it did.
-    pub(super) fn lengthen(&mut self, memory: &mut Memory, limit: Limit) -> bool {
-        memory.lengthen_one(&mut self.buffer, limit.buffer)
+    /// Makes the buffer the longest, if this may be the connection that gets that; whether
+    /// it did.
+    pub(super) fn lengthen(&mut self, memory: &mut Memory) -> bool {
+        memory.lengthen_one(&mut self.buffer)
     }
 
-    /// Where the next bytes are to be read to: at least one byte, at most `most`,
-    /// as long as less than [`Limit::high`] is held. `None`: there is no memory for it.
-    pub(super) fn room(&mut self, memory: &mut Memory, limit: Limit, most: usize) -> Option<&mut [u8]> {
+    /// Where the next bytes are to be read to: at least one byte and at most `most`, if
+    /// less than [`Limit::high`](super::memory::Limit::high) is held. `None`: there is no
+    /// memory for it.
+    pub(super) fn room(&mut self, memory: &mut Memory, most: usize) -> Option<&mut [u8]> {
         if self.buffer.is_empty() {
             self.buffer = memory.take()?;
             self.start = self.echoed;
         }
-        if self.is_crowded() && !self.make_room(memory, limit) {
+        if self.is_crowded() && !self.make_room(memory) {
             return None;
         }
         let from = self.at(self.received);
@@ -95,25 +66,26 @@ impl Stream {
         self.at(self.received) > size - size / 8
     }
 
-    /// The bytes are moved to the buffer's head, rather than that it gets longer.
-    fn can_move(&self, limit: Limit) -> bool {
+    /// Whether the bytes are moved to the head of the buffer, in place of a longer buffer.
+    fn can_move(&self, longest: usize) -> bool {
         let size = self.buffer.len();
-        self.at(self.echoed) >= size / 2 || size >= limit.buffer
+        self.at(self.echoed) >= size / 2 || size >= longest
     }
 
-    fn make_room(&mut self, memory: &mut Memory, limit: Limit) -> bool {
-        if self.can_move(limit) {
+    fn make_room(&mut self, memory: &mut Memory) -> bool {
+        let longest = memory.limit().longest;
+        if self.can_move(longest) {
             let (head, tail) = (self.at(self.echoed), self.at(self.received));
             self.buffer.copy_within(head..tail, 0);
             self.start = self.echoed;
             true
         } else {
             let size = self.buffer.len();
-            memory.lengthen(&mut self.buffer, (2 * size).min(limit.buffer))
+            memory.lengthen(&mut self.buffer, (2 * size).min(longest))
         }
     }
 
-    /// So many bytes were read into the room.
+    /// This many bytes were read into the room.
     pub(super) fn received(&mut self, count: usize) {
         debug_assert!(self.at(self.received) + count <= self.buffer.len());
         self.received += count as u64;
@@ -150,13 +122,13 @@ impl Stream {
         &self.buffer[self.at(self.echoed)..self.at(self.released)]
     }
 
-    /// So many of them went.
+    /// This many of them went.
     pub(super) fn echoed(&mut self, count: usize) {
         self.echoed += count as u64;
         debug_assert!(self.echoed <= self.released);
     }
 
-    /// Nobody is there to take echoes any more: what is queued is done with.
+    /// Nobody takes echoes any more: nothing of what is queued is kept for them.
     pub(super) fn mute(&mut self) {
         self.mute = true;
         self.released = self.queued;
@@ -168,8 +140,8 @@ impl Stream {
         self.echoed
     }
 
-    /// Whether messages of it are on their way, to the sink or back: its buffer gets
-    /// room by itself.
+    /// Whether messages of it are on their way, to the sink or back: then its buffer will
+    /// get room without more memory.
     pub(super) fn is_under_way(&self) -> bool {
         self.echoed < self.queued
     }
@@ -179,7 +151,7 @@ impl Stream {
         self.at(self.received) - self.at(self.echoed)
     }
 
-    /// Gives the buffer back where nothing is held.
+    /// Gives the buffer back if nothing is held.
     pub(super) fn rest(&mut self, memory: &mut Memory) {
         if self.echoed == self.received && !self.buffer.is_empty() {
             memory.give(std::mem::take(&mut self.buffer));
@@ -188,7 +160,7 @@ impl Stream {
     }
 
     /// Gives the buffer back: the connection is over.
-    pub(super) fn end(mut self, memory: &mut Memory) {
+    pub(super) fn end(&mut self, memory: &mut Memory) {
         if !self.buffer.is_empty() {
             memory.give(std::mem::take(&mut self.buffer));
         }
@@ -202,18 +174,19 @@ impl Stream {
 
 #[cfg(test)]
 mod tests {
-    use super::super::memory::SMALLEST;
+    use super::super::memory::{Limit, SMALLEST};
     use super::*;
     use proptest::prelude::*;
 
-    const SMALL: Limit = Limit { buffer: 3 * SMALLEST };
+    // Not a power of two.
+    const LONGEST: usize = 3 * SMALLEST;
 
     fn memory() -> Memory {
-        Memory::new(1 << 30, 1, SMALL.longest())
+        Memory::new(1 << 30, 1, Limit { longest: LONGEST })
     }
 
     fn receive(stream: &mut Stream, memory: &mut Memory, bytes: &[u8]) -> usize {
-        let room = stream.room(memory, SMALL, usize::MAX).expect("enough memory");
+        let room = stream.room(memory, usize::MAX).expect("enough memory");
         let count = room.len().min(bytes.len());
         room[..count].copy_from_slice(&bytes[..count]);
         stream.received(count);
@@ -250,13 +223,13 @@ mod tests {
     #[test]
     fn what_it_needs_is_what_it_takes() {
         let (mut stream, mut memory) = (Stream::default(), memory());
-        assert_eq!(stream.needs(SMALL), Needs::First);
+        assert_eq!(stream.needs(&memory), Needs::First);
         receive(&mut stream, &mut memory, &[b'x'; SMALLEST - 1]);
-        assert_eq!((stream.needs(SMALL), memory.held()), (Needs::More(SMALLEST), SMALLEST));
+        assert_eq!((stream.needs(&memory), memory.held()), (Needs::More(SMALLEST), SMALLEST));
         receive(&mut stream, &mut memory, b"yy");
-        assert_eq!((stream.needs(SMALL), memory.held()), (Needs::Nothing, 2 * SMALLEST));
-        assert!(stream.lengthen(&mut memory, SMALL));
-        assert_eq!((stream.buffer.len(), memory.held()), (SMALL.longest(), SMALL.longest()));
+        assert_eq!((stream.needs(&memory), memory.held()), (Needs::Nothing, 2 * SMALLEST));
+        assert!(stream.lengthen(&mut memory));
+        assert_eq!((stream.buffer.len(), memory.held()), (LONGEST, LONGEST));
         stream.end(&mut memory);
         assert_eq!(memory.held(), 0);
     }
@@ -269,10 +242,10 @@ mod tests {
             let (mut sent, mut back, mut ends) = (Vec::new(), Vec::new(), std::collections::VecDeque::new());
             for (step, n) in steps {
                 match step {
-                    0 if stream.held() < SMALL.high() => {
+                    0 if stream.held() < memory.limit().high() => {
                         let bytes: Vec<u8> = (0..n).map(|i| next.wrapping_add((i % 251) as u8)).collect();
                         next = next.wrapping_add(77);
-                        let (needs, before) = (stream.needs(SMALL), memory.held());
+                        let (needs, before) = (stream.needs(&memory), memory.held());
                         let count = receive(&mut stream, &mut memory, &bytes);
                         prop_assert!(count > 0 || n == 0);
                         match needs {
@@ -294,7 +267,7 @@ mod tests {
                         stream.rest(&mut memory);
                     }
                 }
-                prop_assert!(stream.buffer.len() <= SMALL.buffer);
+                prop_assert!(stream.buffer.len() <= LONGEST);
                 prop_assert_eq!(memory.held(), stream.buffer.len());
                 prop_assert_eq!(stream.held(), sent.len() - back.len());
             }

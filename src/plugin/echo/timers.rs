@@ -1,13 +1,13 @@
 //! What is to happen later. Pure: time is an argument.
 //!
-//! A timer is not moved when its client speaks: when it comes, the server looks
-//! whether it is still meant, and sets it again if it came too early. So a client
-//! has at most one of a kind, however often it speaks. Those of closed clients
-//! are cleared out before they can be half of all: a client that is gone costs no
-//! memory for long, and clearing costs little a client.
+//! A timer is not moved when its client sends something. When it fires, the server checks
+//! whether it still applies, and sets it again if it fired too early. So a client has at
+//! most one timer of each kind, however often it sends. The timers of closed clients are
+//! removed before they can be half of all timers: a closed client costs no memory for
+//! long, and removing them costs little for each client.
 
 use super::fates::Fate;
-use super::table::Token;
+use super::slots::Id;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
@@ -16,26 +16,26 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
     /// Bytes without a line end become a message.
-    Partial(Token),
+    Partial(Id),
     /// A client that says nothing is disconnected.
-    Idle(Token),
-    /// It is looked at whether a client takes what is due to it.
-    Stuck(Token),
+    Idle(Id),
+    /// Checks whether a client takes what is due to it.
+    Stuck(Id),
     /// A connection that is over is closed once its last bytes arrived.
-    Linger(Token),
+    Linger(Id),
     /// New clients are let in again.
     Accept,
     /// A drain without a supervisor ends.
     GiveUp,
-    /// Clients with that fate are told together.
+    /// Clients with that fate are logged together.
     Tell(Fate),
 }
 
 impl Timer {
     /// Whose it is.
-    fn client(self) -> Option<Token> {
+    fn client(self) -> Option<Id> {
         match self {
-            Timer::Partial(token) | Timer::Idle(token) | Timer::Stuck(token) | Timer::Linger(token) => Some(token),
+            Timer::Partial(id) | Timer::Idle(id) | Timer::Stuck(id) | Timer::Linger(id) => Some(id),
             Timer::Accept | Timer::GiveUp | Timer::Tell(_) => None,
         }
     }
@@ -45,14 +45,15 @@ impl Timer {
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     heap: BinaryHeap<Reverse<(Instant, Timer)>>,
-    /// How many clients were closed since their timers were last cleared out.
+    /// How many clients were closed since their timers were last removed.
     closed: usize,
 }
 
-/// Fewer closed clients are not worth clearing out after.
+/// Timers of fewer closed clients than this are not worth removing.
 const FEW: usize = 64;
-/// They are cleared out once there is a closed client for this many timers. Each
-/// has at most one of four kinds, so theirs are never more than all others.
+/// Timers of closed clients are removed once there is a closed client for this many
+/// timers. A client has at most one of each of four kinds, so those of closed clients are
+/// never more than half.
 const SHARE: usize = 8;
 
 impl Timers {
@@ -62,7 +63,7 @@ impl Timers {
 
     /// A client was closed: its timers go, sooner or later. `is_open` says which
     /// clients are left.
-    pub(super) fn closed(&mut self, is_open: impl Fn(Token) -> bool) {
+    pub(super) fn closed(&mut self, is_open: impl Fn(Id) -> bool) {
         self.closed += 1;
         if self.closed < FEW || self.closed < self.heap.len() / SHARE {
             return;
@@ -82,18 +83,16 @@ impl Timers {
         Some(timer)
     }
 
-    /// How long until the next, in whole milliseconds, rounded up: a wait that
-    /// ends early would only be waited again.
-    pub(super) fn wait(&self, now: Instant) -> Option<u16> {
+    /// How long until the next.
+    pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
         let Reverse((at, _)) = self.heap.peek()?;
-        let wait = at.saturating_duration_since(now) + Duration::from_nanos(999_999);
-        Some(u16::try_from(wait.as_millis()).unwrap_or(u16::MAX))
+        Some(at.saturating_duration_since(now))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::Table;
+    use super::super::slots::Slots;
     use super::*;
 
     #[test]
@@ -103,8 +102,8 @@ mod tests {
         assert_eq!(timers.wait(start), None);
         timers.set(at(20), Timer::Accept);
         timers.set(at(10), Timer::GiveUp);
-        assert_eq!(timers.wait(start), Some(10));
-        assert_eq!(timers.wait(at(9) + Duration::from_micros(1)), Some(1));
+        assert_eq!(timers.wait(start), Some(Duration::from_millis(10)));
+        assert_eq!(timers.wait(at(11)), Some(Duration::ZERO));
         assert_eq!(timers.due(at(9)), None);
         assert_eq!(
             [timers.due(at(30)), timers.due(at(30)), timers.due(at(30))],
@@ -114,27 +113,27 @@ mod tests {
 
     #[test]
     fn closed_clients_leave_no_timers_however_many_there_were() {
-        let (mut timers, mut clients, start) = (Timers::default(), Table::new(), Instant::now());
+        let (mut timers, mut clients, start) = (Timers::default(), Slots::new(), Instant::now());
         let far = |ms| start + Duration::from_secs(86400) + Duration::from_millis(ms);
-        let stays: Vec<Token> = (0..100).map(|_| clients.insert(|_| ())).collect();
-        for &token in &stays {
-            timers.set(far(0), Timer::Idle(token));
+        let stays: Vec<Id> = (0..100).map(|_| clients.insert(())).collect();
+        for &id in &stays {
+            timers.set(far(0), Timer::Idle(id));
         }
         timers.set(far(1), Timer::GiveUp);
         for ms in 0..450_000 {
-            let token = clients.insert(|_| ());
-            for timer in [Timer::Idle(token), Timer::Partial(token), Timer::Stuck(token), Timer::Linger(token)] {
+            let id = clients.insert(());
+            for timer in [Timer::Idle(id), Timer::Partial(id), Timer::Stuck(id), Timer::Linger(id)] {
                 timers.set(far(ms), timer);
             }
-            clients.remove(token);
-            timers.closed(|token| clients.contains(token));
+            clients.remove(id);
+            timers.closed(|id| clients.contains(id));
             assert!(timers.heap.len() <= 101 + 4 * FEW, "{} timers of 100 clients", timers.heap.len());
         }
         assert!(timers.heap.capacity() <= 1024, "room for {}", timers.heap.capacity());
         // None that is still meant is gone.
         let mut left = Vec::new();
         while let Some(timer) = timers.due(far(1_000_000)) {
-            left.extend(timer.client().filter(|&token| clients.contains(token)));
+            left.extend(timer.client().filter(|&id| clients.contains(id)));
         }
         left.sort();
         assert_eq!(left, stays);
@@ -142,23 +141,16 @@ mod tests {
 
     #[test]
     fn after_a_crowd_the_room_for_its_timers_is_given_back() {
-        let (mut timers, mut clients, start) = (Timers::default(), Table::new(), Instant::now());
-        let crowd: Vec<Token> = (0..20_000).map(|_| clients.insert(|_| ())).collect();
-        for &token in &crowd {
-            timers.set(start + Duration::from_secs(86400), Timer::Idle(token));
+        let (mut timers, mut clients, start) = (Timers::default(), Slots::new(), Instant::now());
+        let crowd: Vec<Id> = (0..20_000).map(|_| clients.insert(())).collect();
+        for &id in &crowd {
+            timers.set(start + Duration::from_secs(86400), Timer::Idle(id));
         }
-        for token in crowd {
-            clients.remove(token);
-            timers.closed(|token| clients.contains(token));
+        for id in crowd {
+            clients.remove(id);
+            timers.closed(|id| clients.contains(id));
         }
         assert!(timers.heap.len() < FEW, "{} timers of nobody", timers.heap.len());
         assert!(timers.heap.capacity() <= 4 * FEW, "room for {}", timers.heap.capacity());
-    }
-
-    #[test]
-    fn a_far_timer_is_waited_for_in_steps() {
-        let (mut timers, start) = (Timers::default(), Instant::now());
-        timers.set(start + Duration::from_secs(3600), Timer::Accept);
-        assert_eq!(timers.wait(start), Some(u16::MAX));
     }
 }

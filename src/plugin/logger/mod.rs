@@ -41,10 +41,11 @@ use super::start::{Metrics, Start, take};
 use crate::link::intake::{Intake, Tools};
 use crate::link::intent::Intent;
 use crate::link::replies::Replies;
+use crate::sys::poll::{Poll, Token};
 use archivist::Archivist;
 use file::{MessageFile, intent_path};
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::EpollFlags;
 use nix::unistd::Pid;
 use orders::{Flaw, Halt, Orders};
 use removed::Watch;
@@ -328,8 +329,8 @@ impl Logger {
                 Wakeup::Signal => self.orders.collect(),
                 Wakeup::Archivist => self.archivist.hang_up(),
                 Wakeup::File => self.watch.take_events(),
-                Wakeup::Queue(at) => self.sources[at].ready = true,
-                Wakeup::Replies(at) => self.sources[at].replies.iter_mut().for_each(Replies::send_waiting),
+                Wakeup::Queue(at) => self.sources[at as usize].ready = true,
+                Wakeup::Replies(at) => self.sources[at as usize].replies.iter_mut().for_each(Replies::send_waiting),
             }
         }
         Ok(())
@@ -466,57 +467,74 @@ enum Wakeup {
     /// The message file has changed, and not by a write.
     File,
     /// The queue of that source has something, or its end.
-    Queue(usize),
+    Queue(u32),
     /// The replies pipe of that source has room again.
-    Replies(usize),
+    Replies(u32),
+}
+
+impl Token for Wakeup {
+    fn encode(self) -> u64 {
+        let (kind, at) = match self {
+            Wakeup::Signal => (0, 0),
+            Wakeup::Archivist => (1, 0),
+            Wakeup::File => (2, 0),
+            Wakeup::Queue(at) => (3, at),
+            Wakeup::Replies(at) => (4, at),
+        };
+        (kind << 32) | u64::from(at)
+    }
+
+    fn decode(bits: u64) -> Wakeup {
+        #[expect(clippy::cast_possible_truncation, reason = "the low half is the source")]
+        let at = bits as u32;
+        match bits >> 32 {
+            0 => Wakeup::Signal,
+            1 => Wakeup::Archivist,
+            2 => Wakeup::File,
+            3 => Wakeup::Queue(at),
+            _ => Wakeup::Replies(at),
+        }
+    }
 }
 
 /// All that the loop waits for.
 #[derive(Debug)]
 struct Wakeups {
-    epoll: Epoll,
-    events: Vec<EpollEvent>,
+    poll: Poll<Wakeup>,
+    events: Vec<(Wakeup, EpollFlags)>,
     /// By source: whether its queue is watched, and its replies.
     watched: Vec<(bool, bool)>,
     /// The archivist that is watched.
     archivist: Option<Pid>,
 }
 
-/// What epoll(7) says where the archivist has hung up; sources count from 1.
-const ARCHIVIST: u64 = u64::MAX;
-/// The same where the message file has changed.
-const FILE: u64 = ARCHIVIST - 1;
-
 impl Wakeups {
     fn new(orders: &Orders, watch: &Watch, sources: &[Source]) -> io::Result<Wakeups> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(orders, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+        let poll = Poll::new()?;
+        poll.add(orders, EpollFlags::EPOLLIN, Wakeup::Signal)?;
         if let Some(readable) = watch.readable() {
-            epoll.add(readable, EpollEvent::new(EpollFlags::EPOLLIN, FILE))?;
+            poll.add(readable, EpollFlags::EPOLLIN, Wakeup::File)?;
         }
-        let events = vec![EpollEvent::empty(); 3 + 2 * sources.len()];
-        let mut wakeups = Wakeups { epoll, events, watched: vec![(false, false); sources.len()], archivist: None };
-        for (at, source) in sources.iter().enumerate() {
-            wakeups.epoll.add(source.intake.queue(), EpollEvent::new(EpollFlags::EPOLLIN, 1 + 2 * at as u64))?;
-            wakeups.watched[at].0 = true;
+        for (at, source) in (0..).zip(sources) {
+            poll.add(source.intake.queue(), EpollFlags::EPOLLIN, Wakeup::Queue(at))?;
         }
+        let events = Vec::with_capacity(3 + 2 * sources.len());
+        let mut wakeups = Wakeups { poll, events, watched: vec![(true, false); sources.len()], archivist: None };
         wakeups.update(sources)?;
         Ok(wakeups)
     }
 
     /// An end is seen once; room for replies is waited for only where there is none.
     fn update(&mut self, sources: &[Source]) -> io::Result<()> {
-        for (at, (source, (queue, replies))) in sources.iter().zip(&mut self.watched).enumerate() {
+        for (at, (source, (queue, replies))) in (0..).zip(sources.iter().zip(&mut self.watched)) {
             if *queue && source.intake.ended() {
-                self.epoll.delete(source.intake.queue())?;
+                self.poll.remove(source.intake.queue());
                 *queue = false;
             }
             if let Some(pipe) = &source.replies {
                 match (*replies, pipe.is_waiting()) {
-                    (false, true) => {
-                        self.epoll.add(pipe, EpollEvent::new(EpollFlags::EPOLLOUT, 2 + 2 * at as u64))?;
-                    }
-                    (true, false) => self.epoll.delete(pipe)?,
+                    (false, true) => self.poll.add(pipe, EpollFlags::EPOLLOUT, Wakeup::Replies(at))?,
+                    (true, false) => self.poll.remove(pipe),
                     _ => {}
                 }
                 *replies = pipe.is_waiting();
@@ -531,37 +549,18 @@ impl Wakeups {
         let at_work = archivist.at_work();
         if let (None, Some(hung_up)) = (at_work, archivist.hung_up()) {
             if self.archivist.is_some() {
-                self.epoll.delete(hung_up)?;
+                self.poll.remove(hung_up);
             }
         }
         if let Some((_, ended)) = at_work.filter(|(pid, _)| self.archivist != Some(*pid)) {
-            self.epoll.add(ended, EpollEvent::new(EpollFlags::EPOLLIN, ARCHIVIST))?;
+            self.poll.add(ended, EpollFlags::EPOLLIN, Wakeup::Archivist)?;
         }
         self.archivist = at_work.map(|(pid, _)| pid);
         Ok(())
     }
 
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<impl Iterator<Item = Wakeup> + '_> {
-        // Rounded up: to wake too early would be to wake again and again.
-        let timeout =
-            timeout.map_or(Ok(EpollTimeout::NONE), |t| EpollTimeout::try_from(t + Duration::from_micros(999)));
-        let count = match self.epoll.wait(&mut self.events, timeout.unwrap_or(EpollTimeout::MAX)) {
-            Err(Errno::EINTR) => 0,
-            other => other?,
-        };
-        Ok(self.events[..count].iter().map(|event| {
-            match event.data() {
-                ARCHIVIST => return Wakeup::Archivist,
-                FILE => return Wakeup::File,
-                _ => {}
-            }
-            #[expect(clippy::cast_possible_truncation, reason = "an index, as it was given")]
-            let token = event.data() as usize;
-            match token {
-                0 => Wakeup::Signal,
-                odd if odd % 2 == 1 => Wakeup::Queue(odd / 2),
-                even => Wakeup::Replies(even / 2 - 1),
-            }
-        }))
+        self.poll.wait(&mut self.events, timeout)?;
+        Ok(self.events.iter().map(|&(wakeup, _)| wakeup))
     }
 }

@@ -1,4 +1,4 @@
-//! Acknowledgements as they come out of the replies pipe.
+//! Acknowledgements, as the sink writes them into the replies pipe.
 
 use crate::link::record::{ACK_LEN, Ack};
 use std::io::{self, ErrorKind, Read};
@@ -6,56 +6,60 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The read end of the replies pipe, O_NONBLOCK.
 #[derive(Debug)]
-pub(super) struct Replies {
+pub(super) struct Acknowledgements {
     pipe: std::fs::File,
+    /// The running instance, which they must be meant for.
+    epoch: u64,
     buffer: Vec<u8>,
     kept: usize,
 }
 
 /// What the pipe had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reply {
+pub(super) enum Acknowledged {
     /// Everything up to this message is saved.
-    Saved(u64),
+    UpTo(u64),
     /// Nothing that is meant for this instance.
     Nothing,
     /// Nobody can acknowledge any more.
     End,
 }
 
-impl Replies {
-    pub(super) fn new(pipe: OwnedFd) -> Replies {
-        Replies { pipe: pipe.into(), buffer: vec![0; 1024 * ACK_LEN], kept: 0 }
+impl Acknowledgements {
+    pub(super) fn new(pipe: OwnedFd, epoch: u64) -> Acknowledgements {
+        Acknowledgements { pipe: pipe.into(), epoch, buffer: vec![0; 1024 * ACK_LEN], kept: 0 }
     }
 
     /// Reads once. Acknowledgements are cumulative: the last one counts.
     ///
     /// # Errors
     /// From read(2), but for EAGAIN and EINTR.
-    pub(super) fn read(&mut self, epoch: u64) -> io::Result<Reply> {
+    pub(super) fn read(&mut self) -> io::Result<Acknowledged> {
         let count = match self.pipe.read(&mut self.buffer[self.kept..]) {
-            Ok(0) => return Ok(Reply::End),
+            Ok(0) => return Ok(Acknowledged::End),
             Ok(count) => count,
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(Reply::Nothing),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                return Ok(Acknowledged::Nothing);
+            }
             Err(e) => return Err(e),
         };
         let filled = self.kept + count;
-        let (last, used) = last(&self.buffer[..filled], epoch);
+        let (last, used) = last(&self.buffer[..filled], self.epoch);
         self.buffer.copy_within(used..filled, 0);
         self.kept = filled - used;
-        Ok(last.map_or(Reply::Nothing, Reply::Saved))
+        Ok(last.map_or(Acknowledged::Nothing, Acknowledged::UpTo))
     }
 }
 
-impl AsFd for Replies {
+impl AsFd for Acknowledgements {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
     }
 }
 
-/// The last sequence for this epoch, and how many bytes need not be seen again.
-/// Acknowledgements for the instance before this one may come first, and bytes
-/// that are none are passed over.
+/// The last sequence for this epoch, and how many of the bytes are done with.
+/// Acknowledgements for the previous instance may come first, and bytes that are no
+/// acknowledgement are skipped.
 fn last(bytes: &[u8], epoch: u64) -> (Option<u64>, usize) {
     let (mut at, mut last) = (0, None);
     while let Some(head) = bytes[at..].first_chunk::<ACK_LEN>() {
@@ -87,14 +91,14 @@ mod tests {
     fn the_last_of_this_epoch_counts() {
         let pipe = Pipe::new(65536).expect("a pipe");
         set_nonblocking(&pipe.read, true).expect("a pipe");
-        let (mut replies, mut sink) = (Replies::new(pipe.read), std::fs::File::from(pipe.write));
-        assert_eq!(replies.read(2).expect("readable"), Reply::Nothing);
+        let (mut replies, mut sink) = (Acknowledgements::new(pipe.read, 2), std::fs::File::from(pipe.write));
+        assert_eq!(replies.read().expect("readable"), Acknowledged::Nothing);
         sink.write_all(&acks(&[(1, 90), (2, 3), (2, 5), (1, 99)])).expect("room");
-        assert_eq!(replies.read(2).expect("readable"), Reply::Saved(5));
+        assert_eq!(replies.read().expect("readable"), Acknowledged::UpTo(5));
         sink.write_all(&acks(&[(1, 100)])).expect("room");
-        assert_eq!(replies.read(2).expect("readable"), Reply::Nothing);
+        assert_eq!(replies.read().expect("readable"), Acknowledged::Nothing);
         drop(sink);
-        assert_eq!(replies.read(2).expect("readable"), Reply::End);
+        assert_eq!(replies.read().expect("readable"), Acknowledged::End);
     }
 
     proptest! {

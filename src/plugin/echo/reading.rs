@@ -1,0 +1,255 @@
+//! Whether a client is read, and if not, why. Pure.
+//!
+//! Its socket is edge-triggered: epoll reports once that there is something to read. So
+//! what was reported and is not read yet is remembered here.
+
+use super::memory::Limit;
+
+/// What is known of a client's socket, and what is done about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It was read empty: epoll reports when there is more.
+    Empty,
+    /// It may have bytes, or its end: it is read when it is its turn.
+    Readable,
+    /// It may have them, but there is no memory for them until the client's own echoes
+    /// leave or its turn for memory comes.
+    NoMemory,
+    /// The client holds too many bytes that have not gone back to it. Meanwhile its socket
+    /// may become readable.
+    Paused {
+        /// It may have bytes, or its end.
+        readable: bool,
+    },
+    /// The client said that it sends no more.
+    Ended,
+    /// No more is taken, though it may send.
+    Cut,
+}
+
+/// The reading of one client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reading {
+    state: State,
+    /// How many more bytes are taken at most: without a bound until a stop begins, and
+    /// then those that had arrived by that time.
+    most: usize,
+    /// Only an attempt to read can show that the socket is empty. A read that leaves room
+    /// does not: the end, or a mark of urgent data, may be there (epoll(7)).
+    reports_end: bool,
+}
+
+impl Reading {
+    pub(super) fn new() -> Reading {
+        Reading { state: State::Empty, most: usize::MAX, reports_end: false }
+    }
+
+    /// Whether more is taken, now or later.
+    pub(super) fn is_open(self) -> bool {
+        !matches!(self.state, State::Ended | State::Cut)
+    }
+
+    /// Whether the client said that it sends no more.
+    pub(super) fn has_ended(self) -> bool {
+        self.state == State::Ended
+    }
+
+    /// Whether no more is taken, though the client may send.
+    pub(super) fn is_cut(self) -> bool {
+        self.state == State::Cut
+    }
+
+    /// Whether the socket may have something that is not read yet.
+    pub(super) fn is_readable(self) -> bool {
+        matches!(self.state, State::Readable | State::NoMemory | State::Paused { readable: true })
+    }
+
+    /// Whether the client is to be read as soon as it is its turn.
+    pub(super) fn is_due(self) -> bool {
+        self.state == State::Readable
+    }
+
+    /// Whether it may be read now, if there is memory.
+    pub(super) fn may_begin(self) -> bool {
+        matches!(self.state, State::Empty | State::Readable | State::NoMemory)
+    }
+
+    /// Whether it waits for memory.
+    pub(super) fn lacks_memory(self) -> bool {
+        self.state == State::NoMemory
+    }
+
+    /// Whether the end may be there, unread.
+    pub(super) fn may_have_ended(self) -> bool {
+        self.reports_end && self.is_open()
+    }
+
+    /// How many bytes are taken at most.
+    pub(super) fn most(self) -> usize {
+        if self.is_open() { self.most } else { 0 }
+    }
+
+    /// epoll reported something to read, perhaps the end.
+    pub(super) fn on_report(&mut self, end: bool) {
+        self.reports_end |= end;
+        match &mut self.state {
+            State::Paused { readable } => *readable = true,
+            state @ State::Empty => *state = State::Readable,
+            State::Readable | State::NoMemory | State::Ended | State::Cut => {}
+        }
+    }
+
+    /// This many bytes were read, for which there was this much room.
+    pub(super) fn on_bytes(&mut self, count: usize, room: usize) {
+        if self.most != usize::MAX {
+            self.most = self.most.saturating_sub(count);
+        }
+        self.state = match self.state {
+            _ if self.most == 0 => State::Cut,
+            _ if count < room && !self.reports_end => State::Empty,
+            _ => State::Readable,
+        };
+    }
+
+    /// Nothing was there to be read.
+    pub(super) fn on_nothing(&mut self) {
+        self.state = if self.most == usize::MAX { State::Empty } else { State::Cut };
+    }
+
+    /// The client said that it sends no more, or its connection broke and was read empty.
+    pub(super) fn on_end(&mut self) {
+        self.state = State::Ended;
+    }
+
+    /// The connection broke. epoll does not report it any more, so it is read until
+    /// nothing is left.
+    pub(super) fn on_break(&mut self) {
+        self.reports_end = true;
+        if let State::Empty | State::Paused { .. } = self.state {
+            self.state = State::Readable;
+        }
+    }
+
+    /// There is no memory to read it.
+    pub(super) fn on_no_memory(&mut self) {
+        self.state = State::NoMemory;
+    }
+
+    /// There is memory, if that was missing.
+    pub(super) fn on_memory(&mut self) {
+        if self.lacks_memory() {
+            self.state = State::Readable;
+        }
+    }
+
+    /// The client holds this many bytes: reading pauses above the limit, until enough of
+    /// them have gone back.
+    pub(super) fn on_held(&mut self, held: usize, limit: Limit) {
+        self.state = match self.state {
+            State::Empty if held > limit.high() => State::Paused { readable: false },
+            State::Readable if held > limit.high() => State::Paused { readable: true },
+            State::Paused { readable: false } if held <= limit.low() => State::Empty,
+            State::Paused { readable: true } if held <= limit.low() => State::Readable,
+            state => state,
+        };
+    }
+
+    /// Takes this many bytes more, and then no more.
+    pub(super) fn stop_after(&mut self, bytes: usize) {
+        if self.is_open() {
+            self.most = bytes;
+            if bytes == 0 {
+                self.cut();
+            }
+        }
+    }
+
+    /// Takes no more.
+    pub(super) fn cut(&mut self) {
+        self.state = State::Cut;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn in_state(state: State) -> Reading {
+        Reading { state, ..Reading::new() }
+    }
+
+    #[test]
+    fn the_last_bytes_before_a_stop_end_it_and_so_does_a_socket_without_any() {
+        let mut stopping = Reading::new();
+        stopping.on_report(false);
+        stopping.stop_after(10);
+        stopping.on_bytes(4, 4);
+        assert_eq!((stopping.most(), stopping.is_due()), (6, true));
+        let mut other = stopping;
+        stopping.on_bytes(6, 6);
+        other.on_nothing();
+        assert!(stopping.is_cut() && other.is_cut());
+        let mut nothing_arrived = Reading::new();
+        nothing_arrived.stop_after(0);
+        assert!(nothing_arrived.is_cut());
+        let mut goes_on = Reading::new();
+        goes_on.on_nothing();
+        assert_eq!(goes_on, Reading::new());
+    }
+
+    #[test]
+    fn a_read_that_leaves_room_shows_an_empty_socket_unless_an_end_was_reported() {
+        for (end, count, due) in [(false, 4, false), (false, 8, true), (true, 4, true), (true, 8, true)] {
+            let mut reading = Reading::new();
+            reading.on_report(end);
+            reading.on_bytes(count, 8);
+            assert_eq!(reading.is_due(), due, "{end} {count}");
+        }
+    }
+
+    #[test]
+    fn one_that_holds_too_much_is_paused_until_enough_went_back_and_forgets_no_report() {
+        let limit = Limit::for_messages(64 * 1024);
+        for reported in [false, true] {
+            let mut reading = Reading::new();
+            reading.on_held(limit.high() + 1, limit);
+            assert!(!reading.may_begin());
+            if reported {
+                reading.on_report(false);
+            }
+            reading.on_held(limit.low() + 1, limit);
+            assert!(!reading.may_begin() && !reading.is_due());
+            reading.on_held(limit.low(), limit);
+            assert!(reading.may_begin());
+            assert_eq!(reading.is_due(), reported);
+        }
+    }
+
+    #[test]
+    fn what_broke_is_read_until_nothing_is_left() {
+        for state in [State::Empty, State::Readable, State::Paused { readable: false }] {
+            let mut reading = in_state(state);
+            reading.on_break();
+            assert!(reading.is_due() && reading.may_have_ended());
+            reading.on_bytes(4, 8);
+            assert!(reading.is_due());
+        }
+        let mut waits = in_state(State::NoMemory);
+        waits.on_break();
+        assert!(waits.lacks_memory());
+    }
+
+    #[test]
+    fn an_end_is_final() {
+        for end in [State::Ended, State::Cut] {
+            let mut reading = in_state(end);
+            reading.on_report(true);
+            reading.on_held(usize::MAX, Limit::for_messages(1));
+            reading.on_memory();
+            reading.on_break();
+            reading.stop_after(5);
+            assert_eq!((reading.state, reading.most()), (end, 0));
+            assert!(!reading.is_readable() && !reading.may_begin() && !reading.may_have_ended());
+        }
+    }
+}

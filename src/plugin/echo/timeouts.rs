@@ -1,0 +1,156 @@
+//! What happens when a client does nothing for too long.
+//!
+//! A client that takes nothing can't be ended in order. It is *owed* what was sent and its
+//! kernel has not acknowledged, and what is due to it. One that is owed something and
+//! takes none of it for `send_timeout` is cut off. A drain waits for all clients, so its
+//! time is shorter. That time begins with the drain for all clients that are owed something
+//! then, even if they wait for the sink to save more, and with the first echo for the
+//! others.
+
+use super::client::{Output, Taking};
+use super::fates::Fate;
+use super::framing::Next;
+use super::server::{SEND_TIMEOUTS, Server};
+use super::settings::Settings;
+use super::slots::Id;
+use super::timers::Timer;
+use std::time::Duration;
+
+/// How long a client may take nothing while a drain waits for it.
+const STUCK_FOR: Duration = Duration::from_secs(2);
+/// The same after the supervisor died: its successor waits too.
+const STUCK_ORPHANED_FOR: Duration = Duration::from_secs(1);
+/// How often it is checked in that time whether a client took something. So it is closed
+/// after at most that time and a quarter of it.
+const LOOKS: u32 = 4;
+/// How long a connection that is over is kept for its last bytes, at most.
+pub(super) const LINGER_FOR: Duration = Duration::from_secs(1);
+/// When it is checked first whether they arrived. It is checked again each time twice as
+/// long has passed.
+const LINGER_STEP: Duration = Duration::from_millis(10);
+
+/// How long clients may do nothing.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timeouts {
+    /// Silence after bytes without a line end, which then become a message.
+    pub(super) partial: Duration,
+    /// Silence after which a client is disconnected.
+    pub(super) idle: Option<Duration>,
+    /// A client is cut off if it takes nothing of what it is owed.
+    pub(super) send: Option<Duration>,
+}
+
+impl Timeouts {
+    pub(super) fn new(settings: &Settings) -> Timeouts {
+        let limited = |ms| Some(Duration::from_millis(ms)).filter(|timeout| !timeout.is_zero());
+        Timeouts {
+            partial: Duration::from_millis(settings.partial_after_ms),
+            idle: limited(settings.idle_timeout_ms),
+            send: limited(settings.send_timeout_ms),
+        }
+    }
+}
+
+impl Server {
+    /// A timer's time has come.
+    pub(super) fn on_timer(&mut self, timer: Timer) {
+        match timer {
+            Timer::Partial(id) => self.on_partial(id),
+            Timer::Idle(id) => self.on_idle(id),
+            Timer::Stuck(id) => self.on_stuck(id),
+            Timer::Linger(id) => {
+                self.linger(id);
+                self.linger_on(id);
+            }
+            Timer::Accept => self.acceptor.retry(),
+            Timer::GiveUp => self.give_up(),
+            Timer::Tell(fate) => self.log_together(fate),
+        }
+    }
+
+    /// A client may have been silent after bytes without a line end.
+    fn on_partial(&mut self, id: Id) {
+        let Some(client) = self.clients.get(id) else { return };
+        client.partial_timer = false;
+        if client.lists.in_line() || client.reading.is_readable() {
+            // Whole messages come first, and so does what it may have sent after this: when
+            // that is read, the timer is set again.
+            return;
+        }
+        let silent = self.clock.now >= client.heard + self.timeouts.partial;
+        self.frame(id, if silent { Next::Idle } else { Next::MayCome });
+        self.settle(id);
+    }
+
+    /// A client may have been silent for the whole of `idle_timeout`.
+    fn on_idle(&mut self, id: Id) {
+        let Some(timeout) = self.timeouts.idle else { return };
+        let Some(client) = self.clients.get(id) else { return };
+        let now = self.clock.now;
+        let silent = now >= client.heard + timeout;
+        // One that is not read for now may have sent something.
+        if silent && client.stream.held() == 0 && !client.reading.is_readable() {
+            client.reading.cut();
+            return self.settle(id);
+        }
+        let again = if silent { now + timeout } else { client.heard + timeout };
+        self.timers.set(again, Timer::Idle(id));
+    }
+
+    /// How long a client may take nothing of what it is owed; `None`: for ever.
+    fn send_timeout(&self) -> Option<Duration> {
+        let usual = self.timeouts.send;
+        match self.is_draining() {
+            false => usual,
+            true => {
+                let most = if self.is_orphaned() { STUCK_ORPHANED_FOR } else { STUCK_FOR };
+                Some(usual.map_or(most, |usual| usual.min(most)))
+            }
+        }
+    }
+
+    /// Checks from now on whether a client takes what it is owed. What counts is what it
+    /// takes from now on: it may not have taken all that was sent before, and takes that
+    /// first.
+    pub(super) fn watch_taking(&mut self, id: Id) {
+        let Some(timeout) = self.send_timeout() else { return };
+        let Some(client) = self.clients.get(id) else { return };
+        let (now, check_at) = (self.clock.now, self.clock.now + timeout / LOOKS);
+        client.taking = Some(Taking { up_to: client.taken(), since: now, check_at });
+        self.timers.set(check_at, Timer::Stuck(id));
+    }
+
+    /// A client may have taken nothing for too long.
+    fn on_stuck(&mut self, id: Id) {
+        let Some(timeout) = self.send_timeout() else { return };
+        let Some(client) = self.clients.get(id) else { return };
+        let now = self.clock.now;
+        // A timer for an earlier check may come before the one that counts.
+        let Some(mut taking) = client.taking.filter(|taking| now >= taking.check_at) else { return };
+        client.taking = None;
+        let taken = client.taken();
+        if !client.is_owed(taken) {
+            return;
+        }
+        if taken > taking.up_to {
+            (taking.up_to, taking.since) = (taken, now);
+        } else if now >= taking.since + timeout {
+            let fate = if self.is_draining() { Fate::TookNothingAtTheEnd } else { Fate::TookNothing };
+            if fate == Fate::TookNothing {
+                self.metrics.add(SEND_TIMEOUTS, 1);
+            }
+            return self.cut_off(id, fate);
+        }
+        taking.check_at = (now + timeout / LOOKS).min(taking.since + timeout);
+        client.taking = Some(taking);
+        self.timers.set(taking.check_at, Timer::Stuck(id));
+    }
+
+    /// Checks again later a connection that is over and not closed yet.
+    pub(super) fn linger_on(&mut self, id: Id) {
+        let Some(Output::Over(until)) = self.clients.get(id).map(|client| client.output) else { return };
+        let now = self.clock.now;
+        let so_far = (now + LINGER_FOR).saturating_duration_since(until);
+        self.timers.set((now + so_far.max(LINGER_STEP)).min(until), Timer::Linger(id));
+    }
+}
