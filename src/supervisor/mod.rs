@@ -2,17 +2,18 @@
 //!
 //! Everything that happens is an event of `poll`: a signal, a deadline, a
 //! descriptor. Deciding is apart from doing: `family::child`,
-//! `family::backoff` and `change::drain` are pure; the rest does what they say.
+//! `family::backoff`, `family::outcome`, `change::drain` and `change::steps` are pure;
+//! the rest does what they say.
 //!
 //! | room | what is there |
 //! |---|---|
-//! | [`event_loop`] | every event, in one match |
-//! | [`family`] | children: states, start, end, what they say and leave behind |
-//! | [`kept`] | what outlives a child: links, sockets, the service manager's store |
-//! | [`change`] | what takes several steps: start, reload, end |
-//! | [`operators`] | operators' connections and requests |
-//! | [`looks`] | processes aside that look at what may not answer, so that the loop never waits |
-//! | [`manager`], [`clock`], [`poll`] | the service manager, time, descriptors |
+//! | `event_loop` | every event, in one match |
+//! | `family` | children: states, start, end, what they say and leave behind |
+//! | `kept` | what outlives a child: links, sockets, the service manager's store |
+//! | `change` | what takes several steps: start, reload, end |
+//! | `operators` | operators' connections and requests |
+//! | `looks` | processes aside that look at what may not answer, so that the loop never waits |
+//! | `manager`, `clock`, `poll` | the service manager, time, descriptors |
 
 mod change;
 mod clock;
