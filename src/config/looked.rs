@@ -3,9 +3,9 @@
 //! the answers alone. So it never waits for a file system or an account database.
 
 use super::model::{Child, Model, Program};
-use super::system::{Account, Real, System};
 use super::{Loaded, Problems, Reader, Source, Which, check_source, source};
 use crate::look::{Answers, Scribe};
+use crate::schema::system::{Account, Real, System};
 use crate::sys::at_hand::is_at_hand;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -116,8 +116,8 @@ impl System for Asking<'_> {
         self.scribe.ask(&program(path), &looking_at(path), || Real.program(path))
     }
 
-    fn message_file(&self, path: &Path) -> Result<(), String> {
-        self.scribe.ask(&message_file(path), &looking_at(path), || Real.message_file(path))
+    fn regular_file(&self, path: &Path) -> Result<(), String> {
+        self.scribe.ask(&regular_file(path), &looking_at(path), || Real.regular_file(path))
     }
 
     fn resolve(&self, path: &Path) -> PathBuf {
@@ -166,8 +166,8 @@ impl System for Answered<'_> {
         self.of(&program(path))
     }
 
-    fn message_file(&self, path: &Path) -> Result<(), String> {
-        self.of(&message_file(path))
+    fn regular_file(&self, path: &Path) -> Result<(), String> {
+        self.of(&regular_file(path))
     }
 
     fn resolve(&self, path: &Path) -> PathBuf {
@@ -195,8 +195,8 @@ fn program(path: &Path) -> String {
     format!("program {}", path.display())
 }
 
-fn message_file(path: &Path) -> String {
-    format!("message file {}", path.display())
+fn regular_file(path: &Path) -> String {
+    format!("regular file {}", path.display())
 }
 
 fn resolve(path: &Path) -> String {

@@ -16,24 +16,19 @@ mod check;
 pub mod effective;
 pub mod examples;
 pub mod keys;
-pub mod limits;
 pub mod looked;
 pub mod model;
 pub mod order;
 pub mod plan;
-pub mod problem;
 pub mod schema;
 mod syntax;
-pub mod system;
-mod table;
 mod trust;
-mod value;
 
+pub use crate::schema::problem::{Problem, Problems};
 pub use check::Which;
-pub use problem::{Problem, Problems};
-pub use value::{duration_text, size_text};
 
 use crate::cause::cause;
+use crate::schema::system::{Real, System};
 use model::{Lines, Model};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -41,7 +36,6 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use system::{Real, System};
 
 /// The built-in configuration, for where there is no file.
 pub const BUILTIN: &str = include_str!("builtin.toml");

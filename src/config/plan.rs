@@ -1,7 +1,7 @@
 //! What a reload does: a pure function of the old configuration and the new.
 
 use super::model::{Address, Child, Model, Program};
-use super::value::size_text;
+use crate::schema::value::size_text;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
@@ -250,12 +250,7 @@ fn settings(old: &Child, new: &Child) -> Vec<(String, String)> {
         return vec![("settings".to_owned(), "settings change".to_owned())];
     };
     let names: BTreeSet<&String> = a.keys().chain(b.keys()).filter(|name| a.get(*name) != b.get(*name)).collect();
-    // A plugin's durations have their unit in the name; the file has not.
-    let key = |name: &str| match new.program {
-        Program::Plugin(_) => name.strip_suffix("_ms").unwrap_or(name).to_owned(),
-        Program::Command(_) => name.to_owned(),
-    };
-    let keys = names.into_iter().map(|name| format!("settings.{}", key(name)));
+    let keys = names.into_iter().map(|name| format!("settings.{name}"));
     keys.map(|key| (key.clone(), format!("{key} changes"))).collect()
 }
 

@@ -6,7 +6,7 @@
 //! that are wrong are told and blanked out, and the rest is read as it stands,
 //! at the same places.
 
-use super::table::Span;
+use crate::schema::table::Span;
 use toml::de::DeTable;
 
 /// A mistake: where, what, and what would be right.

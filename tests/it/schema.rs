@@ -1,8 +1,8 @@
 //! The JSON schema that editors use: it says nothing that `plumbd check` does
 //! not, and tells what a schema can tell.
 
-use crate::config::{BAD, GOOD, files, is_right};
-use plumbd::config::keys;
+use crate::config::{BAD, GOOD, files, is_right, tables};
+use plumbd::schema::kind::Kind;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::Path;
@@ -150,10 +150,10 @@ fn no_value_of_any_key_is_refused_that_the_check_takes() {
         "{ x = 'y' }",
     ];
     let mut cases = Vec::new();
-    for (table, keys) in keys::TABLES.iter().filter(|(table, _)| *table != "the file") {
+    for (table, keys) in tables().iter().filter(|(table, _)| table != "the file") {
         for key in *keys {
             let words: Vec<String> = match key.kind {
-                keys::Kind::Words(words) | keys::Kind::WordsOr(words, _) => {
+                Kind::Words(words) | Kind::WordsOr(words, _) => {
                     words.iter().map(|(word, _)| format!("'{word}'")).collect()
                 }
                 _ => Vec::new(),

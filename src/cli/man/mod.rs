@@ -98,6 +98,7 @@ fn filled_in(words: &str) -> String {
         ("commands", _) => command::commands(&command),
         ("options", _) => command::shared_options(&command),
         ("keys", table) => config::keys(table),
+        ("settings", _) => config::settings(),
         ("builtin", _) => roff::verbatim(BUILTIN),
         ("example", name) => roff::verbatim(examples::find(name).map_or("", |example| example.text)),
         ("record", _) => roff::text(&format!(

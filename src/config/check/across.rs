@@ -2,9 +2,9 @@
 
 use super::super::model::{Address, Daemon, HostPort};
 use super::super::order::{Needs, cycle};
-use super::super::table::{Placed, Reader};
-use super::super::value::quoted;
-use super::child::{Draft, Settings};
+use super::child::Draft;
+use crate::schema::table::{Placed, Reader};
+use crate::schema::value::quoted;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -57,13 +57,10 @@ fn overlap(a: &Address, b: &Address) -> bool {
     }
 }
 
-/// A message file has one logger.
+/// Nobody else writes to a file that a plugin writes to.
 fn files(reader: &mut Reader<'_>, drafts: &[Draft]) {
     let mut before: Vec<(&Draft, PathBuf)> = Vec::new();
-    for draft in drafts {
-        let Settings::Logger(Some(file)) = &draft.settings else {
-            continue;
-        };
+    for (draft, file) in drafts.iter().flat_map(|draft| draft.files.iter().map(move |file| (draft, file))) {
         let path = reader.system.resolve(&file.value);
         if let Some((other, _)) = before.iter().find(|(_, taken)| *taken == path) {
             let what = format!("{} already saves to {}", quoted(other.name()), path.display());

@@ -3,22 +3,20 @@
 
 mod across;
 mod child;
-mod echo;
 mod identity;
 mod links;
-mod logger;
 mod program;
 
 use super::keys;
 use super::model::{Daemon, LogTarget, Model, base_name};
-use super::problem::{Places, Problem, Problems};
 use super::syntax::{decode, readable};
-use super::system::System;
-use super::table::{Entry, Reader, Section, Span};
-use super::value;
 use crate::journal;
+use crate::schema::problem::{Places, Problem, Problems};
+use crate::schema::system::System;
+use crate::schema::table::{Entry, Reader, Section};
+use crate::schema::value;
+use crate::schema::{address, nearest};
 use child::Draft;
-pub use child::NAME_MOST;
 use std::path::Path;
 use std::rc::Rc;
 use toml::de::{DeTable, DeValue};
@@ -110,9 +108,9 @@ fn daemon(reader: &mut Reader<'_>, root: &Section<'_>) -> Daemon {
     let facilities = journal::FACILITIES.map(|(name, _)| (name, name));
     let base = reader.base;
     let control = reader.read(&section, "control", |value| Ok(value::absolute(base, &value::filled(value)?)));
-    reader.take(section.place("control"), value::socket_path(&control));
+    reader.take(section.place("control"), address::socket_path(&control));
     if let Some(folder) = control.parent() {
-        folder_exists(reader, section.place("control"), folder, "the operator socket");
+        reader.folder_exists(section.place("control"), folder, "the operator socket");
     }
     Daemon {
         control,
@@ -120,7 +118,7 @@ fn daemon(reader: &mut Reader<'_>, root: &Section<'_>) -> Daemon {
         syslog_facility: reader.read(&section, "syslog_facility", value::choice(&facilities)),
         log_level: reader.read(&section, "log_level", value::choice(&levels)),
         stop_timeout: reader.duration(&section, "stop_timeout"),
-        lines: section.lines(&reader.places),
+        lines: section.lines(&reader.places).into_iter().collect(),
     }
 }
 
@@ -153,21 +151,13 @@ fn children(reader: &mut Reader<'_>, root: &Section<'_>) -> Vec<Draft> {
     drafts
 }
 
-/// Says so where a folder that something goes into does not exist.
-fn folder_exists(reader: &mut Reader<'_>, span: Span, folder: &Path, what: &str) {
-    if let Err(cause) = reader.system.folder(folder) {
-        let what = format!("cannot use the folder of {what}, {}: {cause}", folder.display());
-        reader.absent(span, what, "make the folder, or name another");
-    }
-}
-
 /// What is found of a name among known ones, as help.
 fn meant<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
     let base = base_name(name);
     if base != name && known.clone().any(|known| known == base) {
         return format!("write \"{base}\": all its instances are meant");
     }
-    match keys::nearest(name, known.clone()) {
+    match nearest(name, known.clone()) {
         Some(near) => format!("did you mean \"{near}\"?"),
         None => format!("the children are {}", known.collect::<Vec<_>>().join(", ")),
     }
@@ -180,8 +170,8 @@ fn is_table(value: &DeValue<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::system::Real;
     use super::*;
+    use crate::schema::system::Real;
 
     fn checked(text: &str, which: Which) -> Result<Model, Problems> {
         check(text.as_bytes(), "x.toml", Path::new("/"), &Real, which)

@@ -1,10 +1,10 @@
 //! `plugin` and `command`: what runs.
 
 use super::super::model::Program;
-use super::super::table::{Placed, Reader, Section};
-use super::super::value::{self, Read, Wrong, absolute, filled, quoted, wrong};
-use crate::config::keys::nearest;
 use crate::plugin::{self, PLUGINS, Plugin};
+use crate::schema::nearest;
+use crate::schema::table::{Placed, Reader, Section};
+use crate::schema::value::{self, Read, Wrong, absolute, filled, quoted, wrong};
 use std::path::{Path, PathBuf};
 
 /// What runs, where the table says it rightly; and the plugin that it is.
@@ -22,7 +22,8 @@ pub(super) fn read(
         }
         (false, false) if section.lacks("plugin") && section.lacks("command") => {
             let what = format!("{} has neither plugin nor command", section.title);
-            reader.missing(section.span.clone(), what, r#"add plugin = "echo", or command = ["/path/to/program"]"#);
+            let help = format!(r#"add plugin = "{}", or command = ["/path/to/program"]"#, PLUGINS[0].name);
+            reader.missing(section.span.clone(), what, help);
         }
         _ => {}
     }

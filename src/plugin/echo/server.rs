@@ -116,8 +116,7 @@ impl Server {
     /// # Errors
     /// What is missing or wrong.
     pub(super) fn open(start: Start) -> Result<Server, String> {
-        let settings: Settings =
-            serde_json::from_str(&start.settings).map_err(|e| format!("cannot read the settings: {e}"))?;
+        let settings = Settings::read(&start.settings).map_err(|e| format!("cannot read the settings: {e}"))?;
         let (now, time) = (Instant::now(), wall_clock());
         let epoch = epoch(time);
         let (form, replies, sink) = match start.links.outbound {

@@ -1,7 +1,11 @@
 //! What a key is: the shape of a row of the tables.
+//!
+//! All of it is `'static`, so that tables are constants. Rows that are read at run
+//! time, from the manifest of another program, are leaked once for each manifest.
 
 use nix::sys::signal::Signal;
 use std::time::Duration;
+use toml::de::DeValue;
 
 /// A key of a table.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +24,36 @@ pub struct Key {
     /// What it does, in sentences, for the manual and for editors; `code` is
     /// between backticks.
     pub text: &'static str,
+    /// What to write if it is missing, is no list, or is none of its words; empty:
+    /// what its kind says.
+    pub help: &'static str,
+}
+
+/// A key that may be left out.
+pub const fn key(name: &'static str, kind: Kind, default: &'static str, doc: &'static str, text: &'static str) -> Key {
+    Key { name, kind, default, required: false, doc, text, help: "" }
+}
+
+/// A key that must be given.
+pub const fn required(name: &'static str, kind: Kind, doc: &'static str, text: &'static str) -> Key {
+    Key { name, kind, default: "", required: true, doc, text, help: "" }
+}
+
+impl Key {
+    /// The same key with advice of its own.
+    #[must_use]
+    pub const fn help(self, help: &'static str) -> Key {
+        Key { help, ..self }
+    }
+
+    /// Its default as a value of TOML, if it has one.
+    ///
+    /// # Panics
+    /// If the default is no TOML. A test reads them all.
+    pub fn default_value(&self) -> Option<DeValue<'static>> {
+        let parse = |text| DeValue::parse(text).expect("every default is TOML: a test reads them all").into_inner();
+        Some(self.default).filter(|text| !text.is_empty()).map(parse)
+    }
 }
 
 /// The keys of one table.
@@ -32,6 +66,10 @@ pub enum Kind {
     Text,
     /// A path; relative ones are relative to the file.
     Path,
+    /// A file that a plugin writes to, and no other child; what messages call it.
+    File(&'static str),
+    /// A group of the system, by name or number. Programs get both.
+    Group,
     /// The name of a child.
     Name,
     /// An address to listen on.
@@ -80,8 +118,8 @@ impl Kind {
     /// What it is called in the manual.
     pub fn called(&self) -> String {
         let one = match self {
-            Kind::Text => "string",
-            Kind::Path => "path",
+            Kind::Text | Kind::Group => "string",
+            Kind::Path | Kind::File(_) => "path",
             Kind::Name => "name of a child",
             Kind::Address => "address",
             Kind::Network => "network",

@@ -55,11 +55,11 @@ pub trait System {
     /// # Errors
     /// Why not.
     fn program(&self, path: &Path) -> Result<(), String>;
-    /// Whether that can be a message file: a regular file, or nothing yet.
+    /// Whether that is a regular file, or nothing yet.
     ///
     /// # Errors
     /// What it is instead.
-    fn message_file(&self, path: &Path) -> Result<(), String>;
+    fn regular_file(&self, path: &Path) -> Result<(), String>;
     /// The path without symbolic links, so that two names of one file are
     /// seen as one; what does not exist stays as it is.
     fn resolve(&self, path: &Path) -> PathBuf;
@@ -144,7 +144,7 @@ impl System for Real {
         }
     }
 
-    fn message_file(&self, path: &Path) -> Result<(), String> {
+    fn regular_file(&self, path: &Path) -> Result<(), String> {
         match std::fs::metadata(path) {
             Ok(found) if found.is_dir() => Err("it is a folder".to_owned()),
             Ok(found) if !found.is_file() => Err("it is no regular file".to_owned()),

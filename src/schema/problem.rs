@@ -166,7 +166,7 @@ fn width(c: char) -> usize {
 
 /// Finds lines and columns in a text.
 #[derive(Debug)]
-pub(super) struct Places<'a> {
+pub(crate) struct Places<'a> {
     text: &'a str,
     /// Where each line starts.
     starts: Vec<usize>,
@@ -175,19 +175,19 @@ pub(super) struct Places<'a> {
 }
 
 impl<'a> Places<'a> {
-    pub(super) fn new(text: &'a str) -> Places<'a> {
+    pub(crate) fn new(text: &'a str) -> Places<'a> {
         let starts = std::iter::once(0).chain(memchr::memchr_iter(b'\n', text.as_bytes()).map(|at| at + 1)).collect();
         Places { text, starts, end: text.trim_end().len() }
     }
 
     /// The line that a byte is on, from 1.
-    pub(super) fn line(&self, at: usize) -> usize {
+    pub(crate) fn line(&self, at: usize) -> usize {
         self.starts.partition_point(|start| *start <= at)
     }
 
     /// A problem with a part of the text. What is past the end is told at
     /// the end, where an editor can go; a part of several lines at its first.
-    pub(super) fn problem(&self, span: Range<usize>, what: String, help: String) -> Problem {
+    pub(crate) fn problem(&self, span: Range<usize>, what: String, help: String) -> Problem {
         let at = (0..=span.start.min(self.end)).rev().find(|at| self.text.is_char_boundary(*at)).unwrap_or(0);
         let line = self.line(at);
         let start = self.starts[line - 1];

@@ -1,8 +1,8 @@
 //! Reading a file's tables: a value or its default, and a problem for each
 //! that is not right.
 
-use super::keys::{Key, Keys, Kind, nearest};
-use super::model::Lines;
+use super::kind::{Key, Keys, Kind};
+use super::nearest;
 use super::problem::{Places, Problem};
 use super::system::System;
 use super::value::{self, Read, Wrong, kind, quoted};
@@ -13,31 +13,32 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// A part of the file.
-pub(super) type Span = Range<usize>;
+pub(crate) type Span = Range<usize>;
 
 /// What reads, and gathers the problems.
-pub(super) struct Reader<'a> {
-    pub(super) places: Places<'a>,
-    pub(super) problems: Vec<Problem>,
+pub(crate) struct Reader<'a> {
+    pub(crate) places: Places<'a>,
+    pub(crate) problems: Vec<Problem>,
     /// Parts of the file can't be read, so what seems missing may be there.
-    pub(super) partial: bool,
+    pub(crate) partial: bool,
     /// Where mistakes of syntax are: what stands there is told already.
-    pub(super) told: Vec<Span>,
+    pub(crate) told: Vec<Span>,
     /// What relative paths are relative to.
-    pub(super) base: &'a Path,
-    pub(super) system: &'a dyn System,
+    pub(crate) base: &'a Path,
+    pub(crate) system: &'a dyn System,
     /// The child whose table is read.
-    pub(super) child: Option<String>,
+    pub(crate) child: Option<String>,
 }
 
 /// A table of the file.
 #[derive(Debug)]
-pub(super) struct Section<'t> {
+pub(crate) struct Section<'t> {
     /// As it is called in messages: `[children.echo]`.
-    pub(super) title: String,
+    pub(crate) title: String,
     /// Where it begins.
-    pub(super) span: Span,
-    keys: Keys,
+    pub(crate) span: Span,
+    /// The keys that it can have.
+    pub(crate) keys: Keys,
     entries: Vec<Entry<'t>>,
     /// Keys that an unknown one seems to mean, so that they do not lack.
     slips: Vec<&'static str>,
@@ -47,34 +48,69 @@ pub(super) struct Section<'t> {
 
 /// A key and its value.
 #[derive(Debug)]
-pub(super) struct Entry<'t> {
-    pub(super) key: &'t str,
-    pub(super) key_span: Span,
-    pub(super) value: &'t Spanned<DeValue<'t>>,
+pub(crate) struct Entry<'t> {
+    pub(crate) key: &'t str,
+    pub(crate) key_span: Span,
+    pub(crate) value: &'t Spanned<DeValue<'t>>,
 }
 
 /// A value and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Placed<T> {
-    pub(super) value: T,
-    pub(super) span: Span,
+pub(crate) struct Placed<T> {
+    pub(crate) value: T,
+    pub(crate) span: Span,
 }
 
 /// A table's entries in the order of the file.
-pub(super) fn entries<'t>(table: &'t DeTable<'t>) -> Vec<Entry<'t>> {
+pub(crate) fn entries<'t>(table: &'t DeTable<'t>) -> Vec<Entry<'t>> {
     let mut entries: Vec<Entry<'t>> =
         table.iter().map(|(key, value)| Entry { key: key.get_ref(), key_span: key.span(), value }).collect();
     entries.sort_by_key(|entry| entry.key_span.start);
     entries
 }
 
-impl Section<'_> {
+/// The keys of a table that are not known, each with the one that it seems to mean.
+fn unknown<'e, 't>(
+    keys: Keys,
+    entries: &'e [Entry<'t>],
+) -> impl Iterator<Item = (&'e Entry<'t>, Option<&'static str>)> {
+    let known = || keys.iter().map(|key| key.name);
+    let unknown = entries.iter().filter(move |entry| !known().any(|name| name == entry.key));
+    unknown.map(move |entry| (entry, nearest(entry.key, known())))
+}
+
+impl<'t> Section<'t> {
+    fn new(title: &str, span: Span, keys: Keys, table: Option<&'t DeTable<'t>>) -> Section<'t> {
+        let entries = table.map(entries).unwrap_or_default();
+        let slips = unknown(keys, &entries).filter_map(|(_, near)| near).collect();
+        Section { title: title.to_owned(), span, keys, entries, slips, whole: table.is_some() }
+    }
+
+    /// The table of that key, which was read before; empty if it is not given. Nothing
+    /// is reported of it.
+    pub(crate) fn within(&self, name: &str, keys: Keys) -> Section<'_> {
+        match self.entry(name) {
+            Some(entry) => Section::new(name, entry.key_span.clone(), keys, entry.value.get_ref().as_table()),
+            None => self.none(name, name, keys),
+        }
+    }
+
+    fn none(&self, name: &str, title: &str, keys: Keys) -> Section<'static> {
+        let (title, span, whole) = (title.to_owned(), self.span.clone(), self.lacks(name));
+        Section { title, span, keys, entries: Vec::new(), slips: Vec::new(), whole }
+    }
+
+    /// Whether it has no key.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     fn entry(&self, name: &str) -> Option<&Entry<'_>> {
         self.entries.iter().find(|entry| entry.key == name)
     }
 
-    /// On which line each key stands, and each of the tables within.
-    pub(super) fn lines(&self, places: &Places<'_>) -> Lines {
+    /// On which line each key stands, and each of the tables within, as `table.key`.
+    pub(crate) fn lines(&self, places: &Places<'_>) -> Vec<(String, usize)> {
         let all = self.entries.iter().flat_map(|outer| {
             let inner = outer.value.get_ref().as_table().map(entries).unwrap_or_default();
             let inner = inner.into_iter().map(|entry| (format!("{}.{}", outer.key, entry.key), entry.key_span));
@@ -84,32 +120,32 @@ impl Section<'_> {
     }
 
     /// Whether a key is missing, and not only written wrongly.
-    pub(super) fn lacks(&self, name: &str) -> bool {
+    pub(crate) fn lacks(&self, name: &str) -> bool {
         self.whole && !self.has(name) && !self.slips.contains(&name)
     }
 
     /// The key's value as it stands.
-    pub(super) fn value(&self, name: &str) -> Option<&Spanned<DeValue<'_>>> {
+    pub(crate) fn value(&self, name: &str) -> Option<&Spanned<DeValue<'_>>> {
         self.entry(name).map(|entry| entry.value)
     }
 
     /// Whether the file gives that key.
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.entry(name).is_some()
     }
 
     /// Whether the key is given as a list of nothing.
-    pub(super) fn is_empty_list(&self, name: &str) -> bool {
+    pub(crate) fn is_empty_list(&self, name: &str) -> bool {
         self.value(name).is_some_and(|value| value.get_ref().as_array().is_some_and(|items| items.is_empty()))
     }
 
     /// Where the key's value stands; where the table begins, if it is not given.
-    pub(super) fn place(&self, name: &str) -> Span {
+    pub(crate) fn place(&self, name: &str) -> Span {
         self.entry(name).map_or_else(|| self.span.clone(), |entry| entry.value.span())
     }
 
     /// Where the key itself stands; where the table begins, if it is not given.
-    pub(super) fn key_place(&self, name: &str) -> Span {
+    pub(crate) fn key_place(&self, name: &str) -> Span {
         self.entry(name).map_or_else(|| self.span.clone(), |entry| entry.key_span.clone())
     }
 
@@ -118,13 +154,13 @@ impl Section<'_> {
     }
 
     fn default(&self, name: &str) -> DeValue<'static> {
-        DeValue::parse(self.key(name).default).expect("every default is TOML: a test reads them all").into_inner()
+        self.key(name).default_value().unwrap_or_else(|| unreachable!("{name} has no default"))
     }
 }
 
 impl<'a> Reader<'a> {
     /// Says that something is wrong.
-    pub(super) fn problem(&mut self, span: Span, what: impl Into<String>, help: impl Into<String>) {
+    pub(crate) fn problem(&mut self, span: Span, what: impl Into<String>, help: impl Into<String>) {
         if !self.told.iter().any(|told| told.start < span.end && span.start < told.end) {
             self.problems.push(self.places.problem(span, what.into(), help.into()));
         }
@@ -132,7 +168,7 @@ impl<'a> Reader<'a> {
 
     /// Says that the system lacks something, maybe only for now, that the child needs
     /// whose table is read.
-    pub(super) fn absent(&mut self, span: Span, what: impl Into<String>, help: impl Into<String>) {
+    pub(crate) fn absent(&mut self, span: Span, what: impl Into<String>, help: impl Into<String>) {
         let before = self.problems.len();
         self.problem(span, what, help);
         for problem in &mut self.problems[before..] {
@@ -141,57 +177,53 @@ impl<'a> Reader<'a> {
     }
 
     /// Says that something is missing, unless it may be in what could not be read.
-    pub(super) fn missing(&mut self, span: Span, what: impl Into<String>, help: impl Into<String>) {
+    pub(crate) fn missing(&mut self, span: Span, what: impl Into<String>, help: impl Into<String>) {
         if !self.partial {
             self.problem(span, what, help);
         }
     }
 
     /// A table whose keys are known. Others are problems.
-    pub(super) fn section<'t>(
+    pub(crate) fn section<'t>(
         &mut self,
         title: &str,
         span: Span,
         value: &'t Spanned<DeValue<'t>>,
         keys: Keys,
     ) -> Section<'t> {
-        let (entries, whole) = match value.get_ref() {
-            DeValue::Table(table) => (entries(table), true),
-            other => {
-                let what = format!("expected a table, found {}", kind(other));
-                self.problem(value.span(), what, format!("write {title} and its keys below"));
-                (Vec::new(), false)
-            }
-        };
-        let slips = self.unknown(title, keys, &entries);
-        Section { title: title.to_owned(), span, keys, entries, slips, whole }
+        let section = Section::new(title, span, keys, value.get_ref().as_table());
+        if !section.whole {
+            let what = format!("expected a table, found {}", kind(value.get_ref()));
+            self.problem(value.span(), what, format!("write {title} and its keys below"));
+        }
+        self.unknown(&section);
+        section
     }
 
     /// The file's own table.
-    pub(super) fn root<'t>(&mut self, table: &'t DeTable<'t>, keys: Keys) -> Section<'t> {
-        let entries = entries(table);
-        let slips = self.unknown("the file", keys, &entries);
-        Section { title: "the file".to_owned(), span: 0..0, keys, entries, slips, whole: true }
+    pub(crate) fn root<'t>(&mut self, table: &'t DeTable<'t>, keys: Keys) -> Section<'t> {
+        let section = Section::new("the file", 0..0, keys, Some(table));
+        self.unknown(&section);
+        section
     }
 
-    /// Says which keys are not known; returns those that seem to be meant.
-    fn unknown(&mut self, title: &str, keys: Keys, entries: &[Entry<'_>]) -> Vec<&'static str> {
-        let known = || keys.iter().map(|key| key.name);
-        let mut slips = Vec::new();
-        for entry in entries.iter().filter(|entry| !known().any(|name| name == entry.key)) {
-            let near = nearest(entry.key, known());
+    /// Reports the keys that are not known.
+    fn unknown(&mut self, section: &Section<'_>) {
+        for (entry, near) in unknown(section.keys, &section.entries) {
             let help = match near {
                 Some(name) => format!("did you mean \"{name}\"?"),
-                None => format!("the keys are {}", known().collect::<Vec<_>>().join(", ")),
+                None => {
+                    let known: Vec<&str> = section.keys.iter().map(|key| key.name).collect();
+                    format!("the keys are {}", known.join(", "))
+                }
             };
-            self.problem(entry.key_span.clone(), format!("unknown key {} in {title}", quoted(entry.key)), help);
-            slips.extend(near);
+            let what = format!("unknown key {} in {}", quoted(entry.key), section.title);
+            self.problem(entry.key_span.clone(), what, help);
         }
-        slips
     }
 
     /// The key's value, or its default where it is not given or not right.
-    pub(super) fn read<T>(&mut self, section: &Section<'_>, name: &str, parse: impl Fn(&DeValue<'_>) -> Read<T>) -> T {
+    pub(crate) fn read<T>(&mut self, section: &Section<'_>, name: &str, parse: impl Fn(&DeValue<'_>) -> Read<T>) -> T {
         match self.optional(section, name, &parse) {
             Some(placed) => placed.value,
             None => {
@@ -201,7 +233,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A duration in the key's range.
-    pub(super) fn duration(&mut self, section: &Section<'_>, name: &str) -> Duration {
+    pub(crate) fn duration(&mut self, section: &Section<'_>, name: &str) -> Duration {
         match section.key(name).kind {
             Kind::Duration(least, most) => self.read(section, name, value::duration(least..=most)),
             other => unreachable!("{name} is read as a duration, and is {other:?}"),
@@ -209,7 +241,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A size in the key's range, in bytes.
-    pub(super) fn size(&mut self, section: &Section<'_>, name: &str) -> u64 {
+    pub(crate) fn size(&mut self, section: &Section<'_>, name: &str) -> u64 {
         match section.key(name).kind {
             Kind::Size(least, most) => self.read(section, name, value::size(least..=most)),
             other => unreachable!("{name} is read as a size, and is {other:?}"),
@@ -217,7 +249,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A whole number in the key's range.
-    pub(super) fn integer(&mut self, section: &Section<'_>, name: &str) -> u64 {
+    pub(crate) fn integer(&mut self, section: &Section<'_>, name: &str) -> u64 {
         match section.key(name).kind {
             Kind::Integer(least, most) => self.read(section, name, value::integer(least..=most)),
             other => unreachable!("{name} is read as a whole number, and is {other:?}"),
@@ -225,7 +257,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A number in the key's range.
-    pub(super) fn number(&mut self, section: &Section<'_>, name: &str) -> f64 {
+    pub(crate) fn number(&mut self, section: &Section<'_>, name: &str) -> f64 {
         match section.key(name).kind {
             Kind::Number(least, most) => self.read(section, name, value::float(least..=most)),
             other => unreachable!("{name} is read as a number, and is {other:?}"),
@@ -233,7 +265,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The key's value, where it is given and right.
-    pub(super) fn optional<T>(
+    pub(crate) fn optional<T>(
         &mut self,
         section: &Section<'_>,
         name: &str,
@@ -244,7 +276,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The key's value, which must be given.
-    pub(super) fn required<T>(
+    pub(crate) fn required<T>(
         &mut self,
         section: &Section<'_>,
         name: &str,
@@ -258,11 +290,22 @@ impl<'a> Reader<'a> {
     }
 
     /// Each item of a list, where it is right; nothing where the key is not given.
-    pub(super) fn list<T>(
+    pub(crate) fn list<T>(
         &mut self,
         section: &Section<'_>,
         name: &str,
         example: &str,
+        parse: impl Fn(&DeValue<'_>) -> Read<T>,
+    ) -> Vec<Placed<T>> {
+        self.items(section, name, &format!("as in {name} = {example}"), parse)
+    }
+
+    /// The same, with advice for what is no list.
+    pub(crate) fn items<T>(
+        &mut self,
+        section: &Section<'_>,
+        name: &str,
+        help: &str,
         parse: impl Fn(&DeValue<'_>) -> Read<T>,
     ) -> Vec<Placed<T>> {
         let Some(entry) = section.entry(name) else {
@@ -270,11 +313,7 @@ impl<'a> Reader<'a> {
         };
         let DeValue::Array(items) = entry.value.get_ref() else {
             let found = kind(entry.value.get_ref());
-            self.problem(
-                entry.value.span(),
-                format!("expected a list, found {found}"),
-                format!("as in {name} = {example}"),
-            );
+            self.problem(entry.value.span(), format!("expected a list, found {found}"), help);
             return Vec::new();
         };
         let items: Vec<&Spanned<DeValue<'_>>> = items.iter().collect();
@@ -282,7 +321,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The entries of a table whose keys are free, in the order of the file.
-    pub(super) fn free<'t>(&mut self, section: &'t Section<'_>, name: &str, help: &str) -> Vec<Entry<'t>> {
+    pub(crate) fn free<'t>(&mut self, section: &'t Section<'_>, name: &str, help: &str) -> Vec<Entry<'t>> {
         match section.value(name).map(|value| (value.span(), value.get_ref())) {
             None => Vec::new(),
             Some((_, DeValue::Table(table))) => entries(table),
@@ -294,23 +333,20 @@ impl<'a> Reader<'a> {
     }
 
     /// A table within a table, empty where it is not given.
-    pub(super) fn inner<'t>(&mut self, section: &'t Section<'_>, name: &str, title: &str, keys: Keys) -> Section<'t> {
+    pub(crate) fn inner<'t>(&mut self, section: &'t Section<'_>, name: &str, title: &str, keys: Keys) -> Section<'t> {
         match section.entry(name) {
             Some(entry) => self.section(title, entry.key_span.clone(), entry.value, keys),
-            None => {
-                let (title, span, whole) = (title.to_owned(), section.span.clone(), section.lacks(name));
-                Section { title, span, keys, entries: Vec::new(), slips: Vec::new(), whole }
-            }
+            None => section.none(name, title, keys),
         }
     }
 
     /// A value that was read, or its problem, which names the key.
-    pub(super) fn take_of<T>(&mut self, key: &str, span: Span, read: Read<T>) -> Option<Placed<T>> {
+    pub(crate) fn take_of<T>(&mut self, key: &str, span: Span, read: Read<T>) -> Option<Placed<T>> {
         self.take(span, read.map_err(|wrong| Wrong { what: format!("{key}: {}", wrong.what), ..wrong }))
     }
 
     /// A value that was read, or its problem.
-    pub(super) fn take<T>(&mut self, span: Span, read: Read<T>) -> Option<Placed<T>> {
+    pub(crate) fn take<T>(&mut self, span: Span, read: Read<T>) -> Option<Placed<T>> {
         match read {
             Ok(value) => Some(Placed { value, span }),
             Err(Wrong { what, help }) => {
