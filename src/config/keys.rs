@@ -27,6 +27,15 @@ static PROTOCOL_LINE: Text = listed(Text::new("lines | records; records between 
 static PROTOCOL: Text = listed(Text::new("How messages stand in the link. The default is records between "), "", false)
     .add(", else lines.");
 
+static STOP_TIMEOUT: Text = sinks(Text::new(
+    "How long a drain may take at the end of the daemon, and in a reload that stops children. Then all children that \
+     are still there are asked to stop at once, without regard to their order, but for ",
+))
+.add(
+    ", which have 2 s once nothing more can come. So an end takes at most this long, and the longest `stop_timeout` of \
+     a child, and 6 s. What the links still hold then is logged as lost, and the exit status is 1.",
+);
+
 const fn words() -> [Word; PLUGINS.len()] {
     let (mut words, mut at) = ([("", ""); PLUGINS.len()], 0);
     while at < PLUGINS.len() {
@@ -59,6 +68,19 @@ const fn listed(mut text: Text, before: &str, capitals: bool) -> Text {
         };
         text = text.add(gap).add(before);
         text = if capitals { text.add_capitals(PLUGINS[at].name) } else { text.add(PLUGINS[at].name) };
+        at += 1;
+    }
+    text
+}
+
+/// A text, and after it the plugins that can be a sink, as in `as and bs`.
+const fn sinks(mut text: Text) -> Text {
+    let (mut at, mut gap) = (0, "");
+    while at < PLUGINS.len() {
+        if PLUGINS[at].sink {
+            text = text.add(gap).add(PLUGINS[at].name).add("s");
+            gap = " and ";
+        }
         at += 1;
     }
     text
@@ -126,16 +148,7 @@ pub const DAEMON: Keys = &[
         "error | warn | info | debug | trace",
         "What is logged. A reload changes it at once.",
     ),
-    key(
-        "stop_timeout",
-        Kind::Duration(NOTHING, YEAR),
-        r#""10s""#,
-        "bound on a drain",
-        "How long a drain may take at the end of the daemon, and in a reload that stops children. Then all children that \
-         are still there are asked to stop at once, without regard to their order, but for loggers, which have 2 s once \
-         nothing more can come. So an end takes at most this long, and the longest `stop_timeout` of a child, and 6 s. \
-         What the links still hold then is logged as lost, and the exit status is 1.",
-    ),
+    key("stop_timeout", Kind::Duration(NOTHING, YEAR), r#""10s""#, "bound on a drain", STOP_TIMEOUT.as_str()),
 ];
 
 /// `[children.NAME]`.

@@ -57,7 +57,7 @@ pub enum LogTarget {
 /// One instance of a child.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Child {
-    /// `echo`; `echo.0` where `instances` is above 1.
+    /// `NAME`, or `NAME.0` if `instances` is above 1.
     pub name: String,
     /// The line of its table in the file, from 1; 0 for the built-in configuration.
     pub line: usize,
@@ -253,7 +253,7 @@ pub struct Link {
     pub protocol: Protocol,
 }
 
-/// The name in the file of an instance: `echo` of `echo.0`, and of `echo`.
+/// The name in the file of an instance: `NAME` of `NAME.0`, and of `NAME`.
 pub fn base_name(instance: &str) -> &str {
     instance.split_once('.').map_or(instance, |(base, _)| base)
 }

@@ -7,6 +7,8 @@
 pub mod check;
 pub mod echo;
 pub mod logger;
+#[cfg(test)]
+pub mod null;
 pub mod shared;
 pub mod start;
 
@@ -107,6 +109,22 @@ pub static PLUGINS: &[Plugin] = &[
         shared: |_| 0,
         run: logger::run,
     },
+    #[cfg(test)]
+    Plugin {
+        name: "null",
+        about: "discards every message",
+        meaning: "discards messages",
+        source: false,
+        sink: true,
+        listens: &[],
+        instances: false,
+        reopens: false,
+        keys: null::KEYS,
+        metrics: null::METRICS,
+        check: null::check,
+        shared: |_| 0,
+        run: null::run,
+    },
 ];
 
 /// What a plugin starts for work beside its own. It plays no role in a
@@ -157,5 +175,44 @@ impl Plugin {
             "keys": manifest::keys(self.keys),
             "metrics": metrics.collect::<Value>(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::kind::Kind;
+
+    /// The words of a row and those of the type that it is read into can't disagree.
+    #[test]
+    fn each_word_of_a_setting_is_understood() {
+        let understood = |plugin: &str, settings: &Value| match plugin {
+            "echo" => echo::settings::Settings::read(&settings.to_string()).map(drop),
+            "logger" => logger::settings::Settings::read(&settings.to_string()).map(drop),
+            _ => Ok(()),
+        };
+        let mut words = 0;
+        for plugin in PLUGINS {
+            let tables = plugin.keys.iter().filter_map(|key| match key.kind {
+                Kind::Table(inner) => Some((Some(key.name), inner)),
+                _ => None,
+            });
+            for (table, keys) in tables.chain([(None, plugin.keys)]) {
+                for key in keys {
+                    let (Kind::Words(known) | Kind::WordsOr(known, _)) = key.kind else { continue };
+                    for (word, _) in known {
+                        let row = json!({key.name: word});
+                        let mut settings = table.map_or_else(|| row.clone(), |table| json!({table: row}));
+                        settings.as_object_mut().expect("a table").entry("file").or_insert(json!("/x"));
+                        if plugin.name == "echo" {
+                            settings.as_object_mut().expect("a table").remove("file");
+                        }
+                        assert_eq!(understood(plugin.name, &settings), Ok(()), "{settings}");
+                        words += 1;
+                    }
+                }
+            }
+        }
+        assert!(words >= 15, "{words}");
     }
 }

@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn addresses_are_literal() {
         let base = Path::new("/base");
-        let read = |text: &str| address(&DeValue::parse(&format!("\"{text}\"")).unwrap().get_ref(), base);
+        let read = |text: &str| address(DeValue::parse(&format!("\"{text}\"")).unwrap().get_ref(), base);
         assert_eq!(read("tcp://127.0.0.1:7007").unwrap().to_string(), "tcp://127.0.0.1:7007");
         assert_eq!(read("tcp://localhost:7").unwrap().to_string(), "tcp://127.0.0.1:7");
         assert_eq!(read("udp://[::1]:7").unwrap().to_string(), "udp://[::1]:7");

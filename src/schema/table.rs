@@ -33,7 +33,7 @@ pub(crate) struct Reader<'a> {
 /// A table of the file.
 #[derive(Debug)]
 pub(crate) struct Section<'t> {
-    /// As it is called in messages: `[children.echo]`.
+    /// As it is called in messages: `[children.NAME]`.
     pub(crate) title: String,
     /// Where it begins.
     pub(crate) span: Span,

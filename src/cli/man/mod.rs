@@ -68,7 +68,7 @@ impl Page {
     }
 
     /// The page itself, in roff (man(7)).
-    fn roff(&self) -> String {
+    pub(super) fn roff(&self) -> String {
         let version = env!("CARGO_PKG_VERSION");
         let title = roff::escaped(&self.name.to_uppercase());
         let mut page = format!(
