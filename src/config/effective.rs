@@ -11,9 +11,9 @@ use crate::schema::value::{duration_text, size_text};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Prints it: valid TOML in the manual's shape, which checks again to the
-/// same model, but for its file and lines. Paths are absolute, programs found,
-/// environments whole.
+/// Prints it as TOML in the shape of the manual. Checking that gives the same model again,
+/// except for its file and lines. Paths are absolute, programs are found, environments
+/// are whole.
 pub fn effective(model: &Model) -> String {
     let mut out = String::new();
     let daemon = &model.daemon;
@@ -43,7 +43,7 @@ pub fn effective(model: &Model) -> String {
     out
 }
 
-/// The first of each name: instances have one table.
+/// The first of each name, because all instances have one table.
 fn firsts<T>(all: &[T], name: impl Fn(&T) -> &str) -> Vec<&T> {
     let mut firsts: Vec<&T> = Vec::new();
     for item in all {

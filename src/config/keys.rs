@@ -1,5 +1,5 @@
-//! Every key of a configuration, but for the settings of plugins: its name, what it
-//! is, its default, what it does.
+//! Every key of a configuration except the settings of plugins: its name, what it is,
+//! its default, what it does.
 //!
 //! The checks read names, defaults and ranges from these tables. plumbd.toml(5) and the
 //! JSON schema are made from them, and a test compares etc/plumbd.toml with them.
@@ -14,8 +14,8 @@ use std::time::Duration;
 
 const NOTHING: Duration = Duration::ZERO;
 const MILLISECOND: Duration = Duration::from_millis(1);
-/// The least that a pipe holds, and the most that fcntl(2) F_SETPIPE_SZ takes
-/// by a power of two.
+/// The least that a pipe holds, and the largest power of two that fcntl(2) F_SETPIPE_SZ
+/// takes.
 const PIPE: Kind = Kind::Size(4 << 10, 1 << 30);
 
 /// The words of `plugin`.

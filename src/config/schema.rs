@@ -1,5 +1,5 @@
-//! The table of keys as a JSON schema, for editors. What only the whole file can
-//! tell, `plumbd check` does: links, programs, sockets.
+//! The keys as a JSON schema, for editors. What depends on the whole file, as links,
+//! programs and sockets do, only `plumbd check` can check.
 
 use super::keys;
 use crate::plugin::PLUGINS;

@@ -21,8 +21,8 @@ pub enum Address {
 pub struct HostPort {
     /// Without the zone.
     pub at: SocketAddr,
-    /// The interface that a link-local address is one of, by name or number: only the
-    /// running system knows whether it is there (RFC 4007, 11).
+    /// The interface of a link-local address, by name or number. Only the running system
+    /// knows whether it exists (RFC 4007, 11).
     pub zone: Option<String>,
 }
 
@@ -53,7 +53,7 @@ impl std::fmt::Display for Address {
 }
 
 impl Address {
-    /// The IP address of one that has any.
+    /// Its IP address, if it has one.
     pub fn ip(&self) -> Option<IpAddr> {
         match self {
             Address::Tcp(host) | Address::Udp(host) => Some(host.at.ip()),
@@ -155,7 +155,7 @@ fn split_zone(text: &str) -> (String, Option<&str>) {
     }
 }
 
-/// A link-local address is another one on each interface, so it goes with one (RFC 4007).
+/// A link-local address names its interface, because each interface has its own (RFC 4007).
 fn in_zone(at: SocketAddr, zone: Option<&str>) -> Read<HostPort> {
     let link_local = matches!(at.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local());
     let (ip, port) = (at.ip(), at.port());

@@ -1,5 +1,5 @@
-//! Reading a file's tables: a value or its default, and a problem for each
-//! that is not right.
+//! Reads the tables of a file: each value, or its default, and a problem for each value
+//! that is wrong.
 
 use super::kind::{Key, Keys, Kind};
 use super::nearest;
@@ -15,13 +15,14 @@ use toml::de::{DeTable, DeValue};
 /// A part of the file.
 pub(crate) type Span = Range<usize>;
 
-/// What reads, and gathers the problems.
+/// Reads tables and gathers their problems.
 pub(crate) struct Reader<'a> {
     pub(crate) places: Places<'a>,
     pub(crate) problems: Vec<Problem>,
-    /// Parts of the file can't be read, so what seems missing may be there.
+    /// Some parts of the file can't be read, and what seems missing may be in them.
     pub(crate) partial: bool,
-    /// Where mistakes of syntax are: what stands there is told already.
+    /// Where mistakes of syntax are. They are reported already, so no other problem is
+    /// reported there.
     pub(crate) told: Vec<Span>,
     /// What relative paths are relative to.
     pub(crate) base: &'a Path,
@@ -40,7 +41,7 @@ pub(crate) struct Section<'t> {
     /// The keys that it can have.
     pub(crate) keys: Keys,
     entries: Vec<Entry<'t>>,
-    /// Keys that an unknown one seems to mean, so that they do not lack.
+    /// Known keys that an unknown one seems to mean. They do not count as missing.
     slips: Vec<&'static str>,
     /// Whether it is a table at all.
     whole: bool,
@@ -54,7 +55,7 @@ pub(crate) struct Entry<'t> {
     pub(crate) value: &'t Spanned<DeValue<'t>>,
 }
 
-/// A value and where it stands.
+/// A value and its place in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Placed<T> {
     pub(crate) value: T,
@@ -69,7 +70,8 @@ pub(crate) fn entries<'t>(table: &'t DeTable<'t>) -> Vec<Entry<'t>> {
     entries
 }
 
-/// The keys of a table that are not known, each with the one that it seems to mean.
+/// The entries of a table whose keys are not known, each with the key that it seems to
+/// mean.
 fn unknown<'e, 't>(
     keys: Keys,
     entries: &'e [Entry<'t>],
@@ -86,8 +88,8 @@ impl<'t> Section<'t> {
         Section { title: title.to_owned(), span, keys, entries, slips, whole: table.is_some() }
     }
 
-    /// The table of that key, which was read before; empty if it is not given. Nothing
-    /// is reported of it.
+    /// The table of a key that was read before; an empty one if the key is not given. No
+    /// problem is reported again.
     pub(crate) fn within(&self, name: &str, keys: Keys) -> Section<'_> {
         match self.entry(name) {
             Some(entry) => Section::new(name, entry.key_span.clone(), keys, entry.value.get_ref().as_table()),
@@ -109,7 +111,7 @@ impl<'t> Section<'t> {
         self.entries.iter().find(|entry| entry.key == name)
     }
 
-    /// On which line each key stands, and each of the tables within, as `table.key`.
+    /// The line of each key, and of each key of a table within, as `table.key`.
     pub(crate) fn lines(&self, places: &Places<'_>) -> Vec<(String, usize)> {
         let all = self.entries.iter().flat_map(|outer| {
             let inner = outer.value.get_ref().as_table().map(entries).unwrap_or_default();
@@ -119,7 +121,7 @@ impl<'t> Section<'t> {
         all.map(|(key, span)| (key, places.line(span.start))).collect()
     }
 
-    /// Whether a key is missing, and not only written wrongly.
+    /// Whether a key is missing, rather than misspelt.
     pub(crate) fn lacks(&self, name: &str) -> bool {
         self.whole && !self.has(name) && !self.slips.contains(&name)
     }
@@ -134,17 +136,17 @@ impl<'t> Section<'t> {
         self.entry(name).is_some()
     }
 
-    /// Whether the key is given as a list of nothing.
+    /// Whether the key is given as an empty list.
     pub(crate) fn is_empty_list(&self, name: &str) -> bool {
         self.value(name).is_some_and(|value| value.get_ref().as_array().is_some_and(|items| items.is_empty()))
     }
 
-    /// Where the key's value stands; where the table begins, if it is not given.
+    /// Where the value of a key is, or where the table begins if the key is not given.
     pub(crate) fn place(&self, name: &str) -> Span {
         self.entry(name).map_or_else(|| self.span.clone(), |entry| entry.value.span())
     }
 
-    /// Where the key itself stands; where the table begins, if it is not given.
+    /// Where the key itself is, or where the table begins if the key is not given.
     pub(crate) fn key_place(&self, name: &str) -> Span {
         self.entry(name).map_or_else(|| self.span.clone(), |entry| entry.key_span.clone())
     }
@@ -159,15 +161,15 @@ impl<'t> Section<'t> {
 }
 
 impl<'a> Reader<'a> {
-    /// Says that something is wrong.
+    /// Reports that something is wrong.
     pub(crate) fn problem(&mut self, span: Span, what: impl Into<String>, help: impl Into<String>) {
         if !self.told.iter().any(|told| told.start < span.end && span.start < told.end) {
             self.problems.push(self.places.problem(span, what.into(), help.into()));
         }
     }
 
-    /// Says that the system lacks something, maybe only for now, that the child needs
-    /// whose table is read.
+    /// Reports that the system lacks something, perhaps only for now, that the child
+    /// needs whose table is being read.
     pub(crate) fn absent(&mut self, span: Span, what: impl Into<String>, help: impl Into<String>) {
         let before = self.problems.len();
         self.problem(span, what, help);
@@ -176,14 +178,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Says that something is missing, unless it may be in what could not be read.
+    /// Reports that something is missing, unless it may be in a part that can't be read.
     pub(crate) fn missing(&mut self, span: Span, what: impl Into<String>, help: impl Into<String>) {
         if !self.partial {
             self.problem(span, what, help);
         }
     }
 
-    /// A table whose keys are known. Others are problems.
+    /// A table with these keys. Any other key is a problem.
     pub(crate) fn section<'t>(
         &mut self,
         title: &str,
@@ -222,7 +224,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The key's value, or its default where it is not given or not right.
+    /// The value of a key, or its default if it is not given or wrong.
     pub(crate) fn read<T>(&mut self, section: &Section<'_>, name: &str, parse: impl Fn(&DeValue<'_>) -> Read<T>) -> T {
         match self.optional(section, name, &parse) {
             Some(placed) => placed.value,
@@ -264,7 +266,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The key's value, where it is given and right.
+    /// The value of a key, if it is given and right.
     pub(crate) fn optional<T>(
         &mut self,
         section: &Section<'_>,
@@ -275,7 +277,7 @@ impl<'a> Reader<'a> {
         self.take_of(name, value.span(), parse(value.get_ref()))
     }
 
-    /// The key's value, which must be given.
+    /// The value of a key that must be given.
     pub(crate) fn required<T>(
         &mut self,
         section: &Section<'_>,
@@ -289,7 +291,7 @@ impl<'a> Reader<'a> {
         self.optional(section, name, parse)
     }
 
-    /// Each item of a list, where it is right; nothing where the key is not given.
+    /// The items of a list that are right; none if the key is not given.
     pub(crate) fn list<T>(
         &mut self,
         section: &Section<'_>,
@@ -300,7 +302,7 @@ impl<'a> Reader<'a> {
         self.items(section, name, &format!("as in {name} = {example}"), parse)
     }
 
-    /// The same, with advice for what is no list.
+    /// As [`Reader::list`], with advice for a value that is no list.
     pub(crate) fn items<T>(
         &mut self,
         section: &Section<'_>,
@@ -320,7 +322,7 @@ impl<'a> Reader<'a> {
         items.into_iter().filter_map(|item| self.take_of(name, item.span(), parse(item.get_ref()))).collect()
     }
 
-    /// The entries of a table whose keys are free, in the order of the file.
+    /// The entries of a table that may have any keys, in the order of the file.
     pub(crate) fn free<'t>(&mut self, section: &'t Section<'_>, name: &str, help: &str) -> Vec<Entry<'t>> {
         match section.value(name).map(|value| (value.span(), value.get_ref())) {
             None => Vec::new(),
@@ -332,7 +334,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A table within a table, empty where it is not given.
+    /// A table within a table; an empty one if it is not given.
     pub(crate) fn inner<'t>(&mut self, section: &'t Section<'_>, name: &str, title: &str, keys: Keys) -> Section<'t> {
         match section.entry(name) {
             Some(entry) => self.section(title, entry.key_span.clone(), entry.value, keys),
@@ -340,12 +342,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A value that was read, or its problem, which names the key.
+    /// Takes a value that was read, or reports its problem with the name of the key.
     pub(crate) fn take_of<T>(&mut self, key: &str, span: Span, read: Read<T>) -> Option<Placed<T>> {
         self.take(span, read.map_err(|wrong| Wrong { what: format!("{key}: {}", wrong.what), ..wrong }))
     }
 
-    /// A value that was read, or its problem.
+    /// Takes a value that was read, or reports its problem.
     pub(crate) fn take<T>(&mut self, span: Span, read: Read<T>) -> Option<Placed<T>> {
         match read {
             Ok(value) => Some(Placed { value, span }),

@@ -1,4 +1,4 @@
-//! From one TOML value to what it means: durations, sizes, words.
+//! Parses single values of TOML: durations, sizes, words.
 
 use super::kind::Useless;
 use super::nearest;
@@ -9,14 +9,14 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 use toml::de::DeValue;
 
-/// Why a value is not right, and what would be.
+/// What is wrong with a value, and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wrong {
     pub(crate) what: String,
     pub(crate) help: String,
 }
 
-/// What reading a value gives.
+/// A value that was read, or what is wrong with it.
 pub(crate) type Read<T> = Result<T, Wrong>;
 
 pub(crate) fn wrong<T>(what: impl Into<String>, help: impl Into<String>) -> Read<T> {
@@ -26,14 +26,14 @@ pub(crate) fn wrong<T>(what: impl Into<String>, help: impl Into<String>) -> Read
 /// The longest duration: a year of 365 days.
 pub(crate) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A value of another type than the key has.
+/// The value has another type than the key.
 fn not<T>(found: &DeValue<'_>, wanted: &str, example: &str) -> Read<T> {
     let (kind, value) = (kind(found), scalar(found));
     let help = if example.is_empty() { String::new() } else { format!("as in {example}") };
     wrong(format!("expected {wanted}, found {kind}{value}"), help)
 }
 
-/// A value's type with its article.
+/// The type of a value, with its article.
 pub(crate) fn kind(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
@@ -56,7 +56,7 @@ fn scalar(value: &DeValue<'_>) -> String {
     }
 }
 
-/// A text in quotes, cut where it is long.
+/// A text in quotes, cut if it is long.
 pub(crate) fn quoted(text: &str) -> String {
     format!("\"{}\"", clip(text))
 }
@@ -88,7 +88,7 @@ pub(crate) fn string_as(value: &DeValue<'_>, wanted: &str, example: &str) -> Rea
     }
 }
 
-/// A string that says something.
+/// A string that is not empty.
 pub(crate) fn filled(value: &DeValue<'_>) -> Read<String> {
     match string(value)? {
         text if text.is_empty() => wrong("it is empty", "write what is meant"),
@@ -196,7 +196,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         _ => return Err(HELP.to_owned()),
     };
     let number = number.parse::<u64>().ok().and_then(|number| number.checked_mul(millis));
-    // Too large for a number is out of any range.
+    // What overflows is out of any range.
     Ok(number.map_or(Duration::MAX, Duration::from_millis))
 }
 
@@ -259,7 +259,7 @@ pub fn size_text(bytes: u64) -> String {
     }
 }
 
-/// The name of a signal, but for those that would be of no use.
+/// The name of a signal, except those that are of no use.
 pub(crate) fn signal(useless: Useless) -> impl Fn(&DeValue<'_>) -> Read<Signal> {
     const HELP: &str = "write a name, as SIGTERM, SIGINT or SIGHUP";
     move |value| {
@@ -294,12 +294,12 @@ pub(crate) fn octal(value: &DeValue<'_>) -> Read<u32> {
     octal.filter(|mode| *mode <= 0o777).map_or_else(|| wrong(format!("{} is no mode", quoted(&text)), HELP), Ok)
 }
 
-/// A path as seen from `base`, without `.` and doubled slashes.
+/// A path relative to `base`, without `.` and doubled slashes.
 pub(crate) fn absolute(base: &Path, path: &str) -> PathBuf {
     base.join(path).components().filter(|part| *part != Component::CurDir).collect()
 }
 
-/// A value as JSON, for a program that reads its settings so. Dates are strings.
+/// A value as JSON, as programs get their settings. Dates become strings.
 pub(crate) fn json(value: &DeValue<'_>) -> Read<serde_json::Value> {
     use serde_json::Value;
     Ok(match value {

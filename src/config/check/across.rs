@@ -42,7 +42,7 @@ fn addresses(reader: &mut Reader<'_>, daemon: &Daemon, drafts: &[Draft]) {
     }
 }
 
-/// Whether binding both fails: the same address, or the same port where one
+/// Whether binding both fails: they are the same address, or have the same port and one
 /// is for all addresses of its family.
 fn overlap(a: &Address, b: &Address) -> bool {
     let both = |a: &HostPort, b: &HostPort| {
@@ -57,7 +57,7 @@ fn overlap(a: &Address, b: &Address) -> bool {
     }
 }
 
-/// Nobody else writes to a file that a plugin writes to.
+/// No two children write to one file of a plugin.
 fn files(reader: &mut Reader<'_>, drafts: &[Draft]) {
     let mut before: Vec<(&Draft, PathBuf)> = Vec::new();
     for (draft, file) in drafts.iter().flat_map(|draft| draft.files.iter().map(move |file| (draft, file))) {

@@ -18,16 +18,19 @@ use std::rc::Rc;
 use toml::Spanned;
 use toml::de::DeValue;
 
-/// A child as its table tells it, with the places that later checks point at.
+/// As advice.
+const LISTEN: &str = r#"["tcp://127.0.0.1:7007"]"#;
+
+/// A child as its table describes it, with the places that later checks refer to.
 #[derive(Debug)]
 pub(super) struct Draft {
-    /// The child, but for instances and `after`.
+    /// The child, without instances and `after`.
     pub(super) child: Child,
-    /// Where its name stands.
+    /// Where its name is.
     pub(super) span: Span,
     pub(super) instances: u64,
     pub(super) instances_span: Span,
-    /// The built-in plugin that it is, where it is one.
+    /// Its plugin, if it is one.
     pub(super) plugin: Option<&'static Plugin>,
     pub(super) listen: Vec<Placed<Address>>,
     pub(super) after: Vec<Placed<String>>,
@@ -124,7 +127,7 @@ fn check_name(reader: &mut Reader<'_>, name: &str, span: Span) {
 
 fn listen(reader: &mut Reader<'_>, section: &Section<'_>) -> Vec<Placed<Address>> {
     let base = reader.base;
-    let listen = reader.list(section, "listen", r#"["tcp://127.0.0.1:7007"]"#, |value| address::address(value, base));
+    let listen = reader.list(section, "listen", LISTEN, |value| address::address(value, base));
     for placed in &listen {
         if let Address::Unix(path) = &placed.value {
             if let Some(folder) = path.parent() {
@@ -144,23 +147,22 @@ fn instances(reader: &mut Reader<'_>, section: &Section<'_>, plugin: Option<&'st
     (instances, span)
 }
 
-/// A plugin listens on what it serves, or not at all.
+/// A plugin that listens has addresses, and only those that it serves. Another has none.
 fn listens(reader: &mut Reader<'_>, section: &Section<'_>, plugin: &Plugin, listen: &[Placed<Address>]) {
     if plugin.listens.is_empty() {
         if let Some(placed) = listen.first() {
-            let what =
-                format!("{} does not listen{}", plugin.name, if plugin.sink { ": it reads its links" } else { "" });
+            let reads = if plugin.sink { ": it reads its links" } else { "" };
+            let what = format!("{} does not listen{reads}", plugin.name);
             reader.problem(placed.span.clone(), what, "leave `listen` out");
         }
         return;
     }
-    const EXAMPLE: &str = r#"listen = ["tcp://127.0.0.1:7007"]"#;
     if section.lacks("listen") {
         let what = format!("{} is {} and listens nowhere", section.title, plugin.one());
-        reader.missing(section.span.clone(), what, format!("add {EXAMPLE}"));
+        reader.missing(section.span.clone(), what, format!("add listen = {LISTEN}"));
     } else if section.is_empty_list("listen") {
         let what = format!("the list is empty: {} would listen nowhere", plugin.name);
-        reader.problem(section.place("listen"), what, format!("as in {EXAMPLE}"));
+        reader.problem(section.place("listen"), what, format!("as in listen = {LISTEN}"));
     }
     for placed in listen.iter().filter(|placed| !plugin.listens.contains(&placed.value.scheme())) {
         let kind = address::form(placed.value.scheme()).trim_end_matches("HOST:PORT").trim_end_matches("PATH");
@@ -178,7 +180,8 @@ struct Settings {
     files: Vec<Placed<PathBuf>>,
 }
 
-/// By the plugin's rows and its own check; of another program, as they stand.
+/// Reads settings by the plugin's rows and its check. Those of another program are taken
+/// as they are.
 fn settings(
     reader: &mut Reader<'_>,
     section: &Section<'_>,

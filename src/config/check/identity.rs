@@ -52,7 +52,7 @@ pub(super) fn read(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Ide
     })
 }
 
-/// The account of that name; for the empty name that of whoever runs this.
+/// The account of that name. The empty name is the account that runs this.
 fn account(reader: &mut Reader<'_>, section: &Section<'_>, user: &str) -> Option<Account> {
     let cause = match reader.system.account(user) {
         Ok(Some(account)) => return Some(account),

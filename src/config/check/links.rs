@@ -10,8 +10,8 @@ use crate::schema::table::{Placed, Reader, Section, Span};
 use crate::schema::value::{self, kind, quoted, size_text};
 use toml::de::DeValue;
 
-/// Links into one sink that keeps them apart: each takes 4 or 5 of its descriptors,
-/// and 5 or 7 of the supervisor's.
+/// The most links into one sink that keeps them apart. Each takes 4 or 5 of its
+/// descriptors, and 5 or 7 of the supervisor's.
 const MAX_INTO: u64 = 1000;
 
 /// A link between children, before it is one between instances.
@@ -76,7 +76,7 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>, drafts: &[Draft]
         asked(reader, link, drafts);
         not_too_many(reader, link, &links[..at], drafts);
     }
-    // A link that names nobody was meant for somebody.
+    // A link that lacks an end was meant for some child.
     if complete && (!links.is_empty() || root.lacks("links")) {
         unlinked(reader, &links, drafts);
     }
@@ -116,7 +116,7 @@ fn drafts_of(reader: &mut Reader<'_>, root: &Section<'_>) -> Vec<LinkDraft> {
     links
 }
 
-/// Both ends exist, differ, and can be what the link makes of them.
+/// Both ends exist and differ, and can be a source and a sink.
 fn ends(reader: &mut Reader<'_>, link: &LinkDraft, drafts: &[Draft]) {
     let names = drafts.iter().map(Draft::name);
     for end in [&link.from, &link.to].into_iter().flatten() {
@@ -147,7 +147,7 @@ fn ends(reader: &mut Reader<'_>, link: &LinkDraft, drafts: &[Draft]) {
     };
     if let Some(plugin) = sink.plugin.filter(|plugin| !plugin.sink) {
         let what = format!("{} is {}, which can't be a sink", quoted(&to.value), plugin.one());
-        // Where both are the wrong way round, one advice is enough.
+        // If both are the wrong way round, one advice is enough.
         let help = if can_swap { "swap from and to" } else { "link it as a source, with from" };
         reader.problem(to.span.clone(), what, help);
     } else if sink.plugin.is_none() && sink.instances > 1 {
@@ -173,7 +173,7 @@ fn one_output(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft]) {
     }
 }
 
-/// Lines into one ordinary program share its standard input.
+/// Links of lines into one ordinary program share its standard input.
 fn one_queue(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft], drafts: &[Draft]) {
     let name = |end: &Option<Placed<String>>| end.as_ref().map(|end| end.value.clone());
     let shared = |link: &LinkDraft| match (link.source(drafts), link.sink(drafts)) {
@@ -194,7 +194,7 @@ fn one_queue(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft], dr
     }
 }
 
-/// A sink that keeps its links apart has descriptors for so many.
+/// A sink that keeps its links apart has no more of them than it has descriptors for.
 fn not_too_many(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft], drafts: &[Draft]) {
     let Some(to) = &link.to else {
         return;
@@ -208,7 +208,7 @@ fn not_too_many(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft],
     };
     let earlier: u64 = before.iter().map(count).sum();
     let all = earlier.saturating_add(count(link));
-    // Told once, where it is passed.
+    // Report it once, at the link that exceeds the limit.
     if earlier <= MAX_INTO && all > MAX_INTO {
         let what = format!("{all} links into {} are too many", quoted(&to.value));
         let help = format!(
@@ -219,7 +219,7 @@ fn not_too_many(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft],
     }
 }
 
-/// The link can do what its source asks of it.
+/// A link can do what its source asks of it.
 fn asked(reader: &mut Reader<'_>, link: &LinkDraft, drafts: &[Draft]) {
     let (Some(source), Some(sink)) = (link.source(drafts), link.sink(drafts)) else {
         return;
@@ -271,7 +271,7 @@ impl LinkDraft {
     }
 }
 
-/// Plugins that are of no use without a link.
+/// Plugins are of no use without a link.
 fn unlinked(reader: &mut Reader<'_>, links: &[LinkDraft], drafts: &[Draft]) {
     for draft in drafts {
         let is = |end: &Option<Placed<String>>| end.as_ref().is_some_and(|end| end.value == draft.name());
@@ -280,7 +280,7 @@ fn unlinked(reader: &mut Reader<'_>, links: &[LinkDraft], drafts: &[Draft]) {
             continue;
         };
         let name = draft.name();
-        // A link the wrong way round has its own problem.
+        // A link that is the wrong way round has its own problem.
         if plugin.source && !out && !inward {
             let what = format!("{} has no link: its messages would be saved nowhere", quoted(name));
             reader.missing(

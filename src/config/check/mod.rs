@@ -1,5 +1,5 @@
-//! Checks a file's text, from the whole to the parts, and gathers every
-//! problem; makes the model where there is none.
+//! Checks the text of a file, from the whole to its parts, and gathers every problem.
+//! Makes the model if there is none.
 
 mod across;
 mod child;
@@ -21,10 +21,10 @@ use std::path::Path;
 use std::rc::Rc;
 use toml::de::{DeTable, DeValue};
 
-/// So many children, and so many links, are looked at.
+/// The most children, and the most links.
 const MAX_TABLES: usize = 1000;
-/// So many instances there can be in all: each is a process and takes some
-/// ten descriptors of the supervisor.
+/// The most instances of all children together. Each is a process and takes some ten
+/// descriptors of the supervisor.
 const MAX_INSTANCES: u64 = 4096;
 
 /// See [`super::check_text_on`].
@@ -68,16 +68,18 @@ pub(super) fn check(
     }
 }
 
-/// Which problems there may be none of.
+/// Which problems a configuration may not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
     /// No problem at all.
     All,
-    /// None of the file. A child that lacks something of the system is held back.
+    /// No problem of the file itself. A child that lacks something on the system is held
+    /// back.
     OfTheFile,
 }
 
-/// Holds back the children that lack something; whether nothing else is wrong.
+/// Holds back the children that lack something, and returns whether nothing else is
+/// wrong.
 fn hold_back(model: &mut Model, problems: &Problems) -> bool {
     for child in model.children.iter_mut().map(Rc::make_mut) {
         let lacking = |problem: &&Problem| problem.lacking.as_deref() == Some(base_name(&child.name));
@@ -151,7 +153,7 @@ fn children(reader: &mut Reader<'_>, root: &Section<'_>) -> Vec<Draft> {
     drafts
 }
 
-/// What is found of a name among known ones, as help.
+/// Advice for a name that is not among the known ones.
 fn meant<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
     let base = base_name(name);
     if base != name && known.clone().any(|known| known == base) {

@@ -7,7 +7,7 @@ use crate::schema::table::{Placed, Reader, Section};
 use crate::schema::value::{self, Read, Wrong, absolute, filled, quoted, wrong};
 use std::path::{Path, PathBuf};
 
-/// What runs, where the table says it rightly; and the plugin that it is.
+/// What runs, if the table is right; and its plugin, if it is one.
 pub(super) fn read(
     reader: &mut Reader<'_>,
     section: &Section<'_>,
@@ -73,8 +73,8 @@ fn command(reader: &mut Reader<'_>, section: &Section<'_>, path: &str) -> Option
     Some([program.value.to_string_lossy().into_owned()].into_iter().chain(arguments).collect())
 }
 
-/// The program's absolute path: with a slash as it is or relative to the
-/// file, without one by PATH.
+/// The absolute path of a program. A name with a slash is relative to the file; one
+/// without is looked up in PATH.
 fn locate(reader: &Reader<'_>, name: &str, path: &str) -> Read<PathBuf> {
     if name.is_empty() {
         return wrong("the program has no name", "write its path, or its name in PATH");
@@ -92,7 +92,7 @@ fn locate(reader: &Reader<'_>, name: &str, path: &str) -> Read<PathBuf> {
         let program = Path::new(folder).join(name);
         match reader.system.program(&program) {
             Ok(()) => return Ok(program),
-            // One that is there and can't be run tells more than one that is not there.
+            // That a program can't be run says more than that it does not exist.
             Err(why) if !why.starts_with("No such file") => {
                 cause.get_or_insert(format!("cannot run {}: {why}", program.display()));
             }
@@ -103,7 +103,7 @@ fn locate(reader: &Reader<'_>, name: &str, path: &str) -> Read<PathBuf> {
     wrong(cause, help(name))
 }
 
-/// A whole command line in the first word is a usual slip.
+/// A whole command line in the first word is a common mistake.
 fn help(name: &str) -> String {
     match name.split_once(char::is_whitespace) {
         Some((program, _)) => format!("a word each: [\"{program}\", ...]; or [\"/bin/sh\", \"-c\", \"...\"]"),

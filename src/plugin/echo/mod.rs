@@ -34,13 +34,14 @@ mod table;
 mod timers;
 
 use super::start::{self, Start};
+use crate::schema::settings::typed;
 
 pub use settings::METRICS;
 
 /// How many bytes it shares with other instances: for `max_connections_per_address`, which
 /// is over all of them.
 pub fn shared(settings: &serde_json::Value) -> usize {
-    let settings = settings::Settings::read(&settings.to_string()).ok();
+    let settings: Option<settings::Settings> = typed(settings::KEYS, settings.clone()).ok();
     let limited = settings.filter(|settings| settings.max_connections_per_address > 0);
     limited.map_or(0, |settings| counts::region(settings.max_connections))
 }

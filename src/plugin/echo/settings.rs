@@ -135,8 +135,7 @@ pub const METRICS: &[Metric] = &[
     Metric::counter(
         "refused",
         "connections",
-        "Clients that were closed at once, because `allow` has no network of \
-        theirs or because of `max_connections_per_address`.",
+        "Clients that were closed at once because of `allow` or `max_connections_per_address`.",
     ),
     Metric::counter("messages", "messages", "Messages that were received."),
     Metric::counter("bytes", "bytes", "Bytes that were received."),
@@ -243,7 +242,7 @@ fn memory(check: &mut Check<'_, '_>, settings: &Settings) {
         return;
     }
     let text = |bytes: usize| size_text(bytes as u64);
-    // At the one that the file gives; the default of the other fits the default of this.
+    // The problem is at the key that the file gives, because both defaults fit each other.
     let (key, other) = match check.section.has("max_memory") {
         true => ("max_memory", format!("max_message is {}", text(settings.max_message))),
         false => ("max_message", format!("max_memory is {}", text(settings.max_memory))),
