@@ -1,9 +1,9 @@
 //! `plumbd man`: the manual pages.
 //!
-//! What a person would write stands in the `.roff` files beside this one; where
-//! a line there begins with `@`, what the program knows about itself is filled
-//! in: the commands from what `--help` is made of, the keys from the table that
-//! the check reads, numbers from the code. So they can't disagree.
+//! The text is in the `.roff` files beside this one. A line that begins with `@` is
+//! replaced by what the program knows about itself: commands from the source of `--help`,
+//! keys from the tables that the check reads, numbers from the code. So they can't
+//! disagree.
 
 mod command;
 mod config;

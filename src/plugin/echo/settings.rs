@@ -1,5 +1,5 @@
-//! The settings of `echo`: its keys, the type that the server reads them into, and what
-//! the check asks of them beside their kinds. Its metrics too.
+//! The settings of `echo`: their keys, the type into which the server reads them, and what
+//! must hold between them. Its metrics too.
 
 use crate::link::record::MESSAGE_MAX;
 use crate::plugin::Metric;
@@ -18,7 +18,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 const MAX_CONNECTIONS: u64 = 1_000_000;
 /// TCP_KEEPIDLE takes 32,767 s at most (MAX_TCP_KEEPIDLE in the kernel's net/tcp.h).
 const KEEPALIVE_MAX: Duration = Duration::from_secs(9 * 3600);
-/// `max_memory` has room for at least this many messages of the longest.
+/// `max_memory` has room for at least this many of the longest messages.
 const MESSAGES: usize = 8;
 
 /// `[children.NAME.settings]` of an echo.
@@ -161,18 +161,18 @@ pub struct Settings {
     pub max_connections: usize,
     /// 0: no limit.
     pub max_connections_per_address: usize,
-    /// IPv6 addresses that share so many bits are one address to that limit.
+    /// IPv6 addresses that share this many bits count as one address to that limit.
     pub ipv6_prefix: u8,
     /// Milliseconds; 0: none.
     #[serde(rename = "idle_timeout", deserialize_with = "millis")]
     pub idle_timeout_ms: u64,
-    /// Milliseconds in which a client takes nothing of what is due to it; 0: none.
+    /// Milliseconds for which a client may take nothing that is due to it; 0: no limit.
     #[serde(rename = "send_timeout", deserialize_with = "millis")]
     pub send_timeout_ms: u64,
-    /// Milliseconds of silence until the peer is asked whether it is there; 0: never.
+    /// Milliseconds of silence until the kernel probes the peer; 0: never.
     #[serde(rename = "keepalive", deserialize_with = "millis")]
     pub keepalive_ms: u64,
-    /// Bytes of buffers that all connections hold together.
+    /// The most bytes that the buffers of all connections hold.
     #[serde(deserialize_with = "bytes")]
     pub max_memory: usize,
     /// Networks that may connect.
@@ -235,7 +235,7 @@ pub(crate) fn check(check: &mut Check<'_, '_>) -> Asks {
     }
 }
 
-/// All connections together need room for some messages of the longest.
+/// All connections together need room for some of the longest messages.
 fn memory(check: &mut Check<'_, '_>, settings: &Settings) {
     let least = settings.max_message.saturating_mul(MESSAGES);
     if settings.max_memory >= least {

@@ -1,5 +1,5 @@
-//! The settings of `logger`: its keys, the type that it reads them into, and what the
-//! check asks of them beside their kinds. Its metrics too.
+//! The settings of `logger`: their keys, the type into which it reads them, and what must
+//! hold between them. Its metrics too.
 
 use crate::plugin::Metric;
 use crate::plugin::check::{Asks, Check};
@@ -13,17 +13,16 @@ use std::time::Duration;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
-/// A file smaller than this would be all names and no content.
+/// Rotating smaller files would make more names than content.
 const SMALLEST: u64 = 4096;
-/// No file system holds a larger file.
+/// No file system holds larger files.
 const LARGEST: u64 = 1 << 60;
 /// More rotated files than this make a folder slow to list.
 const MOST: u64 = 100_000;
 
-/// The shortest time between two rotations. tail(1) with `-F` and without
-/// inotify looks at the name only after six looks, a second apart, at the file
-/// that it has open: one that came and went between two such looks it never
-/// sees. ARCHITECTURE.md, "Rotation", has the reckoning.
+/// The shortest time between two rotations. Without inotify, `tail -F` looks at the open
+/// file six times, a second apart, before it looks at the name again. It never sees a file
+/// that comes and goes in between. ARCHITECTURE.md, "Rotation", has the calculation.
 pub const LEAST: Duration = Duration::from_secs(10);
 
 /// `[children.NAME.settings]` of a logger.
@@ -157,10 +156,10 @@ pub struct Settings {
     /// Its mode when it is created.
     #[serde(deserialize_with = "mode")]
     pub mode: u32,
-    /// Its group then; `None`: that of whoever creates it.
+    /// Its group when it is created; `None`: the one that any new file gets.
     #[serde(deserialize_with = "some")]
     pub group: Option<Group>,
-    /// How a message stands in it.
+    /// How messages are written.
     pub format: Format,
     /// When it is brought to the disk.
     pub sync: Sync,
@@ -198,7 +197,7 @@ pub struct Rights<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Group {
-    /// As it was given, by name or by number.
+    /// Its name or number, as it was given.
     pub name: String,
     /// Its id.
     pub id: u32,
@@ -212,7 +211,7 @@ pub enum Format {
     Text,
     /// The message's bytes and a newline.
     Raw,
-    /// An object a line.
+    /// An object for each message, on a line.
     Json,
 }
 
@@ -242,10 +241,10 @@ impl<'de> Deserialize<'de> for Sync {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rotate {
-    /// Rotates a file of so many bytes.
+    /// Rotates a file that has this many bytes.
     #[serde(default, deserialize_with = "some_bytes")]
     pub size: Option<u64>,
-    /// Rotates a file whose first message is so many milliseconds old.
+    /// Rotates a file whose first message is this old, in milliseconds.
     #[serde(default, rename = "age", deserialize_with = "some_millis")]
     pub age_ms: Option<u64>,
     /// How many archives are kept.
@@ -257,7 +256,7 @@ pub struct Rotate {
     /// What archives become.
     #[serde(deserialize_with = "some")]
     pub compress: Option<Compress>,
-    /// [`LEAST`], in milliseconds: the configuration has no key for it.
+    /// [`LEAST`], in milliseconds. The configuration has no key for it.
     #[serde(default = "least_ms")]
     pub least_ms: u64,
 }
@@ -284,7 +283,7 @@ impl Default for Rotate {
     }
 }
 
-/// `compress`, where it is not "none".
+/// `compress`, if it is not `"none"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compress {
@@ -317,7 +316,7 @@ pub(crate) fn check(check: &mut Check<'_, '_>) -> Asks {
     Asks::default()
 }
 
-/// The child is allowed to give its file that group: chown(2).
+/// The child must be allowed to give its file that group, see chown(2).
 fn may_give(check: &mut Check<'_, '_>, group: &Group) {
     let user = check.user;
     let is_root = user.map_or(check.reader.system.is_root(), |user| user.uid == 0);
@@ -338,7 +337,7 @@ fn may_give(check: &mut Check<'_, '_>, group: &Group) {
     }
 }
 
-/// `rotate` and `when_full` go together.
+/// The keys of `rotate`, and `when_full`, must fit each other.
 fn rotation(check: &mut Check<'_, '_>, rotate: &Rotate, when_full: WhenFull) {
     let section = check.section.within("rotate", ROTATE);
     let others = ["keep", "keep_size", "compress"].into_iter().find(|key| section.has(key));
