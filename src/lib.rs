@@ -14,6 +14,7 @@
 //! - [`look`]: looking at the system without waiting for it;
 //! - [`notify`]: what is said to whoever started a process, as sd_notify(3) has it;
 //! - [`plugin`]: the built-in programs, echo and logger;
+//! - [`schema`]: how any table of keys is read, checked, shown and documented;
 //! - [`supervisor`]: one thread, one loop: spawn, reap, restart, reload, stop;
 //! - [`sys`]: the edge to the kernel, and all `unsafe`.
 
@@ -27,5 +28,6 @@ pub mod listen_fds;
 pub mod look;
 pub mod notify;
 pub mod plugin;
+pub mod schema;
 pub mod supervisor;
 pub mod sys;

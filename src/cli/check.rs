@@ -3,6 +3,8 @@
 use super::{Failure, output};
 use crate::config::model::{Child, Program};
 use crate::config::{self, Loaded, effective};
+use crate::plugin;
+use crate::schema::kind::Kind;
 use crate::sys::beside::Folder;
 use std::path::Path;
 
@@ -10,7 +12,9 @@ use std::path::Path;
 /// Every problem there is comes back as the failure.
 pub(super) fn check(file: Option<&Path>, effective: bool) -> Result<u8, Failure> {
     let loaded = config::load(file)?;
-    loaded.model.children.iter().filter_map(|child| shared_folder(&loaded, child)).for_each(|text| output::tell(&text));
+    for child in &loaded.model.children {
+        shared_folders(&loaded, child).for_each(|text| output::tell(&text));
+    }
     if effective {
         output::print(effective::effective(&loaded.model))?;
     } else {
@@ -19,13 +23,19 @@ pub(super) fn check(file: Option<&Path>, effective: bool) -> Result<u8, Failure>
     Ok(0)
 }
 
-/// A warning of a message file whose folder others may write to than root and the
-/// logger's user.
-fn shared_folder(loaded: &Loaded, child: &Child) -> Option<String> {
-    let file = match child.program {
-        Program::Plugin("logger") => Path::new(child.settings.get("file")?.as_str()?),
-        _ => return None,
+/// Warnings of files of a plugin whose folders others may write to than root and the
+/// plugin's user.
+fn shared_folders<'a>(loaded: &'a Loaded, child: &'a Child) -> impl Iterator<Item = String> + 'a {
+    let plugin = match child.program {
+        Program::Plugin(name) => plugin::find(name),
+        Program::Command(_) => None,
     };
+    let keys = plugin.map_or(&[][..], |plugin| plugin.keys).iter();
+    keys.filter(|key| matches!(key.kind, Kind::File(_))).filter_map(|key| shared_folder(loaded, child, key.name))
+}
+
+fn shared_folder(loaded: &Loaded, child: &Child, key: &str) -> Option<String> {
+    let file = Path::new(child.settings.get(key)?.as_str()?);
     let folder = Folder::of(file).ok()?;
     let is_safe = match &child.user {
         Some(user) => folder.is_only_of(user.uid, user.gid),
@@ -36,7 +46,7 @@ fn shared_folder(loaded: &Loaded, child: &Child) -> Option<String> {
         format!(
             "{}: warning: others may write to {}, where {} has its file: what they put there is not used, but can keep \
              it from saving",
-            loaded.place(child.lines.of("settings.file").unwrap_or(child.line)),
+            loaded.place(child.lines.of(&format!("settings.{key}")).unwrap_or(child.line)),
             file.parent().unwrap_or(file).display(),
             child.name
         )

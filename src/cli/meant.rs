@@ -9,6 +9,7 @@ use super::typed::{Children, Command, Daemon, Typed};
 use super::{Failure, example};
 use crate::config::examples::Example;
 use crate::control::Request;
+use crate::plugin::start::Start;
 use crate::plugin::{self, Plugin};
 use clap_complete::Shell;
 use std::path::{Path, PathBuf};
@@ -39,7 +40,9 @@ pub(super) enum Meant {
     /// `schema`
     Schema,
     /// `plugin`
-    Plugin(&'static Plugin),
+    Plugin { name: &'static str, run: fn(Start) -> Result<(), String> },
+    /// `plugin --describe`
+    Describe(&'static Plugin),
 }
 
 impl Typed {
@@ -74,12 +77,23 @@ impl Typed {
             Command::Man { page: Some(page), .. } => Meant::Manual(man::find(&page)?),
             Command::Man { page: None, out: Some(folder) } => Meant::ManualsTo(folder),
             Command::Schema => Meant::Schema,
-            Command::Plugin { name } => Meant::Plugin(plugin::program(&name).ok_or_else(|| {
-                let known: Vec<&str> = plugin::PLUGINS.iter().map(|p| p.name).collect();
-                Failure::new(Failure::USAGE, format_args!("cannot run plugin {name:?}: there are {}", known.join(", ")))
-            })?),
+            Command::Plugin { name, describe } => plugin(&name, describe)?,
         })
     }
+}
+
+fn plugin(name: &str, describe: bool) -> Result<Meant, Failure> {
+    Ok(match (plugin::find(name), plugin::worker(name)) {
+        (Some(plugin), _) if describe => Meant::Describe(plugin),
+        (Some(Plugin { name, run, .. }), _) => Meant::Plugin { name, run: *run },
+        (None, Some(worker)) if !describe => Meant::Plugin { name: worker.name, run: worker.run },
+        (None, _) => {
+            let (verb, known) = (if describe { "describe" } else { "run" }, plugin::PLUGINS.iter());
+            let known: Vec<&str> = known.map(|plugin| plugin.name).collect();
+            let why = format!("cannot {verb} plugin {name:?}: there are {}", known.join(", "));
+            return Err(Failure::new(Failure::USAGE, why));
+        }
+    })
 }
 
 fn ask(daemon: Daemon, request: Request) -> Meant {

@@ -115,6 +115,7 @@ fn carry_out(meant: Meant) -> Result<u8, Failure> {
         Meant::Manual(page) => man::print(page),
         Meant::ManualsTo(folder) => man::write_all(&folder),
         Meant::Schema => schema::schema(),
-        Meant::Plugin(plugin) => plugin::plugin(plugin),
+        Meant::Plugin { name, run } => plugin::run(name, run),
+        Meant::Describe(plugin) => plugin::describe(plugin),
     }
 }

@@ -194,17 +194,21 @@ Examples:
 
 Name it in the first line of plumbd.toml, as taplo reads it: #:schema ./plumbd.schema.json")]
     Schema,
-    /// Run a built-in plugin; `plumbd run` does this
+    /// Run a built-in plugin, as `plumbd run` does; or describe it
     #[command(
         hide = true,
         after_help = "\
 Examples:
-  command = [\"plumbd\", \"plugin\", \"echo\"]   as the supervisor runs it"
+  command = [\"plumbd\", \"plugin\", \"echo\"]   as the supervisor runs it
+  plumbd plugin echo --describe | jq '.keys[].name'"
     )]
     Plugin {
         /// Which one
         #[arg(add = ArgValueCandidates::new(completions::plugins))]
         name: String,
+        /// Print what it is as JSON: its roles, its settings and its metrics
+        #[arg(long)]
+        describe: bool,
     },
 }
 

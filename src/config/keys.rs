@@ -1,36 +1,89 @@
-//! Every key of a configuration: its name, what it is, its default, what it
-//! does.
+//! Every key of a configuration except the settings of plugins: its name, what it is,
+//! its default, what it does.
 //!
-//! The one table. The checks read names, defaults and ranges from it;
-//! plumbd.toml(5) and the JSON schema are made of it; etc/plumbd.toml is held
-//! against it by a test.
+//! The checks read names, defaults and ranges from these tables. plumbd.toml(5) and the
+//! JSON schema are made from them, and a test compares etc/plumbd.toml with them.
 
-mod kind;
-
-pub use kind::{Key, Keys, Kind, Useless, Word};
-
-use super::value::YEAR;
-use crate::link::record::MESSAGE_MAX;
+use crate::plugin::PLUGINS;
 use crate::plugin::shared::MOST_INSTANCES;
+use crate::schema::kind::{Keys, Kind, Useless, Word, key, required};
+use crate::schema::text::Text;
+use crate::schema::value::YEAR;
 use nix::sys::signal::Signal;
 use std::time::Duration;
 
 const NOTHING: Duration = Duration::ZERO;
 const MILLISECOND: Duration = Duration::from_millis(1);
-const HOUR: Duration = Duration::from_secs(3600);
-/// The least that a pipe holds, and the most that fcntl(2) F_SETPIPE_SZ takes
-/// by a power of two.
+/// The least that a pipe holds, and the largest power of two that fcntl(2) F_SETPIPE_SZ
+/// takes.
 const PIPE: Kind = Kind::Size(4 << 10, 1 << 30);
-const MAX_CONNECTIONS: u64 = 1_000_000;
-/// TCP_KEEPIDLE takes 32,767 s at most (MAX_TCP_KEEPIDLE in the kernel's net/tcp.h).
-const KEEPALIVE_MAX: Duration = Duration::from_secs(9 * 3600);
 
-const fn key(name: &'static str, kind: Kind, default: &'static str, doc: &'static str, text: &'static str) -> Key {
-    Key { name, kind, default, required: false, doc, text }
+/// The words of `plugin`.
+static WORDS: [Word; PLUGINS.len()] = words();
+static MEANINGS: [Text; PLUGINS.len()] = meanings();
+static SETTINGS: Text = listed(Text::new("Given to the plugin, which checks its own: see "), "SETTINGS OF ", true)
+    .add(". A program of your own gets them as JSON, see plumbd-plugin(7).");
+static PROTOCOL_LINE: Text = listed(Text::new("lines | records; records between "), "", false).add(", else lines");
+static PROTOCOL: Text = listed(Text::new("How messages stand in the link. The default is records between "), "", false)
+    .add(", else lines.");
+
+static STOP_TIMEOUT: Text = sinks(Text::new(
+    "How long a drain may take at the end of the daemon, and in a reload that stops children. Then all children that \
+     are still there are asked to stop at once, without regard to their order, but for ",
+))
+.add(
+    ", which have 2 s once nothing more can come. So an end takes at most this long, and the longest `stop_timeout` of \
+     a child, and 6 s. What the links still hold then is logged as lost, and the exit status is 1.",
+);
+
+const fn words() -> [Word; PLUGINS.len()] {
+    let (mut words, mut at) = ([("", ""); PLUGINS.len()], 0);
+    while at < PLUGINS.len() {
+        words[at] = (PLUGINS[at].name, MEANINGS[at].as_str());
+        at += 1;
+    }
+    words
 }
 
-const fn required(name: &'static str, kind: Kind, doc: &'static str, text: &'static str) -> Key {
-    Key { name, kind, default: "", required: true, doc, text }
+const fn meanings() -> [Text; PLUGINS.len()] {
+    let (mut meanings, mut at) = ([Text::new(""); PLUGINS.len()], 0);
+    while at < PLUGINS.len() {
+        let plugin = &PLUGINS[at];
+        meanings[at] = Text::new(plugin.meaning).add(", see SETTINGS OF ").add_capitals(plugin.name);
+        at += 1;
+    }
+    meanings
+}
+
+/// A text, and after it the names of all plugins, as in `a, b and c`.
+const fn listed(mut text: Text, before: &str, capitals: bool) -> Text {
+    let mut at = 0;
+    while at < PLUGINS.len() {
+        let gap = if at == 0 {
+            ""
+        } else if at + 1 < PLUGINS.len() {
+            ", "
+        } else {
+            " and "
+        };
+        text = text.add(gap).add(before);
+        text = if capitals { text.add_capitals(PLUGINS[at].name) } else { text.add(PLUGINS[at].name) };
+        at += 1;
+    }
+    text
+}
+
+/// A text, and after it the plugins that can be a sink, as in `as and bs`.
+const fn sinks(mut text: Text) -> Text {
+    let (mut at, mut gap) = (0, "");
+    while at < PLUGINS.len() {
+        if PLUGINS[at].sink {
+            text = text.add(gap).add(PLUGINS[at].name).add("s");
+            gap = " and ";
+        }
+        at += 1;
+    }
+    text
 }
 
 /// The file itself.
@@ -95,28 +148,16 @@ pub const DAEMON: Keys = &[
         "error | warn | info | debug | trace",
         "What is logged. A reload changes it at once.",
     ),
-    key(
-        "stop_timeout",
-        Kind::Duration(NOTHING, YEAR),
-        r#""10s""#,
-        "bound on a drain",
-        "How long a drain may take at the end of the daemon, and in a reload that stops children. Then all children that \
-         are still there are asked to stop at once, without regard to their order, but for loggers, which have 2 s once \
-         nothing more can come. So an end takes at most this long, and the longest `stop_timeout` of a child, and 6 s. \
-         What the links still hold then is logged as lost, and the exit status is 1.",
-    ),
+    key("stop_timeout", Kind::Duration(NOTHING, YEAR), r#""10s""#, "bound on a drain", STOP_TIMEOUT.as_str()),
 ];
 
 /// `[children.NAME]`.
 pub const CHILD: Keys = &[
     key(
         "plugin",
-        Kind::Words(&[
-            ("echo", "the network echo server, see SETTINGS OF ECHO"),
-            ("logger", "saves messages to a file, see SETTINGS OF LOGGER"),
-        ]),
+        Kind::Words(&WORDS),
         "",
-        "a built-in plugin, echo or logger; or else:",
+        "a built-in plugin",
         "The built-in plugin that this child is. Either this or `command` must be given.",
     ),
     key(
@@ -297,14 +338,7 @@ pub const CHILD: Keys = &[
          whose limit is no higher than the default log at most 3000 lines at once, and 150 a second, all together. A \
          reload changes it and keeps the child.",
     ),
-    key(
-        "settings",
-        Kind::Settings,
-        "{}",
-        "given to the plugin; each plugin checks its own",
-        "Given to the plugin, which checks its own: see SETTINGS OF ECHO and SETTINGS OF LOGGER. A program of your own \
-         gets them as JSON, see plumbd-plugin(7).",
-    ),
+    key("settings", Kind::Settings, "{}", "given to the plugin; each plugin checks its own", SETTINGS.as_str()),
 ];
 
 /// `backoff`.
@@ -424,276 +458,7 @@ pub const LINK: Keys = &[
             ("records", "the record protocol of plumbd-plugin(7), with acknowledgements"),
         ]),
         "",
-        "lines | records; records between echo and logger, else lines",
-        "How messages stand in the link. The default is records between echo and logger, else lines.",
+        PROTOCOL_LINE.as_str(),
+        PROTOCOL.as_str(),
     ),
 ];
-
-/// `settings` of echo.
-pub const ECHO: Keys = &[
-    key(
-        "echo_after",
-        Kind::Words(&[
-            ("queued", "it is in a pipe that the supervisor holds: survives SIGKILL of any child"),
-            ("saved", "it is in the file, as every reader of it sees: survives SIGKILL of every process at once"),
-            ("synced", "it is on the disk, fdatasync(2) returned: survives power loss"),
-        ]),
-        r#""saved""#,
-        "queued | saved | synced: what has happened to a message before its echo leaves",
-        "What has happened to a message before its echo leaves.",
-    ),
-    key(
-        "framing",
-        Kind::Words(&[("line", "a message ends at a newline"), ("read", "each read from the socket is a message")]),
-        r#""line""#,
-        "line: a message ends at a newline; read: each read is one",
-        "What a message is. Clients get each byte back as it came, whatever this is.",
-    ),
-    key(
-        "partial_after",
-        Kind::Duration(MILLISECOND, HOUR),
-        r#""1s""#,
-        "bytes with no newline become a message when this long idle",
-        "Bytes with no newline become a message when the connection has been idle for this long. A lost segment takes \
-         0.2 s and more to arrive, so with less than the default a line may be saved in two.",
-    ),
-    key(
-        "max_message",
-        Kind::Size(1, MESSAGE_MAX as u64),
-        r#""64KiB""#,
-        "longer ones are saved in parts, in order, none lost",
-        "Longer messages are saved in parts, in order, none lost. At most a quarter of the link's capacity.",
-    ),
-    key(
-        "max_connections",
-        Kind::Integer(1, MAX_CONNECTIONS),
-        "10000",
-        "at the limit new clients wait in the backlog",
-        "How many clients are served at once. Others wait in the backlog; none is refused.",
-    ),
-    key(
-        "max_connections_per_address",
-        Kind::Integer(0, MAX_CONNECTIONS),
-        "0",
-        "0: no limit",
-        "How many clients of one address are served at once, over all instances; others are closed at once and \
-         counted. 0: no limit. Two that come to two instances at the same instant may both be refused where there was \
-         room for one.",
-    ),
-    key(
-        "ipv6_prefix",
-        Kind::Integer(1, 128),
-        "64",
-        "IPv6 addresses with these bits in common count as one",
-        "To `max_connections_per_address`, IPv6 addresses that have this many bits in common are one address: a host \
-         usually has all addresses of a /64. An IPv4-mapped address is an IPv4 address.",
-    ),
-    key(
-        "idle_timeout",
-        Kind::Duration(NOTHING, YEAR),
-        r#""0s""#,
-        "0s: none",
-        "A client that sends nothing for so long is disconnected. 0s: never.",
-    ),
-    key(
-        "send_timeout",
-        Kind::Duration(NOTHING, YEAR),
-        r#""60s""#,
-        "a client that takes nothing of what is due to it for this long is closed; 0s: none",
-        "A client that takes nothing of what is due to it for this long, or up to a quarter longer, is closed with a \
-         reset and counted as `send_timeouts`. What counts is what its kernel acknowledges, so a client that reads \
-         slowly, but steadily, stays; but a kernel whose buffer was full acknowledges nothing before some part of it, \
-         about a sixteenth, is free again. 0s: never.",
-    ),
-    key(
-        "keepalive",
-        Kind::Duration(NOTHING, KEEPALIVE_MAX),
-        r#""60s""#,
-        "after this long a silent peer is asked whether it is there; 0s: never",
-        "After this long without a byte, in whole seconds rounded up, the kernel asks the client's kernel whether it is \
-         still there, and asks three times more in the time that follows: a client that vanished is closed after \
-         twice this long. If an echo is due to it, `send_timeout` closes it. 0s: never.",
-    ),
-    key(
-        "max_memory",
-        Kind::Size(1 << 20, 1 << 40),
-        r#""256MiB""#,
-        "of all connections together; past it nobody new is read",
-        "How many bytes all connections may hold: messages that are not complete, are not saved, or whose echoes are \
-         not taken. Past it, who holds nothing is not read until others let go of some, first come, first served; \
-         nothing is lost. A part is kept for the first 4 KiB of every client, so clients that take no echoes keep \
-         nobody with short messages waiting. At least 8 times `max_message`. Besides, the kernel has up to some 400 \
-         KiB for a client that neither is read nor reads.",
-    ),
-    key(
-        "allow",
-        Kind::List(&Kind::Network),
-        r#"["0.0.0.0/0", "::/0"]"#,
-        "networks; others are closed at once and counted",
-        "Networks whose clients are served, as in `10.0.0.0/8` or `::1`. Others are closed at once and counted. \
-         IPv4-mapped networks, as in `::ffff:10.0.0.0/104`, are the IPv4 ones.",
-    ),
-];
-
-/// `settings` of logger.
-pub const LOGGER: Keys = &[
-    required(
-        "file",
-        Kind::Path,
-        "the message file; its folder must exist",
-        "The message file. Its folder must exist, and the child must be allowed to write to it. The file is locked: a \
-         second logger on it waits. In a folder that others may write to than root and the child's user, it must belong to \
-         one of those and have one name, and no symbolic link is followed: else the logger waits, and says why.",
-    ),
-    key(
-        "mode",
-        Kind::Octal,
-        r#""0640""#,
-        "the file's, when it is created",
-        "The mode of the file when it is created; the child's `umask` takes bits away. A rotation gives the new file \
-         what the old one has by then: mode, owner, group, access control list and user attributes. So to change them \
-         later, change the file.",
-    ),
-    key(
-        "group",
-        Kind::Text,
-        r#""""#,
-        "the file's, when it is created, and so its archives'; empty: as for any new file",
-        "The group of the file when it is created, by name or by number, which its archives get too. Without root, it \
-         must be one of the child's own groups. Empty: the file gets the group that any file gets which the child \
-         creates.",
-    ),
-    key(
-        "format",
-        Kind::Words(&[
-            ("text", "TIME PEER MESSAGE, with everything escaped that could steer a terminal"),
-            ("raw", "the message's bytes and a newline, nothing else"),
-            ("json", "an object a line: time, child, peer, message or message_base64, more"),
-        ]),
-        r#""text""#,
-        "text | raw | json",
-        "How a message stands in the file, see THE MESSAGE FILE.",
-    ),
-    key(
-        "sync",
-        Kind::WordsOr(
-            &[("asked", "when a source asks, as echo does with echo_after = \"synced\""), ("always", "every batch")],
-            &Kind::Duration(MILLISECOND, HOUR),
-        ),
-        r#""asked""#,
-        "asked: when a source asks; always; \"1s\": at least so often",
-        "When the file is brought to the disk with fdatasync(2). A duration: at least so often, and when a source asks.",
-    ),
-    key(
-        "rotate",
-        Kind::Table(ROTATE),
-        "{}",
-        "as in { size = \"100MiB\", age = \"24h\", keep = 14, compress = \"zstd\" }; {}: never",
-        "When the logger renames its file and begins a new one, and what becomes of the renamed ones, which are called \
-         `FILE.20261122T150405.123456Z`, with .gz or .zst where they are compressed. `tail -F` loses no line by it. \
-         With neither `size` nor `age` it never does.",
-    ),
-    key(
-        "when_full",
-        Kind::Words(&[
-            ("wait", "clients wait, and status and log say so; nothing is lost, and it goes on by itself"),
-            ("drop-archives", "the oldest rotated files are removed first, then clients wait"),
-        ]),
-        r#""wait""#,
-        "wait | drop-archives: the oldest rotated files first, then wait: clients wait, nothing is lost",
-        "What is done when the disk is full.",
-    ),
-];
-
-/// `rotate`.
-pub const ROTATE: Keys = &[
-    key(
-        "size",
-        Kind::Size(4 << 10, 1 << 60),
-        "",
-        "rotate when the file has so many bytes; two rotations are at least 10s apart",
-        "Rotate when the file has so many bytes. Two rotations are at least 10s apart.",
-    ),
-    key(
-        "age",
-        Kind::Duration(Duration::from_secs(10), YEAR),
-        "",
-        "rotate when its first message is so old",
-        "Rotate when its first message is so old.",
-    ),
-    key(
-        "keep",
-        Kind::Integer(1, 100_000),
-        "",
-        "so many rotated files are kept; else all",
-        "How many rotated files are kept, the newest. Without it, all are.",
-    ),
-    key(
-        "keep_size",
-        Kind::Size(4 << 10, 1 << 60),
-        "",
-        "so many bytes of rotated files are kept, and always the newest; else all",
-        "How many bytes of rotated files are kept, and always the newest file. Without it, all are.",
-    ),
-    key(
-        "compress",
-        Kind::Words(&[("none", "they stay as they are"), ("gzip", "as .gz"), ("zstd", "as .zst")]),
-        r#""none""#,
-        "none | gzip | zstd: in the background, at low priority",
-        "How rotated files are compressed, in the background at low priority.",
-    ),
-];
-
-/// The settings of that built-in plugin.
-pub fn settings_of(plugin: &str) -> Option<Keys> {
-    match plugin {
-        "echo" => Some(ECHO),
-        "logger" => Some(LOGGER),
-        _ => None,
-    }
-}
-
-/// Every table, with what it is called.
-pub const TABLES: &[(&str, Keys)] = &[
-    ("the file", FILE),
-    ("[daemon]", DAEMON),
-    ("[children.NAME]", CHILD),
-    ("backoff", BACKOFF),
-    ("start_limit", START_LIMIT),
-    ("log_limit", LOG_LIMIT),
-    ("success", SUCCESS),
-    ("[[links]]", LINK),
-    ("settings of echo", ECHO),
-    ("settings of logger", LOGGER),
-    ("rotate", ROTATE),
-];
-
-/// The known name nearest to one that is not known; `None` where none is near.
-pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let name = name.to_lowercase().replace('-', "_");
-    let near = known.into_iter().map(|other| (strsim::damerau_levenshtein(&name, &other.to_lowercase()), other));
-    let (distance, other) = near.min_by_key(|(distance, _)| *distance)?;
-    let shorter = name.chars().count().min(other.chars().count());
-    (distance <= 1 + shorter / 4 && distance < shorter.max(2)).then_some(other)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slip_finds_the_key_that_was_meant() {
-        let known = || CHILD.iter().map(|key| key.name);
-        assert_eq!(nearest("listten", known()), Some("listen"));
-        assert_eq!(nearest("Start-Limit", known()), Some("start_limit"));
-        assert_eq!(nearest("comand", known()), Some("command"));
-        assert_eq!(nearest("colour", known()), None);
-        assert_eq!(nearest("x", ["to"]), None);
-        assert_eq!(nearest("x", []), None);
-    }
-
-    #[test]
-    fn a_long_name_is_compared_in_bounded_time() {
-        assert_eq!(nearest(&"x".repeat(100_000), ["listen"]), None);
-    }
-}

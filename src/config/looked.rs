@@ -1,11 +1,11 @@
-//! Loading a configuration in two halves: a process aside finds and reads it and
-//! asks the system everything that its check asks, then this process checks it by
-//! the answers alone. So it never waits for a file system or an account database.
+//! Loads a configuration in two halves. A process aside finds and reads the file and asks
+//! the system everything that the check asks. Then this process checks the file from the
+//! answers alone, so that it never waits for a file system or an account database.
 
 use super::model::{Child, Model, Program};
-use super::system::{Account, Real, System};
 use super::{Loaded, Problems, Reader, Source, Which, check_source, source};
 use crate::look::{Answers, Scribe};
+use crate::schema::system::{Account, Real, System};
 use crate::sys::at_hand::is_at_hand;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -29,7 +29,7 @@ pub fn look(path: Option<&Path>, is_daemon: bool, scribe: &Scribe<'_>) {
     }
 }
 
-/// The same half of a configuration that was read already.
+/// [`look`] for a configuration that was read already.
 pub fn look_again(found: &Rc<Source>, scribe: &Scribe<'_>) {
     if let Ok(loaded) = check_source(found, &Asking { scribe }, Which::OfTheFile) {
         for program in programs(&loaded.model) {
@@ -49,7 +49,7 @@ pub fn loaded(answers: &Answers, which: Which) -> Result<Loaded, Problems> {
     loaded_again(&Rc::new(found?), answers, which)
 }
 
-/// The same half of a configuration that was read already.
+/// [`loaded`] for a configuration that was read already.
 ///
 /// # Errors
 /// As [`loaded`].
@@ -81,7 +81,7 @@ fn looking_at(path: &Path) -> String {
     format!("looking at {}", path.display())
 }
 
-/// Asks the system, and notes it.
+/// Asks the system and notes the answers.
 struct Asking<'a> {
     scribe: &'a Scribe<'a>,
 }
@@ -116,8 +116,8 @@ impl System for Asking<'_> {
         self.scribe.ask(&program(path), &looking_at(path), || Real.program(path))
     }
 
-    fn message_file(&self, path: &Path) -> Result<(), String> {
-        self.scribe.ask(&message_file(path), &looking_at(path), || Real.message_file(path))
+    fn regular_file(&self, path: &Path) -> Result<(), String> {
+        self.scribe.ask(&regular_file(path), &looking_at(path), || Real.regular_file(path))
     }
 
     fn resolve(&self, path: &Path) -> PathBuf {
@@ -166,8 +166,8 @@ impl System for Answered<'_> {
         self.of(&program(path))
     }
 
-    fn message_file(&self, path: &Path) -> Result<(), String> {
-        self.of(&message_file(path))
+    fn regular_file(&self, path: &Path) -> Result<(), String> {
+        self.of(&regular_file(path))
     }
 
     fn resolve(&self, path: &Path) -> PathBuf {
@@ -195,8 +195,8 @@ fn program(path: &Path) -> String {
     format!("program {}", path.display())
 }
 
-fn message_file(path: &Path) -> String {
-    format!("message file {}", path.display())
+fn regular_file(path: &Path) -> String {
+    format!("regular file {}", path.display())
 }
 
 fn resolve(path: &Path) -> String {

@@ -1,39 +1,34 @@
 //! The configuration: from a file's bytes to a [`model::Model`].
 //!
 //! - [`load`] finds the file and reads it, [`check_text`] checks its text;
-//!   both give a model, or every [`problem::Problem`] there is;
-//! - [`looked`] does the same in two halves: what a process aside asks of the
-//!   system, and what follows from the answers;
+//!   both give a model, or every [`Problem`] there is;
+//! - [`looked`] does the same in two halves: another process asks the system, and this
+//!   one works from the answers;
 //! - [`effective`] prints a model with every default filled in;
 //! - [`order`] says which child must be ready before which;
 //! - [`plan`] says what a reload does;
-//! - [`keys`] is the table of every key; [`schema`] is that for editors;
+//! - [`keys`] has every key of it; [`schema`] has them for editors;
 //! - [`examples`] ship with the program.
 //!
-//! Nothing here changes anything outside.
+//! Nothing here changes anything outside, and nothing here names a plugin.
 
 mod check;
 pub mod effective;
 pub mod examples;
 pub mod keys;
-pub mod limits;
 pub mod looked;
 pub mod model;
 pub mod order;
 pub mod plan;
-pub mod problem;
 pub mod schema;
 mod syntax;
-pub mod system;
-mod table;
 mod trust;
-mod value;
 
+pub use crate::schema::problem::{Problem, Problems};
 pub use check::Which;
-pub use problem::{Problem, Problems};
-pub use value::{duration_text, size_text};
 
 use crate::cause::cause;
+use crate::schema::system::{Real, System};
 use model::{Lines, Model};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -41,19 +36,18 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use system::{Real, System};
 
-/// The built-in configuration, for where there is no file.
+/// The built-in configuration, used if there is no file.
 pub const BUILTIN: &str = include_str!("builtin.toml");
 /// What it is called in messages.
 pub const BUILTIN_NAME: &str = "built-in configuration";
-/// In the working directory, a configuration is looked for first here.
+/// The first place of a configuration, in the working directory.
 const HERE: &str = "plumbd.toml";
-/// The system's, which is looked for last.
+/// The last place of a configuration.
 const SYSTEM: &str = "/etc/plumbd/plumbd.toml";
 
-/// No configuration is larger, in bytes: the supervisor reads it whole while
-/// it does nothing else.
+/// The largest configuration, in bytes. The supervisor does nothing else while it reads
+/// one.
 const MAX_FILE: u64 = 256 << 10;
 
 /// A configuration that is right.
@@ -65,7 +59,7 @@ pub struct Loaded {
     pub name: String,
     /// Whether it is the built-in one.
     pub builtin: bool,
-    /// Those of its programs that are known to be [at hand](crate::sys::at_hand::is_at_hand).
+    /// Its programs that are known to be [at hand](crate::sys::at_hand::is_at_hand).
     pub at_hand: BTreeSet<PathBuf>,
     /// What it was made of.
     pub source: Rc<Source>,
@@ -86,12 +80,12 @@ pub struct Source {
 }
 
 impl Loaded {
-    /// Whether to execute that child's program waits for no file system.
+    /// Whether executing that child's program waits for no file system.
     pub fn is_at_hand(&self, child: &model::Child) -> bool {
         self.at_hand.contains(looked::program_of(child))
     }
 
-    /// `FILE:LINE`, as problems are placed; the file alone for line 0.
+    /// `FILE:LINE`, as in problems; the file alone for line 0.
     pub fn place(&self, line: usize) -> String {
         match line {
             0 => self.name.clone(),
@@ -104,25 +98,26 @@ impl Loaded {
 /// `$XDG_CONFIG_HOME/plumbd/plumbd.toml` (the XDG Base Directory Specification);
 /// `/etc/plumbd/plumbd.toml`.
 ///
-/// Root has none of its own: with sudo(8) it may have the home of whoever called it.
+/// Root has none of its own, because under sudo(8) HOME may be the home of the user who
+/// called it.
 pub fn places() -> Vec<PathBuf> {
     let folder = |name: &str| std::env::var_os(name).map(PathBuf::from);
     places_of(Real.is_root(), folder("XDG_CONFIG_HOME"), folder("HOME"))
 }
 
 fn places_of(is_root: bool, settings: Option<PathBuf>, home: Option<PathBuf>) -> Vec<PathBuf> {
-    // What is not absolute counts as not set, the specification says.
+    // The specification says that a path that is not absolute counts as not set.
     let settings = settings.filter(|folder| folder.is_absolute());
     let home = || home.filter(|folder| folder.is_absolute()).map(|home| home.join(".config"));
     let own = settings.or_else(home).filter(|_| !is_root).map(|folder| folder.join("plumbd").join(HERE));
     [Some(PathBuf::from(HERE)), own, Some(PathBuf::from(SYSTEM))].into_iter().flatten().collect()
 }
 
-/// Where the configuration is: `path` where given, else the first of
-/// [`places`] that exists, else `None`: the built-in one.
+/// Where the configuration is: `path` if it is given, else the first of [`places`] that
+/// exists. `None` is the built-in one.
 ///
-/// A place that exists and can't be read is taken, and so is one of which nobody
-/// can say whether it exists: the error is reported rather than passed over.
+/// A place that exists and can't be read is taken, and so is a place that may exist: the
+/// error is reported rather than ignored.
 pub fn find(path: Option<&Path>) -> Option<PathBuf> {
     match path {
         Some(path) => Some(path.to_owned()),
@@ -135,7 +130,7 @@ fn may_exist(place: &Path) -> bool {
     place.symlink_metadata().map_or_else(|error| !matches!(error.kind(), NotFound | NotADirectory), |_| true)
 }
 
-/// The text of a configuration, for one who only looks for a word in it.
+/// The text of a configuration, for a command that only looks for a word in it.
 ///
 /// # Errors
 /// It can't be read, or is no ordinary file.
@@ -154,11 +149,11 @@ pub fn load(path: Option<&Path>) -> Result<Loaded, Problems> {
 /// Who reads a configuration.
 #[derive(Clone, Copy)]
 pub enum Reader<'a> {
-    /// A command, which may wait for its input: that is called where it does.
+    /// A command, which may wait for its input and calls that before it does.
     Command(&'a dyn Fn()),
-    /// A daemon that runs, which reads ordinary files alone.
+    /// A running daemon, which reads only ordinary files.
     Daemon,
-    /// A command that only looks for a word, in ordinary files alone.
+    /// A command that only looks for a word, in ordinary files only.
     Word,
 }
 
@@ -197,7 +192,7 @@ pub fn check_source(source: &Rc<Source>, system: &dyn System, which: Which) -> R
     let mut model = check::check(text, name, base, system, which)?;
     let builtin = file.is_none();
     if builtin {
-        // These lines are in no file that anybody could open.
+        // There is no file that these could be lines of.
         model.daemon.lines = Lines::default();
         for child in model.children.iter_mut().map(Rc::make_mut) {
             (child.line, child.lines) = (0, Lines::default());
@@ -217,7 +212,7 @@ pub fn check_text(text: &[u8], name: &str, base: &Path) -> Result<Model, Problem
     check_text_on(text, name, base, &Real)
 }
 
-/// [`check_text`] on a given system: who exists there, which paths.
+/// [`check_text`] on a given system, with its accounts and files.
 ///
 /// # Errors
 /// Every problem that there is.
@@ -232,7 +227,7 @@ fn read(path: &Path, reader: Reader<'_>) -> io::Result<Vec<u8>> {
         Reader::Command(waits) => {
             let found = std::fs::metadata(path)?;
             if !found.is_file() {
-                // A FIFO of somebody else's is not even waited for.
+                // Do not even wait for a FIFO that belongs to another user.
                 if let Some(why) = trust::why_not(path, &found) {
                     return Err(io::Error::other(why));
                 }
@@ -243,7 +238,7 @@ fn read(path: &Path, reader: Reader<'_>) -> io::Result<Vec<u8>> {
     };
     let flags = if is_daemon { nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY } else { 0 };
     let file = std::fs::File::options().read(true).custom_flags(flags).open(path)?;
-    // Nobody runs anything for a word: who listens at a socket is asked there.
+    // A word is not run as a program, so the file need not be trusted.
     let is_word = matches!(reader, Reader::Word);
     if let Some(why) = trust::why_not(path, &file.metadata()?).filter(|_| !is_word) {
         return Err(io::Error::other(why));
@@ -255,7 +250,7 @@ fn read(path: &Path, reader: Reader<'_>) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A path as bytes: in JSON there is no other way for one that is no UTF-8.
+/// A path as bytes, because a string of JSON can't hold a path that is no UTF-8.
 mod bytes {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
     use std::ffi::OsString;

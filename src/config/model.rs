@@ -5,10 +5,10 @@
 
 use crate::journal::LogLimit;
 use crate::link::handover::Protocol;
+pub use crate::schema::address::{Address, HostPort};
 use crate::sys::process::Exit;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -57,7 +57,7 @@ pub enum LogTarget {
 /// One instance of a child.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Child {
-    /// `echo`; `echo.0` where `instances` is above 1.
+    /// `NAME`, or `NAME.0` if `instances` is above 1.
     pub name: String,
     /// The line of its table in the file, from 1; 0 for the built-in configuration.
     pub line: usize,
@@ -177,42 +177,6 @@ pub enum Program {
     Command(Vec<String>),
 }
 
-/// A listening socket's address.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Address {
-    /// tcp://HOST:PORT
-    Tcp(HostPort),
-    /// udp://HOST:PORT
-    Udp(HostPort),
-    /// unix:PATH, absolute here; a stream socket.
-    Unix(PathBuf),
-}
-
-/// HOST:PORT. An IPv4-mapped address is the IPv4 one.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct HostPort {
-    /// Without the zone.
-    pub at: SocketAddr,
-    /// The interface that a link-local address is one of, by name or number: only the
-    /// running system knows whether it is there (RFC 4007, 11).
-    pub zone: Option<String>,
-}
-
-impl From<SocketAddr> for HostPort {
-    fn from(at: SocketAddr) -> HostPort {
-        HostPort { at, zone: None }
-    }
-}
-
-impl std::fmt::Display for HostPort {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.zone {
-            Some(zone) => write!(f, "[{}%{zone}]:{}", self.at.ip(), self.at.port()),
-            None => write!(f, "{}", self.at),
-        }
-    }
-}
-
 /// `restart`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restart {
@@ -318,18 +282,7 @@ pub struct Link {
     pub protocol: Protocol,
 }
 
-impl std::fmt::Display for Address {
-    /// As it is written in a configuration.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Address::Tcp(address) => write!(f, "tcp://{address}"),
-            Address::Udp(address) => write!(f, "udp://{address}"),
-            Address::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-/// The name in the file of an instance: `echo` of `echo.0`, and of `echo`.
+/// The name in the file of an instance: `NAME` of `NAME.0`, and of `NAME`.
 pub fn base_name(instance: &str) -> &str {
     instance.split_once('.').map_or(instance, |(base, _)| base)
 }
@@ -346,24 +299,5 @@ impl Model {
     /// The child of that name.
     pub fn child(&self, name: &str) -> Option<&Rc<Child>> {
         self.children.iter().find(|c| c.name == name)
-    }
-}
-
-impl Address {
-    /// The IP address of one that has any.
-    pub fn ip(&self) -> Option<IpAddr> {
-        match self {
-            Address::Tcp(host) | Address::Udp(host) => Some(host.at.ip()),
-            Address::Unix(_) => None,
-        }
-    }
-
-    /// `tcp`, `udp` or `unix`: the socket's name in $LISTEN_FDNAMES, which can't hold a colon.
-    pub const fn scheme(&self) -> &'static str {
-        match self {
-            Address::Tcp(_) => "tcp",
-            Address::Udp(_) => "udp",
-            Address::Unix(_) => "unix",
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! Who must be ready before whom.
+//! Which child must be ready before which.
 //!
 //! Start order: a child waits for what it `needs`. Stop order is the other way
 //! round: a child is stopped once all that need it are down.
@@ -27,8 +27,8 @@ pub fn needs(model: &Model) -> Needs {
     needs
 }
 
-/// The relation the other way round: for each child, the children that need
-/// it, which are down before it is stopped.
+/// The inverse relation: for each child, the children that need it, which must be down
+/// before it is stopped.
 pub fn needed_by(needs: &Needs) -> Needs {
     let mut reverse: Needs = needs.keys().map(|name| (name.clone(), BTreeSet::new())).collect();
     for (name, needed) in needs {
@@ -54,8 +54,8 @@ fn reaches(needs: &Needs, from: &str, to: &str) -> bool {
     false
 }
 
-/// A cycle in a relation, as a path whose last name is its first; `None`
-/// where there is none. The same relation gives the same path.
+/// A cycle in a relation, as a path whose last name is its first; `None` if there is
+/// none. The same relation gives the same path.
 pub(super) fn cycle(needs: &Needs) -> Option<Vec<String>> {
     let mut done: BTreeSet<&str> = BTreeSet::new();
     for start in needs.keys() {

@@ -1,13 +1,13 @@
 //! What a reload does: a pure function of the old configuration and the new.
 
 use super::model::{Address, Child, Model, Program};
-use super::value::size_text;
+use crate::schema::value::size_text;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 
-/// What a reload does. Children and links stand in the order of the new file,
-/// those that go last.
+/// What a reload does. Children and links are in the order of the new file; those that
+/// go come last.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Plan {
     /// The new file; `None` for the built-in configuration.
@@ -16,8 +16,8 @@ pub struct Plan {
     pub children: Vec<ChildPlan>,
     /// Links that come, go or change.
     pub links: Vec<LinkPlan>,
-    /// Sockets that come or go. One that only moves to another child is
-    /// kept, and so not here.
+    /// Sockets that come or go. A socket that only moves to another child is kept, so it
+    /// is not here.
     pub sockets: Vec<SocketPlan>,
     /// What changes of the daemon itself.
     pub daemon: Vec<DaemonPlan>,
@@ -28,11 +28,11 @@ pub struct Plan {
 pub struct ChildPlan {
     /// Its name.
     pub name: String,
-    /// Its line in the new file, of its table; 0 where it has none.
+    /// The line of its table in the new file; 0 if it has none.
     pub line: usize,
     /// What happens.
     pub action: Action,
-    /// Why, each about one key. Empty for [`Action::Keep`].
+    /// The reasons, each about one key. Empty for [`Action::Keep`].
     pub reasons: Vec<Reason>,
 }
 
@@ -41,8 +41,8 @@ pub struct ChildPlan {
 pub struct Reason {
     /// In words.
     pub why: String,
-    /// The line in the new file that says so: the key's, or else the table's;
-    /// 0 where there is none.
+    /// The line in the new file that is the reason: that of the key, or else of the
+    /// table; 0 if there is none.
     pub line: usize,
 }
 
@@ -51,9 +51,9 @@ pub struct Reason {
 pub enum Action {
     /// Nothing.
     Keep,
-    /// It keeps its pid; what the supervisor does about it changes.
+    /// It keeps its pid, and only the supervisor treats it differently.
     Update,
-    /// It is stopped, draining, and started with its new part.
+    /// It drains, stops, and is started with its new configuration.
     Restart,
     /// It is new.
     Start,
@@ -68,7 +68,7 @@ pub struct LinkPlan {
     pub from: String,
     /// The sink's name.
     pub to: String,
-    /// Its line in the new file; 0 where it has none.
+    /// Its line in the new file; 0 if it has none.
     pub line: usize,
     /// What happens.
     pub change: LinkChange,
@@ -77,10 +77,9 @@ pub struct LinkPlan {
 /// What happens to a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkChange {
-    /// It is new, or speaks another protocol than the one of the same ends
-    /// that goes.
+    /// It is new, or replaces a link of the same ends that has another protocol.
     Added,
-    /// It is gone, once what is in it has been taken.
+    /// It goes, once its sink has taken what is in it.
     Removed,
     /// It holds another number of bytes; both its ends keep their pids.
     Capacity {
@@ -96,7 +95,7 @@ pub enum LinkChange {
 pub struct SocketPlan {
     /// Where it listens.
     pub address: Address,
-    /// The line in the new file that names it; 0 where there is none.
+    /// The line in the new file that names it; 0 if there is none.
     pub line: usize,
     /// Bound, or closed.
     pub added: bool,
@@ -107,14 +106,14 @@ pub struct SocketPlan {
 pub struct DaemonPlan {
     /// The key of `[daemon]`.
     pub key: &'static str,
-    /// Its line in the new file; 0 where it is not given any more.
+    /// Its line in the new file; 0 if it is no longer given.
     pub line: usize,
     /// Whether a reload can do it; otherwise the daemon must be restarted.
     pub in_place: bool,
 }
 
 impl Action {
-    /// The word that operators read: an update keeps the child.
+    /// The word that operators read. An update keeps the child.
     pub fn word(self) -> &'static str {
         match self {
             Action::Keep | Action::Update => "keep",
@@ -134,7 +133,7 @@ impl Plan {
             && self.daemon.is_empty()
     }
 
-    /// Has the child of that name restarted for one more reason, if it was to be kept.
+    /// Restarts the child of that name, for one more reason.
     pub fn restart(&mut self, name: &str, reason: Reason) {
         let Some(child) = self.children.iter_mut().find(|child| child.name == name) else { return };
         if child.action != Action::Stop {
@@ -143,8 +142,7 @@ impl Plan {
         }
     }
 
-    /// What happens to the child of that name; `None` where neither
-    /// configuration has it.
+    /// What happens to the child of that name; `None` if neither configuration has it.
     pub fn child(&self, name: &str) -> Option<&ChildPlan> {
         self.children.iter().find(|child| child.name == name)
     }
@@ -194,8 +192,8 @@ fn child_plan(old: &Model, new: &Model, child: &Child) -> ChildPlan {
     ChildPlan { name: child.name.clone(), line: child.line, action, reasons }
 }
 
-/// What a process is given when it starts: a change needs a new process. Each
-/// with the key that it is about.
+/// Changes of what a process is given when it starts, each with its key. Any of them needs
+/// a new process.
 fn given(old: &Child, new: &Child) -> Vec<(String, String)> {
     let mut reasons = Vec::new();
     let mut because = |key: &str, why: String| reasons.push((key.to_owned(), why));
@@ -221,7 +219,7 @@ fn given(old: &Child, new: &Child) -> Vec<(String, String)> {
         ("ready", old.policy.ready != new.policy.ready),
     ];
     differ.iter().filter(|(_, differs)| *differs).for_each(|(key, _)| because(key, format!("{key} changes")));
-    // Values may be secrets, and this goes to the log: names only.
+    // Only names, because values may be secrets and this goes to the log.
     for name in different(&old.environment, &new.environment, |(name, _)| name.clone()) {
         because(&format!("environment.{name}"), format!("environment {name} changes"));
     }
@@ -241,7 +239,7 @@ fn listens(old: &[Address], new: &[Address]) -> String {
     }
 }
 
-/// Names of what is in only one list, or in both and different; sorted.
+/// The names of items that are only in one list, or differ between both; sorted.
 fn different<T: PartialEq>(old: &[T], new: &[T], name: impl Fn(&T) -> String) -> BTreeSet<String> {
     let gone = old.iter().filter(|item| !new.contains(item));
     let come = new.iter().filter(|item| !old.contains(item));
@@ -256,16 +254,11 @@ fn settings(old: &Child, new: &Child) -> Vec<(String, String)> {
         return vec![("settings".to_owned(), "settings change".to_owned())];
     };
     let names: BTreeSet<&String> = a.keys().chain(b.keys()).filter(|name| a.get(*name) != b.get(*name)).collect();
-    // A plugin's durations have their unit in the name; the file has not.
-    let key = |name: &str| match new.program {
-        Program::Plugin(_) => name.strip_suffix("_ms").unwrap_or(name).to_owned(),
-        Program::Command(_) => name.to_owned(),
-    };
-    let keys = names.into_iter().map(|name| format!("settings.{}", key(name)));
+    let keys = names.into_iter().map(|name| format!("settings.{name}"));
     keys.map(|key| (key.clone(), format!("{key} changes"))).collect()
 }
 
-/// What only the supervisor goes by.
+/// Changes of what only the supervisor uses, each with its key.
 fn policy(old: &Child, new: &Child) -> Vec<(&'static str, String)> {
     let mut keys = old.policy.differing(&new.policy);
     // Its process is told that.
@@ -275,8 +268,8 @@ fn policy(old: &Child, new: &Child) -> Vec<(&'static str, String)> {
     keys.into_iter().map(|key| (key, format!("{key} changes"))).collect()
 }
 
-/// What runs at the sink of a link, if it is a plugin: a link into one is made
-/// otherwise than one into a command, for it has an intake.
+/// The plugin at the sink of a link. A link into a plugin is made differently from a link
+/// into a command, because the plugin has an intake.
 fn plugin_at_sink(model: &Model, link: &super::model::Link) -> Option<&'static str> {
     match model.child(&link.to)?.program {
         Program::Plugin(name) => Some(name),
@@ -284,8 +277,8 @@ fn plugin_at_sink(model: &Model, link: &super::model::Link) -> Option<&'static s
     }
 }
 
-/// A link as one of its ends sees it: whether it goes out, the other end, and
-/// what both must agree on.
+/// A link as seen from one end: whether it goes out, the other end, and what both ends
+/// must agree on.
 type End = (bool, String, (String, Option<&'static str>));
 
 fn ends_of(model: &Model, name: &str) -> Vec<End> {
@@ -298,7 +291,7 @@ fn ends_of(model: &Model, name: &str) -> Vec<End> {
     .collect()
 }
 
-/// Why a child's links, which it gets as descriptors when it starts, are others.
+/// Changes of the links of a child. It gets them as descriptors when it starts.
 fn linked(old: &Model, new: &Model, child: &Child) -> Vec<Reason> {
     let name = child.name.as_str();
     let ends = |model| ends_of(model, name);
@@ -379,9 +372,8 @@ fn daemon(old: &Model, new: &Model) -> Vec<DaemonPlan> {
 }
 
 impl fmt::Display for Plan {
-    /// A line a child, one each where there are several reasons; then a line
-    /// each for what else changes. Each line is whole: it may go to the log
-    /// alone. No newline at the end.
+    /// A line for each child, or for each of its reasons, then a line for everything else
+    /// that changes. Each line can go to the log alone. There is no newline at the end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let children = self.children.iter().flat_map(|child| self.child_lines(child));
         f.write_str(&children.chain(self.others()).collect::<Vec<_>>().join("\n"))
@@ -389,7 +381,7 @@ impl fmt::Display for Plan {
 }
 
 impl Plan {
-    /// A line each for what changes beside the children.
+    /// A line for each change that is not about a child.
     fn others(&self) -> impl Iterator<Item = String> + '_ {
         let links = self.links.iter().map(|link| {
             let ends = format!("{} -> {}", link.from, link.to);
@@ -413,8 +405,8 @@ impl Plan {
         links.chain(sockets).chain(daemon)
     }
 
-    /// What it prints but for children that are kept as they are: what a log should
-    /// have of a reload, of which most leave most children alone.
+    /// What it prints, without children that are kept as they are. This goes to the log,
+    /// because most reloads leave most children alone.
     pub fn changes(&self) -> Vec<String> {
         let children = self.children.iter().filter(|child| child.action != Action::Keep);
         children.flat_map(|child| self.child_lines(child)).chain(self.others()).collect()
@@ -431,7 +423,7 @@ impl Plan {
         lines.map(|r| format!("{word:<8} {:<width$}  {}{}{note}", child.name, self.place(r.line), r.why)).collect()
     }
 
-    /// `FILE:LINE: `; nothing where no line says it.
+    /// `FILE:LINE: `, or nothing if there is no line.
     fn place(&self, line: usize) -> String {
         match &self.file {
             Some(file) if line > 0 => format!("{}:{line}: ", file.display()),
@@ -519,7 +511,7 @@ to = "logger"
         let there = plan(&model(TWO), &model(&text));
         let lines = |plan: &Plan| plan.child("echo").unwrap().reasons.iter().map(|r| r.line).collect::<Vec<_>>();
         assert_eq!((whys(&there, "echo").len(), lines(&there)), (4, vec![5, 7, 8, 10]));
-        // What is left out now has no line of its own.
+        // A key that is now left out has no line of its own.
         let back = plan(&model(&text), &model(TWO));
         assert_eq!(lines(&back), [2, 2, 2, 2]);
     }

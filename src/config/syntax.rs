@@ -1,12 +1,11 @@
-//! Syntax: every mistake of a file in one run.
+//! Finds every mistake of syntax in one run.
 //!
-//! A TOML parser that met a mistake can only guess where the next statement
-//! begins, and mostly drowns the reader in what follows from a wrong guess.
-//! So where a file does not parse, its statements are parsed one by one; those
-//! that are wrong are told and blanked out, and the rest is read as it stands,
-//! at the same places.
+//! After a mistake, a TOML parser can only guess where the next statement begins, and a
+//! wrong guess makes it report many mistakes that are none. So if a file does not parse,
+//! its statements are parsed one by one. Those that are wrong are reported and blanked
+//! out, and the rest is read in its place.
 
-use super::table::Span;
+use crate::schema::table::Span;
 use toml::de::DeTable;
 
 /// A mistake: where, what, and what would be right.
@@ -15,19 +14,19 @@ pub(super) type Mistake = (Span, String, String);
 /// A file's text made readable.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Readable {
-    /// Parses, as long as the text itself; wrong statements are blank.
+    /// It parses and is as long as the text itself; wrong statements are blank.
     pub(super) text: String,
     /// What is wrong with them.
     pub(super) mistakes: Vec<Mistake>,
 }
 
-/// So many mistakes are told; a file with more is something else than TOML.
+/// The most mistakes that are reported. A file with more is probably no TOML.
 const MAX_MISTAKES: usize = 100;
-/// So many lines that look like statements may be within one, as in a string
-/// of several lines.
+/// The most lines within a statement that look like statements, as in a string of several
+/// lines.
 const MAX_LINES_WITHIN: usize = 64;
 
-/// UTF-8 of any bytes: U+FFFD stands for what is none, and is told.
+/// Any bytes as UTF-8. Bytes that are none become U+FFFD and are reported.
 pub(super) fn decode(bytes: &[u8]) -> (String, Vec<Mistake>) {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut text = String::with_capacity(bytes.len());
@@ -61,8 +60,8 @@ pub(super) fn readable(text: &str) -> Readable {
         return Readable { text: text.to_owned(), mistakes: Vec::new() };
     }
     let (mut blanked, mut mistakes) = blank_wrong_statements(text);
-    // What is left is wrong only as a whole: a key or a table given twice.
-    // A key that is given again is not taken, so the rest can be read.
+    // What is left is wrong only as a whole: a key or a table is given twice. The second
+    // one is ignored, so that the rest can be read.
     let (_, errors) = DeTable::parse_recoverable(&blanked);
     let twice: Vec<Mistake> = errors.iter().map(|error| mistake(text, 0, error)).collect();
     let bad_headers: Vec<usize> = twice
@@ -70,7 +69,7 @@ pub(super) fn readable(text: &str) -> Readable {
         .filter(|(span, ..)| in_header(text, span.start))
         .map(|(span, ..)| header_of(text, span.start))
         .collect();
-    // The keys of a table that is given again are given again too: the header says it.
+    // If a table is given twice, so are its keys. Only the header is reported.
     mistakes.extend(
         twice
             .into_iter()
@@ -80,7 +79,7 @@ pub(super) fn readable(text: &str) -> Readable {
     mistakes.dedup();
     mistakes.truncate(MAX_MISTAKES);
     if mistakes.is_empty() {
-        // The statements are right one by one and yet the file is not: tell what the parser told.
+        // Each statement is right but the file is not. Report what the parser reported.
         let (_, errors) = DeTable::parse_recoverable(text);
         mistakes.extend(errors.iter().take(1).map(|error| mistake(text, 0, error)));
         blanked = blank(text);
@@ -92,7 +91,7 @@ pub(super) fn readable(text: &str) -> Readable {
 fn blank_wrong_statements(text: &str) -> (String, Vec<Mistake>) {
     let starts = statement_starts(text);
     let (mut out, mut mistakes) = (String::with_capacity(text.len()), Vec::new());
-    // Below a header that is wrong nobody knows whose the keys are.
+    // Below a wrong header it is unknown to which table the keys belong.
     let mut lost = false;
     let mut at = 0;
     while at + 1 < starts.len() {
@@ -111,8 +110,8 @@ fn blank_wrong_statements(text: &str) -> (String, Vec<Mistake>) {
     (out, mistakes)
 }
 
-/// The statement that starts at `starts[at]`: where the next one starts, and
-/// its mistakes. One that only lacks its end goes on over the next starts.
+/// Parses the statement that starts at `starts[at]`. Returns where the next one starts,
+/// and its mistakes. A statement that only lacks its end extends over the next starts.
 fn statement(text: &str, starts: &[usize], at: usize) -> (usize, Option<Mistake>) {
     let errors_to = |next: usize| {
         let part = &text[starts[at]..starts[next]];
@@ -135,8 +134,8 @@ fn statement(text: &str, starts: &[usize], at: usize) -> (usize, Option<Mistake>
     (at + 1, Some(mistake))
 }
 
-/// Where lines start that look like a statement, and the end of the text.
-/// What is before the first is of the first.
+/// The starts of lines that look like a statement, and the end of the text. What is
+/// before the first of them belongs to it.
 fn statement_starts(text: &str) -> Vec<usize> {
     let mut starts = vec![0];
     let mut at = 0;
@@ -150,7 +149,8 @@ fn statement_starts(text: &str) -> Vec<usize> {
     starts
 }
 
-/// `[`, or a key and `=`; or a line with neither that is no part of a list.
+/// Whether a line begins with `[`, or with a key and `=`, or with neither but is no part
+/// of a list.
 fn looks_like_statement(line: &str) -> bool {
     let line = line.trim();
     let word = line.trim_start_matches(|c: char| c.is_alphanumeric() || "-_.\"' \t".contains(c));
@@ -158,7 +158,7 @@ fn looks_like_statement(line: &str) -> bool {
     line.starts_with('[') || key && (line.contains('=') || !line.ends_with(['"', '\'']))
 }
 
-/// Where the line starts that a place is on.
+/// The start of the line of a place.
 fn line_start(text: &str, at: usize) -> usize {
     memchr::memrchr(b'\n', &text.as_bytes()[..at.min(text.len())]).map_or(0, |newline| newline + 1)
 }
@@ -168,7 +168,7 @@ fn in_header(text: &str, at: usize) -> bool {
     text[line_start(text, at)..].trim_start_matches([' ', '\t']).starts_with('[')
 }
 
-/// Where the last line starts, up to that of a place, that is a header.
+/// The start of the last header up to a place.
 fn header_of(text: &str, at: usize) -> usize {
     let mut start = line_start(text, at);
     while start > 0 && !in_header(text, start) {
@@ -178,7 +178,7 @@ fn header_of(text: &str, at: usize) -> usize {
 }
 
 fn blank(part: &str) -> String {
-    // As many bytes, the same lines.
+    // The same number of bytes, on the same lines.
     part.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }).collect()
 }
 

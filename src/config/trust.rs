@@ -1,4 +1,4 @@
-//! Who may have written a configuration: it names programs that are run as whoever
+//! Whether a configuration can be trusted. It names programs that run as the user who
 //! reads it.
 
 use crate::sys::at_hand::is_local;
@@ -9,8 +9,8 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Why what was opened at that path is not to be believed; `None`: it is root's or
-/// the caller's, and nobody else can have written it, or put it there.
+/// Why the file that was opened at that path is not trusted. `None` if it belongs to root or
+/// to the caller, and no other user can have written it or put it there.
 pub(super) fn why_not(path: &Path, opened: &Metadata) -> Option<String> {
     if is_handed_over(path) || is_read_only(path) {
         return None;
@@ -23,8 +23,8 @@ pub(super) fn why_not(path: &Path, opened: &Metadata) -> Option<String> {
         let mode = opened.mode() & 0o7777;
         return Some(format!("others than its owner may write to it (mode {mode:04o}): chmod go-w, if you trust it"));
     }
-    // In a folder of theirs, anybody may give a name to a file of root's; relative
-    // paths in it are then relative to that folder.
+    // Any user can link a file that belongs to root into a folder of their own. Relative
+    // paths in the file would be relative to that folder.
     let named = path.symlink_metadata().ok()?;
     let is_placed = is_trusted(named.uid()) && (opened.nlink() <= 1 || !opened.is_file());
     let is_shared = || Folder::of(path).map_or(true, |folder| folder.is_shared());

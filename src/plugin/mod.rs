@@ -1,13 +1,21 @@
 //! The built-in plugins: one table, one way to open.
 //!
 //! Each is this same executable, run as `plumbd plugin NAME`, and gets nothing
-//! that another program could not get.
+//! that another program could not get. What the rest of plumbd knows of one is its row:
+//! a new plugin is a folder here and a row.
 
+pub mod check;
 pub mod echo;
 pub mod logger;
+#[cfg(test)]
+pub mod null;
 pub mod shared;
 pub mod start;
 
+use crate::schema::kind::Keys;
+use crate::schema::manifest;
+use check::{Asks, Check};
+use serde_json::{Value, json};
 use start::Start;
 
 /// A row of the table.
@@ -17,70 +25,194 @@ pub struct Plugin {
     pub name: &'static str,
     /// What it is, in a line.
     pub about: &'static str,
+    /// What its name means as the value of `plugin`, in a few words.
+    pub meaning: &'static str,
     /// Whether it can be the source of a link.
     pub source: bool,
     /// Whether it can be the sink of a link: it has an intake, so its links
-    /// have staging and a ledger.
+    /// have staging and a ledger, and it acknowledges records.
     pub sink: bool,
+    /// Schemes of the addresses that it serves. It listens if there are any.
+    pub listens: &'static [&'static str],
     /// Whether `instances` may be above 1.
     pub instances: bool,
     /// Whether it reopens a file at SIGUSR1.
     pub reopens: bool,
-    /// What its metrics page counts, slot by slot.
-    pub metrics: &'static [&'static str],
+    /// Its settings.
+    pub keys: Keys,
+    /// What its metrics page has, slot by slot.
+    pub metrics: &'static [Metric],
+    /// What must hold of its settings beside each key's own kind, and what it asks of
+    /// its link.
+    pub check: fn(&mut Check<'_, '_>) -> Asks,
     /// How many bytes each of several instances shares with the others, by these settings
     /// ([`shared`]); 0: none.
-    pub shared: fn(&serde_json::Value) -> usize,
+    pub shared: fn(&Value) -> usize,
     /// Runs it until it is told to stop or its input ends.
     pub run: fn(Start) -> Result<(), String>,
 }
 
+/// One figure of a plugin.
+#[derive(Debug)]
+pub struct Metric {
+    /// Its name in `plumbd status --json`.
+    pub name: &'static str,
+    /// Whether it goes up and down; else it counts.
+    pub is_gauge: bool,
+    /// What it is a number of.
+    pub unit: &'static str,
+    /// What it says, in a sentence.
+    pub help: &'static str,
+}
+
+impl Metric {
+    /// One that only rises.
+    pub const fn counter(name: &'static str, unit: &'static str, help: &'static str) -> Metric {
+        Metric { name, is_gauge: false, unit, help }
+    }
+
+    /// One that goes up and down.
+    pub const fn gauge(name: &'static str, unit: &'static str, help: &'static str) -> Metric {
+        Metric { name, is_gauge: true, unit, help }
+    }
+}
+
 /// The table.
-pub static PLUGINS: [Plugin; 2] = [
+pub static PLUGINS: &[Plugin] = &[
     Plugin {
         name: "echo",
         about: "a network echo server: sends back each message once it is saved",
+        meaning: "the network echo server",
         source: true,
         sink: false,
+        listens: &["tcp"],
         instances: true,
         reopens: false,
-        metrics: echo::METRICS,
+        keys: echo::settings::KEYS,
+        metrics: echo::settings::METRICS,
+        check: echo::settings::check,
         shared: echo::shared,
         run: echo::run,
     },
     Plugin {
         name: "logger",
         about: "saves every message, in order, to a file",
+        meaning: "saves messages to a file",
         source: false,
         sink: true,
+        listens: &[],
         instances: false,
         reopens: true,
-        metrics: logger::METRICS,
+        keys: logger::settings::KEYS,
+        metrics: logger::settings::METRICS,
+        check: logger::settings::check,
         shared: |_| 0,
         run: logger::run,
     },
+    #[cfg(test)]
+    Plugin {
+        name: "null",
+        about: "discards every message",
+        meaning: "discards messages",
+        source: false,
+        sink: true,
+        listens: &[],
+        instances: false,
+        reopens: false,
+        keys: null::KEYS,
+        metrics: null::METRICS,
+        check: null::check,
+        shared: |_| 0,
+        run: null::run,
+    },
 ];
 
-/// What plugins start for work beside their own. It plays no role in a
+/// What a plugin starts for work beside its own. It plays no role in a
 /// configuration.
-pub static WORKERS: [Plugin; 1] = [Plugin {
-    name: logger::archivist::NAME,
-    about: "compresses and removes rotated message files",
-    source: false,
-    sink: false,
-    instances: false,
-    reopens: false,
-    metrics: &[],
-    shared: |_| 0,
-    run: logger::archivist::run,
-}];
-
-/// What `plumbd plugin NAME` runs.
-pub fn program(name: &str) -> Option<&'static Plugin> {
-    PLUGINS.iter().chain(&WORKERS).find(|p| p.name == name)
+#[derive(Debug)]
+pub struct Worker {
+    /// `plumbd plugin NAME`.
+    pub name: &'static str,
+    /// Runs it until its work is done.
+    pub run: fn(Start) -> Result<(), String>,
 }
+
+/// All of them.
+pub static WORKERS: [Worker; 1] = [Worker { name: logger::archivist::NAME, run: logger::archivist::run }];
 
 /// The plugin of that name.
 pub fn find(name: &str) -> Option<&'static Plugin> {
-    PLUGINS.iter().find(|p| p.name == name)
+    PLUGINS.iter().find(|plugin| plugin.name == name)
+}
+
+/// The worker of that name.
+pub fn worker(name: &str) -> Option<&'static Worker> {
+    WORKERS.iter().find(|worker| worker.name == name)
+}
+
+impl Plugin {
+    /// Its name with the article.
+    pub fn one(&self) -> String {
+        let article = if self.name.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+        format!("{article} {}", self.name)
+    }
+
+    /// Its row as JSON, for people and for other programs.
+    pub fn manifest(&self) -> Value {
+        let metrics = self.metrics.iter().map(|metric| {
+            let kind = if metric.is_gauge { "gauge" } else { "counter" };
+            json!({"name": metric.name, "kind": kind, "unit": metric.unit, "help": metric.help})
+        });
+        json!({
+            "name": self.name,
+            "about": self.about,
+            "source": self.source,
+            "sink": self.sink,
+            "listens": self.listens,
+            "instances": self.instances,
+            // Settings that it takes while it runs.
+            "reload": [],
+            "keys": manifest::keys(self.keys),
+            "metrics": metrics.collect::<Value>(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::kind::Kind;
+
+    /// The words of a row and those of the type that it is read into can't disagree.
+    #[test]
+    fn each_word_of_a_setting_is_understood() {
+        let understood = |plugin: &str, settings: &Value| match plugin {
+            "echo" => echo::settings::Settings::read(&settings.to_string()).map(drop),
+            "logger" => logger::settings::Settings::read(&settings.to_string()).map(drop),
+            _ => Ok(()),
+        };
+        let mut words = 0;
+        for plugin in PLUGINS {
+            let tables = plugin.keys.iter().filter_map(|key| match key.kind {
+                Kind::Table(inner) => Some((Some(key.name), inner)),
+                _ => None,
+            });
+            for (table, keys) in tables.chain([(None, plugin.keys)]) {
+                for key in keys {
+                    let (Kind::Words(known) | Kind::WordsOr(known, _)) = key.kind else { continue };
+                    for (word, _) in known {
+                        let row = json!({key.name: word});
+                        let mut settings = table.map_or_else(|| row.clone(), |table| json!({table: row}));
+                        settings.as_object_mut().expect("a table").entry("file").or_insert(json!("/x"));
+                        if plugin.name == "echo" {
+                            settings.as_object_mut().expect("a table").remove("file");
+                        }
+                        assert_eq!(understood(plugin.name, &settings), Ok(()), "{settings}");
+                        words += 1;
+                    }
+                }
+            }
+        }
+        assert!(words >= 15, "{words}");
+    }
 }

@@ -7,8 +7,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use plumbd::config::model::{Model, Program};
-use plumbd::config::system::{Account, System};
 use plumbd::config::{self, Problems, effective::effective, examples::EXAMPLES, keys, plan::plan};
+use plumbd::plugin::PLUGINS;
+use plumbd::schema::kind::{Keys, Kind};
+use plumbd::schema::system::{Account, System};
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -61,7 +63,7 @@ impl System for Pretend {
             _ => Err("No such file or directory".to_owned()),
         }
     }
-    fn message_file(&self, path: &Path) -> Result<(), String> {
+    fn regular_file(&self, path: &Path) -> Result<(), String> {
         match path {
             path if FOLDERS.iter().any(|folder| Path::new(folder) == path) => Err("it is a folder".to_owned()),
             path if path.starts_with("/dev") => Err("it is no regular file".to_owned()),
@@ -81,6 +83,23 @@ fn check(text: &[u8], name: &str, root: bool) -> Result<Model, Problems> {
 /// the same everywhere.
 pub fn is_right(text: &str) -> bool {
     check(text.as_bytes(), "text", true).is_ok()
+}
+
+/// Every table of keys, with what it is called.
+pub fn tables() -> Vec<(String, Keys)> {
+    let mut tables = vec![("the file".to_owned(), keys::FILE), ("[daemon]".to_owned(), keys::DAEMON)];
+    let mut add = |name: &str, keys: Keys| {
+        tables.push((name.to_owned(), keys));
+        for key in keys {
+            if let Kind::Table(inner) | Kind::WordsOr(_, &Kind::Table(inner)) = key.kind {
+                tables.push((key.name.to_owned(), inner));
+            }
+        }
+    };
+    add("[children.NAME]", keys::CHILD);
+    add("[[links]]", keys::LINK);
+    PLUGINS.iter().for_each(|plugin| add(&format!("settings of {}", plugin.name), plugin.keys));
+    tables
 }
 
 /// Folders under tests/config.
@@ -177,8 +196,8 @@ fn uncommented(line: &str) -> &str {
 fn the_commented_configuration_has_every_key() {
     let text = config::examples::find("plumbd").unwrap().text;
     let lines: Vec<&str> = text.lines().collect();
-    let tables = [keys::DAEMON, keys::CHILD, keys::LINK, keys::ECHO, keys::LOGGER];
-    for key in tables.into_iter().flatten() {
+    let tables = [keys::DAEMON, keys::CHILD, keys::LINK].into_iter().chain(PLUGINS.iter().map(|plugin| plugin.keys));
+    for key in tables.flatten() {
         let is = |line: &&&str| {
             let line = line.trim_start_matches('#').trim_start();
             line.strip_prefix(key.name).is_some_and(|rest| rest.trim_start().starts_with('='))
@@ -194,7 +213,7 @@ fn the_commented_configuration_has_every_key() {
 
 #[test]
 fn every_default_is_right() {
-    for key in keys::TABLES.iter().flat_map(|(_, keys)| *keys).filter(|key| !key.default.is_empty()) {
+    for key in tables().iter().flat_map(|(_, keys)| *keys).filter(|key| !key.default.is_empty()) {
         let text = format!("{} = {}", key.name, key.default);
         assert!(text.parse::<toml::Table>().is_ok(), "{text}");
     }

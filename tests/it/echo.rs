@@ -113,7 +113,7 @@ fn an_acknowledgement_for_another_instance_lets_nothing_go() {
 
 #[test]
 fn bytes_without_a_newline_become_a_message_when_idle() {
-    let mut echo = Setup::new(json!({ "partial_after_ms": 5 })).start();
+    let mut echo = Setup::new(json!({ "partial_after": 5 })).start();
     let mut client = echo.client();
     client.write_all(b"login: ").unwrap();
     let records = echo.sink.records(1);
@@ -130,7 +130,7 @@ fn bytes_without_a_newline_become_a_message_when_idle() {
 
 #[test]
 fn the_line_end_of_a_partial_waits_behind_it() {
-    let mut echo = Setup::new(json!({ "partial_after_ms": 5 })).start();
+    let mut echo = Setup::new(json!({ "partial_after": 5 })).start();
     let mut client = echo.client();
     client.write_all(b"abc").unwrap();
     let partial = echo.sink.records(1).remove(0);
@@ -581,7 +581,7 @@ fn others_than_the_allowed_are_closed_at_once() {
 
 #[test]
 fn a_silent_client_is_disconnected_after_idle_timeout() {
-    let mut echo = Setup::new(json!({ "idle_timeout_ms": 100 })).start();
+    let mut echo = Setup::new(json!({ "idle_timeout": 100 })).start();
     let (mut silent, mut owed) = (echo.client(), echo.client());
     owed.write_all(b"hello\n").unwrap();
     let record = echo.sink.records(1).remove(0);
@@ -594,7 +594,7 @@ fn a_silent_client_is_disconnected_after_idle_timeout() {
 
 #[test]
 fn short_connections_leave_no_memory_behind_however_long_a_client_may_be_silent() {
-    let mut echo = Setup::new(json!({ "idle_timeout_ms": 86_400_000 })).start();
+    let mut echo = Setup::new(json!({ "idle_timeout": 86_400_000 })).start();
     let sink = echo.acknowledge_all();
     let mut all = 0;
     let mut come_and_go = |count: u64| {

@@ -155,7 +155,7 @@ fn a_client_that_never_reads_costs_kilobytes() {
 fn a_client_that_takes_nothing_of_what_is_due_is_closed() {
     // All that echo takes, or no more than the kernel does.
     for most in [usize::MAX, 100_000] {
-        let mut echo = Setup::new(json!({ "send_timeout_ms": 1000 })).start();
+        let mut echo = Setup::new(json!({ "send_timeout": 1000 })).start();
         let auto = echo.acknowledge_all();
         let lines = lines(100_000);
         let mut hog = small_client(echo.address);
@@ -185,7 +185,7 @@ fn a_client_that_takes_nothing_of_what_is_due_is_closed() {
 
 #[test]
 fn a_client_that_takes_slowly_but_steadily_stays() {
-    let mut echo = Setup::new(json!({ "send_timeout_ms": 1500 })).start();
+    let mut echo = Setup::new(json!({ "send_timeout": 1500 })).start();
     let auto = echo.acknowledge_all();
     let (mut slow, lines) = (small_client(echo.address), lines(4000));
     let mut writer = slow.try_clone().unwrap();
@@ -378,7 +378,7 @@ fn clients_that_are_gone_are_bounded_too() {
 
 #[test]
 fn a_client_that_is_not_read_for_now_is_not_idle() {
-    let (mut echo, _full) = hanging(json!({ "idle_timeout_ms": 300 }));
+    let (mut echo, _full) = hanging(json!({ "idle_timeout": 300 }));
     let (mut sends, mut idle) = (echo.client(), echo.client());
     sends.write_all(b"not idle\n").unwrap();
     eventually("both are in", || echo.metric("accepted") == 10);
@@ -439,7 +439,7 @@ fn stopping_beside_one_that_is_behind(changes: serde_json::Value) -> (Echo, TcpS
 #[test]
 fn told_to_stop_it_does_not_cut_off_a_client_that_takes_slowly() {
     for send_timeout_ms in [60_000, 0] {
-        let changes = json!({ "send_timeout_ms": send_timeout_ms });
+        let changes = json!({ "send_timeout": send_timeout_ms });
         let (mut echo, mut client, sent, last) = stopping_beside_one_that_is_behind(changes);
         echo.sink.acknowledge(&last[0]);
         let (began, mut back) = (Instant::now(), Vec::new());
@@ -459,7 +459,7 @@ fn told_to_stop_it_does_not_cut_off_a_client_that_takes_slowly() {
 #[test]
 fn told_to_stop_it_does_not_wait_for_the_sink_beside_a_client_that_takes_nothing() {
     for send_timeout_ms in [60_000, 0] {
-        let changes = json!({ "send_timeout_ms": send_timeout_ms });
+        let changes = json!({ "send_timeout": send_timeout_ms });
         let (mut echo, _client, ..) = stopping_beside_one_that_is_behind(changes);
         assert_eq!(echo.wait().code(), Some(0), "{}", echo.log());
         assert_eq!(told(&echo.log(), "given up at the stop: takes no echoes").0, 1, "{}", echo.log());
@@ -542,7 +542,7 @@ fn a_start_right_after_a_kill_succeeds_beside_a_client_that_never_reads() {
 fn the_kernel_asks_a_silent_client_whether_it_is_there() {
     // A timer of kind 2 is that of keepalive (proc_pid_net(5), tcp), its time in hundredths of a second.
     for (keepalive_ms, wanted) in [(60_000, Some(6000)), (1500, Some(200)), (0, None)] {
-        let echo = Setup::new(json!({ "keepalive_ms": keepalive_ms })).start();
+        let echo = Setup::new(json!({ "keepalive": keepalive_ms })).start();
         let client = echo.client();
         eventually("it is in", || echo.metric("connections") == 1);
         let (port, peer) = (echo.address.port(), client.local_addr().unwrap().port());
@@ -562,7 +562,7 @@ fn the_kernel_asks_a_silent_client_whether_it_is_there() {
 #[ignore = "needs root"]
 fn a_client_that_vanished_is_found_out() {
     own_network();
-    let echo = Setup::new(json!({ "keepalive_ms": 1000 })).start();
+    let echo = Setup::new(json!({ "keepalive": 1000 })).start();
     let _client = echo.client();
     eventually("it is in", || echo.metric("connections") == 1);
     ip("link set lo down");

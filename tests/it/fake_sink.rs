@@ -48,7 +48,7 @@ impl Setup {
     /// on a busy machine it may come between any two bytes.
     pub(crate) fn new(changes: Value) -> Setup {
         let mut settings = serde_json::to_value(plumbd::plugin::echo::settings::Settings::default()).unwrap();
-        settings["partial_after_ms"] = json!(60_000);
+        settings["partial_after"] = json!(60_000);
         for (key, value) in changes.as_object().unwrap() {
             settings[key] = value.clone();
         }
@@ -180,7 +180,7 @@ impl Echo {
 
     /// A counter of its metrics page.
     pub(crate) fn metric(&self, name: &str) -> u64 {
-        let slot = plumbd::plugin::echo::METRICS.iter().position(|m| *m == name).unwrap();
+        let slot = plumbd::plugin::echo::METRICS.iter().position(|metric| metric.name == name).unwrap();
         let page = std::fs::read(self.dir.path().join("metrics")).unwrap();
         u64::from_le_bytes(page[slot * 8..slot * 8 + 8].try_into().unwrap())
     }

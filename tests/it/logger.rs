@@ -544,7 +544,7 @@ fn a_folder_that_is_away_for_long_uses_no_starts_up() {
 #[test]
 fn at_least_so_often_is_on_the_disk_and_then_sleeps() {
     let mut rig = Rig::with("raw", Lines);
-    rig.settings["sync"] = serde_json::json!({"everyms": 1});
+    rig.settings["sync"] = "1ms".into();
     let logger = rig.start();
     rig.links[0].source().write_all(b"one\n").unwrap();
     wait_until("it is synced", || (rig.counter("syncs") == 1).then_some(()));

@@ -95,7 +95,7 @@ fn the_first_page_has_every_command_and_its_options() {
 #[test]
 fn the_second_page_has_every_key_with_its_default() {
     let page = plumbd(&["man", "plumbd.toml"]);
-    for key in plumbd::config::keys::TABLES.iter().skip(1).flat_map(|(_, keys)| *keys) {
+    for key in crate::config::tables().iter().skip(1).flat_map(|(_, keys)| *keys) {
         let default = match (key.required, key.default) {
             (true, _) => ", required)".to_owned(),
             (false, "") => ")".to_owned(),

@@ -253,7 +253,7 @@ impl Rig {
 
     /// One of the logger's counters, by its name.
     pub(crate) fn counter(&self, name: &str) -> u64 {
-        let slot = plumbd::plugin::logger::METRICS.iter().position(|n| *n == name).unwrap();
+        let slot = plumbd::plugin::logger::METRICS.iter().position(|metric| metric.name == name).unwrap();
         let page = SharedMap::new(&self.counters, PAGE).unwrap();
         page.words(slot + 1)[slot].load(Ordering::Relaxed)
     }

@@ -217,14 +217,14 @@ fn a_sync_that_is_owed_is_not_forgotten_over_a_kill_nor_at_a_stop() {
     for stopped in [false, true] {
         let mut rig = Rig::with("raw", Lines);
         // Far off: what is there is not synced by the first one.
-        rig.settings["sync"] = serde_json::json!({"everyms": 3_600_000});
+        rig.settings["sync"] = "1h".into();
         let log = rig.folder.path().join("calls");
         let first = rig.start();
         rig.links[0].source().write_all(b"one\n").unwrap();
         wait_until("it is saved", || (rig.bytes() == b"one\n").then_some(()));
         first.kill();
         if !stopped {
-            rig.settings["sync"] = serde_json::json!({"everyms": 200});
+            rig.settings["sync"] = "200ms".into();
         }
         let wrapper = ["strace", "-qq", "-o", log.to_str().unwrap(), "-e", "trace=fdatasync"];
         let next = rig.start_under(&wrapper);

@@ -174,7 +174,7 @@ fn bytes_that_were_there_already_are_written_again_before_a_sync_says_that_they_
 #[ignore = "needs strace, run by .ci/run"]
 fn a_batch_that_could_not_be_synced_before_a_stop_is_saved_in_a_file_that_is_trusted() {
     let mut rig = Rig::with("raw", Records);
-    rig.settings["sync"] = serde_json::json!({"everyms": 3_600_000});
+    rig.settings["sync"] = "1h".into();
     let logger = start_failing(&rig, "fdatasync:error=EIO");
     rig.wait_notified("READY=1");
     let source = rig.links[0].source();

@@ -82,7 +82,7 @@ fn two_rotations_are_so_far_apart_whatever_the_size() {
 #[test]
 fn an_old_file_is_rotated_however_often_its_logger_starts_anew() {
     for is_remembered in [true, false] {
-        let rig = rig(json!({"age_ms": 1000}));
+        let rig = rig(json!({"age": 1000}));
         rig.links[0].source().write_all(b"one\n").unwrap();
         wait_until("it is rotated", || {
             let logger = rig.start();
@@ -101,7 +101,7 @@ fn an_old_file_is_rotated_however_often_its_logger_starts_anew() {
 
 #[test]
 fn an_old_file_is_rotated_without_a_message_and_an_empty_one_never() {
-    let rig = rig(json!({"age_ms": 300}));
+    let rig = rig(json!({"age": 300}));
     let logger = rig.start();
     rig.wait_notified("READY=1");
     std::thread::sleep(Duration::from_millis(400));

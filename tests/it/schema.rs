@@ -1,8 +1,11 @@
 //! The JSON schema that editors use: it says nothing that `plumbd check` does
 //! not, and tells what a schema can tell.
 
-use crate::config::{BAD, GOOD, files, is_right};
-use plumbd::config::keys;
+use crate::config::{BAD, GOOD, files, is_right, tables};
+use plumbd::config::BUILTIN;
+use plumbd::plugin::PLUGINS;
+use plumbd::schema::kind::Kind;
+use plumbd::schema::show;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::Path;
@@ -150,10 +153,10 @@ fn no_value_of_any_key_is_refused_that_the_check_takes() {
         "{ x = 'y' }",
     ];
     let mut cases = Vec::new();
-    for (table, keys) in keys::TABLES.iter().filter(|(table, _)| *table != "the file") {
+    for (table, keys) in tables().iter().filter(|(table, _)| table != "the file") {
         for key in *keys {
             let words: Vec<String> = match key.kind {
-                keys::Kind::Words(words) | keys::Kind::WordsOr(words, _) => {
+                Kind::Words(words) | Kind::WordsOr(words, _) => {
                     words.iter().map(|(word, _)| format!("'{word}'")).collect()
                 }
                 _ => Vec::new(),
@@ -177,4 +180,57 @@ fn no_value_of_any_key_is_refused_that_the_check_takes() {
     let right = cases.iter().filter(|(_, right, _)| *right).count();
     let refused = taken.iter().filter(|taken| !**taken).count();
     assert!(right > 100 && refused > 500, "{right} right, {refused} refused of {}", cases.len());
+}
+
+/// A manifest is a row as it stands, and its defaults are those of the check.
+#[test]
+fn each_plugin_describes_itself() {
+    let plumbd = |words: &[&str], here: &Path| {
+        let output = Command::new(env!("CARGO_BIN_EXE_plumbd")).args(words).current_dir(here).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let effective = |text: &str| {
+        std::fs::write(folder.path().join("plumbd.toml"), text).unwrap();
+        plumbd(&["check", "--effective"], folder.path())
+    };
+    for plugin in PLUGINS {
+        let described = plumbd(&["plugin", plugin.name, "--describe"], folder.path());
+        let manifest: Value = serde_json::from_str(&described).unwrap();
+        for (key, value) in [
+            ("name", json!(plugin.name)),
+            ("about", json!(plugin.about)),
+            ("source", json!(plugin.source)),
+            ("sink", json!(plugin.sink)),
+            ("listens", json!(plugin.listens)),
+            ("instances", json!(plugin.instances)),
+            ("reload", json!([])),
+        ] {
+            assert_eq!(manifest[key], value, "{}", plugin.name);
+        }
+        let mut defaults = String::new();
+        let rows = manifest["keys"].as_array().unwrap();
+        assert_eq!(rows.len(), plugin.keys.len());
+        for (row, key) in rows.iter().zip(plugin.keys) {
+            assert_eq!((&row["name"], &row["required"]), (&json!(key.name), &json!(key.required)));
+            assert_eq!((&row["line"], &row["text"]), (&json!(key.doc), &json!(key.text)));
+            assert!(row["kind"].is_string(), "{row}");
+            if let Some(default) = row.get("default") {
+                defaults += &format!("{} = {}\n", key.name, show::json(default));
+            }
+        }
+        // All of them written out mean the same as none.
+        let header = format!("[children.{}.settings]\n", plugin.name);
+        let (there, anew) = (BUILTIN.replace(&header, &format!("{header}{defaults}")), format!("{header}{defaults}"));
+        let given = if there == BUILTIN { format!("{BUILTIN}\n{anew}") } else { there };
+        assert_eq!(effective(&given), effective(BUILTIN));
+        let metrics: Vec<&str> =
+            manifest["metrics"].as_array().unwrap().iter().map(|metric| metric["name"].as_str().unwrap()).collect();
+        assert_eq!(metrics, plugin.metrics.iter().map(|metric| metric.name).collect::<Vec<_>>());
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_plumbd")).args(["plugin", "ecko", "--describe"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let why = "plumbd: cannot describe plugin \"ecko\": there are echo, logger\n";
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), why);
 }

@@ -84,7 +84,7 @@ fn a_limit_that_is_raised_is_gone_on_with() {
 
 #[test]
 fn a_file_at_its_limit_is_rotated_where_it_may_be() {
-    for rule in [json!({"size": 100_000_000}), json!({"age_ms": 3_600_000})] {
+    for rule in [json!({"size": 100_000_000}), json!({"age": 3_600_000})] {
         let mut rig = Rig::with("raw", Lines);
         rig.settings["rotate"] = rule;
         rig.settings["rotate"]["least_ms"] = json!(10);

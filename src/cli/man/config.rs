@@ -1,8 +1,11 @@
 //! The tables of keys, as plumbd.toml(5) shows them.
 
 use super::roff::{escaped, text};
-use crate::config::keys::{self, Key, Keys, Kind, Word};
-use crate::config::{duration_text, limits, size_text};
+use crate::config::keys;
+use crate::plugin::PLUGINS;
+use crate::schema::kind::{Key, Keys, Kind, Word};
+use crate::schema::limits;
+use crate::schema::value::{duration_text, size_text};
 use std::time::Duration;
 
 const A_DAY: Duration = Duration::from_secs(24 * 3600);
@@ -14,11 +17,22 @@ pub(super) fn keys(table: &str) -> String {
         "daemon" => keys::DAEMON,
         "child" => keys::CHILD,
         "link" => keys::LINK,
-        "echo" => keys::ECHO,
-        "logger" => keys::LOGGER,
         other => unreachable!("a manual page has @keys {other}"),
     };
     list(table)
+}
+
+/// A section for each plugin, with the keys of its settings.
+pub(super) fn settings() -> String {
+    let section = |name: &str, keys| {
+        let title = escaped(&name.to_uppercase());
+        let name = escaped(name);
+        format!(
+            ".SH SETTINGS OF {title}\nIn\n.BR [children.NAME.settings] ,\nwhere\n.B plugin\nis\n.BR \\(dq{name}\\(dq :\n{}",
+            list(keys)
+        )
+    };
+    PLUGINS.iter().map(|plugin| section(plugin.name, plugin.keys)).collect()
 }
 
 fn limits() -> String {
@@ -45,7 +59,7 @@ fn entry(key: &Key) -> String {
         }
         Kind::Words(words) | Kind::WordsOr(words, _) => entry += &meanings(words),
         Kind::Table(inner) => entry += &format!(".RS\n{}.RE\n", list(inner)),
-        // No bound that anybody meets.
+        // A range that excludes nothing of use is not shown.
         Kind::Duration(least, most) if least.is_zero() && most > A_DAY => {}
         Kind::Duration(least, most) if most > A_DAY => {
             entry += &text(&format!("At least {}.", duration_text(least)));

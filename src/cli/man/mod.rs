@@ -1,9 +1,9 @@
 //! `plumbd man`: the manual pages.
 //!
-//! What a person would write stands in the `.roff` files beside this one; where
-//! a line there begins with `@`, what the program knows about itself is filled
-//! in: the commands from what `--help` is made of, the keys from the table that
-//! the check reads, numbers from the code. So they can't disagree.
+//! The text is in the `.roff` files beside this one. A line that begins with `@` is
+//! replaced by what the program knows about itself: commands from the source of `--help`,
+//! keys from the tables that the check reads, numbers from the code. So they can't
+//! disagree.
 
 mod command;
 mod config;
@@ -68,7 +68,7 @@ impl Page {
     }
 
     /// The page itself, in roff (man(7)).
-    fn roff(&self) -> String {
+    pub(super) fn roff(&self) -> String {
         let version = env!("CARGO_PKG_VERSION");
         let title = roff::escaped(&self.name.to_uppercase());
         let mut page = format!(
@@ -98,6 +98,7 @@ fn filled_in(words: &str) -> String {
         ("commands", _) => command::commands(&command),
         ("options", _) => command::shared_options(&command),
         ("keys", table) => config::keys(table),
+        ("settings", _) => config::settings(),
         ("builtin", _) => roff::verbatim(BUILTIN),
         ("example", name) => roff::verbatim(examples::find(name).map_or("", |example| example.text)),
         ("record", _) => roff::text(&format!(

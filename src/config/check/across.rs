@@ -2,9 +2,9 @@
 
 use super::super::model::{Address, Daemon, HostPort};
 use super::super::order::{Needs, cycle};
-use super::super::table::{Placed, Reader};
-use super::super::value::quoted;
-use super::child::{Draft, Settings};
+use super::child::Draft;
+use crate::schema::table::{Placed, Reader};
+use crate::schema::value::quoted;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -42,7 +42,7 @@ fn addresses(reader: &mut Reader<'_>, daemon: &Daemon, drafts: &[Draft]) {
     }
 }
 
-/// Whether binding both fails: the same address, or the same port where one
+/// Whether binding both fails: they are the same address, or have the same port and one
 /// is for all addresses of its family.
 fn overlap(a: &Address, b: &Address) -> bool {
     let both = |a: &HostPort, b: &HostPort| {
@@ -57,13 +57,10 @@ fn overlap(a: &Address, b: &Address) -> bool {
     }
 }
 
-/// A message file has one logger.
+/// No two children write to one file of a plugin.
 fn files(reader: &mut Reader<'_>, drafts: &[Draft]) {
     let mut before: Vec<(&Draft, PathBuf)> = Vec::new();
-    for draft in drafts {
-        let Settings::Logger(Some(file)) = &draft.settings else {
-            continue;
-        };
+    for (draft, file) in drafts.iter().flat_map(|draft| draft.files.iter().map(move |file| (draft, file))) {
         let path = reader.system.resolve(&file.value);
         if let Some((other, _)) = before.iter().find(|(_, taken)| *taken == path) {
             let what = format!("{} already saves to {}", quoted(other.name()), path.display());

@@ -1,16 +1,16 @@
 //! `[children.NAME]`.
 
 use super::super::keys;
-use super::super::limits;
-use super::super::model::{
-    Address, Backoff, Child, Identity, Policy, Program, Ready, Restart, StartLimit, StopTo, Success,
-};
-use super::super::table::{Placed, Reader, Section, Span};
-use super::super::value::{self, quoted, wrong};
-use super::{echo, identity, logger, program};
-use crate::config::keys::nearest;
+use super::super::model::{Address, Backoff, Child, Identity, Policy, Program, Ready, Restart, StartLimit, StopTo, Success};
+use super::{identity, program};
 use crate::journal::LogLimit;
 use crate::plugin::Plugin;
+use crate::plugin::check::{Asks, Check, User};
+use crate::schema::kind::Kind;
+use crate::schema::limits;
+use crate::schema::table::{Placed, Reader, Section, Span};
+use crate::schema::value::{self, quoted};
+use crate::schema::{NAME_MOST, address};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,34 +18,26 @@ use std::rc::Rc;
 use toml::Spanned;
 use toml::de::DeValue;
 
-/// The longest name of a child: it stands before each of its lines in the log, and both
-/// ends of a link are in the name by which a service manager keeps it.
-pub const NAME_MOST: usize = 64;
+/// As advice.
+const LISTEN: &str = r#"["tcp://127.0.0.1:7007"]"#;
 
-/// A child as its table tells it, with the places that later checks point at.
+/// A child as its table describes it, with the places that later checks refer to.
 #[derive(Debug)]
 pub(super) struct Draft {
-    /// The child, but for instances and `after`.
+    /// The child, without instances and `after`.
     pub(super) child: Child,
-    /// Where its name stands.
+    /// Where its name is.
     pub(super) span: Span,
     pub(super) instances: u64,
     pub(super) instances_span: Span,
-    /// The built-in plugin that it is, where it is one.
+    /// Its plugin, if it is one.
     pub(super) plugin: Option<&'static Plugin>,
     pub(super) listen: Vec<Placed<Address>>,
     pub(super) after: Vec<Placed<String>>,
-    pub(super) settings: Settings,
-}
-
-/// What later checks need of a child's settings.
-#[derive(Debug)]
-pub(super) enum Settings {
-    Echo(echo::Echo),
-    /// The message file, where it is given.
-    Logger(Option<Placed<PathBuf>>),
-    /// Another program's own.
-    Free,
+    /// What it asks of the link out of it.
+    pub(super) asks: Asks,
+    /// Files that it writes to.
+    pub(super) files: Vec<Placed<PathBuf>>,
 }
 
 impl Draft {
@@ -86,7 +78,10 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, name: &str, span: Span, table: &
     let (program, plugin) = program::read(reader, &section, &path);
     let listen = listen(reader, &section);
     let (instances, instances_span) = instances(reader, &section, plugin);
-    let (settings, settings_json) = settings(reader, &section, plugin, &listen, identity.as_ref());
+    if let Some(plugin) = plugin {
+        listens(reader, &section, plugin, &listen);
+    }
+    let settings = settings(reader, &section, plugin, &listen, identity.as_ref());
     let child = Child {
         name: name.to_owned(),
         line: reader.places.line(span.start),
@@ -111,13 +106,14 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, name: &str, span: Span, table: &
         pass_environment: identity::passed(reader, &section),
         limits: read_limits(reader, &section),
         log_limit: log_limit(reader, &section),
-        settings: settings_json,
-        lines: section.lines(&reader.places),
+        settings: settings.json,
+        lines: section.lines(&reader.places).into_iter().collect(),
         lacks: Vec::new(),
     };
     let after = reader.list(&section, "after", r#"["NAME"]"#, value::string);
     reader.child = None;
-    Draft { child, span, instances, instances_span, plugin, listen, after, settings }
+    let Settings { asks, files, .. } = settings;
+    Draft { child, span, instances, instances_span, plugin, listen, after, asks, files }
 }
 
 fn check_name(reader: &mut Reader<'_>, name: &str, span: Span) {
@@ -133,11 +129,11 @@ fn check_name(reader: &mut Reader<'_>, name: &str, span: Span) {
 
 fn listen(reader: &mut Reader<'_>, section: &Section<'_>) -> Vec<Placed<Address>> {
     let base = reader.base;
-    let listen = reader.list(section, "listen", r#"["tcp://127.0.0.1:7007"]"#, |value| value::address(value, base));
+    let listen = reader.list(section, "listen", LISTEN, |value| address::address(value, base));
     for placed in &listen {
         if let Address::Unix(path) = &placed.value {
             if let Some(folder) = path.parent() {
-                super::folder_exists(reader, placed.span.clone(), folder, "the socket");
+                reader.folder_exists(placed.span.clone(), folder, "the socket");
             }
         }
     }
@@ -153,33 +149,71 @@ fn instances(reader: &mut Reader<'_>, section: &Section<'_>, plugin: Option<&'st
     (instances, span)
 }
 
-/// What the program is given as settings, by its own rules where they are known.
+/// A plugin that listens has addresses, and only those that it serves. Another has none.
+fn listens(reader: &mut Reader<'_>, section: &Section<'_>, plugin: &Plugin, listen: &[Placed<Address>]) {
+    if plugin.listens.is_empty() {
+        if let Some(placed) = listen.first() {
+            let reads = if plugin.sink { ": it reads its links" } else { "" };
+            let what = format!("{} does not listen{reads}", plugin.name);
+            reader.problem(placed.span.clone(), what, "leave `listen` out");
+        }
+        return;
+    }
+    if section.lacks("listen") {
+        let what = format!("{} is {} and listens nowhere", section.title, plugin.one());
+        reader.missing(section.span.clone(), what, format!("add listen = {LISTEN}"));
+    } else if section.is_empty_list("listen") {
+        let what = format!("the list is empty: {} would listen nowhere", plugin.name);
+        reader.problem(section.place("listen"), what, format!("as in listen = {LISTEN}"));
+    }
+    for placed in listen.iter().filter(|placed| !plugin.listens.contains(&placed.value.scheme())) {
+        let kind = address::form(placed.value.scheme()).trim_end_matches("HOST:PORT").trim_end_matches("PATH");
+        let what = format!("{} does not serve {kind} addresses yet", plugin.name);
+        let served: Vec<&str> = plugin.listens.iter().map(|scheme| address::form(scheme)).collect();
+        reader.problem(placed.span.clone(), what, format!("write {}", served.join(" or ")));
+    }
+}
+
+/// What a program is given as settings, and what that asks of others.
+#[derive(Default)]
+struct Settings {
+    json: serde_json::Value,
+    asks: Asks,
+    files: Vec<Placed<PathBuf>>,
+}
+
+/// Reads settings by the plugin's rows and its check. Those of another program are taken
+/// as they are.
 fn settings(
     reader: &mut Reader<'_>,
     section: &Section<'_>,
     plugin: Option<&'static Plugin>,
     listen: &[Placed<Address>],
     identity: Option<&Identity>,
-) -> (Settings, serde_json::Value) {
-    let title = format!("{}.settings]", section.title.trim_end_matches(']'));
-    match plugin.map(|plugin| plugin.name) {
-        Some("echo") => echo::read(reader, section, &title, listen),
-        Some("logger") => logger::read(reader, section, &title, listen, identity),
-        _ => {
-            let mut json = serde_json::Map::new();
-            for entry in reader.free(section, "settings", r#"as in settings = { key = "value" }"#) {
-                if let Some(placed) = reader.take_of(entry.key, entry.value.span(), value::json(entry.value.get_ref()))
-                {
-                    json.insert(entry.key.to_owned(), placed.value);
-                }
+) -> Settings {
+    let Some(plugin) = plugin else {
+        let mut json = serde_json::Map::new();
+        for entry in reader.free(section, "settings", r#"as in settings = { key = "value" }"#) {
+            if let Some(placed) = reader.take_of(entry.key, entry.value.span(), value::json(entry.value.get_ref())) {
+                json.insert(entry.key.to_owned(), placed.value);
             }
-            (Settings::Free, serde_json::Value::Object(json))
         }
-    }
+        return Settings { json: json.into(), ..Settings::default() };
+    };
+    let title = format!("{}.settings]", section.title.trim_end_matches(']'));
+    let inner = reader.inner(section, "settings", &title, plugin.keys);
+    let json = reader.settings(&inner).into();
+    let user = identity.map(|identity| User { name: &identity.user, uid: identity.uid, gid: identity.gid });
+    let asks = (plugin.check)(&mut Check { reader, section: &inner, values: &json, listen, user });
+    let files = plugin.keys.iter().filter(|key| matches!(key.kind, Kind::File(_))).filter_map(|key| {
+        let path = json.get(key.name)?.as_str()?;
+        Some(Placed { value: path.into(), span: inner.place(key.name) })
+    });
+    Settings { files: files.collect(), asks, json }
 }
 
 fn stop_signal(reader: &mut Reader<'_>, section: &Section<'_>, plugin: Option<&'static Plugin>) -> Signal {
-    let stop_signal = reader.read(section, "stop_signal", signal(keys::NO_STOP));
+    let stop_signal = reader.read(section, "stop_signal", value::signal(keys::NO_STOP));
     if let Some(plugin) = plugin.filter(|_| stop_signal != Signal::SIGTERM) {
         let what = format!("{stop_signal} would kill {} before it could drain", plugin.name);
         reader.problem(section.place("stop_signal"), what, "leave `stop_signal` out: plugins stop at SIGTERM");
@@ -257,32 +291,10 @@ fn success(reader: &mut Reader<'_>, section: &Section<'_>) -> Success {
         true => reader.list(&inner, "codes", "[0, 143]", value::integer(0..=u8::MAX.into())),
         false => vec![Placed { value: 0, span: inner.span.clone() }],
     };
-    let signals = reader.list(&inner, "signals", r#"["SIGTERM"]"#, signal(keys::NO_END));
+    let signals = reader.list(&inner, "signals", r#"["SIGTERM"]"#, value::signal(keys::NO_END));
     Success {
         codes: codes.into_iter().filter_map(|placed| u8::try_from(placed.value).ok()).collect(),
         signals: signals.into_iter().map(|placed| placed.value).collect(),
-    }
-}
-
-/// The name of a signal, but for those that would be of no use.
-fn signal(useless: keys::Useless) -> impl Fn(&DeValue<'_>) -> value::Read<Signal> {
-    const HELP: &str = "write a name, as SIGTERM, SIGINT or SIGHUP";
-    move |value| {
-        if let DeValue::Integer(number) = value {
-            return wrong(format!("expected a signal's name, found {number}"), HELP);
-        }
-        let name = value::filled(value)?;
-        let Ok(signal) = name.parse::<Signal>() else {
-            let upper = name.to_uppercase();
-            let known = Signal::iterator().map(|signal| signal.as_str().trim_start_matches("SIG"));
-            let near = nearest(upper.strip_prefix("SIG").unwrap_or(&upper), known);
-            let help = near.map_or(HELP.to_owned(), |near| format!("did you mean \"SIG{near}\"?"));
-            return wrong(format!("unknown signal {}", quoted(&name)), help);
-        };
-        match useless.iter().find(|(useless, _)| *useless == signal) {
-            Some((_, why)) => wrong(format!("{signal} {why}"), HELP),
-            None => Ok(signal),
-        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! Who a child runs as, and its environment.
 
 use super::super::model::Identity;
-use super::super::system::Account;
-use super::super::table::{Reader, Section};
-use super::super::value::{self, Read, quoted, wrong};
+use crate::schema::system::Account;
+use crate::schema::table::{Reader, Section};
+use crate::schema::value::{self, Read, quoted, wrong};
 use std::collections::BTreeMap;
 
 /// Where programs are looked for if the supervisor itself has no PATH.
@@ -33,7 +33,10 @@ pub(super) fn read(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Ide
         return None;
     }
     let account = account(reader, section, &user);
-    let gid = gid(reader, section, &group);
+    let gid = match group.as_str() {
+        "" => None,
+        group => reader.group_id(section.place("group"), group),
+    };
     if !reader.system.is_root() {
         let key = if user.is_empty() { "group" } else { "user" };
         let help = "run plumbd as root, or leave user and group out: the child then runs as you do";
@@ -49,7 +52,7 @@ pub(super) fn read(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Ide
     })
 }
 
-/// The account of that name; for the empty name that of whoever runs this.
+/// The account of that name. The empty name is the account that runs this.
 fn account(reader: &mut Reader<'_>, section: &Section<'_>, user: &str) -> Option<Account> {
     let cause = match reader.system.account(user) {
         Ok(Some(account)) => return Some(account),
@@ -59,19 +62,6 @@ fn account(reader: &mut Reader<'_>, section: &Section<'_>, user: &str) -> Option
     };
     let key = if user.is_empty() { "group" } else { "user" };
     reader.absent(section.place(key), cause, "`getent passwd` lists those that exist");
-    None
-}
-
-fn gid(reader: &mut Reader<'_>, section: &Section<'_>, group: &str) -> Option<u32> {
-    if group.is_empty() {
-        return None;
-    }
-    let cause = match reader.system.group(group) {
-        Ok(Some(gid)) => return Some(gid),
-        Ok(None) => format!("there is no group {}", quoted(group)),
-        Err(cause) => format!("cannot look up the group {}: {cause}", quoted(group)),
-    };
-    reader.absent(section.place("group"), cause, "`getent group` lists those that exist");
     None
 }
 

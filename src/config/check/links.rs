@@ -2,15 +2,16 @@
 
 use super::super::keys;
 use super::super::model::{Link, Program};
-use super::super::table::{Placed, Reader, Section, Span};
-use super::super::value::{self, kind, quoted, size_text};
-use super::child::{Draft, Settings};
+use super::child::Draft;
 use crate::link::handover::Protocol;
-use crate::plugin::echo::settings::EchoAfter;
+use crate::plugin::PLUGINS;
+use crate::plugin::check::{Largest, Saved};
+use crate::schema::table::{Placed, Reader, Section, Span};
+use crate::schema::value::{self, kind, quoted, size_text};
 use toml::de::DeValue;
 
-/// Links into one sink that keeps them apart, as a logger does: each takes 4 or
-/// 5 of its descriptors, and 5 or 7 of the supervisor's.
+/// The most links into one sink that keeps them apart. Each takes 4 or 5 of its
+/// descriptors, and 5 or 7 of the supervisor's.
 const MAX_INTO: u64 = 1000;
 
 /// A link between children, before it is one between instances.
@@ -72,10 +73,10 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>, drafts: &[Draft]
         ends(reader, link, drafts);
         one_output(reader, link, &links[..at]);
         one_queue(reader, link, &links[..at], drafts);
-        echo_into(reader, link, drafts);
+        asked(reader, link, drafts);
         not_too_many(reader, link, &links[..at], drafts);
     }
-    // A link that names nobody was meant for somebody.
+    // A link that lacks an end was meant for some child.
     if complete && (!links.is_empty() || root.lacks("links")) {
         unlinked(reader, &links, drafts);
     }
@@ -115,7 +116,7 @@ fn drafts_of(reader: &mut Reader<'_>, root: &Section<'_>) -> Vec<LinkDraft> {
     links
 }
 
-/// Both ends exist, differ, and can be what the link makes of them.
+/// Both ends exist and differ, and can be a source and a sink.
 fn ends(reader: &mut Reader<'_>, link: &LinkDraft, drafts: &[Draft]) {
     let names = drafts.iter().map(Draft::name);
     for end in [&link.from, &link.to].into_iter().flatten() {
@@ -136,7 +137,7 @@ fn ends(reader: &mut Reader<'_>, link: &LinkDraft, drafts: &[Draft]) {
         && source.is_some_and(|draft| draft.plugin.is_none_or(|plugin| plugin.sink));
     if let (Some(from), Some(plugin)) = (&link.from, source.and_then(|draft| draft.plugin)) {
         if !plugin.source {
-            let what = format!("{} is a {}, which can't be a source", quoted(&from.value), plugin.name);
+            let what = format!("{} is {}, which can't be a source", quoted(&from.value), plugin.one());
             let help = if can_swap { "swap from and to" } else { "link it as a sink, with to" };
             reader.problem(from.span.clone(), what, help);
         }
@@ -145,8 +146,8 @@ fn ends(reader: &mut Reader<'_>, link: &LinkDraft, drafts: &[Draft]) {
         return;
     };
     if let Some(plugin) = sink.plugin.filter(|plugin| !plugin.sink) {
-        let what = format!("{} is an {}, which can't be a sink", quoted(&to.value), plugin.name);
-        // Where both are the wrong way round, one advice is enough.
+        let what = format!("{} is {}, which can't be a sink", quoted(&to.value), plugin.one());
+        // If both are the wrong way round, one advice is enough.
         let help = if can_swap { "swap from and to" } else { "link it as a source, with from" };
         reader.problem(to.span.clone(), what, help);
     } else if sink.plugin.is_none() && sink.instances > 1 {
@@ -172,7 +173,7 @@ fn one_output(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft]) {
     }
 }
 
-/// Lines into one ordinary program share its standard input.
+/// Links of lines into one ordinary program share its standard input.
 fn one_queue(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft], drafts: &[Draft]) {
     let name = |end: &Option<Placed<String>>| end.as_ref().map(|end| end.value.clone());
     let shared = |link: &LinkDraft| match (link.source(drafts), link.sink(drafts)) {
@@ -193,7 +194,7 @@ fn one_queue(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft], dr
     }
 }
 
-/// A sink that keeps its links apart has descriptors for so many.
+/// A sink that keeps its links apart has no more of them than it has descriptors for.
 fn not_too_many(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft], drafts: &[Draft]) {
     let Some(to) = &link.to else {
         return;
@@ -207,7 +208,7 @@ fn not_too_many(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft],
     };
     let earlier: u64 = before.iter().map(count).sum();
     let all = earlier.saturating_add(count(link));
-    // Told once, where it is passed.
+    // Report it once, at the link that exceeds the limit.
     if earlier <= MAX_INTO && all > MAX_INTO {
         let what = format!("{all} links into {} are too many", quoted(&to.value));
         let help = format!(
@@ -218,49 +219,50 @@ fn not_too_many(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft],
     }
 }
 
-/// An echo's own promises hold only over a link that can keep them.
-fn echo_into(reader: &mut Reader<'_>, link: &LinkDraft, drafts: &[Draft]) {
+/// A link can do what its source asks of it.
+fn asked(reader: &mut Reader<'_>, link: &LinkDraft, drafts: &[Draft]) {
     let (Some(source), Some(sink)) = (link.source(drafts), link.sink(drafts)) else {
         return;
     };
-    let Settings::Echo(echo) = &source.settings else {
+    let can_be_sink = sink.plugin.is_none_or(|plugin| plugin.sink);
+    if let (Some(saved), Protocol::Lines, true) = (&source.asks.saved, link.protocol(source, sink), can_be_sink) {
+        let Saved { setting, without, span } = saved;
+        let what =
+            format!("{} gets plain lines and can't say what it has saved, as {setting} needs", quoted(sink.name()));
+        let help = match sink.child.program {
+            Program::Command(_) => format!("set {without}, or link to {}", sinks()),
+            Program::Plugin(_) => format!("leave `protocol` out, or set {without}"),
+        };
+        reader.problem(span.clone().unwrap_or_else(|| link.to_span()), what, help);
+    }
+    let Some(Largest { key, bytes, span }) =
+        source.asks.largest.as_ref().filter(|asked| asked.bytes > link.capacity / 4)
+    else {
         return;
     };
-    let needs = match echo.echo_after {
-        EchoAfter::Queued => None,
-        EchoAfter::Saved => Some("saved"),
-        EchoAfter::Synced => Some("synced"),
-    };
-    let can_be_sink = sink.plugin.is_none_or(|plugin| plugin.sink);
-    if let (Some(word), Protocol::Lines, true) = (needs, link.protocol(source, sink), can_be_sink) {
-        let to = quoted(sink.name());
-        let what = format!("{to} gets plain lines and can't say what it has saved, as echo_after = \"{word}\" needs");
-        let help = match sink.child.program {
-            Program::Command(_) => "set echo_after = \"queued\", or link to a logger",
-            Program::Plugin(_) => "leave `protocol` out, or set echo_after = \"queued\"",
-        };
-        reader.problem(echo.echo_after_span.clone().unwrap_or_else(|| link.to_span()), what, help);
-    }
-    if echo.max_message > link.capacity / 4 {
-        let (message, capacity) = (size_text(echo.max_message), size_text(link.capacity));
-        let (span, what, help) = match &echo.max_message_span {
-            Some(span) => (
-                span,
-                format!("max_message, {message}, is more than a quarter of what the link holds, {capacity}"),
-                format!(
-                    "at most {}, or more capacity for the link in line {}",
-                    size_text(link.capacity / 4),
-                    link.line
-                ),
-            ),
-            None => (
+    let (message, capacity) = (size_text(*bytes), size_text(link.capacity));
+    let (span, what, help) = match span {
+        Some(span) => (
+            span,
+            format!("{key}, {message}, is more than a quarter of what the link holds, {capacity}"),
+            format!("at most {}, or more capacity for the link in line {}", size_text(link.capacity / 4), link.line),
+        ),
+        None => {
+            let name = source.plugin.map_or("", |plugin| plugin.name);
+            (
                 &link.capacity_span,
-                format!("capacity, {capacity}, is less than four times echo's max_message, {message}"),
-                format!("at least {}, or a lower max_message", size_text(echo.max_message * 4)),
-            ),
-        };
-        reader.problem(span.clone(), what, help);
-    }
+                format!("capacity, {capacity}, is less than four times {name}'s {key}, {message}"),
+                format!("at least {}, or a lower {key}", size_text(bytes * 4)),
+            )
+        }
+    };
+    reader.problem(span.clone(), what, help);
+}
+
+/// The plugins that can be a sink, with their articles.
+fn sinks() -> String {
+    let sinks: Vec<String> = PLUGINS.iter().filter(|plugin| plugin.sink).map(|plugin| plugin.one()).collect();
+    sinks.join(" or ")
 }
 
 impl LinkDraft {
@@ -269,7 +271,7 @@ impl LinkDraft {
     }
 }
 
-/// Plugins that are of no use without a link.
+/// Plugins are of no use without a link.
 fn unlinked(reader: &mut Reader<'_>, links: &[LinkDraft], drafts: &[Draft]) {
     for draft in drafts {
         let is = |end: &Option<Placed<String>>| end.as_ref().is_some_and(|end| end.value == draft.name());
@@ -278,10 +280,14 @@ fn unlinked(reader: &mut Reader<'_>, links: &[LinkDraft], drafts: &[Draft]) {
             continue;
         };
         let name = draft.name();
-        // A link the wrong way round has its own problem.
+        // A link that is the wrong way round has its own problem.
         if plugin.source && !out && !inward {
             let what = format!("{} has no link: its messages would be saved nowhere", quoted(name));
-            reader.missing(draft.span.clone(), what, format!("add [[links]] with from = \"{name}\" and to = a logger"));
+            reader.missing(
+                draft.span.clone(),
+                what,
+                format!("add [[links]] with from = \"{name}\" and to = {}", sinks()),
+            );
         }
         if plugin.sink && !inward && !out {
             let what = format!("{} has no link: it has nothing to save", quoted(name));

@@ -1,32 +1,30 @@
-//! Checks a file's text, from the whole to the parts, and gathers every
-//! problem; makes the model where there is none.
+//! Checks the text of a file, from the whole to its parts, and gathers every problem.
+//! Makes the model if there is none.
 
 mod across;
 mod child;
-mod echo;
 mod identity;
 mod links;
-mod logger;
 mod program;
 
 use super::keys;
 use super::model::{Daemon, LogTarget, Model, base_name};
-use super::problem::{Places, Problem, Problems};
 use super::syntax::{decode, readable};
-use super::system::System;
-use super::table::{Entry, Reader, Section, Span};
-use super::value;
 use crate::journal;
+use crate::schema::problem::{Places, Problem, Problems};
+use crate::schema::system::System;
+use crate::schema::table::{Entry, Reader, Section};
+use crate::schema::value;
+use crate::schema::{address, nearest};
 use child::Draft;
-pub use child::NAME_MOST;
 use std::path::Path;
 use std::rc::Rc;
 use toml::de::{DeTable, DeValue};
 
-/// So many children, and so many links, are looked at.
+/// The most children, and the most links.
 const MAX_TABLES: usize = 1000;
-/// So many instances there can be in all: each is a process and takes some
-/// ten descriptors of the supervisor.
+/// The most instances of all children together. Each is a process and takes some ten
+/// descriptors of the supervisor.
 const MAX_INSTANCES: u64 = 4096;
 
 /// See [`super::check_text_on`].
@@ -70,16 +68,18 @@ pub(super) fn check(
     }
 }
 
-/// Which problems there may be none of.
+/// Which problems a configuration may not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
     /// No problem at all.
     All,
-    /// None of the file. A child that lacks something of the system is held back.
+    /// No problem of the file itself. A child that lacks something on the system is held
+    /// back.
     OfTheFile,
 }
 
-/// Holds back the children that lack something; whether nothing else is wrong.
+/// Holds back the children that lack something, and returns whether nothing else is
+/// wrong.
 fn hold_back(model: &mut Model, problems: &Problems) -> bool {
     for child in model.children.iter_mut().map(Rc::make_mut) {
         let lacking = |problem: &&Problem| problem.lacking.as_deref() == Some(base_name(&child.name));
@@ -110,9 +110,9 @@ fn daemon(reader: &mut Reader<'_>, root: &Section<'_>) -> Daemon {
     let facilities = journal::FACILITIES.map(|(name, _)| (name, name));
     let base = reader.base;
     let control = reader.read(&section, "control", |value| Ok(value::absolute(base, &value::filled(value)?)));
-    reader.take(section.place("control"), value::socket_path(&control));
+    reader.take(section.place("control"), address::socket_path(&control));
     if let Some(folder) = control.parent() {
-        folder_exists(reader, section.place("control"), folder, "the operator socket");
+        reader.folder_exists(section.place("control"), folder, "the operator socket");
     }
     Daemon {
         control,
@@ -120,7 +120,7 @@ fn daemon(reader: &mut Reader<'_>, root: &Section<'_>) -> Daemon {
         syslog_facility: reader.read(&section, "syslog_facility", value::choice(&facilities)),
         log_level: reader.read(&section, "log_level", value::choice(&levels)),
         stop_timeout: reader.duration(&section, "stop_timeout"),
-        lines: section.lines(&reader.places),
+        lines: section.lines(&reader.places).into_iter().collect(),
     }
 }
 
@@ -153,21 +153,13 @@ fn children(reader: &mut Reader<'_>, root: &Section<'_>) -> Vec<Draft> {
     drafts
 }
 
-/// Says so where a folder that something goes into does not exist.
-fn folder_exists(reader: &mut Reader<'_>, span: Span, folder: &Path, what: &str) {
-    if let Err(cause) = reader.system.folder(folder) {
-        let what = format!("cannot use the folder of {what}, {}: {cause}", folder.display());
-        reader.absent(span, what, "make the folder, or name another");
-    }
-}
-
-/// What is found of a name among known ones, as help.
+/// Advice for a name that is not among the known ones.
 fn meant<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
     let base = base_name(name);
     if base != name && known.clone().any(|known| known == base) {
         return format!("write \"{base}\": all its instances are meant");
     }
-    match keys::nearest(name, known.clone()) {
+    match nearest(name, known.clone()) {
         Some(near) => format!("did you mean \"{near}\"?"),
         None => format!("the children are {}", known.collect::<Vec<_>>().join(", ")),
     }
@@ -180,8 +172,8 @@ fn is_table(value: &DeValue<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::system::Real;
     use super::*;
+    use crate::schema::system::Real;
 
     fn checked(text: &str, which: Which) -> Result<Model, Problems> {
         check(text.as_bytes(), "x.toml", Path::new("/"), &Real, which)

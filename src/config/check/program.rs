@@ -1,13 +1,13 @@
 //! `plugin` and `command`: what runs.
 
 use super::super::model::Program;
-use super::super::table::{Placed, Reader, Section};
-use super::super::value::{self, Read, Wrong, absolute, filled, quoted, wrong};
-use crate::config::keys::nearest;
 use crate::plugin::{self, PLUGINS, Plugin};
+use crate::schema::nearest;
+use crate::schema::table::{Placed, Reader, Section};
+use crate::schema::value::{self, Read, Wrong, absolute, filled, quoted, wrong};
 use std::path::{Path, PathBuf};
 
-/// What runs, where the table says it rightly; and the plugin that it is.
+/// What runs, if the table is right; and its plugin, if it is one.
 pub(super) fn read(
     reader: &mut Reader<'_>,
     section: &Section<'_>,
@@ -22,7 +22,8 @@ pub(super) fn read(
         }
         (false, false) if section.lacks("plugin") && section.lacks("command") => {
             let what = format!("{} has neither plugin nor command", section.title);
-            reader.missing(section.span.clone(), what, r#"add plugin = "echo", or command = ["/path/to/program"]"#);
+            let help = format!(r#"add plugin = "{}", or command = ["/path/to/program"]"#, PLUGINS[0].name);
+            reader.missing(section.span.clone(), what, help);
         }
         _ => {}
     }
@@ -72,8 +73,8 @@ fn command(reader: &mut Reader<'_>, section: &Section<'_>, path: &str) -> Option
     Some([program.value.to_string_lossy().into_owned()].into_iter().chain(arguments).collect())
 }
 
-/// The program's absolute path: with a slash as it is or relative to the
-/// file, without one by PATH.
+/// The absolute path of a program. A name with a slash is relative to the file; one
+/// without is looked up in PATH.
 fn locate(reader: &Reader<'_>, name: &str, path: &str) -> Read<PathBuf> {
     if name.is_empty() {
         return wrong("the program has no name", "write its path, or its name in PATH");
@@ -91,7 +92,7 @@ fn locate(reader: &Reader<'_>, name: &str, path: &str) -> Read<PathBuf> {
         let program = Path::new(folder).join(name);
         match reader.system.program(&program) {
             Ok(()) => return Ok(program),
-            // One that is there and can't be run tells more than one that is not there.
+            // That a program can't be run says more than that it does not exist.
             Err(why) if !why.starts_with("No such file") => {
                 cause.get_or_insert(format!("cannot run {}: {why}", program.display()));
             }
@@ -102,7 +103,7 @@ fn locate(reader: &Reader<'_>, name: &str, path: &str) -> Read<PathBuf> {
     wrong(cause, help(name))
 }
 
-/// A whole command line in the first word is a usual slip.
+/// A whole command line in the first word is a common mistake.
 fn help(name: &str) -> String {
     match name.split_once(char::is_whitespace) {
         Some((program, _)) => format!("a word each: [\"{program}\", ...]; or [\"/bin/sh\", \"-c\", \"...\"]"),

@@ -45,15 +45,14 @@ mod timers;
 mod transport;
 
 use super::start::{self, Start};
-use serde::Deserialize;
+use crate::schema::settings::typed;
 
-/// What its metrics page counts.
-pub const METRICS: &[&str] = &["connections", "accepted", "refused", "messages", "bytes", "send_timeouts", "memory"];
+pub use settings::METRICS;
 
 /// How many bytes it shares with other instances: for `max_connections_per_address`, which
 /// is over all of them.
 pub fn shared(settings: &serde_json::Value) -> usize {
-    let settings = settings::Settings::deserialize(settings).ok();
+    let settings: Option<settings::Settings> = typed(settings::KEYS, settings.clone()).ok();
     let limited = settings.filter(|settings| settings.max_connections_per_address > 0);
     limited.map_or(0, |settings| counts::region(settings.max_connections))
 }

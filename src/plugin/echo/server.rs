@@ -126,8 +126,7 @@ impl Server {
     /// # Errors
     /// What is missing or wrong.
     pub(super) fn open(start: Start) -> Result<Server, String> {
-        let settings: Settings =
-            serde_json::from_str(&start.settings).map_err(|e| format!("cannot read the settings: {e}"))?;
+        let settings = Settings::read(&start.settings).map_err(|e| format!("cannot read the settings: {e}"))?;
         let clock = Clock::read();
         let sink = Sink::open(start.links.outbound, settings.echo_after, epoch(clock.wall))?;
         let max = sink.max_message(settings.max_message);

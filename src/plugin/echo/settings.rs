@@ -1,8 +1,147 @@
-//! The settings of `echo`, as the configuration's check writes them and the
-//! plugin reads them (JSON in $PLUMBD_SETTINGS).
+//! The settings of `echo`: their keys, the type into which the server reads them, and what
+//! must hold between them. Its metrics too.
 
+use crate::link::record::MESSAGE_MAX;
+use crate::plugin::Metric;
+use crate::plugin::check::{Asks, Check, Largest, Saved};
+use crate::schema::kind::{Keys, Kind, key};
+use crate::schema::settings::{bytes, defaults, millis, read, typed};
+use crate::schema::value::{YEAR, size_text};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+const NOTHING: Duration = Duration::ZERO;
+const MILLISECOND: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const MAX_CONNECTIONS: u64 = 1_000_000;
+/// TCP_KEEPIDLE takes 32,767 s at most (MAX_TCP_KEEPIDLE in the kernel's net/tcp.h).
+const KEEPALIVE_MAX: Duration = Duration::from_secs(9 * 3600);
+/// `max_memory` has room for at least this many of the longest messages.
+const MESSAGES: usize = 8;
+
+/// `[children.NAME.settings]` of an echo.
+pub const KEYS: Keys = &[
+    key(
+        "echo_after",
+        Kind::Words(&[
+            ("queued", "it is in a pipe that the supervisor holds: survives SIGKILL of any child"),
+            ("saved", "it is in the file, as every reader of it sees: survives SIGKILL of every process at once"),
+            ("synced", "it is on the disk, fdatasync(2) returned: survives power loss"),
+        ]),
+        r#""saved""#,
+        "queued | saved | synced: what has happened to a message before its echo leaves",
+        "What has happened to a message before its echo leaves.",
+    ),
+    key(
+        "framing",
+        Kind::Words(&[("line", "a message ends at a newline"), ("read", "each read from the socket is a message")]),
+        r#""line""#,
+        "line: a message ends at a newline; read: each read is one",
+        "What a message is. Clients get each byte back as it came, whatever this is.",
+    ),
+    key(
+        "partial_after",
+        Kind::Duration(MILLISECOND, HOUR),
+        r#""1s""#,
+        "bytes with no newline become a message when this long idle",
+        "Bytes with no newline become a message when the connection has been idle for this long. A lost segment takes \
+         0.2 s and more to arrive, so with less than the default a line may be saved in two.",
+    ),
+    key(
+        "max_message",
+        Kind::Size(1, MESSAGE_MAX as u64),
+        r#""64KiB""#,
+        "longer ones are saved in parts, in order, none lost",
+        "Longer messages are saved in parts, in order, none lost. At most a quarter of the link's capacity.",
+    ),
+    key(
+        "max_connections",
+        Kind::Integer(1, MAX_CONNECTIONS),
+        "10000",
+        "at the limit new clients wait in the backlog",
+        "How many clients are served at once. Others wait in the backlog; none is refused.",
+    ),
+    key(
+        "max_connections_per_address",
+        Kind::Integer(0, MAX_CONNECTIONS),
+        "0",
+        "0: no limit",
+        "How many clients of one address are served at once, over all instances; others are closed at once and \
+         counted. 0: no limit. Two that come to two instances at the same instant may both be refused where there was \
+         room for one.",
+    ),
+    key(
+        "ipv6_prefix",
+        Kind::Integer(1, 128),
+        "64",
+        "IPv6 addresses with these bits in common count as one",
+        "To `max_connections_per_address`, IPv6 addresses that have this many bits in common are one address: a host \
+         usually has all addresses of a /64. An IPv4-mapped address is an IPv4 address.",
+    ),
+    key(
+        "idle_timeout",
+        Kind::Duration(NOTHING, YEAR),
+        r#""0s""#,
+        "0s: none",
+        "A client that sends nothing for so long is disconnected. 0s: never.",
+    ),
+    key(
+        "send_timeout",
+        Kind::Duration(NOTHING, YEAR),
+        r#""60s""#,
+        "a client that takes nothing of what is due to it for this long is closed; 0s: none",
+        "A client that takes nothing of what is due to it for this long, or up to a quarter longer, is closed with a \
+         reset and counted as `send_timeouts`. What counts is what its kernel acknowledges, so a client that reads \
+         slowly, but steadily, stays; but a kernel whose buffer was full acknowledges nothing before some part of it, \
+         about a sixteenth, is free again. 0s: never.",
+    ),
+    key(
+        "keepalive",
+        Kind::Duration(NOTHING, KEEPALIVE_MAX),
+        r#""60s""#,
+        "after this long a silent peer is asked whether it is there; 0s: never",
+        "After this long without a byte, in whole seconds rounded up, the kernel asks the client's kernel whether it is \
+         still there, and asks three times more in the time that follows: a client that vanished is closed after \
+         twice this long. If an echo is due to it, `send_timeout` closes it. 0s: never.",
+    ),
+    key(
+        "max_memory",
+        Kind::Size(1 << 20, 1 << 40),
+        r#""256MiB""#,
+        "of all connections together; past it nobody new is read",
+        "How many bytes all connections may hold: messages that are not complete, are not saved, or whose echoes are \
+         not taken. Past it, who holds nothing is not read until others let go of some, first come, first served; \
+         nothing is lost. A part is kept for the first 4 KiB of every client, so clients that take no echoes keep \
+         nobody with short messages waiting. At least 8 times `max_message`. Besides, the kernel has up to some 400 \
+         KiB for a client that neither is read nor reads.",
+    ),
+    key(
+        "allow",
+        Kind::List(&Kind::Network),
+        r#"["0.0.0.0/0", "::/0"]"#,
+        "networks; others are closed at once and counted",
+        "Networks whose clients are served, as in `10.0.0.0/8` or `::1`. Others are closed at once and counted. \
+         IPv4-mapped networks, as in `::ffff:10.0.0.0/104`, are the IPv4 ones.",
+    )
+    .help(r#"as in allow = ["10.0.0.0/8", "::1/128"]"#),
+];
+
+/// What its metrics page has, slot by slot.
+pub const METRICS: &[Metric] = &[
+    Metric::gauge("connections", "connections", "Clients that are connected."),
+    Metric::counter("accepted", "connections", "Clients that were accepted."),
+    Metric::counter(
+        "refused",
+        "connections",
+        "Clients that were closed at once because of `allow` or `max_connections_per_address`.",
+    ),
+    Metric::counter("messages", "messages", "Messages that were received."),
+    Metric::counter("bytes", "bytes", "Bytes that were received."),
+    Metric::counter("send_timeouts", "connections", "Clients that were closed because of `send_timeout`."),
+    Metric::gauge("memory", "bytes", "What all connections hold, of `max_memory`."),
+];
 
 /// `[children.NAME.settings]` of an echo.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -13,22 +152,28 @@ pub struct Settings {
     /// Where a message ends.
     pub framing: Framing,
     /// Milliseconds of silence after which bytes with no newline become a message.
+    #[serde(rename = "partial_after", deserialize_with = "millis")]
     pub partial_after_ms: u64,
     /// Bytes; longer messages are saved in parts.
+    #[serde(deserialize_with = "bytes")]
     pub max_message: usize,
     /// At the limit new clients wait in the backlog.
     pub max_connections: usize,
     /// 0: no limit.
     pub max_connections_per_address: usize,
-    /// IPv6 addresses that share so many bits are one address to that limit.
+    /// IPv6 addresses that share this many bits count as one address to that limit.
     pub ipv6_prefix: u8,
     /// Milliseconds; 0: none.
+    #[serde(rename = "idle_timeout", deserialize_with = "millis")]
     pub idle_timeout_ms: u64,
-    /// Milliseconds in which a client takes nothing of what is due to it; 0: none.
+    /// Milliseconds for which a client may take nothing that is due to it; 0: no limit.
+    #[serde(rename = "send_timeout", deserialize_with = "millis")]
     pub send_timeout_ms: u64,
-    /// Milliseconds of silence until the peer is asked whether it is there; 0: never.
+    /// Milliseconds of silence until the kernel probes the peer; 0: never.
+    #[serde(rename = "keepalive", deserialize_with = "millis")]
     pub keepalive_ms: u64,
-    /// Bytes of buffers that all connections hold together.
+    /// The most bytes that the buffers of all connections hold.
+    #[serde(deserialize_with = "bytes")]
     pub max_memory: usize,
     /// Networks that may connect.
     pub allow: Vec<IpNet>,
@@ -56,21 +201,72 @@ pub enum Framing {
     Read,
 }
 
+impl Settings {
+    /// Reads them from JSON. What they leave out has its default.
+    ///
+    /// # Errors
+    /// They are no settings of an echo.
+    pub fn read(json: &str) -> Result<Settings, String> {
+        read(KEYS, json)
+    }
+}
+
 impl Default for Settings {
     fn default() -> Settings {
-        Settings {
-            echo_after: EchoAfter::Saved,
-            framing: Framing::Line,
-            partial_after_ms: 1000,
-            max_message: 64 * 1024,
-            max_connections: 10_000,
-            max_connections_per_address: 0,
-            ipv6_prefix: 64,
-            idle_timeout_ms: 0,
-            send_timeout_ms: 60_000,
-            keepalive_ms: 60_000,
-            max_memory: 256 << 20,
-            allow: vec![IpNet::V4(ipnet::Ipv4Net::default()), IpNet::V6(ipnet::Ipv6Net::default())],
-        }
+        defaults(KEYS)
     }
+}
+
+/// What must hold beside each key's own range, and what the link out of it must do.
+pub(crate) fn check(check: &mut Check<'_, '_>) -> Asks {
+    let settings: Settings = typed(KEYS, check.values.clone()).expect("what fits the rows fits the type");
+    memory(check, &settings);
+    allow(check, &settings.allow);
+    let section = check.section;
+    let place = |key| section.has(key).then(|| section.place(key));
+    let saved = match settings.echo_after {
+        EchoAfter::Queued => None,
+        EchoAfter::Saved => Some(r#"echo_after = "saved""#),
+        EchoAfter::Synced => Some(r#"echo_after = "synced""#),
+    };
+    Asks {
+        saved: saved.map(|setting| Saved { setting, without: r#"echo_after = "queued""#, span: place("echo_after") }),
+        largest: Some(Largest { key: "max_message", bytes: settings.max_message as u64, span: place("max_message") }),
+    }
+}
+
+/// All connections together need room for some of the longest messages.
+fn memory(check: &mut Check<'_, '_>, settings: &Settings) {
+    let least = settings.max_message.saturating_mul(MESSAGES);
+    if settings.max_memory >= least {
+        return;
+    }
+    let text = |bytes: usize| size_text(bytes as u64);
+    // The problem is at the key that the file gives, because both defaults fit each other.
+    let (key, other) = match check.section.has("max_memory") {
+        true => ("max_memory", format!("max_message is {}", text(settings.max_message))),
+        false => ("max_message", format!("max_memory is {}", text(settings.max_memory))),
+    };
+    let what = format!("{key}: {other}, and max_memory must be at least {MESSAGES} times max_message");
+    check.problem(key, what, format!("as in max_memory = \"{}\"", text(least)));
+}
+
+/// Some client can come to some address.
+fn allow(check: &mut Check<'_, '_>, networks: &[IpNet]) {
+    if check.section.is_empty_list("allow") {
+        check.problem("allow", "no client could connect: the list is empty", "leave it out to allow all");
+    }
+    let addresses: Vec<IpAddr> = check.listen.iter().filter_map(|placed| placed.value.ip()).collect();
+    let can_come = |to: &IpAddr| networks.iter().any(|network| can_come(*to, network));
+    if !networks.is_empty() && !addresses.is_empty() && !addresses.iter().any(can_come) {
+        let (there, here) = if addresses[0].is_ipv4() { ("IPv6", "IPv4") } else { ("IPv4", "IPv6") };
+        let what = format!("no client could connect: it listens on {here} and allows {there} alone");
+        check.problem("allow", what, format!("add a network of {here}"));
+    }
+}
+
+/// Whether clients of that network can come to that address: to one of the other family
+/// only if it is `[::]`, which a service manager may have bound for both (ipv6(7)).
+fn can_come(to: IpAddr, network: &IpNet) -> bool {
+    to == IpAddr::V6(Ipv6Addr::UNSPECIFIED) || to.is_ipv4() == network.addr().is_ipv4()
 }

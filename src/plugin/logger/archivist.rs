@@ -26,8 +26,7 @@ pub const NAME: &str = "logger-archivist";
 /// # Errors
 /// What could not be done; the rest is.
 pub fn run(start: Start) -> Result<(), String> {
-    let settings: Settings =
-        serde_json::from_str(&start.settings).map_err(|e| format!("cannot read PLUMBD_SETTINGS: {e}"))?;
+    let settings = Settings::read(&start.settings).map_err(|e| format!("cannot read PLUMBD_SETTINGS: {e}"))?;
     if let Err(error) = stand_back() {
         log::warn!("cannot stand back behind other processes: {error}");
     }

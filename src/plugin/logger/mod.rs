@@ -57,8 +57,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// What its metrics page counts.
-pub const METRICS: &[&str] = &["messages", "bytes", "batches", "syncs", "incomplete", "garbage_bytes", "rotations"];
+pub use settings::METRICS;
 const MESSAGES: usize = 0;
 const BYTES: usize = 1;
 const BATCHES: usize = 2;
@@ -182,8 +181,7 @@ struct Desk {
 impl Desk {
     /// Takes up all that it was handed.
     fn open(pace: Pace, start: Start) -> Result<Desk, Halt> {
-        let mut settings: Settings =
-            serde_json::from_str(&start.settings).map_err(|e| format!("cannot read PLUMBD_SETTINGS: {e}"))?;
+        let mut settings = Settings::read(&start.settings).map_err(|e| format!("cannot read PLUMBD_SETTINGS: {e}"))?;
         // Its ledgers tell the next logger which file it is, wherever that one starts.
         settings.file = std::path::absolute(&settings.file)
             .map_err(|e| format!("cannot tell where {} is: {e}", settings.file.display()))?;

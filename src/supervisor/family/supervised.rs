@@ -124,9 +124,9 @@ impl Supervised {
         let (Program::Plugin(name), Some(page)) = (&self.config.program, &self.page) else {
             return BTreeMap::new();
         };
-        let names = plugin::find(name).map_or(&[][..], |p| p.metrics);
-        let words = page.words(names.len());
-        names.iter().zip(words).map(|(name, word)| ((*name).to_owned(), word.load(Ordering::Relaxed))).collect()
+        let metrics = plugin::find(name).map_or(&[][..], |p| p.metrics);
+        let words = page.words(metrics.len());
+        metrics.iter().zip(words).map(|(one, word)| (one.name.to_owned(), word.load(Ordering::Relaxed))).collect()
     }
 
     /// What keeps it from being ready, where that has lasted for longer than

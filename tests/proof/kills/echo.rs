@@ -38,7 +38,7 @@ fn started(rig: &Rig, listener: &TcpListener, echo_after: &str, script: &str) ->
     let mut settings = serde_json::to_value(Settings::default()).unwrap();
     settings["echo_after"] = echo_after.into();
     // Silence ends no message: under a tracer it may come between any two bytes.
-    settings["partial_after_ms"] = 60_000.into();
+    settings["partial_after"] = 60_000.into();
     let dir = rig.folder.path();
     std::fs::write(dir.join("echo.settings"), settings.to_string()).unwrap();
     let link = &rig.links[0];

@@ -5,8 +5,8 @@ use super::{Verdict, hold, is_one_line};
 use plumbd::config::effective::effective;
 use plumbd::config::model::Model;
 use plumbd::config::plan::plan;
-use plumbd::config::system::{Account, System};
 use plumbd::config::{Problems, check_text_on};
+use plumbd::schema::system::{Account, System};
 use std::path::{Path, PathBuf};
 
 /// plumbd's own.
@@ -79,7 +79,7 @@ impl System for Anywhere {
     fn program(&self, path: &Path) -> Result<(), String> {
         there(path)
     }
-    fn message_file(&self, path: &Path) -> Result<(), String> {
+    fn regular_file(&self, path: &Path) -> Result<(), String> {
         there(path)
     }
     fn resolve(&self, path: &Path) -> PathBuf {

@@ -1,39 +1,40 @@
-//! From one TOML value to what it means: durations, sizes, addresses, words.
+//! Parses single values of TOML: durations, sizes, words.
 
-use super::model::{Address, HostPort};
+use super::kind::Useless;
+use super::nearest;
+use nix::sys::signal::Signal;
 use std::fmt::Display;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 use toml::de::DeValue;
 
-/// Why a value is not right, and what would be.
+/// What is wrong with a value, and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wrong {
-    pub(super) what: String,
-    pub(super) help: String,
+pub(crate) struct Wrong {
+    pub(crate) what: String,
+    pub(crate) help: String,
 }
 
-/// What reading a value gives.
-pub(super) type Read<T> = Result<T, Wrong>;
+/// A value that was read, or what is wrong with it.
+pub(crate) type Read<T> = Result<T, Wrong>;
 
-pub(super) fn wrong<T>(what: impl Into<String>, help: impl Into<String>) -> Read<T> {
+pub(crate) fn wrong<T>(what: impl Into<String>, help: impl Into<String>) -> Read<T> {
     Err(Wrong { what: what.into(), help: help.into() })
 }
 
 /// The longest duration: a year of 365 days.
-pub(super) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(crate) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A value of another type than the key has.
+/// The value has another type than the key.
 fn not<T>(found: &DeValue<'_>, wanted: &str, example: &str) -> Read<T> {
     let (kind, value) = (kind(found), scalar(found));
     let help = if example.is_empty() { String::new() } else { format!("as in {example}") };
     wrong(format!("expected {wanted}, found {kind}{value}"), help)
 }
 
-/// A value's type with its article.
-pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
+/// The type of a value, with its article.
+pub(crate) fn kind(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "an integer",
@@ -55,12 +56,12 @@ fn scalar(value: &DeValue<'_>) -> String {
     }
 }
 
-/// A text in quotes, cut where it is long.
-pub(super) fn quoted(text: &str) -> String {
+/// A text in quotes, cut if it is long.
+pub(crate) fn quoted(text: &str) -> String {
     format!("\"{}\"", clip(text))
 }
 
-fn clip(text: &str) -> String {
+pub(crate) fn clip(text: &str) -> String {
     const SHOWN: usize = 60;
     match text.char_indices().nth(SHOWN) {
         Some((at, _)) => format!("{}...", &text[..at]),
@@ -69,7 +70,7 @@ fn clip(text: &str) -> String {
 }
 
 /// A string without NUL, which no system call takes.
-pub(super) fn string(value: &DeValue<'_>) -> Read<String> {
+pub(crate) fn string(value: &DeValue<'_>) -> Read<String> {
     match value {
         DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) => {
             let written = scalar(value);
@@ -79,7 +80,7 @@ pub(super) fn string(value: &DeValue<'_>) -> Read<String> {
     }
 }
 
-fn string_as(value: &DeValue<'_>, wanted: &str, example: &str) -> Read<String> {
+pub(crate) fn string_as(value: &DeValue<'_>, wanted: &str, example: &str) -> Read<String> {
     match value {
         DeValue::String(text) if text.contains('\0') => wrong("a NUL character can't be in here", "remove the \\u0000"),
         DeValue::String(text) => Ok(text.to_string()),
@@ -87,35 +88,39 @@ fn string_as(value: &DeValue<'_>, wanted: &str, example: &str) -> Read<String> {
     }
 }
 
-/// A string that says something.
-pub(super) fn filled(value: &DeValue<'_>) -> Read<String> {
+/// A string that is not empty.
+pub(crate) fn filled(value: &DeValue<'_>) -> Read<String> {
     match string(value)? {
         text if text.is_empty() => wrong("it is empty", "write what is meant"),
         text => Ok(text),
     }
 }
 
-/// One of some words.
-pub(super) fn choice<T: Clone>(words: &[(&str, T)]) -> impl Fn(&DeValue<'_>) -> Read<T> {
-    let words: Vec<(String, T)> = words.iter().map(|(word, meaning)| ((*word).to_owned(), meaning.clone())).collect();
+/// One of some words, each with what it means here.
+pub(crate) fn choice<T: Clone>(words: &[(&str, T)]) -> impl Fn(&DeValue<'_>) -> Read<T> {
     move |value| {
-        let known = || words.iter().map(|(word, _)| word.as_str());
-        let listed = || known().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
-        let text = string_as(value, &format!("one of {}", listed()), "")?;
-        match words.iter().find(|(word, _)| *word == text) {
-            Some((_, meaning)) => Ok(meaning.clone()),
-            None => {
-                let near = super::keys::nearest(&text, known());
-                let help = near
-                    .map_or_else(|| format!("write one of {}", listed()), |near| format!("did you mean \"{near}\"?"));
-                wrong(format!("unknown word {}", quoted(&text)), help)
-            }
-        }
+        let found = word(words.iter().map(|(word, _)| *word), value)?;
+        let meaning = words.iter().find(|(word, _)| *word == found).map(|(_, meaning)| meaning.clone());
+        meaning.ok_or_else(|| unreachable!("{found} is one of the words"))
     }
 }
 
+/// One of some words.
+pub(crate) fn word<'w>(words: impl Iterator<Item = &'w str> + Clone, value: &DeValue<'_>) -> Read<&'w str> {
+    let listed = || words.clone().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
+    let text = string_as(value, &format!("one of {}", listed()), "")?;
+    if let Some(word) = words.clone().find(|word| *word == text) {
+        return Ok(word);
+    }
+    let help = match nearest(&text, words.clone()) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => format!("write one of {}", listed()),
+    };
+    wrong(format!("unknown word {}", quoted(&text)), help)
+}
+
 /// A whole number in a range.
-pub(super) fn integer(range: RangeInclusive<u64>) -> impl Fn(&DeValue<'_>) -> Read<u64> {
+pub(crate) fn integer(range: RangeInclusive<u64>) -> impl Fn(&DeValue<'_>) -> Read<u64> {
     move |value| {
         let DeValue::Integer(number) = value else {
             return match value {
@@ -131,7 +136,7 @@ pub(super) fn integer(range: RangeInclusive<u64>) -> impl Fn(&DeValue<'_>) -> Re
 }
 
 /// A number in a range.
-pub(super) fn float(range: RangeInclusive<f64>) -> impl Fn(&DeValue<'_>) -> Read<f64> {
+pub(crate) fn float(range: RangeInclusive<f64>) -> impl Fn(&DeValue<'_>) -> Read<f64> {
     move |value| {
         let (read, written) = match value {
             DeValue::Float(number) => (number.as_str().parse().ok(), number.to_string()),
@@ -153,7 +158,7 @@ fn within<T: PartialOrd + Display>(range: &RangeInclusive<T>, read: Option<T>, w
 }
 
 /// A duration in a range: a whole number and its unit.
-pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&DeValue<'_>) -> Read<Duration> {
+pub(crate) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&DeValue<'_>) -> Read<Duration> {
     move |value| {
         if let DeValue::Integer(number) = value {
             let number = clip(&number.to_string());
@@ -175,7 +180,7 @@ pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&DeValue<'_>)
     }
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     const HELP: &str = "write a whole number and its unit: \"20ms\", \"10s\", \"5m\", \"1h\"";
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
@@ -191,7 +196,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         _ => return Err(HELP.to_owned()),
     };
     let number = number.parse::<u64>().ok().and_then(|number| number.checked_mul(millis));
-    // Too large for a number is out of any range.
+    // What overflows is out of any range.
     Ok(number.map_or(Duration::MAX, Duration::from_millis))
 }
 
@@ -207,7 +212,7 @@ pub fn duration_text(duration: Duration) -> String {
 }
 
 /// A size in a range, in bytes: a whole number and its unit.
-pub(super) fn size(range: RangeInclusive<u64>) -> impl Fn(&DeValue<'_>) -> Read<u64> {
+pub(crate) fn size(range: RangeInclusive<u64>) -> impl Fn(&DeValue<'_>) -> Read<u64> {
     move |value| {
         if let DeValue::Integer(number) = value {
             let number = clip(&number.to_string());
@@ -226,7 +231,7 @@ pub(super) fn size(range: RangeInclusive<u64>) -> impl Fn(&DeValue<'_>) -> Read<
     }
 }
 
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
     let number_shown = clip(number);
@@ -254,8 +259,30 @@ pub fn size_text(bytes: u64) -> String {
     }
 }
 
+/// The name of a signal, except those that are of no use.
+pub(crate) fn signal(useless: Useless) -> impl Fn(&DeValue<'_>) -> Read<Signal> {
+    const HELP: &str = "write a name, as SIGTERM, SIGINT or SIGHUP";
+    move |value| {
+        if let DeValue::Integer(number) = value {
+            return wrong(format!("expected a signal's name, found {number}"), HELP);
+        }
+        let name = filled(value)?;
+        let Ok(signal) = name.parse::<Signal>() else {
+            let upper = name.to_uppercase();
+            let known = Signal::iterator().map(|signal| signal.as_str().trim_start_matches("SIG"));
+            let near = nearest(upper.strip_prefix("SIG").unwrap_or(&upper), known);
+            let help = near.map_or(HELP.to_owned(), |near| format!("did you mean \"SIG{near}\"?"));
+            return wrong(format!("unknown signal {}", quoted(&name)), help);
+        };
+        match useless.iter().find(|(useless, _)| *useless == signal) {
+            Some((_, why)) => wrong(format!("{signal} {why}"), HELP),
+            None => Ok(signal),
+        }
+    }
+}
+
 /// An octal number in a string, as chmod(1) and umask take it.
-pub(super) fn octal(value: &DeValue<'_>) -> Read<u32> {
+pub(crate) fn octal(value: &DeValue<'_>) -> Read<u32> {
     const HELP: &str = "write octal digits in a string, from \"0000\" to \"0777\"";
     let text = match value {
         DeValue::Integer(number) => {
@@ -267,124 +294,13 @@ pub(super) fn octal(value: &DeValue<'_>) -> Read<u32> {
     octal.filter(|mode| *mode <= 0o777).map_or_else(|| wrong(format!("{} is no mode", quoted(&text)), HELP), Ok)
 }
 
-/// An address to listen on. Paths are relative to `base`.
-pub(super) fn address(value: &DeValue<'_>, base: &Path) -> Read<Address> {
-    const FORMS: &str = "write tcp://HOST:PORT, udp://HOST:PORT or unix:PATH";
-    let text = string_as(value, "an address", "\"tcp://127.0.0.1:7007\"")?;
-    let shown = quoted(&text);
-    if let Some(path) = text.strip_prefix("unix:") {
-        return match path {
-            "" => wrong(format!("{shown} has no path"), "write unix:PATH"),
-            path if path.starts_with("//") && !path.starts_with("///") => {
-                let meant = path.trim_start_matches('/');
-                wrong(format!("{shown} is ambiguous"), format!("write unix:/{meant} or unix:{meant}"))
-            }
-            path => socket_path(&absolute(base, path)).map(Address::Unix),
-        };
-    }
-    let (make, rest): (fn(HostPort) -> Address, &str) = match text.split_once("://") {
-        Some(("tcp", rest)) => (Address::Tcp, rest),
-        Some(("udp", rest)) => (Address::Udp, rest),
-        Some((scheme, _)) => return wrong(format!("unknown kind of address {}", quoted(scheme)), FORMS),
-        None if host_port(&text).is_ok() => {
-            return wrong(format!("{shown} does not say what kind it is"), format!("write \"tcp://{text}\""));
-        }
-        None => return wrong(format!("{shown} is no address"), FORMS),
-    };
-    match host_port(rest) {
-        Ok(address) => Ok(make(address)),
-        Err(wrong) => Err(Wrong { what: format!("{shown}: {}", wrong.what), help: wrong.help }),
-    }
-}
-
-fn host_port(text: &str) -> Read<HostPort> {
-    let (without, zone) = split_zone(text);
-    if let Ok(address) = without.parse::<SocketAddr>() {
-        return in_zone(SocketAddr::new(address.ip().to_canonical(), address.port()), zone);
-    }
-    let Some((host, port)) = text.rsplit_once(':') else {
-        return wrong(
-            "there is no port",
-            format!("write HOST:PORT, as in {}:7007", if text.is_empty() { "127.0.0.1" } else { text }),
-        );
-    };
-    let number = port.bytes().all(|b| b.is_ascii_digit()).then(|| port.parse::<u16>().ok()).flatten();
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    match (host, number, bare.parse::<IpAddr>()) {
-        (_, Some(port), Ok(IpAddr::V6(ip))) => {
-            wrong("an IPv6 address goes in brackets", format!("write [{ip}]:{port}"))
-        }
-        // `::1` as a whole reads as host `:` and port `1`.
-        _ if text.parse::<std::net::Ipv6Addr>().is_ok() => {
-            wrong("an IPv6 address goes in brackets", format!("write [{text}]:PORT"))
-        }
-        (_, None, _) => wrong(format!("{} is no port", quoted(port)), "write a number from 0 to 65535"),
-        ("localhost", Some(port), _) => Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()),
-        ("", Some(port), _) => {
-            wrong("there is no host", format!("for all interfaces write 0.0.0.0:{port} or [::]:{port}"))
-        }
-        ("*", Some(port), _) => {
-            wrong("* is no host", format!("for all interfaces write 0.0.0.0:{port} or [::]:{port}"))
-        }
-        (host, Some(_), _) => wrong(
-            format!("{} is no IP address", quoted(host)),
-            "write the address itself, or localhost: names are not looked up, so that nothing waits for DNS",
-        ),
-    }
-}
-
-/// Takes the zone out of `[ADDRESS%ZONE]:PORT`.
-fn split_zone(text: &str) -> (String, Option<&str>) {
-    let zone = text.split_once('%').and_then(|(host, rest)| Some((host, rest.split_once(']')?)));
-    match zone {
-        Some((host, (zone, rest))) if host.starts_with('[') => (format!("{host}]{rest}"), Some(zone)),
-        _ => (text.to_owned(), None),
-    }
-}
-
-/// A link-local address is another one on each interface, so it goes with one (RFC 4007).
-fn in_zone(at: SocketAddr, zone: Option<&str>) -> Read<HostPort> {
-    let link_local = matches!(at.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local());
-    let (ip, port) = (at.ip(), at.port());
-    let example = format!("write [{ip}%INTERFACE]:{port}, as in [{ip}%eth0]:{port}");
-    match zone {
-        None if link_local => wrong("a link-local address needs its interface", example),
-        Some(_) if !link_local => {
-            wrong("only a link-local address, fe80::/10, goes with an interface", format!("write {at}"))
-        }
-        // The kernel's dev_valid_name.
-        Some(zone)
-            if zone.is_empty()
-                || zone.len() > 15
-                || zone.contains(['/', ':'])
-                || zone.contains(char::is_whitespace) =>
-        {
-            wrong(format!("{} is no name of an interface", quoted(zone)), example)
-        }
-        zone => Ok(HostPort { at, zone: zone.map(str::to_owned) }),
-    }
-}
-
-/// A path that a socket can be bound to: unix(7) leaves 108 bytes with a NUL.
-pub(super) fn socket_path(path: &Path) -> Read<PathBuf> {
-    const MAX: usize = 107;
-    let length = path.as_os_str().len();
-    if length <= MAX {
-        return Ok(path.to_owned());
-    }
-    wrong(
-        format!("the path of the socket has {length} bytes ({})", clip(&path.to_string_lossy())),
-        format!("at most {MAX} with the folder, as in /run/plumbd/NAME.sock"),
-    )
-}
-
-/// A path as seen from `base`, without `.` and doubled slashes.
-pub(super) fn absolute(base: &Path, path: &str) -> PathBuf {
+/// A path relative to `base`, without `.` and doubled slashes.
+pub(crate) fn absolute(base: &Path, path: &str) -> PathBuf {
     base.join(path).components().filter(|part| *part != Component::CurDir).collect()
 }
 
-/// A value as JSON, for a program that reads its settings so. Dates are strings.
-pub(super) fn json(value: &DeValue<'_>) -> Read<serde_json::Value> {
+/// A value as JSON, as programs get their settings. Dates become strings.
+pub(crate) fn json(value: &DeValue<'_>) -> Read<serde_json::Value> {
     use serde_json::Value;
     Ok(match value {
         DeValue::String(text) => Value::String(text.to_string()),
@@ -450,34 +366,6 @@ mod tests {
         }
         for text in ["64", "64kB", "1M", "KiB", "1.5MiB"] {
             assert!(read(&parsed(&format!("\"{text}\""))).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn addresses_are_literal() {
-        let base = Path::new("/base");
-        let read = |text: &str| address(&parsed(&format!("\"{text}\"")), base);
-        assert_eq!(read("tcp://127.0.0.1:7007").unwrap().to_string(), "tcp://127.0.0.1:7007");
-        assert_eq!(read("tcp://localhost:7").unwrap().to_string(), "tcp://127.0.0.1:7");
-        assert_eq!(read("udp://[::1]:7").unwrap().to_string(), "udp://[::1]:7");
-        assert_eq!(read("tcp://[::ffff:127.0.0.1]:7").unwrap(), read("tcp://127.0.0.1:7").unwrap());
-        assert_eq!(read("tcp://[fe80::1%eth0]:7").unwrap().to_string(), "tcp://[fe80::1%eth0]:7");
-        assert_eq!(read("udp://[fe80:0::1%2]:7").unwrap().to_string(), "udp://[fe80::1%2]:7");
-        assert_eq!(read("unix:./run/x.sock").unwrap().to_string(), "unix:/base/run/x.sock");
-        assert_eq!(read("unix:/run/x.sock").unwrap().to_string(), "unix:/run/x.sock");
-        let bad =
-            ["", "tcp://", "tcp://:7", "tcp://*:7", "tcp://::1", "tcp://::1:7", "tcp://a.example:7", "tcp://1.2.3.4"];
-        let worse =
-            ["1.2.3.4:7", "http://1.2.3.4:7", "unix:", "unix://run/x", "tcp://1.2.3.4:70000", "tcp://1.2.3.4:+7"];
-        let zones = [
-            "tcp://[fe80::1]:7",
-            "tcp://[fe80::1%]:7",
-            "tcp://[::1%lo]:7",
-            "tcp://[fe80::1%a/b]:7",
-            "tcp://fe80::1%lo:7",
-        ];
-        for text in bad.into_iter().chain(worse).chain(zones) {
-            assert!(read(text).is_err(), "{text}");
         }
     }
 

@@ -7,34 +7,34 @@ use std::ops::Range;
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// The line, from 1; 0 where the file as a whole is meant.
+    /// The line, from 1; 0 if the problem is with the file as a whole.
     pub line: usize,
     /// The column, from 1, in characters.
     pub col: usize,
-    /// How many characters of the line are meant; at least 1.
+    /// How many characters of the line are wrong; at least 1.
     pub length: usize,
     /// What is wrong.
     pub what: String,
-    /// What would be right; may be empty.
+    /// What would be right. May be empty.
     pub help: String,
-    /// The child that lacks something of the system, if that is what is wrong: an
-    /// account, a program or a folder that is not there, or not yet. `None`: the file is wrong.
+    /// The child that lacks something on the system: an account, a program or a folder
+    /// that does not exist, or not yet. `None` if the file is wrong.
     pub lacking: Option<String>,
 }
 
-/// Every problem of one file, by position, and the text to show them in.
+/// Every problem of one file, sorted by position, and the text of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problems {
     /// The file's name as it was given.
     name: String,
-    /// Its text, with U+FFFD for what was no UTF-8.
+    /// Its text, with U+FFFD in place of bytes that are no UTF-8.
     text: String,
     list: Vec<Problem>,
 }
 
 /// The widest part of a line that is shown.
 const WINDOW: usize = 100;
-/// How many characters before the column are shown where a line is cut.
+/// How many characters before the column are shown if the line is cut.
 const LEAD: usize = 30;
 /// How wide a tab is shown.
 const TAB: usize = 4;
@@ -47,7 +47,7 @@ impl Problems {
         Problems { name: name.to_owned(), text: text.to_owned(), list }
     }
 
-    /// A file of which nothing is known but that it could not be read.
+    /// The problem of a file that could not be read.
     pub fn unreadable(name: &str, what: &str, help: &str) -> Problems {
         let problem =
             Problem { line: 0, col: 0, length: 0, what: what.to_owned(), help: help.to_owned(), lacking: None };
@@ -126,7 +126,7 @@ fn excerpt(line: &str, col: usize, length: usize) -> (String, String) {
     (format!("{before}{shown}{after}"), format!("{}{}", " ".repeat(lead), "^".repeat(carets)))
 }
 
-/// A character as it is shown: nothing in a file may steer a terminal.
+/// A character as it is shown. Nothing in a file may control the terminal.
 fn show(c: char) -> String {
     match c {
         '\t' => " ".repeat(TAB),
@@ -135,7 +135,7 @@ fn show(c: char) -> String {
     }
 }
 
-/// Control characters, and those that turn the direction of writing.
+/// Control characters, and those that change the direction of writing.
 fn steers(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -166,28 +166,28 @@ fn width(c: char) -> usize {
 
 /// Finds lines and columns in a text.
 #[derive(Debug)]
-pub(super) struct Places<'a> {
+pub(crate) struct Places<'a> {
     text: &'a str,
     /// Where each line starts.
     starts: Vec<usize>,
-    /// Past the last character that is no space.
+    /// The end of the text without trailing space.
     end: usize,
 }
 
 impl<'a> Places<'a> {
-    pub(super) fn new(text: &'a str) -> Places<'a> {
+    pub(crate) fn new(text: &'a str) -> Places<'a> {
         let starts = std::iter::once(0).chain(memchr::memchr_iter(b'\n', text.as_bytes()).map(|at| at + 1)).collect();
         Places { text, starts, end: text.trim_end().len() }
     }
 
     /// The line that a byte is on, from 1.
-    pub(super) fn line(&self, at: usize) -> usize {
+    pub(crate) fn line(&self, at: usize) -> usize {
         self.starts.partition_point(|start| *start <= at)
     }
 
-    /// A problem with a part of the text. What is past the end is told at
-    /// the end, where an editor can go; a part of several lines at its first.
-    pub(super) fn problem(&self, span: Range<usize>, what: String, help: String) -> Problem {
+    /// A problem with a part of the text. If the part is past the end, the problem is at
+    /// the end, where an editor can go; if it has several lines, at the first.
+    pub(crate) fn problem(&self, span: Range<usize>, what: String, help: String) -> Problem {
         let at = (0..=span.start.min(self.end)).rev().find(|at| self.text.is_char_boundary(*at)).unwrap_or(0);
         let line = self.line(at);
         let start = self.starts[line - 1];

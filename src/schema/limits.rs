@@ -1,6 +1,6 @@
 //! Resource limits by the names that a configuration gives them.
 
-use super::keys::nearest;
+use super::nearest;
 use super::value::{Read, filled, quoted, size, wrong};
 use nix::sys::resource::{RLIM_INFINITY, Resource};
 use toml::de::DeValue;
@@ -31,7 +31,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// The resource of that name.
-pub(super) fn resource(name: &str) -> Read<Resource> {
+pub(crate) fn resource(name: &str) -> Read<Resource> {
     let known = || RESOURCES.iter().map(|(known, _)| *known);
     match RESOURCES.iter().find(|(known, _)| *known == name) {
         Some((_, resource)) => Ok(*resource),
@@ -48,12 +48,12 @@ pub(super) fn resource(name: &str) -> Read<Resource> {
 }
 
 /// A resource's name.
-pub(super) fn name(resource: Resource) -> &'static str {
+pub(crate) fn name(resource: Resource) -> &'static str {
     RESOURCES.iter().find(|(_, known)| *known == resource).map_or("", |(name, _)| *name)
 }
 
 /// A limit: a number, a size, or `"unlimited"`.
-pub(super) fn limit(value: &DeValue<'_>) -> Read<u64> {
+pub(crate) fn limit(value: &DeValue<'_>) -> Read<u64> {
     match value {
         DeValue::Integer(number) => match number.as_str().parse::<i64>().map(u64::try_from) {
             Ok(Ok(limit)) => Ok(limit),

@@ -1,7 +1,11 @@
 //! What a key is: the shape of a row of the tables.
+//!
+//! All of it is `'static`, so that tables are constants. Rows that are read at run
+//! time, from the manifest of another program, are leaked once for each manifest.
 
 use nix::sys::signal::Signal;
 use std::time::Duration;
+use toml::de::DeValue;
 
 /// A key of a table.
 #[derive(Debug, Clone, Copy)]
@@ -10,8 +14,8 @@ pub struct Key {
     pub name: &'static str,
     /// What its value is.
     pub kind: Kind,
-    /// Its default as TOML; empty where it has none and must be given, or
-    /// where not to give it means something of its own.
+    /// Its default as TOML. Empty if it must be given, or if leaving it out has a
+    /// meaning of its own.
     pub default: &'static str,
     /// Whether it must be given.
     pub required: bool,
@@ -20,68 +24,103 @@ pub struct Key {
     /// What it does, in sentences, for the manual and for editors; `code` is
     /// between backticks.
     pub text: &'static str,
+    /// What to write if it is missing, is no list, or is none of its words; empty:
+    /// what its kind says.
+    pub help: &'static str,
+}
+
+/// A key that may be left out.
+pub const fn key(name: &'static str, kind: Kind, default: &'static str, doc: &'static str, text: &'static str) -> Key {
+    Key { name, kind, default, required: false, doc, text, help: "" }
+}
+
+/// A key that must be given.
+pub const fn required(name: &'static str, kind: Kind, doc: &'static str, text: &'static str) -> Key {
+    Key { name, kind, default: "", required: true, doc, text, help: "" }
+}
+
+impl Key {
+    /// The same key with advice of its own.
+    #[must_use]
+    pub const fn help(self, help: &'static str) -> Key {
+        Key { help, ..self }
+    }
+
+    /// Its default as a value of TOML, if it has one.
+    ///
+    /// # Panics
+    /// If the default is no TOML. A test reads them all.
+    pub fn default_value(&self) -> Option<DeValue<'static>> {
+        let parse = |text| DeValue::parse(text).expect("every default is TOML: a test reads them all").into_inner();
+        Some(self.default).filter(|text| !text.is_empty()).map(parse)
+    }
 }
 
 /// The keys of one table.
 pub type Keys = &'static [Key];
 
-/// What a value is, and from where to where it may go.
+/// What a value is, and its range.
 #[derive(Debug, Clone, Copy)]
 pub enum Kind {
     /// Any text.
     Text,
     /// A path; relative ones are relative to the file.
     Path,
+    /// A file that only this child may write to; and what messages call it.
+    File(&'static str),
+    /// A group of the system, by name or number. The program gets an object with both,
+    /// `name` and `id`.
+    Group,
     /// The name of a child.
     Name,
     /// An address to listen on.
     Address,
     /// A network, or one address of it.
     Network,
-    /// A signal's name, but for these.
+    /// The name of a signal, except these.
     Signal(Useless),
     /// A mode in octal digits.
     Octal,
-    /// One of these words; each with its meaning.
+    /// One of these words, each with its meaning.
     Words(&'static [Word]),
-    /// One of these words, or else that.
+    /// One of these words, or a value of that kind.
     WordsOr(&'static [Word], &'static Kind),
-    /// A duration from the one to the other.
+    /// A duration, and its least and greatest value.
     Duration(Duration, Duration),
-    /// A size from the one to the other, in bytes.
+    /// A size, and its least and greatest value in bytes.
     Size(u64, u64),
-    /// A whole number from the one to the other.
+    /// A whole number, and its least and greatest value.
     Integer(u64, u64),
-    /// A number from the one to the other.
+    /// A number, and its least and greatest value.
     Number(f64, f64),
-    /// A list of such.
+    /// A list of values of that kind.
     List(&'static Kind),
     /// A table with these keys.
     Table(Keys),
-    /// A table a name, each with these keys.
+    /// A table for each name that the file chooses, each with these keys.
     Named(Keys),
-    /// Tables in a row, each with these keys.
+    /// A list of tables, each with these keys.
     Row(Keys),
-    /// A table of names that the file chooses, each with such a value.
+    /// A table of names that the file chooses, each with a value of that kind.
     Map(&'static Kind),
     /// Resource limits by name.
     Limits,
-    /// A plugin's own.
+    /// A table that the plugin itself defines.
     Settings,
 }
 
-/// Signals that a key has no use for, each with what it does instead.
+/// Signals that are of no use to a key, each with what it does instead.
 pub type Useless = &'static [(Signal, &'static str)];
 
-/// A word that a value can be, and what that means.
+/// A word, and what it means.
 pub type Word = (&'static str, &'static str);
 
 impl Kind {
     /// What it is called in the manual.
     pub fn called(&self) -> String {
         let one = match self {
-            Kind::Text => "string",
-            Kind::Path => "path",
+            Kind::Text | Kind::Group => "string",
+            Kind::Path | Kind::File(_) => "path",
             Kind::Name => "name of a child",
             Kind::Address => "address",
             Kind::Network => "network",

@@ -1,4 +1,4 @@
-//! What a configuration's check asks of the system it will run on.
+//! What a check asks of the system on which the configuration will run.
 
 use crate::cause::cause;
 use crate::sys::executable;
@@ -23,24 +23,24 @@ pub struct Account {
     pub shell: PathBuf,
 }
 
-/// The questions. Answers in words are causes, as `No such file or directory`.
+/// The questions. An error is a cause in words, as `No such file or directory`.
 pub trait System {
     /// A variable of the supervisor's own environment.
     fn variable(&self, name: &str) -> Option<String>;
     /// Whether the check runs as root.
     fn is_root(&self) -> bool;
-    /// The account of that name, or of that number; the empty name is that of
-    /// whoever runs the check.
+    /// The account of that name or number. The empty name is the account that runs the
+    /// check.
     ///
     /// # Errors
     /// Why the accounts can't be read.
     fn account(&self, name: &str) -> Result<Option<Account>, String>;
-    /// The id of the group of that name, or of that number.
+    /// The id of the group of that name or number.
     ///
     /// # Errors
     /// Why the groups can't be read.
     fn group(&self, name: &str) -> Result<Option<u32>, String>;
-    /// The ids of all groups of that user; of the empty name, those of this process.
+    /// The ids of all groups of that user. For the empty name, those of this process.
     ///
     /// # Errors
     /// Why they can't be read.
@@ -55,13 +55,13 @@ pub trait System {
     /// # Errors
     /// Why not.
     fn program(&self, path: &Path) -> Result<(), String>;
-    /// Whether that can be a message file: a regular file, or nothing yet.
+    /// Whether that is a regular file, or does not exist yet.
     ///
     /// # Errors
     /// What it is instead.
-    fn message_file(&self, path: &Path) -> Result<(), String>;
-    /// The path without symbolic links, so that two names of one file are
-    /// seen as one; what does not exist stays as it is.
+    fn regular_file(&self, path: &Path) -> Result<(), String>;
+    /// The path without symbolic links, so that two names of one file are found to be the
+    /// same. A path that does not exist stays as it is.
     fn resolve(&self, path: &Path) -> PathBuf;
 }
 
@@ -144,7 +144,7 @@ impl System for Real {
         }
     }
 
-    fn message_file(&self, path: &Path) -> Result<(), String> {
+    fn regular_file(&self, path: &Path) -> Result<(), String> {
         match std::fs::metadata(path) {
             Ok(found) if found.is_dir() => Err("it is a folder".to_owned()),
             Ok(found) if !found.is_file() => Err("it is no regular file".to_owned()),
@@ -164,7 +164,7 @@ impl System for Real {
 }
 
 /// Whether programs are registered that run files of other formats (binfmt_misc in the
-/// kernel's documentation): which, only execve(2) can tell.
+/// kernel's documentation). Only execve(2) can tell which formats.
 fn has_registered_formats() -> bool {
     let entries = std::fs::read_dir("/proc/sys/fs/binfmt_misc").into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name()).any(|name| name != "register" && name != "status")

@@ -1,0 +1,61 @@
+//! How any table of keys is read, checked, shown and documented. Nothing here knows a
+//! key or a plugin.
+//!
+//! - [`kind`]: what a key is: the rows of the tables;
+//! - `value`, [`address`], `network`, [`limits`]: from a value of TOML to what it means;
+//! - `table`: a file's tables, and a problem for each value that is not right;
+//! - [`problem`]: what is wrong, where, and what would be right;
+//! - [`system`]: what a check asks of the system;
+//! - [`settings`]: a whole table by its rows alone, as JSON in the words of the file,
+//!   and how a program reads that;
+//! - [`show`]: values as TOML again;
+//! - [`editor`]: rows as a JSON schema; [`manifest`]: rows as JSON;
+//! - [`text`]: texts that are put together when plumbd is compiled.
+
+pub mod address;
+pub mod editor;
+pub mod kind;
+pub mod limits;
+pub mod manifest;
+pub(crate) mod network;
+pub mod problem;
+pub mod settings;
+pub mod show;
+pub mod system;
+pub(crate) mod table;
+pub mod text;
+pub(crate) mod value;
+
+/// The longest name of a child: it stands before each of its lines in the log, and both
+/// ends of a link are in the name by which a service manager keeps it.
+pub const NAME_MOST: usize = 64;
+
+/// The known name nearest to one that is not known; `None` where none is near.
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let name = name.to_lowercase().replace('-', "_");
+    let near = known.into_iter().map(|other| (strsim::damerau_levenshtein(&name, &other.to_lowercase()), other));
+    let (distance, other) = near.min_by_key(|(distance, _)| *distance)?;
+    let shorter = name.chars().count().min(other.chars().count());
+    (distance <= 1 + shorter / 4 && distance < shorter.max(2)).then_some(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_finds_the_key_that_was_meant() {
+        let known = || ["plugin", "command", "listen", "start_limit"].into_iter();
+        assert_eq!(nearest("listten", known()), Some("listen"));
+        assert_eq!(nearest("Start-Limit", known()), Some("start_limit"));
+        assert_eq!(nearest("comand", known()), Some("command"));
+        assert_eq!(nearest("colour", known()), None);
+        assert_eq!(nearest("x", ["to"]), None);
+        assert_eq!(nearest("x", []), None);
+    }
+
+    #[test]
+    fn a_long_name_is_compared_in_bounded_time() {
+        assert_eq!(nearest(&"x".repeat(100_000), ["listen"]), None);
+    }
+}
