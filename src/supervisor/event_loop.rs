@@ -14,10 +14,7 @@ use crate::supervisor::family::logs::{LOG_ROUND, LogPipes};
 use crate::supervisor::family::predecessor;
 use crate::supervisor::family::strays::Strays;
 use crate::supervisor::kept::Kept;
-use crate::supervisor::kept::links::Links;
 use crate::supervisor::kept::names::Wanted;
-use crate::supervisor::kept::shared_memory::SharedMemory;
-use crate::supervisor::kept::sockets::Sockets;
 use crate::supervisor::kept::store::Store;
 use crate::supervisor::looks::Looks;
 use crate::supervisor::manager::Manager;
@@ -33,7 +30,6 @@ use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGXFSZ};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -122,29 +118,6 @@ impl System {
         let null = std::fs::File::open("/dev/null").map_err(at("open /dev/null"))?.into();
         let poll = Poll::new().map_err(at("make an epoll instance"))?;
         Ok(System { poll, signals, null, soft_descriptors })
-    }
-}
-
-impl Kept {
-    /// What these children share with nobody else, or take up from an earlier supervisor;
-    /// and the sockets that could be bound, which are to be kept once nothing can fail.
-    fn open(model: &Model, store: Store) -> Result<(Kept, Sockets), String> {
-        let listens = || model.children.iter().flat_map(|child| &child.listen);
-        let mut names = Sockets::default().wanted(listens(), &store).make()?;
-        let mut bound = Sockets::default();
-        for address in listens().collect::<BTreeSet<_>>() {
-            if let Err(error) = bound.bind_first(address, &store, &mut names) {
-                // Its child is held back, and says so.
-                log::debug!("cannot listen on {address} yet: {error}");
-            }
-        }
-        for address in store.idle(|address| listens().any(|used| used == address)) {
-            log::warn!("the service manager listens on {address} for this daemon, but no child does");
-        }
-        let mut links = Links::default();
-        let made = links.make_new(model, &store)?;
-        links.keep(made, model);
-        Ok((Kept { links, sockets: Sockets::default(), memory: SharedMemory::default(), store }, bound))
     }
 }
 

@@ -16,10 +16,12 @@ pub(crate) mod sockets;
 pub(crate) mod store;
 pub(crate) mod unix_name;
 
+use crate::config::model::Model;
 use crate::supervisor::manager::Manager;
 use links::{Held, Links, QueueId};
 use shared_memory::SharedMemory;
 use sockets::Sockets;
+use std::collections::BTreeSet;
 use std::io;
 use store::Store;
 
@@ -35,6 +37,30 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
+    /// The links of these children, new or as an earlier supervisor left them, and the
+    /// sockets that could be bound, which are to be kept once nothing can fail any more.
+    ///
+    /// # Errors
+    /// A link that can't be made, or what there is too little of.
+    pub(crate) fn open(model: &Model, store: Store) -> Result<(Kept, Sockets), String> {
+        let listens = || model.children.iter().flat_map(|child| &child.listen);
+        let mut names = Sockets::default().wanted(listens(), &store).make()?;
+        let mut bound = Sockets::default();
+        for address in listens().collect::<BTreeSet<_>>() {
+            if let Err(error) = bound.bind_first(address, &store, &mut names) {
+                // Its child is held back, and says so.
+                log::debug!("cannot listen on {address} yet: {error}");
+            }
+        }
+        for address in store.idle(|address| listens().any(|used| used == address)) {
+            log::warn!("the service manager listens on {address} for this daemon, but no child does");
+        }
+        let mut links = Links::default();
+        let made = links.make_new(model, &store)?;
+        links.keep(made, model);
+        Ok((Kept { links, sockets: Sockets::default(), memory: SharedMemory::default(), store }, bound))
+    }
+
     /// Has the service manager keep sockets and links for a supervisor that
     /// comes after this one was killed.
     pub(crate) fn keep_in_store(&mut self, manager: &mut Manager) {
