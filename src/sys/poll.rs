@@ -101,11 +101,8 @@ impl<T: Token> Poll<T> {
     /// None but a bug's.
     pub fn wait(&mut self, events: &mut Vec<(T, EpollFlags)>, timeout: Option<Duration>) -> io::Result<()> {
         events.clear();
-        if self.buffer.is_empty() {
-            self.buffer = vec![EpollEvent::empty(); events.capacity().max(EVENTS)];
-        }
-        let count = wait(&self.epoll, &mut self.buffer, timeout)?;
-        events.extend(self.buffer[..count].iter().map(|event| (T::decode(event.data()), event.events())));
+        let ready = wait(&self.epoll, &mut self.buffer, events.capacity(), timeout)?;
+        events.extend(ready.iter().map(|event| (T::decode(event.data()), event.events())));
         Ok(())
     }
 }
@@ -115,7 +112,16 @@ fn remove(epoll: &Epoll, fd: impl AsFd) {
     let _removed = epoll.delete(fd);
 }
 
-fn wait(epoll: &Epoll, buffer: &mut [EpollEvent], timeout: Option<Duration>) -> io::Result<usize> {
+/// What is ready, of at most `room` events or 64.
+fn wait<'a>(
+    epoll: &Epoll,
+    buffer: &'a mut Vec<EpollEvent>,
+    room: usize,
+    timeout: Option<Duration>,
+) -> io::Result<&'a [EpollEvent]> {
+    if buffer.is_empty() {
+        buffer.resize(room.max(EVENTS), EpollEvent::empty());
+    }
     let mut timeout = match timeout {
         None => EpollTimeout::NONE,
         // Rounded up, so that the deadline has passed when it returns.
@@ -126,7 +132,7 @@ fn wait(epoll: &Epoll, buffer: &mut [EpollEvent], timeout: Option<Duration>) -> 
         match epoll.wait(buffer, timeout) {
             // Most likely a signal, which its handler left in the self-pipe: it is read now.
             Err(Errno::EINTR) => timeout = EpollTimeout::ZERO,
-            other => return Ok(other?),
+            other => return Ok(&buffer[..other?]),
         }
     }
 }

@@ -201,15 +201,15 @@ impl Acceptor {
         Ok(Accepted::Client(transport, peer, self.last))
     }
 
-    /// A client that was served is closed.
-    pub(super) fn on_closed(&mut self, peer: Peer) {
+    /// A client is not served any more.
+    pub(super) fn on_left(&mut self, peer: Peer) {
         self.addresses.left(peer.ip());
         self.places.served -= 1;
     }
 
-    /// The connection of a client that was served broke; it is not closed yet.
-    pub(super) fn on_broken(&mut self, peer: Peer) {
-        self.on_closed(peer);
+    /// A client that is not served any more, because its connection broke, is not closed
+    /// yet.
+    pub(super) fn on_broken(&mut self) {
         self.places.broken += 1;
     }
 
@@ -377,7 +377,7 @@ mod tests {
         let (mut acceptor, to) = acceptor(&settings);
         let welcome: Vec<_> = (0..3).map(|_| matches!(come(&mut acceptor, to).1, Accepted::Client(..))).collect();
         assert_eq!(welcome, [true, true, false]);
-        acceptor.on_closed(Peer::from(to));
+        acceptor.on_left(Peer::from(to));
         assert!(matches!(come(&mut acceptor, to).1, Accepted::Client(..)));
     }
 
@@ -402,9 +402,11 @@ mod tests {
             matches!(acceptor.accept(0), Ok(Accepted::Client(..)))
         };
         assert!(enters(&mut acceptor) && enters(&mut acceptor) && !enters(&mut acceptor));
-        acceptor.on_broken(peer);
+        acceptor.on_left(peer);
+        acceptor.on_broken();
         assert!(enters(&mut acceptor) && !enters(&mut acceptor));
-        acceptor.on_broken(peer);
+        acceptor.on_left(peer);
+        acceptor.on_broken();
         assert_eq!((acceptor.served(), enters(&mut acceptor)), (1, false));
         acceptor.on_broken_closed();
         assert!(enters(&mut acceptor));

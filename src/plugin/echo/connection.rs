@@ -10,6 +10,7 @@ use super::client::{Client, Output};
 use super::fates::Fate;
 use super::framing::Next;
 use super::memory::Needs;
+use super::peer::Peer;
 use super::server::{ACCEPTED, CONNECTIONS, REFUSED, Server, Token};
 use super::slots::Id;
 use super::timeouts::LINGER_FOR;
@@ -69,6 +70,12 @@ impl Server {
             self.timers.set(self.clock.now + timeout, Timer::Idle(id));
         }
         self.settle(id);
+    }
+
+    /// A client is not served any more.
+    fn free_place(&mut self, peer: Peer) {
+        self.acceptor.on_left(peer);
+        self.count_connections();
     }
 
     fn count_connections(&self) {
@@ -145,8 +152,8 @@ impl Server {
                 self.poll.remove(&client.transport);
             }
             let (peer, cut) = (client.peer, client.reading.is_cut());
-            self.acceptor.on_broken(peer);
-            self.count_connections();
+            self.free_place(peer);
+            self.acceptor.on_broken();
             if !cut {
                 self.log(Fate::Broke, peer);
             }
@@ -214,8 +221,7 @@ impl Server {
         if client.output == Output::Gone {
             self.acceptor.on_broken_closed();
         } else {
-            self.acceptor.on_closed(client.peer);
-            self.count_connections();
+            self.free_place(client.peer);
         }
         // Nothing is forked here, so closing it ends its watch too.
         drop(client.transport);
