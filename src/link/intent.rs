@@ -14,7 +14,7 @@
 //! the body behind it, in one write. ARCHITECTURE.md, "Intent file", has every
 //! state and what a kill in each of these writes leaves.
 
-use super::words::crc_of;
+use super::cell::{Cell, Value};
 use crate::sys::beside::{self, Whose};
 use crate::sys::map::PAGE;
 use nix::fcntl::{Flock, FlockArg, OFlag};
@@ -75,28 +75,82 @@ const SLOTS: [usize; 2] = [WORDS - SLOT, 2];
 const NOTES: usize = 18;
 const WORDS: usize = PAGE / 8;
 
-// Words of a slot.
-const SERIAL: usize = 0;
-const STATE: usize = 1;
-const PROMISE: usize = 2;
-const BOOT: usize = 7;
-const BODY_CRC: usize = 9;
-const SLOT_CRC: usize = 10;
+/// How many words a slot has, its checksum last.
 const SLOT: usize = 11;
+/// A slot, wherever it begins.
+const SLOT_CELL: Cell<Slot, 10> = Cell::new([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], 10);
 
 const IDLE: u64 = u64::from_le_bytes(*b"idle    ");
 const PROMISED: u64 = u64::from_le_bytes(*b"promised");
 
-/// One of the header's two slots.
-type Slot = [u64; SLOT];
+/// One of the header's two slots. One that says "idle" knows the last batch alone.
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    serial: u64,
+    state: u64,
+    promise: Promise,
+    boot: [u64; 2],
+    body_crc: u64,
+}
 
-/// What is known besides the batch under way: three parts, each with a checksum
-/// of its own.
+impl Value<10> for Slot {
+    fn words(&self) -> [u64; 10] {
+        let Promise { batch, file, offset, length } = self.promise;
+        let [high, low] = self.boot;
+        [self.serial, self.state, batch, file.device, file.inode, offset, length, high, low, self.body_crc]
+    }
+
+    fn of([serial, state, batch, device, inode, offset, length, high, low, body_crc]: [u64; 10]) -> Slot {
+        let promise = Promise { batch, file: FileId { device, inode }, offset, length };
+        Slot { serial, state, promise, boot: [high, low], body_crc }
+    }
+}
+
+impl Slot {
+    /// Its words, the checksum last.
+    fn sealed(&self) -> [u64; SLOT] {
+        let mut words = [0; SLOT];
+        SLOT_CELL.write(self, |at, word| words[at] = word);
+        words
+    }
+}
+
+/// What is known besides the batch under way: three cells.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Notes {
-    untrusted: [u64; 2],
-    began: [u64; 3],
+    untrusted: Option<FileId>,
+    began: Option<Began>,
     settled: [u64; SETTLED],
+}
+
+/// A file, and when its first message came, in microseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Began {
+    file: FileId,
+    time: i64,
+}
+
+/// Zeros: none.
+impl Value<2> for Option<FileId> {
+    fn words(&self) -> [u64; 2] {
+        self.map_or([0; 2], |file| [file.device, file.inode])
+    }
+
+    fn of([device, inode]: [u64; 2]) -> Option<FileId> {
+        (inode != 0).then_some(FileId { device, inode })
+    }
+}
+
+/// Zeros: none.
+impl Value<3> for Option<Began> {
+    fn words(&self) -> [u64; 3] {
+        self.map_or([0; 3], |Began { file, time }| [file.device, file.inode, u64::from_le_bytes(time.to_le_bytes())])
+    }
+
+    fn of([device, inode, time]: [u64; 3]) -> Option<Began> {
+        let time = i64::from_le_bytes(time.to_le_bytes());
+        (inode != 0).then_some(Began { file: FileId { device, inode }, time })
+    }
 }
 
 /// How many batches that were completed for another sink are remembered: more
@@ -104,19 +158,29 @@ struct Notes {
 const SETTLED: usize = 8;
 const NOTES_WORDS: usize = 2 + 3 + SETTLED + 3;
 
+// The notes' cells, counted from their first word.
+const UNTRUSTED: Cell<Option<FileId>, 2> = Cell::new([0, 1], 2);
+const BEGAN: Cell<Option<Began>, 3> = Cell::new([3, 4, 5], 6);
+const SETTLED_CELL: Cell<[u64; SETTLED], SETTLED> = Cell::new([7, 8, 9, 10, 11, 12, 13, 14], 15);
+
 impl Notes {
-    fn words(&self) -> Vec<u64> {
-        let parts: [&[u64]; 3] = [&self.untrusted, &self.began, &self.settled];
-        parts.into_iter().flat_map(|part| part.iter().copied().chain([crc_of(part.iter().copied())])).collect()
+    fn words(&self) -> [u64; NOTES_WORDS] {
+        let mut words = [0; NOTES_WORDS];
+        let mut set = |at: usize, word| words[at] = word;
+        UNTRUSTED.write(&self.untrusted, &mut set);
+        BEGAN.write(&self.began, &mut set);
+        SETTLED_CELL.write(&self.settled, &mut set);
+        words
     }
 
-    /// A part that does not check out is as none.
+    /// A note that does not check out is none.
     fn of(words: &[u64]) -> Notes {
-        fn part<const N: usize>(words: &[u64], at: usize) -> [u64; N] {
-            let part: [u64; N] = std::array::from_fn(|i| words[at + i]);
-            if words[at + N] == crc_of(part) { part } else { [0; N] }
+        let word = |at: usize| words[at];
+        Notes {
+            untrusted: UNTRUSTED.read(word).flatten(),
+            began: BEGAN.read(word).flatten(),
+            settled: SETTLED_CELL.read(word).unwrap_or_default(),
         }
-        Notes { untrusted: part(words, 0), began: part(words, 3), settled: part(words, 7) }
     }
 }
 
@@ -140,9 +204,8 @@ impl Header {
             page.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default())).collect();
         let known = words[HEADER] == MAGIC;
         let slots = SLOTS.map(|at| {
-            let slot: Slot = std::array::from_fn(|i| words[at + i]);
-            let checks_out = slot[SLOT_CRC] == crc_of(slot[..SLOT_CRC].iter().copied());
-            (known && checks_out && [IDLE, PROMISED].contains(&slot[STATE])).then_some(slot)
+            let slot = SLOT_CELL.read(|i| words[at + i])?;
+            (known && [IDLE, PROMISED].contains(&slot.state)).then_some(slot)
         });
         let notes = if known { Notes::of(&words[NOTES..NOTES + NOTES_WORDS]) } else { Notes::default() };
         Ok(Header { known, slots, notes })
@@ -159,7 +222,7 @@ impl Header {
     /// The slot that counts.
     fn top(&self) -> Option<usize> {
         match self.slots {
-            [Some(first), Some(second)] => Some(usize::from(is_after(second[SERIAL], first[SERIAL]))),
+            [Some(first), Some(second)] => Some(usize::from(is_after(second.serial, first.serial))),
             [Some(_), None] => Some(0),
             [None, Some(_)] => Some(1),
             [None, None] => None,
@@ -169,12 +232,12 @@ impl Header {
     /// The slot that counts, where it has a promise.
     fn promised(&self) -> Option<(usize, Slot)> {
         let at = self.top()?;
-        self.slots[at].filter(|slot| slot[STATE] == PROMISED).map(|slot| (at, slot))
+        self.slots[at].filter(|slot| slot.state == PROMISED).map(|slot| (at, slot))
     }
 
     /// The batch that is promised, if any.
     pub fn batch(&self) -> Option<u64> {
-        self.promised().map(|(_, slot)| slot[PROMISE])
+        self.promised().map(|(_, slot)| slot.promise.batch)
     }
 
     /// Whether that batch was completed, on behalf of whichever sink it was.
@@ -189,11 +252,10 @@ impl Header {
             // have had a promise.
             return if self.slots.iter().all(Option::is_some) { Found::Idle } else { Found::Nothing };
         };
-        let [batch, device, inode, offset, length] = std::array::from_fn(|i| slot[PROMISE + i]);
-        match slot[BOOT..BODY_CRC] == boot {
-            false => Found::OtherBoot,
-            true if length > body => Found::Nothing,
-            true => Found::Writing(Promise { batch, file: FileId { device, inode }, offset, length }),
+        match slot.promise {
+            _ if slot.boot != boot => Found::OtherBoot,
+            promise if promise.length > body => Found::Nothing,
+            promise => Found::Writing(promise),
         }
     }
 }
@@ -289,8 +351,8 @@ impl Intent {
         self.notes = header.notes;
         self.noted = header.known;
         self.known = header.known;
-        self.serial = header.top().and_then(|at| header.slots[at]).map_or(0, |slot| slot[SERIAL]);
-        self.last_batch = header.slots.iter().flatten().map(|slot| slot[PROMISE]).max().unwrap_or(0);
+        self.serial = header.top().and_then(|at| header.slots[at]).map_or(0, |slot| slot.serial);
+        self.last_batch = header.slots.iter().flatten().map(|slot| slot.promise.batch).max().unwrap_or(0);
         let room = self.file.metadata()?.len().saturating_sub(PAGE as u64);
         self.found = header.found(self.boot, room);
         self.closed = self.found == Found::Idle && header.top() == Some(1);
@@ -300,7 +362,7 @@ impl Intent {
             self.grow(length)?;
             let body = &mut self.buffer[SLOT_BYTES..SLOT_BYTES + length];
             let whole = read_at(&self.file, body, PAGE as u64)? == length;
-            if whole && u64::from(crc32fast::hash(body)) == slot[BODY_CRC] {
+            if whole && u64::from(crc32fast::hash(body)) == slot.body_crc {
                 self.standing = Some(at);
             } else {
                 // The message file is written to only once body and promise
@@ -329,7 +391,7 @@ impl Intent {
     /// # Errors
     /// From pwrite(2): try again.
     pub fn reset(&mut self) -> io::Result<()> {
-        self.notes.untrusted = [0; 2];
+        self.notes.untrusted = None;
         let mut page = [0; WORDS];
         page[HEADER] = MAGIC;
         page[NOTES..NOTES + NOTES_WORDS].copy_from_slice(&self.notes.words());
@@ -346,10 +408,9 @@ impl Intent {
         Ok(())
     }
 
-    fn idle(&self) -> Slot {
-        let mut slot = [0; SLOT];
-        (slot[SERIAL], slot[STATE], slot[PROMISE]) = (self.serial, IDLE, self.last_batch);
-        sealed(slot)
+    fn idle(&self) -> [u64; SLOT] {
+        let promise = Promise { batch: self.last_batch, file: FileId { device: 0, inode: 0 }, offset: 0, length: 0 };
+        Slot { serial: self.serial, state: IDLE, promise, boot: [0; 2], body_crc: 0 }.sealed()
     }
 
     /// The batch in the body will be in that file: the point of no return.
@@ -360,20 +421,16 @@ impl Intent {
     /// From pwrite(2): nothing more is promised than before. What stands in the
     /// file by then is settled by trying again, or by [`Intent::close`].
     pub fn promise(&mut self, promise: &Promise) -> io::Result<()> {
-        let Promise { batch, file, offset, length } = *promise;
-        let length_here = usize::try_from(length).map_err(io::Error::other)?;
+        let length = usize::try_from(promise.length).map_err(io::Error::other)?;
         self.serial = self.serial.wrapping_add(1);
-        let mut slot = [0; SLOT];
-        (slot[SERIAL], slot[STATE]) = (self.serial, PROMISED);
-        slot[PROMISE..BOOT].copy_from_slice(&[batch, file.device, file.inode, offset, length]);
-        slot[BOOT..BODY_CRC].copy_from_slice(&self.boot);
-        slot[BODY_CRC] = u64::from(crc32fast::hash(&self.body()[..length_here]));
-        let slot = bytes(&sealed(slot));
+        let body_crc = u64::from(crc32fast::hash(&self.body()[..length]));
+        let slot = Slot { serial: self.serial, state: PROMISED, promise: *promise, boot: self.boot, body_crc };
+        let slot = bytes(&slot.sealed());
         let at = match self.standing {
             None => {
                 (self.closed, self.begun_anew) = (false, true);
                 self.buffer[..SLOT_BYTES].copy_from_slice(&slot);
-                self.put(&self.buffer[..SLOT_BYTES + length_here], slot_offset(0))?;
+                self.put(&self.buffer[..SLOT_BYTES + length], slot_offset(0))?;
                 0
             }
             Some(before) => {
@@ -382,7 +439,7 @@ impl Intent {
                 other
             }
         };
-        (self.standing, self.begun_anew, self.last_batch) = (Some(at), false, batch);
+        (self.standing, self.begun_anew, self.last_batch) = (Some(at), false, promise.batch);
         Ok(())
     }
 
@@ -427,8 +484,7 @@ impl Intent {
     /// A file of which fdatasync(2) said that bytes may be missing on the
     /// disk; asked again it would say that all is well.
     pub fn untrusted(&self) -> Option<FileId> {
-        let [device, inode] = self.notes.untrusted;
-        (inode != 0).then_some(FileId { device, inode })
+        self.notes.untrusted
     }
 
     /// Remembers such a file, until it is out of the way (`None`).
@@ -436,25 +492,22 @@ impl Intent {
     /// # Errors
     /// From pwrite(2): it is not known to the next sink yet.
     pub fn set_untrusted(&mut self, file: Option<FileId>) -> io::Result<()> {
-        let untrusted = file.map_or([0; 2], |f| [f.device, f.inode]);
-        if untrusted == self.notes.untrusted && self.noted {
+        if file == self.notes.untrusted && self.noted {
             return Ok(());
         }
-        self.notes.untrusted = untrusted;
+        self.notes.untrusted = file;
         self.note()
     }
 
     /// When the first message of that file came, in microseconds since 1970,
     /// where that is known.
     pub fn began(&self, file: FileId) -> Option<i64> {
-        let [device, inode, time] = self.notes.began;
-        (inode != 0 && file == FileId { device, inode }).then_some(i64::from_le_bytes(time.to_le_bytes()))
+        self.notes.began.filter(|began| began.file == file).map(|began| began.time)
     }
 
     /// The last file of which that is known.
     pub fn begun(&self) -> Option<FileId> {
-        let [device, inode, _] = self.notes.began;
-        (inode != 0).then_some(FileId { device, inode })
+        self.notes.began.map(|began| began.file)
     }
 
     /// Remembers that.
@@ -462,7 +515,7 @@ impl Intent {
     /// # Errors
     /// From pwrite(2): it is not known to the next sink yet.
     pub fn set_began(&mut self, file: FileId, time: i64) -> io::Result<()> {
-        self.notes.began = [file.device, file.inode, u64::from_le_bytes(time.to_le_bytes())];
+        self.notes.began = Some(Began { file, time });
         self.note()
     }
 
@@ -587,11 +640,6 @@ impl Intent {
 /// Whether a serial was given after another: there is no highest one.
 fn is_after(serial: u64, other: u64) -> bool {
     (1..1 << 63).contains(&serial.wrapping_sub(other))
-}
-
-fn sealed(mut slot: Slot) -> Slot {
-    slot[SLOT_CRC] = crc_of(slot[..SLOT_CRC].iter().copied());
-    slot
 }
 
 fn slot_offset(slot: usize) -> u64 {

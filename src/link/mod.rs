@@ -8,6 +8,7 @@
 //! - [`intent`]: what a sink is about to save, in a file that outlives every process;
 //! - [`intake`]: bytes out of a queue, none consumed before it is saved.
 
+mod cell;
 pub mod handover;
 pub mod intake;
 pub mod intent;

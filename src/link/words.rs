@@ -21,14 +21,9 @@ impl Words<'_> {
         }
         self.0[at].store(value, Ordering::Release);
     }
-
-    /// The CRC-32 of some of them.
-    pub(super) fn crc(self, of: impl IntoIterator<Item = usize>) -> u64 {
-        crc_of(of.into_iter().map(|at| self.get(at)))
-    }
 }
 
-/// The CRC-32 that words of these values have.
+/// The CRC-32 of words with these values.
 pub(super) fn crc_of(values: impl IntoIterator<Item = u64>) -> u64 {
     let mut crc = crc32fast::Hasher::new();
     for value in values {
@@ -42,7 +37,7 @@ pub(super) mod tests {
     use std::cell::Cell;
 
     thread_local! {
-        /// How many stores this process lives yet; below zero: one was lost.
+        /// How many stores are left before this process dies; below zero: one was lost.
         static LEFT: Cell<i64> = const { Cell::new(i64::MAX) };
     }
 
@@ -57,8 +52,8 @@ pub(super) mod tests {
         &bytes[..bytes.len().min(8 * words)]
     }
 
-    /// Does something as a process that is killed after so many stores.
-    /// Whether it was killed.
+    /// Does something as a process that is killed after this many stores, and
+    /// returns whether it was killed.
     pub(crate) fn killed_after(stores: i64, work: impl FnOnce()) -> bool {
         LEFT.set(stores);
         work();
