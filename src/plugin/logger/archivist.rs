@@ -147,6 +147,11 @@ impl Archivist {
         Archivist { settings, child: None, more: false, again_at: None, wait: AGAIN.0 }
     }
 
+    /// Gives up its settings, and what is at work with it.
+    pub fn take_settings(&mut self) -> String {
+        std::mem::take(&mut self.settings)
+    }
+
     /// Starts it where there is something to do.
     ///
     /// # Errors

@@ -13,23 +13,18 @@ pub struct Output<'a> {
 impl<'a> Output<'a> {
     /// An empty one.
     pub fn new(buffer: &'a mut [u8]) -> Output<'a> {
-        Output::limited(buffer, usize::MAX)
+        Output::resumed(buffer, 0, usize::MAX)
     }
 
-    /// An empty one that is full once it has so many bytes: a message that
-    /// goes beyond is still put whole.
-    pub fn limited(buffer: &'a mut [u8], limit: usize) -> Output<'a> {
-        Output { buffer, len: 0, limit }
+    /// One that has `len` bytes already, and is full once it has `limit`: a message
+    /// that goes beyond is still put whole.
+    pub fn resumed(buffer: &'a mut [u8], len: usize, limit: usize) -> Output<'a> {
+        Output { buffer, len, limit }
     }
 
     /// Whether no other message is to begin.
     pub fn is_full(&self) -> bool {
         self.len >= self.limit
-    }
-
-    /// How many bytes are left until it is full.
-    pub fn left(&self) -> usize {
-        self.room().min(self.limit.saturating_sub(self.len))
     }
 
     /// How many bytes were written.

@@ -1,10 +1,10 @@
 //! What the logger writes to its intent file, whatever that file's disk does:
 //! nothing is taken for written before it is.
 
-use super::Logger;
+use super::destination::FileDestination;
 use super::file::is_gone;
 use super::orders::Halt;
-use super::source::BATCH_BYTES;
+use crate::link::batch::Promised;
 use crate::link::intent::{Intent, Promise};
 use crate::sys::beside::{self, rename_to_free};
 use nix::errno::Errno;
@@ -21,12 +21,12 @@ pub(super) fn wants_room(error: &io::Error) -> bool {
     matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG))
 }
 
-impl Logger {
+impl FileDestination {
     /// Step 5. Whether the batch is promised: `false` where there is no room
     /// for one so large, and a smaller one is to be tried.
-    pub(super) fn intend(&mut self, promise: &Promise) -> Result<bool, Halt> {
+    pub(super) fn promise(&mut self, promise: &Promise) -> Result<bool, Halt> {
         while let Err(error) = self.intent.promise(promise) {
-            if wants_room(&error) && self.take_less(promise.length) {
+            if wants_room(&error) && self.rendering.take_less(promise.length) {
                 self.shrink_intent();
                 return Ok(false);
             }
@@ -38,7 +38,7 @@ impl Logger {
 
     /// Promises the batch under way to another place. The message file is
     /// not written to before that stands.
-    pub(super) fn promise_anew(&mut self, promise: &Promise) -> Result<(), Halt> {
+    pub(super) fn promise_anew(&mut self, promise: &Promised<'_>) -> Result<(), Halt> {
         while !self.has_named_intent()? {
             match self.promise_in_new(promise) {
                 Ok(()) => log::warn!("{} was removed; made it again", self.intent.path().display()),
@@ -51,10 +51,7 @@ impl Logger {
             }
         }
         self.write_intent(|intent| intent.promise(promise))?;
-        // Where the intent file is lost later on, the ledgers say where the batch began.
-        for source in &self.sources {
-            source.intake.moved(promise.batch, promise.offset, promise.file);
-        }
+        promise.note_place();
         Ok(())
     }
 
@@ -122,25 +119,39 @@ impl Logger {
         self.orders.endure(&trouble, RETRY)
     }
 
-    /// Makes batches smaller on a full disk. Whether that was possible.
-    pub(super) fn take_less(&mut self, length: u64) -> bool {
-        let length = usize::try_from(length).unwrap_or(usize::MAX).min(self.batch_bytes);
-        // At one byte it has one message.
-        if length <= 1 {
-            return false;
-        }
-        self.batch_bytes = length / 2;
-        true
-    }
-
     /// Gives back the room that past batches took in the intent file. Whether there was any.
     pub(super) fn shrink_intent(&self) -> bool {
         // What fails here is tried again, and told, with the next write.
         self.intent.shrink().unwrap_or(false)
     }
 
-    /// There was room for a batch: maybe there is for a larger one.
-    pub(super) fn take_more(&mut self) {
-        self.batch_bytes = (self.batch_bytes * 2).min(BATCH_BYTES);
+    /// Somebody may have removed the intent file; between two batches it can be made again.
+    pub(super) fn restore_intent(&mut self) {
+        let at = self.intent.path().to_owned();
+        let there = match self.intent.is_named() {
+            Ok(there) => there,
+            Err(error) => {
+                // The next look comes with a later batch.
+                log::warn!("cannot look at {}: {error}", at.display());
+                return;
+            }
+        };
+        if !there {
+            let made = Intent::open(&at, self.pace.body).and_then(|made| {
+                let again = |mut intent: Intent| {
+                    intent.take_over(&self.intent)?;
+                    intent.reset().map(|()| intent)
+                };
+                made.map(again).transpose()
+            });
+            match made {
+                Ok(Some(intent)) => {
+                    self.intent = intent;
+                    log::warn!("{} was removed; made it again", at.display());
+                }
+                Ok(None) => log::warn!("{} is another process's now", at.display()),
+                Err(error) => log::warn!("cannot make {} again: {error}", at.display()),
+            }
+        }
     }
 }

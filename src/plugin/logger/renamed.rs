@@ -1,11 +1,12 @@
 //! A batch of another incarnation, whose file has another name in its folder by
 //! now: it is completed there, or goes whole to the file that has the name.
 
-use super::Logger;
+use super::destination::FileDestination;
 use super::file::{MessageFile, find, id_at};
 use super::orders::Halt;
 use super::save::RETRY;
 use super::there::{self, There};
+use crate::link::batch::Promised;
 use crate::link::intent::{FileId, Promise, names};
 use crate::sys::beside::{self, Whose};
 use nix::fcntl::OFlag;
@@ -13,10 +14,10 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-impl Logger {
+impl FileDestination {
     /// Completes a batch in the file that it was promised to. Whether it is saved
     /// there: if not, none of its lines is.
-    pub(super) fn complete_renamed(&mut self, promise: &mut Promise) -> Result<bool, Halt> {
+    pub(super) fn complete_renamed(&mut self, promise: &mut Promised<'_>) -> Result<bool, Halt> {
         loop {
             let Some((path, file)) = self.look_for(promise.file)? else {
                 return Ok(false);
@@ -48,7 +49,7 @@ impl Logger {
     }
 
     /// The same, with that file in hand.
-    fn complete_in_it(&mut self, promise: &mut Promise) -> Result<bool, Halt> {
+    fn complete_in_it(&mut self, promise: &mut Promised<'_>) -> Result<bool, Halt> {
         match self.look(promise)? {
             // It can grow no further, so the new file gets the batch. Nobody
             // would ever finish the half line.
@@ -66,7 +67,7 @@ impl Logger {
             There::Begun { .. } | There::Nothing => return Ok(false),
         }
         let done = self.progress(promise)?;
-        self.save_in(promise, done, true)?;
+        self.write_rest_in(promise, done, true)?;
         if let Err(error) = self.file.sync() {
             let path = self.file.path().to_owned();
             return self.distrust(promise.file, &path, &error);

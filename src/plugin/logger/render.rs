@@ -3,26 +3,12 @@
 use super::escape::{GROWTH, escape, hex, is_plain};
 use super::output::Output;
 use super::settings::Format;
+use crate::link::batch::Message;
 use crate::link::record::Peer;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::io::Write;
 use std::net::SocketAddr;
-
-/// A message and what is known about it.
-#[derive(Debug, Clone, Copy)]
-pub struct Message<'a> {
-    /// When it was received: microseconds since 1970-01-01 UTC.
-    pub time: i64,
-    /// The child that sent it to the logger.
-    pub child: &'a str,
-    /// Who sent it to that child; `None`: the child itself wrote it.
-    pub peer: Option<Peer>,
-    /// It.
-    pub bytes: &'a [u8],
-    /// Whether it is a part of a longer one, and not the last.
-    pub more: bool,
-}
 
 /// Renders messages, one after the other.
 #[derive(Debug)]

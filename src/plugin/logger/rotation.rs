@@ -2,10 +2,11 @@
 //! "Rotation". What becomes of the archives is the archivist's.
 
 use super::archivist::Ended;
+use super::destination::FileDestination;
 use super::file::now;
 use super::orders::{Flaw, Halt};
 use super::settings::Rotate;
-use super::{Logger, ROTATIONS, archives, room};
+use super::{ROTATIONS, archives, room};
 use crate::link::intent::FileId;
 use std::io;
 use std::time::{Duration, Instant};
@@ -37,7 +38,7 @@ pub fn due(rotate: &Rotate, len: u64, age: Duration) -> Option<Duration> {
     Some(at.max(rotate.least()).saturating_sub(age))
 }
 
-impl Logger {
+impl FileDestination {
     /// Rotates the file, where that is due, between two batches.
     pub(super) fn rotate_if_due(&mut self) -> Result<(), Halt> {
         if !self.settings.rotate.is_on() {
@@ -145,8 +146,16 @@ impl Logger {
         }
     }
 
+    /// Starts the archivist, if there is something for it to do.
+    pub(super) fn start_archivist_for_work(&mut self) {
+        if self.settings.rotate.is_on() {
+            let started = self.archivist.start_for_work(&self.settings);
+            self.archivist_told(started);
+        }
+    }
+
     /// What an attempt to start the archivist came to.
-    pub(super) fn archivist_told(&mut self, started: Result<(), String>) {
+    fn archivist_told(&mut self, started: Result<(), String>) {
         if let Err(why) = started {
             self.orders.set_flaw(Flaw::Archives, &why);
         }
