@@ -5,6 +5,7 @@ use super::handover::{Inbound, Protocol};
 use super::intent::FileId;
 use super::ledger::{Batch, Ledger, Phase};
 use super::record::Ack;
+use super::words::kill_point;
 use crate::sys::inherited;
 use crate::sys::pipe::{self, Moved, Pipe};
 use std::fs::{File, OpenOptions};
@@ -187,6 +188,7 @@ impl Intake {
             return Ok(());
         }
         if self.staged == 0 && !self.ended {
+            kill_point();
             match pipe::splice(&self.queue, &self.staging.write, ALL)? {
                 Moved::Bytes(n) => self.staged = n,
                 Moved::NotNow => {}
@@ -299,7 +301,10 @@ impl Intake {
     fn discard(&mut self, bytes: u64, tools: &Tools) -> io::Result<()> {
         let mut left = usize::try_from(bytes).map_err(io::Error::other)?;
         while left > 0 {
-            match pipe::splice(&self.staging.read, &tools.null, left)? {
+            kill_point();
+            // In tests, a few at a time, so that it is killed in between too.
+            let most = if cfg!(test) { left.min(7) } else { left };
+            match pipe::splice(&self.staging.read, &tools.null, most)? {
                 Moved::Bytes(n) => {
                     left -= n;
                     self.staged -= n;
