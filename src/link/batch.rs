@@ -101,19 +101,15 @@ pub trait Destination {
     /// Step 3: renders one message into the batch.
     ///
     /// # Errors
-    /// The batch has no room for it. Returned is how much room it needs.
+    /// The batch has no room for it: how much room it needs.
     fn put(&mut self, message: &Message<'_>) -> Result<(), usize>;
 
-    /// How many bytes of whole lines it can take just as they are. 0: it wants each
-    /// message by itself.
-    fn room_for_lines(&self) -> usize {
-        0
-    }
+    /// How many bytes of whole lines the batch can take just as they are, in one
+    /// piece; 0 if each message is to be rendered by itself.
+    fn room_for_lines(&self) -> usize;
 
-    /// Step 3: renders whole lines, each of which is a message.
-    fn put_lines(&mut self, lines: &[u8]) {
-        let _never = lines;
-    }
+    /// Step 3: takes whole lines, each of which is a message, just as they are.
+    fn put_lines(&mut self, lines: &[u8]);
 
     /// How many bytes the batch has.
     fn length(&self) -> u64;
@@ -196,8 +192,8 @@ pub trait Destination {
     /// It gives up.
     fn take_back(&mut self, lost: &[ledger::Batch]) -> Result<(), Self::Halt>;
 
-    /// No part of a batch is there any more that is not saved whole. Remembers that
-    /// this one is settled, if one was found.
+    /// Each batch is saved whole now, or not at all. Remembers that this one is
+    /// settled, if one was found.
     ///
     /// # Errors
     /// It gives up.
@@ -219,7 +215,7 @@ pub struct Intakes {
     pub tools: Tools,
     /// Where a message of several records is put together.
     joined: Vec<u8>,
-    /// Which link comes first in the next batch.
+    /// Which link comes first in the batch.
     turn: usize,
     last_batch: u64,
     /// The sink's process id, which is a part of its batches' numbers.
@@ -317,7 +313,7 @@ impl Intakes {
         }
     }
 
-    /// Steps 4 to 7. `false`: there is no room for so much, and nothing happened.
+    /// Steps 4 to 7. `false`: there is no room for this much, and nothing happened.
     fn prepare_and_save<D: Destination>(&mut self, to: &mut D) -> Result<bool, D::Halt> {
         self.last_batch = batch_id(self.last_batch, self.process);
         let Some(Place { file, offset }) = to.reserve()? else {

@@ -76,6 +76,14 @@ impl Destination for Memory {
         Ok(())
     }
 
+    fn room_for_lines(&self) -> usize {
+        0
+    }
+
+    fn put_lines(&mut self, _lines: &[u8]) {
+        unreachable!("it has no room for them");
+    }
+
     fn length(&self) -> u64 {
         self.body.len() as u64
     }

@@ -2,9 +2,9 @@
 //! concern it. ARCHITECTURE.md, "The law of a link", has them by number.
 
 use super::archivist::Archivist;
+use super::body::Body;
 use super::file::{self, MessageFile, intent_path};
 use super::orders::{Flaw, Halt, Orders};
-use super::output::Output;
 use super::removed::Watch;
 use super::render::Renderer;
 use super::rotation::Rotations;
@@ -152,9 +152,9 @@ impl FileDestination {
         if self.sync_at.is_some_and(|at| at <= Instant::now()) { self.sync(None) } else { Ok(()) }
     }
 
-    fn output(&mut self) -> (&mut Renderer, Output<'_>) {
+    fn body(&mut self) -> (&mut Renderer, Body<'_>) {
         let Rendering { renderer, length, limit, .. } = &mut self.rendering;
-        (renderer, Output::resumed(self.intent.body_mut(), *length, *limit))
+        (renderer, Body::resumed(self.intent.body_mut(), *length, *limit))
     }
 }
 
@@ -166,7 +166,7 @@ impl Destination for FileDestination {
     }
 
     fn put(&mut self, message: &Message<'_>) -> Result<(), usize> {
-        let (renderer, mut out) = self.output();
+        let (renderer, mut out) = self.body();
         let needs = renderer.room_for(message.bytes.len(), message.child);
         if out.is_full() || out.room() < needs {
             return Err(needs);
@@ -183,7 +183,7 @@ impl Destination for FileDestination {
     }
 
     fn put_lines(&mut self, lines: &[u8]) {
-        let (_, mut out) = self.output();
+        let (_, mut out) = self.body();
         out.put(lines);
         self.rendering.length = out.len();
     }

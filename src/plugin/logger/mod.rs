@@ -2,7 +2,7 @@
 //! all its links ([`Intakes`], which drives each batch through the law of a link) and
 //! the message file as their destination.
 //!
-//! - [`render`], [`escape`], [`output`]: how a message stands in the file;
+//! - [`render`], [`escape`], [`body`]: how a message stands in the file;
 //! - `destination`: the steps of a batch that concern the file; `save`: bytes into the
 //!   file, and to the disk; `promises`: what the intent file is told; `there`: what a
 //!   file has of a batch;
@@ -19,6 +19,7 @@
 pub mod access;
 pub mod archives;
 pub mod archivist;
+pub mod body;
 pub mod compress;
 mod destination;
 mod elsewhere;
@@ -26,7 +27,6 @@ pub mod escape;
 pub mod file;
 mod gathering;
 pub mod orders;
-pub mod output;
 mod promises;
 mod recover;
 mod removed;
@@ -119,7 +119,7 @@ fn serve(pace: Pace, start: Start) -> Result<(), Halt> {
     intakes.recover(&mut destination)?;
     destination.owe_a_sync()?;
     destination.orders.ready();
-    destination.start_archivist_for_work();
+    destination.archivist.start_for_work(&destination.settings, &mut destination.orders);
     let mut logger = Logger { intakes, destination, gathering: Gathering::new(pace.gather) };
     let outcome = logger.run();
     logger.destination.leave(outcome)
@@ -173,7 +173,7 @@ impl Logger {
                 self.destination.look_at_file()?;
             }
             self.destination.rotate_if_due()?;
-            self.destination.tend_archivist();
+            self.destination.archivist.tend(&mut self.destination.orders);
             wakeups.watch(&self.destination.archivist).map_err(|e| format!("cannot poll: {e}"))?;
             self.wait(&mut wakeups)?;
             self.batch()?;

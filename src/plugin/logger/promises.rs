@@ -77,10 +77,10 @@ impl FileDestination {
         next.push(".new");
         let next = PathBuf::from(next);
         let locked = || io::Error::new(ErrorKind::ResourceBusy, "another process has locked it");
-        let mut made = Intent::open(&next, self.pace.body)?.ok_or_else(locked)?;
+        let mut made = Intent::open(&next, self.intent.body().len())?.ok_or_else(locked)?;
         made.take_over(&self.intent)?;
         let outcome = made.reset().and_then(|()| made.promise(promise)).and_then(|()| {
-            match Intent::open_existing(&at, self.pace.body) {
+            match Intent::open_existing(&at, 0) {
                 // Nobody's, where somebody has put one there. Its lock is held until it is replaced.
                 Ok(theirs) => theirs.ok_or_else(locked).and_then(|_held| beside::rename(&next, &at)),
                 Err(error) if is_gone(&error) => rename_to_free(&next, &at),
@@ -137,7 +137,7 @@ impl FileDestination {
             }
         };
         if !there {
-            let made = Intent::open(&at, self.pace.body).and_then(|made| {
+            let made = Intent::open(&at, self.intent.body().len()).and_then(|made| {
                 let again = |mut intent: Intent| {
                     intent.take_over(&self.intent)?;
                     intent.reset().map(|()| intent)
