@@ -245,7 +245,7 @@ impl Header {
         batch != 0 && self.notes.settled.contains(&batch)
     }
 
-    /// What that comes to, where a body of so many bytes follows.
+    /// What a sink finds if the file has this many bytes of a body.
     fn found(&self, boot: [u64; 2], body: u64) -> Found {
         let Some((_, slot)) = self.promised() else {
             // Beside one that says "idle", a slot that does not check out may
@@ -271,12 +271,7 @@ pub struct Intent {
     found: Found,
     /// The last serial that was given.
     serial: u64,
-    /// The slot whose promise counts.
-    standing: Option<usize>,
-    /// Whether slot 1 says "idle", and counts.
-    closed: bool,
-    /// Whether a promise was written to slot 0 and failed half-way.
-    begun_anew: bool,
+    state: State,
     notes: Notes,
     /// Whether the notes in the file are these.
     noted: bool,
@@ -285,14 +280,27 @@ pub struct Intent {
     known: bool,
 }
 
-/// It is never smaller than that.
+/// What this process has made of the slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing yet, or a close that is not done.
+    Unclear,
+    /// Slot 1 says "idle", and counts.
+    Closed,
+    /// A promise was written to slot 0, and failed half-way.
+    Begun,
+    /// The promise in that slot counts.
+    Promised(usize),
+}
+
+/// The file is never smaller than this.
 const LEAST: usize = 2 * PAGE;
 /// How many bytes a slot takes.
 const SLOT_BYTES: usize = 8 * SLOT;
 
 impl Intent {
-    /// Opens the intent file, and makes it where there is none. `None` where
-    /// another process holds it. Only this user can open it, so nobody else can
+    /// Opens the intent file, and makes it if there is none. `None`: another process
+    /// holds it. Only this user can open it, so nobody else can
     /// hold it, nor say what it has.
     ///
     /// # Errors
@@ -304,7 +312,7 @@ impl Intent {
         Intent::of(path, body, file)
     }
 
-    /// The same, where there is one.
+    /// Opens the intent file that is there.
     ///
     /// # Errors
     /// As [`Intent::open`]; ENOENT.
@@ -329,9 +337,7 @@ impl Intent {
             buffer: Vec::new(),
             found: Found::Nothing,
             serial: 0,
-            standing: None,
-            closed: false,
-            begun_anew: false,
+            state: State::Unclear,
             notes: Notes::default(),
             noted: false,
             last_batch: 0,
@@ -355,15 +361,15 @@ impl Intent {
         self.last_batch = header.slots.iter().flatten().map(|slot| slot.promise.batch).max().unwrap_or(0);
         let room = self.file.metadata()?.len().saturating_sub(PAGE as u64);
         self.found = header.found(self.boot, room);
-        self.closed = self.found == Found::Idle && header.top() == Some(1);
-        self.standing = None;
+        let closed = self.found == Found::Idle && header.top() == Some(1);
+        self.state = if closed { State::Closed } else { State::Unclear };
         if let (Found::Writing(promise), Some((at, slot))) = (self.found, header.promised()) {
             let length = usize::try_from(promise.length).map_err(io::Error::other)?;
             self.grow(length)?;
             let body = &mut self.buffer[SLOT_BYTES..SLOT_BYTES + length];
             let whole = read_at(&self.file, body, PAGE as u64)? == length;
             if whole && u64::from(crc32fast::hash(body)) == slot.body_crc {
-                self.standing = Some(at);
+                self.state = State::Promised(at);
             } else {
                 // The message file is written to only once body and promise
                 // are whole, so nothing of it was saved.
@@ -404,7 +410,7 @@ impl Intent {
         let mut bytes = bytes(&page);
         bytes.resize(LEAST, 0);
         self.put(&bytes, 0)?;
-        (self.standing, self.closed, self.begun_anew, self.noted) = (None, true, false, true);
+        (self.state, self.noted) = (State::Closed, true);
         Ok(())
     }
 
@@ -418,55 +424,57 @@ impl Intent {
     /// While a batch is under way, this is the same one, promised anew.
     ///
     /// # Errors
-    /// From pwrite(2): nothing more is promised than before. What stands in the
-    /// file by then is settled by trying again, or by [`Intent::close`].
+    /// From pwrite(2): nothing more is promised than before. To go on, try again, or
+    /// [`Intent::close`] it.
     pub fn promise(&mut self, promise: &Promise) -> io::Result<()> {
         let length = usize::try_from(promise.length).map_err(io::Error::other)?;
         self.serial = self.serial.wrapping_add(1);
         let body_crc = u64::from(crc32fast::hash(&self.body()[..length]));
         let slot = Slot { serial: self.serial, state: PROMISED, promise: *promise, boot: self.boot, body_crc };
         let slot = bytes(&slot.sealed());
-        let at = match self.standing {
-            None => {
-                (self.closed, self.begun_anew) = (false, true);
-                self.buffer[..SLOT_BYTES].copy_from_slice(&slot);
-                self.put(&self.buffer[..SLOT_BYTES + length], slot_offset(0))?;
-                0
-            }
-            Some(before) => {
+        let at = match self.state {
+            State::Promised(before) => {
                 let other = 1 - before;
                 self.put(&slot, slot_offset(other))?;
                 other
             }
+            State::Unclear | State::Closed | State::Begun => {
+                self.state = State::Begun;
+                self.buffer[..SLOT_BYTES].copy_from_slice(&slot);
+                self.put(&self.buffer[..SLOT_BYTES + length], slot_offset(0))?;
+                0
+            }
         };
-        (self.standing, self.begun_anew, self.last_batch) = (Some(at), false, promise.batch);
+        (self.state, self.last_batch) = (State::Promised(at), promise.batch);
         Ok(())
     }
 
     /// The batch is saved and consumed, or withdrawn before a byte of it was saved.
     ///
     /// # Errors
-    /// From pwrite(2): it may be still promised, and is to be closed before all else.
+    /// From pwrite(2): it may still be promised, and must be closed before anything else.
     pub fn close(&mut self) -> io::Result<()> {
         if !self.noted {
             self.note()?;
         }
         // Slot 1 must not have a promise that is over when the next one is
         // written to slot 0: cut short, that would make it count again.
-        let slots: &[usize] = if self.standing == Some(1) || self.begun_anew { &[0, 1] } else { &[1] };
+        let slots: &[usize] = if let State::Promised(1) | State::Begun = self.state { &[0, 1] } else { &[1] };
         for &slot in slots {
             self.serial = self.serial.wrapping_add(1);
             self.put(&bytes(&self.idle()), slot_offset(slot))?;
-            self.standing = None;
+            if let State::Promised(_) = self.state {
+                self.state = State::Unclear;
+            }
         }
-        (self.closed, self.begun_anew) = (true, false);
+        self.state = State::Closed;
         Ok(())
     }
 
-    /// Whether nothing is promised, and all that was to be noted is: else
-    /// [`Intent::close`] it before the next promise.
+    /// Whether nothing is promised, and all notes are written. If not, [`Intent::close`]
+    /// it before the next promise.
     pub fn is_closed(&self) -> bool {
-        self.closed && self.noted
+        self.state == State::Closed && self.noted
     }
 
     /// Takes over what another intent file of the same message file noted, for
@@ -561,8 +569,8 @@ impl Intent {
         &mut self.buffer[SLOT_BYTES..]
     }
 
-    /// Makes room in memory for at least `body` bytes. It takes none on the
-    /// disk before a batch needs it.
+    /// Makes room in memory for at least `body` bytes. On the disk it takes none before
+    /// a batch needs it.
     ///
     /// # Errors
     /// ENOMEM: the room is what it was.
@@ -570,8 +578,8 @@ impl Intent {
         let needed = SLOT_BYTES.saturating_add(body);
         let no_memory = |_| io::Error::from_raw_os_error(nix::libc::ENOMEM);
         if self.buffer.is_empty() {
-            // Zeroed by the kernel, page by page as they are used. Where there is
-            // no memory, that aborts; so it is asked for without the zeros first.
+            // The kernel zeroes pages as they are used. Without enough memory, vec!
+            // aborts, so the memory is asked for without zeros first.
             let mut trial: Vec<u8> = Vec::new();
             trial.try_reserve_exact(needed).map_err(no_memory)?;
             drop(std::hint::black_box(trial));
@@ -590,7 +598,7 @@ impl Intent {
     /// # Errors
     /// From fstat(2) and ftruncate(2).
     pub fn shrink(&self) -> io::Result<bool> {
-        let takes_room = self.standing.is_none() && self.file.metadata()?.len() > LEAST as u64;
+        let takes_room = !matches!(self.state, State::Promised(_)) && self.file.metadata()?.len() > LEAST as u64;
         if takes_room {
             self.file.set_len(LEAST as u64)?;
         }
@@ -668,7 +676,7 @@ fn read_at(file: &File, mut to: &mut [u8], mut at: u64) -> io::Result<usize> {
     Ok(read)
 }
 
-/// Whether that path names that file. Where the path can't be looked at, it does not.
+/// Whether that path names that file. One that can't be looked at does not.
 pub fn names(path: &Path, file: FileId) -> bool {
     std::fs::metadata(path).is_ok_and(|m| FileId::of(&m) == file)
 }

@@ -198,7 +198,7 @@ fn a_promise_that_was_not_written_whole_and_is_given_up_is_no_promise() {
         let mut intent = idle(&folder);
         // As where a disk is full.
         killed_after(words, || intent.promise(&promise(5)).unwrap());
-        (intent.standing, intent.begun_anew) = (None, true);
+        intent.state = State::Begun;
         intent.close().unwrap();
         assert_eq!(open_after(intent, &folder).found(), Found::Idle, "{words}");
     }
