@@ -206,7 +206,7 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Makes a page of zeros a ledger. Another sink may have been killed at it.
+    /// Makes a ledger of a page of zeros. Another sink may have been killed doing this.
     fn begin(&self) -> Result<(), String> {
         let zeros = crc_of([0, 0]);
         let fresh = [(PHASE, IDLE), (DONE_CRC, zeros), (STANDS_CRC, zeros)];
@@ -395,10 +395,10 @@ impl Ledger {
     }
 }
 
-/// What whoever holds a ledger sees of it, and has no part in.
+/// What the holder of a ledger, which takes no part in it, sees of it.
 ///
-/// It is read, not mapped: its sink writes to it at any instant, and nothing
-/// that a sink does to its ledger may be more than a wrong number here.
+/// It is read, not mapped: its sink writes to it at any time, and whatever a sink does
+/// to its ledger must lead to no more than a wrong number here.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a>(BorrowedFd<'a>);
 
@@ -424,7 +424,7 @@ impl<'a> View<'a> {
     fn word(self, word: usize) -> u64 {
         let mut bytes = [0; 8];
         let at = nix::libc::off_t::try_from(8 * word).unwrap_or(nix::libc::off_t::MAX);
-        // One that is too short to have it has nothing to say.
+        // One that is too short has no such word.
         match nix::sys::uio::pread(self.0, &mut bytes, at) {
             Ok(8) => u64::from_ne_bytes(bytes),
             Ok(_) | Err(_) => 0,

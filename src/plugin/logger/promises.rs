@@ -1,5 +1,5 @@
-//! What the logger writes to its intent file, whatever that file's disk does:
-//! nothing is taken for written before it is.
+//! What the logger writes to its intent file. If the disk fails, it waits: nothing
+//! counts as written before it is.
 
 use super::destination::FileDestination;
 use super::file::is_gone;
@@ -12,18 +12,18 @@ use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long a trouble is endured before it is tried again.
+/// How long to wait for a trouble to pass before trying again.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// Whether an error says that there is no room, where there may be enough for less.
+/// Whether an error says that there is no room; there may be enough for less.
 pub(super) fn wants_room(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
     matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG))
 }
 
 impl FileDestination {
-    /// Step 5. Whether the batch is promised: `false` where there is no room
-    /// for one so large, and a smaller one is to be tried.
+    /// Step 5. Returns whether the batch is promised. `false`: there is no room for
+    /// one this large, and a smaller one is to be tried.
     pub(super) fn promise(&mut self, promise: &Promise) -> Result<bool, Halt> {
         while let Err(error) = self.intent.promise(promise) {
             if wants_room(&error) && self.rendering.take_less(promise.length) {
@@ -67,10 +67,10 @@ impl FileDestination {
         }
     }
 
-    /// Goes on with a new intent file where the one in hand has lost its name, as
-    /// where its folder was emptied: nobody would find a promise in that. The new
-    /// one has its name only once it has the promise: before, there is none,
-    /// and the ledgers say where the batch began.
+    /// Goes on with a new intent file if this one has lost its name, for example
+    /// because its folder was emptied: nobody would find a promise in it. The new one
+    /// gets the name only when it has the promise. Until then there is none, and
+    /// the ledgers say where the batch began.
     fn promise_in_new(&mut self, promise: &Promise) -> io::Result<()> {
         let at = self.intent.path().to_owned();
         let mut next = at.clone().into_os_string();
@@ -81,7 +81,7 @@ impl FileDestination {
         made.take_over(&self.intent)?;
         let outcome = made.reset().and_then(|()| made.promise(promise)).and_then(|()| {
             match Intent::open_existing(&at, 0) {
-                // Nobody's, where somebody has put one there. Its lock is held until it is replaced.
+                // Somebody has put one there, and nobody uses it. It stays locked until it is replaced.
                 Ok(theirs) => theirs.ok_or_else(locked).and_then(|_held| beside::rename(&next, &at)),
                 Err(error) if is_gone(&error) => rename_to_free(&next, &at),
                 Err(error) => Err(error),
@@ -102,7 +102,7 @@ impl FileDestination {
         self.write_intent(Intent::close)
     }
 
-    /// Writes something to the intent file, however often it takes.
+    /// Writes something to the intent file, and tries again until that succeeds.
     pub(super) fn write_intent(&mut self, mut write: impl FnMut(&mut Intent) -> io::Result<()>) -> Result<(), Halt> {
         while let Err(error) = write(&mut self.intent) {
             self.endure_intent(&error)?;
@@ -119,9 +119,10 @@ impl FileDestination {
         self.orders.endure(&trouble, RETRY)
     }
 
-    /// Gives back the room that past batches took in the intent file. Whether there was any.
+    /// Gives back the room that past batches took in the intent file. Returns whether
+    /// there was any.
     pub(super) fn shrink_intent(&self) -> bool {
-        // What fails here is tried again, and told, with the next write.
+        // If this fails, the next write tries again and reports it.
         self.intent.shrink().unwrap_or(false)
     }
 

@@ -12,9 +12,9 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 
 impl FileDestination {
-    /// Steps 6 and 7 of a batch of another incarnation, whose bytes are in the
-    /// intent file. Whether one of them was to be on the disk is not known
-    /// there, so all are.
+    /// Steps 6 and 7 of a batch of another incarnation, whose bytes are in the intent
+    /// file, in whichever file it was promised to. It is always synced, because the
+    /// intent file does not say whether a message asked for that.
     pub(super) fn complete_anywhere(&mut self, promise: &mut Promised<'_>) -> Result<(), Halt> {
         if promise.file != self.file.id() {
             let trusted = self.intent.untrusted() != Some(promise.file);
@@ -33,9 +33,9 @@ impl FileDestination {
         }
     }
 
-    /// How much of the batch is in the file, all of which is written there again:
-    /// if another incarnation was killed between an fdatasync that failed and its
-    /// note of that, the next fdatasync would call bytes saved which the disk
+    /// How much of the batch is in the file. All of that is written there again: if
+    /// another incarnation was killed after an fdatasync that failed, and before its
+    /// note of that, the next fdatasync would report success for bytes that the disk
     /// does not have (fsync(2)), unless they were written since.
     fn progress_anew(&mut self, promise: &mut Promised<'_>) -> Result<u64, Halt> {
         loop {
@@ -71,10 +71,10 @@ impl FileDestination {
     }
 }
 
-/// Writes bytes over those that a file has there already. It is open with
+/// Writes the same bytes again where a file has them already. The file is open with
 /// O_APPEND, which would put them at its end.
 fn overwrite(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
-    // Another may have cut it since it was looked at: no gap is to come of that.
+    // Another process may have cut it meanwhile, and there must be no gap.
     if bytes.is_empty() || file.metadata()?.len() < at + bytes.len() as u64 {
         return Ok(());
     }

@@ -14,7 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long a trouble is endured before it is tried again.
+/// How long to wait for a trouble to pass before trying again.
 pub(super) const RETRY: Duration = Duration::from_millis(200);
 /// The same, for a lock.
 const RETRY_LOCK: Duration = Duration::from_millis(100);
@@ -22,12 +22,12 @@ const RETRY_LOCK: Duration = Duration::from_millis(100);
 const WORTH_A_WORD: u64 = 16 << 20;
 
 impl FileDestination {
-    /// Has room for that many bytes at the end of the file before anything is
-    /// promised, and returns where that is: a batch that is promised must not
-    /// stop half-way for want of room, for then only this very file can have
-    /// the rest of it.
+    /// Makes sure that there is room for this many bytes at the end of the file, and
+    /// returns where that is. This comes before anything is promised: if a promised
+    /// batch stopped half-way because there is no room, only this very file could
+    /// take the rest of it.
     ///
-    /// `None`: there is no room for so much, but maybe for less.
+    /// `None`: there is no room for this much, but maybe for less.
     pub(super) fn reserve_at_end(&mut self, length: u64) -> Result<Option<u64>, Halt> {
         loop {
             let mut offset = self.file_len()?;
@@ -68,8 +68,8 @@ impl FileDestination {
         self.write_rest_in(promise, done, false)
     }
 
-    /// The same. `renamed`: the file has another name by now, which none is to
-    /// take its place at.
+    /// Does that in a file that may be `renamed`: then no other file takes its place if
+    /// it can't be written to.
     pub(super) fn write_rest_in(
         &mut self,
         promise: &mut Promised<'_>,
@@ -118,9 +118,9 @@ impl FileDestination {
         &self.intent.body()[..usize::try_from(promise.length).unwrap_or(usize::MAX)]
     }
 
-    /// How much of what was promised is in the file. Where it can't be gone on
-    /// with, for somebody truncated the file or wrote to it, all of it is
-    /// promised anew, at its end.
+    /// How much of what was promised is in the file. If that can't be continued,
+    /// because somebody truncated the file or wrote to it, all of it is promised
+    /// anew, at the end of the file.
     pub(super) fn progress(&mut self, promise: &mut Promised<'_>) -> Result<u64, Halt> {
         match self.look(promise)? {
             There::Begun { at, done } => {
@@ -154,8 +154,9 @@ impl FileDestination {
         }
     }
 
-    /// Somebody wrote behind the first lines of a batch. They would be there
-    /// twice, so they go, and what he wrote goes with them.
+    /// Another process wrote behind the first lines of a batch. Those lines are moved
+    /// away, because the batch is saved again, and what the other process wrote goes
+    /// with them.
     pub(super) fn move_broken(&mut self, at: u64) -> Result<(), Halt> {
         if let Some(moved) = self.move_tail(|file, watcher| file.move_tail(at, watcher))? {
             log::warn!(
@@ -192,8 +193,8 @@ impl FileDestination {
         Ok(())
     }
 
-    /// The same, but for its name. A file that can't be brought there is not
-    /// trusted again.
+    /// Syncs the file, but not its name. A file that can't be synced is not trusted
+    /// again.
     fn sync_bytes(&mut self, mut promise: Option<&mut Promised<'_>>) -> Result<(), Halt> {
         let mut attempts = 0;
         while let Err(error) = self.file.sync() {
@@ -220,12 +221,11 @@ impl FileDestination {
         Ok(())
     }
 
-    /// Puts a new file in the place of one that is not trusted. One that this
-    /// trouble itself made, with nothing but the batch under way, is of no use
-    /// to anybody.
+    /// Puts a new file in the place of one that is not trusted. `own`: this trouble made
+    /// the file itself; if it has nothing but the batch under way, nobody needs it.
     ///
-    /// Its path may name it again at any time, as where the folder was away:
-    /// so it is put aside before each attempt, else its own lock is in the way.
+    /// Its path may name it again at any time, for example if its folder was away. So
+    /// it is put aside before each attempt, otherwise its own lock is in the way.
     fn replace_untrusted(&mut self, promise: Option<&Promised<'_>>, own: bool) -> Result<(), Halt> {
         let of_no_use = own && self.file_len()? == promise.map_or(0, |p| p.length);
         let mut aside = None;
