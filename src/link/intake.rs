@@ -5,6 +5,7 @@ use super::handover::{Inbound, Protocol};
 use super::intent::FileId;
 use super::ledger::{Batch, Ledger, Phase};
 use super::record::Ack;
+use super::words::kill_point;
 use crate::sys::inherited;
 use crate::sys::pipe::{self, Moved, Pipe};
 use std::fs::{File, OpenOptions};
@@ -40,10 +41,10 @@ impl Tools {
 /// What a batch takes of what is [`Intake::unread`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taking {
-    /// The first so many bytes are rendered, or passed over.
+    /// This many bytes, from the first on, are rendered or passed over.
     pub upto: usize,
-    /// Whether all was looked at: then what is left is a message that is not
-    /// whole yet, and is carried over. Otherwise it is the next batch's.
+    /// Whether all was looked at. If so, what is left is a message that is not whole
+    /// yet, and is carried over. Otherwise the next batch takes it.
     pub whole: bool,
     /// The last message; zeros: none, or none that is acknowledged.
     pub last: Ack,
@@ -78,7 +79,7 @@ impl Intake {
         let from = &inbound.from;
         let [read, write] = inbound.staging;
         let take = |fd| inherited(fd).map_err(|e| format!("cannot take descriptor {fd} (link from {from}): {e}"));
-        // All that it was handed is its own from here on, whatever is wrong with it.
+        // It owns all descriptors from here on, even if something is wrong with them.
         let (queue, ledger) = (take(inbound.queue)?, take(inbound.ledger)?);
         let staging = Pipe { read: take(read)?, write: take(write)? };
         let ledger = Ledger::open(ledger).map_err(|e| format!("{e} (link from {from})"))?;
@@ -151,7 +152,7 @@ impl Intake {
         let what = |e: io::Error| format!("cannot take up the link from {from}: {e}");
         self.staged = pipe::bytes_in(&self.staging.read).map_err(what)?;
         let staged = self.staged as u64;
-        // Looked at before a byte is consumed: none may go on a ledger's word that can't be right.
+        // Checked before a byte is consumed: a ledger that can't be right must not cost one.
         let there = |rest: Option<u64>| {
             rest.filter(|&rest| rest <= staged).ok_or_else(|| {
                 format!("cannot take up the link from {from}: its ledger contradicts what staging holds")
@@ -177,8 +178,8 @@ impl Intake {
         Ok(())
     }
 
-    /// Steps 1 and 2: more bytes to look at, where all that are known were
-    /// taken. Sees the end of the link too.
+    /// Steps 1 and 2: gets more bytes to look at, if all that are known were taken.
+    /// Notices the end of the link too.
     ///
     /// # Errors
     /// From splice(2), tee(2), read(2).
@@ -187,6 +188,7 @@ impl Intake {
             return Ok(());
         }
         if self.staged == 0 && !self.ended {
+            kill_point();
             match pipe::splice(&self.queue, &self.staging.write, ALL)? {
                 Moved::Bytes(n) => self.staged = n,
                 Moved::NotNow => {}
@@ -251,7 +253,7 @@ impl Intake {
         self.ledger.prepare(&Batch { take: take as u64, last: taking.last, ..*batch }, carry, same)
     }
 
-    /// A batch that is prepared begins at another place by now.
+    /// A batch that is prepared begins at another place now.
     pub fn moved(&self, batch: u64, offset: u64, file: FileId) {
         if matches!(self.phase(), Phase::Prepared(prepared) if prepared.id == batch) {
             self.ledger.moved(offset, file);
@@ -272,7 +274,7 @@ impl Intake {
         Ok(())
     }
 
-    /// The batch that was prepared is not to be.
+    /// The batch that was prepared is given up.
     pub fn withdraw(&self) {
         self.ledger.forget();
     }
@@ -294,12 +296,15 @@ impl Intake {
         }
     }
 
-    /// Takes so many bytes out of staging. It may be killed anywhere: phase
-    /// CONSUMING and what staging holds then say how far it came.
+    /// Takes this many bytes out of staging. If it is killed in the middle, phase
+    /// CONSUMING and what staging still holds say how far it came.
     fn discard(&mut self, bytes: u64, tools: &Tools) -> io::Result<()> {
         let mut left = usize::try_from(bytes).map_err(io::Error::other)?;
         while left > 0 {
-            match pipe::splice(&self.staging.read, &tools.null, left)? {
+            kill_point();
+            // In tests, a few at a time, so that it is killed in between too.
+            let most = if cfg!(test) { left.min(7) } else { left };
+            match pipe::splice(&self.staging.read, &tools.null, most)? {
                 Moved::Bytes(n) => {
                     left -= n;
                     self.staged -= n;

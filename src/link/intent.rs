@@ -14,7 +14,7 @@
 //! the body behind it, in one write. ARCHITECTURE.md, "Intent file", has every
 //! state and what a kill in each of these writes leaves.
 
-use super::words::crc_of;
+use super::cell::{Cell, Value};
 use crate::sys::beside::{self, Whose};
 use crate::sys::map::PAGE;
 use nix::fcntl::{Flock, FlockArg, OFlag};
@@ -75,28 +75,82 @@ const SLOTS: [usize; 2] = [WORDS - SLOT, 2];
 const NOTES: usize = 18;
 const WORDS: usize = PAGE / 8;
 
-// Words of a slot.
-const SERIAL: usize = 0;
-const STATE: usize = 1;
-const PROMISE: usize = 2;
-const BOOT: usize = 7;
-const BODY_CRC: usize = 9;
-const SLOT_CRC: usize = 10;
+/// How many words a slot has, its checksum last.
 const SLOT: usize = 11;
+/// A slot, wherever it begins.
+const SLOT_CELL: Cell<Slot, 10> = Cell::new([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], 10);
 
 const IDLE: u64 = u64::from_le_bytes(*b"idle    ");
 const PROMISED: u64 = u64::from_le_bytes(*b"promised");
 
-/// One of the header's two slots.
-type Slot = [u64; SLOT];
+/// One of the header's two slots. One that says "idle" knows the last batch alone.
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    serial: u64,
+    state: u64,
+    promise: Promise,
+    boot: [u64; 2],
+    body_crc: u64,
+}
 
-/// What is known besides the batch under way: three parts, each with a checksum
-/// of its own.
+impl Value<10> for Slot {
+    fn words(&self) -> [u64; 10] {
+        let Promise { batch, file, offset, length } = self.promise;
+        let [high, low] = self.boot;
+        [self.serial, self.state, batch, file.device, file.inode, offset, length, high, low, self.body_crc]
+    }
+
+    fn of([serial, state, batch, device, inode, offset, length, high, low, body_crc]: [u64; 10]) -> Slot {
+        let promise = Promise { batch, file: FileId { device, inode }, offset, length };
+        Slot { serial, state, promise, boot: [high, low], body_crc }
+    }
+}
+
+impl Slot {
+    /// Its words, the checksum last.
+    fn sealed(&self) -> [u64; SLOT] {
+        let mut words = [0; SLOT];
+        SLOT_CELL.write(self, |at, word| words[at] = word);
+        words
+    }
+}
+
+/// What is known besides the batch under way: three cells.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Notes {
-    untrusted: [u64; 2],
-    began: [u64; 3],
+    untrusted: Option<FileId>,
+    began: Option<Began>,
     settled: [u64; SETTLED],
+}
+
+/// A file, and when its first message came, in microseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Began {
+    file: FileId,
+    time: i64,
+}
+
+/// Zeros: none.
+impl Value<2> for Option<FileId> {
+    fn words(&self) -> [u64; 2] {
+        self.map_or([0; 2], |file| [file.device, file.inode])
+    }
+
+    fn of([device, inode]: [u64; 2]) -> Option<FileId> {
+        (inode != 0).then_some(FileId { device, inode })
+    }
+}
+
+/// Zeros: none.
+impl Value<3> for Option<Began> {
+    fn words(&self) -> [u64; 3] {
+        self.map_or([0; 3], |Began { file, time }| [file.device, file.inode, u64::from_le_bytes(time.to_le_bytes())])
+    }
+
+    fn of([device, inode, time]: [u64; 3]) -> Option<Began> {
+        let time = i64::from_le_bytes(time.to_le_bytes());
+        (inode != 0).then_some(Began { file: FileId { device, inode }, time })
+    }
 }
 
 /// How many batches that were completed for another sink are remembered: more
@@ -104,19 +158,29 @@ struct Notes {
 const SETTLED: usize = 8;
 const NOTES_WORDS: usize = 2 + 3 + SETTLED + 3;
 
+// The notes' cells, counted from their first word.
+const UNTRUSTED: Cell<Option<FileId>, 2> = Cell::new([0, 1], 2);
+const BEGAN: Cell<Option<Began>, 3> = Cell::new([3, 4, 5], 6);
+const SETTLED_CELL: Cell<[u64; SETTLED], SETTLED> = Cell::new([7, 8, 9, 10, 11, 12, 13, 14], 15);
+
 impl Notes {
-    fn words(&self) -> Vec<u64> {
-        let parts: [&[u64]; 3] = [&self.untrusted, &self.began, &self.settled];
-        parts.into_iter().flat_map(|part| part.iter().copied().chain([crc_of(part.iter().copied())])).collect()
+    fn words(&self) -> [u64; NOTES_WORDS] {
+        let mut words = [0; NOTES_WORDS];
+        let mut set = |at: usize, word| words[at] = word;
+        UNTRUSTED.write(&self.untrusted, &mut set);
+        BEGAN.write(&self.began, &mut set);
+        SETTLED_CELL.write(&self.settled, &mut set);
+        words
     }
 
-    /// A part that does not check out is as none.
+    /// A note that does not check out is none.
     fn of(words: &[u64]) -> Notes {
-        fn part<const N: usize>(words: &[u64], at: usize) -> [u64; N] {
-            let part: [u64; N] = std::array::from_fn(|i| words[at + i]);
-            if words[at + N] == crc_of(part) { part } else { [0; N] }
+        let word = |at: usize| words[at];
+        Notes {
+            untrusted: UNTRUSTED.read(word).flatten(),
+            began: BEGAN.read(word).flatten(),
+            settled: SETTLED_CELL.read(word).unwrap_or_default(),
         }
-        Notes { untrusted: part(words, 0), began: part(words, 3), settled: part(words, 7) }
     }
 }
 
@@ -140,9 +204,8 @@ impl Header {
             page.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default())).collect();
         let known = words[HEADER] == MAGIC;
         let slots = SLOTS.map(|at| {
-            let slot: Slot = std::array::from_fn(|i| words[at + i]);
-            let checks_out = slot[SLOT_CRC] == crc_of(slot[..SLOT_CRC].iter().copied());
-            (known && checks_out && [IDLE, PROMISED].contains(&slot[STATE])).then_some(slot)
+            let slot = SLOT_CELL.read(|i| words[at + i])?;
+            (known && [IDLE, PROMISED].contains(&slot.state)).then_some(slot)
         });
         let notes = if known { Notes::of(&words[NOTES..NOTES + NOTES_WORDS]) } else { Notes::default() };
         Ok(Header { known, slots, notes })
@@ -159,7 +222,7 @@ impl Header {
     /// The slot that counts.
     fn top(&self) -> Option<usize> {
         match self.slots {
-            [Some(first), Some(second)] => Some(usize::from(is_after(second[SERIAL], first[SERIAL]))),
+            [Some(first), Some(second)] => Some(usize::from(is_after(second.serial, first.serial))),
             [Some(_), None] => Some(0),
             [None, Some(_)] => Some(1),
             [None, None] => None,
@@ -169,12 +232,12 @@ impl Header {
     /// The slot that counts, where it has a promise.
     fn promised(&self) -> Option<(usize, Slot)> {
         let at = self.top()?;
-        self.slots[at].filter(|slot| slot[STATE] == PROMISED).map(|slot| (at, slot))
+        self.slots[at].filter(|slot| slot.state == PROMISED).map(|slot| (at, slot))
     }
 
     /// The batch that is promised, if any.
     pub fn batch(&self) -> Option<u64> {
-        self.promised().map(|(_, slot)| slot[PROMISE])
+        self.promised().map(|(_, slot)| slot.promise.batch)
     }
 
     /// Whether that batch was completed, on behalf of whichever sink it was.
@@ -182,18 +245,17 @@ impl Header {
         batch != 0 && self.notes.settled.contains(&batch)
     }
 
-    /// What that comes to, where a body of so many bytes follows.
+    /// What a sink finds if the file has this many bytes of a body.
     fn found(&self, boot: [u64; 2], body: u64) -> Found {
         let Some((_, slot)) = self.promised() else {
             // Beside one that says "idle", a slot that does not check out may
             // have had a promise.
             return if self.slots.iter().all(Option::is_some) { Found::Idle } else { Found::Nothing };
         };
-        let [batch, device, inode, offset, length] = std::array::from_fn(|i| slot[PROMISE + i]);
-        match slot[BOOT..BODY_CRC] == boot {
-            false => Found::OtherBoot,
-            true if length > body => Found::Nothing,
-            true => Found::Writing(Promise { batch, file: FileId { device, inode }, offset, length }),
+        match slot.promise {
+            _ if slot.boot != boot => Found::OtherBoot,
+            promise if promise.length > body => Found::Nothing,
+            promise => Found::Writing(promise),
         }
     }
 }
@@ -209,12 +271,7 @@ pub struct Intent {
     found: Found,
     /// The last serial that was given.
     serial: u64,
-    /// The slot whose promise counts.
-    standing: Option<usize>,
-    /// Whether slot 1 says "idle", and counts.
-    closed: bool,
-    /// Whether a promise was written to slot 0 and failed half-way.
-    begun_anew: bool,
+    state: State,
     notes: Notes,
     /// Whether the notes in the file are these.
     noted: bool,
@@ -223,14 +280,27 @@ pub struct Intent {
     known: bool,
 }
 
-/// It is never smaller than that.
+/// What this process has made of the slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing yet, or a close that is not done.
+    Unclear,
+    /// Slot 1 says "idle", and counts.
+    Closed,
+    /// A promise was written to slot 0, and failed half-way.
+    Begun,
+    /// The promise in that slot counts.
+    Promised(usize),
+}
+
+/// The file is never smaller than this.
 const LEAST: usize = 2 * PAGE;
 /// How many bytes a slot takes.
 const SLOT_BYTES: usize = 8 * SLOT;
 
 impl Intent {
-    /// Opens the intent file, and makes it where there is none. `None` where
-    /// another process holds it. Only this user can open it, so nobody else can
+    /// Opens the intent file, and makes it if there is none. `None`: another process
+    /// holds it. Only this user can open it, so nobody else can
     /// hold it, nor say what it has.
     ///
     /// # Errors
@@ -242,7 +312,7 @@ impl Intent {
         Intent::of(path, body, file)
     }
 
-    /// The same, where there is one.
+    /// Opens the intent file that is there.
     ///
     /// # Errors
     /// As [`Intent::open`]; ENOENT.
@@ -267,9 +337,7 @@ impl Intent {
             buffer: Vec::new(),
             found: Found::Nothing,
             serial: 0,
-            standing: None,
-            closed: false,
-            begun_anew: false,
+            state: State::Unclear,
             notes: Notes::default(),
             noted: false,
             last_batch: 0,
@@ -289,19 +357,19 @@ impl Intent {
         self.notes = header.notes;
         self.noted = header.known;
         self.known = header.known;
-        self.serial = header.top().and_then(|at| header.slots[at]).map_or(0, |slot| slot[SERIAL]);
-        self.last_batch = header.slots.iter().flatten().map(|slot| slot[PROMISE]).max().unwrap_or(0);
+        self.serial = header.top().and_then(|at| header.slots[at]).map_or(0, |slot| slot.serial);
+        self.last_batch = header.slots.iter().flatten().map(|slot| slot.promise.batch).max().unwrap_or(0);
         let room = self.file.metadata()?.len().saturating_sub(PAGE as u64);
         self.found = header.found(self.boot, room);
-        self.closed = self.found == Found::Idle && header.top() == Some(1);
-        self.standing = None;
+        let closed = self.found == Found::Idle && header.top() == Some(1);
+        self.state = if closed { State::Closed } else { State::Unclear };
         if let (Found::Writing(promise), Some((at, slot))) = (self.found, header.promised()) {
             let length = usize::try_from(promise.length).map_err(io::Error::other)?;
             self.grow(length)?;
             let body = &mut self.buffer[SLOT_BYTES..SLOT_BYTES + length];
             let whole = read_at(&self.file, body, PAGE as u64)? == length;
-            if whole && u64::from(crc32fast::hash(body)) == slot[BODY_CRC] {
-                self.standing = Some(at);
+            if whole && u64::from(crc32fast::hash(body)) == slot.body_crc {
+                self.state = State::Promised(at);
             } else {
                 // The message file is written to only once body and promise
                 // are whole, so nothing of it was saved.
@@ -329,7 +397,7 @@ impl Intent {
     /// # Errors
     /// From pwrite(2): try again.
     pub fn reset(&mut self) -> io::Result<()> {
-        self.notes.untrusted = [0; 2];
+        self.notes.untrusted = None;
         let mut page = [0; WORDS];
         page[HEADER] = MAGIC;
         page[NOTES..NOTES + NOTES_WORDS].copy_from_slice(&self.notes.words());
@@ -342,14 +410,13 @@ impl Intent {
         let mut bytes = bytes(&page);
         bytes.resize(LEAST, 0);
         self.put(&bytes, 0)?;
-        (self.standing, self.closed, self.begun_anew, self.noted) = (None, true, false, true);
+        (self.state, self.noted) = (State::Closed, true);
         Ok(())
     }
 
-    fn idle(&self) -> Slot {
-        let mut slot = [0; SLOT];
-        (slot[SERIAL], slot[STATE], slot[PROMISE]) = (self.serial, IDLE, self.last_batch);
-        sealed(slot)
+    fn idle(&self) -> [u64; SLOT] {
+        let promise = Promise { batch: self.last_batch, file: FileId { device: 0, inode: 0 }, offset: 0, length: 0 };
+        Slot { serial: self.serial, state: IDLE, promise, boot: [0; 2], body_crc: 0 }.sealed()
     }
 
     /// The batch in the body will be in that file: the point of no return.
@@ -357,59 +424,57 @@ impl Intent {
     /// While a batch is under way, this is the same one, promised anew.
     ///
     /// # Errors
-    /// From pwrite(2): nothing more is promised than before. What stands in the
-    /// file by then is settled by trying again, or by [`Intent::close`].
+    /// From pwrite(2): nothing more is promised than before. To go on, try again, or
+    /// [`Intent::close`] it.
     pub fn promise(&mut self, promise: &Promise) -> io::Result<()> {
-        let Promise { batch, file, offset, length } = *promise;
-        let length_here = usize::try_from(length).map_err(io::Error::other)?;
+        let length = usize::try_from(promise.length).map_err(io::Error::other)?;
         self.serial = self.serial.wrapping_add(1);
-        let mut slot = [0; SLOT];
-        (slot[SERIAL], slot[STATE]) = (self.serial, PROMISED);
-        slot[PROMISE..BOOT].copy_from_slice(&[batch, file.device, file.inode, offset, length]);
-        slot[BOOT..BODY_CRC].copy_from_slice(&self.boot);
-        slot[BODY_CRC] = u64::from(crc32fast::hash(&self.body()[..length_here]));
-        let slot = bytes(&sealed(slot));
-        let at = match self.standing {
-            None => {
-                (self.closed, self.begun_anew) = (false, true);
-                self.buffer[..SLOT_BYTES].copy_from_slice(&slot);
-                self.put(&self.buffer[..SLOT_BYTES + length_here], slot_offset(0))?;
-                0
-            }
-            Some(before) => {
+        let body_crc = u64::from(crc32fast::hash(&self.body()[..length]));
+        let slot = Slot { serial: self.serial, state: PROMISED, promise: *promise, boot: self.boot, body_crc };
+        let slot = bytes(&slot.sealed());
+        let at = match self.state {
+            State::Promised(before) => {
                 let other = 1 - before;
                 self.put(&slot, slot_offset(other))?;
                 other
             }
+            State::Unclear | State::Closed | State::Begun => {
+                self.state = State::Begun;
+                self.buffer[..SLOT_BYTES].copy_from_slice(&slot);
+                self.put(&self.buffer[..SLOT_BYTES + length], slot_offset(0))?;
+                0
+            }
         };
-        (self.standing, self.begun_anew, self.last_batch) = (Some(at), false, batch);
+        (self.state, self.last_batch) = (State::Promised(at), promise.batch);
         Ok(())
     }
 
     /// The batch is saved and consumed, or withdrawn before a byte of it was saved.
     ///
     /// # Errors
-    /// From pwrite(2): it may be still promised, and is to be closed before all else.
+    /// From pwrite(2): it may still be promised, and must be closed before anything else.
     pub fn close(&mut self) -> io::Result<()> {
         if !self.noted {
             self.note()?;
         }
         // Slot 1 must not have a promise that is over when the next one is
         // written to slot 0: cut short, that would make it count again.
-        let slots: &[usize] = if self.standing == Some(1) || self.begun_anew { &[0, 1] } else { &[1] };
+        let slots: &[usize] = if let State::Promised(1) | State::Begun = self.state { &[0, 1] } else { &[1] };
         for &slot in slots {
             self.serial = self.serial.wrapping_add(1);
             self.put(&bytes(&self.idle()), slot_offset(slot))?;
-            self.standing = None;
+            if let State::Promised(_) = self.state {
+                self.state = State::Unclear;
+            }
         }
-        (self.closed, self.begun_anew) = (true, false);
+        self.state = State::Closed;
         Ok(())
     }
 
-    /// Whether nothing is promised, and all that was to be noted is: else
-    /// [`Intent::close`] it before the next promise.
+    /// Whether nothing is promised, and all notes are written. If not, [`Intent::close`]
+    /// it before the next promise.
     pub fn is_closed(&self) -> bool {
-        self.closed && self.noted
+        self.state == State::Closed && self.noted
     }
 
     /// Takes over what another intent file of the same message file noted, for
@@ -427,8 +492,7 @@ impl Intent {
     /// A file of which fdatasync(2) said that bytes may be missing on the
     /// disk; asked again it would say that all is well.
     pub fn untrusted(&self) -> Option<FileId> {
-        let [device, inode] = self.notes.untrusted;
-        (inode != 0).then_some(FileId { device, inode })
+        self.notes.untrusted
     }
 
     /// Remembers such a file, until it is out of the way (`None`).
@@ -436,25 +500,22 @@ impl Intent {
     /// # Errors
     /// From pwrite(2): it is not known to the next sink yet.
     pub fn set_untrusted(&mut self, file: Option<FileId>) -> io::Result<()> {
-        let untrusted = file.map_or([0; 2], |f| [f.device, f.inode]);
-        if untrusted == self.notes.untrusted && self.noted {
+        if file == self.notes.untrusted && self.noted {
             return Ok(());
         }
-        self.notes.untrusted = untrusted;
+        self.notes.untrusted = file;
         self.note()
     }
 
     /// When the first message of that file came, in microseconds since 1970,
     /// where that is known.
     pub fn began(&self, file: FileId) -> Option<i64> {
-        let [device, inode, time] = self.notes.began;
-        (inode != 0 && file == FileId { device, inode }).then_some(i64::from_le_bytes(time.to_le_bytes()))
+        self.notes.began.filter(|began| began.file == file).map(|began| began.time)
     }
 
     /// The last file of which that is known.
     pub fn begun(&self) -> Option<FileId> {
-        let [device, inode, _] = self.notes.began;
-        (inode != 0).then_some(FileId { device, inode })
+        self.notes.began.map(|began| began.file)
     }
 
     /// Remembers that.
@@ -462,7 +523,7 @@ impl Intent {
     /// # Errors
     /// From pwrite(2): it is not known to the next sink yet.
     pub fn set_began(&mut self, file: FileId, time: i64) -> io::Result<()> {
-        self.notes.began = [file.device, file.inode, u64::from_le_bytes(time.to_le_bytes())];
+        self.notes.began = Some(Began { file, time });
         self.note()
     }
 
@@ -508,8 +569,8 @@ impl Intent {
         &mut self.buffer[SLOT_BYTES..]
     }
 
-    /// Makes room in memory for at least `body` bytes. It takes none on the
-    /// disk before a batch needs it.
+    /// Makes room in memory for at least `body` bytes. On the disk it takes none before
+    /// a batch needs it.
     ///
     /// # Errors
     /// ENOMEM: the room is what it was.
@@ -517,8 +578,8 @@ impl Intent {
         let needed = SLOT_BYTES.saturating_add(body);
         let no_memory = |_| io::Error::from_raw_os_error(nix::libc::ENOMEM);
         if self.buffer.is_empty() {
-            // Zeroed by the kernel, page by page as they are used. Where there is
-            // no memory, that aborts; so it is asked for without the zeros first.
+            // The kernel zeroes pages as they are used. Without enough memory, vec!
+            // aborts, so the memory is asked for without zeros first.
             let mut trial: Vec<u8> = Vec::new();
             trial.try_reserve_exact(needed).map_err(no_memory)?;
             drop(std::hint::black_box(trial));
@@ -537,7 +598,7 @@ impl Intent {
     /// # Errors
     /// From fstat(2) and ftruncate(2).
     pub fn shrink(&self) -> io::Result<bool> {
-        let takes_room = self.standing.is_none() && self.file.metadata()?.len() > LEAST as u64;
+        let takes_room = !matches!(self.state, State::Promised(_)) && self.file.metadata()?.len() > LEAST as u64;
         if takes_room {
             self.file.set_len(LEAST as u64)?;
         }
@@ -589,11 +650,6 @@ fn is_after(serial: u64, other: u64) -> bool {
     (1..1 << 63).contains(&serial.wrapping_sub(other))
 }
 
-fn sealed(mut slot: Slot) -> Slot {
-    slot[SLOT_CRC] = crc_of(slot[..SLOT_CRC].iter().copied());
-    slot
-}
-
 fn slot_offset(slot: usize) -> u64 {
     8 * SLOTS[slot] as u64
 }
@@ -620,7 +676,7 @@ fn read_at(file: &File, mut to: &mut [u8], mut at: u64) -> io::Result<usize> {
     Ok(read)
 }
 
-/// Whether that path names that file. Where the path can't be looked at, it does not.
+/// Whether that path names that file. One that can't be looked at does not.
 pub fn names(path: &Path, file: FileId) -> bool {
     std::fs::metadata(path).is_ok_and(|m| FileId::of(&m) == file)
 }

@@ -5,6 +5,7 @@
 //! they stayed in staging, a source that writes a byte at a time would fill
 //! every slot of that pipe with a message that could then never end.)
 
+use super::cell::{Cell, Value};
 use super::intent::FileId;
 use super::record::Ack;
 use super::words::{Words, crc_of};
@@ -23,35 +24,94 @@ pub const CARRY_MAX: usize = super::record::MESSAGE_MAX + super::record::MESSAGE
 
 const LAYOUT: u64 = 1;
 
+// Words that are no cell.
 const VERSION: usize = 0;
 const PHASE: usize = 1;
 const BATCH: usize = 2;
-const TAKE: usize = 3;
 const HELD: usize = 4;
-const LAST: [usize; 2] = [5, 6];
-const DONE: [usize; 2] = [7, 8];
-const OFFSET: usize = 9;
-const FILE: [usize; 2] = [10, 11];
-const LEAVES: usize = 12;
-const CRC: usize = 13;
-const DONE_BATCH: usize = 14;
 const CARRY: usize = 15;
-const DONE_CRC: usize = 16;
-const STANDS_CRC: usize = 17;
 /// Those of layout 1 end here. What follows was zero when it was made, and is
 /// believed only if it checks out.
 const CORE: usize = 18;
 const PLACE: usize = 18;
 const PATH_LEN: usize = 19;
-/// Where the batch begins since it was promised to another place; with the batch, [`MOVED_CRC`].
-const MOVED: [usize; 3] = [20, 21, 22];
-const MOVED_CRC: usize = 23;
 const WORDS: usize = 24;
+
+// The cells. The batch's id is a part of two of them.
+const PREPARATION: Cell<Preparation, 8> = Cell::new([BATCH, 3, 5, 6, 9, 10, 11, 12], 13);
+const DONE_CRC: usize = 16;
+const DONE: Cell<Ack, 2> = Cell::new([7, 8], DONE_CRC);
+const STANDS_CRC: usize = 17;
+const STANDS: Cell<Stands, 2> = Cell::new([14, CARRY], STANDS_CRC);
+const MOVED: Cell<Moved, 4> = Cell::new([BATCH, 20, 21, 22], 23);
+
 /// Where the message file's path is in the page, and how long it may be.
 const PATH: u64 = 256;
 const PATH_MAX: usize = map::PAGE - PATH as usize;
-const CHECKED: [usize; 8] = [BATCH, TAKE, LAST[0], LAST[1], OFFSET, FILE[0], FILE[1], LEAVES];
-const STANDS: [usize; 2] = [DONE_BATCH, CARRY];
+
+/// What a batch will do: it, and the carry that it leaves.
+#[derive(Debug, Clone, Copy)]
+struct Preparation {
+    batch: Batch,
+    leaves: u64,
+}
+
+impl Value<8> for Preparation {
+    fn words(&self) -> [u64; 8] {
+        let Batch { id, take, last, offset, file } = self.batch;
+        [id, take, last.epoch, last.sequence, offset, file.device, file.inode, self.leaves]
+    }
+
+    fn of([id, take, epoch, sequence, offset, device, inode, leaves]: [u64; 8]) -> Preparation {
+        let (last, file) = (Ack { epoch, sequence }, FileId { device, inode });
+        Preparation { batch: Batch { id, take, last, offset, file }, leaves }
+    }
+}
+
+impl Value<2> for Ack {
+    fn words(&self) -> [u64; 2] {
+        [self.epoch, self.sequence]
+    }
+
+    fn of([epoch, sequence]: [u64; 2]) -> Ack {
+        Ack { epoch, sequence }
+    }
+}
+
+/// The last batch that is done, and the carry that it left.
+#[derive(Debug, Clone, Copy)]
+struct Stands {
+    batch: u64,
+    carry: u64,
+}
+
+impl Value<2> for Stands {
+    fn words(&self) -> [u64; 2] {
+        [self.batch, self.carry]
+    }
+
+    fn of([batch, carry]: [u64; 2]) -> Stands {
+        Stands { batch, carry }
+    }
+}
+
+/// Where a batch begins since it was promised to another place.
+#[derive(Debug, Clone, Copy)]
+struct Moved {
+    batch: u64,
+    offset: u64,
+    file: FileId,
+}
+
+impl Value<4> for Moved {
+    fn words(&self) -> [u64; 4] {
+        [self.batch, self.offset, self.file.device, self.file.inode]
+    }
+
+    fn of([batch, offset, device, inode]: [u64; 4]) -> Moved {
+        Moved { batch, offset, file: FileId { device, inode } }
+    }
+}
 
 // A phase is one store, so no checksum can go with it: no few wrong bits make
 // one of another.
@@ -146,7 +206,7 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Makes a page of zeros a ledger. Another sink may have been killed at it.
+    /// Makes a ledger of a page of zeros. Another sink may have been killed doing this.
     fn begin(&self) -> Result<(), String> {
         let zeros = crc_of([0, 0]);
         let fresh = [(PHASE, IDLE), (DONE_CRC, zeros), (STANDS_CRC, zeros)];
@@ -169,32 +229,28 @@ impl Ledger {
         if ![IDLE, PREPARED, CONSUMING].contains(&phase) {
             return Err(format!("cannot use a ledger: it has phase {phase:#x}"));
         }
-        let is_carry = |word: usize| carry_len(self.get(word)) <= CARRY_MAX;
-        let batch = self.get(CRC) == self.crc() && is_carry(LEAVES);
+        let is_carry = |carry: u64| carry_len(carry) <= CARRY_MAX;
+        let prepared = self.read(&PREPARATION).filter(|prepared| is_carry(prepared.leaves));
         let held = self.get(HELD) == self.held_word(self.get(HELD) & HELD_MAX);
-        let done = self.get(DONE_CRC) == self.words().crc(DONE);
-        let stands = self.get(STANDS_CRC) == self.words().crc(STANDS);
+        let done = self.read(&DONE).is_some();
+        let stands = self.read(&STANDS).is_some();
         // What a batch that is being consumed puts in their place need not check out.
-        let right = is_carry(CARRY)
-            && match phase {
-                IDLE => done && stands,
-                PREPARED => batch && done && stands,
-                _ => batch && held && (done || self.get(LAST[0]) != 0),
+        let right = is_carry(self.get(CARRY))
+            && match (phase, prepared) {
+                (IDLE, _) => done && stands,
+                (PREPARED, Some(_)) => done && stands,
+                (CONSUMING, Some(prepared)) => held && (done || prepared.batch.last.epoch != 0),
+                _ => false,
             };
         if right { Ok(()) } else { Err("cannot use a ledger: it does not check out".to_owned()) }
     }
 
     /// What was under way.
     pub fn phase(&self) -> Phase {
-        let place = if self.get(MOVED_CRC) == self.moved_crc() { MOVED } else { [OFFSET, FILE[0], FILE[1]] };
-        let [offset, device, inode] = place.map(|word| self.get(word));
-        let batch = Batch {
-            id: self.get(BATCH),
-            take: self.get(TAKE),
-            last: Ack { epoch: self.get(LAST[0]), sequence: self.get(LAST[1]) },
-            offset,
-            file: FileId { device, inode },
-        };
+        let mut batch = self.preparation().batch;
+        if let Some(moved) = self.read(&MOVED) {
+            (batch.offset, batch.file) = (moved.offset, moved.file);
+        }
         match self.get(PHASE) {
             PREPARED => Phase::Prepared(batch),
             CONSUMING => Phase::Consuming { batch, held: self.get(HELD) & HELD_MAX },
@@ -236,13 +292,12 @@ impl Ledger {
 
     /// The last message that is saved and consumed; `None`: none yet.
     pub fn done(&self) -> Option<Ack> {
-        let ack = Ack { epoch: self.get(DONE[0]), sequence: self.get(DONE[1]) };
-        (ack.epoch != 0).then_some(ack)
+        Some(DONE.read_unchecked(|word| self.get(word))).filter(|done| done.epoch != 0)
     }
 
     /// The last batch that is saved and consumed; 0: none yet.
     pub fn done_batch(&self) -> u64 {
-        self.get(DONE_BATCH)
+        STANDS.read_unchecked(|word| self.get(word)).batch
     }
 
     /// Appends the carry that stands to `to`.
@@ -273,29 +328,18 @@ impl Ledger {
         let leaves = (if grows { stands } else { stands ^ SECOND_AREA }) & SECOND_AREA | carry.len() as u64;
         let from = if grows { same } else { 0 };
         self.file.write_all_at(&carry[from..], area(leaves) + from as u64)?;
-        self.set(BATCH, batch.id);
-        self.set(TAKE, batch.take);
-        self.set(LAST[0], batch.last.epoch);
-        self.set(LAST[1], batch.last.sequence);
-        self.set(OFFSET, batch.offset);
-        self.set(FILE[0], batch.file.device);
-        self.set(FILE[1], batch.file.inode);
-        self.set(LEAVES, leaves);
-        self.set(CRC, self.crc());
+        self.write(&PREPARATION, &Preparation { batch: *batch, leaves });
         self.set(PLACE, crc_of([batch.id, self.path_crc]));
         self.set(PHASE, PREPARED);
         Ok(())
     }
 
-    /// The batch that is prepared begins elsewhere by now. Cut short, the place
-    /// where it was prepared to begin counts.
+    /// The batch that is prepared begins elsewhere now. If this is cut short, the
+    /// place where it was prepared to begin counts.
     pub fn moved(&self, offset: u64, file: FileId) {
         // One that counts must not be half another.
-        self.set(MOVED_CRC, 0);
-        for (word, value) in MOVED.into_iter().zip([offset, file.device, file.inode]) {
-            self.set(word, value);
-        }
-        self.set(MOVED_CRC, self.moved_crc());
+        MOVED.clear(|word, value| self.set(word, value));
+        self.write(&MOVED, &Moved { batch: self.get(BATCH), offset, file });
     }
 
     /// The prepared batch was never intended, or is withdrawn.
@@ -303,7 +347,7 @@ impl Ledger {
         self.set(PHASE, IDLE);
     }
 
-    /// Step 9 begins: the batch is saved, and staging holds so many bytes.
+    /// Step 9 begins: the batch is saved, and staging holds this many bytes.
     pub fn consuming(&self, held: u64) {
         self.set(HELD, self.held_word(held));
         self.set(PHASE, CONSUMING);
@@ -311,23 +355,25 @@ impl Ledger {
 
     /// Step 9 ends: staging holds nothing of the batch any more.
     pub fn consumed(&self) {
-        if self.get(LAST[0]) != 0 {
-            self.set(DONE[0], self.get(LAST[0]));
-            self.set(DONE[1], self.get(LAST[1]));
-            self.set(DONE_CRC, self.words().crc(DONE));
+        let Preparation { batch, leaves } = self.preparation();
+        if batch.last.epoch != 0 {
+            self.write(&DONE, &batch.last);
         }
-        self.set(DONE_BATCH, self.get(BATCH));
-        self.set(CARRY, self.get(LEAVES));
-        self.set(STANDS_CRC, self.words().crc(STANDS));
+        self.write(&STANDS, &Stands { batch: batch.id, carry: leaves });
         self.set(PHASE, IDLE);
     }
 
-    fn crc(&self) -> u64 {
-        self.words().crc(CHECKED)
+    /// The batch that was prepared last.
+    fn preparation(&self) -> Preparation {
+        PREPARATION.read_unchecked(|word| self.get(word))
     }
 
-    fn moved_crc(&self) -> u64 {
-        crc_of([BATCH, MOVED[0], MOVED[1], MOVED[2]].map(|word| self.get(word)))
+    fn read<T: Value<N>, const N: usize>(&self, cell: &Cell<T, N>) -> Option<T> {
+        cell.read(|word| self.get(word))
+    }
+
+    fn write<T: Value<N>, const N: usize>(&self, cell: &Cell<T, N>, value: &T) {
+        cell.write(value, |word, value| self.set(word, value));
     }
 
     /// What staging held, and behind it the checksum of that and the batch's id.
@@ -349,10 +395,10 @@ impl Ledger {
     }
 }
 
-/// What whoever holds a ledger sees of it, and has no part in.
+/// What the holder of a ledger, which takes no part in it, sees of it.
 ///
-/// It is read, not mapped: its sink writes to it at any instant, and nothing
-/// that a sink does to its ledger may be more than a wrong number here.
+/// It is read, not mapped: its sink writes to it at any time, and whatever a sink does
+/// to its ledger must lead to no more than a wrong number here.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a>(BorrowedFd<'a>);
 
@@ -378,7 +424,7 @@ impl<'a> View<'a> {
     fn word(self, word: usize) -> u64 {
         let mut bytes = [0; 8];
         let at = nix::libc::off_t::try_from(8 * word).unwrap_or(nix::libc::off_t::MAX);
-        // One that is too short to have it has nothing to say.
+        // One that is too short has no such word.
         match nix::sys::uio::pread(self.0, &mut bytes, at) {
             Ok(8) => u64::from_ne_bytes(bytes),
             Ok(_) | Err(_) => 0,
@@ -468,6 +514,33 @@ mod tests {
         let next = again(&file).unwrap();
         assert_eq!((next.phase(), next.done_batch()), (Phase::Idle, 3));
         assert_eq!(next.done(), Some(Ack { epoch: 7, sequence: 3 }));
+    }
+
+    /// The words as earlier versions write them, and as later ones must: an upgrade
+    /// takes up the ledgers of the version before.
+    #[test]
+    fn the_words_are_those_of_the_manual() {
+        #[rustfmt::skip]
+        let consuming: [u64; WORDS] = [
+            1, 0x73656d75736e6f63, 3, 10, 0x92dceae80000000c, 7, 3, 0, 0, 100, 1, 2, 4, 0xce1aaea0, 0, 0, 0xecbb4b55,
+            0xecbb4b55, 0x86cb42f6, 14, 200, 1, 9, 0xd85ae4c9,
+        ];
+        let (mut ledger, file) = ledger();
+        ledger.set_path(Path::new("/var/log/m.log")).unwrap();
+        ledger.prepare(&batch(3), b"half", 0).unwrap();
+        ledger.moved(200, FileId { device: 1, inode: 9 });
+        ledger.consuming(12);
+        let words = || std::array::from_fn::<u64, WORDS, _>(|word| ledger.get(word));
+        assert_eq!(words(), consuming);
+        ledger.consumed();
+        let mut done = consuming;
+        done[PHASE] = u64::from_le_bytes(*b"idle    ");
+        done[7..9].copy_from_slice(&[7, 3]);
+        done[14..18].copy_from_slice(&[3, 4, 0x9fcdb4c3, 0x4139f15d]);
+        assert_eq!(words(), done);
+        let mut carry = [0; 4];
+        file.read_exact_at(&mut carry, map::PAGE as u64).unwrap();
+        assert_eq!(&carry, b"half");
     }
 
     #[test]

@@ -6,14 +6,23 @@
 //! - [`replies`]: acknowledgements, as a sink sends them;
 //! - [`ledger`]: what a sink was doing, in memory that outlives it;
 //! - [`intent`]: what a sink is about to save, in a file that outlives every process;
-//! - [`intake`]: bytes out of a queue, none consumed before it is saved.
+//! - [`intake`]: bytes out of a queue, none consumed before it is saved;
+//! - [`source`]: a link at its sink, with its intake; [`messages`], [`lines`]: what
+//!   its bytes are;
+//! - [`batch`]: the steps of a batch, from all links of a sink to its
+//!   destination, and the recovery of one that was under way.
 
+pub mod batch;
+mod cell;
 pub mod handover;
 pub mod intake;
 pub mod intent;
 pub mod ledger;
+pub mod lines;
+pub mod messages;
 pub mod record;
 pub mod replies;
+pub mod source;
 mod words;
 
 use crate::sys::pipe::{self, Pipe};

@@ -1,6 +1,7 @@
 //! Acknowledgements, as the sink of a link sends them.
 
 use super::record::{ACK_LEN, Ack};
+use super::words::kill_point;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -31,6 +32,7 @@ impl Replies {
             return;
         };
         let sent = loop {
+            kill_point();
             // 24 bytes are far below PIPE_BUF: all or nothing.
             match self.pipe.write(&ack.encode()) {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}

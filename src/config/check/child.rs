@@ -1,7 +1,9 @@
 //! `[children.NAME]`.
 
 use super::super::keys;
-use super::super::model::{Address, Backoff, Child, Identity, Policy, Program, Ready, Restart, StartLimit, StopTo, Success};
+use super::super::model::{
+    Address, Backoff, Child, Identity, Policy, Program, Ready, Restart, StartLimit, StopTo, Success,
+};
 use super::{identity, program};
 use crate::journal::LogLimit;
 use crate::plugin::Plugin;

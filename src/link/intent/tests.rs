@@ -58,6 +58,36 @@ fn the_next_sink_finds_the_promise_and_the_body() {
     assert_eq!((intent.found(), intent.last_batch(), intent.is_closed()), (Found::Idle, 5, true));
 }
 
+/// The words as earlier versions write them, and as later ones must: an upgrade
+/// takes up the intent files of the version before.
+#[test]
+fn the_words_are_those_of_the_manual() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut intent = open(&folder);
+    intent.boot = [11, 12];
+    intent.notes.settled[..2].copy_from_slice(&[9, 8]);
+    intent.reset().unwrap();
+    intent.set_began(FileId { device: 1, inode: 2 }, 50).unwrap();
+    intent.set_untrusted(Some(FileId { device: 3, inode: 4 })).unwrap();
+    put_body(&mut intent, BODY);
+    intent.promise(&promise(5)).unwrap();
+    #[rustfmt::skip]
+    let front = [
+        0x26964626d756c70, 0, 2, 0x20202020656c6469, 0, 0, 0, 0, 0, 0, 0, 0, 0xc7bf8b17, 0, 0, 0, 0, 0, 3, 4,
+        0x4139f15d, 1, 2, 50, 0x62acde64, 9, 8, 0, 0, 0, 0, 0, 0, 0xb49fa935,
+    ];
+    #[rustfmt::skip]
+    let slot = [
+        3, 0x646573696d6f7270, 5, 1, 2, 100, 17, 11, 12, 0x8fa03080, 0xa6bfdcf3,
+    ];
+    assert_eq!(front, std::array::from_fn(|word| get(&intent, word)));
+    assert_eq!(slot, std::array::from_fn(|word| get(&intent, SLOTS[0] + word)));
+    assert!((front.len()..SLOTS[0]).all(|word| get(&intent, word) == 0));
+    let mut body = [0; BODY.len()];
+    intent.file.read_exact_at(&mut body, PAGE as u64).unwrap();
+    assert_eq!(&body, BODY);
+}
+
 #[test]
 fn a_body_longer_than_the_next_sink_asks_for_is_found_too() {
     let folder = tempfile::tempdir().unwrap();
@@ -168,7 +198,7 @@ fn a_promise_that_was_not_written_whole_and_is_given_up_is_no_promise() {
         let mut intent = idle(&folder);
         // As where a disk is full.
         killed_after(words, || intent.promise(&promise(5)).unwrap());
-        (intent.standing, intent.begun_anew) = (None, true);
+        intent.state = State::Begun;
         intent.close().unwrap();
         assert_eq!(open_after(intent, &folder).found(), Found::Idle, "{words}");
     }

@@ -3,6 +3,8 @@
 
 use super::archives::{self, Archive, list};
 use super::compress::{Outcome, compress, remove_workshop, workshop_path};
+use super::orders::{Flaw, Orders};
+use super::room;
 use super::settings::Settings;
 use crate::plugin::start::Start;
 use crate::sys::background::stand_back;
@@ -133,7 +135,7 @@ struct Child {
 
 /// What came of a pass.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Ended {
+enum Ended {
     /// All is as it should be.
     Well,
     /// It is not: why.
@@ -146,38 +148,60 @@ impl Archivist {
         Archivist { settings, child: None, more: false, again_at: None, wait: AGAIN.0 }
     }
 
-    /// Starts it where there is something to do.
-    ///
-    /// # Errors
-    /// It can't be started; that is tried again.
-    pub fn start_for_work(&mut self, settings: &Settings) -> Result<(), String> {
+    /// Gives up its settings, and what is at work with it.
+    pub fn take_settings(&mut self) -> String {
+        std::mem::take(&mut self.settings)
+    }
+
+    /// Starts it if the file is rotated and there is something for it to do.
+    pub fn start_for_work(&mut self, settings: &Settings, orders: &mut Orders) {
+        if !settings.rotate.is_on() {
+            return;
+        }
         let left = workshop_path(&settings.file).exists();
-        match list(&settings.file) {
-            Ok(archives) if left || archives::is_work(&archives, &settings.rotate) => self.start(),
-            _ => Ok(()),
+        if list(&settings.file).is_ok_and(|archives| left || archives::is_work(&archives, &settings.rotate)) {
+            self.start(orders);
         }
     }
 
-    /// Starts it, or has it start again when it is done.
-    ///
-    /// # Errors
-    /// It can't be started; that is tried again.
-    pub fn start(&mut self) -> Result<(), String> {
+    /// Starts it, or has it start again when it is done. If it can't be started, that
+    /// is reported and tried again.
+    pub fn start(&mut self, orders: &mut Orders) {
         self.again_at = None;
         if self.child.is_some() {
             self.more = true;
-            return Ok(());
+            return;
         }
         match spawn(&self.settings) {
-            Ok(child) => {
-                self.child = Some(child);
-                Ok(())
-            }
+            Ok(child) => self.child = Some(child),
             Err(error) => {
                 self.try_later();
-                Err(format!("cannot start {NAME}: {error}"))
+                orders.set_flaw(Flaw::Archives, &format!("cannot start {NAME}: {error}"));
             }
         }
+    }
+
+    /// Looks after it: reaps it, and starts it again when that is due.
+    pub fn tend(&mut self, orders: &mut Orders) {
+        match self.reap() {
+            Ok(None) => {}
+            Ok(Some(Ended::Well)) => orders.set_flaw(Flaw::Archives, ""),
+            Ok(Some(Ended::Badly(why))) => orders.set_flaw(Flaw::Archives, &why),
+            Err(error) => log::error!("cannot wait for the archivist: {error}"),
+        }
+        if self.again_at.is_some_and(|at| at <= Instant::now()) {
+            self.start(orders);
+        }
+    }
+
+    /// Frees room, if an error says that there is none and the settings allow it.
+    /// Returns whether what failed is worth another try.
+    pub fn make_room(&mut self, settings: &Settings, error: &io::Error) -> bool {
+        // What it is at takes room too.
+        if room::may_make_room(settings, error) {
+            self.kill();
+        }
+        room::make_room(settings, error)
     }
 
     /// Its process, where it is at work, and what hangs up once that ends.
@@ -205,16 +229,11 @@ impl Archivist {
         [dying, self.again_at].into_iter().flatten().min()
     }
 
-    /// Whether it is due to be started again.
-    pub fn is_due(&self) -> bool {
-        self.again_at.is_some_and(|at| at <= Instant::now())
-    }
-
     /// It has ended: what came of it. `None`: it has not.
     ///
     /// # Errors
     /// From waitpid(2).
-    pub fn reap(&mut self) -> io::Result<Option<Ended>> {
+    fn reap(&mut self) -> io::Result<Option<Ended>> {
         let Some(child) = &self.child else {
             return Ok(None);
         };
@@ -245,7 +264,7 @@ impl Archivist {
 
     /// Ends it, whatever it is at; it is tried again. One that SIGKILL does not
     /// end soon, because its disk does not answer, is left to be reaped later.
-    pub fn kill(&mut self) {
+    fn kill(&mut self) {
         let Some(child) = &self.child else { return };
         process::force(child.pid);
         let until = Instant::now() + KILL_WAIT;

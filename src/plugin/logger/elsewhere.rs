@@ -3,13 +3,16 @@
 //! used. Only one file is held at a time, so loggers that exchange files can't
 //! wait for each other.
 
+use super::destination::FileDestination;
 use super::file::{MessageFile, find, id_at, intent_path, is_gone};
 use super::orders::Halt;
 use super::settings::Sync;
 use super::there::There;
-use super::{Desk, Logger, may_pass, wait_for};
-use crate::link::intent::{FileId, Found, Header, Intent, Promise};
+use super::{Desk, may_pass, wait_for};
+use crate::link::batch::{Destination, Intakes, Promised};
+use crate::link::intent::{FileId, Found, Header, Intent};
 use crate::link::ledger::{Batch, Phase};
+use crate::link::source::Source;
 use crate::sys::beside::{self, Whose};
 use nix::fcntl::OFlag;
 use std::io;
@@ -30,55 +33,26 @@ struct Left {
 
 impl Desk {
     /// Settles every batch that is for another file than the one of the settings.
-    pub(super) fn settle_elsewhere(mut self) -> Result<Desk, Halt> {
+    pub(super) fn settle_elsewhere(mut self, intakes: &mut Intakes) -> Result<Desk, Halt> {
         let mut settled: Vec<PathBuf> = vec![self.settings.file.clone()];
-        while let Some(path) = self.other_path(&settled)? {
-            self = self.settle_at(&path)?;
+        while let Some(path) = other_path(intakes, &settled)? {
+            self = self.settle_at(&path, intakes)?;
             settled.push(path);
         }
         Ok(self)
     }
 
-    fn other_path(&self, settled: &[PathBuf]) -> Result<Option<PathBuf>, Halt> {
-        for source in &self.sources {
-            let path = source.intake.path();
-            let path = path.map_err(|e| format!("cannot take up the link from {}: {e}", source.intake.from))?;
-            if let Some(path) = path.filter(|path| !settled.contains(path)) {
-                return Ok(Some(path));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Whether the last batch of that link is for the file of that path.
-    fn is_for(path: &Path, source: &super::Source) -> bool {
-        source.intake.path().ok().flatten().is_some_and(|named| named == path)
-    }
-
-    fn left(&self, path: &Path) -> Left {
-        let mut left = Left::default();
-        for source in self.sources.iter().filter(|source| Desk::is_for(path, source)) {
-            match source.intake.phase() {
-                Phase::Prepared(batch) => left.prepared.push(batch),
-                Phase::Consuming { batch, .. } => left.saved.push(batch.id),
-                Phase::Idle => left.saved.push(source.intake.done_batch()),
-            }
-        }
-        left.prepared.retain(|batch| !left.saved.contains(&batch.id));
-        left
-    }
-
-    fn settle_at(mut self, path: &Path) -> Result<Desk, Halt> {
-        let mut left = self.left(path);
+    fn settle_at(mut self, path: &Path, intakes: &mut Intakes) -> Result<Desk, Halt> {
+        let mut left = Left::of(path, intakes);
         if let Some(intent) = self.take_intent(path, &mut left)? {
-            self = self.settle_in(path, intent, &mut left)?;
+            self = self.settle_in(path, intent, &mut left, intakes)?;
         }
-        for source in self.sources.iter_mut().filter(|source| Desk::is_for(path, source)) {
+        for source in intakes.sources.iter_mut().filter(|source| is_for(path, source)) {
             let saved = match source.intake.phase() {
                 Phase::Prepared(batch) => left.saved.contains(&batch.id),
                 Phase::Consuming { .. } | Phase::Idle => false,
             };
-            source.intake.recover(saved, &self.tools)?;
+            source.intake.recover(saved, &intakes.tools)?;
         }
         self.orders.endured();
         Ok(self)
@@ -134,7 +108,7 @@ impl Desk {
     }
 
     /// Settles it, with the intent file of that path in hand.
-    fn settle_in(mut self, path: &Path, intent: Intent, left: &mut Left) -> Result<Desk, Halt> {
+    fn settle_in(mut self, path: &Path, intent: Intent, left: &mut Left, intakes: &Intakes) -> Result<Desk, Halt> {
         left.settle(|id| intent.is_settled(id));
         let found = intent.found();
         let (file, promise) = match found {
@@ -172,16 +146,16 @@ impl Desk {
         let own = std::mem::replace(&mut self.settings.file, at.clone());
         let rights = self.settings.rights();
         let opened = wait_for(&mut self.orders, &self.settings, &at, || MessageFile::open(&at, &rights))?;
-        let mut logger = Logger::at(self, intent, opened);
+        let mut destination = FileDestination::at(self, intent, opened);
         match promise {
             Some(promise) => {
-                if logger.complete_for(promise, at != path)? {
+                if destination.complete_for(&mut intakes.promised(promise), at != path)? {
                     left.saved.push(promise.batch);
                 }
             }
-            None => logger.cut_back()?,
+            None => intakes.take_back(&mut destination)?,
         }
-        let mut desk = logger.close();
+        let mut desk = destination.close_file();
         desk.settings.file = own;
         Ok(desk)
     }
@@ -218,7 +192,36 @@ impl Desk {
     }
 }
 
+fn other_path(intakes: &Intakes, settled: &[PathBuf]) -> Result<Option<PathBuf>, Halt> {
+    for source in &intakes.sources {
+        let path = source.intake.path();
+        let path = path.map_err(|e| format!("cannot take up the link from {}: {e}", source.intake.from))?;
+        if let Some(path) = path.filter(|path| !settled.contains(path)) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the last batch of that link is for the file of that path.
+fn is_for(path: &Path, source: &Source) -> bool {
+    source.intake.path().ok().flatten().is_some_and(|named| named == path)
+}
+
 impl Left {
+    fn of(path: &Path, intakes: &Intakes) -> Left {
+        let mut left = Left::default();
+        for source in intakes.sources.iter().filter(|source| is_for(path, source)) {
+            match source.intake.phase() {
+                Phase::Prepared(batch) => left.prepared.push(batch),
+                Phase::Consuming { batch, .. } => left.saved.push(batch.id),
+                Phase::Idle => left.saved.push(source.intake.done_batch()),
+            }
+        }
+        left.prepared.retain(|batch| !left.saved.contains(&batch.id));
+        left
+    }
+
     fn has(&self, id: u64) -> bool {
         self.prepared.iter().any(|batch| batch.id == id) && !self.saved.contains(&id)
     }
@@ -229,18 +232,19 @@ impl Left {
     }
 }
 
-impl Logger {
+impl FileDestination {
     /// Completes a batch in its file, and notes that. A file with another name
     /// must have a beginning of it: a number may be another file's by now.
     /// Whether it is saved.
-    fn complete_for(&mut self, promise: Promise, renamed: bool) -> Result<bool, Halt> {
+    fn complete_for(&mut self, promise: &mut Promised<'_>, renamed: bool) -> Result<bool, Halt> {
         self.put_untrusted_aside()?;
         let begun = |there| matches!(there, There::Begun { done, .. } if done > 0);
-        let saved = !renamed || begun(self.look(&promise)?);
+        let saved = !renamed || begun(self.look(promise)?);
         if saved {
             self.complete(promise)?;
             self.write_intent(|intent| intent.set_untrusted(None))?;
-            self.write_intent(|intent| intent.settle(promise.batch))?;
+            let batch = promise.batch;
+            self.write_intent(|intent| intent.settle(batch))?;
         } else {
             log::warn!("{} has nothing of the batch that is under way", self.file.path().display());
             self.close_intent()?;

@@ -4,13 +4,13 @@
 //! and bytes that are not UTF-8 are `\xNN`, byte by byte. So no message can
 //! forge a line or steer a terminal, and every byte can be had back.
 
-use super::output::Output;
+use super::body::Body;
 
 /// The most bytes that one byte becomes.
 pub const GROWTH: usize = 4;
 
 /// Writes a message escaped.
-pub fn escape(message: &[u8], out: &mut Output<'_>) {
+pub fn escape(message: &[u8], out: &mut Body<'_>) {
     if is_plain(message) {
         return out.put(message);
     }
@@ -27,7 +27,7 @@ pub(super) fn is_plain(message: &[u8]) -> bool {
     message.chunks(64).all(|block| block.iter().map(plain).fold(true, |all, one| all & one))
 }
 
-fn escape_text(text: &str, out: &mut Output<'_>) {
+fn escape_text(text: &str, out: &mut Body<'_>) {
     let mut kept = 0;
     for (at, char) in text.char_indices() {
         let len = char.len_utf8();
@@ -45,7 +45,7 @@ fn escape_text(text: &str, out: &mut Output<'_>) {
     out.put(&text.as_bytes()[kept..]);
 }
 
-fn escape_bytes(bytes: &[u8], out: &mut Output<'_>) {
+fn escape_bytes(bytes: &[u8], out: &mut Body<'_>) {
     for &byte in bytes {
         out.put(&[b'\\', b'x', hex(byte >> 4), hex(byte & 15)]);
     }
@@ -93,7 +93,7 @@ mod tests {
 
     fn escaped(message: &[u8]) -> Vec<u8> {
         let mut buffer = vec![0; message.len() * GROWTH];
-        let mut out = Output::new(&mut buffer);
+        let mut out = Body::new(&mut buffer);
         escape(message, &mut out);
         let len = out.len();
         buffer.truncate(len);

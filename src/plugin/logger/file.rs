@@ -20,7 +20,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 /// The message file, locked.
 #[derive(Debug)]
@@ -369,6 +369,7 @@ impl MessageFile {
     }
 }
 
+pub use crate::link::batch::now;
 pub use crate::sys::beside::sync_folder;
 
 /// Where a file is: at that path, or under another name in the same folder.
@@ -458,12 +459,6 @@ fn finish(file: &File, path: &Path, rights: &Rights<'_>) -> String {
 fn same_rights(before: &File, file: &File, path: &Path) -> String {
     let lacks = access::give_same(before, file);
     if lacks.is_empty() { String::new() } else { format!("cannot give {} {}", path.display(), lacks.join("; ")) }
-}
-
-/// Microseconds since 1970-01-01 UTC.
-pub fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// Refuses a path that names something, but no regular file, unless that is

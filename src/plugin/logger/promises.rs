@@ -1,10 +1,10 @@
-//! What the logger writes to its intent file, whatever that file's disk does:
-//! nothing is taken for written before it is.
+//! What the logger writes to its intent file. If the disk fails, it waits: nothing
+//! counts as written before it is.
 
-use super::Logger;
+use super::destination::FileDestination;
 use super::file::is_gone;
 use super::orders::Halt;
-use super::source::BATCH_BYTES;
+use crate::link::batch::Promised;
 use crate::link::intent::{Intent, Promise};
 use crate::sys::beside::{self, rename_to_free};
 use nix::errno::Errno;
@@ -12,21 +12,21 @@ use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long a trouble is endured before it is tried again.
+/// How long to wait for a trouble to pass before trying again.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// Whether an error says that there is no room, where there may be enough for less.
+/// Whether an error says that there is no room; there may be enough for less.
 pub(super) fn wants_room(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
     matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG))
 }
 
-impl Logger {
-    /// Step 5. Whether the batch is promised: `false` where there is no room
-    /// for one so large, and a smaller one is to be tried.
-    pub(super) fn intend(&mut self, promise: &Promise) -> Result<bool, Halt> {
+impl FileDestination {
+    /// Step 5. Returns whether the batch is promised. `false`: there is no room for
+    /// one this large, and a smaller one is to be tried.
+    pub(super) fn promise(&mut self, promise: &Promise) -> Result<bool, Halt> {
         while let Err(error) = self.intent.promise(promise) {
-            if wants_room(&error) && self.take_less(promise.length) {
+            if wants_room(&error) && self.rendering.take_less(promise.length) {
                 self.shrink_intent();
                 return Ok(false);
             }
@@ -38,7 +38,7 @@ impl Logger {
 
     /// Promises the batch under way to another place. The message file is
     /// not written to before that stands.
-    pub(super) fn promise_anew(&mut self, promise: &Promise) -> Result<(), Halt> {
+    pub(super) fn promise_anew(&mut self, promise: &Promised<'_>) -> Result<(), Halt> {
         while !self.has_named_intent()? {
             match self.promise_in_new(promise) {
                 Ok(()) => log::warn!("{} was removed; made it again", self.intent.path().display()),
@@ -51,10 +51,7 @@ impl Logger {
             }
         }
         self.write_intent(|intent| intent.promise(promise))?;
-        // Where the intent file is lost later on, the ledgers say where the batch began.
-        for source in &self.sources {
-            source.intake.moved(promise.batch, promise.offset, promise.file);
-        }
+        promise.note_place();
         Ok(())
     }
 
@@ -70,21 +67,21 @@ impl Logger {
         }
     }
 
-    /// Goes on with a new intent file where the one in hand has lost its name, as
-    /// where its folder was emptied: nobody would find a promise in that. The new
-    /// one has its name only once it has the promise: before, there is none,
-    /// and the ledgers say where the batch began.
+    /// Goes on with a new intent file if this one has lost its name, for example
+    /// because its folder was emptied: nobody would find a promise in it. The new one
+    /// gets the name only when it has the promise. Until then there is none, and
+    /// the ledgers say where the batch began.
     fn promise_in_new(&mut self, promise: &Promise) -> io::Result<()> {
         let at = self.intent.path().to_owned();
         let mut next = at.clone().into_os_string();
         next.push(".new");
         let next = PathBuf::from(next);
         let locked = || io::Error::new(ErrorKind::ResourceBusy, "another process has locked it");
-        let mut made = Intent::open(&next, self.pace.body)?.ok_or_else(locked)?;
+        let mut made = Intent::open(&next, self.intent.body().len())?.ok_or_else(locked)?;
         made.take_over(&self.intent)?;
         let outcome = made.reset().and_then(|()| made.promise(promise)).and_then(|()| {
-            match Intent::open_existing(&at, self.pace.body) {
-                // Nobody's, where somebody has put one there. Its lock is held until it is replaced.
+            match Intent::open_existing(&at, 0) {
+                // Somebody has put one there, and nobody uses it. It stays locked until it is replaced.
                 Ok(theirs) => theirs.ok_or_else(locked).and_then(|_held| beside::rename(&next, &at)),
                 Err(error) if is_gone(&error) => rename_to_free(&next, &at),
                 Err(error) => Err(error),
@@ -105,7 +102,7 @@ impl Logger {
         self.write_intent(Intent::close)
     }
 
-    /// Writes something to the intent file, however often it takes.
+    /// Writes something to the intent file, and tries again until that succeeds.
     pub(super) fn write_intent(&mut self, mut write: impl FnMut(&mut Intent) -> io::Result<()>) -> Result<(), Halt> {
         while let Err(error) = write(&mut self.intent) {
             self.endure_intent(&error)?;
@@ -122,25 +119,40 @@ impl Logger {
         self.orders.endure(&trouble, RETRY)
     }
 
-    /// Makes batches smaller on a full disk. Whether that was possible.
-    pub(super) fn take_less(&mut self, length: u64) -> bool {
-        let length = usize::try_from(length).unwrap_or(usize::MAX).min(self.batch_bytes);
-        // At one byte it has one message.
-        if length <= 1 {
-            return false;
-        }
-        self.batch_bytes = length / 2;
-        true
-    }
-
-    /// Gives back the room that past batches took in the intent file. Whether there was any.
+    /// Gives back the room that past batches took in the intent file. Returns whether
+    /// there was any.
     pub(super) fn shrink_intent(&self) -> bool {
-        // What fails here is tried again, and told, with the next write.
+        // If this fails, the next write tries again and reports it.
         self.intent.shrink().unwrap_or(false)
     }
 
-    /// There was room for a batch: maybe there is for a larger one.
-    pub(super) fn take_more(&mut self) {
-        self.batch_bytes = (self.batch_bytes * 2).min(BATCH_BYTES);
+    /// Somebody may have removed the intent file; between two batches it can be made again.
+    pub(super) fn restore_intent(&mut self) {
+        let at = self.intent.path().to_owned();
+        let there = match self.intent.is_named() {
+            Ok(there) => there,
+            Err(error) => {
+                // The next look comes with a later batch.
+                log::warn!("cannot look at {}: {error}", at.display());
+                return;
+            }
+        };
+        if !there {
+            let made = Intent::open(&at, self.intent.body().len()).and_then(|made| {
+                let again = |mut intent: Intent| {
+                    intent.take_over(&self.intent)?;
+                    intent.reset().map(|()| intent)
+                };
+                made.map(again).transpose()
+            });
+            match made {
+                Ok(Some(intent)) => {
+                    self.intent = intent;
+                    log::warn!("{} was removed; made it again", at.display());
+                }
+                Ok(None) => log::warn!("{} is another process's now", at.display()),
+                Err(error) => log::warn!("cannot make {} again: {error}", at.display()),
+            }
+        }
     }
 }

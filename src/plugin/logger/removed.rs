@@ -1,15 +1,16 @@
 //! A message file that was removed: nobody can read what is saved there, so a
 //! new one is made at once.
 
-use super::Logger;
+use super::destination::FileDestination;
 use super::file::MessageFile;
 use super::orders::{Flaw, Halt};
-use crate::link::intent::{FileId, Promise};
+use crate::link::batch::Promised;
+use crate::link::intent::FileId;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-impl Logger {
+impl FileDestination {
     /// Puts a new file in the place of one that has lost its last name, and
     /// returns whether it had. A trouble with that is waited out: the folder may
     /// be gone too.
@@ -45,7 +46,7 @@ impl Logger {
 
     /// The same for a batch under way, which is promised to the new file, all of
     /// it. The last look before it is acknowledged.
-    pub(super) fn move_if_removed(&mut self, promise: &mut Promise) -> Result<bool, Halt> {
+    pub(super) fn move_if_removed(&mut self, promise: &mut Promised<'_>) -> Result<bool, Halt> {
         let moved = self.replace_if_removed()?;
         if moved {
             self.promise_here(promise)?;

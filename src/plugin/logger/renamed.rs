@@ -1,11 +1,12 @@
 //! A batch of another incarnation, whose file has another name in its folder by
 //! now: it is completed there, or goes whole to the file that has the name.
 
-use super::Logger;
+use super::destination::FileDestination;
 use super::file::{MessageFile, find, id_at};
 use super::orders::Halt;
 use super::save::RETRY;
 use super::there::{self, There};
+use crate::link::batch::Promised;
 use crate::link::intent::{FileId, Promise, names};
 use crate::sys::beside::{self, Whose};
 use nix::fcntl::OFlag;
@@ -13,22 +14,23 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-impl Logger {
+impl FileDestination {
     /// Completes a batch in the file that it was promised to. Whether it is saved
     /// there: if not, none of its lines is.
-    pub(super) fn complete_renamed(&mut self, promise: &mut Promise) -> Result<bool, Halt> {
+    pub(super) fn complete_renamed(&mut self, promise: &mut Promised<'_>) -> Result<bool, Halt> {
         loop {
-            let Some((path, file)) = self.look_for(promise.file)? else {
+            let Some(target) = self.look_for(promise.file)? else {
                 return Ok(false);
             };
+            let path = &target.path;
             // A number of a file's that is gone may be another's by now:
             // only a beginning of the batch says that it is the one meant.
-            match self.look_in(&path, &file, promise)? {
+            match self.look_in(&target, promise)? {
                 // It may not be ours to write to any more, and need not be.
                 There::Begun { done, .. } if done == promise.length => {
-                    return match file.sync_data() {
+                    return match target.file.sync_data() {
                         Ok(()) => Ok(true),
-                        Err(error) => self.distrust(promise.file, &path, &error),
+                        Err(error) => self.distrust(promise.file, path, &error),
                     };
                 }
                 There::Begun { done, .. } if done > 0 => {}
@@ -38,7 +40,7 @@ impl Logger {
                     return Ok(false);
                 }
             }
-            if let Some(renamed) = self.open_renamed(&path, promise.file)? {
+            if let Some(renamed) = self.open_renamed(path, promise.file)? {
                 let here = std::mem::replace(&mut self.file, renamed);
                 let saved = self.complete_in_it(promise);
                 self.file = here;
@@ -48,7 +50,7 @@ impl Logger {
     }
 
     /// The same, with that file in hand.
-    fn complete_in_it(&mut self, promise: &mut Promise) -> Result<bool, Halt> {
+    fn complete_in_it(&mut self, promise: &mut Promised<'_>) -> Result<bool, Halt> {
         match self.look(promise)? {
             // It can grow no further, so the new file gets the batch. Nobody
             // would ever finish the half line.
@@ -66,7 +68,7 @@ impl Logger {
             There::Begun { .. } | There::Nothing => return Ok(false),
         }
         let done = self.progress(promise)?;
-        self.save_in(promise, done, true)?;
+        self.write_rest_in(promise, done, true)?;
         if let Err(error) = self.file.sync() {
             let path = self.file.path().to_owned();
             return self.distrust(promise.file, &path, &error);
@@ -110,9 +112,9 @@ impl Logger {
 
     /// That file in the folder of the message file, under whatever name. One that
     /// can't be looked at just now is not taken for one that is gone.
-    fn look_for(&mut self, id: FileId) -> Result<Option<(PathBuf, File)>, Halt> {
+    fn look_for(&mut self, id: FileId) -> Result<Option<Target>, Halt> {
         loop {
-            let error = match sibling(self.file.path(), id) {
+            let error = match Target::find(self.file.path(), id) {
                 Ok(found) => return Ok(found),
                 Err(error) => error,
             };
@@ -124,13 +126,13 @@ impl Logger {
         }
     }
 
-    fn look_in(&mut self, path: &Path, file: &File, promise: &Promise) -> Result<There, Halt> {
+    fn look_in(&mut self, target: &Target, promise: &Promise) -> Result<There, Halt> {
         loop {
-            let error = match there::look(file, promise, self.promised(promise)) {
+            let error = match there::look(&target.file, promise, self.promised(promise)) {
                 Ok(there) => return Ok(there),
                 Err(error) => error,
             };
-            let trouble = format!("cannot look at {}: {error}", path.display());
+            let trouble = format!("cannot look at {}: {error}", target.path.display());
             if !super::may_pass(&error) {
                 return Err(Halt::Failed(trouble));
             }
@@ -151,13 +153,21 @@ impl Logger {
     }
 }
 
-/// That file, to be looked at, and the name that it has in the folder of `path`.
-fn sibling(path: &Path, id: FileId) -> io::Result<Option<(PathBuf, File)>> {
-    let Some(found) = find(path, id)? else { return Ok(None) };
-    // A number that is another kind of thing's by now is not the file.
-    if !std::fs::symlink_metadata(&found).is_ok_and(|data| data.is_file()) {
-        return Ok(None);
+/// The file that a batch was promised to, to be looked at, and the name that it has now.
+struct Target {
+    path: PathBuf,
+    file: File,
+}
+
+impl Target {
+    /// Looks for it in the folder of `path`.
+    fn find(path: &Path, id: FileId) -> io::Result<Option<Target>> {
+        let Some(path) = find(path, id)? else { return Ok(None) };
+        // A number that is another kind of thing's by now is not the file.
+        if !std::fs::symlink_metadata(&path).is_ok_and(|data| data.is_file()) {
+            return Ok(None);
+        }
+        let file = beside::open(&path, OFlag::O_RDONLY, Whose::Anybodys)?;
+        Ok((FileId::of(&file.metadata()?) == id).then_some(Target { path, file }))
     }
-    let file = beside::open(&found, OFlag::O_RDONLY, Whose::Anybodys)?;
-    Ok((FileId::of(&file.metadata()?) == id).then_some((found, file)))
 }

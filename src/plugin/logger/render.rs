@@ -1,28 +1,14 @@
 //! How a message stands in the message file: section 4 of the manual.
 
+use super::body::Body;
 use super::escape::{GROWTH, escape, hex, is_plain};
-use super::output::Output;
 use super::settings::Format;
+use crate::link::batch::Message;
 use crate::link::record::Peer;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::io::Write;
 use std::net::SocketAddr;
-
-/// A message and what is known about it.
-#[derive(Debug, Clone, Copy)]
-pub struct Message<'a> {
-    /// When it was received: microseconds since 1970-01-01 UTC.
-    pub time: i64,
-    /// The child that sent it to the logger.
-    pub child: &'a str,
-    /// Who sent it to that child; `None`: the child itself wrote it.
-    pub peer: Option<Peer>,
-    /// It.
-    pub bytes: &'a [u8],
-    /// Whether it is a part of a longer one, and not the last.
-    pub more: bool,
-}
 
 /// Renders messages, one after the other.
 #[derive(Debug)]
@@ -52,7 +38,7 @@ impl Renderer {
     }
 
     /// Appends a message's line. There is [`Renderer::room_for`] it.
-    pub fn render(&mut self, message: &Message<'_>, out: &mut Output<'_>) {
+    pub fn render(&mut self, message: &Message<'_>, out: &mut Body<'_>) {
         match self.format {
             Format::Raw => out.put(message.bytes),
             Format::Text => self.text(message, out),
@@ -61,7 +47,7 @@ impl Renderer {
         out.put(b"\n");
     }
 
-    fn text(&mut self, message: &Message<'_>, out: &mut Output<'_>) {
+    fn text(&mut self, message: &Message<'_>, out: &mut Body<'_>) {
         self.clock.put(message.time, out);
         out.put(b" ");
         put_peer(message, out);
@@ -69,7 +55,7 @@ impl Renderer {
         escape(message.bytes, out);
     }
 
-    fn json(&mut self, message: &Message<'_>, out: &mut Output<'_>) {
+    fn json(&mut self, message: &Message<'_>, out: &mut Body<'_>) {
         out.put(br#"{"time":""#);
         self.clock.put(message.time, out);
         out.put(br#"","child":""#);
@@ -91,7 +77,7 @@ impl Renderer {
     }
 }
 
-fn put_peer(message: &Message<'_>, out: &mut Output<'_>) {
+fn put_peer(message: &Message<'_>, out: &mut Body<'_>) {
     match message.peer {
         None => out.put(message.child.as_bytes()),
         Some(Peer::None) => out.put(b"-"),
@@ -114,7 +100,7 @@ fn put_peer(message: &Message<'_>, out: &mut Output<'_>) {
     }
 }
 
-fn put_number(number: impl itoa::Integer, out: &mut Output<'_>) {
+fn put_number(number: impl itoa::Integer, out: &mut Body<'_>) {
     out.put(itoa::Buffer::new().format(number).as_bytes());
 }
 
@@ -123,7 +109,7 @@ const JSON_GROWTH: usize = 6;
 
 /// What stands in a JSON string (RFC 8259): besides what must be escaped there,
 /// DEL and C1 are, for the sake of terminals.
-fn json_text(text: &str, out: &mut Output<'_>) {
+fn json_text(text: &str, out: &mut Body<'_>) {
     if is_plain(text.as_bytes()) && memchr::memchr(b'"', text.as_bytes()).is_none() {
         return out.put(text.as_bytes());
     }
@@ -162,7 +148,7 @@ const SECONDS: (i64, i64) = (-62_167_219_200, 253_402_300_799);
 const MICROS: i64 = 1_000_000;
 
 impl Clock {
-    fn put(&mut self, time: i64, out: &mut Output<'_>) {
+    fn put(&mut self, time: i64, out: &mut Body<'_>) {
         let second = time.div_euclid(MICROS).clamp(SECONDS.0, SECONDS.1);
         if self.second != Some(second) {
             self.text = second_text(second);
@@ -206,7 +192,7 @@ fn second_text(second: i64) -> [u8; 20] {
 /// `20261122T150405.123456Z`, as it stands in names of files.
 pub fn name_time(time: i64) -> String {
     let mut buffer = [0; 27];
-    let mut out = Output::new(&mut buffer);
+    let mut out = Body::new(&mut buffer);
     Clock::default().put(time, &mut out);
     buffer.iter().map(|&byte| char::from(byte)).filter(|c| !matches!(c, '-' | ':')).collect()
 }
@@ -222,7 +208,7 @@ mod tests {
     fn batch(format: Format, messages: &[Message<'_>]) -> String {
         let mut renderer = Renderer::new(format);
         let mut buffer = vec![0xee; 1 << 16];
-        let mut out = Output::new(&mut buffer);
+        let mut out = Body::new(&mut buffer);
         for message in messages {
             let before = out.len();
             renderer.render(message, &mut out);

@@ -1,11 +1,11 @@
 //! When the message file is rotated, and how: the steps of ARCHITECTURE.md,
 //! "Rotation". What becomes of the archives is the archivist's.
 
-use super::archivist::Ended;
+use super::destination::FileDestination;
 use super::file::now;
 use super::orders::{Flaw, Halt};
 use super::settings::Rotate;
-use super::{Logger, ROTATIONS, archives, room};
+use super::{ROTATIONS, archives};
 use crate::link::intent::FileId;
 use std::io;
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ pub fn due(rotate: &Rotate, len: u64, age: Duration) -> Option<Duration> {
     Some(at.max(rotate.least()).saturating_sub(age))
 }
 
-impl Logger {
+impl FileDestination {
     /// Rotates the file, where that is due, between two batches.
     pub(super) fn rotate_if_due(&mut self) -> Result<(), Halt> {
         if !self.settings.rotate.is_on() {
@@ -118,8 +118,7 @@ impl Logger {
         // 6 the archivist (5, the folder, goes before an acknowledgement that needs it)
         let rotate = &self.settings.rotate;
         if rotate.compress.is_some() || rotate.keep.is_some() || rotate.keep_size.is_some() {
-            let started = self.archivist.start();
-            self.archivist_told(started);
+            self.archivist.start(&mut self.orders);
         }
         Ok(())
     }
@@ -131,35 +130,10 @@ impl Logger {
         (self.rotations.retry_at, self.rotations.at) = (Some(retry_at), Some(retry_at));
     }
 
-    /// Looks after the archivist: reaps it, and starts it again when that is due.
-    pub(super) fn tend_archivist(&mut self) {
-        match self.archivist.reap() {
-            Ok(None) => {}
-            Ok(Some(Ended::Well)) => self.orders.set_flaw(Flaw::Archives, ""),
-            Ok(Some(Ended::Badly(why))) => self.orders.set_flaw(Flaw::Archives, &why),
-            Err(error) => log::error!("cannot wait for the archivist: {error}"),
-        }
-        if self.archivist.is_due() {
-            let started = self.archivist.start();
-            self.archivist_told(started);
-        }
-    }
-
-    /// What an attempt to start the archivist came to.
-    pub(super) fn archivist_told(&mut self, started: Result<(), String>) {
-        if let Err(why) = started {
-            self.orders.set_flaw(Flaw::Archives, &why);
-        }
-    }
-
-    /// Frees room, where an error says that there is none and the settings
-    /// allow it. Whether what failed is worth another try.
+    /// Frees room, if an error says that there is none and the settings allow it.
+    /// Returns whether what failed is worth another try.
     pub(super) fn make_room(&mut self, error: &io::Error) -> bool {
-        // What it is at takes room too.
-        if room::may_make_room(&self.settings, error) {
-            self.archivist.kill();
-        }
-        room::make_room(&self.settings, error)
+        self.archivist.make_room(&self.settings, error)
     }
 }
 

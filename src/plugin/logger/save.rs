@@ -1,33 +1,34 @@
 //! Bytes into the message file: the batch that was promised, whatever comes.
 
-use super::Logger;
-use super::file::{self, MessageFile, now};
+use super::destination::FileDestination;
+use super::file::{self, MessageFile};
 use super::orders::{Flaw, Halt};
 use super::promises::wants_room;
 use super::settings::Sync;
 use super::there::{self, There};
 use super::torn::{Step, Watcher};
+use crate::link::batch::Promised;
 use crate::link::intent::Promise;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long a trouble is endured before it is tried again.
+/// How long to wait for a trouble to pass before trying again.
 pub(super) const RETRY: Duration = Duration::from_millis(200);
 /// The same, for a lock.
 const RETRY_LOCK: Duration = Duration::from_millis(100);
 /// A torn end that is longer than this takes a while to look at and to move.
 const WORTH_A_WORD: u64 = 16 << 20;
 
-impl Logger {
-    /// Has room for that many bytes at the end of the file before anything is
-    /// promised, and returns where that is: a batch that is promised must not
-    /// stop half-way for want of room, for then only this very file can have
-    /// the rest of it.
+impl FileDestination {
+    /// Makes sure that there is room for this many bytes at the end of the file, and
+    /// returns where that is. This comes before anything is promised: if a promised
+    /// batch stopped half-way because there is no room, only this very file could
+    /// take the rest of it.
     ///
-    /// `None`: there is no room for so much, but maybe for less.
-    pub(super) fn reserve(&mut self, length: u64) -> Result<Option<u64>, Halt> {
+    /// `None`: there is no room for this much, but maybe for less.
+    pub(super) fn reserve_at_end(&mut self, length: u64) -> Result<Option<u64>, Halt> {
         loop {
             let mut offset = self.file_len()?;
             if self.file.is_changed(offset) {
@@ -45,7 +46,7 @@ impl Logger {
                 if self.shrink_intent() {
                     continue;
                 }
-                if self.take_less(length) {
+                if self.rendering.take_less(length) {
                     return Ok(None);
                 }
             }
@@ -63,13 +64,18 @@ impl Logger {
     }
 
     /// Step 6: writes what was promised, of which `done` bytes are there.
-    pub(super) fn save(&mut self, promise: &mut Promise, done: u64) -> Result<(), Halt> {
-        self.save_in(promise, done, false)
+    pub(super) fn write_rest(&mut self, promise: &mut Promised<'_>, done: u64) -> Result<(), Halt> {
+        self.write_rest_in(promise, done, false)
     }
 
-    /// The same. `renamed`: the file has another name by now, which none is to
-    /// take its place at.
-    pub(super) fn save_in(&mut self, promise: &mut Promise, mut done: u64, renamed: bool) -> Result<(), Halt> {
+    /// Does that in a file that may be `renamed`: then no other file takes its place if
+    /// it can't be written to.
+    pub(super) fn write_rest_in(
+        &mut self,
+        promise: &mut Promised<'_>,
+        mut done: u64,
+        renamed: bool,
+    ) -> Result<(), Halt> {
         loop {
             let rest = self.promised(promise).get(usize::try_from(done).unwrap_or(usize::MAX)..).unwrap_or_default();
             let written = if rest.is_empty() { Ok(0) } else { self.file.file().write_at(rest, promise.offset + done) };
@@ -112,10 +118,10 @@ impl Logger {
         &self.intent.body()[..usize::try_from(promise.length).unwrap_or(usize::MAX)]
     }
 
-    /// How much of what was promised is in the file. Where it can't be gone on
-    /// with, for somebody truncated the file or wrote to it, all of it is
-    /// promised anew, at its end.
-    pub(super) fn progress(&mut self, promise: &mut Promise) -> Result<u64, Halt> {
+    /// How much of what was promised is in the file. If that can't be continued,
+    /// because somebody truncated the file or wrote to it, all of it is promised
+    /// anew, at the end of the file.
+    pub(super) fn progress(&mut self, promise: &mut Promised<'_>) -> Result<u64, Halt> {
         match self.look(promise)? {
             There::Begun { at, done } => {
                 if at != promise.offset {
@@ -148,8 +154,9 @@ impl Logger {
         }
     }
 
-    /// Somebody wrote behind the first lines of a batch. They would be there
-    /// twice, so they go, and what he wrote goes with them.
+    /// Another process wrote behind the first lines of a batch. Those lines are moved
+    /// away, because the batch is saved again, and what the other process wrote goes
+    /// with them.
     pub(super) fn move_broken(&mut self, at: u64) -> Result<(), Halt> {
         if let Some(moved) = self.move_tail(|file, watcher| file.move_tail(at, watcher))? {
             log::warn!(
@@ -162,7 +169,7 @@ impl Logger {
     }
 
     /// Promises the batch under way anew, at the end of the file that is open now.
-    pub(super) fn promise_here(&mut self, promise: &mut Promise) -> Result<(), Halt> {
+    pub(super) fn promise_here(&mut self, promise: &mut Promised<'_>) -> Result<(), Halt> {
         self.mend_tail()?;
         promise.file = self.file.id();
         promise.offset = self.file_len()?;
@@ -175,7 +182,7 @@ impl Logger {
     }
 
     /// Step 7: brings the file to the disk, and the batch under way with it.
-    pub(super) fn sync(&mut self, promise: Option<&mut Promise>) -> Result<(), Halt> {
+    pub(super) fn sync(&mut self, promise: Option<&mut Promised<'_>>) -> Result<(), Halt> {
         self.sync_bytes(promise)?;
         while let Err(error) = self.file.sync_name() {
             let trouble = format!("cannot bring the name of {} to the disk: {error}", self.file.path().display());
@@ -186,9 +193,9 @@ impl Logger {
         Ok(())
     }
 
-    /// The same, but for its name. A file that can't be brought there is not
-    /// trusted again.
-    fn sync_bytes(&mut self, mut promise: Option<&mut Promise>) -> Result<(), Halt> {
+    /// Syncs the file, but not its name. A file that can't be synced is not trusted
+    /// again.
+    fn sync_bytes(&mut self, mut promise: Option<&mut Promised<'_>>) -> Result<(), Halt> {
         let mut attempts = 0;
         while let Err(error) = self.file.sync() {
             let trouble = format!("cannot bring {} to the disk: {error}", self.file.path().display());
@@ -203,7 +210,7 @@ impl Logger {
             self.replace_untrusted(promise.as_deref(), attempts > 0)?;
             if let Some(promise) = promise.as_deref_mut() {
                 self.promise_here(promise)?;
-                self.save(promise, 0)?;
+                self.write_rest(promise, 0)?;
             } else if self.intent.is_closed() {
                 self.write_intent(|intent| intent.set_untrusted(None))?;
             }
@@ -214,13 +221,12 @@ impl Logger {
         Ok(())
     }
 
-    /// Puts a new file in the place of one that is not trusted. One that this
-    /// trouble itself made, with nothing but the batch under way, is of no use
-    /// to anybody.
+    /// Puts a new file in the place of one that is not trusted. `own`: this trouble made
+    /// the file itself; if it has nothing but the batch under way, nobody needs it.
     ///
-    /// Its path may name it again at any time, as where the folder was away:
-    /// so it is put aside before each attempt, else its own lock is in the way.
-    fn replace_untrusted(&mut self, promise: Option<&Promise>, own: bool) -> Result<(), Halt> {
+    /// Its path may name it again at any time, for example if its folder was away. So
+    /// it is put aside before each attempt, otherwise its own lock is in the way.
+    fn replace_untrusted(&mut self, promise: Option<&Promised<'_>>, own: bool) -> Result<(), Halt> {
         let of_no_use = own && self.file_len()? == promise.map_or(0, |p| p.length);
         let mut aside = None;
         let mut file = loop {
@@ -416,27 +422,5 @@ impl Logger {
             Sync::EveryMs(ms) => Some(std::time::Instant::now() + Duration::from_millis(ms)),
             Sync::Asked | Sync::Always => None,
         }
-    }
-}
-
-/// A number for a batch of that process's that is above all those before.
-pub(super) fn batch_id(last: u64, process: u32) -> u64 {
-    // After the highest number there is, the time alone is one that differs.
-    // Two loggers seldom have the same, which may have had the same file.
-    let process = u64::from(process % 1000);
-    u64::try_from(now()).unwrap_or(0).saturating_mul(1000).saturating_add(process).max(last.wrapping_add(1))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_batch_has_a_higher_number_than_the_last_or_after_the_highest_the_time() {
-        let time = u64::try_from(now()).unwrap() * 1000;
-        assert!(batch_id(0, 1) >= time && batch_id(u64::MAX, 1) >= time);
-        assert_eq!((batch_id(0, 1007) % 1000, batch_id(0, 2000) % 1000), (7, 0));
-        assert_eq!(batch_id(u64::MAX - 1, 1), u64::MAX);
-        assert_eq!(batch_id(1 << 62, 1), (1 << 62) + 1);
     }
 }

@@ -1,16 +1,16 @@
 //! A file that can grow no further: the process's limit (RLIMIT_FSIZE), or its
 //! file system's. It is waited out as a full disk is, but another file has room.
 
-use super::Logger;
+use super::destination::FileDestination;
 use super::file::is_too_large;
 use super::orders::Halt;
 use super::save::RETRY;
 use super::there::There;
-use crate::link::intent::Promise;
+use crate::link::batch::Promised;
 use std::io;
 use std::time::{Duration, Instant};
 
-impl Logger {
+impl FileDestination {
     /// Rotates a file that can grow no further, if that is what the error says
     /// and the settings allow it by now. Returns whether it did.
     pub(super) fn rotate_if_too_large(&mut self, error: &io::Error) -> Result<bool, Halt> {
@@ -37,7 +37,12 @@ impl Logger {
     /// Waits until a batch that was promised fits, with `left` bytes still to be
     /// written: because the limit was raised, or in another file. What the file
     /// has of the batch is taken out of it meanwhile, so no half line stays.
-    pub(super) fn wait_for_larger(&mut self, promise: &mut Promise, error: io::Error, left: usize) -> Result<(), Halt> {
+    pub(super) fn wait_for_larger(
+        &mut self,
+        promise: &mut Promised<'_>,
+        error: io::Error,
+        left: usize,
+    ) -> Result<(), Halt> {
         self.cut_out(promise)?;
         let mut error = error;
         loop {
@@ -63,7 +68,7 @@ impl Logger {
     }
 
     /// Takes the beginning of a batch out of the file.
-    pub(super) fn cut_out(&mut self, promise: &mut Promise) -> Result<(), Halt> {
+    pub(super) fn cut_out(&mut self, promise: &mut Promised<'_>) -> Result<(), Halt> {
         loop {
             let (at, done) = match self.look(promise)? {
                 There::Begun { at, done } if done > 0 => (at, done),

@@ -8,8 +8,8 @@ use plumbd::control::Request;
 use plumbd::link::ledger::Ledger;
 use plumbd::link::record::{Decoded, Record, decode};
 use plumbd::plugin::logger::archives::{Archive, Form, list};
+use plumbd::plugin::logger::body::Body;
 use plumbd::plugin::logger::escape::escape;
-use plumbd::plugin::logger::output::Output;
 use plumbd::supervisor::notify::{Said, parse};
 use std::fs::File;
 use std::io;
@@ -82,7 +82,7 @@ pub(super) fn raw_line(line: &[u8]) -> Vec<String> {
 }
 
 /// Writes a backslash as it is.
-pub(super) fn one_backslash(message: &[u8], out: &mut Output<'_>) {
+pub(super) fn one_backslash(message: &[u8], out: &mut Body<'_>) {
     for piece in message.split_inclusive(|&byte| byte == b'\\') {
         match piece.strip_suffix(b"\\") {
             Some(text) => {

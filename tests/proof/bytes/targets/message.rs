@@ -2,8 +2,8 @@
 //! every byte can be had back.
 
 use super::{Verdict, hold, is_one_line};
+use plumbd::plugin::logger::body::Body;
 use plumbd::plugin::logger::escape::{GROWTH, escape, unescape};
-use plumbd::plugin::logger::output::Output;
 
 /// plumbd's own.
 pub fn target(bytes: &[u8]) -> Verdict {
@@ -11,9 +11,9 @@ pub fn target(bytes: &[u8]) -> Verdict {
 }
 
 /// `escape`: writes a message as text.
-pub fn look(message: &[u8], escape: fn(&[u8], &mut Output<'_>)) -> Verdict {
+pub fn look(message: &[u8], escape: fn(&[u8], &mut Body<'_>)) -> Verdict {
     let mut room = vec![0; GROWTH * message.len()];
-    let mut out = Output::new(&mut room);
+    let mut out = Body::new(&mut room);
     escape(message, &mut out);
     let len = out.len();
     let text = std::str::from_utf8(&room[..len]).map_err(|error| error.to_string())?;

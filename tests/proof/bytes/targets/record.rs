@@ -2,8 +2,8 @@
 //! byte, and nothing that checks out is passed over.
 
 use super::{Verdict, hold};
+use plumbd::link::messages::{Next, next_message};
 use plumbd::link::record::{ACK_LEN, Ack, Decoded, MAGIC, MESSAGE_MAX, RECORD_MAX, decode};
-use plumbd::plugin::logger::messages::{Next, next_message};
 
 /// A decoder of records.
 pub type Decode = for<'a> fn(&'a [u8]) -> Decoded<'a>;

@@ -7,7 +7,7 @@ use super::super::pages::{
 };
 use super::case::{Case, Here};
 use super::{BATCH, CARRIED, QUEUED, STAGED, body};
-use plumbd::plugin::logger::lines::LINE_MAX;
+use plumbd::link::lines::LINE_MAX;
 
 /// What is there afterwards.
 #[derive(Debug, Default, PartialEq, Eq)]

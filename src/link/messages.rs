@@ -1,7 +1,7 @@
 //! Messages in the bytes of a source that sends records.
 
-use crate::link::ledger::CARRY_MAX;
-use crate::link::record::{Decoded, Flags, Head, MAGIC, MESSAGE_MAX, RECORD_MAX, decode};
+use super::ledger::CARRY_MAX;
+use super::record::{Decoded, Flags, Head, MAGIC, MESSAGE_MAX, RECORD_MAX, decode};
 
 /// What stands at the head of some bytes.
 #[derive(Debug, PartialEq, Eq)]

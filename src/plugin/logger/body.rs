@@ -2,24 +2,24 @@
 
 use std::io;
 
-/// A buffer that is written from its start. Whoever writes has asked for room.
+/// A buffer that is written from its start. A writer asks for room first.
 #[derive(Debug)]
-pub struct Output<'a> {
+pub struct Body<'a> {
     buffer: &'a mut [u8],
     len: usize,
     limit: usize,
 }
 
-impl<'a> Output<'a> {
+impl<'a> Body<'a> {
     /// An empty one.
-    pub fn new(buffer: &'a mut [u8]) -> Output<'a> {
-        Output::limited(buffer, usize::MAX)
+    pub fn new(buffer: &'a mut [u8]) -> Body<'a> {
+        Body::resumed(buffer, 0, usize::MAX)
     }
 
-    /// An empty one that is full once it has so many bytes: a message that
-    /// goes beyond is still put whole.
-    pub fn limited(buffer: &'a mut [u8], limit: usize) -> Output<'a> {
-        Output { buffer, len: 0, limit }
+    /// One that has `len` bytes already, and is full once it has `limit`: a message
+    /// that goes beyond is still put whole.
+    pub fn resumed(buffer: &'a mut [u8], len: usize, limit: usize) -> Body<'a> {
+        Body { buffer, len, limit }
     }
 
     /// Whether no other message is to begin.
@@ -27,22 +27,17 @@ impl<'a> Output<'a> {
         self.len >= self.limit
     }
 
-    /// How many bytes are left until it is full.
-    pub fn left(&self) -> usize {
-        self.room().min(self.limit.saturating_sub(self.len))
-    }
-
     /// How many bytes were written.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether none was.
+    /// Whether no byte was written.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// How many more can be.
+    /// How many more bytes can be written.
     pub fn room(&self) -> usize {
         self.buffer.len() - self.len
     }
@@ -68,7 +63,7 @@ impl<'a> Output<'a> {
     }
 }
 
-impl io::Write for Output<'_> {
+impl io::Write for Body<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.put(bytes);
         Ok(bytes.len())

@@ -1,32 +1,14 @@
-//! One inbound link of the logger: what a batch takes of it.
+//! One inbound link of a sink: its intake, the way back to its source, and what
+//! the batch under way takes of it.
 
+use super::batch::{Destination, Message};
+use super::handover::{Inbound, Protocol};
+use super::intake::{Intake, Taking};
 use super::lines::{next_line, same_lines};
 use super::messages::{Next, hides_records, next_behind_torn, next_message};
-use super::output::Output;
-use super::render::{Message, Renderer};
-use crate::link::handover::Protocol;
-use crate::link::intake::{Intake, Taking};
-use crate::link::record::{Ack, Flags};
-use crate::link::replies::Replies;
-use std::time::Duration;
-
-/// A batch's output ends once it has so many bytes.
-pub const BATCH_BYTES: usize = 1 << 20;
-
-/// A batch takes much where it is such a part of what a queue can hold: more
-/// came meanwhile, and half of it besides must still leave room.
-const MUCH: usize = 8;
-
-/// How long more may gather where so many bytes came within that time: until a
-/// queue of that capacity is half full at that pace, and not at all where much
-/// came already.
-pub fn room_to_gather(came: usize, capacity: usize, time: Duration) -> Duration {
-    match came {
-        0 => Duration::MAX,
-        came if came >= capacity / MUCH => Duration::ZERO,
-        came => time.mul_f64(capacity as f64 / 2.0 / came as f64),
-    }
-}
+use super::record::{Ack, Flags};
+use super::replies::Replies;
+use crate::sys::inherited;
 
 /// An inbound link.
 #[derive(Debug)]
@@ -37,17 +19,24 @@ pub struct Source {
     pub replies: Option<Replies>,
     /// How many bytes its queue can hold, which is as many as staging can.
     pub capacity: usize,
-    /// How many bytes of its queue the batch under way takes.
-    pub came: usize,
     /// Whether its queue may have something.
     pub ready: bool,
-    /// What the batch under way takes of it.
-    pub taking: Option<Taking>,
+    /// What the batch under way, or else the last one, takes of it.
+    pub part: Option<Part>,
+}
+
+/// One link's part of a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Part {
+    /// What it takes of the intake.
+    pub taking: Taking,
+    /// How many bytes of staging that is.
+    pub bytes: usize,
     /// What that comes to.
     pub tally: Tally,
 }
 
-/// What a batch takes of a link, in numbers.
+/// A part in numbers.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tally {
     /// Messages.
@@ -62,37 +51,39 @@ pub struct Tally {
     pub sync: bool,
 }
 
-/// What all sources of a batch share.
-#[derive(Debug)]
-pub struct Press {
-    /// How messages are rendered.
-    pub renderer: Renderer,
-    /// Where one of several records is put together.
-    pub joined: Vec<u8>,
-    /// The batch's time: that of lines, in microseconds since 1970.
-    pub now: i64,
-}
-
 const NOTHING: Ack = Ack { epoch: 0, sequence: 0 };
 
 impl Source {
-    /// Step 3: renders what is known of the link, as far as the output goes.
-    /// Returns how much room the next message needs where it ended for that.
-    pub fn gather(&mut self, press: &mut Press, out: &mut Output<'_>) -> Option<usize> {
-        (self.taking, self.came) = (None, 0);
+    /// Takes up a link.
+    ///
+    /// # Errors
+    /// Its ledger makes no sense, or a descriptor is not what it should be.
+    pub fn open(inbound: &Inbound) -> Result<Source, String> {
+        let intake = Intake::open(inbound)?;
+        let take =
+            |fd| inherited(fd).map_err(|e| format!("cannot take descriptor {fd} (link from {}): {e}", inbound.from));
+        let replies = inbound.replies.map(take).transpose()?.map(Replies::new);
+        let capacity = intake.capacity().unwrap_or(0);
+        Ok(Source { intake, replies, capacity, ready: true, part: None })
+    }
+
+    /// Step 3: gives the destination the messages that are known of the link, until
+    /// it has no room for one. Returns how much room that one needs.
+    pub(super) fn gather<D: Destination>(&mut self, to: &mut D, now: i64, joined: &mut Vec<u8>) -> Option<usize> {
+        self.part = None;
         if !self.has_work() {
             return None;
         }
         let mut taking = Taking { upto: 0, whole: true, last: NOTHING };
         let mut tally = Tally::default();
         let needs = match self.intake.protocol {
-            Protocol::Lines => gather_lines(&self.intake, press, out, &mut taking, &mut tally),
-            Protocol::Records => gather_records(&self.intake, press, out, &mut taking, &mut tally),
+            Protocol::Lines => gather_lines(&self.intake, to, now, &mut taking, &mut tally),
+            Protocol::Records => gather_records(&self.intake, to, joined, &mut taking, &mut tally),
         };
         taking.whole = needs.is_none();
-        self.taking = self.intake.changes(&taking).then_some(taking);
-        self.came = self.taking.map_or(0, |taking| self.intake.takes(&taking));
-        self.tally = tally;
+        if self.intake.changes(&taking) {
+            self.part = Some(Part { taking, bytes: self.intake.takes(&taking), tally });
+        }
         needs
     }
 
@@ -101,9 +92,9 @@ impl Source {
         self.intake.has_more() || self.intake.ended() && !self.intake.unread().is_empty()
     }
 
-    /// Whether the batch under way has a message of it that is acknowledged.
-    pub fn is_awaited(&self) -> bool {
-        self.taking.is_some_and(|taking| taking.last.epoch != 0)
+    /// The last message of the batch that is acknowledged, if any.
+    pub fn awaited(&self) -> Option<Ack> {
+        self.part.map(|part| part.taking.last).filter(|last| last.epoch != 0)
     }
 
     /// Whether a message is half there, of which the rest comes at once.
@@ -117,19 +108,18 @@ impl Source {
     }
 }
 
-fn gather_lines(
+fn gather_lines<D: Destination>(
     intake: &Intake,
-    press: &mut Press,
-    out: &mut Output<'_>,
+    to: &mut D,
+    now: i64,
     taking: &mut Taking,
     tally: &mut Tally,
 ) -> Option<usize> {
     let (unread, last) = (intake.unread(), intake.ended());
     loop {
         let rest = &unread[taking.upto..];
-        let same = if press.renderer.is_raw() { same_lines(rest, out.left()) } else { None };
-        if let Some(lines) = same {
-            out.put(lines);
+        if let Some(lines) = same_lines(rest, to.room_for_lines()) {
+            to.put_lines(lines);
             let count = memchr::memchr_iter(b'\n', lines).count();
             taking.upto += lines.len();
             tally.messages += count as u64;
@@ -137,27 +127,24 @@ fn gather_lines(
             continue;
         }
         let line = next_line(rest, last)?;
-        let needs = press.renderer.room_for(line.bytes.len(), &intake.from);
-        if out.is_full() || out.room() < needs {
+        let message = Message { time: now, child: &intake.from, peer: None, bytes: line.bytes, more: line.more };
+        if let Err(needs) = to.put(&message) {
             return Some(needs);
         }
-        let message = Message { time: press.now, child: &intake.from, peer: None, bytes: line.bytes, more: line.more };
-        press.renderer.render(&message, out);
         taking.upto += line.len;
         tally.messages += 1;
         tally.bytes += line.bytes.len() as u64;
     }
 }
 
-fn gather_records(
+fn gather_records<D: Destination>(
     intake: &Intake,
-    press: &mut Press,
-    out: &mut Output<'_>,
+    to: &mut D,
+    joined: &mut Vec<u8>,
     taking: &mut Taking,
     tally: &mut Tally,
 ) -> Option<usize> {
     let (unread, last) = (intake.unread(), intake.ended());
-    let Press { renderer, joined, .. } = press;
     loop {
         let rest = &unread[taking.upto..];
         let next = match next_message(rest, joined, last) {
@@ -167,13 +154,11 @@ fn gather_records(
         };
         match next? {
             Next::Message { head, sync, bytes, len } => {
-                let needs = renderer.room_for(bytes.len(), &intake.from);
-                if out.is_full() || out.room() < needs {
-                    return Some(needs);
-                }
                 let more = head.flags.has(Flags::MORE);
                 let message = Message { time: head.time, child: &intake.from, peer: Some(head.peer), bytes, more };
-                renderer.render(&message, out);
+                if let Err(needs) = to.put(&message) {
+                    return Some(needs);
+                }
                 taking.upto += len;
                 if !head.flags.has(Flags::QUIET) {
                     taking.last = Ack { epoch: head.epoch, sequence: head.sequence };
@@ -191,20 +176,5 @@ fn gather_records(
                 tally.garbage += len as u64;
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn as_much_gathers_as_leaves_half_of_a_queue() {
-        let room = |came, time| room_to_gather(came, 1 << 20, Duration::from_millis(time));
-        assert_eq!(room(0, 1), Duration::MAX);
-        assert_eq!(room(64 << 10, 1), Duration::from_millis(8));
-        assert_eq!(room(127 << 10, 2).as_millis(), 8);
-        assert_eq!(room(128 << 10, 1), Duration::ZERO);
-        assert_eq!(room_to_gather(1, 0, Duration::from_millis(1)), Duration::ZERO);
     }
 }
