@@ -4,29 +4,21 @@
 //! nothing echoed is lost, nothing is saved twice, order holds. ARCHITECTURE.md
 //! tells how.
 //!
-//! - [`cause`]: why a system call failed, in words;
 //! - [`cli`]: the command line;
 //! - [`config`]: from a file's bytes to a model that is valid by construction;
 //! - [`control`]: what operators' commands and the daemon say to each other;
 //! - [`journal`]: the daemon's log;
 //! - [`link`]: what flows from a source to a sink, and how it survives both;
-//! - [`listen_fds`]: descriptors that are handed to a process, as sd_listen_fds(3) has it;
-//! - [`look`]: looking at the system without waiting for it;
-//! - [`notify`]: what is said to whoever started a process, as sd_notify(3) has it;
 //! - [`plugin`]: the built-in programs, echo and logger;
 //! - [`schema`]: how any table of keys is read, checked, shown and documented;
 //! - [`supervisor`]: one thread, one loop: spawn, reap, restart, reload, stop;
 //! - [`sys`]: the edge to the kernel, and all `unsafe`.
 
-pub mod cause;
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod journal;
 pub mod link;
-pub mod listen_fds;
-pub mod look;
-pub mod notify;
 pub mod plugin;
 pub mod schema;
 pub mod supervisor;

@@ -1,8 +1,8 @@
 //! Going to the background, with a pipe to who waits in the foreground.
 
-use crate::cause::cause;
 use crate::supervisor::ready::{self, Awaited, Ready};
 use crate::sys;
+use crate::sys::cause::cause;
 use daemonize::{Daemonize, Outcome};
 use std::path::PathBuf;
 

@@ -24,7 +24,7 @@ mod table;
 mod typed;
 mod watch;
 
-use crate::cause;
+use crate::sys::cause;
 use clap::Parser;
 use meant::Meant;
 use std::ffi::OsString;

@@ -1,7 +1,7 @@
 //! Answers go to standard output.
 
 use super::Failure;
-use crate::cause::{self, cause};
+use crate::sys::cause::{self, cause};
 use std::io::{self, ErrorKind, Write};
 
 /// Whether anybody still reads standard output.

@@ -1,13 +1,13 @@
 //! `--pid-file`: a file that holds the daemon's process id, locked while the
 //! daemon lives, so that one left over from a crash is known for what it is.
 
-use crate::cause::cause;
-use crate::look::Look;
 use crate::supervisor::unix_name::{Lock, remove_own};
 use crate::sys::aside::{self, Keeps};
 use crate::sys::at_hand::is_way_local;
 use crate::sys::beside::{self, Whose};
+use crate::sys::cause::cause;
 use crate::sys::lock::{self, Locked};
+use crate::sys::look::Look;
 use nix::fcntl::{FlockArg, OFlag};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};

@@ -3,15 +3,15 @@
 use super::daemon::{self, Side};
 use super::pid_file::PidFile;
 use super::{Failure, output};
-use crate::cause::cause;
 use crate::config::model::{Address, LogTarget, Model, Program};
 use crate::config::{self, Loaded, Which, looked};
 use crate::journal::{self, Target};
-use crate::look::Look;
 use crate::supervisor::ready::Ready;
 use crate::supervisor::{self, Options};
 use crate::sys;
 use crate::sys::aside::Keeps;
+use crate::sys::cause::cause;
+use crate::sys::look::Look;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

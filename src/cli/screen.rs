@@ -3,7 +3,7 @@
 
 use super::Failure;
 use super::output;
-use crate::cause::cause;
+use crate::sys::cause::cause;
 use crate::sys::signals::Signals;
 use nix::errno::Errno;
 use nix::libc::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGWINCH};

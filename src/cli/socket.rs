@@ -1,8 +1,8 @@
 //! Where the daemon's control socket is.
 
 use super::Failure;
-use crate::cause::cause;
 use crate::config::{self, BUILTIN};
+use crate::sys::cause::cause;
 use std::path::{Path, PathBuf};
 
 /// How the control socket is found.

@@ -4,9 +4,9 @@
 
 use super::model::{Child, Model, Program};
 use super::{Loaded, Problems, Reader, Source, Which, check_source, source};
-use crate::look::{Answers, Scribe};
 use crate::schema::system::{Account, Real, System};
 use crate::sys::at_hand::is_at_hand;
+use crate::sys::look::{Answers, Scribe};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
@@ -206,7 +206,7 @@ fn resolve(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::look::noted;
+    use crate::sys::look::noted;
 
     /// The second half of what the first has noted.
     fn both(path: &Path) -> Result<Loaded, Problems> {

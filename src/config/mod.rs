@@ -27,8 +27,8 @@ mod trust;
 pub use crate::schema::problem::{Problem, Problems};
 pub use check::Which;
 
-use crate::cause::cause;
 use crate::schema::system::{Real, System};
+use crate::sys::cause::cause;
 use model::{Lines, Model};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;

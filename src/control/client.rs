@@ -1,8 +1,8 @@
 //! The operator's side: connect, ask, hand on each answer.
 
 use super::{Request, Response};
-use crate::cause::cause as words;
 use crate::sys::beside::Folder;
+use crate::sys::cause::cause as words;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, getsockopt, sockopt};
 use nix::unistd::geteuid;
 use serde_json::Value;

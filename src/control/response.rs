@@ -1,7 +1,7 @@
 //! What the daemon answers.
 
 use super::Status;
-use crate::cause;
+use crate::sys::cause;
 use serde::{Deserialize, Serialize};
 
 /// One line of an answer: `{"out":"..."}`, `{"err":"..."}`, `{"progress":"..."}`,

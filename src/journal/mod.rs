@@ -29,7 +29,7 @@ pub use entry::escaped_parts;
 pub use flood::LogLimit;
 pub use lines::{LONGEST, LineSplitter, Piece};
 
-use crate::cause;
+use crate::sys::cause;
 use backlog::Backlog;
 use entry::{Entry, Priority, Style};
 use flood::{Common, Flow, Sum};

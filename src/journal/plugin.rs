@@ -2,7 +2,7 @@
 //! as sd-daemon(3) has them, for the supervisor to log under the child's name.
 
 use super::entry::Priority;
-use crate::cause;
+use crate::sys::cause;
 use log::{LevelFilter, Log, Metadata, Record};
 use std::io::Write;
 

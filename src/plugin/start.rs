@@ -4,9 +4,9 @@
 //! sd_listen_fds(3) and sd_notify(3) where they exist.
 
 use crate::link::handover::{self, Links};
-use crate::listen_fds;
 use crate::plugin::shared::{MOST_INSTANCES, Shared};
 use crate::sys;
+use crate::sys::listen_fds;
 use crate::sys::map::SharedMap;
 use crate::sys::signals::Signals;
 use nix::libc::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
@@ -136,7 +136,7 @@ fn read_all(fd: OwnedFd) -> std::io::Result<String> {
 /// EXTEND_TIMEOUT_USEC=..., and `X_PLUMBD_PROBLEM=...` for what `plumbd
 /// status` shows as the child's problem (empty: none any more).
 pub fn notify(lines: &str) {
-    if let Err(error) = crate::notify::send(lines) {
+    if let Err(error) = sys::notify::send(lines) {
         log::warn!("cannot notify the supervisor: {error}");
     }
 }

@@ -1,6 +1,6 @@
 //! What a check asks of the system on which the configuration will run.
 
-use crate::cause::cause;
+use crate::sys::cause::cause;
 use crate::sys::executable;
 use serde::{Deserialize, Serialize};
 use std::ffi::CString;

@@ -3,9 +3,7 @@
 //! Nothing changes meanwhile: children are reaped and started, operators are
 //! answered. The end gives a look up.
 
-use crate::cause::cause;
 use crate::config::looked;
-use crate::look::{Answers, EACH, Look};
 use crate::supervisor::change::reload::Begun;
 use crate::supervisor::event_loop::Supervisor;
 use crate::supervisor::family::held_back::Lacking;
@@ -13,6 +11,8 @@ use crate::supervisor::kept::names::{Making, Wanted};
 use crate::supervisor::kept::unix_name::{self, Inode};
 use crate::supervisor::poll::{Id, Token, Watched};
 use crate::sys::aside::Keeps;
+use crate::sys::cause::cause;
+use crate::sys::look::{Answers, EACH, Look};
 use nix::sys::epoll::EpollFlags;
 use nix::unistd::Pid;
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! What the supervisor says to the service manager that started it, in order
 //! and without ever waiting for it (sd_notify(3)).
 
-use crate::notify::{self, Sent};
+use crate::sys::notify::{self, Sent};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};

@@ -11,7 +11,7 @@
 //! some systems; nothing here relies on them.
 
 use super::{name, xattr};
-use crate::cause::words;
+use crate::sys::cause::words;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, umask};

@@ -1,7 +1,7 @@
 //! Starting programs and reaping them.
 
 use super::executable::{self, Flaw};
-use crate::cause::words;
+use crate::sys::cause::words;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};

@@ -23,7 +23,7 @@ fn says_ready_when_told() {
     while !std::path::Path::new("go").exists() {
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
-    plumbd::notify::send("READY=1").unwrap();
+    plumbd::sys::notify::send("READY=1").unwrap();
     std::thread::sleep(std::time::Duration::from_secs(1000));
 }
 
@@ -65,7 +65,7 @@ fn a_child_that_notifies_is_ready_when_it_says_so_and_nobody_else_can() {
 fn says_something() {
     let Ok(says) = std::env::var("SAYS") else { return };
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
-    assert_eq!(plumbd::notify::try_send(&says, Some(write.as_fd())).unwrap(), plumbd::notify::Sent::Taken);
+    assert_eq!(plumbd::sys::notify::try_send(&says, Some(write.as_fd())).unwrap(), plumbd::sys::notify::Sent::Taken);
     drop(write);
     if std::env::var_os("GOES").is_some() {
         return;

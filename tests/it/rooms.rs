@@ -170,7 +170,15 @@ fn there_is_no_thread_and_no_async_runtime() {
         .iter()
         .flat_map(|source| {
             source
-                .having(&["thread::spawn", "thread::Builder", "thread::scope", "async fn", ".await"])
+                .having(&[
+                    "thread::spawn",
+                    "thread::Builder",
+                    "thread::scope",
+                    "async fn",
+                    ".await;",
+                    ".await?",
+                    ".await.",
+                ])
                 .collect::<Vec<_>>()
         })
         .collect();

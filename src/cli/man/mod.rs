@@ -11,11 +11,11 @@ mod roff;
 
 use super::typed::Typed;
 use super::{Failure, output};
-use crate::cause::cause;
 use crate::config::BUILTIN;
 use crate::config::examples;
 use crate::link::record;
 use crate::sys::beside;
+use crate::sys::cause::cause;
 use clap::CommandFactory;
 use std::path::Path;
 

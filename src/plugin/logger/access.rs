@@ -1,7 +1,7 @@
 //! Who may do what with the message file and its archives. What an
 //! administrator gave a file goes on to the one that takes its place.
 
-use crate::cause::cause;
+use crate::sys::cause::cause;
 use crate::sys::xattr;
 use std::ffi::CStr;
 use std::fs::{File, Permissions};

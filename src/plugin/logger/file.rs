@@ -3,9 +3,9 @@
 use super::access;
 use super::render::name_time;
 use super::settings::Rights;
-use crate::cause::cause;
 use crate::link::intent::{FileId, names};
 use crate::sys::beside::{self, Folder, Whose, rename_to_free};
+use crate::sys::cause::cause;
 use crate::sys::lock::{Locked, lock};
 use crate::sys::stat::{self, Size};
 use nix::errno::Errno;

@@ -3,11 +3,11 @@
 use super::Own;
 use super::drain::Bounds;
 use super::steps::{Next, Stop};
-use crate::notify;
 use crate::supervisor::event_loop::Supervisor;
 use crate::supervisor::family::child::Event;
 use crate::supervisor::family::outcome;
 use crate::supervisor::poll::Id;
+use crate::sys::notify;
 use crate::sys::{aside, process};
 use std::time::{Duration, Instant};
 

@@ -11,7 +11,6 @@ use super::steps::{Before, Change, Next, Stop, Then};
 use crate::config::model::{Address, Child, Model};
 use crate::config::plan::{self, Action, Plan, Reason, SocketPlan};
 use crate::config::{Loaded, Which, looked, order};
-use crate::look::Answers;
 use crate::supervisor::event_loop::Supervisor;
 use crate::supervisor::family::child::{Event, State};
 use crate::supervisor::family::outcome::Bad;
@@ -24,6 +23,7 @@ use crate::supervisor::operators::Operators;
 use crate::supervisor::operators::server::Server;
 use crate::supervisor::operators::waiters::Waiter;
 use crate::supervisor::poll::Id;
+use crate::sys::look::Answers;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
@@ -107,7 +107,7 @@ impl Supervisor {
         // Before it reads the file: a service manager that sent SIGHUP waits
         // for this word, and for READY=1, whatever comes of it.
         if self.startup.has_started {
-            if let Ok(now) = crate::notify::monotonic_usec() {
+            if let Ok(now) = crate::sys::notify::monotonic_usec() {
                 self.manager.tell(&format!("RELOADING=1\n{now}"));
             }
         }

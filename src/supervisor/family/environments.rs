@@ -2,10 +2,10 @@
 //! environment is in the memory of its process, and whoever reads it waits while
 //! that is locked, as by a thread that waits for a dead file system.
 
-use crate::look::Look;
 use crate::supervisor::family::mark::{self, Mark};
 use crate::sys::aside::Keeps;
 use crate::sys::descendants::Process;
+use crate::sys::look::Look;
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -3,10 +3,8 @@
 //! again after a second, then after twice as long each time, and whenever an operator
 //! starts it. A process aside looks, so the loop waits for none of it.
 
-use crate::cause::cause;
 use crate::config::model::Address;
 use crate::config::{Loaded, Source, Which, looked};
-use crate::look::{ALL, Answers, Look};
 use crate::supervisor::event_loop::Supervisor;
 use crate::supervisor::family::child::{Event, State};
 use crate::supervisor::family::holder;
@@ -15,6 +13,8 @@ use crate::supervisor::kept::names::{Making, Names};
 use crate::supervisor::looks::Purpose;
 use crate::supervisor::poll::Id;
 use crate::sys::aside::Keeps;
+use crate::sys::cause::cause;
+use crate::sys::look::{ALL, Answers, Look};
 use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;

@@ -1,7 +1,6 @@
 //! Children's processes, and what comes from them: spawn, exec, readiness,
 //! notifications, log lines, the end.
 
-use crate::cause::cause;
 use crate::config::model::{Child, StopTo};
 use crate::supervisor::clock::Moment;
 use crate::supervisor::event_loop::Supervisor;
@@ -12,6 +11,7 @@ use crate::supervisor::family::notify::{Message, Said};
 use crate::supervisor::family::spawn::{self, Around};
 use crate::supervisor::family::supervised::{Prepared, Supervised};
 use crate::supervisor::poll::{Id, Token};
+use crate::sys::cause::cause;
 use crate::sys::descendants::Process;
 use crate::sys::process::{self, Exec, Exit};
 use nix::sys::epoll::EpollFlags;

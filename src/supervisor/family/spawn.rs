@@ -1,6 +1,5 @@
 //! What a child is given when it starts: descriptors and environment.
 
-use crate::cause::cause;
 use crate::config::model::{Child, Link as Config, Program, Ready};
 use crate::journal;
 use crate::link::handover::{self, Inbound, Outbound, Protocol};
@@ -12,6 +11,7 @@ use crate::supervisor::kept::shared_memory::Region;
 use crate::supervisor::kept::sockets::Sockets;
 use crate::supervisor::poll::Watched;
 use crate::sys::anew;
+use crate::sys::cause::cause;
 use crate::sys::map;
 use crate::sys::pipe::{self, Pipe};
 use crate::sys::process::{self, Spawned};

@@ -1,7 +1,6 @@
 //! A child as the supervisor holds it: its part of the configuration, its
 //! machine, and what stays when its process goes.
 
-use crate::cause::cause;
 use crate::config::model::{Child, Program, Ready};
 use crate::control::status::{ChildState, Ended, LastExit};
 use crate::journal::LineSplitter;
@@ -13,6 +12,7 @@ use crate::supervisor::family::notify;
 use crate::supervisor::family::spawn::{Holdings, LOG_CAPACITY};
 use crate::supervisor::kept::shared_memory::{Region, SharedMemory};
 use crate::supervisor::poll::{Id, Poll, Token, Watched};
+use crate::sys::cause::cause;
 use crate::sys::descendants::Process;
 use crate::sys::map::{self, PAGE, SharedMap, memory_file};
 use crate::sys::pipe::{self, Pipe};

@@ -2,12 +2,12 @@
 //! file systems that do not answer. The sockets themselves are this process's; a
 //! process that shares one can bind it.
 
-use crate::cause::cause;
 use crate::config::model::Address;
-use crate::look::{Answers, Look, Scribe};
 use crate::supervisor::family::mark;
 use crate::supervisor::kept::unix_name::{self, Access, Inode, Name};
 use crate::sys::aside::Keeps;
+use crate::sys::cause::cause;
+use crate::sys::look::{Answers, Look, Scribe};
 use nix::errno::Errno;
 use nix::sys::socket::{Shutdown, shutdown};
 use serde::{Deserialize, Serialize};

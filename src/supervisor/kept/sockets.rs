@@ -1,11 +1,11 @@
 //! Listening sockets: bound once, held for as long as a child names them, so
 //! that a restart refuses no one.
 
-use crate::cause::cause;
 use crate::config::model::{Address, HostPort};
 use crate::supervisor::kept::names::{Found, Names, Wanted};
 use crate::supervisor::kept::store::{Handed, Store, socket_name};
 use crate::supervisor::kept::unix_name::{self, Access, Inode, Name};
+use crate::sys::cause::cause;
 use crate::sys::socket as shared;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{

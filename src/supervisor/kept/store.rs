@@ -24,7 +24,7 @@ use crate::link::ledger::View;
 use crate::supervisor::kept::unix_name::Inode;
 use crate::supervisor::manager::Manager;
 use crate::sys::pipe;
-use crate::{listen_fds, notify};
+use crate::sys::{listen_fds, notify};
 use nix::net::if_::if_indextoname;
 use nix::sys::socket::{SockType, SockaddrStorage, getsockname, getsockopt, sockopt};
 use std::collections::BTreeMap;

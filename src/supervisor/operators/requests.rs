@@ -3,7 +3,6 @@
 use crate::config::{Which, looked};
 use crate::control::status::{self, Status};
 use crate::control::{Request, Response};
-use crate::look::Answers;
 use crate::supervisor::change::reload::WRONG_CONFIGURATION;
 use crate::supervisor::event_loop::Supervisor;
 use crate::supervisor::family::child::{Event, Ladder, State};
@@ -11,6 +10,7 @@ use crate::supervisor::family::outcome::{self, Family};
 use crate::supervisor::looks::Purpose;
 use crate::supervisor::operators::waiters::{Goal, Waiter};
 use crate::supervisor::poll::Id;
+use crate::sys::look::Answers;
 use std::path::Path;
 use std::time::Instant;
 

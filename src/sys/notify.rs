@@ -1,7 +1,7 @@
 //! Saying something to whoever started this process: sd_notify(3), for the
 //! supervisor towards systemd and for plugins towards the supervisor.
 
-use crate::cause;
+use crate::sys::cause;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use nix::time::{ClockId, clock_gettime};

@@ -6,8 +6,8 @@
 //! and reads the answers then. If it takes too long, the last question without an
 //! answer says what it hangs at.
 
-use crate::cause::words;
 use crate::sys::aside::{self, Keeps};
+use crate::sys::cause::words;
 use crate::sys::descendants::Process;
 use crate::sys::pipe::Pipe;
 use crate::sys::process;
