@@ -11,8 +11,8 @@
 //! - [`client`]: connect, ask, hand on the answers.
 
 pub mod client;
-pub mod request;
-pub mod response;
+pub(crate) mod request;
+pub(crate) mod response;
 pub mod status;
 
 pub use request::{Decoder, Request};

@@ -22,12 +22,12 @@ mod entry;
 mod flood;
 mod lines;
 mod output;
-pub mod plugin;
+pub(crate) mod plugin;
 mod syslog;
 
 pub use entry::escaped_parts;
 pub use flood::LogLimit;
-pub use lines::{LONGEST, LineSplitter, Piece};
+pub use lines::{LineSplitter, Piece};
 
 use crate::sys::cause;
 use backlog::Backlog;

@@ -1,6 +1,6 @@
 //! The law of a link, driven: the steps of a batch, in their order, and what a
-//! sink that comes back does about one that was under way. ARCHITECTURE.md,
-//! "The law of a link", has them by number.
+//! sink that comes back does about one that was under way.
+//! doc/law-of-a-link.md has them by number.
 //!
 //! [`Intakes`] does what concerns the links; a [`Destination`] answers with what
 //! concerns the place where messages go. So a sink is a destination and a loop.
@@ -371,7 +371,7 @@ impl Intakes {
     }
 
     /// What a sink does before all else: brings the destination and every link to
-    /// where nothing is under way. ARCHITECTURE.md has the cases as tables.
+    /// where nothing is under way. doc/law-of-a-link.md has the cases as tables.
     ///
     /// # Errors
     /// The destination gives up, or a link is refused.

@@ -1,5 +1,5 @@
 //! The intake of a link: bytes out of its queue, none consumed before it is
-//! saved. ARCHITECTURE.md, "The law of a link", has the steps by number.
+//! saved. doc/law-of-a-link.md has the steps by number.
 
 use super::handover::{Inbound, Protocol};
 use super::intent::FileId;

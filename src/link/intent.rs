@@ -11,7 +11,7 @@
 //! is; of those whose checksums are right, the later one counts. The slot
 //! that counts is never the one that is written, with a single exception: where
 //! slot 1 says that nothing is promised, a promise goes to slot 0 together with
-//! the body behind it, in one write. ARCHITECTURE.md, "Intent file", has every
+//! the body behind it, in one write. doc/law-of-a-link.md, "Intent file", has every
 //! state and what a kill in each of these writes leaves.
 
 use super::cell::{Cell, Value};

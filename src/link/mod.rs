@@ -12,17 +12,17 @@
 //! - [`batch`]: the steps of a batch, from all links of a sink to its
 //!   destination, and the recovery of one that was under way.
 
-pub mod batch;
+pub(crate) mod batch;
 mod cell;
 pub mod handover;
-pub mod intake;
+pub(crate) mod intake;
 pub mod intent;
 pub mod ledger;
-pub mod lines;
-pub mod messages;
+pub(crate) mod lines;
+pub(crate) mod messages;
 pub mod record;
-pub mod replies;
-pub mod source;
+pub(crate) mod replies;
+pub(crate) mod source;
 mod words;
 
 use crate::sys::pipe::{self, Pipe};

@@ -4,13 +4,13 @@
 //! that another program could not get. What the rest of plumbd knows of one is its row:
 //! a new plugin is a folder here and a row.
 
-pub mod check;
+pub(crate) mod check;
 pub mod echo;
 pub mod logger;
 #[cfg(test)]
-pub mod null;
-pub mod shared;
-pub mod start;
+pub(crate) mod null;
+pub(crate) mod shared;
+pub(crate) mod start;
 
 use crate::schema::kind::Keys;
 use crate::schema::manifest;

@@ -29,13 +29,8 @@ impl Layout {
 
     /// How long the file is. What is before the first region belongs to all, and is never
     /// zeroed.
-    pub fn len(self) -> usize {
+    pub fn bytes(self) -> usize {
         self.region_of(MOST_INSTANCES)
-    }
-
-    /// Never: there is what belongs to all.
-    pub fn is_empty(self) -> bool {
-        self.len() == 0
     }
 
     /// Where the region of that instance begins.

@@ -12,18 +12,18 @@
 //! - [`editor`]: rows as a JSON schema; [`manifest`]: rows as JSON;
 //! - [`text`]: texts that are put together when plumbd is compiled.
 
-pub mod address;
-pub mod editor;
+pub(crate) mod address;
+pub(crate) mod editor;
 pub mod kind;
-pub mod limits;
-pub mod manifest;
+pub(crate) mod limits;
+pub(crate) mod manifest;
 pub(crate) mod network;
-pub mod problem;
-pub mod settings;
+pub(crate) mod problem;
+pub(crate) mod settings;
 pub mod show;
 pub mod system;
 pub(crate) mod table;
-pub mod text;
+pub(crate) mod text;
 pub(crate) mod value;
 
 /// The longest name of a child: it stands before each of its lines in the log, and both

@@ -29,7 +29,7 @@ mod poll;
 
 pub use family::notify;
 pub(crate) use kept::unix_name;
-pub use operators::ready;
+pub(crate) use operators::ready;
 
 use crate::config::Loaded;
 use ready::Ready;

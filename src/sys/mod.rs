@@ -4,27 +4,27 @@
 //! relies on. Everything above it is safe Rust.
 
 pub mod anew;
-pub mod aside;
-pub mod at_hand;
-pub mod background;
-pub mod beside;
-pub mod cause;
-pub mod datagrams;
-pub mod descendants;
-pub mod executable;
-pub mod listen_fds;
-pub mod lock;
-pub mod look;
+pub(crate) mod aside;
+pub(crate) mod at_hand;
+pub(crate) mod background;
+pub(crate) mod beside;
+pub(crate) mod cause;
+pub(crate) mod datagrams;
+pub(crate) mod descendants;
+pub(crate) mod executable;
+pub(crate) mod listen_fds;
+pub(crate) mod lock;
+pub(crate) mod look;
 pub mod map;
-pub mod name;
+pub(crate) mod name;
 pub mod notify;
 pub mod pipe;
-pub mod poll;
+pub(crate) mod poll;
 pub mod process;
-pub mod signals;
+pub(crate) mod signals;
 pub mod socket;
-pub mod stat;
-pub mod xattr;
+pub(crate) mod stat;
+pub(crate) mod xattr;
 
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};

@@ -252,7 +252,7 @@ impl Site {
         let ledgers: Vec<PathBuf> = held.filter(is_ledger).collect();
         assert_eq!(ledgers.len(), 1);
         let ledger = File::options().read(true).write(true).open(&ledgers[0]).unwrap();
-        // ARCHITECTURE.md, "Ledger": its phase, and where in the file the batch begins.
+        // doc/law-of-a-link.md, "Ledger": its phase, and where in the file the batch begins.
         let word = |number: u64| {
             let mut bytes = [0; 8];
             ledger.read_exact_at(&mut bytes, number * 8).unwrap();

@@ -257,7 +257,7 @@ impl Machine {
     }
 
     /// Rotations are at least 10 s apart: makes the file as old as that, where
-    /// the logger notes it (ARCHITECTURE.md, "Intent file").
+    /// the logger notes it (doc/law-of-a-link.md, "Intent file").
     fn age_file(&self) {
         const LONG: Duration = Duration::from_secs(60);
         let file = File::options().write(true).create(true).truncate(false).open(self.intent()).unwrap();

@@ -99,7 +99,7 @@ impl Counts {
         let layout = Layout::new(region(max_connections));
         let Shared { file, instance } = shared;
         map::zero(file, layout.region_of(*instance), layout.region())?;
-        let map = SharedMap::new(file, layout.len())?;
+        let map = SharedMap::new(file, layout.bytes())?;
         // It is nearly all holes, which a dump would fill.
         map.leave_out_of_dumps()?;
         let counts = Counts { map, layout, instance: *instance, groups: groups(max_connections) };
@@ -229,7 +229,7 @@ pub(super) mod tests {
 
     fn opened(max_connections: usize) -> [(Counts, Shared); 2] {
         let layout = Layout::new(region(max_connections));
-        let file = memory_file(c"counts", layout.len()).expect("a memory file");
+        let file = memory_file(c"counts", layout.bytes()).expect("a memory file");
         [0, 2].map(|instance| {
             let shared = Shared { file: file.try_clone().expect("a descriptor"), instance };
             (Counts::open(&shared, max_connections).expect("long enough"), shared)

@@ -1,4 +1,4 @@
-//! One archive from raw to compressed: the steps of ARCHITECTURE.md,
+//! One archive from raw to compressed: the steps of doc/rotation.md,
 //! "The archivist", by number.
 
 use super::access;

@@ -1,5 +1,5 @@
 //! The message file as the destination of a sink: the steps of a batch that
-//! concern it. ARCHITECTURE.md, "The law of a link", has them by number.
+//! concern it. doc/law-of-a-link.md has them by number.
 
 use super::archivist::Archivist;
 use super::body::Body;

@@ -16,29 +16,29 @@
 //! - `gathering`: how long a batch is let gather; [`orders`]: signals and troubles;
 //!   `wakeups`: what the loop waits for.
 
-pub mod access;
+pub(crate) mod access;
 pub mod archives;
-pub mod archivist;
+pub(crate) mod archivist;
 pub mod body;
-pub mod compress;
+pub(crate) mod compress;
 mod destination;
 mod elsewhere;
 pub mod escape;
 pub mod file;
 mod gathering;
-pub mod orders;
+pub(crate) mod orders;
 mod promises;
 mod recover;
 mod removed;
 mod renamed;
 pub mod render;
-pub mod room;
-pub mod rotation;
+pub(crate) mod room;
+pub(crate) mod rotation;
 mod save;
 pub mod settings;
 mod there;
 mod too_large;
-pub mod torn;
+pub(crate) mod torn;
 mod wakeups;
 
 use super::start::{Metrics, Start};

@@ -1,5 +1,5 @@
 //! A batch that another incarnation had under way, completed in the message file.
-//! ARCHITECTURE.md has the cases as tables.
+//! doc/law-of-a-link.md has the cases as tables.
 
 use super::destination::FileDestination;
 use super::file::is_too_large;

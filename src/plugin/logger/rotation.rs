@@ -1,4 +1,4 @@
-//! When the message file is rotated, and how: the steps of ARCHITECTURE.md,
+//! When the message file is rotated, and how: the steps of doc/rotation.md,
 //! "Rotation". What becomes of the archives is the archivist's.
 
 use super::destination::FileDestination;

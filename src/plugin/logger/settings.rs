@@ -22,7 +22,7 @@ const MOST: u64 = 100_000;
 
 /// The shortest time between two rotations. Without inotify, `tail -F` looks at the open
 /// file six times, a second apart, before it looks at the name again. It never sees a file
-/// that comes and goes in between. ARCHITECTURE.md, "Rotation", has the calculation.
+/// that comes and goes in between. doc/rotation.md, has the calculation.
 pub const LEAST: Duration = Duration::from_secs(10);
 
 /// `[children.NAME.settings]` of a logger.

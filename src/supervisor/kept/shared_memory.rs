@@ -57,7 +57,7 @@ impl SharedMemory {
         let file = match self.files.get(&key).and_then(Weak::upgrade) {
             Some(file) => file,
             None => {
-                let file = map::memory_file(c"plumbd-shared", layout.len())?;
+                let file = map::memory_file(c"plumbd-shared", layout.bytes())?;
                 map::seal_size(&file)?;
                 let file = Rc::new(file);
                 self.files.insert(key, Rc::downgrade(&file));

@@ -173,7 +173,7 @@ impl Service {
     }
 
     /// Rotations are at least 10 s apart: makes the file older than that, where
-    /// the logger notes when its first message came (ARCHITECTURE.md, "Intent file").
+    /// the logger notes when its first message came (doc/law-of-a-link.md, "Intent file").
     pub(crate) fn age_file(&self) {
         const BEGAN: u64 = 21 * 8;
         let intent = File::options().read(true).write(true).open(self.daemon.path(".messages.log.intent")).unwrap();

@@ -1,5 +1,5 @@
 //! The words of a ledger and of an intent file's header, by the manual alone:
-//! ARCHITECTURE.md, "Ledger" and "Intent file".
+//! doc/law-of-a-link.md, "Ledger" and "Intent file".
 
 use plumbd::link::ledger::CARRY_MAX;
 use std::fs::File;

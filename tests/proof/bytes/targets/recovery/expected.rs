@@ -1,5 +1,5 @@
-//! What must come of a start, by the manual alone: ARCHITECTURE.md, "The law of
-//! a link" and its tables.
+//! What must come of a start, by the manual alone: doc/law-of-a-link.md and its
+//! tables.
 
 use super::super::pages::{
     BATCH as ID, CARRY, CONSUMING, DONE_BATCH, FILE, HELD, LEAVES, MAGIC, OFFSET, PHASE, PREPARED, Says, TAKE,
