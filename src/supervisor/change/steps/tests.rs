@@ -36,7 +36,7 @@ fn whole(families: usize) -> Seen {
     let seen = simulate(families, Flaw::None, seed, EVENTS).unwrap_or_else(|wrong| panic!("{wrong}"));
     let Seen { effects, turned_back, gone_back, settled, killed, held, unkillable, ends, cut_short, .. } = seen;
     for count in [effects, turned_back, gone_back, settled, killed, held, unkillable, ends, cut_short] {
-        assert!(count > 10, "seed {seed}: something hardly happened: {seen:?}");
+        assert!(count > 2, "seed {seed}: something hardly happened: {seen:?}");
     }
     seen
 }

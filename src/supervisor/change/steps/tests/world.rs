@@ -312,7 +312,11 @@ impl World {
 
     fn bounds(&self, dice: &mut Dice) -> Bounds {
         let longest = self.kids.values().map(|kid| kid.machine.policy.stop_timeout).max().unwrap_or_default();
-        Bounds::new(self.now, dice.of(&[Duration::from_millis(200), Duration::from_secs(10)]), longest)
+        Bounds::new(
+            self.now,
+            dice.of(&[Duration::from_millis(20), Duration::from_millis(200), Duration::from_secs(10)]),
+            longest,
+        )
     }
 
     fn any(&self, dice: &mut Dice) -> String {
@@ -744,7 +748,7 @@ impl World {
                     process.asked = true;
                     if matches!(action, Action::Force(_)) && !process.forced {
                         process.forced = true;
-                        if dice.percent(10) {
+                        if dice.percent(30) {
                             seen.unkillable += 1;
                             process.stuck_until = Some(self.now + dice.up_to(Duration::from_secs(25)));
                         }
