@@ -17,7 +17,7 @@
 pub mod cli;
 pub mod config;
 pub mod control;
-pub(crate) mod journal;
+pub mod journal;
 pub mod link;
 pub mod plugin;
 pub mod schema;

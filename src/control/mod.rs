@@ -11,7 +11,7 @@
 //! - [`client`]: connect, ask, hand on the answers.
 
 pub mod client;
-pub(crate) mod request;
+pub mod request;
 pub(crate) mod response;
 pub mod status;
 

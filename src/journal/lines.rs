@@ -16,6 +16,23 @@ pub struct Piece<'a> {
     pub(super) continues: bool,
 }
 
+impl<'a> Piece<'a> {
+    /// What is logged, without the priority.
+    pub fn text(&self) -> &'a [u8] {
+        self.text
+    }
+
+    /// Whether the line began in a piece before this one.
+    pub fn continues(&self) -> bool {
+        self.continues
+    }
+
+    /// Its priority, as sd-daemon(3) counts.
+    pub fn priority(&self) -> u8 {
+        self.priority.number()
+    }
+}
+
 /// Cuts what a child wrote into lines, whichever way its bytes arrive.
 ///
 /// Only a line's beginning can say its priority: what follows in further pieces
@@ -121,7 +138,7 @@ mod tests {
     type Seen = (u8, String, bool);
 
     fn seen(piece: Piece<'_>) -> Seen {
-        (piece.priority.number(), String::from_utf8_lossy(piece.text).into_owned(), piece.continues)
+        (piece.priority(), String::from_utf8_lossy(piece.text()).into_owned(), piece.continues())
     }
 
     fn pieces_of(parts: &[&[u8]]) -> Vec<Seen> {
@@ -192,8 +209,8 @@ mod tests {
         for byte in [0x80, 0xbf, 0xc0, 0xf4, 0xff] {
             let mut splitter = LineSplitter::default();
             let mut got = 0;
-            splitter.feed(&vec![byte; 3 * LONGEST], |piece| got += piece.text.len());
-            splitter.finish(|piece| got += piece.text.len());
+            splitter.feed(&vec![byte; 3 * LONGEST], |piece| got += piece.text().len());
+            splitter.finish(|piece| got += piece.text().len());
             assert_eq!(got, 3 * LONGEST, "{byte:x}");
         }
     }
@@ -242,8 +259,8 @@ mod tests {
         assert!(!splitter.holds());
         let mut splitter = LineSplitter::default();
         splitter.feed("5 €".as_bytes().split_last().unwrap().1, |piece| panic!("{piece:?}"));
-        splitter.pause(|piece| assert_eq!(piece.text, b"5 "));
-        splitter.feed(b"\xac\n", |piece| assert_eq!(piece.text, "€".as_bytes()));
+        splitter.pause(|piece| assert_eq!(piece.text(), b"5 "));
+        splitter.feed(b"\xac\n", |piece| assert_eq!(piece.text(), "€".as_bytes()));
     }
 
     #[test]
@@ -252,12 +269,12 @@ mod tests {
         let mut got = 0;
         for _ in 0..1000 {
             splitter.feed(&[b'x'; 1000], |piece| {
-                assert_eq!(piece.text.len(), LONGEST);
-                got += piece.text.len();
+                assert_eq!(piece.text().len(), LONGEST);
+                got += piece.text().len();
             });
             assert!(splitter.held.len() <= LONGEST);
         }
-        splitter.finish(|piece| got += piece.text.len());
+        splitter.finish(|piece| got += piece.text().len());
         assert_eq!(got, 1_000_000);
     }
 

@@ -27,7 +27,7 @@ mod syslog;
 
 pub use entry::escaped_parts;
 pub use flood::LogLimit;
-pub use lines::{LineSplitter, Piece};
+pub use lines::{LONGEST, LineSplitter, Piece};
 
 use crate::sys::cause;
 use backlog::Backlog;

@@ -10,7 +10,7 @@ pub mod logger;
 #[cfg(test)]
 pub(crate) mod null;
 pub(crate) mod shared;
-pub(crate) mod start;
+pub mod start;
 
 use crate::schema::kind::Keys;
 use crate::schema::manifest;

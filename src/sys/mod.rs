@@ -21,7 +21,7 @@ pub mod notify;
 pub mod pipe;
 pub(crate) mod poll;
 pub mod process;
-pub(crate) mod signals;
+pub mod signals;
 pub mod socket;
 pub(crate) mod stat;
 pub(crate) mod xattr;
