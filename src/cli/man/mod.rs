@@ -102,7 +102,7 @@ fn filled_in(words: &str) -> String {
         ("builtin", _) => roff::verbatim(BUILTIN),
         ("example", name) => roff::verbatim(examples::find(name).map_or("", |example| example.text)),
         ("record", _) => roff::text(&format!(
-            "A record has at most {} bytes, the PIPE_BUF of pipe(7), and a message at most {} bytes in however many \
+            "A record has at most {} bytes, which is PIPE_BUF of pipe(7). A message has at most {} bytes, in any number of \
              records.",
             record::RECORD_MAX,
             record::MESSAGE_MAX
