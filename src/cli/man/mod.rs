@@ -53,8 +53,8 @@ pub(super) static PAGES: [Page; 3] = [
     },
 ];
 
-/// When the pages were looked over the last time.
-const DATE: &str = "2026-11-22";
+/// When the pages were last read from top to bottom.
+const DATE: &str = "2026-11-29";
 
 impl Page {
     /// `plumbd.1`.
