@@ -148,8 +148,8 @@ pub const CHILD: Keys = &[
             ("always", "however it ended"),
             (
                 "on-failure",
-                "only if `success` does not list its end: by default, after any exit status other than 0, or after a \
-                 signal",
+                "only if `success` does not list its end (by default, after an exit status other than 0, or after a \
+                 signal)",
             ),
             ("never", "it is not started again"),
         ]),
@@ -344,7 +344,13 @@ pub const BACKOFF: Keys = &[
 
 /// `start_limit`.
 pub const START_LIMIT: Keys = &[
-    key("burst", Kind::Integer(1, 1_000_000), "10", "this many starts", "How many starts are allowed during `within`."),
+    key(
+        "burst",
+        Kind::Integer(1, 1_000_000),
+        "10",
+        "this many starts",
+        "How many starts are allowed in the time that `within` sets.",
+    ),
     key(
         "within",
         Kind::Duration(MILLISECOND, YEAR),
