@@ -8,10 +8,10 @@ use std::path::PathBuf;
 
 /// Supervise programs linked by pipes; an echoed message is a saved message
 ///
-/// Without -c the configuration is ./plumbd.toml, else
-/// ~/.config/plumbd/plumbd.toml (not root's), else /etc/plumbd/plumbd.toml, else a
-/// built-in one: an echo server on 127.0.0.1:7007 that saves every message to
-/// messages.log.
+/// Without -c, the configuration is the first of these that exists:
+/// ./plumbd.toml, ~/.config/plumbd/plumbd.toml (not for root),
+/// /etc/plumbd/plumbd.toml. If there is none, a built-in one is used: an echo
+/// server on 127.0.0.1:7007 that saves every message to messages.log.
 #[derive(Debug, Parser)]
 #[command(name = "plumbd", version, disable_help_subcommand = true, after_help = EXAMPLES)]
 pub(super) struct Typed {
@@ -21,42 +21,42 @@ pub(super) struct Typed {
 
 const EXAMPLES: &str = "\
 Examples:
-  plumbd run                          serve with the configuration that is found
+  plumbd run                          run with the first configuration found
   plumbd example echo-store >plumbd.toml
   plumbd check && plumbd reload       change a running daemon
 
-Exit status: 0 done; 1 could not, with the reason on standard error; 2 wrong
-usage; 78 the configuration has problems.";
+Exit status: 0 done; 1 failed, with the reason on standard error; 2 wrong usage;
+78 the configuration has problems.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Supervise, in the foreground unless --daemon
+    /// Run the supervisor, in the foreground unless --daemon is given
     #[command(after_help = "\
 Examples:
   plumbd run
   plumbd run -c /etc/plumbd/plumbd.toml
   plumbd run --daemon --pid-file /run/plumbd.pid
 
-Signals: SIGHUP reloads; SIGTERM and SIGINT drain and end, a second one ends at
-once; SIGUSR1 has the children reopen their files.")]
+Signals: SIGHUP reloads; SIGTERM and SIGINT drain and end, and a second one ends
+at once; SIGUSR1 makes the children reopen their files.")]
     Run {
         #[command(flatten)]
         config: Config,
-        /// Go to the background, and come back only once every child is ready, or with the reason why not
+        /// Go to the background; return once every child is ready, or report why not
         #[arg(long)]
         daemon: bool,
-        /// Write the process id to this file, and hold a lock on it
+        /// Write the process id to this file, and keep the file locked
         #[arg(long, value_name = "FILE")]
         pid_file: Option<PathBuf>,
     },
-    /// Print every problem of a configuration
+    /// Check a configuration, and print every problem
     #[command(after_help = "\
 Examples:
   plumbd check
   plumbd check -c new.toml && mv new.toml plumbd.toml && plumbd reload
-  plumbd check --effective            what every default is
+  plumbd check --effective            show what every default is
 
-Exit status: 0 it is right; 78 it has problems.")]
+Exit status: 0 the configuration is right; 78 it has problems.")]
     Check {
         #[command(flatten)]
         config: Config,
@@ -64,11 +64,12 @@ Exit status: 0 it is right; 78 it has problems.")]
         #[arg(long)]
         effective: bool,
     },
-    /// Say what a reload would do, child by child, and why; changes nothing
+    /// Show what a reload would do to each child, and why; changes nothing
     ///
-    /// A line each: keep, restart, start or stop; the child; the line of the
-    /// configuration that is the reason, and the reason. Then the links and
-    /// sockets that come, change or go.
+    /// Prints one line for each child: keep, restart, start or stop; the name of
+    /// the child; the line of the configuration that is the reason; and the
+    /// reason. Then come the links and sockets that are added, changed or
+    /// removed.
     #[command(after_help = "\
 Examples:
   plumbd plan
@@ -77,12 +78,12 @@ Examples:
         #[command(flatten)]
         daemon: Daemon,
     },
-    /// Have the daemon read its configuration again, and report what changed, or every problem
+    /// Make the daemon read its configuration again, and report what changed, or every problem
     ///
-    /// Prints the plan, and on a terminal what happens meanwhile, and comes back
-    /// when all that changed is ready. A wrong file changes nothing: every
-    /// problem is told, and the exit status is 78. What can not be started makes
-    /// it 1.
+    /// Prints the plan and, on a terminal, the progress. Returns when everything
+    /// that changed is ready. If the configuration is wrong, nothing changes,
+    /// every problem is reported, and the exit status is 78. If something can't
+    /// be started, the exit status is 1.
     #[command(after_help = "\
 Examples:
   plumbd check && plumbd reload")]
@@ -92,48 +93,49 @@ Examples:
     },
     /// Show the children and the links
     ///
-    /// Of each child: its state, process, for how long it has been in that
-    /// state, how often it was started again, how it ended the last time, and,
-    /// of plugins, messages and bytes a second and open connections. Of each
-    /// link: how full it is, and for how long its sink has taken nothing while
-    /// bytes waited. What is wrong stands below, in words.
+    /// For each child: its state, its process id, how long it has been in that
+    /// state, how often it was restarted, how it ended the last time, and, for
+    /// plugins, messages and bytes per second and open connections. For each
+    /// link: how full it is, and for how long its sink has taken nothing although
+    /// bytes were waiting. Below that, the problems are listed in words.
     ///
-    /// A child that ended as it should, and that its `restart` does not start
-    /// again, is finished: that is no reason for exit status 4.
+    /// A child is finished if it ended as it should and its `restart` does not
+    /// start it again. Such a child does not cause exit status 4.
     #[command(after_help = "\
 Examples:
   plumbd status
   plumbd status --watch
   plumbd status --json | jq '.children[] | select(.state != \"up\")'
 
-Exit status: 0 all is up; 3 no daemon runs; 4 one runs, but not all is up.")]
+Exit status: 0 everything is up; 3 no daemon is running; 4 a daemon is running,
+but not everything is up.")]
     Status {
         #[command(flatten)]
         daemon: Daemon,
-        /// As JSON, for programs: keys may be added in later versions, never changed
+        /// Print JSON, for programs: later versions may add keys, but never change any
         #[arg(long)]
         json: bool,
-        /// Again each second, until Ctrl-C
+        /// Refresh every second, until Ctrl-C
         #[arg(long)]
         watch: bool,
     },
-    /// Start children, and wait until they are up; clears a start limit
+    /// Start children, even past their start limit, and wait until they are up
     #[command(after_help = "\
 Examples:
   plumbd start echo
   plumbd start echo.0 echo.1")]
     Start(Children),
-    /// Stop children, and wait until they are down
+    /// Stop children and wait until they are down
     #[command(after_help = "\
 Examples:
   plumbd stop echo")]
     Stop(Children),
-    /// Stop children and start them again, and wait until they are up
+    /// Stop children, start them again, and wait until they are up
     #[command(after_help = "\
 Examples:
   plumbd restart logger               its clients wait; nothing is lost")]
     Restart(Children),
-    /// Drain and end the daemon, and wait until it is gone
+    /// Drain, end the daemon, and wait until it is gone
     #[command(after_help = "\
 Examples:
   plumbd shutdown
@@ -141,11 +143,11 @@ Examples:
     Shutdown {
         #[command(flatten)]
         daemon: Daemon,
-        /// Do not drain
+        /// End without draining
         #[arg(long)]
         fast: bool,
     },
-    /// Have children reopen their files, for an external log rotator
+    /// Make children reopen their files, for an external log rotator
     #[command(after_help = "\
 Examples:
   mv messages.log messages.log.1 && plumbd reopen")]
@@ -153,34 +155,34 @@ Examples:
         #[command(flatten)]
         daemon: Daemon,
     },
-    /// List the ready configurations, or print one
+    /// List the ready-made configurations, or print one
     #[command(after_help = "\
 Examples:
   plumbd example
   plumbd example echo-store >plumbd.toml && plumbd run")]
     Example {
-        /// Which one
+        /// The configuration to print
         #[arg(add = ArgValueCandidates::new(completions::examples))]
         name: Option<String>,
     },
-    /// Print completions for a shell
+    /// Print the completion script for a shell
     #[command(after_help = "\
 Examples:
   plumbd completions bash >/usr/share/bash-completion/completions/plumbd
   plumbd completions zsh >\"${fpath[1]}/_plumbd\"
   plumbd completions fish >~/.config/fish/completions/plumbd.fish")]
     Completions {
-        /// Which shell
+        /// The shell
         shell: Shell,
     },
-    /// List the manual pages, print one, or write them all to a folder
+    /// List the manual pages, print one, or write all of them to a folder
     #[command(after_help = "\
 Examples:
   plumbd man
   plumbd man plumbd.toml | man -l -
   plumbd man --out /usr/local/share/man")]
     Man {
-        /// Which one
+        /// The page to print
         #[arg(add = ArgValueCandidates::new(completions::pages), conflicts_with = "out")]
         page: Option<String>,
         /// Write every page below this folder, as man1/plumbd.1 and so on
@@ -192,9 +194,10 @@ Examples:
 Examples:
   plumbd schema >plumbd.schema.json
 
-Name it in the first line of plumbd.toml, as taplo reads it: #:schema ./plumbd.schema.json")]
+Name this file in the first line of plumbd.toml, in the form that taplo reads:
+#:schema ./plumbd.schema.json")]
     Schema,
-    /// Run a built-in plugin, as `plumbd run` does; or describe it
+    /// Run a built-in plugin, as `plumbd run` does, or describe it
     #[command(
         hide = true,
         after_help = "\
@@ -203,10 +206,10 @@ Examples:
   plumbd plugin echo --describe | jq '.keys[].name'"
     )]
     Plugin {
-        /// Which one
+        /// The plugin
         #[arg(add = ArgValueCandidates::new(completions::plugins))]
         name: String,
-        /// Print what it is as JSON: its roles, its settings and its metrics
+        /// Print its roles, settings and metrics as JSON
         #[arg(long)]
         describe: bool,
     },
@@ -233,7 +236,7 @@ pub(super) struct Daemon {
 /// Which children, of which daemon.
 #[derive(Debug, Args)]
 pub(super) struct Children {
-    /// Their names; a child with instances is all of them, NAME.0 is one
+    /// The names of children; NAME stands for all instances of a child, NAME.0 for one of them
     #[arg(required = true, value_name = "CHILD", add = ArgValueCandidates::new(completions::children))]
     pub(super) children: Vec<String>,
     #[command(flatten)]

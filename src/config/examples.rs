@@ -15,12 +15,12 @@ pub struct Example {
 pub static EXAMPLES: [Example; 5] = [
     Example {
         name: "one-way",
-        about: "a program's output flows through a pipe to another program",
+        about: "what a program writes goes through a pipe to another program",
         text: include_str!("../../etc/one-way.toml"),
     },
     Example {
         name: "two-way",
-        about: "two programs talk both ways over two pipes: a greeting and its answer",
+        about: "two programs talk to each other over two pipes: a greeting and its answer",
         text: include_str!("../../etc/two-way.toml"),
     },
     Example {
@@ -30,12 +30,12 @@ pub static EXAMPLES: [Example; 5] = [
     },
     Example {
         name: "pipeline",
-        about: "a source, a filter and the logger in a row",
+        about: "a source, a filter and the logger, linked in a row",
         text: include_str!("../../etc/pipeline.toml"),
     },
     Example {
         name: "plumbd",
-        about: "the built-in configuration with the system's paths, every key commented",
+        about: "the built-in configuration with the system's paths, and a comment on every key",
         text: include_str!("../../etc/plumbd.toml"),
     },
 ];

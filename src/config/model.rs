@@ -29,7 +29,7 @@ pub struct Model {
 /// `[daemon]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Daemon {
-    /// The operator socket; absolute.
+    /// The control socket; absolute.
     pub control: PathBuf,
     /// Where the log goes.
     pub log: LogTarget,

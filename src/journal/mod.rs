@@ -51,12 +51,12 @@ pub enum Target {
     Syslog(&'static str),
 }
 
-/// Facilities by name, and what each is for, as syslog(3) has them.
+/// The facilities of syslog(3), and what each is for.
 pub const FACILITIES: [(&str, &str); 19] = [
     ("auth", "security and authorization"),
-    ("authpriv", "the same, in private"),
+    ("authpriv", "security and authorization, in private"),
     ("cron", "clock daemons"),
-    ("daemon", "daemons that have none of their own"),
+    ("daemon", "daemons without a facility of their own"),
     ("ftp", "file transfer"),
     ("lpr", "printers"),
     ("mail", "mail"),
@@ -64,14 +64,14 @@ pub const FACILITIES: [(&str, &str); 19] = [
     ("syslog", "the syslog daemon itself"),
     ("user", "programs of users"),
     ("uucp", "UUCP"),
-    ("local0", "whatever this machine uses it for"),
-    ("local1", "the same"),
-    ("local2", "the same"),
-    ("local3", "the same"),
-    ("local4", "the same"),
-    ("local5", "the same"),
-    ("local6", "the same"),
-    ("local7", "the same"),
+    ("local0", "local use"),
+    ("local1", "local use"),
+    ("local2", "local use"),
+    ("local3", "local use"),
+    ("local4", "local use"),
+    ("local5", "local use"),
+    ("local6", "local use"),
+    ("local7", "local use"),
 ];
 
 /// What the log waits for before more of it can go.

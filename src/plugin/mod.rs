@@ -82,7 +82,7 @@ pub static PLUGINS: &[Plugin] = &[
     Plugin {
         name: "echo",
         about: "a network echo server: sends back each message once it is saved",
-        meaning: "the network echo server",
+        meaning: "a network echo server",
         source: true,
         sink: false,
         listens: &["tcp"],
@@ -97,7 +97,7 @@ pub static PLUGINS: &[Plugin] = &[
     Plugin {
         name: "logger",
         about: "saves every message, in order, to a file",
-        meaning: "saves messages to a file",
+        meaning: "a sink that saves messages to a file",
         source: false,
         sink: true,
         listens: &[],
@@ -113,7 +113,7 @@ pub static PLUGINS: &[Plugin] = &[
     Plugin {
         name: "null",
         about: "discards every message",
-        meaning: "discards messages",
+        meaning: "a sink that discards messages",
         source: false,
         sink: true,
         listens: &[],

@@ -40,7 +40,7 @@ fn described(key: &Key) -> String {
         _ => &[],
     };
     let meanings: String = words.iter().map(|(word, meaning)| format!("\n\"{word}\": {meaning}")).collect();
-    key.text.replace('`', "") + &meanings
+    (key.text.to_owned() + &meanings).replace('`', "")
 }
 
 fn of(kind: &Kind) -> Value {

@@ -9,8 +9,7 @@
 //! - [`settings`]: a whole table by its rows alone, as JSON in the words of the file,
 //!   and how a program reads that;
 //! - [`show`]: values as TOML again;
-//! - [`editor`]: rows as a JSON schema; [`manifest`]: rows as JSON;
-//! - [`text`]: texts that are put together when plumbd is compiled.
+//! - [`editor`]: rows as a JSON schema; [`manifest`]: rows as JSON.
 
 pub(crate) mod address;
 pub(crate) mod editor;
@@ -23,7 +22,6 @@ pub(crate) mod settings;
 pub mod show;
 pub mod system;
 pub(crate) mod table;
-pub(crate) mod text;
 pub(crate) mod value;
 
 /// The longest name of a child: it stands before each of its lines in the log, and both

@@ -4,19 +4,19 @@
 use super::roff::{escaped, text, verbatim};
 use clap::{Arg, ArgAction, Command};
 
-/// Options that say which daemon or configuration is meant. They are told once.
+/// Options that say which daemon or configuration is meant. The page describes them once.
 const SHARED: [&str; 2] = ["config", "control"];
 
 fn shown(command: &Command) -> impl Iterator<Item = &Command> {
     command.get_subcommands().filter(|command| !command.is_hide_set())
 }
 
-/// A line a command.
+/// A line for each command.
 pub(super) fn synopsis(command: &Command) -> String {
     shown(command).map(usage).collect::<Vec<_>>().join(".br\n")
 }
 
-/// A section a command.
+/// A section for each command.
 pub(super) fn commands(command: &Command) -> String {
     shown(command).map(section).collect()
 }
@@ -51,7 +51,6 @@ fn section(command: &Command) -> String {
         out += &text(&ended(paragraph));
     }
     for arg in arguments(command).filter(|arg| !SHARED.contains(&arg.get_id().as_str())) {
-        // What a name stands for needs no words where they are but "Which one".
         out += &option(arg);
     }
     let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();

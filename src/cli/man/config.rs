@@ -28,7 +28,7 @@ pub(super) fn settings() -> String {
         let title = escaped(&name.to_uppercase());
         let name = escaped(name);
         format!(
-            ".SH SETTINGS OF {title}\nIn\n.BR [children.NAME.settings] ,\nwhere\n.B plugin\nis\n.BR \\(dq{name}\\(dq :\n{}",
+            ".SH SETTINGS OF {title}\nIn\n.BR [children.NAME.settings] ,\nif\n.B plugin\nis\n.BR \\(dq{name}\\(dq :\n{}",
             list(keys)
         )
     };

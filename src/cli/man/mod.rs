@@ -53,8 +53,8 @@ pub(super) static PAGES: [Page; 3] = [
     },
 ];
 
-/// When the pages were looked over the last time.
-const DATE: &str = "2026-11-22";
+/// When the pages were last read from top to bottom.
+const DATE: &str = "2026-11-29";
 
 impl Page {
     /// `plumbd.1`.
@@ -102,7 +102,7 @@ fn filled_in(words: &str) -> String {
         ("builtin", _) => roff::verbatim(BUILTIN),
         ("example", name) => roff::verbatim(examples::find(name).map_or("", |example| example.text)),
         ("record", _) => roff::text(&format!(
-            "A record has at most {} bytes, the PIPE_BUF of pipe(7), and a message at most {} bytes in however many \
+            "A record has at most {} bytes, which is PIPE_BUF of pipe(7). A message has at most {} bytes, in any number of \
              records.",
             record::RECORD_MAX,
             record::MESSAGE_MAX

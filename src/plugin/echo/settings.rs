@@ -26,104 +26,107 @@ pub const KEYS: Keys = &[
     key(
         "echo_after",
         Kind::Words(&[
-            ("queued", "it is in a pipe that the supervisor holds: survives SIGKILL of any child"),
-            ("saved", "it is in the file, as every reader of it sees: survives SIGKILL of every process at once"),
-            ("synced", "it is on the disk, fdatasync(2) returned: survives power loss"),
+            ("queued", "in a pipe that the supervisor holds; it survives SIGKILL of any child"),
+            ("saved", "in the file, where every reader sees it; it survives SIGKILL of all processes at once"),
+            ("synced", "on the disk, after fdatasync(2) returned; it survives power loss"),
         ]),
         r#""saved""#,
-        "queued | saved | synced: what has happened to a message before its echo leaves",
-        "What has happened to a message before its echo leaves.",
+        "queued | saved | synced: where a message must be before its echo is sent",
+        "Where a message must be before its echo is sent.",
     ),
     key(
         "framing",
         Kind::Words(&[("line", "a message ends at a newline"), ("read", "each read from the socket is a message")]),
         r#""line""#,
-        "line: a message ends at a newline; read: each read is one",
-        "What a message is. Clients get each byte back as it came, whatever this is.",
+        "line: a message ends at a newline; read: each read is a message",
+        "What counts as a message. In either case, clients get every byte back as it came.",
     ),
     key(
         "partial_after",
         Kind::Duration(MILLISECOND, HOUR),
         r#""1s""#,
-        "bytes with no newline become a message when this long idle",
-        "Bytes with no newline become a message when the connection has been idle for this long. A lost segment takes \
-         0.2 s and more to arrive, so with less than the default a line may be saved in two.",
+        "bytes without a newline become a message when idle for this long",
+        "Bytes without a newline become a message when the connection has been idle for this long. A lost segment \
+         takes 0.2 s or more to arrive, so with less than the default, one line may be saved as two.",
     ),
     key(
         "max_message",
         Kind::Size(1, MESSAGE_MAX as u64),
         r#""64KiB""#,
-        "longer ones are saved in parts, in order, none lost",
-        "Longer messages are saved in parts, in order, none lost. At most a quarter of the link's capacity.",
+        "longer messages are saved in parts, in order, none lost",
+        "Longer messages are saved in parts, in order, none lost. `max_message` can be at most a quarter of the link's \
+         capacity.",
     ),
     key(
         "max_connections",
         Kind::Integer(1, MAX_CONNECTIONS),
         "10000",
-        "at the limit new clients wait in the backlog",
-        "How many clients are served at once. Others wait in the backlog; none is refused.",
+        "at the limit, new clients wait in the backlog",
+        "How many clients are served at once. Further clients wait in the backlog; none is refused.",
     ),
     key(
         "max_connections_per_address",
         Kind::Integer(0, MAX_CONNECTIONS),
         "0",
         "0: no limit",
-        "How many clients of one address are served at once, over all instances; others are closed at once and \
-         counted. 0: no limit. Two that come to two instances at the same instant may both be refused where there was \
-         room for one.",
+        "How many clients of one address are served at once, by all instances together. Further clients are closed at \
+         once and counted. 0: no limit. If two clients reach two instances at the same instant, both may be refused \
+         although there was room for one.",
     ),
     key(
         "ipv6_prefix",
         Kind::Integer(1, 128),
         "64",
-        "IPv6 addresses with these bits in common count as one",
-        "To `max_connections_per_address`, IPv6 addresses that have this many bits in common are one address: a host \
-         usually has all addresses of a /64. An IPv4-mapped address is an IPv4 address.",
+        "IPv6 addresses that share this many bits count as one",
+        "IPv6 addresses that share this many bits count as one address for `max_connections_per_address`, because a \
+         host usually has all addresses of a /64. An IPv4-mapped address is an IPv4 address.",
     ),
     key(
         "idle_timeout",
         Kind::Duration(NOTHING, YEAR),
         r#""0s""#,
-        "0s: none",
-        "A client that sends nothing for so long is disconnected. 0s: never.",
+        "a client that sends nothing for this long is disconnected; 0s: never",
+        "A client that sends nothing for this long is disconnected. 0s: never.",
     ),
     key(
         "send_timeout",
         Kind::Duration(NOTHING, YEAR),
         r#""60s""#,
-        "a client that takes nothing of what is due to it for this long is closed; 0s: none",
-        "A client that takes nothing of what is due to it for this long, or up to a quarter longer, is closed with a \
-         reset and counted as `send_timeouts`. What counts is what its kernel acknowledges, so a client that reads \
-         slowly, but steadily, stays; but a kernel whose buffer was full acknowledges nothing before some part of it, \
-         about a sixteenth, is free again. 0s: never.",
+        "a client that takes none of its echoes for this long is closed; 0s: never",
+        "A client that takes none of its echoes for this long, or up to a quarter longer, is closed with a reset and \
+         counted as `send_timeouts`. What the client's kernel acknowledges counts as taken, so a client that reads \
+         slowly but steadily stays connected. But a kernel whose buffer was full acknowledges nothing until a part of \
+         it, about a sixteenth, is free again. 0s: never.",
     ),
     key(
         "keepalive",
         Kind::Duration(NOTHING, KEEPALIVE_MAX),
         r#""60s""#,
-        "after this long a silent peer is asked whether it is there; 0s: never",
-        "After this long without a byte, in whole seconds rounded up, the kernel asks the client's kernel whether it is \
-         still there, and asks three times more in the time that follows: a client that vanished is closed after \
-         twice this long. If an echo is due to it, `send_timeout` closes it. 0s: never.",
+        "a client is probed after being silent for this long; 0s: never",
+        "After this long without a byte (rounded up to whole seconds), the kernel asks the client's kernel whether it \
+         is still there. During the next period of the same length, it asks three more times. So a client that has \
+         vanished is closed after twice this long. If an echo is due to the client, `send_timeout` closes it instead. \
+         0s: never.",
     ),
     key(
         "max_memory",
         Kind::Size(1 << 20, 1 << 40),
         r#""256MiB""#,
-        "of all connections together; past it nobody new is read",
-        "How many bytes all connections may hold: messages that are not complete, are not saved, or whose echoes are \
-         not taken. Past it, who holds nothing is not read until others let go of some, first come, first served; \
-         nothing is lost. A part is kept for the first 4 KiB of every client, so clients that take no echoes keep \
-         nobody with short messages waiting. At least 8 times `max_message`. Besides, the kernel has up to some 400 \
-         KiB for a client that neither is read nor reads.",
+        "for all connections together; beyond it, no further client is read",
+        "How many bytes all connections together may hold: messages that are incomplete, that are not saved yet, or \
+         whose echoes the client has not taken. Beyond that, a client that holds nothing is not read until others \
+         release memory. Clients are then served in the order in which they came, and nothing is lost. A part is \
+         reserved for the first 4 KiB of every client, so clients that take no echoes never make clients with short \
+         messages wait. `max_memory` must be at least 8 times `max_message`. In addition, the kernel holds up to some \
+         400 KiB for a client that is not read and does not read.",
     ),
     key(
         "allow",
         Kind::List(&Kind::Network),
         r#"["0.0.0.0/0", "::/0"]"#,
-        "networks; others are closed at once and counted",
-        "Networks whose clients are served, as in `10.0.0.0/8` or `::1`. Others are closed at once and counted. \
-         IPv4-mapped networks, as in `::ffff:10.0.0.0/104`, are the IPv4 ones.",
+        "networks that may connect; others are closed at once and counted",
+        "Networks whose clients are served, as in `10.0.0.0/8` or `::1`. Other clients are closed at once and counted. \
+         IPv4-mapped networks, as in `::ffff:10.0.0.0/104`, are IPv4 networks.",
     )
     .help(r#"as in allow = ["10.0.0.0/8", "::1/128"]"#),
 ];
@@ -140,7 +143,7 @@ pub const METRICS: &[Metric] = &[
     Metric::counter("messages", "messages", "Messages that were received."),
     Metric::counter("bytes", "bytes", "Bytes that were received."),
     Metric::counter("send_timeouts", "connections", "Clients that were closed because of `send_timeout`."),
-    Metric::gauge("memory", "bytes", "What all connections hold, of `max_memory`."),
+    Metric::gauge("memory", "bytes", "What all connections hold, out of `max_memory`."),
 ];
 
 /// `[children.NAME.settings]` of an echo.

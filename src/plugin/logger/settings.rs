@@ -31,49 +31,58 @@ pub const KEYS: Keys = &[
         "file",
         Kind::File("the message file"),
         "the message file; its folder must exist",
-        "The message file. Its folder must exist, and the child must be allowed to write to it. The file is locked: a \
-         second logger on it waits. In a folder that others may write to than root and the child's user, it must belong to \
-         one of those and have one name, and no symbolic link is followed: else the logger waits, and says why.",
+        "The message file. Its folder must exist, and the child must be allowed to write to the file. The logger locks \
+         the file, so a second logger on it waits. In a folder that users other than root and the child's own may \
+         write to, the file must belong to one of these two and must have only one name, and the logger follows no \
+         symbolic link. If this does not hold, the logger waits and reports why.",
     )
     .help(r#"add file = "messages.log""#),
     key(
         "mode",
         Kind::Octal,
         r#""0640""#,
-        "the file's, when it is created",
-        "The mode of the file when it is created; the child's `umask` takes bits away. A rotation gives the new file \
-         what the old one has by then: mode, owner, group, access control list and user attributes. So to change them \
-         later, change the file.",
+        "mode of the file when it is created",
+        "The mode of the file when it is created. The child's `umask` takes bits away. A rotation gives the new file \
+         what the old one has at that time: mode, owner, group, access control list and user attributes. So to change \
+         any of these later, change it on the file itself.",
     ),
     key(
         "group",
         Kind::Group,
         r#""""#,
-        "the file's, when it is created, and so its archives'; empty: as for any new file",
-        "The group of the file when it is created, by name or by number, which its archives get too. Without root, it \
-         must be one of the child's own groups. Empty: the file gets the group that any file gets which the child \
+        "group of the file when it is created, and of its archives; empty: as for any new file",
+        "The group of the file when it is created, by name or number. Its archives get the same group. Without root, \
+         it must be one of the child's own groups. Empty: the file gets the same group as any file that the child \
          creates.",
     ),
     key(
         "format",
         Kind::Words(&[
-            ("text", "TIME PEER MESSAGE, with everything escaped that could steer a terminal"),
-            ("raw", "the message's bytes and a newline, nothing else"),
-            ("json", "an object a line: time, child, peer, message or message_base64, more"),
+            ("text", "TIME PEER MESSAGE, with everything escaped that could control a terminal"),
+            ("raw", "the bytes of the message and a newline, nothing else"),
+            (
+                "json",
+                "one object per line, with the keys `time`, `child`, `peer`, `message` (if it is not UTF-8, \
+                 `message_base64`), and `more` (true if further parts of the message follow)",
+            ),
         ]),
         r#""text""#,
         "text | raw | json",
-        "How a message stands in the file, see THE MESSAGE FILE.",
+        "How messages are written to the file, see THE MESSAGE FILE.",
     ),
     key(
         "sync",
         Kind::WordsOr(
-            &[("asked", "when a source asks, as echo does with echo_after = \"synced\""), ("always", "every batch")],
+            &[
+                ("asked", "when a source asks for it, as echo does with echo_after = \"synced\""),
+                ("always", "for every batch"),
+            ],
             &Kind::Duration(MILLISECOND, HOUR),
         ),
         r#""asked""#,
-        "asked: when a source asks; always; \"1s\": at least so often",
-        "When the file is brought to the disk with fdatasync(2). A duration: at least so often, and when a source asks.",
+        "asked: when a source asks; always: every batch; \"1s\": at least this often",
+        "When the file is synced to the disk with fdatasync(2). With a duration, it is synced at least this often, and \
+         when a source asks.",
     )
     .help(r#"write "asked", "always", or how long at most between two, as in "1s""#),
     key(
@@ -81,19 +90,19 @@ pub const KEYS: Keys = &[
         Kind::Table(ROTATE),
         "{}",
         "as in { size = \"100MiB\", age = \"24h\", keep = 14, compress = \"zstd\" }; {}: never",
-        "When the logger renames its file and begins a new one, and what becomes of the renamed ones, which are called \
-         `FILE.20261122T150405.123456Z`, with .gz or .zst where they are compressed. `tail -F` loses no line by it. \
-         With neither `size` nor `age` it never does.",
+        "When the logger renames its file and begins a new one, and what happens to the renamed files. These are \
+         called archives, and are named `FILE.20261122T150405.123456Z`, with .gz or .zst appended if they are \
+         compressed. `tail -F` misses no line. Without `size` and `age`, the file is never rotated.",
     ),
     key(
         "when_full",
         Kind::Words(&[
-            ("wait", "clients wait, and status and log say so; nothing is lost, and it goes on by itself"),
-            ("drop-archives", "the oldest rotated files are removed first, then clients wait"),
+            ("wait", "clients wait, and status and log report it; nothing is lost, and saving resumes by itself"),
+            ("drop-archives", "the oldest archives are removed first; if that is not enough, clients wait"),
         ]),
         r#""wait""#,
-        "wait | drop-archives: the oldest rotated files first, then wait: clients wait, nothing is lost",
-        "What is done when the disk is full.",
+        "wait: clients wait, nothing is lost; drop-archives: remove the oldest archives first",
+        "What the logger does when the disk is full.",
     ),
 ];
 
@@ -103,36 +112,36 @@ const ROTATE: Keys = &[
         "size",
         Kind::Size(SMALLEST, LARGEST),
         "",
-        "rotate when the file has so many bytes; two rotations are at least 10s apart",
-        "Rotate when the file has so many bytes. Two rotations are at least 10s apart.",
+        "rotate when the file has this many bytes; rotations are at least 10s apart",
+        "Rotate when the file has this many bytes. Rotations are at least 10s apart.",
     ),
     key(
         "age",
         Kind::Duration(LEAST, YEAR),
         "",
-        "rotate when its first message is so old",
-        "Rotate when its first message is so old.",
+        "rotate when the first message of the file is this old",
+        "Rotate when the first message of the file is this old.",
     ),
     key(
         "keep",
         Kind::Integer(1, MOST),
         "",
-        "so many rotated files are kept; else all",
-        "How many rotated files are kept, the newest. Without it, all are.",
+        "keep this many archives; without it, all",
+        "Only this many archives are kept, the newest ones. Without this key, all are kept.",
     ),
     key(
         "keep_size",
         Kind::Size(SMALLEST, LARGEST),
         "",
-        "so many bytes of rotated files are kept, and always the newest; else all",
-        "How many bytes of rotated files are kept, and always the newest file. Without it, all are.",
+        "keep this many bytes of archives, and always the newest; without it, all",
+        "Only this many bytes of archives are kept, and always the newest archive. Without this key, all are kept.",
     ),
     key(
         "compress",
         Kind::Words(&[("none", "they stay as they are"), ("gzip", "as .gz"), ("zstd", "as .zst")]),
         r#""none""#,
         "none | gzip | zstd: in the background, at low priority",
-        "How rotated files are compressed, in the background at low priority.",
+        "How archives are compressed, in the background at low priority.",
     ),
 ];
 
@@ -143,7 +152,7 @@ pub const METRICS: &[Metric] = &[
     Metric::counter("batches", "batches", "Batches in which they were saved."),
     Metric::counter("syncs", "calls", "Calls of fdatasync(2) on the file."),
     Metric::counter("incomplete", "messages", "Messages that were left out because their end never came."),
-    Metric::counter("garbage_bytes", "bytes", "Bytes from sources that were no record."),
+    Metric::counter("garbage_bytes", "bytes", "Bytes from sources that were not part of a record."),
     Metric::counter("rotations", "rotations", "How often the file was rotated."),
 ];
 
