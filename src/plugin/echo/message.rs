@@ -79,14 +79,21 @@ impl Server {
                 self.metrics.add(BYTES, count as u64);
             }
             Read::Nothing if client.output != Output::Gone => client.reading.on_nothing(),
-            Read::Nothing | Read::End => client.reading.on_end(),
-            Read::Broken => {
-                client.reading.on_end();
-                self.hang_up(id);
-            }
+            ended => self.on_end(id, ended),
         }
         self.frame(id, Next::MayCome);
         self.settle(id);
+    }
+
+    /// Nothing more can come from a client: it has ended, its connection is broken, or it
+    /// sends nothing more and takes nothing either.
+    fn on_end(&mut self, id: Id, found: Read) {
+        if let Some(client) = self.clients.get(id) {
+            client.reading.on_end();
+        }
+        if matches!(found, Read::Broken) {
+            self.hang_up(id);
+        }
     }
 
     /// A client that can't be read now may have ended, with nothing left to be read:
@@ -97,11 +104,7 @@ impl Server {
             match client.transport.peek() {
                 Read::Nothing if client.output != Output::Gone => {}
                 Read::Bytes(_) => {}
-                Read::Nothing | Read::End => client.reading.on_end(),
-                Read::Broken => {
-                    client.reading.on_end();
-                    self.hang_up(id);
-                }
+                ended => self.on_end(id, ended),
             }
             self.frame(id, Next::MayCome);
         }
