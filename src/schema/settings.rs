@@ -92,11 +92,15 @@ impl Reader<'_> {
         }
     }
 
-    /// The id of a group of the system.
+    /// The id of a group of the system, given by its name or as a number.
     pub(crate) fn group_id(&mut self, span: Span, name: &str) -> Option<u32> {
         let cause = match self.system.group(name) {
             Ok(Some(id)) => return Some(id),
-            Ok(None) => format!("there is no group {}", quoted(name)),
+            Ok(None) => match name.parse() {
+                // A number needs no name: setgid(2) takes any but -1.
+                Ok(id) if id != u32::MAX => return Some(id),
+                _ => format!("there is no group {}", quoted(name)),
+            },
             Err(cause) => format!("cannot look up the group {}: {cause}", quoted(name)),
         };
         self.absent(span, cause, "`getent group` lists those that exist");

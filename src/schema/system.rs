@@ -99,8 +99,7 @@ impl System for Real {
 
     fn group(&self, name: &str) -> Result<Option<u32>, String> {
         let group = nix::unistd::Group::from_name(name).map_err(|error| error.desc().to_owned())?;
-        // A number needs no name: setgid(2) takes any.
-        Ok(group.map(|group| group.gid.as_raw()).or_else(|| name.parse().ok()))
+        Ok(group.map(|group| group.gid.as_raw()))
     }
 
     fn groups(&self, user: &str) -> Result<Vec<u32>, String> {
