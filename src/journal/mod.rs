@@ -23,6 +23,7 @@ mod flood;
 mod lines;
 mod output;
 pub(crate) mod plugin;
+pub(crate) mod ring;
 mod syslog;
 
 pub use entry::escaped_parts;
@@ -36,6 +37,7 @@ use flood::{Common, Flow, Sum};
 use log::{LevelFilter, Log, Metadata, Record};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use output::{Output, RETRY, Sent};
+use ring::{Cursor, Rings};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -127,9 +129,44 @@ pub fn set_level(level: LevelFilter) {
 /// several entries; each that goes on with a line begins with `... `.
 pub fn child_line(child: &str, limit: Option<LogLimit>, piece: Piece<'_>) -> bool {
     match JOURNAL.get() {
-        Some(journal) if piece.priority.level() <= log::max_level() => journal.child_line(child, limit, piece),
-        _ => true,
+        Some(journal) => journal.child_line(child, limit, piece),
+        None => true,
     }
+}
+
+/// Keeps the last entries of that child in memory from now on, so many bytes of them.
+pub fn keep(child: &str, bytes: u64) {
+    if let Some(journal) = JOURNAL.get() {
+        journal.state().rings.keep(child, bytes);
+    }
+}
+
+/// Forgets what is kept of that child.
+pub fn forget(child: &str) {
+    if let Some(journal) = JOURNAL.get() {
+        journal.state().rings.forget(child);
+    }
+}
+
+/// The number that the next entry will have.
+pub fn next_seq() -> u64 {
+    JOURNAL.get().map_or(0, |journal| journal.state().rings.next())
+}
+
+/// The last line that a child wrote, from the entry of that number on.
+pub fn last_line(child: &str, from: u64) -> Option<String> {
+    JOURNAL.get()?.state().rings.last_line(child, from).map(|kept| kept.text.to_string())
+}
+
+/// A reader of the last `lines` entries (`None`: of all that are kept) of the children that are
+/// `wanted`, and of what comes after them if it `follows`.
+pub fn cursor(wanted: &dyn Fn(&str) -> bool, lines: Option<usize>, follows: bool) -> Cursor {
+    JOURNAL.get().map(|journal| journal.state().rings.cursor(wanted, lines, follows)).unwrap_or_default()
+}
+
+/// Reads on until `each` returns false. Returns whether all that there is was read.
+pub fn read(cursor: &mut Cursor, wanted: &dyn Fn(&str) -> bool, each: impl FnMut(ring::Piece<'_>) -> bool) -> bool {
+    JOURNAL.get().is_none_or(|journal| journal.state().rings.read(cursor, wanted, each))
 }
 
 /// Writes what can be written now, and returns what the rest waits for.
@@ -174,6 +211,7 @@ struct State {
     /// By the child's name; the supervisor's own entries under [`entry::OWN`].
     speakers: HashMap<String, Speaker>,
     common: Common,
+    rings: Rings,
     /// When the first of them has something to be summed up.
     sum_at: Option<Instant>,
 }
@@ -210,13 +248,18 @@ impl Journal {
     fn child_line(&self, child: &str, limit: Option<LogLimit>, piece: Piece<'_>) -> bool {
         let Piece { priority, text, continues } = piece;
         let now = Instant::now();
+        let parts = parts(text, continues);
         let mut state = self.state();
+        parts.iter().for_each(|part| state.rings.push(child, priority, part.clone(), true));
+        if priority.level() > log::max_level() {
+            return true;
+        }
         let goes = state.speak(child, now, |speaker, common| {
             let goes = limit.is_none_or(|limit| speaker.by.admit_share(common, limit, priority, text, now));
             (goes, speaker.by.deadline())
         });
         if goes {
-            self.add_escaped(&mut state, priority, child, text, continues, now);
+            parts.iter().for_each(|part| self.add(&mut state, &Entry { priority, child, text: part }, now));
         }
         goes
     }
@@ -229,7 +272,7 @@ impl Journal {
             (goes, speaker.about.deadline())
         });
         if goes {
-            self.add_escaped(&mut state, priority, child, line, false, now);
+            self.add_own(&mut state, priority, child, line, now);
         }
     }
 
@@ -261,22 +304,15 @@ impl Journal {
                     (Priority::WARNING, text.into_bytes())
                 }
             };
-            self.add_escaped(state, priority, &child, &text, false, now);
+            self.add_own(state, priority, &child, &text, now);
         }
     }
 
-    fn add_escaped(
-        &self,
-        state: &mut State,
-        priority: Priority,
-        child: &str,
-        line: &[u8],
-        continues: bool,
-        now: Instant,
-    ) {
-        for (place, text) in escaped_parts(line).into_iter().enumerate() {
-            let text = if continues || place > 0 { format!("{CONTINUED}{text}") } else { text };
-            self.add(state, &Entry { priority, child, text: &text }, now);
+    /// What the daemon itself says.
+    fn add_own(&self, state: &mut State, priority: Priority, child: &str, line: &[u8], now: Instant) {
+        for part in parts(line, false) {
+            self.add(state, &Entry { priority, child, text: &part }, now);
+            state.rings.push(child, priority, part, false);
         }
     }
 
@@ -395,6 +431,17 @@ impl State {
         self.sum_at = [self.sum_at, sum_at].into_iter().flatten().min();
         goes
     }
+}
+
+/// A line as the text of entries.
+fn parts(line: &[u8], continues: bool) -> Vec<String> {
+    let mut parts = escaped_parts(line);
+    for (place, part) in parts.iter_mut().enumerate() {
+        if continues || place > 0 {
+            part.insert_str(0, CONTINUED);
+        }
+    }
+    parts
 }
 
 /// As `5 s`, `0.3 s`.
