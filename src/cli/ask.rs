@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// Makes sure that the daemon answers at all, which a hung one does not: what
 /// is asked next may take as long as a drain. Returns its configuration's file.
-fn answers(path: &Path) -> Result<Option<String>, Failure> {
+pub(super) fn answers(path: &Path) -> Result<Option<String>, Failure> {
     let mut file = None;
     let asked = client::ask_within(PATIENCE, path, &Request::Status, |response| {
         if let Response::Status(status) = response {
@@ -55,6 +55,8 @@ pub(super) fn ask(socket: &Socket, request: &Request) -> Result<u8, Failure> {
             Response::Err(text) => problems.push(text),
             // `status` is a command of its own.
             Response::Progress(_) | Response::Status(_) | Response::Exit(_) => {}
+            // So is `log`.
+            Response::Entry(_) | Response::Lost(_) => {}
         }
         Ok(())
     });

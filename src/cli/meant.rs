@@ -25,6 +25,8 @@ pub(super) enum Meant {
     Ask { socket: Socket, request: Request },
     /// `status`
     Status { socket: Socket, how: How },
+    /// `log`
+    Log { socket: Socket, request: Request },
     /// `example`
     Examples,
     /// `example NAME`
@@ -69,6 +71,9 @@ impl Typed {
             Command::Reopen { daemon } => ask(daemon, Request::Reopen),
             Command::Status { daemon, json, watch } => {
                 Meant::Status { socket: socket(daemon), how: How { json, watch } }
+            }
+            Command::Log { children, lines, follow, daemon } => {
+                Meant::Log { socket: socket(daemon), request: Request::Log { children, lines, follow } }
             }
             Command::Example { name: None } => Meant::Examples,
             Command::Example { name: Some(name) } => Meant::Example(example::find(&name)?),

@@ -76,7 +76,7 @@ fn fetch(path: &Path) -> Result<Status, Failure> {
         match response {
             Response::Status(status) => got = Some(*status),
             Response::Err(text) => output::tell(&format!("plumbd: {text}")),
-            Response::Out(_) | Response::Progress(_) | Response::Exit(_) => {}
+            _ => {}
         }
         Ok(())
     });
@@ -94,7 +94,7 @@ pub(super) fn shown(status: &Status) -> Page {
 }
 
 /// What standard output is.
-fn paper() -> Paper {
+pub(super) fn paper() -> Paper {
     let terminal = std::io::stdout().is_terminal();
     let width = terminal_size().filter(|_| terminal).map(|(width, _)| usize::from(width.0));
     Paper { width: width.filter(|&width| width > 0), colours: terminal && output::colours() }

@@ -32,6 +32,15 @@ impl Paper {
         };
         if self.colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
+
+    /// A child's name, in a colour that is the same each time: what several children say
+    /// can be told apart at a glance.
+    pub(super) fn name(self, name: &str) -> String {
+        /// Cyan, magenta, blue and their bright forms: none that means something elsewhere.
+        const CODES: [u8; 6] = [36, 35, 34, 96, 95, 94];
+        let sum = name.bytes().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        if self.colours { format!("\x1b[{}m{name}\x1b[0m", CODES[sum % CODES.len()]) } else { name.to_owned() }
+    }
 }
 
 /// A column: its title and a cell a row.

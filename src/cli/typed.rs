@@ -155,6 +155,31 @@ Examples:
         #[command(flatten)]
         daemon: Daemon,
     },
+    /// Show the last log lines of children and of the daemon
+    ///
+    /// The daemon keeps the last lines of each child in memory (`log_keep`),
+    /// whatever its log's target is: what the child wrote to standard error, or to
+    /// a standard output that is not a link, and what the daemon logged about it.
+    /// Lines of several children come in the order in which they were logged.
+    #[command(after_help = "\
+Examples:
+  plumbd log echo                     what echo said, and what became of it
+  plumbd log -n 20                    the last 20 lines of everything
+  plumbd log -f                       follow all children and the daemon
+  plumbd log plumbd                   the daemon's own lines")]
+    Log {
+        /// The names of children; NAME stands for all instances, NAME.0 for one of them, plumbd for the daemon [default: all]
+        #[arg(value_name = "CHILD", add = ArgValueCandidates::new(completions::children))]
+        children: Vec<String>,
+        /// Show at most this many lines [default: all that are kept]
+        #[arg(short = 'n', long, value_name = "N")]
+        lines: Option<usize>,
+        /// Go on with new lines, until Ctrl-C or until the daemon ends
+        #[arg(short, long)]
+        follow: bool,
+        #[command(flatten)]
+        daemon: Daemon,
+    },
     /// List the ready-made configurations, or print one
     #[command(after_help = "\
 Examples:

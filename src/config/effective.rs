@@ -105,6 +105,7 @@ fn child_pairs(child: &Child, instances: usize) -> Vec<(&'static str, String)> {
         ("environment", inline(child.environment.iter().map(|(name, value)| (name.as_str(), string(value))))),
         ("pass_environment", list(child.pass_environment.iter().map(|name| string(name)))),
         ("limits", inline(limits)),
+        ("log_keep", string(&size_text(child.log_keep))),
         ("log_limit", log_limit(child.log_limit)),
     ];
     let path = |path: Option<&PathBuf>| string(&path.map(|path| path.to_string_lossy()).unwrap_or_default());

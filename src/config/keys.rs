@@ -294,6 +294,15 @@ pub const CHILD: Keys = &[
          RLIMIT_, as in `{ nofile = 20000, core = 0 }`. A value is a number, a size or \"unlimited\".",
     ),
     key(
+        "log_keep",
+        Kind::Size(1 << 10, 64 << 20),
+        r#""64KiB""#,
+        "how much of its last log lines `plumbd log` can show",
+        "How many bytes of the child's last log lines are kept in memory for `plumbd log`: what the child wrote, \
+         including lines beyond `log_limit`, and what the daemon logged about it. An entry takes some 60 bytes besides \
+         its text. A reload changes this without restarting the child.",
+    ),
+    key(
         "log_limit",
         Kind::WordsOr(&[("none", "every line is logged, even if it keeps repeating")], &Kind::Table(LOG_LIMIT)),
         "{}",

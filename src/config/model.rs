@@ -81,6 +81,8 @@ pub struct Child {
     pub pass_environment: Vec<String>,
     /// Resource limits: setrlimit(2) resource by lower-case name without RLIMIT_, and its soft and hard value.
     pub limits: Vec<(Resource, u64)>,
+    /// How many bytes of its last log entries are kept in memory.
+    pub log_keep: u64,
     /// How much of what it writes is logged; `None`: all of it.
     pub log_limit: Option<LogLimit>,
     /// Given to the plugin as JSON; checked by the plugin's own rules.

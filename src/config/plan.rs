@@ -264,6 +264,7 @@ fn policy(old: &Child, new: &Child) -> Vec<(&'static str, String)> {
     // Its process is told that.
     keys.retain(|key| *key != "ready");
     keys.extend((old.after != new.after).then_some("after"));
+    keys.extend((old.log_keep != new.log_keep).then_some("log_keep"));
     keys.extend((old.log_limit != new.log_limit).then_some("log_limit"));
     keys.into_iter().map(|key| (key, format!("{key} changes"))).collect()
 }

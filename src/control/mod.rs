@@ -7,10 +7,12 @@
 //!
 //! - [`request`]: what is asked, and the daemon's decoder for any bytes;
 //! - [`response`]: what is answered;
+//! - [`entry`]: the shape of what `plumbd log` reads;
 //! - [`status`]: the shape of `plumbd status --json`;
 //! - [`client`]: connect, ask, hand on the answers.
 
 pub mod client;
+pub mod entry;
 pub mod request;
 pub(crate) mod response;
 pub mod status;

@@ -40,6 +40,18 @@ pub enum Request {
     },
     /// Children open their files anew.
     Reopen,
+    /// What was logged lately?
+    Log {
+        /// The names of children; none: all of them, and the daemon.
+        #[serde(default)]
+        children: Vec<String>,
+        /// At most so many entries; `None`: all that are kept.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lines: Option<usize>,
+        /// Go on with what is logged from now on.
+        #[serde(default)]
+        follow: bool,
+    },
 }
 
 impl Request {
@@ -115,6 +127,8 @@ mod tests {
             Request::Shutdown { fast: false },
             Request::Shutdown { fast: true },
             Request::Reopen,
+            Request::Log { children: vec!["echo".to_owned()], lines: Some(5), follow: true },
+            Request::Log { children: Vec::new(), lines: None, follow: false },
         ]
     }
 
@@ -134,6 +148,8 @@ mod tests {
 {"command":"shutdown","fast":false}
 {"command":"shutdown","fast":true}
 {"command":"reopen"}
+{"command":"log","children":["echo"],"lines":5,"follow":true}
+{"command":"log","children":[],"follow":false}
 "#
         );
     }

@@ -1,11 +1,12 @@
 //! What the daemon answers.
 
 use super::Status;
+use super::entry::{Entry, Lost};
 use crate::sys::cause;
 use serde::{Deserialize, Serialize};
 
 /// One line of an answer: `{"out":"..."}`, `{"err":"..."}`, `{"progress":"..."}`,
-/// `{"status":{...}}`, and at last `{"exit":0}`.
+/// `{"status":{...}}`, `{"entry":{...}}`, `{"lost":{...}}`, and at last `{"exit":0}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Response {
@@ -18,6 +19,10 @@ pub enum Response {
     Progress(String),
     /// How the children and links are.
     Status(Box<Status>),
+    /// An entry of the log.
+    Entry(Entry),
+    /// Entries of the log that went before this reader took them.
+    Lost(Lost),
     /// The request is done: the client's exit status. Nothing follows.
     Exit(u8),
 }

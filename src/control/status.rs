@@ -189,15 +189,15 @@ impl std::fmt::Display for ChildState {
 }
 
 /// Times as RFC 3339 in UTC with milliseconds.
-mod rfc3339 {
+pub(super) mod rfc3339 {
     use jiff::Timestamp;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub(super) fn serialize<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::control) fn serialize<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(&format_args!("{time:.3}"))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+    pub(in crate::control) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
         let text = String::deserialize(from)?;
         text.parse().map_err(|e| D::Error::custom(format_args!("{text}: {e}")))
     }

@@ -231,7 +231,8 @@ mod tests {
     #[test]
     fn entries_of_several_children_come_in_order() {
         let mut rings = rings(&["a", "b"], 10_000);
-        [("a", "1"), ("b", "2"), ("a", "3"), ("plumbd", "4"), ("gone", "5")].map(|(n, t)| push(&mut rings, n, t));
+        let said_by = [("a", "1"), ("b", "2"), ("a", "3"), ("plumbd", "4"), ("gone", "5")];
+        said_by.into_iter().for_each(|(name, text)| push(&mut rings, name, text));
         let all = ["a 1", "b 2", "a 3", "plumbd 4", "plumbd gone: 5"];
         assert_eq!(said(&rings, &mut rings.cursor(&everybody, None, true)), all);
         assert_eq!(said(&rings, &mut rings.cursor(&everybody, Some(2), true)), all[3..]);

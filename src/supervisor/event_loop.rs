@@ -202,6 +202,7 @@ impl Supervisor {
                     log::debug!("cannot give back the memory that the start needed: {error}");
                 }
             }
+            self.operators.feed_log_readers();
             let timeout = self.timeout();
             // A deadline counts once all that came before it was looked at: this process may be
             // halted at any place here (SIGTSTP, SIGSTOP, a suspended machine), for any time.

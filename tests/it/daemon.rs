@@ -335,7 +335,7 @@ fn ask(socket: &Path, request: &Request) -> Result<(u8, String, String), String>
         match response {
             Response::Out(text) => out.push_str(&(text + "\n")),
             Response::Err(text) => err.push_str(&(text + "\n")),
-            Response::Progress(_) | Response::Status(_) | Response::Exit(_) => {}
+            _ => {}
         }
         Ok(())
     });

@@ -29,6 +29,7 @@ mod load;
 mod load_checker;
 mod load_generator;
 mod log;
+mod log_command;
 mod logger;
 mod logger_kills;
 mod logrotate;

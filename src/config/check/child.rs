@@ -107,6 +107,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, name: &str, span: Span, table: &
         environment: environment.into_iter().collect(),
         pass_environment: identity::passed(reader, &section),
         limits: read_limits(reader, &section),
+        log_keep: reader.size(&section, "log_keep"),
         log_limit: log_limit(reader, &section),
         settings: settings.json,
         lines: section.lines(&reader.places).into_iter().collect(),

@@ -161,6 +161,7 @@ impl Supervisor {
         // Whoever is told that it is over may start the next one at once.
         let removing: Vec<_> = self.kept.sockets.close().into_iter().chain(self.operators.server.close()).collect();
         aside::wait(removing, NAMES);
+        self.operators.end_log_readers();
         self.operators.answer_shutdown(&end);
         self.agenda.end = Some(end);
     }

@@ -4,6 +4,7 @@ use super::child::{State, Want};
 use super::outcome::{Family, Seen};
 use super::supervised::Supervised;
 use crate::config::order::{self, Needs};
+use crate::journal;
 use crate::supervisor::poll::Id;
 use crate::sys::process::Exit;
 use nix::unistd::Pid;
@@ -53,6 +54,7 @@ impl Children {
     /// Holds one more child.
     pub(crate) fn add(&mut self, id: Id, child: Box<Supervised>) {
         child.listen();
+        journal::keep(&child.config.name, child.config.log_keep);
         self.by_name.insert(child.config.name.clone(), id);
         self.by_id.insert(id, child);
     }

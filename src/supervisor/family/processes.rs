@@ -2,6 +2,7 @@
 //! notifications, log lines, the end.
 
 use crate::config::model::{Child, StopTo};
+use crate::journal;
 use crate::supervisor::clock::Moment;
 use crate::supervisor::event_loop::Supervisor;
 use crate::supervisor::family::child::{Action, Event};
@@ -55,6 +56,7 @@ impl Supervisor {
         self.read_log(id, LOG_REST);
         if let Some(mut child) = self.children.remove(id) {
             child.log(|lines, each| lines.finish(each));
+            journal::forget(&child.config.name);
         }
     }
 

@@ -3,7 +3,7 @@
 
 use crate::config::model::{Child, Program, Ready};
 use crate::control::status::{ChildState, Ended, LastExit};
-use crate::journal::LineSplitter;
+use crate::journal::{self, LineSplitter};
 use crate::plugin;
 use crate::supervisor::clock::{Moment, Wall};
 use crate::supervisor::family::child::{Machine, State};
@@ -95,6 +95,7 @@ impl Supervised {
     pub fn change(&mut self, prepared: Prepared) {
         let Prepared { config, at_hand, notify, settings, metrics, shared } = prepared;
         self.machine.change(config.policy.clone());
+        journal::keep(&config.name, config.log_keep);
         self.config = config;
         (self.holdings.metrics, self.page) = metrics.unzip();
         (self.holdings.notify, self.holdings.settings) = (notify, settings);

@@ -37,6 +37,13 @@ impl Supervisor {
                     self.begin_end();
                 }
             }
+            Request::Log { children, lines, follow } => {
+                // The daemon's own entries have its name, unless a child has it.
+                let named: Vec<String> = children.iter().filter(|name| *name != "plumbd").cloned().collect();
+                if self.children_named(connection, &named).is_some() {
+                    self.operators.read_log(connection, children, lines, follow);
+                }
+            }
             Request::Reopen => {
                 let (told, failed) = self.reopen();
                 if !told.is_empty() {

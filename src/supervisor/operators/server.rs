@@ -185,10 +185,20 @@ impl Server {
 
     /// Answers; [`Response::Exit`] is the last word.
     pub fn answer(&mut self, id: u32, response: &Response) {
+        self.send(id, &response.line(), matches!(response, Response::Exit(_)));
+    }
+
+    /// Sends the lines of several answers at once; whether the last one is the last word.
+    pub fn send(&mut self, id: u32, lines: &[u8], last: bool) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        connection.last |= matches!(response, Response::Exit(_));
-        connection.out.extend_from_slice(&response.line());
+        connection.last |= last;
+        connection.out.extend_from_slice(lines);
         self.write(id);
+    }
+
+    /// How many bytes wait for that connection to read; `None`: it is gone.
+    pub fn unread(&self, id: u32) -> Option<usize> {
+        self.connections.get(&id).map(|connection| connection.out.len())
     }
 
     /// Writes what the connection takes now.
