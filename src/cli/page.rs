@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_well_fits_a_terminal_of_80_columns_with_colours() {
+    fn a_status_without_problems_fits_a_terminal_of_80_columns_with_colours() {
         let shown = page(&well(), at("2026-11-22T17:03:20Z"), Paper { width: Some(80), colours: true }).watch();
         let text: String = shown
             .split('\x1b')
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_in_words() {
+    fn problems_are_reported_in_words() {
         let status = status(serde_json::json!({
             "version": 1, "pid": 4242, "state": "running", "config": null,
             "since": "2026-11-22T15:00:00Z", "reloads": 0, "unlogged": 3,

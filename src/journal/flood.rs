@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_of_endless_writers_fills_the_journal_and_each_gets_its_part() {
+    fn no_number_of_endless_writers_fills_the_journal_and_each_gets_its_share() {
         for (writers, priority) in [(4, info()), (4, error()), (20, error())] {
             let went = endless(writers, priority);
             let within = |from: u64| went.iter().filter(|(at, _)| (from..from + 30_000).contains(at)).count();
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_a_quiet_child_go_while_others_write_without_end() {
+    fn errors_of_a_quiet_child_are_logged_while_others_write_without_end() {
         let start = Instant::now();
         let mut common = Common::default();
         let (mut noisy, mut quiet) = ([(); 4].map(|()| Flow::default()), Flow::default());

@@ -34,7 +34,7 @@ pub fn description(fd: impl AsFd, flags: OFlag) -> nix::Result<OwnedFd> {
     };
     if !TOLD.swap(true, Ordering::Relaxed) {
         log::warn!(
-            "{why}: processes share the open pipes that they are given, and each can set the flags of the others'"
+            "{why}: processes with the same pipe share its status flags, and each can change them for the others"
         );
     }
     set_status(fd.as_fd(), flags)?;

@@ -121,10 +121,12 @@ impl fmt::Display for Flaw {
             Kind::Folder => write!(f, "it is a folder"),
             Kind::NotExecutable => write!(f, "it is not marked executable (chmod +x)"),
             Kind::Empty => write!(f, "it is empty"),
-            Kind::LineEnds => write!(f, "its first line ends in CR LF, which is part of a name there: save it with LF"),
+            Kind::LineEnds => {
+                write!(f, "its first line ends in CR LF, and the CR counts as part of a name: save it with LF")
+            }
             Kind::NoInterpreter => write!(f, "its first line, #!, names no interpreter"),
             Kind::NoFormat => {
-                write!(f, "it is no program of this machine, and has no #! line that names an interpreter")
+                write!(f, "it is not a program for this machine, and has no #! line that names an interpreter")
             }
             Kind::Foreign => {
                 write!(f, "it is a program for {}, not for {}", machine(self.machine), std::env::consts::ARCH)

@@ -23,7 +23,7 @@ pub fn take() -> Result<Vec<(String, OwnedFd)>, String> {
         return Ok(Vec::new());
     }
     let end =
-        count.parse::<u16>().map_err(|_| format!("cannot take LISTEN_FDS={count}: it is no number of sockets"))?;
+        count.parse::<u16>().map_err(|_| format!("cannot take LISTEN_FDS={count}: it is not a number of sockets"))?;
     let names = variable("LISTEN_FDNAMES").unwrap_or_default();
     let names = names.split(':').map(str::to_owned).chain(std::iter::repeat(String::new()));
     (FIRST..FIRST + RawFd::from(end))
