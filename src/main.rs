@@ -7,7 +7,7 @@ fn main() -> ExitCode {
     match plumbd::cli::main(std::env::args_os()) {
         Ok(status) => ExitCode::from(status),
         Err(failure) => {
-            // Where standard error is closed the status still tells.
+            // If standard error is closed, the status still reports the failure.
             let _unheard = writeln!(std::io::stderr(), "{failure}");
             ExitCode::from(failure.status())
         }

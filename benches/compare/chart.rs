@@ -1,11 +1,12 @@
-//! Lines drawn, as SVG: what grows to the right, each step tenfold; cost upwards, from nothing.
+//! Draws line charts as SVG: to the right, what grows, on a logarithmic scale; upwards, the
+//! cost, from zero.
 
 use crate::table::short;
 use std::fmt::Write;
 
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 260.0;
-/// Around what is drawn: left and right, above and below.
+/// The margins: left and right, above and below.
 const SIDE: f64 = 70.0;
 const EDGE: f64 = 45.0;
 
@@ -15,7 +16,7 @@ pub(crate) struct Chart {
     pub(crate) title: String,
     /// What grows.
     pub(crate) x: &'static str,
-    /// Each with the cost there.
+    /// Each value of `x`, with the cost there.
     pub(crate) points: Vec<(f64, f64)>,
 }
 

@@ -1,5 +1,6 @@
 //! A supervisor of two children, and of a thousand: its memory, how long it
-//! takes to start all and to replace all, and what it does when nothing happens.
+//! takes to start all of them and to replace all of them, and what it costs when nothing
+//! happens.
 
 use crate::probes::Probe;
 use crate::replacement::UP;
@@ -10,9 +11,9 @@ use nix::sys::signal::{Signal, kill};
 use std::thread::sleep;
 use std::time::Duration;
 
-/// So many is a crowd; runsvdir takes no more.
+/// The size of the crowd; runsvdir takes no more.
 const CROWD: usize = 1000;
-/// Memory of a supervisor of two, and of each child more.
+/// The targets: memory of a supervisor of two children, and memory for each further child.
 const SMALL: f64 = 3.0 * 1024.0 * 1024.0;
 const MORE: f64 = 4096.0;
 /// How long it is watched while nothing happens.
@@ -24,17 +25,17 @@ pub(crate) const ROWS: &[Row] =
 /// One supervisor, measured.
 #[derive(Default)]
 struct Rounds {
-    /// Bytes of memory with two children, and for each one more.
+    /// Bytes of memory with two children, and for each further child.
     two: Vec<f64>,
     more: Vec<f64>,
-    /// The same with two children, but shared pages in full.
+    /// Bytes of memory with two children, with shared pages counted in full.
     resident: Vec<f64>,
-    /// Seconds until all were there, and until all were there again.
+    /// Seconds until all children were there, and until all were there again.
     started: Vec<f64>,
     back: Vec<f64>,
-    /// Seconds on a core, a second, when nothing happens.
+    /// Seconds on a core per second when nothing happens.
     idle: Vec<f64>,
-    /// Context switches of the same.
+    /// Context switches per second when nothing happens.
     switches: Vec<f64>,
 }
 
@@ -116,7 +117,7 @@ fn hear(supervising: &mut Supervising, children: usize) -> Result<Vec<Probe>, St
     supervising.probes.take(children).map_err(|why| supervising.complaint(&why))
 }
 
-/// When the last of them began.
+/// When the last child began.
 fn last(children: &[Probe]) -> Duration {
     children.iter().map(|child| child.at).max().unwrap_or_default()
 }

@@ -1,5 +1,5 @@
-//! Messages a second: plumbd at each `echo_after`, beside a plain server that
-//! saves nothing, and beside servers that save as others do.
+//! Messages per second: plumbd with each `echo_after`, beside a plain server that
+//! saves nothing, and beside other servers that save.
 
 use crate::load::generator::{Outcome, Plan, run_warm};
 use crate::servers::{OTHERS, Running, Server};
@@ -9,9 +9,9 @@ use nix::time::{ClockId, clock_gettime};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-/// Before a load counts: caches are warm, and every connection was served.
+/// The time before a load counts, so that caches are warm and every connection was served.
 const WARM_UP: Duration = Duration::from_millis(200);
-/// How long echoes may take that are due at the end.
+/// How long the echoes that are due at the end may take.
 const DRAIN: Duration = Duration::from_secs(10);
 /// Bytes of a message, with its newline.
 pub(crate) const LENGTH: usize = 128;
@@ -22,19 +22,19 @@ pub(crate) const ROWS: &[Row] = &[
     Row { name: "echo/500", about: "echo and save, 128 B, 500 connections", measure: |scale| measure(scale, 500) },
 ];
 
-/// `echo_after`, with the share of the plain server's rate to reach at 1, at 50, and at 500 connections.
+/// Each `echo_after`, with the share of the plain server's rate to reach with 1, 50, and 500 connections.
 const MODES: [(&str, [Option<f64>; 3]); 3] = [
     ("queued", [None, Some(0.97), Some(0.87)]),
     ("saved", [Some(0.7), Some(0.9), Some(0.8)]),
     ("synced", [None, Some(0.45), Some(0.35)]),
 ];
-/// How many times the rate of [`OTHERS`] is to be reached.
+/// The targets, as multiples of the rates of [`OTHERS`].
 const TIMES: [Wanted; 4] = [Wanted::AtLeast(2.0), Wanted::AtLeast(3.0), Wanted::AtLeast(6.0), Wanted::Nothing];
 
 /// One server under one load.
 pub(crate) struct Measured {
     pub(crate) rate: f64,
-    /// Microseconds on a core for a message: of each process, the load generator's first.
+    /// Microseconds on a core per message, for each process; the load generator's first.
     pub(crate) costs: Vec<(String, f64)>,
 }
 
@@ -44,12 +44,13 @@ fn measure(scale: &Scale, connections: u32) -> Result<Part, String> {
     let mut others = OTHERS.map(|_| Ok(Vec::new()));
     for _ in 0..scale.rounds {
         for (number, (echo_after, _)) in MODES.iter().enumerate() {
-            // Each has a plain one of its own: what else the machine does changes from one second to the next.
+            // Each is compared with a run of the plain server just before it, because the
+            // other load on the machine changes from one second to the next.
             plain[number].push(once(Server::Plain, connections, scale.load)?);
             plumbd[number].push(once(Server::Plumbd(echo_after, 1), connections, scale.load)?);
         }
         for ((server, _), rounds) in OTHERS.iter().zip(&mut others) {
-            // One that is not here, or fails, is left out, and said.
+            // A server that is missing or fails is left out, and the table says so.
             if let Ok(all) = rounds {
                 match once(*server, connections, scale.load) {
                     Ok(measured) => all.push(measured),
@@ -97,7 +98,8 @@ pub(crate) fn once(server: Server, connections: u32, lasts: Duration) -> Result<
     Ok(Measured { rate: outcome.rate(), costs })
 }
 
-/// A load, every message of which must come back; and the microseconds on a core that it took a message.
+/// Applies a load, of which every message must come back. Returns its outcome, and the
+/// microseconds on a core that the generator took per message.
 pub(crate) fn load(running: &Running, connections: u32, lasts: Duration) -> Result<(Outcome, f64), String> {
     let plan = Plan {
         address: running.address,
@@ -112,7 +114,7 @@ pub(crate) fn load(running: &Running, connections: u32, lasts: Duration) -> Resu
     load_as(running, &plan)
 }
 
-/// The same, as planned.
+/// As [`load`], with a plan.
 pub(crate) fn load_as(running: &Running, plan: &Plan) -> Result<(Outcome, f64), String> {
     let before = on_core()?;
     let outcome = run_warm(plan, WARM_UP, &AtomicBool::new(false))
@@ -147,7 +149,7 @@ pub(crate) fn rates(rounds: &[Measured]) -> Vec<f64> {
     rounds.iter().map(|round| round.rate).collect()
 }
 
-/// `echo 4.9 us, logger 2.2 us`: medians, of each process.
+/// `echo 4.9 us, logger 2.2 us`: the median for each process.
 fn costs(rounds: &[Measured]) -> String {
     let Some(first) = rounds.first() else { return String::new() };
     let of = |name: &str| {

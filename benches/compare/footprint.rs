@@ -9,10 +9,10 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Bytes of the executable, and seconds until it is ready.
+/// The targets: bytes of the executable, and seconds until it is ready.
 const SIZE: f64 = 3.0 * 1024.0 * 1024.0;
 const START: f64 = 0.015;
-/// After a load: what is due in a moment is done.
+/// The pause after a load, so that work that is due soon is done.
 const SETTLE: Duration = Duration::from_secs(1);
 
 pub(crate) const ROWS: &[Row] =
@@ -38,7 +38,7 @@ fn measure(scale: &Scale) -> Result<Part, String> {
     Ok(Part { lines, ..Part::default() })
 }
 
-/// Memory of each process after a load, and that all of them sleep then.
+/// The memory of each process after a load, and whether all of them sleep then.
 fn after_a_load(scale: &Scale, lines: &mut Vec<Line>) -> Result<(), String> {
     let running = Server::Plumbd("saved", 1).start()?;
     let (outcome, _) = load(&running, 50, scale.load)?;

@@ -1,7 +1,7 @@
 //! What a message costs as messages, connections, children and the file grow,
 //! and what a child's death costs as children grow: microseconds on a core, of
-//! all of plumbd's processes. Time on a core, not time: so what else the machine
-//! does counts less. Each round measures all points.
+//! all of plumbd's processes. Time on a core is measured, not elapsed time, so that other
+//! load on the machine matters less. Each round measures all points.
 
 use crate::chart::Chart;
 use crate::echo::{LENGTH, load_as};
@@ -20,10 +20,10 @@ use std::time::Duration;
 
 /// How much more the last point may cost than the first.
 const FLAT: f64 = 1.25;
-/// Deaths whose cost is measured a round; fewer where there are few children.
+/// How many deaths are measured per round; fewer if there are few children.
 const DEATHS: usize = 20;
 
-/// What there is so much of, and the microseconds on a core at that.
+/// The value of what grows, and the microseconds on a core there.
 type Point = (f64, f64);
 
 pub(crate) const ROWS: &[Row] = &[
@@ -58,7 +58,7 @@ fn connections(scale: &Scale) -> Result<Part, String> {
     Ok(part("growth-connections.svg", "a message", "connections", &rounds))
 }
 
-/// With echo and logger as many as a configuration may have.
+/// Together with echo and logger, up to as many as a configuration may have.
 fn children(scale: &Scale) -> Result<Part, String> {
     let rounds = rounds_of(scale, &[1, 10, 100, 998], |children| {
         let mut more = String::new();
@@ -93,7 +93,7 @@ fn deaths(scale: &Scale) -> Result<Part, String> {
         sleep(UP);
         let pid = crowd.processes()[0];
         let before = proc::time_on_core(pid);
-        // Each is killed once it was up for a second, for else it would have to wait.
+        // Each is killed after it was up for a second, because otherwise its restart would wait.
         let (each, times) = (DEATHS.min(children), DEATHS.div_ceil(children).min(3));
         for _ in 0..times {
             for probe in probes.drain(..each).collect::<Vec<_>>() {
@@ -108,12 +108,12 @@ fn deaths(scale: &Scale) -> Result<Part, String> {
     Ok(part("growth-deaths.svg", "a child's death", "children", &rounds))
 }
 
-/// All points, so many times.
+/// Measures all points once per round.
 fn rounds(scale: &Scale, round: impl FnMut() -> Result<Vec<Point>, String>) -> Result<Vec<Vec<Point>>, String> {
     std::iter::repeat_with(round).take(scale.rounds).collect()
 }
 
-/// The same, each point measured by itself.
+/// As [`rounds`], with each point measured by itself.
 fn rounds_of<T: Copy>(
     scale: &Scale,
     at: &[T],
@@ -135,7 +135,7 @@ fn part(file: &'static str, of: &str, x: &'static str, rounds: &[Vec<Point>]) ->
     Part { lines: vec![line], charts: vec![chart], ..Part::default() }
 }
 
-/// An echo and a logger, at `saved`, under loads one after another.
+/// An echo and a logger, with `saved`, under one load after another.
 struct Service {
     running: Running,
     sent: Vec<crate::load::generator::Connection>,
@@ -143,7 +143,8 @@ struct Service {
 }
 
 impl Service {
-    /// With more children, and so many bytes in the message file, most of them a hole.
+    /// Starts it with `more` children, and with this many bytes in the message file, most of
+    /// them a hole.
     fn start(more: &str, bytes: u64) -> Result<Service, String> {
         let (folder, address) = (rig::folder()?, rig::free_address()?);
         if bytes > 0 {
@@ -160,7 +161,7 @@ impl Service {
         Ok(Service { running, sent: Vec::new(), echoed: 0 })
     }
 
-    /// Loads it; microseconds on a core for a message.
+    /// Applies a load; returns the microseconds on a core per message.
     fn load(&mut self, connections: u32, lasts: Duration) -> Result<f64, String> {
         let plan = Plan {
             address: self.running.address,

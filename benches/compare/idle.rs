@@ -1,4 +1,4 @@
-//! Ten thousand connections that say nothing: how soon they are taken, and the memory of each.
+//! Ten thousand idle connections: how soon they are accepted, and the memory of each.
 
 use crate::echo::LENGTH;
 use crate::load::message;
@@ -11,12 +11,12 @@ use std::net::TcpStream;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// `max_connections` by default.
+/// The default of `max_connections`.
 const CONNECTIONS: u32 = 10_000;
-/// Bytes of echo's memory for each, and seconds until all are taken.
+/// The targets: bytes of echo's memory for each, and seconds until all are accepted.
 const EACH: f64 = 1024.0;
 const TAKEN: f64 = 1.0;
-/// What is due in a moment is done.
+/// The pause before memory is read, so that work that is due soon is done.
 const SETTLE: Duration = Duration::from_millis(500);
 /// How long an echo may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -45,7 +45,7 @@ fn measure(_: &Scale) -> Result<Part, String> {
     Ok(Part { lines, notes: vec![note.to_owned()], ..Part::default() })
 }
 
-/// Seconds, and bytes a connection.
+/// Seconds, and bytes per connection.
 struct Crowd {
     taken: f64,
     idle: f64,
@@ -65,7 +65,7 @@ fn crowd(server: Server, name: &str) -> Result<Crowd, String> {
         clients.push(connect(&running).map_err(|e| running.complaint(&format!("cannot connect: {e}")))?);
     }
     let refused = |e: std::io::Error| running.complaint(&format!("a message of 10,000 clients is not echoed: {e}"));
-    // They are taken in their order.
+    // They are accepted in order, so the last one's echo shows that all were accepted.
     clients.last_mut().map_or(Ok(()), |client| echo(client, CONNECTIONS - 1)).map_err(refused)?;
     let taken = seconds(begin.elapsed());
     sleep(SETTLE);

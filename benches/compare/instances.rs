@@ -1,4 +1,4 @@
-//! Two echoes that share their listening socket and one logger, beside one.
+//! Two instances of echo that share their listening socket and one logger, beside one instance.
 
 use crate::echo::{once, rates};
 use crate::servers::Server;

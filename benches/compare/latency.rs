@@ -1,4 +1,4 @@
-//! How long an echo takes where the server is not at its limit.
+//! How long an echo takes if the server is not at its limit.
 
 use crate::echo::{LENGTH, once};
 use crate::paced;
@@ -8,7 +8,7 @@ use crate::{Row, Scale};
 use std::time::Duration;
 
 const CONNECTIONS: u32 = 50;
-/// Before it counts.
+/// The time before the load counts.
 const WARM_UP: Duration = Duration::from_millis(300);
 
 pub(crate) const ROWS: &[Row] =

@@ -1,11 +1,11 @@
-//! Pipelined lines, many a write: echo and save, beside `nc` into `tee`.
+//! Pipelined lines, many per write: echo and save, beside `nc` into `tee`.
 //!
 //! nc serves one client at a time and echoes nothing, so it gets its lines on one
-//! connection. With a FIFO back from tee it does echo: that is told besides.
+//! connection. With a FIFO back from tee it does echo; that is measured too.
 //!
-//! All files come to one length. Where the host of a virtual machine gives memory
-//! page by page, pages that no file had before cost more than all else: so each
-//! contender finds as many as it needs, which the one before it left.
+//! All files end with the same length. If the host of a virtual machine provides memory
+//! page by page, pages that no file had before cost more than anything else. So each
+//! contender finds as many pages as it needs, left by the one before it.
 
 use crate::echo::load_as;
 use crate::load::generator::Plan;
@@ -26,9 +26,9 @@ use std::time::{Duration, Instant};
 const CONNECTIONS: u32 = 16;
 /// Bytes of a line, with its newline.
 const LINE: usize = 100;
-/// Lines under way on a connection: what fits into a socket's buffers at any time.
+/// How many lines are under way on a connection; they always fit into a socket's buffers.
 const DEPTH: u32 = 512;
-/// What stands before a line in the message file.
+/// The length of the time and the peer before a line in the message file.
 const STAMP: usize = "2026-11-22T15:04:05.123456Z 127.0.0.1:40312 ".len();
 
 pub(crate) const ROWS: &[Row] =
@@ -37,7 +37,7 @@ pub(crate) const ROWS: &[Row] =
 fn measure(scale: &Scale) -> Result<Part, String> {
     let (mut plumbd, mut nc, mut echoing) = (Vec::new(), Ok(Vec::new()), Ok(Vec::new()));
     let mut costs = String::new();
-    // It does not count: it leaves its pages to the first round.
+    // This run does not count: it leaves its pages to the first round.
     measure_plumbd(scale.load)?;
     for _ in 0..scale.rounds {
         let (rate, bytes, cost) = measure_plumbd(scale.load)?;
@@ -66,7 +66,7 @@ fn measure(scale: &Scale) -> Result<Part, String> {
     Ok(Part { lines, notes, ..Part::default() })
 }
 
-/// Bytes a second, how long the file is, and what each process took on a core for a line.
+/// Bytes per second, the length of the file, and the time on a core of each process per line.
 fn measure_plumbd(lasts: Duration) -> Result<(f64, u64, String), String> {
     let running = Server::Plumbd("saved", 1).start()?;
     let plan = Plan {
@@ -87,7 +87,7 @@ fn measure_plumbd(lasts: Duration) -> Result<(f64, u64, String), String> {
     Ok((outcome.rate() * LINE as f64, outcome.echoed() * (LINE + STAMP) as u64, costs.join(", ")))
 }
 
-/// Bytes a second, until all are in the file (and came back).
+/// Bytes per second, until all are in the file (and came back).
 fn measure_nc(bytes: u64, echoes: bool) -> Result<f64, String> {
     let cannot = |e: io::Error| format!("cannot measure nc: {e}");
     let (folder, address) = (rig::folder()?, rig::free_address()?);
@@ -99,7 +99,8 @@ fn measure_nc(bytes: u64, echoes: bool) -> Result<f64, String> {
     shell.args(["-c", &script]).current_dir(folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
     let _peer = Peer::start(&mut shell)?;
     let deadline = Instant::now() + PATIENCE;
-    // The first connection that is taken is the one: looking before would use it up.
+    // The first connection that is accepted is used, because a trial connection would be the
+    // only one that nc serves.
     let mut client = loop {
         match TcpStream::connect(address) {
             Ok(client) => break client,

@@ -2,8 +2,8 @@
 //! loggers that put the time before each line.
 //!
 //! All get the same lines from the same program, through a pipe of the same
-//! capacity, and the clock runs from just before its first byte until the last
-//! is in the file.
+//! capacity. The clock runs from just before the first byte is written until the last
+//! one is in the file.
 
 use crate::load::checker::Format;
 use crate::load::generator::Connection;
@@ -15,7 +15,7 @@ use crate::{Row, Scale};
 use std::fs;
 use std::time::Duration;
 
-/// The source's name, which is its peer in the file.
+/// The source's name, which the file shows as the peer.
 const SOURCE: &str = "source";
 
 pub(crate) const ROWS: &[Row] = &[
@@ -76,7 +76,7 @@ fn lines(mebibytes: usize) -> Result<u32, String> {
     u32::try_from((mebibytes << 20) / LINE).map_err(|e| format!("cannot number lines: {e}"))
 }
 
-/// Bytes of input a second.
+/// Bytes of input per second.
 fn rate(lines: u32, took: Duration) -> f64 {
     f64::from(lines) * LINE as f64 / took.as_secs_f64()
 }

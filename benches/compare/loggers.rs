@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// Bytes of a line, with its newline.
 pub(crate) const LINE: usize = 100;
-/// What a pipe to a logger holds: a link's capacity by default.
+/// The capacity of the pipe to a logger: a link's default.
 pub(crate) const CAPACITY: usize = 1 << 20;
 
 /// A program that saves lines from its standard input.
@@ -24,11 +24,11 @@ pub(crate) enum Logger {
     S6Log,
     Multilog,
     Svlogd,
-    /// It reads no pipe, but follows a file.
+    /// It does not read a pipe, but follows a file.
     Rsyslog,
 }
 
-/// Those that put the time before each line.
+/// The loggers that put the time before each line.
 pub(crate) const STAMPERS: [(Logger, &str); 4] = [
     (Logger::S6Log, "s6-log T"),
     (Logger::Multilog, "multilog t"),
@@ -36,10 +36,10 @@ pub(crate) const STAMPERS: [(Logger, &str); 4] = [
     (Logger::Rsyslog, "rsyslogd imfile to omfile"),
 ];
 
-/// How long it takes to save so many lines, from just before the first is written.
+/// How long it takes to save this many lines, from just before the first is written.
 ///
 /// # Errors
-/// Where it is not here, fails, or saves something else.
+/// The program is missing, fails, or saves something else.
 pub(crate) fn took(logger: Logger, lines: u32) -> Result<Duration, String> {
     let folder = rig::folder()?;
     let (stamp, out) = (folder.path().join("began"), folder.path().join("out"));
@@ -55,10 +55,10 @@ pub(crate) fn took(logger: Logger, lines: u32) -> Result<Duration, String> {
     let words = roles::lines_command(lines, LINE, &stamp)?;
     let mut source = Command::new(&words[0]);
     let mut writer = source.args(&words[1..]).stdin(Stdio::null()).stdout(pipe.write).spawn().map_err(cannot)?;
-    // The pipe ends when the last that has it open for writing does: this program must not.
+    // The pipe ends when its last writer closes it, so this program must not keep it open.
     drop(source);
     let wrote = writer.wait().map_err(cannot)?;
-    // It ends with its input, once all is written.
+    // The logger ends when its input ends and everything is written.
     let ended = child.wait().map_err(cannot)?;
     let took = roles::since(&stamp)?;
     let there = count_lines(&out)?;
@@ -70,7 +70,7 @@ pub(crate) fn took(logger: Logger, lines: u32) -> Result<Duration, String> {
 
 fn command(logger: Logger, out: &Path) -> Result<Command, String> {
     let file = out.join("file");
-    // Rotation is as rare as each of them allows.
+    // Each rotates as rarely as it allows.
     let (name, arguments): (&str, &[&str]) = match logger {
         Logger::S6Log => ("s6-log", &["n1000", "s268435455", "T"]),
         Logger::Multilog => ("multilog", &["t", "n1000", "s16777215"]),
@@ -112,7 +112,7 @@ fn rsyslog(lines: u32, folder: &Path, out: &Path) -> Result<Duration, String> {
     let mut command = Command::new(path);
     command.arg("-n").arg("-f").arg(&settings).arg("-i").arg(folder.join("pid"));
     let _peer = Peer::start(command.stdout(Stdio::null()).stderr(Stdio::null()))?;
-    // A line is as long as the input's, less its newline, with time, a blank and a newline.
+    // A line of the file has the time and a blank before the line of the input.
     let wanted = u64::from(lines) * (LINE + "2026-11-22T15:04:05.123456+00:00 ".len()) as u64;
     while fs::metadata(&output).map_or(0, |file| file.len()) < wanted {
         if !wrote.success() || begin.elapsed() > PATIENCE {
@@ -123,7 +123,7 @@ fn rsyslog(lines: u32, folder: &Path, out: &Path) -> Result<Duration, String> {
     Ok(begin.elapsed())
 }
 
-/// Of all files in a folder.
+/// The number of lines in all files of a folder.
 fn count_lines(folder: &Path) -> Result<u64, String> {
     let cannot = |e: std::io::Error| format!("cannot read {}: {e}", folder.display());
     let mut count = 0;

@@ -1,10 +1,10 @@
-//! The machine that the figures belong to.
+//! Describes the machine that the figures belong to.
 
 use std::fs;
 use std::path::Path;
 
-/// Kernel, processor, cores, the file system that the message files are on, and
-/// how busy the machine is besides: above a few tenths, figures are worth little.
+/// Kernel, processor, cores, the file system that the message files are on, and the load
+/// average: if it is above a few tenths, the figures are worth little.
 pub(crate) fn description() -> String {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
@@ -24,7 +24,8 @@ fn processor() -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// Type of the file system that holds a path: the longest mount point above it (proc_pid_mountinfo(5)).
+/// The type of the file system that holds a path, by the longest mount point above it
+/// (proc_pid_mountinfo(5)).
 fn file_system(path: &Path) -> Option<String> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let holding = mounts.lines().filter_map(|line| {
@@ -32,6 +33,6 @@ fn file_system(path: &Path) -> Option<String> {
         let point = mount.split(' ').nth(4)?;
         path.starts_with(point).then(|| (point.len(), source.split(' ').next()))
     });
-    // Of two mounts on one point the later one is seen.
+    // If two file systems are mounted on one point, the later one is visible.
     holding.max_by_key(|(length, _)| *length)?.1.map(str::to_owned)
 }

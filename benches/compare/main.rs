@@ -1,18 +1,18 @@
-//! plumbd beside others that do a part of what it does, in one run and by
-//! turns: `cargo bench --bench compare`; `-- --help` has the rest.
+//! plumbd beside other programs that do a part of what it does, taking turns in one
+//! run: `cargo bench --bench compare`; for options, see `-- --help`.
 //!
-//! - [`echo`]: messages a second; [`servers`]: the echo servers; [`lines`]: pipelined lines;
+//! - [`echo`]: messages per second; [`servers`]: the echo servers; [`lines`]: pipelined lines;
 //!   [`latency`]: at half the rate, by [`paced`] clients; [`instances`]: two echoes on two cores;
 //! - [`logger`]: lines from a pipe to a file; [`loggers`]: the programs that do that;
 //! - [`replacement`]: from a child's death to the next one's first instruction;
 //!   [`reconnect`]: to the next echo; [`crowd`]: a thousand children;
 //!   [`supervisors`]: the programs that start them; [`probes`]: the children;
 //! - [`footprint`]: the executable, its start and its memory; [`idle`]: idle connections;
-//! - [`growth`]: what a message costs as things grow; [`chart`]: drawn;
+//! - [`growth`]: what a message costs as things grow; [`chart`]: draws it;
 //! - [`table`], [`report`]: the table, and the file that it is written to.
 //!
-//! Every message file is compared with what was sent. Figures don't fail the
-//! benchmark; a message that is lost, doubled, torn or forged does.
+//! Every message file is compared with what was sent. Bad figures don't fail the
+//! benchmark, but a message that is lost, doubled, torn or forged does.
 
 #[path = "../load/mod.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
@@ -54,24 +54,24 @@ use table::{Line, Part};
 #[derive(Debug, Parser)]
 #[command(name = "cargo bench --bench compare --")]
 struct Options {
-    /// Rows to measure, or groups of them; all where nothing is named
+    /// Rows to measure, or groups of them; all if none is named
     names: Vec<String>,
-    /// Says which rows there are
+    /// List the rows
     #[arg(long)]
     list: bool,
-    /// A short run: to see that it works, not for figures
+    /// Make a short run, to see that it works; its figures are worth little
     #[arg(long)]
     quick: bool,
-    /// Rounds: figures are medians over them
+    /// How many rounds; figures are medians over them
     #[arg(long)]
     rounds: Option<usize>,
-    /// Seconds of each load
+    /// How many seconds each load takes
     #[arg(long)]
     seconds: Option<f64>,
-    /// Writes the table to this file (benches/RESULTS.md), and charts beside it
+    /// Write the table to this file (benches/RESULTS.md), and charts beside it
     #[arg(long)]
     write: Option<PathBuf>,
-    /// Given by cargo bench
+    /// Passed by cargo bench
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -84,7 +84,7 @@ struct Scale {
 }
 
 impl Scale {
-    /// How much of something: in full, or in a short run.
+    /// Picks `full`, or `quick` in a short run.
     fn pick<T>(&self, full: T, quick: T) -> T {
         if self.quick { quick } else { full }
     }
@@ -104,7 +104,7 @@ impl Row {
     }
 }
 
-/// All there is, in the order of the table.
+/// All rows, in the order of the table.
 const GROUPS: &[&[Row]] = &[
     echo::ROWS,
     lines::ROWS,
@@ -156,7 +156,7 @@ fn run(options: &Options) -> Result<(), String> {
     let begin = Instant::now();
     let machine = machine::description();
     let mut parts = Vec::new();
-    // What fails in one row is told, and the others are measured all the same.
+    // If one row fails, that is reported, and the others are still measured.
     let mut failures = Vec::new();
     let chosen = |row: &&Row| options.names.is_empty() || options.names.iter().any(|name| row.is(name));
     for row in all().filter(chosen) {

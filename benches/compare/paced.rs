@@ -1,7 +1,7 @@
 //! Clients that send at a given rate, whatever the server does.
 //!
-//! A message is due at its time; where every connection still waits for an
-//! echo, it waits for one that is free, and that counts.
+//! Each message is due at its time. If every connection still waits for an
+//! echo, the message waits for a free one, and that wait counts.
 
 use crate::load::generator::Connection;
 use crate::load::histogram::Histogram;
@@ -14,31 +14,31 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// How often it is looked at what is due.
+/// How often messages become due.
 const TICK: Duration = Duration::from_micros(200);
-/// How long echoes may take that are due at the end.
+/// How long the echoes that are due at the end may take.
 const DRAIN: Duration = Duration::from_secs(5);
 const TIMER: u64 = u64::MAX;
 
 struct Client {
     stream: TcpStream,
     connection: Connection,
-    /// Since when its message under way has been due.
+    /// When its message under way became due.
     since: Option<Instant>,
-    /// Bytes of its echo that came.
+    /// Bytes of its echo that have come.
     came: usize,
 }
 
 struct Clients {
     all: Vec<Client>,
-    /// Those with nothing under way.
+    /// The clients with nothing under way.
     free: Vec<usize>,
-    /// When each message became due that has no connection yet.
+    /// When each message that has no connection yet became due.
     due: VecDeque<Instant>,
     latency: Histogram,
 }
 
-/// Sends `rate` messages of `length` bytes a second for so long, after so long that doesn't count.
+/// Sends `rate` messages of `length` bytes per second for a time, after a warm-up that doesn't count.
 pub(crate) fn run(
     address: SocketAddr,
     connections: u32,
@@ -69,7 +69,7 @@ pub(crate) fn run(
         for event in &events[..ready] {
             match event.data() {
                 TIMER if sending => {
-                    // EAGAIN where it did not expire since: no matter.
+                    // EAGAIN: it has not expired since then, which does not matter.
                     let _expired = timer.wait();
                     let wanted = ((now - start).as_secs_f64() * rate) as u64;
                     clients.due.extend((made..wanted).map(|_| now));
@@ -98,13 +98,13 @@ impl Clients {
         Ok(Clients { free: (0..all.len()).collect(), all, due: VecDeque::new(), latency: Histogram::new() })
     }
 
-    /// Hands what is due to connections that are free.
+    /// Sends the messages that are due on connections that are free.
     fn send(&mut self) -> io::Result<()> {
         while let (Some(&due), Some(&slot)) = (self.due.front(), self.free.last()) {
             let client = &mut self.all[slot];
             let mut text = Vec::with_capacity(client.connection.length);
             message::append(client.connection.number, client.connection.sent, client.connection.length, &mut text);
-            // With nothing under way the socket has room for it.
+            // The socket has room, because nothing is under way.
             client.stream.write_all(&text)?;
             client.connection.sent += 1;
             client.since = Some(due);

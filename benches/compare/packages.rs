@@ -1,4 +1,4 @@
-//! Programs to compare with, and the packages of Debian that have them.
+//! Programs to compare with, and the Debian packages that have them.
 
 use nix::unistd::geteuid;
 use std::fs::{self, OpenOptions};
@@ -20,15 +20,15 @@ const PROGRAMS: [(&str, &str); 11] = [
     ("supervisord", "supervisor"),
     ("rsyslogd", "rsyslog"),
 ];
-/// Where programs are, though a user's PATH may not say so.
+/// Where programs are, even if a user's PATH lacks some of these.
 const FOLDERS: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Says whether a package may start its service (invoke-rc.d(8)).
+/// The script that decides whether a package may start its service (invoke-rc.d(8)).
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
-/// Where a program is.
+/// The path of a program.
 ///
 /// # Errors
-/// That it is not there, and which package would have it.
+/// It is missing; the error names the package that has it.
 pub(crate) fn program(name: &str) -> Result<PathBuf, String> {
     let path = std::env::var("PATH").unwrap_or_default();
     let found = format!("{path}:{FOLDERS}").split(':').map(|folder| Path::new(folder).join(name)).find(|p| p.is_file());
@@ -36,7 +36,7 @@ pub(crate) fn program(name: &str) -> Result<PathBuf, String> {
     found.ok_or_else(|| format!("left out: no {name} here (Debian: {package})"))
 }
 
-/// Installs what is missing, as root; else says what is left out.
+/// As root, installs the missing packages; otherwise reports what is left out.
 pub(crate) fn install() {
     let mut missing: Vec<&str> =
         PROGRAMS.iter().filter(|(name, _)| program(name).is_err()).map(|(_, package)| *package).collect();
@@ -63,11 +63,11 @@ pub(crate) fn install() {
     }
 }
 
-/// For as long as it lives, packages that are installed start no services.
+/// While this exists, packages that are installed start no services.
 struct NoServices;
 
 impl NoServices {
-    /// `None` where the machine has a policy of its own.
+    /// `None` if the machine has a policy of its own.
     fn hold() -> Option<NoServices> {
         let mut policy = OpenOptions::new().write(true).create_new(true).mode(0o755).open(POLICY).ok()?;
         policy.write_all(b"#!/bin/sh\nexit 101\n").ok()?;

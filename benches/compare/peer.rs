@@ -1,4 +1,4 @@
-//! Programs of others, which run beside plumbd for as long as they are measured.
+//! Other programs, which run while they are measured.
 
 use crate::rig::{FOLDER, LOOK, PATIENCE};
 use crate::roles;
@@ -14,22 +14,23 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::Instant;
 
-/// In the environment of all that a run starts, with its process id and a number: by this they are found.
+/// The environment variable by which all processes that a run started are found. Its value is
+/// the run's process id and a number.
 const MARK: &str = "PLUMBD_COMPARE";
 
-/// A peer; it and all that it started is killed when it is dropped.
+/// A peer. It and all that it started is killed when this is dropped.
 pub(crate) struct Peer {
     name: String,
     process: Child,
     mark: String,
 }
 
-/// This run, as its marks begin.
+/// The beginning of all marks of this run.
 pub(crate) fn run() -> String {
     format!("{MARK}={}.", std::process::id())
 }
 
-/// Puts a mark into a command's environment; what it is.
+/// Puts a mark into a command's environment, and returns it.
 pub(crate) fn mark(command: &mut Command) -> String {
     static STARTED: AtomicU32 = AtomicU32::new(0);
     let value = format!("{}.{}.", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
@@ -37,7 +38,7 @@ pub(crate) fn mark(command: &mut Command) -> String {
     format!("{MARK}={value}")
 }
 
-/// Processes whose mark begins so, in the order of their ids.
+/// Processes whose mark begins with this, in the order of their ids.
 fn marked(mark: &str) -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -50,7 +51,8 @@ fn marked(mark: &str) -> Vec<u32> {
     all
 }
 
-/// Kills them: who starts others first, else it starts them again.
+/// Kills them in order, because a program that starts others has a lower id, and would
+/// start them again.
 pub(crate) fn end_all(mark: &str) {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -64,14 +66,14 @@ pub(crate) fn end_all(mark: &str) {
     }
 }
 
-/// Ends what this run started even where it is killed itself, or interrupted.
+/// Ends what this run started even if the run itself is killed or interrupted.
 pub(crate) struct Janitor(Child);
 
 impl Janitor {
-    /// Waits beside this run, in a process group of its own: a terminal's Ctrl-C is not for it.
+    /// Starts it, in a process group of its own, so that it does not get a terminal's Ctrl-C.
     ///
     /// # Errors
-    /// Where it can't be run.
+    /// It can't be run.
     pub(crate) fn start() -> Result<Janitor, String> {
         let started = roles::janitor_command()?.stdin(Stdio::piped()).process_group(0).spawn();
         started.map(Janitor).map_err(|e| format!("cannot run the janitor: {e}"))
@@ -86,10 +88,10 @@ impl Drop for Janitor {
 }
 
 impl Peer {
-    /// Runs a command. It is told the end of this program by that of its standard input.
+    /// Runs a command. Its standard input ends when this program ends.
     ///
     /// # Errors
-    /// Where it can't be run.
+    /// It can't be run.
     pub(crate) fn start(command: &mut Command) -> Result<Peer, String> {
         let name = command.get_program().to_string_lossy().into_owned();
         let mark = mark(command);
@@ -97,15 +99,15 @@ impl Peer {
         Ok(Peer { name, process, mark })
     }
 
-    /// It and all that it started, in the order of their ids.
+    /// The peer and all that it started, in the order of their ids.
     pub(crate) fn processes(&self) -> Vec<u32> {
         marked(&self.mark)
     }
 
-    /// Waits until it takes connections.
+    /// Waits until it accepts connections.
     ///
     /// # Errors
-    /// Where it ends before, or takes too long.
+    /// It ends before that, or takes too long.
     pub(crate) fn wait_for_address(&mut self, address: SocketAddr) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect(address).is_err() {
@@ -132,10 +134,10 @@ impl Drop for Peer {
 /// One of the programs in C beside this file, compiled once.
 ///
 /// # Errors
-/// Where there is no compiler, or it refuses.
+/// There is no compiler, or it fails.
 pub(crate) fn probe() -> Result<&'static Path, String> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    // A canary would be read from where only a C library has one.
+    // A stack canary would be read from a place that only a C library sets up.
     built(&BUILT, "probe", include_str!("probe.c"), &["-nostdlib", "-fno-stack-protector"])
 }
 
@@ -162,7 +164,7 @@ fn compile(name: &str, source: &str, flags: &[&str]) -> Result<PathBuf, String> 
     let program = Path::new(FOLDER).join(name);
     let text = program.with_extension("c");
     fs::write(&text, source).map_err(|e| format!("cannot write {}: {e}", text.display()))?;
-    // Without a dynamic linker it begins sooner, so less of what is measured is its own.
+    // Without a dynamic linker it begins sooner, so less of the measured time is its own.
     let compiled = ["-static", "-g0"].iter().any(|how| {
         let mut cc = Command::new("cc");
         cc.args(["-O2", how]).args(flags).arg("-o").args([&program, &text]).stderr(Stdio::null());

@@ -1,16 +1,16 @@
-/* A child whose beginning is measured: it writes its process id and the time
+/* A child whose start is measured: it writes its process id and the time
  * of its first instruction (CLOCK_MONOTONIC, ns) to the FIFO that it is given,
- * or that stands where the folder of its service is (s6-supervise gives it the
- * service's name alone), and waits to be killed.
+ * or to the one beside the folder of its service (s6-supervise passes only the
+ * service's name), and waits to be killed.
  *
- * It has no C library, whose own start takes longer than all that a supervisor
- * does: what is measured is the supervisor and the kernel. */
+ * It has no C library, because the start of one takes longer than all that a
+ * supervisor does: the supervisor and the kernel are to be measured. */
 #include <asm/unistd.h>
 #include <linux/fcntl.h>
 #include <linux/time.h>
 
-/* How a program begins, with the number of its arguments and then those on the
- * stack (execve(2)), and how it asks the kernel (syscall(2)). */
+/* How a program begins, with the number of its arguments and then the arguments on
+ * the stack (execve(2)), and how it makes system calls (syscall(2)). */
 #if defined __x86_64__
 __asm__(".text\n.globl _start\n_start: mov %rsp, %rdi\n and $-16, %rsp\n call begin\n");
 
@@ -38,7 +38,7 @@ static long ask(long number, long a, long b, long c)
 #error "say here how a program begins on this machine, and how it asks the kernel"
 #endif
 
-/* The digits of a number and a character, before what is there of a line. */
+/* Puts the digits of a number and a character before the rest of a line. */
 static char *put(char *line, unsigned long long number, char end)
 {
 	*--line = end;

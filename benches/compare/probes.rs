@@ -1,4 +1,4 @@
-//! Children that tell when they began (`probe.c`), and who hears them.
+//! Children that report when they began (`probe.c`), and the FIFO to which they report.
 
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -13,17 +13,17 @@ use std::time::Duration;
 
 /// How long a child may take to begin.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Room for what a thousand of them tell at once.
+/// Room for the reports of a thousand of them at once.
 const CAPACITY: usize = 1 << 18;
 
 /// A child that began.
 pub(crate) struct Probe {
     pub(crate) pid: Pid,
-    /// On CLOCK_MONOTONIC.
+    /// When it began, on CLOCK_MONOTONIC.
     pub(crate) at: Duration,
 }
 
-/// Where children tell that they began.
+/// The FIFO to which children report that they began.
 pub(crate) struct Probes {
     fifo: BufReader<File>,
 }
@@ -32,13 +32,13 @@ impl Probes {
     pub(crate) fn listen(path: &Path) -> Result<Probes, String> {
         let cannot = |e| format!("cannot listen at {}: {e}", path.display());
         mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR).map_err(cannot)?;
-        // With a writer of its own the FIFO has no end of file between two children (fifo(7)).
+        // This keeps a writer open, so that there is no end of file between two children (fifo(7)).
         let both = open(path, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(cannot)?;
         set_capacity(&both, CAPACITY).map_err(|e| format!("cannot widen {}: {e}", path.display()))?;
         Ok(Probes { fifo: BufReader::new(both.into()) })
     }
 
-    /// The next one that begins.
+    /// The next child that begins.
     pub(crate) fn next(&mut self) -> Result<Probe, String> {
         if self.fifo.buffer().is_empty() {
             let mut ready = [PollFd::new(self.fifo.get_ref().as_fd(), PollFlags::POLLIN)];
@@ -54,7 +54,7 @@ impl Probes {
             .ok_or_else(|| format!("a child said {line:?}"))
     }
 
-    /// The next so many.
+    /// The next `count` children that begin.
     pub(crate) fn take(&mut self, count: usize) -> Result<Vec<Probe>, String> {
         (0..count).map(|_| self.next()).collect()
     }

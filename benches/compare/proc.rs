@@ -1,9 +1,9 @@
-//! What the kernel tells of a process (proc(5)).
+//! What the kernel knows about a process (proc(5)).
 
 use std::fs;
 use std::time::Duration;
 
-/// Ids of the processes whose parent is `parent`, with what they run.
+/// The ids of the processes whose parent is `parent`, and what each runs.
 pub(crate) fn children(parent: u32) -> Vec<(u32, String)> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -22,7 +22,7 @@ pub(crate) fn status(pid: u32, field: &str) -> Option<String> {
     value(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, field)
 }
 
-/// A process's share of its resident pages, in bytes: a page that n processes have counts 1/n.
+/// A process's share of its resident pages, in bytes: a page that n processes share counts 1/n.
 pub(crate) fn proportional_size(pid: u32) -> Option<f64> {
     bytes(&value(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?, "Pss:")?)
 }
@@ -32,7 +32,7 @@ pub(crate) fn resident(pid: u32) -> Option<f64> {
     bytes(&status(pid, "VmRSS:")?)
 }
 
-/// Of `1234 kB`.
+/// The bytes of `1234 kB`.
 fn bytes(text: &str) -> Option<f64> {
     Some(text.split(' ').next()?.parse::<f64>().ok()? * 1024.0)
 }

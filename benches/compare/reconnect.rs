@@ -16,9 +16,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
-/// From SIGKILL to the next echo, at p99.
+/// The target for the time from SIGKILL to the next echo, at p99.
 const WANTED: f64 = 0.010;
-/// Between two kills.
+/// The time between two kills.
 const BETWEEN: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The load's connections are numbered from here; those of new clients from 0.
@@ -52,7 +52,7 @@ fn measure(scale: &Scale) -> Result<Part, String> {
     let took = killed.map_err(|why| rig.complaint(&why))?;
     let load = load.map_err(|_| "the load generator panicked")?.map_err(|e| format!("cannot load {address}: {e}"))?;
     rig.stop()?;
-    // New clients' messages are not of the load: each is a connection of its own.
+    // The new clients' messages are not part of the load: each is a connection of its own.
     let mut sent = load.connections;
     sent.extend(took.clients);
     rig.check(&rig.path("messages"), 0, Format::Text, &sent)?;
@@ -64,7 +64,7 @@ fn measure(scale: &Scale) -> Result<Part, String> {
     Ok(Part { lines: vec![line], notes: vec![note], ..Part::default() })
 }
 
-/// What came of the kills.
+/// The outcome of the kills.
 struct Killed {
     times: Histogram,
     clients: Vec<Connection>,
@@ -93,7 +93,8 @@ fn kill_often(rig: &Rig, address: SocketAddr, kills: u32) -> Result<Killed, Stri
     Ok(killed)
 }
 
-/// Connects, and has a message echoed; if the dying echo had taken it, it is not, and the client comes again.
+/// Connects, and has a message echoed. If the dying echo had accepted the connection, there
+/// is no echo, and the client connects again.
 fn client(address: SocketAddr, number: u32) -> std::io::Result<Connection> {
     let mut client = TcpStream::connect_timeout(&address, PATIENCE)?;
     client.set_read_timeout(Some(PATIENCE))?;
@@ -112,7 +113,8 @@ fn client(address: SocketAddr, number: u32) -> std::io::Result<Connection> {
     Ok(Connection { sent: 1, echoed, ..Connection::new(number, peer, LENGTH) })
 }
 
-/// Echo may be killed as often as one likes, and is started at once each time.
+/// A configuration in which echo may be killed any number of times, and is started at once
+/// each time.
 fn configuration(address: SocketAddr) -> String {
     let restarts = "backoff = { first = \"0ms\", reset_after = \"1ms\" }\n\
                     start_limit = { burst = 100000, within = \"60s\" }";

@@ -11,9 +11,9 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-/// From SIGKILL to the replacement's first instruction, in the median.
+/// The target for the median time from SIGKILL to the replacement's first instruction.
 const WANTED: f64 = 0.0015;
-/// How long a child is up before it is killed: runsv waits where it was less than a second.
+/// How long a child is up before it is killed: runsv waits if it was less than a second.
 pub(crate) const UP: Duration = Duration::from_millis(1100);
 
 pub(crate) const ROWS: &[Row] =

@@ -1,4 +1,4 @@
-//! The table as people read it, and the file that keeps the last run's.
+//! Formats the table for people, and writes it to the file that keeps the last run's.
 
 use crate::Scale;
 use crate::table::{Part, render};
@@ -9,19 +9,20 @@ use std::time::Duration;
 const HEAD: &str = "\
 # plumbd beside others
 
-Figures of one run, by turns, on the machine that is named; run it on yours:
+The results of one run, in which the programs took turns, on the machine named
+below. To get those of your machine:
 
 ```sh
 cargo bench --bench compare -- --write benches/RESULTS.md
 ```
 
-A ratio is plumbd's figure divided by that of what is beside it, in the same
-round: the median of the rounds, the least and the most. For rates more is
-better, for times and sizes less.
+A ratio is plumbd's figure divided by the figure beside it, from the same round:
+the median of all rounds, then the least and the most. For rates, more is
+better; for times and sizes, less.
 
 ";
 
-/// The machine, the table, and what one must know to read it.
+/// The machine, the table, and the notes that explain it.
 pub(crate) fn render_all(machine: &str, scale: &Scale, took: Duration, parts: &[Part]) -> String {
     let lines = || parts.iter().flat_map(|part| &part.lines);
     let (reached, short) = (lines().filter(|l| l.reaches()).count(), lines().filter(|l| l.falls_short()).count());
@@ -46,7 +47,7 @@ pub(crate) fn render_all(machine: &str, scale: &Scale, took: Duration, parts: &[
 /// Writes the table to a file, and charts beside it.
 ///
 /// # Errors
-/// Where they can't be written.
+/// They can't be written.
 pub(crate) fn write(path: &Path, text: &str, parts: &[Part]) -> Result<(), String> {
     let mut all = format!("{HEAD}{text}");
     for chart in parts.iter().flat_map(|part| &part.charts) {

@@ -1,4 +1,4 @@
-//! A plumbd of the benchmark's own: a folder, a configuration, a supervisor.
+//! A plumbd for the benchmark: a folder, a configuration, a supervisor.
 
 use crate::load::checker::{self, Format};
 use crate::load::generator::Connection;
@@ -15,17 +15,17 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Where folders are made: with the build, on a disk, for /tmp may be memory.
+/// Where folders are made: beside the build, on a disk, because /tmp may be in memory.
 pub(crate) const FOLDER: &str = env!("CARGO_TARGET_TMPDIR");
 /// How long a start or a stop may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-/// How often a fact is looked for.
+/// How often a fact is checked.
 pub(crate) const LOOK: Duration = Duration::from_millis(1);
 
 /// A new folder for one measurement.
 ///
 /// # Errors
-/// Where it can't be made.
+/// It can't be made.
 pub(crate) fn folder() -> Result<TempDir, String> {
     TempDir::new_in(FOLDER).map_err(|e| format!("cannot make a folder in {FOLDER}: {e}"))
 }
@@ -33,13 +33,13 @@ pub(crate) fn folder() -> Result<TempDir, String> {
 /// An address on loopback that nobody listens on now.
 ///
 /// # Errors
-/// Where there is none.
+/// There is none.
 pub(crate) fn free_address() -> Result<SocketAddr, String> {
     let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     listener.map_err(|e| format!("cannot bind 127.0.0.1: {e}"))
 }
 
-/// A running supervisor; killed, and its folder removed, when it is dropped.
+/// A running supervisor. It is killed, and its folder removed, when this is dropped.
 pub(crate) struct Rig {
     supervisor: Child,
     folder: TempDir,
@@ -49,12 +49,13 @@ impl Rig {
     /// Runs `plumbd run` on this configuration, in this folder.
     ///
     /// # Errors
-    /// Where the configuration can't be written or the program can't be run.
+    /// The configuration can't be written, or the program can't be run.
     pub(crate) fn start(folder: TempDir, configuration: &str) -> Result<Rig, String> {
         Rig::start_with(folder, configuration, |_| ())
     }
 
-    /// The same; besides, what waits until it says that all is up (sd_notify(3)).
+    /// As [`Rig::start`]; also returns a function that waits until plumbd reports that all is
+    /// up (sd_notify(3)).
     ///
     /// # Errors
     /// As [`Rig::start`].
@@ -91,7 +92,7 @@ impl Rig {
         command.args([Path::new("run"), Path::new("-c"), &file]).stdin(Stdio::null());
         command.stdout(log.try_clone().map_err(cannot)?).stderr(log);
         arrange(&mut command);
-        // The children have an environment of their own; they end with the supervisor.
+        // The children don't inherit this mark, but they end with the supervisor.
         peer::mark(&mut command);
         let supervisor = command.spawn().map_err(cannot)?;
         Ok(Rig { supervisor, folder })
@@ -117,18 +118,18 @@ impl Rig {
         self.folder.path().join(name)
     }
 
-    /// Waits until it takes connections.
+    /// Waits until it accepts connections.
     ///
     /// # Errors
-    /// Where it ends before, or takes too long.
+    /// It ends before that, or takes too long.
     pub(crate) fn wait_for_address(&mut self, address: SocketAddr) -> Result<(), String> {
         self.wait_for(|| TcpStream::connect(address).is_ok().then_some(Ok(())))
     }
 
-    /// Waits for a fact, as long as the supervisor runs and patience lasts.
+    /// Waits for a fact while the supervisor runs, for at most [`PATIENCE`].
     ///
     /// # Errors
-    /// What the fact's own outcome says, or why it was not waited for any longer.
+    /// The fact's own error, or why the wait was given up.
     pub(crate) fn wait_for<T>(&mut self, mut fact: impl FnMut() -> Option<Result<T, String>>) -> Result<T, String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -148,7 +149,7 @@ impl Rig {
     /// Asks it to drain and waits until it has.
     ///
     /// # Errors
-    /// Where it does not, or not with exit status 0.
+    /// It does not end, or not with exit status 0.
     pub(crate) fn stop(&mut self) -> Result<(), String> {
         let pid = Pid::from_raw(i32::try_from(self.pid()).map_err(|e| e.to_string())?);
         kill(pid, Signal::SIGTERM).map_err(|e| format!("cannot signal plumbd: {e}"))?;
@@ -166,7 +167,7 @@ impl Rig {
     /// Compares a message file, from this offset on, with what was sent to it.
     ///
     /// # Errors
-    /// What is wrong with it; then its folder is kept.
+    /// The file is wrong, and how; then its folder is kept.
     pub(crate) fn check(&mut self, file: &Path, from: u64, format: Format, sent: &[Connection]) -> Result<(), String> {
         let look = || {
             let mut reader = BufReader::with_capacity(1 << 20, File::open(file)?);
@@ -181,7 +182,7 @@ impl Rig {
         Err(self.complaint(&format!("{} (kept) is not what was sent: {verdict}", file.display())))
     }
 
-    /// What is wrong, and the last that plumbd logged.
+    /// What went wrong, with the last lines that plumbd logged.
     pub(crate) fn complaint(&self, what: &str) -> String {
         let log = fs::read_to_string(self.path("log")).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
@@ -192,7 +193,7 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        // Where it ended in order, there is nothing to kill.
+        // If it has already ended, there is nothing to kill.
         let _gone = self.supervisor.kill();
         let _reaped = self.supervisor.wait();
     }

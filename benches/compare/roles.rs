@@ -1,4 +1,4 @@
-//! Programs that the benchmark is besides: it runs itself as one of them.
+//! Other programs that the benchmark contains: it runs itself as one of them.
 
 use crate::load::{message, yardstick};
 use crate::peer;
@@ -13,12 +13,12 @@ use std::time::Duration;
 
 /// Echoes at an address until its standard input ends.
 const YARDSTICK: &str = "role:yardstick";
-/// Kills what is left of a run that could not do so itself.
+/// Kills what is left of a run that could not clean up itself.
 const JANITOR: &str = "role:janitor";
 /// Writes numbered lines to its standard output.
 const LINES: &str = "role:lines";
 
-/// Plays the role that the arguments ask for; `None` where they ask for none.
+/// Plays the role that the arguments ask for; `None` if they ask for none.
 pub(crate) fn play(arguments: &[String]) -> Option<Result<(), String>> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words[..] {
@@ -37,7 +37,7 @@ pub(crate) fn yardstick_command(address: SocketAddr) -> Result<Command, String> 
     Ok(command)
 }
 
-/// The janitor of this run: once its standard input ends.
+/// The janitor of this run as a command; it acts when its standard input ends.
 pub(crate) fn janitor_command() -> Result<Command, String> {
     let mut command = Command::new(myself()?);
     command.args([JANITOR, &peer::run()]);
@@ -56,7 +56,7 @@ pub(crate) fn since(stamp: &Path) -> Result<Duration, String> {
     Ok(now()?.saturating_sub(Duration::from_nanos(began)))
 }
 
-/// [`clock`], for what tells why it failed.
+/// [`clock`], with an error in words.
 pub(crate) fn now() -> Result<Duration, String> {
     clock().map_err(|e| format!("cannot read the clock: {e}"))
 }
@@ -73,7 +73,7 @@ fn myself() -> Result<String, String> {
 
 fn echo(address: &str) -> io::Result<()> {
     let listener = TcpListener::bind(address)?;
-    // Room for as many clients at once as plumbd's sockets have.
+    // The same backlog as plumbd's sockets have.
     listen(&listener, Backlog::MAXCONN)?;
     yardstick::serve(&listener, io::stdin())
 }

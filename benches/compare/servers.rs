@@ -1,4 +1,4 @@
-//! Echo servers: plumbd, the plain one that saves nothing, and those that others run.
+//! Echo servers: plumbd, the plain one that saves nothing, and other programs.
 
 use crate::load::checker::Format;
 use crate::load::generator::{Connection, Outcome};
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 pub(crate) enum Server {
     /// A plain epoll loop that saves nothing.
     Plain,
-    /// With this `echo_after`, and so many echoes.
+    /// plumbd with this `echo_after`, and this many instances of echo.
     Plumbd(&'static str, u32),
     /// A process for each client, a pipe and a file.
     Textbook,
@@ -28,7 +28,7 @@ pub(crate) enum Server {
     Xinetd,
 }
 
-/// Those that save, and aren't plumbd.
+/// The other servers that save.
 pub(crate) const OTHERS: [(Server, &str); 4] = [
     (Server::Textbook, "textbook: fork, pipe, file"),
     (Server::Tcpserver, "tcpserver tee -a"),
@@ -36,24 +36,24 @@ pub(crate) const OTHERS: [(Server, &str); 4] = [
     (Server::Xinetd, "xinetd tee -a"),
 ];
 
-/// One that runs; ended, with all of its processes and files, when it is dropped.
+/// A running server. It is ended, with all of its processes and files, when this is dropped.
 pub(crate) struct Running {
     pub(crate) address: SocketAddr,
     process: Process,
 }
 
 enum Process {
-    /// plumbd, and so many bytes that its message file had before.
+    /// plumbd, and the number of bytes that its message file had before.
     Plumbd(Rig, u64),
-    /// A peer, the folder that it has, and the file that it saves to.
+    /// A peer, its folder, and the file that it saves to.
     Peer(Peer, TempDir, Option<PathBuf>),
 }
 
 impl Server {
-    /// Runs it, until it takes connections.
+    /// Starts it, and waits until it accepts connections.
     ///
     /// # Errors
-    /// Where it can't be run.
+    /// It can't be run.
     pub(crate) fn start(self) -> Result<Running, String> {
         let address = rig::free_address()?;
         let folder = rig::folder()?;
@@ -61,7 +61,7 @@ impl Server {
             return Running::plumbd(folder, address, &configuration(address, echo_after, instances), 0);
         }
         let file = folder.path().join("messages");
-        // tee(1) of each client opens it to append.
+        // Each client's tee(1) opens it for appending.
         File::create(&file).map_err(|e| format!("cannot create {}: {e}", file.display()))?;
         let mut command = match self {
             Server::Plain => roles::yardstick_command(address)?,
@@ -112,7 +112,7 @@ fn xinetd(port: &str, file: &str) -> String {
     )
 }
 
-/// Configuration of an echo linked to a logger that saves to `messages`.
+/// A configuration with an echo linked to a logger that saves to `messages`.
 pub(crate) fn configuration(address: SocketAddr, echo_after: &str, instances: u32) -> String {
     format!(
         r#"[children.echo]
@@ -133,10 +133,10 @@ to = "logger"
 }
 
 impl Running {
-    /// plumbd, so configured, with so many bytes in its message file before.
+    /// Starts plumbd with this configuration. Its message file already has this many bytes.
     ///
     /// # Errors
-    /// Where it can't be run.
+    /// It can't be run.
     pub(crate) fn plumbd(
         folder: TempDir,
         address: SocketAddr,
@@ -145,7 +145,7 @@ impl Running {
     ) -> Result<Running, String> {
         let mut rig = Rig::start(folder, configuration)?;
         rig.wait_for_address(address)?;
-        // The supervisor listens before its children are there.
+        // The supervisor listens before its children run.
         let there = |rig: &Rig| ["echo", "logger"].iter().all(|name| rig.processes().iter().any(|(_, it)| it == name));
         let deadline = Instant::now() + PATIENCE;
         while !there(&rig) {
@@ -157,7 +157,7 @@ impl Running {
         Ok(Running { address, process: Process::Plumbd(rig, before) })
     }
 
-    /// Its processes, with what each is called.
+    /// Its processes, with the name of each.
     pub(crate) fn processes(&self) -> Vec<(u32, String)> {
         match &self.process {
             Process::Plumbd(rig, _) => rig.processes(),
@@ -174,13 +174,13 @@ impl Running {
         }
     }
 
-    /// Microseconds on a core, for each process, for a message of its whole life.
+    /// Microseconds on a core per message, for each process over its whole life.
     pub(crate) fn costs(&self, outcome: &Outcome) -> Vec<(String, f64)> {
         let cost = |pid| proc::time_on_core(pid).as_secs_f64() * 1e6 / outcome.echoed().max(1) as f64;
         self.processes().into_iter().map(|(pid, name)| (name, cost(pid))).collect()
     }
 
-    /// Why something went wrong, with what it says itself.
+    /// What went wrong, with the server's own messages.
     pub(crate) fn complaint(&self, what: &str) -> String {
         match &self.process {
             Process::Plumbd(rig, _) => rig.complaint(what),
@@ -192,10 +192,11 @@ impl Running {
         }
     }
 
-    /// Ends it; what was sent must be in its file: with plumbd byte for byte, with others as many bytes.
+    /// Ends it, and checks that what was sent is in its file: for plumbd byte for byte, for others
+    /// by the number of bytes.
     ///
     /// # Errors
-    /// Where it does not end, or the file is not right.
+    /// It does not end, or the file is not right.
     pub(crate) fn finish(self, sent: &[Connection]) -> Result<(), String> {
         match self.process {
             Process::Plumbd(mut rig, before) => {

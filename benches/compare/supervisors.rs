@@ -1,4 +1,4 @@
-//! Supervisors with children that tell when they began, all the same program.
+//! Supervisors with children that report when they began; all run the same program.
 
 use crate::packages::program;
 use crate::peer::{self, Peer};
@@ -21,14 +21,14 @@ pub(crate) enum Supervisor {
     Supervisord,
 }
 
-/// Those beside plumbd.
+/// The supervisors other than plumbd.
 pub(crate) const OTHERS: [(Supervisor, &str); 3] = [
     (Supervisor::S6, "s6-svscan, s6-supervise"),
     (Supervisor::Runit, "runsvdir, runsv"),
     (Supervisor::Supervisord, "supervisord"),
 ];
 
-/// One that runs; ended with all of its children when it is dropped.
+/// A running supervisor. It is ended, with all of its children, when this is dropped.
 pub(crate) struct Supervising {
     pub(crate) probes: Probes,
     process: Process,
@@ -40,10 +40,10 @@ enum Process {
 }
 
 impl Supervisor {
-    /// Starts it with so many children; each may have to wait until it is ready.
+    /// Starts it with this many children, without waiting until they have begun.
     ///
     /// # Errors
-    /// Where it is not here, or can't be run.
+    /// It is missing, or can't be run.
     pub(crate) fn start(self, children: usize) -> Result<Supervising, String> {
         let folder = rig::folder()?;
         let fifo = folder.path().join("began");
@@ -86,12 +86,12 @@ impl Supervising {
         }
     }
 
-    /// Bytes of memory of theirs, each page divided by the processes that share it.
+    /// The bytes of their memory; each page is divided by the number of processes that share it.
     pub(crate) fn memory(&self) -> f64 {
         self.processes().into_iter().filter_map(proc::proportional_size).sum()
     }
 
-    /// Why something went wrong, with the last that it said.
+    /// What went wrong, with the last lines of its log.
     pub(crate) fn complaint(&self, what: &str) -> String {
         match &self.process {
             Process::Plumbd(rig) => rig.complaint(what),
@@ -109,7 +109,8 @@ fn configuration(probe: &Path, fifo: &Path, children: usize) -> String {
     text
 }
 
-/// Each child a section of its own. One that was up a second is started at once, as with the others.
+/// Adds a section for each child. A child that was up for a second is restarted at once, as with
+/// the other supervisors.
 pub(crate) fn add_children(text: &mut String, probe: &Path, fifo: &Path, children: usize) {
     for number in 0..children {
         // Writing to a String can't fail.
@@ -122,7 +123,7 @@ pub(crate) fn add_children(text: &mut String, probe: &Path, fifo: &Path, childre
     }
 }
 
-/// A folder for each service; what is run is the program itself, with no shell before it.
+/// Makes a folder for each service, which runs the program itself, without a shell.
 fn make_services(services: &Path, probe: &Path, fifo: &Path, children: usize) -> Result<(), String> {
     let make = |number: usize| {
         let service: PathBuf = services.join(format!("probe{number}"));
@@ -130,7 +131,7 @@ fn make_services(services: &Path, probe: &Path, fifo: &Path, children: usize) ->
         symlink(probe, service.join("run"))
     };
     (0..children).try_for_each(make).map_err(|e| format!("cannot make {}: {e}", services.display()))?;
-    // The program looks for it beside its service's folder. A dot hides it from who scans for services.
+    // The program looks for it beside its service's folder. The dot hides it from the scan for services.
     symlink(fifo, services.join(".began")).map_err(|e| format!("cannot link the FIFO: {e}"))
 }
 

@@ -1,17 +1,17 @@
-//! The one table: what plumbd's figures are, beside whose, and whether they are what they should be.
+//! The table: plumbd's figures, the figures beside them, and whether the targets are reached.
 
 use std::fmt::Write;
 use std::time::Duration;
 
 const HEADS: [&str; 7] = ["what", "plumbd", "beside it", "its figure", "ratio (least to most)", "to reach", "reached"];
 
-/// What came of a row of `--list`.
+/// The result of a row of `--list`.
 #[derive(Default)]
 pub(crate) struct Part {
-    /// What one must know before.
+    /// A line for above the table.
     pub(crate) head: Option<String>,
     pub(crate) lines: Vec<Line>,
-    /// What one must know to read them.
+    /// Notes that explain the lines.
     pub(crate) notes: Vec<String>,
     pub(crate) charts: Vec<crate::chart::Chart>,
 }
@@ -28,17 +28,17 @@ pub(crate) struct Line {
     reached: Option<bool>,
 }
 
-/// How plumbd's figure divided by the other's should be.
+/// The target for plumbd's figure divided by the other one.
 #[derive(Clone, Copy)]
 pub(crate) enum Wanted {
     AtLeast(f64),
     AtMost(f64),
-    /// For information.
+    /// No target; for information.
     Nothing,
 }
 
 impl Line {
-    /// Figures of the same rounds.
+    /// Compares figures from the same rounds.
     pub(crate) fn compare(
         what: &str,
         ours: &[f64],
@@ -47,7 +47,7 @@ impl Line {
         unit: fn(f64) -> String,
         wanted: Wanted,
     ) -> Line {
-        // Two that are nothing are the same.
+        // Two zeros are equal.
         let divide = |(ours, theirs): (&f64, &f64)| if ours == theirs { 1.0 } else { ours / theirs };
         let ratios: Vec<f64> = ours.iter().zip(theirs).map(divide).collect();
         let ratio = median(&ratios);
@@ -67,38 +67,38 @@ impl Line {
         }
     }
 
-    /// A figure of plumbd's own that should be at most so much.
+    /// A figure of plumbd alone that should be at most `most`.
     pub(crate) fn at_most(what: &str, figure: f64, most: f64, unit: fn(f64) -> String) -> Line {
         let (plumbd, wanted) = (unit(figure), format!("at most {}", unit(most)));
         Line { what: what.to_owned(), plumbd, wanted, reached: Some(figure <= most), ..Line::default() }
     }
 
-    /// A figure of plumbd's own, for information.
+    /// A figure of plumbd alone, for information.
     pub(crate) fn figure(what: &str, figure: String) -> Line {
         Line { what: what.to_owned(), plumbd: figure, ..Line::default() }
     }
 
-    /// What can't be measured here, and why.
+    /// A line that can't be measured here, and why.
     pub(crate) fn left_out(what: &str, beside: &str, why: &str) -> Line {
-        // The rest is told on standard error.
+        // The whole reason is on standard error.
         let theirs = why.lines().next().unwrap_or_default().chars().take(60).collect();
         let (what, beside) = (what.to_owned(), beside.to_owned());
         Line { what, beside, theirs, ..Line::default() }
     }
 
-    /// Another thing to reach, besides.
+    /// Adds another target.
     pub(crate) fn and(mut self, wanted: &str, reached: bool) -> Line {
         self.wanted = if self.wanted.is_empty() { wanted.to_owned() } else { format!("{}; {wanted}", self.wanted) };
         self.reached = Some(self.reached.unwrap_or(true) && reached);
         self
     }
 
-    /// Whether it is what it should be.
+    /// Whether the target is reached.
     pub(crate) fn reaches(&self) -> bool {
         self.reached == Some(true)
     }
 
-    /// Whether it is not what it should be.
+    /// Whether the target is missed.
     pub(crate) fn falls_short(&self) -> bool {
         self.reached == Some(false)
     }
@@ -111,7 +111,7 @@ impl Line {
     }
 }
 
-/// Columns under each other, which is a table in Markdown too.
+/// Aligned columns, which are also a table in Markdown.
 pub(crate) fn render<'a>(lines: impl Iterator<Item = &'a Line>) -> String {
     let rows: Vec<[String; 7]> = std::iter::once(HEADS.map(str::to_owned)).chain(lines.map(Line::cells)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
@@ -131,14 +131,14 @@ pub(crate) fn render<'a>(lines: impl Iterator<Item = &'a Line>) -> String {
     text
 }
 
-/// The middle one; of two, the lower. Zero where there are none.
+/// The median; the lower one if there are two in the middle, zero if there are none.
 pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
 }
 
-/// `0.83 (0.81 to 0.84)`: the median, the least and the most; of one, that.
+/// `0.83 (0.81 to 0.84)`: the median, the least and the most; a single one alone.
 fn spread(values: &[f64]) -> String {
     let least = values.iter().copied().fold(f64::INFINITY, f64::min);
     let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -146,7 +146,7 @@ fn spread(values: &[f64]) -> String {
     if values.len() > 1 { format!("{middle} ({least} to {most})") } else { middle }
 }
 
-/// Two digits behind the point for small ones, none for large ones.
+/// Two decimal places for small numbers, none for large ones.
 pub(crate) fn short(value: f64) -> String {
     match value.abs() {
         0.0..10.0 => format!("{value:.2}"),

@@ -1,5 +1,5 @@
-/* The server of the textbooks: a process for each client. Each writes what it
- * read to a pipe, out of which another process saves it, and echoes it. */
+/* The textbooks' server: one process per client. Each writes what it
+ * read to a pipe, from which another process saves it, and echoes it. */
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -14,7 +14,7 @@ static void serve(int client, int queue)
 	char buffer[4096];
 	ssize_t n;
 
-	/* Up to 4096 bytes go into a pipe whole (PIPE_BUF, pipe(7)). */
+	/* A write of up to 4096 bytes to a pipe is atomic (PIPE_BUF, pipe(7)). */
 	while ((n = read(client, buffer, sizeof buffer)) > 0)
 		if (write(queue, buffer, n) != n || write(client, buffer, n) != n)
 			_exit(1);

@@ -1,6 +1,6 @@
-//! The message file against what its clients sent and got back.
+//! Compares the message file with what its clients sent and got back.
 //!
-//! It reads the file by the manual's words alone (section "message file"), not
+//! It reads the file as the manual describes it (section "message file"), not
 //! with plumbd's own code, so the two can't be wrong together.
 
 use super::generator::Connection;
@@ -11,24 +11,24 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, BufRead};
 
-/// So many problems are told in full; all are counted.
+/// This many problems are shown in full; all are counted.
 const TOLD: usize = 10;
-/// So many bytes of a line are shown.
+/// This many bytes of a line are shown.
 const SHOWN: usize = 200;
-/// A longer message is saved in parts of so many bytes: `max_message` of echo
-/// as it is by default, and a line of an ordinary program.
+/// A longer message is saved in parts of this many bytes: the default of echo's
+/// `max_message`, and the limit for a line of an ordinary program.
 const WHOLE: usize = 64 * 1024;
 /// `2026-11-22T15:04:05.123456Z`, digits as `0`.
 const TIME: &[u8] = b"0000-00-00T00:00:00.000000Z";
 
-/// How a message stands in the file.
+/// The format of a message in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     /// `TIME PEER MESSAGE`, escaped.
     Text,
     /// The message's bytes and a newline.
     Raw,
-    /// An object a line.
+    /// One object per line.
     Json,
 }
 
@@ -48,28 +48,28 @@ impl Format {
     }
 }
 
-/// What the file holds.
+/// The result of the comparison.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Verdict {
     /// Lines, of any kind.
     pub(crate) lines: u64,
     /// Echoed messages that are there.
     pub(crate) echoed: u64,
-    /// Messages that are there though they were not echoed, which may be.
+    /// Messages that are there although they were not echoed, which is allowed.
     pub(crate) unechoed: u64,
     /// Beginnings of messages whose connection broke before the rest was sent
-    /// or echoed, which may be.
+    /// or echoed, which is allowed.
     pub(crate) parts: u64,
-    /// The same of messages that were sent whole, and at the server's end had
-    /// not come whole: right where it was told to end, and takes what has come.
+    /// Beginnings of messages that were sent whole but had not arrived whole when the server
+    /// ended. That is right only if the server was asked to end, and saved what had arrived.
     pub(crate) cut: u64,
-    /// Messages that were joined of several lines.
+    /// Messages that were joined from several lines.
     pub(crate) joined: u64,
     /// Echoed messages that are not there.
     pub(crate) lost: u64,
     /// Lines that repeat a message.
     pub(crate) doubled: u64,
-    /// Lines that stand behind a later message of their connection.
+    /// Lines that come after a later message of their connection.
     pub(crate) disordered: u64,
     /// Lines that hold a message that was sent, but not as it was sent.
     pub(crate) torn: u64,
@@ -113,7 +113,7 @@ impl fmt::Display for Verdict {
 /// Reads the file (or several, one chained to the other: [`super::rotated`]) and compares.
 ///
 /// # Errors
-/// Where it can't be read.
+/// The file can't be read.
 pub(crate) fn check(mut file: impl BufRead, format: Format, connections: &[Connection]) -> io::Result<Verdict> {
     let mut check = Check::new(connections);
     let mut line = Vec::new();
@@ -140,14 +140,14 @@ struct Seen<'a> {
     connection: &'a Connection,
     /// Which of its messages are there.
     messages: Vec<bool>,
-    /// The message behind the last one that is there, or has begun.
+    /// The message after the last one that is there, or has begun.
     next: u32,
-    /// A message whose first parts are there, and so many bytes of it.
+    /// A message whose first parts are there, and how many bytes of it.
     begun: Option<(u32, usize)>,
 }
 
 impl Seen<'_> {
-    /// Whether somebody of that name may be it.
+    /// Whether a peer of that name may be this connection.
     fn is_from(&self, peer: Option<&str>) -> bool {
         peer.is_none_or(|peer| peer == self.connection.peer)
     }
@@ -159,13 +159,13 @@ impl Seen<'_> {
         &bytes[..bytes.len() - 1]
     }
 
-    /// Where the part ends that begins at `from`.
+    /// The end of the part that begins at `from`.
     fn part_end(&self, from: usize) -> usize {
         (from + WHOLE).min(self.connection.length - 1)
     }
 
-    /// Whether it is what can have come of a message before its connection
-    /// broke: nothing that was echoed whole, and the last of the connection.
+    /// Whether the line can be what arrived of a message before its connection broke: the
+    /// message was not echoed whole, and it is the connection's last.
     fn can_have_come(&self, sequence: u32, from: usize, line: &[u8], bytes: &mut Vec<u8>) -> bool {
         let c = self.connection;
         let sent = match sequence {
@@ -173,7 +173,7 @@ impl Seen<'_> {
             _ if sequence == c.sent => c.part.min(c.length - 1),
             _ => c.length - 1,
         };
-        // Behind a part that is shorter than a part can be nothing comes.
+        // After a part that is too short, nothing can follow.
         let is_there = !line.is_empty() && line.len() <= WHOLE && from + line.len() <= sent && from % WHOLE == 0;
         let may_follow = from > 0 || self.next <= sequence;
         is_there && may_follow && self.message(sequence, bytes)[from..].starts_with(line)
@@ -243,7 +243,7 @@ impl<'a> Check<'a> {
                 self.verdict.disordered += 1;
                 self.verdict.problem(|| format!("{}: behind message {} of its connection", shown(), seen.next - 1));
             }
-            // Behind the last message of all, it is out of order already.
+            // A line after the last message of all is already counted as out of order.
             if let Some((before, _)) = seen.begun.filter(|(before, _)| *before < seen.connection.sent) {
                 self.verdict.torn += 1;
                 self.verdict.problem(|| format!("{}: message {before} before it has no end", shown()));
@@ -264,9 +264,8 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Which message of which connection it is, and from which byte on. Where
-    /// it has no number it goes on with a message in parts, or is all that
-    /// came of one.
+    /// Which message of which connection it is, and from which byte on. If it has no
+    /// number, it continues a message in parts, or is all that arrived of a message.
     fn place(&mut self, entry: &Entry<'_>) -> Option<(u32, u32, usize)> {
         if let Some((connection, sequence)) = message::numbers(&entry.message) {
             let seen = self.connections.get(&connection)?;
@@ -280,7 +279,7 @@ impl<'a> Check<'a> {
             if !seen.is_from(entry.peer.as_deref()) {
                 return None;
             }
-            // What goes on with a message in parts, or is less of one than its number.
+            // It continues a message in parts, or is too short to contain its number.
             let (sequence, from) = seen.begun.unwrap_or((seen.next.min(c.sent), 0));
             let goes_on = from > 0 && sequence < c.sent && {
                 let end = seen.part_end(from);
@@ -319,17 +318,17 @@ impl<'a> Check<'a> {
     }
 }
 
-/// One line of the file, as it was meant.
+/// One line of the file, decoded.
 pub(crate) struct Entry<'a> {
-    /// Who sent it; `None` where the format doesn't say.
+    /// Who sent it; `None` if the format doesn't say.
     pub(crate) peer: Option<Cow<'a, str>>,
     /// Its bytes without their newline.
     pub(crate) message: Cow<'a, [u8]>,
-    /// Whether it is a part, and not the last; `None` where the format doesn't say.
+    /// Whether it is a part, and not the last; `None` if the format doesn't say.
     pub(crate) more: Option<bool>,
 }
 
-/// `None` where the line is not whole, or not of this format.
+/// Decodes a line; `None` if it is not whole, or not in this format.
 pub(crate) fn entry(line: &[u8], format: Format) -> Option<Entry<'_>> {
     let line = line.strip_suffix(b"\n")?;
     match format {
@@ -362,7 +361,7 @@ fn is_time(text: &[u8]) -> bool {
     text.len() == TIME.len() && text.iter().zip(TIME).all(same)
 }
 
-/// The bytes that an escaped text stands for; `None` where it is no escaped text.
+/// The bytes that an escaped text stands for; `None` if it is not an escaped text.
 fn unescape(text: &[u8]) -> Option<Cow<'_, [u8]>> {
     if text.iter().any(|byte| *byte < b' ' || *byte == 0x7f) {
         return None;

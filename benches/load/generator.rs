@@ -1,5 +1,5 @@
 //! Clients of an echo server: one thread, one epoll loop, any number of
-//! connections with any number of messages under way each.
+//! connections, each with any number of messages under way.
 
 use super::histogram::Histogram;
 use super::message;
@@ -11,19 +11,19 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a connection may take to be taken into the server's backlog.
+/// How long a connection may take until the server's backlog takes it.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How often the request to stop is looked at where nothing happens.
+/// How often the request to stop is checked if nothing happens.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What load there shall be.
+/// The load to generate.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     /// The echo server.
     pub(crate) address: SocketAddr,
     /// How many connections at a time.
     pub(crate) connections: u32,
-    /// How many messages may be under way on each. Where all of them don't fit
+    /// How many messages may be under way on each. If they don't all fit
     /// into the socket's buffers, a message may arrive in two pieces, and the
     /// server's `partial_after` decides whether it is saved as one.
     pub(crate) depth: u32,
@@ -33,15 +33,15 @@ pub(crate) struct Plan {
     pub(crate) first: u32,
     /// Whether a connection that the server ended is followed by a new one, with a number of its own.
     pub(crate) reconnect: bool,
-    /// How long new messages are sent.
+    /// How long to send new messages.
     pub(crate) lasts: Duration,
-    /// How long, after that, echoes are waited for.
+    /// How long to wait for echoes after that.
     pub(crate) drain: Duration,
 }
 
 impl Plan {
-    /// The load that trials mostly want: on this machine, without end, of
-    /// connections that come again.
+    /// The load that most trials need: on this machine, endless, with clients that
+    /// reconnect.
     pub(crate) fn usual(port: u16) -> Plan {
         Plan {
             address: ([127, 0, 0, 1], port).into(),
@@ -61,31 +61,31 @@ impl Plan {
 pub(crate) struct Connection {
     /// Its number, which its messages carry.
     pub(crate) number: u32,
-    /// Who sent them, as the message file names him.
+    /// Who sent them, as the message file names the peer.
     pub(crate) peer: String,
     /// Bytes of a message with its newline.
     pub(crate) length: usize,
-    /// So many messages were sent whole.
+    /// How many messages were sent whole.
     pub(crate) sent: u32,
-    /// So many bytes of one more.
+    /// How many bytes of the next one were sent.
     pub(crate) part: usize,
-    /// So many messages came back, whole and byte for byte. `echoed..sent` did not.
+    /// How many messages came back, whole and byte for byte. `echoed..sent` did not.
     pub(crate) echoed: u32,
-    /// So many bytes of one more.
+    /// How many bytes of the next one came back.
     pub(crate) echoed_part: usize,
 }
 
 impl Connection {
-    /// One that sent nothing yet.
+    /// A connection that has not sent anything yet.
     pub(crate) fn new(number: u32, peer: String, length: usize) -> Connection {
         Connection { number, peer, length, sent: 0, part: 0, echoed: 0, echoed_part: 0 }
     }
 }
 
-/// What came of it.
+/// The outcome of a run.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// Every connection that there was.
+    /// All connections that were made.
     pub(crate) connections: Vec<Connection>,
     /// From handing a message to the kernel to having read its echo.
     pub(crate) latency: Histogram,
@@ -107,12 +107,12 @@ impl Outcome {
         self.connections.iter().map(|c| u64::from(c.echoed)).sum()
     }
 
-    /// How many were sent whole and did not.
+    /// How many messages were sent whole but did not come back.
     pub(crate) fn unanswered(&self) -> u64 {
         self.connections.iter().map(|c| u64::from(c.sent - c.echoed)).sum()
     }
 
-    /// Echoed messages a second, those of a warm-up left out.
+    /// Echoed messages per second, without those of a warm-up.
     pub(crate) fn rate(&self) -> f64 {
         let echoed = (self.echoed() - self.before) as f64;
         echoed / self.elapsed.as_secs_f64().max(f64::MIN_POSITIVE)
@@ -123,15 +123,15 @@ impl Outcome {
 /// the echoes that are due.
 ///
 /// # Errors
-/// Where the first connections can't be made, and from epoll(7). A connection
-/// that is lost or refused later, or is sent anything but its own messages, is
-/// no error: the outcome counts it.
+/// The first connections can't be made, or an error from epoll(7). It is no error if a
+/// connection is lost or refused later, or gets anything but its own messages: the
+/// outcome counts that.
 pub(crate) fn run(plan: &Plan, stop: &AtomicBool) -> io::Result<Outcome> {
     run_warm(plan, Duration::ZERO, stop)
 }
 
-/// The same, but rate and latency are those of what comes after a warm-up: so
-/// long, and until every connection is served.
+/// As [`run`], but rate and latency are counted only after a warm-up, which takes this
+/// long, and until every connection was served.
 ///
 /// # Errors
 /// As [`run`].
@@ -192,15 +192,15 @@ struct Run<'a> {
 struct Client {
     stream: TcpStream,
     connection: Connection,
-    /// Messages that were made.
+    /// How many messages were made.
     made: u32,
     /// When each message under way was handed over.
     since: VecDeque<Instant>,
-    /// Made, and not yet taken by the kernel.
+    /// Bytes that were made, but that the kernel has not taken yet.
     unsent: Vec<u8>,
-    /// Whether epoll was asked to say when there is room.
+    /// Whether epoll was asked to report when there is room.
     waits_for_room: bool,
-    /// Bytes that were sent, and that came back right.
+    /// Bytes that were sent, and bytes that came back right.
     sent: u64,
     echoed: u64,
 }
@@ -209,7 +209,7 @@ struct Client {
 enum Over {
     /// The server ended it.
     Ended,
-    /// It was sent something that it never sent.
+    /// The server sent something that the client had not sent.
     Wrong(String),
 }
 
@@ -244,7 +244,7 @@ impl<'a> Run<'a> {
         self.clients.iter().flatten().all(|client| client.echoed_so_far().0 > 0)
     }
 
-    /// Rate and latency are those from now on.
+    /// Counts rate and latency from now on.
     fn count_from(&mut self, now: Instant) {
         let under_way: u64 = self.clients.iter().flatten().map(|client| u64::from(client.echoed_so_far().0)).sum();
         self.outcome.before = self.outcome.echoed() + under_way;
@@ -273,7 +273,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Reads what came on a connection, and sends what may be sent.
+    /// Reads what came on a connection, and sends what can be sent.
     fn turn(&mut self, slot: usize, ready: bool, sending: bool) -> io::Result<()> {
         let Some(client) = &mut self.clients[slot] else { return Ok(()) };
         let mut outcome = Ok(());
@@ -353,7 +353,7 @@ impl Client {
             came = &came[n..];
             self.echoed += n as u64;
             if at + n == length {
-                // The loop's condition saw that there is one.
+                // The loop's condition made sure that there is one.
                 let since = self.since.pop_front().unwrap_or(now);
                 echoed(now - since, now);
             }
@@ -361,7 +361,7 @@ impl Client {
         Ok(())
     }
 
-    /// The message that is due, and how much of it came.
+    /// The message that is due, and how much of it has arrived.
     fn echoed_so_far(&self) -> (u32, usize) {
         split(self.echoed, self.connection.length)
     }
@@ -393,7 +393,7 @@ impl Client {
         }
     }
 
-    /// Asks to be told of room exactly where something waits for it.
+    /// Makes epoll report room only while something waits for it.
     fn watch(&mut self, epoll: &Epoll, slot: usize) -> io::Result<()> {
         let waits = !self.unsent.is_empty();
         if waits != self.waits_for_room {
@@ -412,7 +412,7 @@ impl Client {
     }
 }
 
-/// Whole messages in so many bytes, and what is left.
+/// How many whole messages are in these bytes, and how many bytes are left over.
 fn split(bytes: u64, length: usize) -> (u32, usize) {
     let length = length as u64;
     (u32::try_from(bytes / length).unwrap_or(u32::MAX), (bytes % length) as usize)

@@ -1,11 +1,11 @@
-//! How often what took how long: buckets that are 1/32 of their value wide.
+//! A histogram of durations, with buckets that are 1/32 of their value wide.
 
 use std::time::Duration;
 
-/// Buckets an octave.
+/// Buckets per octave.
 const STEPS: u64 = 32;
 
-/// Counts of durations, in nanoseconds, right to about 3 in 100.
+/// Counts of durations in nanoseconds, accurate to about 3%.
 #[derive(Debug, Clone)]
 pub(crate) struct Histogram {
     counts: Vec<u64>,
@@ -13,7 +13,7 @@ pub(crate) struct Histogram {
 }
 
 impl Histogram {
-    /// Of nothing yet.
+    /// An empty histogram.
     pub(crate) fn new() -> Histogram {
         Histogram { counts: vec![0; bucket(u64::MAX) + 1], total: 0 }
     }
@@ -37,7 +37,7 @@ impl Histogram {
         self.total
     }
 
-    /// What `share` (0 to 1) of them did not exceed; zero where there are none.
+    /// The duration that `share` (0 to 1) of them did not exceed; zero if there are none.
     pub(crate) fn quantile(&self, share: f64) -> Duration {
         let rank = ((self.total as f64 * share).ceil() as u64).clamp(1, self.total.max(1));
         let mut seen = 0;

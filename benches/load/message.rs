@@ -1,13 +1,13 @@
 //! Lines that number themselves: `CONNECTION.SEQUENCE FILLER`, newline.
 //!
-//! A message follows from its connection, its sequence and its length, so
+//! A message is determined by its connection, its sequence and its length, so
 //! neither the generator nor the checker has to remember any.
 
 /// `CONNECTION.SEQUENCE `, eight hexadecimal digits each.
 const HEAD: usize = 18;
 /// The shortest message: its numbers, one byte of filler and the newline.
 pub(crate) const SHORTEST: usize = HEAD + 2;
-/// Plain characters, none of which any format of the message file escapes.
+/// Plain characters, which no format of the message file escapes.
 const FILLER: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-";
 
 /// Appends one message of `length` bytes, the newline included; at least [`SHORTEST`].
@@ -16,14 +16,14 @@ pub(crate) fn append(connection: u32, sequence: u32, length: usize, out: &mut Ve
     put_hex(&mut head[..8], connection);
     put_hex(&mut head[9..17], sequence);
     out.extend_from_slice(&head);
-    // The filler begins elsewhere in each message, so that a piece of one is no piece of the next.
+    // The filler begins at another place in each message, so that no piece of one is a piece of the next.
     let mut from = (connection.wrapping_mul(31).wrapping_add(sequence.wrapping_mul(7)) % 64) as usize;
     let mut left = length.max(SHORTEST) - HEAD - 1;
     let mut row = 0;
     while left > 0 {
         let n = left.min(FILLER.len() - from);
         out.extend_from_slice(&FILLER[from..from + n]);
-        // And each row of a long one, so that no part of it is like the next.
+        // So does each row of a long message, so that no two parts of it are alike.
         from = row % FILLER.len();
         row += 1;
         left -= n;

@@ -1,22 +1,22 @@
 //! A message file with all that was rotated from it, as one.
 //!
-//! By the manual's words alone, as the checker: rotated files are
-//! `FILE.20261122T150405.123456Z`, with `.gz` or `.zst` where they are
-//! compressed; their names sort in order; where a raw one stands beside a
-//! compressed one of the same time, the raw one counts.
+//! Like the checker, it relies only on what the manual says: rotated files are named
+//! `FILE.20261122T150405.123456Z`, with `.gz` or `.zst` if they are
+//! compressed; their names sort in order; and if there are a raw and a compressed file of
+//! the same time, the raw one counts.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-/// Digits as `0`.
+/// The form of the time in a name, with digits as `0`.
 const TIME: &str = "00000000T000000.000000Z";
 
 /// Every byte, from the oldest rotated file to the newest in the file itself.
 ///
 /// # Errors
-/// Where the folder or a file can't be read.
+/// The folder or a file can't be read.
 pub(crate) fn open(file: &Path) -> io::Result<BufReader<impl Read + use<>>> {
     let live: Box<dyn Read> = match File::open(file) {
         Ok(live) => Box::new(live),
@@ -33,7 +33,7 @@ pub(crate) fn open(file: &Path) -> io::Result<BufReader<impl Read + use<>>> {
 /// The rotated files that count, the oldest first.
 ///
 /// # Errors
-/// Where the folder can't be read.
+/// The folder can't be read.
 pub(crate) fn archives(file: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found: BTreeMap<String, PathBuf> = BTreeMap::new();
     let begin = format!("{}.", file.file_name().expect("it has a name").to_string_lossy());

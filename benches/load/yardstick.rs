@@ -1,7 +1,7 @@
-//! A plain epoll echo server that saves nothing: what the machine can do.
+//! A plain epoll echo server that saves nothing. It shows what the machine can do.
 //!
-//! One thread, level-triggered, a read and a write for what a client sent; a
-//! client that doesn't read its echoes is not read from.
+//! It has one thread, is level-triggered, and takes one read and one write for what a client
+//! sent. It does not read from a client that doesn't read its echoes.
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::io::{self, ErrorKind, Read, Write};
@@ -13,7 +13,7 @@ const END: u64 = u64::MAX - 1;
 
 struct Client {
     stream: TcpStream,
-    /// Read and not yet sent back: only where the client is slow.
+    /// Bytes that were read but not yet sent back, which happens only if the client is slow.
     rest: Vec<u8>,
 }
 
@@ -65,7 +65,7 @@ fn accept(listener: &TcpListener, epoll: &Epoll, clients: &mut Vec<Option<Client
     }
 }
 
-/// Frees the slot where the client is done.
+/// Serves a client, and frees its slot if it is done.
 fn serve_client(slot: &mut Option<Client>, data: u64, epoll: &Epoll, buffer: &mut [u8]) -> io::Result<()> {
     let Some(client) = slot else { return Ok(()) };
     let waited = !client.rest.is_empty();
@@ -90,7 +90,7 @@ fn serve_client(slot: &mut Option<Client>, data: u64, epoll: &Epoll, buffer: &mu
 }
 
 impl Client {
-    /// Sends what waits, or reads once and sends that; false at the client's end.
+    /// Sends what waits, or reads once and sends that; returns false if the client has ended.
     fn turn(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
         if self.rest.is_empty() {
             let n = self.stream.read(buffer)?;

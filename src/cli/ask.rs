@@ -8,8 +8,8 @@ use crate::control::{Request, Response, client};
 use std::io::IsTerminal;
 use std::path::Path;
 
-/// Makes sure that the daemon answers at all, which a hung one does not: what
-/// is asked next may take as long as a drain. Returns its configuration's file.
+/// Makes sure that the daemon answers and does not hang, because the request itself may
+/// take as long as a drain. Returns the file of its configuration.
 pub(super) fn answers(path: &Path) -> Result<Option<String>, Failure> {
     let mut file = None;
     let asked = client::ask_within(PATIENCE, path, &Request::Status, |response| {
@@ -21,7 +21,7 @@ pub(super) fn answers(path: &Path) -> Result<Option<String>, Failure> {
     asked.map(|_| file).map_err(|failure| Failure::from(failure.to_string()))
 }
 
-/// A daemon reloads its own file: one that was named must be that.
+/// A daemon reloads its own file, so a file that was named must be the same one.
 fn is_its_own(named: &Path, own: Option<String>) -> Result<(), Failure> {
     let own = own.unwrap_or_else(|| "the built-in one".to_owned());
     let real = |path: &Path| path.canonicalize().ok();
@@ -34,9 +34,9 @@ fn is_its_own(named: &Path, own: Option<String>) -> Result<(), Failure> {
 }
 
 /// Asks, prints the answers as they come, and returns the status that the
-/// daemon gave. Who reads no further (`| head -1`) still gets it.
+/// daemon gave, even if nobody reads the answers any more (`| head -1`).
 pub(super) fn ask(socket: &Socket, request: &Request) -> Result<u8, Failure> {
-    // Progress is for a person who looks on; NO_COLOR is for who wants none.
+    // Progress is for a person who watches a terminal, and NO_COLOR turns it off too.
     let watched = std::io::stdout().is_terminal() && output::colours();
     let mut problems = Vec::new();
     let path = socket.path()?;
@@ -60,7 +60,7 @@ pub(super) fn ask(socket: &Socket, request: &Request) -> Result<u8, Failure> {
         }
         Ok(())
     });
-    // Of a configuration, each line says FILE:LINE:COL by itself.
+    // With problems of a configuration, each line begins with FILE:LINE:COL.
     let prefix = if matches!(status, Ok(Failure::CONFIGURATION)) { "" } else { "plumbd: " };
     problems.iter().for_each(|text| output::tell(&format!("{prefix}{text}")));
     status.map_err(|failure| Failure::from(failure.to_string()))

@@ -8,8 +8,8 @@ use crate::schema::kind::Kind;
 use crate::sys::beside::Folder;
 use std::path::Path;
 
-/// Checks the configuration; prints it with its defaults where that is asked.
-/// Every problem there is comes back as the failure.
+/// Checks the configuration; prints it with its defaults if that is asked for.
+/// The failure has every problem that was found.
 pub(super) fn check(file: Option<&Path>, effective: bool) -> Result<u8, Failure> {
     let loaded = config::load(file)?;
     for child in &loaded.model.children {
@@ -23,8 +23,8 @@ pub(super) fn check(file: Option<&Path>, effective: bool) -> Result<u8, Failure>
     Ok(0)
 }
 
-/// Warnings of files of a plugin whose folders others may write to than root and the
-/// plugin's user.
+/// Warnings about files of a plugin in folders that others than root and the plugin's
+/// user may write to.
 fn shared_folders<'a>(loaded: &'a Loaded, child: &'a Child) -> impl Iterator<Item = String> + 'a {
     let plugin = match child.program {
         Program::Plugin(name) => plugin::find(name),
@@ -39,7 +39,7 @@ fn shared_folder(loaded: &Loaded, child: &Child, key: &str) -> Option<String> {
     let folder = Folder::of(file).ok()?;
     let is_safe = match &child.user {
         Some(user) => folder.is_only_of(user.uid, user.gid),
-        // A service manager may run it as the user who has the folder.
+        // A service manager may run it as the user who owns the folder.
         None => !folder.is_shared() || folder.is_one_users(),
     };
     (!is_safe).then(|| {

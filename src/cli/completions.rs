@@ -1,9 +1,9 @@
-//! `plumbd completions SHELL`, and what such a script asks for.
+//! `plumbd completions SHELL`, and the answers for such a script.
 //!
-//! The script holds nothing but the way back to here: at each Tab it runs
-//! `plumbd` with [`ASKS`] set, which completes the words from the same
-//! description of the arguments as `--help`, and children's names from the
-//! daemon that runs now.
+//! The script only calls back: at each Tab it runs
+//! `plumbd` with [`ASKS`] set. That completes the words from the same
+//! description of the arguments as `--help`, and the names of children from the
+//! running daemon.
 
 use super::meant;
 use super::socket::Socket;
@@ -24,11 +24,11 @@ use std::time::Duration;
 /// Set by the scripts, to the name of their shell.
 const ASKS: &str = "PLUMBD_COMPLETE";
 
-/// A person waits with his finger on Tab.
+/// How long the daemon may take, because a person has pressed Tab and waits.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// What zsh needs where the script is a file in `$fpath`: the first Tab runs
-/// the file as the completion itself.
+/// What zsh needs if the script is a file in `$fpath`, because the first Tab runs
+/// the file itself as the completion.
 const ZSH_FIRST_TAB: &str = "
 if [[ \"$funcstack[1]\" == _plumbd ]]; then
     _clap_dynamic_completer_plumbd \"$@\"
@@ -53,18 +53,18 @@ fn script(shell: Shell) -> io::Result<Vec<u8>> {
     Ok(script)
 }
 
-/// Answers a script, where one asks; whether one did.
+/// Answers if a script asks, and returns whether one did.
 pub(super) fn answer(arguments: &[OsString]) -> bool {
     if std::env::var_os(ASKS).is_none() {
         return false;
     }
-    // What can't be completed is no news to a person in the middle of a line.
+    // A person in the middle of a line does not want to see why nothing can be completed.
     let here = std::env::current_dir().ok();
     CompleteEnv::with_factory(Typed::command).var(ASKS).try_complete(arguments, here.as_deref()).unwrap_or(true)
 }
 
-/// The children that can be named: those of the daemon that runs, or else
-/// those of the configuration; a child with instances by its own name too.
+/// The children that can be named: those of the running daemon or, if none runs,
+/// of the configuration. A child with instances is also listed by its own name.
 pub(super) fn children() -> Vec<CompletionCandidate> {
     let words: Vec<OsString> = std::env::args_os().collect();
     let config = option(&words, &["-c", "--config"]);
@@ -97,7 +97,7 @@ fn configured(file: Option<PathBuf>) -> Vec<(String, String)> {
     children.into_iter().map(|child| (child.name.clone(), "configured, no daemon runs".to_owned())).collect()
 }
 
-/// What an option is set to on the line that is being typed.
+/// The value of an option on the line that is being typed.
 fn option(words: &[OsString], names: &[&str]) -> Option<PathBuf> {
     words.iter().enumerate().find_map(|(at, word)| {
         let word = word.to_str()?;

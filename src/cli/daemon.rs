@@ -1,4 +1,4 @@
-//! Going to the background, with a pipe to who waits in the foreground.
+//! Going to the background, with a pipe to the process that waits in the foreground.
 
 use crate::supervisor::ready::{self, Awaited, Ready};
 use crate::sys;
@@ -10,14 +10,15 @@ use std::path::PathBuf;
 const FIRST: &str =
     "cannot go to the background: process 1 of a container ends all others when it ends; leave --daemon out";
 
-/// In which of the two processes we are.
+/// Which of the two processes this is.
 #[derive(Debug)]
 pub(super) enum Side {
-    /// The one that was called: it waits for the daemon's word.
+    /// The one that was called: it waits until the daemon reports.
     Caller(Awaited),
     /// The daemon: it has a session of its own, and /dev/null as its standard streams.
     Daemon(Ready),
-    /// What would have been the daemon, but could not; the caller was told why.
+    /// The one that should have become the daemon but failed; it has reported why to the
+    /// caller.
     Failed,
 }
 
@@ -25,11 +26,11 @@ pub(super) enum Side {
 /// above standard error, and nothing half-written.
 ///
 /// The daemon's working directory is `/`, so that it keeps no file system
-/// busy; or, where `stay`, what it was: the built-in configuration's paths are
-/// relative to it, at a reload too.
+/// busy. If `stay` is set, it does not change, because the paths of the built-in
+/// configuration are relative to it, at a reload too.
 ///
 /// # Errors
-/// It could not be done, in the process that was called.
+/// It could not be done; only in the process that was called.
 pub(super) fn fork(stay: bool) -> Result<Side, String> {
     if std::process::id() == 1 {
         return Err(FIRST.to_owned());
@@ -44,8 +45,8 @@ pub(super) fn fork(stay: bool) -> Result<Side, String> {
     let (mut ready, awaited) = ready::pair().map_err(|e| format!("cannot make a pipe to the daemon: {e}"))?;
     // Each child has a umask of its own; the daemon's files name their modes.
     match Daemonize::new().working_directory(directory).umask(0o022).execute() {
-        // Its end of the pipe is closed here by dropping it, or the wait would
-        // not see the daemon's death.
+        // Dropping `ready` closes this process's copy of the daemon's end of the pipe.
+        // Otherwise the wait would not see the daemon's death.
         Outcome::Parent(Ok(_)) => Ok(Side::Caller(awaited)),
         Outcome::Parent(Err(error)) => Err(format!("cannot go to the background: {error}")),
         Outcome::Child(Ok(_)) => Ok(Side::Daemon(ready)),

@@ -11,7 +11,7 @@ pub(super) fn find(name: &str) -> Result<&'static Example, Failure> {
     })
 }
 
-/// Lists them, a line each.
+/// Lists them, one line each.
 pub(super) fn list() -> Result<u8, Failure> {
     let width = EXAMPLES.iter().map(|e| e.name.len()).max().unwrap_or(0);
     let lines: String = EXAMPLES.iter().map(|e| format!("{:width$}  {}\n", e.name, e.about)).collect();

@@ -1,5 +1,5 @@
-//! What is meant: the arguments with every name looked up and every path
-//! absolute.
+//! What the arguments mean: every name is looked up, and every path is made absolute
+//! if the daemon needs that.
 
 use super::man::{self, Page};
 use super::run::Run;
@@ -51,7 +51,7 @@ impl Typed {
     /// What these arguments mean.
     ///
     /// # Errors
-    /// A name that nothing has: wrong usage.
+    /// Wrong usage, such as an unknown name.
     pub(super) fn meant(self) -> Result<Meant, Failure> {
         Ok(match self.command {
             Command::Run { config, daemon, pid_file } => {
@@ -109,7 +109,7 @@ fn socket(daemon: Daemon) -> Socket {
     socket_of(daemon.control, daemon.config.config)
 }
 
-/// The daemon's socket, by what was typed of it.
+/// How to find the daemon's socket, from the options that were typed.
 pub(super) fn socket_of(control: Option<PathBuf>, config: Option<PathBuf>) -> Socket {
     let from_environment = || std::env::var_os("PLUMBD_CONTROL").filter(|path| !path.is_empty()).map(PathBuf::from);
     match control.or_else(from_environment) {
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn control_goes_before_the_configuration() {
+    fn control_has_precedence_over_the_configuration() {
         let words = ["plumbd", "stop", "echo", "logger", "-c", "x.toml", "--control", "y.sock"];
         let Meant::Ask { socket, request } = meant(&words) else { panic!() };
         assert_eq!(socket, Socket::Given("y.sock".into()));
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_names_its_file_so_that_the_daemon_finds_it() {
+    fn a_plan_names_its_file_by_an_absolute_path() {
         let Meant::Ask { request: Request::Plan { file: Some(file) }, .. } = meant(&["plumbd", "plan", "-c", "x.toml"])
         else {
             panic!()

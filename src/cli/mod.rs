@@ -1,7 +1,7 @@
 //! The command line: from what was typed to an exit status.
 //!
-//! `typed` is the shape of the arguments, `meant` what they ask for; then
-//! a file a command. Commands return their exit status, or a [`Failure`] that
+//! `typed` has the shape of the arguments, `meant` what they ask for; then there is one
+//! file per command. Commands return their exit status, or a [`Failure`] that
 //! `main` prints; only answers go to standard output.
 
 mod ask;
@@ -31,7 +31,7 @@ use meant::Meant;
 use std::ffi::OsString;
 use std::fmt;
 
-/// Why a command could not do what was asked, and the exit status that says so.
+/// Why a command could not do what was asked, and its exit status.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Failure {
     why: String,
@@ -63,7 +63,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.status {
-            // Each line says FILE:LINE:COL by itself.
+            // Each line begins with FILE:LINE:COL.
             Failure::CONFIGURATION => f.write_str(&self.why),
             _ => write!(f, "plumbd: {}", self.why),
         }
@@ -86,7 +86,7 @@ impl From<crate::config::Problems> for Failure {
 /// returns the exit status.
 ///
 /// # Errors
-/// What to print on standard error before exiting with its status.
+/// The failure to print on standard error before exiting with its status.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<u8, Failure> {
     let arguments: Vec<OsString> = arguments.collect();
     if completions::answer(&arguments) {
@@ -95,7 +95,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<u8, Failure> {
     match typed::Typed::try_parse_from(arguments) {
         Ok(typed) => carry_out(typed.meant()?),
         Err(usage) => {
-            // Help that was asked for goes to standard output; it may be a
+            // Help that was asked for goes to standard output, which may be a
             // pipe that nobody reads any more.
             let _unread = usage.print();
             Ok(u8::try_from(usage.exit_code()).unwrap_or(Failure::USAGE))

@@ -1,4 +1,4 @@
-//! Answers go to standard output.
+//! Prints to standard output and standard error.
 
 use super::Failure;
 use crate::sys::cause::{self, cause};
@@ -9,14 +9,14 @@ use std::io::{self, ErrorKind, Write};
 pub(super) enum Reader {
     /// As far as we know.
     There,
-    /// Gone, as with `plumbd status | head -1`. That is no failure.
+    /// Gone, as with `plumbd status | head -1`. That is not a failure.
     Gone,
 }
 
-/// Prints as it is.
+/// Prints the text as it is.
 ///
 /// # Errors
-/// Standard output can't be written, as on a full disk.
+/// Standard output can't be written to, for example because the disk is full.
 pub(super) fn print(text: impl AsRef<[u8]>) -> Result<Reader, Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
@@ -26,13 +26,13 @@ pub(super) fn print(text: impl AsRef<[u8]>) -> Result<Reader, Failure> {
     }
 }
 
-/// Says something on standard error, as it is and with a newline; where nobody
-/// hears it the exit status still tells.
+/// Prints the text and a newline to standard error. If that fails, the exit status still
+/// reports the outcome.
 pub(super) fn tell(text: &str) {
     let _unheard = writeln!(io::stderr().lock(), "{}", cause::plain(text));
 }
 
-/// Whether colours are wanted where they can be (no-color.org), and understood.
+/// Whether the user wants colours (no-color.org) and the terminal has them.
 pub(super) fn colours() -> bool {
     let unset = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     unset && std::env::var_os("TERM").is_some_and(|term| term != "dumb")

@@ -1,4 +1,4 @@
-//! `plumbd status` for people: what the daemon is, its children, its links, and
+//! `plumbd status` for people: the daemon, its children, its links, and
 //! what is wrong. Pure.
 
 use super::table::{Colour, Column, Paper, bar, table};
@@ -6,33 +6,33 @@ use crate::control::status::{Child, ChildState, DaemonState, Ended, Link, Status
 use jiff::Timestamp;
 use std::time::Duration;
 
-/// For how long a sink may take nothing before that is called a problem.
+/// How long a sink may take nothing before that is reported as a problem.
 const STALLED: Duration = Duration::from_secs(1);
 
-/// What stands before a problem's words.
+/// The width of the `! ` before a problem.
 const MARGIN: usize = 2;
-/// No text is broken into narrower lines.
+/// Text is not wrapped narrower than this.
 const NARROWEST: usize = 20;
 
-/// The parts of a page, each of lines with their newlines.
+/// The parts of a page; each consists of whole lines.
 #[derive(Debug)]
 pub(super) struct Page {
     /// The daemon.
     pub(super) head: String,
     /// Children and links.
     pub(super) tables: String,
-    /// What is wrong, a line each; may be none.
+    /// What is wrong, one entry per problem; may be empty.
     pub(super) problems: Vec<String>,
 }
 
-/// Shows a status. `now` is what ages count to.
+/// Shows a status. Ages are counted up to `now`.
 pub(super) fn page(status: &Status, now: Timestamp, paper: Paper) -> Page {
     let mut tables = table(children(status, now), paper);
     if !status.links.is_empty() {
         tables.push('\n');
         tables += &table(links(&status.links, paper), paper);
     }
-    // A child's words, and no child may steer the terminal.
+    // These are a child's words, and no child may control the terminal.
     let problems = problems(status).into_iter().map(|problem| problem.replace(char::is_control, "\u{fffd}"));
     let problems = problems.map(|problem| {
         let lines = wrapped(&problem, paper.width.unwrap_or(usize::MAX).saturating_sub(MARGIN));
@@ -42,13 +42,13 @@ pub(super) fn page(status: &Status, now: Timestamp, paper: Paper) -> Page {
 }
 
 impl Page {
-    /// What is wrong comes last: there a person looks who sees his prompt again.
+    /// The problems come last, just above the next prompt, where people look.
     pub(super) fn print(&self) -> String {
         let gap = if self.problems.is_empty() { "" } else { "\n" };
         format!("{}\n{}{gap}{}", self.head, self.tables, self.problems.concat())
     }
 
-    /// What is wrong comes first: there it is seen in the smallest window.
+    /// The problems come first, so that even the smallest window shows them.
     pub(super) fn watch(&self) -> String {
         let gap = if self.problems.is_empty() { "" } else { "\n" };
         format!("{}{gap}{}\n{}", self.head, self.problems.concat(), self.tables)
@@ -130,9 +130,9 @@ fn last_exit(child: &Child, now: Timestamp) -> (String, Colour) {
         Ended::Code(code) => (format!("exit {code}"), Colour::Wait),
         Ended::Signal(name) => (name.clone(), Colour::Wait),
     };
-    // What `success` has is nothing to look at.
+    // An exit that counts as success needs no attention.
     let colour = if child.finished { Colour::None } else { colour };
-    // Its largest unit is enough.
+    // The largest unit is enough.
     let ago = age(exit.at, now);
     let unit = ago.find(|c: char| !c.is_ascii_digit()).unwrap_or_default();
     (format!("{how} {} ago", &ago[..=unit]), colour)
@@ -174,11 +174,11 @@ fn problems(status: &Status) -> Vec<String> {
         (stalled >= STALLED)
             .then(|| format!("{} -> {}: {} has taken nothing for {}", link.from, link.to, link.to, short(stalled)))
     });
-    let log = (status.unlogged > 0).then(|| format!("log: {} entries are not out", status.unlogged));
+    let log = (status.unlogged > 0).then(|| format!("log: {} entries have not been written", status.unlogged));
     children.chain(links).chain(log).collect()
 }
 
-/// A text in lines of at most that width, broken between words where it can be.
+/// Wraps a text between words, into lines of at most that width if the words allow it.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let width = width.max(NARROWEST);
     let mut lines: Vec<String> = Vec::new();
@@ -200,7 +200,7 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// How long ago, for people. A clock that was set back shows nothing odd.
+/// How long ago, for people. If the clock was set back, this is zero.
 fn age(since: Timestamp, now: Timestamp) -> String {
     short(Duration::from_secs(u64::try_from(now.as_second() - since.as_second()).unwrap_or(0)))
 }
@@ -217,7 +217,7 @@ fn short(duration: Duration) -> String {
     }
 }
 
-/// A count a second: one place after the point where it is small.
+/// A count per second; a small one has one decimal place.
 fn count(rate: f64) -> String {
     if rate > 0.0 && rate < 10.0 { format!("{rate:.1}") } else { format!("{rate:.0}") }
 }
@@ -226,7 +226,7 @@ fn bytes(bytes: u64) -> String {
     size(bytes as f64)
 }
 
-/// A size in the largest unit that leaves something before the point, in
+/// A size in the largest unit that leaves it at least 1, in
 /// powers of 1024 and at most five characters.
 fn size(bytes: f64) -> String {
     let mut left = bytes;
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_well_fits_a_terminal_of_80_columns_with_colours() {
+    fn a_status_without_problems_fits_a_terminal_of_80_columns_with_colours() {
         let shown = page(&well(), at("2026-11-22T17:03:20Z"), Paper { width: Some(80), colours: true }).watch();
         let text: String = shown
             .split('\x1b')
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_in_words() {
+    fn problems_are_reported_in_words() {
         let status = status(serde_json::json!({
             "version": 1, "pid": 4242, "state": "running", "config": null,
             "since": "2026-11-22T15:00:00Z", "reloads": 0, "unlogged": 3,
@@ -326,7 +326,7 @@ mod tests {
                  "stalled_for_ms": 62500}
             ]
         }));
-        // In the lowest window too: what is cut off is at the end.
+        // A short window shows the problems too, because only the end is cut off.
         let watched = page(&status, at("2026-11-22T15:01:00Z"), PLAIN).watch();
         let at_line = |text: &str| watched.lines().position(|line| line.contains(text)).unwrap();
         assert!(at_line("No space left") < at_line("CHILD") && at_line("ticker") < at_line("LINK"), "{watched}");
@@ -346,7 +346,7 @@ mod tests {
         ! logger: cannot write /var/log/m.log: No space left on device�[2J
         ! web: it is down; `plumbd start web` starts it
         ! ticker -> logger: logger has taken nothing for 1m2s
-        ! log: 3 entries are not out
+        ! log: 3 entries have not been written
         ");
     }
 

@@ -1,5 +1,5 @@
-//! `--pid-file`: a file that holds the daemon's process id, locked while the
-//! daemon lives, so that one left over from a crash is known for what it is.
+//! `--pid-file`: a file that holds the daemon's process id. It is locked while the
+//! daemon lives, so a file left over from a crash is recognised as stale.
 
 use crate::supervisor::unix_name::{Lock, remove_own};
 use crate::sys::aside::{self, Keeps};
@@ -16,7 +16,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// It has this long to be removed at the end, if it is on a file system that may not answer.
+/// How long removing it may take at the end, if it is on a file system that may not answer.
 const REMOVED: Duration = Duration::from_secs(1);
 
 /// The file, held until this is dropped, which removes it.
@@ -24,7 +24,7 @@ const REMOVED: Duration = Duration::from_secs(1);
 pub(super) struct PidFile {
     path: PathBuf,
     lock: Locked,
-    /// To look at it waits for no network.
+    /// Whether its file system is local, so that looking at it waits for no network.
     local: bool,
 }
 
@@ -32,11 +32,11 @@ impl PidFile {
     /// Locks the file and writes this process's id to it.
     ///
     /// # Errors
-    /// A living daemon holds it, with its id; it can't be written; or its file system does not
+    /// A living daemon holds it; it can't be written; or its file system does not
     /// answer.
     pub(super) fn hold(path: &Path) -> Result<PidFile, String> {
-        // Only the process that opens it can lock it for good, so a process aside sees first
-        // whether this one would have to wait.
+        // This process must open the file itself to hold its lock, so a process aside first
+        // finds out whether that would have to wait.
         let look = Look::begin(Keeps::Only(&[]), |scribe| {
             scribe.ask("local", "looking at it", || {
                 let _whatever_there_is = fs::metadata(path);
@@ -51,11 +51,11 @@ impl PidFile {
 
     fn hold_at(path: &Path, local: bool) -> Result<PidFile, String> {
         let cannot = |verb: &str, why: &str| cannot(verb, path, why);
-        // Not while another daemon removes its own. Where nothing can be made beside the
-        // file, nothing can be removed either.
+        // Wait until no other daemon is removing its own. If no lock can be made beside the
+        // file, the file can't be removed either.
         let turn = Lock::take_soon(path);
         loop {
-            // Everybody may read it, and so lock it; only a daemon's lock counts.
+            // Everybody may read the file, and so lock it; only a daemon's lock counts.
             let file = beside::open_or_make(path, OFlag::O_RDWR, 0o644, Whose::Administrators);
             let (file, _is_new) = file.map_err(|e| cannot("open", &cause(&e)))?;
             let lock = match lock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -63,13 +63,13 @@ impl PidFile {
                 Ok(None) => return Err(cannot("lock", &holder(path))),
                 Err(error) => return Err(cannot("lock", &cause(&error))),
             };
-            // Whoever held it before may have removed it between our opening
-            // and our locking: then we locked a file without a name.
+            // The previous holder may have removed it after we opened it and before we
+            // locked it. Then we locked a file without a name.
             if !is_at(&lock, path) {
                 continue;
             }
             let held = PidFile { path: path.to_owned(), lock, local };
-            // Where that fails (the disk is full) no empty file is left behind.
+            // If that fails (the disk is full), dropping `held` removes the empty file.
             let written = write(&held.lock);
             drop(turn);
             written.map_err(|e| cannot("write", &cause(&e)))?;
@@ -77,7 +77,7 @@ impl PidFile {
         }
     }
 
-    /// Makes it again if somebody removed it, as far as this can be seen at once.
+    /// Makes the file again if it was removed, provided that this can be seen without waiting.
     pub(super) fn renew(&mut self) {
         if !self.local || is_at(&self.lock, &self.path) {
             return;
@@ -94,7 +94,7 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // Somebody may have removed it, and another daemon have its own there. One that
+        // It may have been removed, and another daemon may have its own there. A file that
         // can't be removed is stale, and the next daemon takes it over.
         let remove = || drop(remove_own(&self.path, || Ok(is_at(&self.lock, &self.path))));
         if self.local {
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_holds_our_id_and_goes_with_us() {
+    fn it_holds_our_id_and_is_removed_at_the_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pid");
         let held = PidFile::hold(&path).unwrap();
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_one_is_taken_over() {
+    fn a_stale_file_is_taken_over() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pid");
         fs::write(&path, "4242424242 and more that is longer than an id\n").unwrap();
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_became_anothers_stays_at_the_end() {
+    fn a_file_that_became_another_daemons_stays_at_the_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pid");
         let held = PidFile::hold(&path).unwrap();
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_removed_is_made_again_but_not_in_place_of_anothers() {
+    fn a_removed_file_is_made_again_but_not_in_place_of_another_daemons() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pid");
         let mut held = PidFile::hold(&path).unwrap();
@@ -190,12 +190,12 @@ mod tests {
     }
 
     #[test]
-    fn of_one_that_ends_and_one_that_starts_the_second_keeps_its_own() {
+    fn a_daemon_that_starts_while_another_ends_keeps_its_own_file() {
         for _ in 0..200 {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("pid");
             let first = PidFile::hold(&path).unwrap();
-            // A cleaner takes the name, and the next daemon has it, just when the first one ends.
+            // A cleaner removes the name, and the next daemon takes it, just as the first one ends.
             std::thread::scope(|scope| {
                 let next = scope.spawn(|| {
                     fs::remove_file(&path).unwrap_or_default();
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_living_one_is_refused_by_its_id() {
+    fn a_living_daemon_is_named_by_its_id() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pid");
         let _held = PidFile::hold(&path).unwrap();
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_left_alone() {
+    fn anything_but_a_regular_file_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pid");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_not_there_is_told() {
+    fn a_missing_folder_is_reported() {
         let why = PidFile::hold(Path::new("/nonexistent/pid")).unwrap_err();
         assert!(why.starts_with("cannot open the pid file /nonexistent/pid: No such file"), "{why}");
     }

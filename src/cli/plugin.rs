@@ -1,4 +1,4 @@
-//! `plumbd plugin NAME`: what the supervisor runs, and what it is.
+//! `plumbd plugin NAME`: runs a built-in plugin, or describes it.
 
 use super::{Failure, output};
 use crate::journal;
@@ -14,10 +14,10 @@ pub(super) fn describe(plugin: &Plugin) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Runs a program of that name. What ends it goes to the log, with its priority.
+/// Runs the program of that name. If it fails, the reason is logged, with its priority.
 pub(super) fn run(name: &str, run: fn(Start) -> Result<(), String>) -> Result<u8, Failure> {
     journal::plugin::start();
-    // By /proc/self/exe it would be "exe" in top(1) and systemd's messages.
+    // Started through /proc/self/exe, it would be "exe" in top(1) and systemd's messages.
     let process = CString::new(format!("plumbd-{name}")).map_err(io::Error::from);
     if let Err(error) = process.and_then(|process| Ok(set_name(&process)?)) {
         log::warn!("cannot name the process: {error}");
@@ -43,7 +43,7 @@ mod tests {
     use clap::Parser;
     use std::path::Path;
 
-    /// The plugin that only tests have: a folder and a row.
+    /// The plugin that exists only in tests: a folder and a row.
     fn null() -> &'static Plugin {
         plugin::find("null").expect("the table has it in tests")
     }
@@ -70,7 +70,7 @@ mod tests {
         let text = b"[children.sink]\nplugin = 'nul'\n";
         let wrong = check_text(text, "x.toml", Path::new("/")).unwrap_err().to_string();
         assert!(wrong.contains("did you mean \"null\"?"), "{wrong}");
-        // A source may ask it for acknowledgements, and is told of it.
+        // A source may ask it for acknowledgements, and an error suggests it.
         let text = |to: &str| {
             format!(
                 "[children.echo]\nplugin = 'echo'\nlisten = ['tcp://127.0.0.1:7']\n[children.null]\nplugin = 'null'\n\
@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(plan(&before, &after).to_string().lines().last(), Some("restart  sink    settings.pause changes"));
     }
 
-    /// Nothing that lists plugins names them by itself.
+    /// Everything that lists plugins takes them from the table.
     #[test]
     fn every_plugin_is_in_the_manual_the_schema_and_the_completions() {
         let page = man::find("plumbd.toml").expect("the page").roff();

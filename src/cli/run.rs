@@ -18,14 +18,14 @@ use std::time::Duration;
 /// How long the last log entries may take to go out at the end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// What was asked.
+/// The arguments of the command.
 #[derive(Debug)]
 pub(super) struct Run {
     /// The configuration, as it was given.
     pub(super) config: Option<PathBuf>,
-    /// Go to the background.
+    /// Whether to go to the background.
     pub(super) daemon: bool,
-    /// Absolute.
+    /// The pid file, as an absolute path.
     pub(super) pid_file: Option<PathBuf>,
 }
 
@@ -43,7 +43,7 @@ impl Run {
                 output::tell("plumbd: nobody listens on /dev/log: the log waits for a syslog daemon");
             }
             Target::Stderr if self.daemon => {
-                output::tell("plumbd: daemon.log is \"stderr\", which a daemon has none of: nothing is logged");
+                output::tell("plumbd: daemon.log is \"stderr\", but a daemon has no standard error: nothing is logged");
             }
             Target::Stderr | Target::Syslog(_) => {}
         }
@@ -82,21 +82,21 @@ impl Run {
         journal::start(target, loaded.model.daemon.log_level)?;
         let renew = Box::new(move || pid_file.iter_mut().for_each(PidFile::renew));
         let outcome = supervisor::run(Options { loaded, daemonized: self.daemon, renew }, ready);
-        // On standard error it is told as the command's failure.
+        // With standard error as the log, `main` prints it there as the command's failure.
         if let (Err(why), Target::Syslog(_)) = (&outcome, target) {
             log::error!("{why}");
         }
         journal::finish(LAST_WORDS);
         let unsent = journal::unsent();
         if unsent > 0 {
-            // A daemon's standard error is /dev/null; but not all are daemons.
+            // This is lost in a daemon, whose standard error is /dev/null, but not in the foreground.
             output::tell(&format!("plumbd: {unsent} log entries could not be logged"));
         }
         outcome
     }
 }
 
-/// Loads the configuration, and waits no longer than a look may take.
+/// Loads the configuration; waits no longer than a look may take.
 fn load(path: Option<&Path>) -> Result<Loaded, Failure> {
     let cannot = |why: String| format!("cannot start: {why}");
     let look = Look::begin(Keeps::All, |scribe| looked::look(path, false, scribe))
@@ -116,7 +116,7 @@ fn built_in(model: &Model, places: &[PathBuf]) -> String {
     }
     for child in model.children.iter().filter(|child| child.program == Program::Plugin("logger")) {
         if let Some(file) = child.settings["file"].as_str() {
-            text += &format!("\n  read along:  tail -F {file}");
+            text += &format!("\n  follow it:   tail -F {file}");
         }
     }
     text
@@ -137,7 +137,7 @@ mod tests {
             format!(
                 "plumbd: no plumbd.toml, no /home/u/.config/plumbd/plumbd.toml: using the built-in configuration\n  \
                    talk to it:  nc 127.0.0.1 7007\n  \
-                   read along:  tail -F {}",
+                   follow it:   tail -F {}",
                 file.display()
             )
         );

@@ -1,4 +1,4 @@
-//! A terminal's other screen, which is left as it was found: at the end, at an
+//! The terminal's alternate screen. The terminal is restored at the end, at an
 //! error, and at every signal that ends or halts this process.
 
 use super::Failure;
@@ -12,14 +12,14 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 use terminal_size::terminal_size;
 
-/// The other screen, no cursor, and no line that goes on in the next.
+/// Shows the alternate screen, hides the cursor, and turns line wrapping off.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
-/// The same the other way round.
+/// Undoes [`ENTER`].
 const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
-/// Where there is no telling how high a terminal is.
+/// The height of a terminal if it is unknown.
 const ROWS: usize = 24;
 
-/// The other screen, while it is shown.
+/// The alternate screen, while it is shown.
 #[derive(Debug)]
 pub(super) struct Screen {
     signals: Signals,
@@ -28,14 +28,14 @@ pub(super) struct Screen {
 /// Why a wait is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Woken {
-    /// Its time is.
+    /// The time has passed.
     Time,
-    /// The screen has another size, or was away.
+    /// The screen has another size, or was not shown for a while.
     Redraw,
 }
 
 impl Screen {
-    /// Goes to the other screen.
+    /// Switches to the alternate screen.
     ///
     /// # Errors
     /// Signals can't be caught, or the terminal can't be written to.
@@ -57,8 +57,8 @@ impl Screen {
         Ok(())
     }
 
-    /// Waits so long, or until the screen is to be drawn anew. At a signal that
-    /// ends a process this one restores the terminal and ends by it.
+    /// Waits this long, or until the screen must be redrawn. At a signal that ends a
+    /// process, restores the terminal and ends by that signal.
     ///
     /// # Errors
     /// From poll(2).
@@ -72,7 +72,7 @@ impl Screen {
                         output::print(ENTER)?;
                         return Ok(Woken::Redraw);
                     }
-                    // It ends here, or, halted, goes on at SIGCONT.
+                    // The process ends here, or halts and continues at SIGCONT.
                     other => {
                         leave();
                         let _ended = signal_hook::low_level::emulate_default_handler(other);
@@ -104,16 +104,16 @@ fn leave() {
     let _gone = output::print(LEAVE);
 }
 
-/// A text over what was there before. Each line is emptied before it is written: behind
-/// a line that is as wide as the screen the cursor is still on its last letter.
+/// Writes a text over what was there before. Each line is cleared before it is written,
+/// not after: after a line as wide as the screen, the cursor is still on its last letter.
 fn placed(text: &str, rows: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let shown = match lines.len() {
         all if all <= rows => lines,
-        _ => lines[..rows.saturating_sub(1)].iter().copied().chain(["... a higher window shows the rest"]).collect(),
+        _ => lines[..rows.saturating_sub(1)].iter().copied().chain(["... a taller window shows the rest"]).collect(),
     };
-    // Raw or not, a line begins at its first column. No newline after the last row: it
-    // would scroll a full screen.
+    // `\r` makes a line begin in the first column in raw mode too. There is no newline after
+    // the last row, because it would scroll a full screen.
     let below = match shown.len() {
         0 => "\x1b[J",
         some if some < rows => "\r\n\x1b[J",
@@ -128,12 +128,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_there_before_is_gone() {
+    fn the_text_before_is_cleared() {
         assert_eq!(placed("a\nb\n", 5), "\x1b[H\x1b[2Ka\r\n\x1b[2Kb\r\n\x1b[J");
     }
 
-    /// What a terminal shows that does not wrap lines and had `before` on it: in its last
-    /// column the cursor stays on what was written there (ECMA-48, and xterm's ?7l).
+    /// What a terminal shows that does not wrap lines and was filled with `before`. In the
+    /// last column, the cursor stays on the letter just written (ECMA-48, and xterm's ?7l).
     fn terminal(before: char, columns: usize, rows: usize, written: &str) -> Vec<String> {
         let mut cells = vec![vec![before; columns]; rows];
         let (mut row, mut column) = (0, 0);
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(placed("1\n2\n3\n", 3).matches("\r\n").count(), 2);
         let shown = placed("1\n2\n3\n4\n", 3);
         assert_eq!(shown.matches("\r\n").count(), 2);
-        assert!(shown.contains("... a higher window"), "{shown:?}");
+        assert!(shown.contains("... a taller window"), "{shown:?}");
         assert_eq!(placed("1\n2\n3\n", 3).matches("...").count(), 0);
     }
 }

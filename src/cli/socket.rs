@@ -18,9 +18,9 @@ impl Socket {
     /// The socket's path.
     ///
     /// # Errors
-    /// The configuration can't be read. That it has problems is no error where
-    /// it still says what the control socket is: a running daemon must be
-    /// within reach while its file is being edited.
+    /// The configuration can't be read, or has no usable `daemon.control`. Other problems
+    /// in it are no error, because a running daemon must be reachable while its file is
+    /// being edited.
     pub(super) fn path(&self) -> Result<PathBuf, Failure> {
         match self {
             Socket::Given(path) => Ok(path.clone()),
@@ -38,15 +38,15 @@ fn configured(file: Option<&Path>) -> Result<PathBuf, String> {
     let folder = file.parent().unwrap_or(Path::new(""));
     control(&String::from_utf8_lossy(&text), folder).ok_or_else(|| {
         format!(
-            "cannot tell where the daemon is: daemon.control in {} is no path; or give --control PATH",
+            "cannot tell where the daemon is: daemon.control in {} is not a path; correct it, or give --control PATH",
             file.display()
         )
     })
 }
 
-/// `daemon.control` of a configuration that may have problems; the default if it
-/// says nothing of it; `None` if it says something that is no path: whatever
-/// daemon is at the default then is not the one that was meant.
+/// `daemon.control` of a configuration that may have problems; the default if it is not
+/// set; `None` if it is not a path, because a daemon at the default would not be the one
+/// that was meant.
 fn control(text: &str, folder: &Path) -> Option<PathBuf> {
     let stated = |text: &str| {
         let (table, _problems) = toml::de::DeTable::parse_recoverable(text);
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_configuration_says_where() {
+    fn the_configuration_names_the_socket() {
         assert_eq!(
             control("[daemon]\ncontrol = \"run/p.sock\"\n", Path::new("/etc/plumbd")),
             Some(Path::new("/etc/plumbd/run/p.sock").to_owned())
@@ -74,21 +74,21 @@ mod tests {
     }
 
     #[test]
-    fn one_that_says_it_wrongly_means_no_other_daemon() {
+    fn a_wrong_control_does_not_mean_another_daemon() {
         for text in ["[daemon]\ncontrol = 7\n", "[daemon]\ncontrol = [\"a\"]\n", "daemon.control = true\n"] {
             assert_eq!(control(text, Path::new("/x")), None, "{text:?}");
         }
     }
 
     #[test]
-    fn a_configuration_that_does_not_say_has_the_default() {
+    fn a_configuration_without_control_has_the_default() {
         for text in ["", "[daemon]\nlog = \"auto\"\n", "daemon = 1"] {
             assert_eq!(control(text, Path::new("/x")), Some("/x/plumbd.sock".into()), "{text:?}");
         }
     }
 
     #[test]
-    fn a_file_that_is_half_edited_still_says_where() {
+    fn a_half_edited_file_still_names_the_socket() {
         let text = "[daemon]\ncontrol = \"/run/p.sock\"\n[children.x]\ncommand = [\"a\"\nrestart = maybe\n";
         assert_eq!(control(text, Path::new("/x")), Some("/run/p.sock".into()));
     }

@@ -11,19 +11,19 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use terminal_size::terminal_size;
 
-/// How it is shown.
+/// How the status is shown.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct How {
     /// As JSON.
     pub(super) json: bool,
-    /// Again each second.
+    /// Again every second.
     pub(super) watch: bool,
 }
 
-/// Between the two looks that a rate is made of.
+/// The time between the two looks from which rates are computed.
 const MOMENT: Duration = Duration::from_millis(200);
 
-/// A daemon that runs answers at once.
+/// How long the daemon may take to answer; a running one answers at once.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What was seen, and when.
@@ -33,13 +33,13 @@ pub(super) struct Look {
     at: Instant,
 }
 
-/// Shows how the children and links are. The exit status is 0 where all is up.
+/// Shows how the children and links are. The exit status is 0 if everything is up.
 pub(super) fn status(socket: &Socket, how: How) -> Result<u8, Failure> {
     let path = socket.path()?;
     let first = look(&path, None)?;
     let seen = if moves(&first.status) {
         std::thread::sleep(MOMENT);
-        // One that went meanwhile was there.
+        // If the daemon ended meanwhile, it was there at the first look.
         look(&path, Some(&first)).unwrap_or(first)
     } else {
         first
@@ -55,12 +55,12 @@ pub(super) fn status(socket: &Socket, how: How) -> Result<u8, Failure> {
     Ok(if seen.status.all_up() { 0 } else { Failure::NOT_ALL_UP })
 }
 
-/// Whether a second look can tell more than one.
+/// Whether a second look can show more than the first.
 fn moves(status: &Status) -> bool {
     status.children.iter().any(|child| !child.metrics.is_empty()) || status.links.iter().any(|l| l.queued_bytes > 0)
 }
 
-/// Asks the daemon; with a look before, for rates since then too.
+/// Asks the daemon, and computes the rates since the look `before`, if there was one.
 pub(super) fn look(path: &Path, before: Option<&Look>) -> Result<Look, Failure> {
     let mut status = fetch(path)?;
     let at = Instant::now();
@@ -82,7 +82,7 @@ fn fetch(path: &Path) -> Result<Status, Failure> {
     });
     match (exit, got) {
         (Ok(0), Some(status)) => Ok(status),
-        (Ok(_), _) => Err(Failure::from("cannot show the status: the daemon did not tell it".to_owned())),
+        (Ok(_), _) => Err(Failure::from("cannot show the status: the daemon did not send it".to_owned())),
         (Err(failure), _) if failure.no_daemon() => Err(Failure::new(Failure::NO_DAEMON, failure)),
         (Err(failure), _) => Err(Failure::from(failure.to_string())),
     }
@@ -93,7 +93,7 @@ pub(super) fn shown(status: &Status) -> Page {
     page(status, Timestamp::now(), paper())
 }
 
-/// What standard output is.
+/// The width and the colours of standard output.
 pub(super) fn paper() -> Paper {
     let terminal = std::io::stdout().is_terminal();
     let width = terminal_size().filter(|_| terminal).map(|(width, _)| usize::from(width.0));
@@ -104,7 +104,7 @@ fn pretty(status: &Status) -> String {
     serde_json::to_string_pretty(status).expect("strings, numbers and maps with string keys are always JSON") + "\n"
 }
 
-/// A line, for a program that follows it.
+/// One line, for a program that follows the status.
 pub(super) fn line(status: &Status) -> String {
     serde_json::to_string(status).expect("strings, numbers and maps with string keys are always JSON") + "\n"
 }

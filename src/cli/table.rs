@@ -1,16 +1,16 @@
-//! Columns for people: aligned, coloured, and no wider than the terminal where
-//! that can be.
+//! Columns for people: aligned, coloured, and no wider than the terminal if
+//! possible.
 
-/// What it is printed on.
+/// What a table is printed on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Paper {
-    /// How wide it is, where it is a terminal.
+    /// How wide it is, if it is a terminal.
     pub(super) width: Option<usize>,
     /// Whether colours and bars are wanted.
     pub(super) colours: bool,
 }
 
-/// A colour that says something.
+/// A colour, by its meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Colour {
     None,
@@ -43,20 +43,20 @@ impl Paper {
     }
 }
 
-/// A column: its title and a cell a row.
+/// A column: its title, and one cell per row.
 #[derive(Debug, Clone)]
 pub(super) struct Column {
     pub(super) title: &'static str,
-    /// Numbers stand to the right.
+    /// Whether it is aligned to the right, as numbers are.
     pub(super) right: bool,
-    /// Whether it is left out where the paper is too narrow.
+    /// Whether it is left out if the paper is too narrow.
     pub(super) gives_way: bool,
     pub(super) cells: Vec<(String, Colour)>,
 }
 
-/// The shortest that a name is cut to.
+/// Names are not cut shorter than this.
 const NAME: usize = 12;
-/// Between two columns.
+/// The space between two columns.
 const GAP: usize = 2;
 
 impl Column {
@@ -69,7 +69,7 @@ impl Column {
         Column { title, right: true, gives_way: false, cells }
     }
 
-    /// The same, which may be left out.
+    /// Lets this column be left out.
     pub(super) fn optional(self) -> Column {
         Column { gives_way: true, ..self }
     }
@@ -79,7 +79,7 @@ impl Column {
         cells.max().unwrap_or(0).max(self.title.len())
     }
 
-    /// Cuts its cells to that width; what is cut ends in "..".
+    /// Cuts its cells to that width; a cut cell ends in "..".
     fn cut(&mut self, width: usize) {
         for (cell, _) in self.cells.iter_mut().filter(|(cell, _)| cell.chars().count() > width) {
             let kept: String = cell.chars().take(width.saturating_sub(2)).collect();
@@ -92,8 +92,8 @@ fn width(columns: &[Column]) -> usize {
     columns.iter().map(|column| column.width() + GAP).sum::<usize>().saturating_sub(GAP)
 }
 
-/// Makes them fit where they can: names, which are the first column, are cut,
-/// then what may be left out is, from the right.
+/// Makes the columns fit if possible: first the names, which are the first column, are
+/// cut; then optional columns are left out, from the right.
 fn fitted(mut columns: Vec<Column>, most: usize) -> Vec<Column> {
     loop {
         let over = width(&columns).saturating_sub(most);
@@ -136,7 +136,7 @@ pub(super) fn table(columns: Vec<Column>, paper: Paper) -> String {
     std::iter::once(head).chain(body).collect()
 }
 
-/// A share of the whole as a bar, or as a number where there are to be none.
+/// A share of the whole as a bar, or as a number if bars are not wanted.
 pub(super) fn bar(part: u64, whole: u64, paper: Paper) -> (String, Colour) {
     const CELLS: u64 = 10;
     let share = |of: u64| part.min(whole).checked_mul(of).and_then(|n| n.checked_div(whole)).unwrap_or(0);
@@ -149,7 +149,7 @@ pub(super) fn bar(part: u64, whole: u64, paper: Paper) -> (String, Colour) {
     if !paper.colours {
         return (format!("{percent}%"), Colour::None);
     }
-    // What waits is seen, however little it is.
+    // If anything waits, at least one cell shows it.
     let full = usize::try_from(share(CELLS).max(u64::from(part > 0))).unwrap_or(0);
     (format!("[{}{}] {percent:>3}%", "#".repeat(full), ".".repeat(10 - full)), colour)
 }

@@ -7,11 +7,11 @@ use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
-/// How often it is shown anew.
+/// How often it is refreshed.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Until nobody reads any more, or a signal. A daemon that goes away may come
-/// back: a watcher wants to see that.
+/// Shows the status again and again, until nobody reads it any more or a signal comes. If
+/// the daemon ends, it goes on, because someone who watches wants to see it come back.
 pub(super) fn watch(path: &Path, first: Look, json: bool) -> Result<u8, Failure> {
     if !json && std::io::stdout().is_terminal() {
         return in_place(path, first);
@@ -20,7 +20,7 @@ pub(super) fn watch(path: &Path, first: Look, json: bool) -> Result<u8, Failure>
     loop {
         let text = match &seen {
             Ok(Look { status, .. }) if json => line(status),
-            // A line between one table and the next.
+            // With an empty line between one table and the next.
             Ok(Look { status, .. }) => shown(status).print() + "\n",
             Err(failure) => {
                 output::tell(&failure.to_string());
@@ -35,7 +35,7 @@ pub(super) fn watch(path: &Path, first: Look, json: bool) -> Result<u8, Failure>
     }
 }
 
-/// On a terminal: one page, refreshed where it stands.
+/// On a terminal: one page, refreshed in place.
 fn in_place(path: &Path, first: Look) -> Result<u8, Failure> {
     let mut screen = screen::Screen::enter()?;
     let mut seen: Result<Look, Failure> = Ok(first);

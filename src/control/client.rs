@@ -1,4 +1,4 @@
-//! The operator's side: connect, ask, hand on each answer.
+//! The operator's side of the control socket: connect, ask, hand on each answer.
 
 use super::{Request, Response};
 use crate::sys::beside::Folder;
@@ -24,12 +24,12 @@ pub enum Failure {
         /// From connect(2).
         cause: io::Error,
     },
-    /// The daemon was there, but the talk broke off.
+    /// The daemon answered the connection, but the conversation broke off.
     Broken(String),
 }
 
 impl Failure {
-    /// Whether no daemon runs there: no socket, or one that nobody listens on.
+    /// Whether no daemon runs there: there is no socket, or nobody listens on it.
     pub fn no_daemon(&self) -> bool {
         matches!(self, Failure::Unreachable { cause, .. }
             if matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused))
@@ -51,8 +51,8 @@ impl fmt::Display for Failure {
 /// Asks the daemon at this socket, hands each answer to `each` as it comes,
 /// and returns the exit status that the daemon gave.
 ///
-/// Waits for as long as the daemon takes: a stop or a reload is bounded by the
-/// daemon's own deadlines. `each` may end the talk early with a status of its own.
+/// Waits as long as the daemon takes: a stop or a reload is bounded by the
+/// daemon's own deadlines. An error from `each` ends the conversation early.
 ///
 /// # Errors
 /// See [`Failure`].
@@ -63,8 +63,8 @@ pub fn ask(path: &Path, request: &Request, each: impl FnMut(Response) -> Result<
     talk(&stream, request, each)
 }
 
-/// The same, for what the daemon answers at once: who waits longer than
-/// `patience` for a line of it is told that it does not answer.
+/// As [`ask`], for requests that the daemon answers at once: fails if it takes longer than
+/// `patience` to send a line.
 ///
 /// # Errors
 /// See [`Failure`].
@@ -84,8 +84,8 @@ pub fn ask_within(
     talk(&stream, request, each)
 }
 
-/// Connects, or fails at once where too many wait already, which connect(2)
-/// would wait for without bound.
+/// Connects, or fails at once if the queue of connections is full; connect(2) would wait
+/// for that without a limit.
 fn connect_now(path: &Path) -> io::Result<UnixStream> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
@@ -95,9 +95,9 @@ fn connect_now(path: &Path) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// Makes sure that nobody else has put a socket there: whoever called listen(2) on
-/// it (SO_PEERCRED, unix(7)) must be root, or this user, or the one user who can make
-/// names in its folder, as where a service of its own user has a folder in /run.
+/// Makes sure that nobody else has put a socket there. The user who called listen(2) on
+/// it (SO_PEERCRED, unix(7)) must be root, this user, or the only user who can make names
+/// in its folder, as with a service that runs as its own user with a folder in /run.
 fn trust(path: &Path, stream: &UnixStream) -> Result<(), Failure> {
     let unknown =
         |error: io::Error| Failure::Broken(format!("cannot tell who listens at {}: {}", path.display(), words(&error)));
@@ -113,8 +113,8 @@ fn trust(path: &Path, stream: &UnixStream) -> Result<(), Failure> {
     )))
 }
 
-/// What a terminal shows as it is: control characters, and those that change the
-/// direction of text, are `\xNN`, as in the message file; a newline and a tab stay.
+/// Makes a text safe for a terminal: control characters, and those that change the
+/// direction of text, become `\xNN`, as in the message file; newlines and tabs stay.
 fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for character in text.chars() {
@@ -131,7 +131,7 @@ fn plain(text: &str) -> String {
     plain
 }
 
-/// The same of every text in an answer.
+/// [`plain`] for every text in an answer.
 fn all_plain(answer: Value) -> Value {
     match answer {
         Value::String(text) => Value::String(plain(&text)),
@@ -148,7 +148,7 @@ fn talk(
 ) -> Result<u8, Failure> {
     let line = request.line().map_err(Failure::Broken)?;
     let broken = |error: io::Error| match error.kind() {
-        // A timeout of the socket's, see socket(7).
+        // The socket's timeout, see socket(7).
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
             Failure::Broken("cannot talk to the daemon: it runs, but does not answer".to_owned())
         }
@@ -166,8 +166,8 @@ fn talk(
         }
         match serde_json::from_slice(&answer).map(all_plain).and_then(serde_json::from_value) {
             Ok(Response::Exit(status)) => {
-                // The daemon closes the connection; after a shutdown, that is
-                // when it is gone.
+                // Wait until the daemon closes the connection: after a shutdown, it is
+                // gone then.
                 let mut rest = Vec::new();
                 let _end = answers.read_to_end(&mut rest);
                 return Ok(status);
@@ -187,7 +187,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn no_answer_steers_a_terminal() {
+    fn no_answer_controls_a_terminal() {
         let text = "\u{1b}[2J\u{1b}]0;title\u{7} \u{9b}31m \r\u{202e}\u{2066}\u{7f} caf\u{e9}\tb\nnext";
         let shown = r"\x1b[2J\x1b]0;title\x07 \xc2\x9b31m \x0d\xe2\x80\xae\xe2\x81\xa6\x7f café";
         assert_eq!(plain(text), format!("{shown}\tb\nnext"));

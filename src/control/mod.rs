@@ -1,7 +1,7 @@
 //! The control protocol: how an operator's command and the daemon talk.
 //!
 //! Over the control socket (a Unix stream socket) the client sends one
-//! [`Request`] as a line of JSON; the daemon answers with [`Response`]s, a line
+//! [`Request`] as a line of JSON; the daemon answers with [`Response`]s, one line
 //! each, the last of which is [`Response::Exit`]. Both sides use these types,
 //! so they can't disagree.
 //!

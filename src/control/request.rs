@@ -69,7 +69,7 @@ impl Request {
 /// The longest request, in bytes with its newline.
 pub const LONGEST: usize = 64 * 1024;
 
-/// Turns the bytes of one connection into requests; made for any bytes.
+/// Turns the bytes of one connection into requests, whatever these bytes are.
 #[derive(Debug, Default)]
 pub struct Decoder {
     held: Vec<u8>,
@@ -77,19 +77,19 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Takes what was read from the socket. Holds no more than [`LONGEST`]
-    /// bytes beyond what one call brings.
+    /// Takes what was read from the socket. Holds at most [`LONGEST`]
+    /// bytes more than one call brings.
     pub fn feed(&mut self, bytes: &[u8]) {
         if !self.refused {
             self.held.extend_from_slice(bytes);
         }
     }
 
-    /// The next whole request, or an answer for the operator where the bytes
-    /// are none; `None` until more bytes come.
+    /// The next whole request, or the reason why the bytes are not a request, for the
+    /// operator; `None` until more bytes come.
     ///
-    /// After an error the connection has no more requests: what follows bytes
-    /// that nobody understands means nothing.
+    /// After an error, the connection has no more requests, because bytes after a
+    /// malformed request mean nothing.
     pub fn next_request(&mut self) -> Option<Result<Request, String>> {
         let end = memchr::memchr(b'\n', &self.held);
         if end.unwrap_or(self.held.len()) >= LONGEST {

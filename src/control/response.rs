@@ -6,7 +6,7 @@ use crate::sys::cause;
 use serde::{Deserialize, Serialize};
 
 /// One line of an answer: `{"out":"..."}`, `{"err":"..."}`, `{"progress":"..."}`,
-/// `{"status":{...}}`, `{"entry":{...}}`, `{"lost":{...}}`, and at last `{"exit":0}`.
+/// `{"status":{...}}`, `{"entry":{...}}`, `{"lost":{...}}`, and finally `{"exit":0}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Response {
@@ -14,8 +14,8 @@ pub enum Response {
     Out(String),
     /// For its standard error; a newline is added.
     Err(String),
-    /// What happens meanwhile, for a person who watches; a newline is added. A
-    /// program that reads the answer misses nothing without it.
+    /// The progress so far, for a person who watches; a newline is added. Programs
+    /// can ignore it.
     Progress(String),
     /// How the children and links are.
     Status(Box<Status>),
@@ -31,7 +31,7 @@ impl Response {
     /// The line that goes over the socket, with its newline.
     pub fn line(&self) -> Vec<u8> {
         let json = serde_json::to_string(self).expect("strings, numbers and maps with string keys are always JSON");
-        // What JSON escapes is in no error's words.
+        // An error's words contain nothing that JSON escapes, so `plain` finds them here.
         let mut line = cause::plain(&json).into_owned().into_bytes();
         line.push(b'\n');
         line

@@ -1,5 +1,5 @@
-//! The shape of `plumbd status --json`. Keys may be added, never changed; who
-//! reads it passes over keys that he does not know.
+//! The shape of `plumbd status --json`. Keys may be added, but are never changed; readers
+//! ignore keys that they do not know.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use std::time::Duration;
 /// The version of this shape.
 pub const VERSION: u32 = 1;
 
-/// What plugins count whose rate is of use.
+/// The metrics of plugins whose rates are shown.
 const COUNTED: [&str; 2] = ["messages", "bytes"];
 
 /// The daemon, its children and its links at one instant.
@@ -28,7 +28,8 @@ pub struct Status {
     pub since: Timestamp,
     /// How many reloads were applied.
     pub reloads: u64,
-    /// How many log entries are not out: they wait, or were dropped and that is not logged yet.
+    /// How many log entries are not written: they wait, or were dropped and that is not
+    /// logged yet.
     #[serde(default)]
     pub unlogged: u64,
     /// Every child, in the order of the configuration.
@@ -47,7 +48,7 @@ pub enum DaemonState {
     Running,
     /// Carrying out a reload.
     Reloading,
-    /// Draining, on its way out.
+    /// Draining, about to end.
     Stopping,
 }
 
@@ -55,7 +56,7 @@ pub enum DaemonState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ChildState {
-    /// Not running, and nobody wants it to.
+    /// Not running, and not wanted up.
     Down,
     /// Running, not ready yet.
     Starting,
@@ -78,13 +79,13 @@ pub struct Child {
     pub state: ChildState,
     /// Its process id, while it has a process.
     pub pid: Option<i32>,
-    /// Whether it said that it is ready.
+    /// Whether it is ready.
     pub ready: bool,
     /// When it came into this state.
     #[serde(with = "rfc3339")]
     pub since: Timestamp,
-    /// Whether it ended as it should and is not to be started again, by its
-    /// `restart`: it is down, and nothing is wrong.
+    /// Whether it ended as it should and its `restart` does not start it again: it is
+    /// down, and nothing is wrong.
     #[serde(default)]
     pub finished: bool,
     /// How often it was started again.
@@ -95,8 +96,8 @@ pub struct Child {
     pub problem: Option<String>,
     /// What its plugin counts.
     pub metrics: BTreeMap<String, u64>,
-    /// How fast it counts, a second, over the moment between two looks of the
-    /// command that shows it; the daemon itself tells none.
+    /// The rates of its metrics, per second. The command that shows the status computes
+    /// them from two looks, a moment apart; the daemon itself sends none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rates: BTreeMap<String, f64>,
 }
@@ -104,7 +105,7 @@ pub struct Child {
 /// How a process ended: `{"code":1,"at":"..."}` or `{"signal":"SIGKILL","at":"..."}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastExit {
-    /// By itself, or by a signal.
+    /// Whether it exited or was killed by a signal.
     #[serde(flatten)]
     pub how: Ended,
     /// When it was reaped.
@@ -118,7 +119,7 @@ pub struct LastExit {
 pub enum Ended {
     /// It exited with this status.
     Code(i32),
-    /// A signal killed it: its name, as `SIGKILL`.
+    /// A signal killed it: its name, such as `SIGKILL`.
     Signal(String),
 }
 
@@ -134,23 +135,22 @@ pub struct Link {
     /// Bytes that the queue can hold.
     pub capacity_bytes: u64,
     /// For how long the sink has taken nothing while bytes waited, in milliseconds.
-    /// The daemon learns of it by being asked: bytes that it sees for the first
-    /// time count from then. Once they have waited for 100 ms, it counts from
-    /// when the sink took something the last time, where the sink keeps a
-    /// ledger, as logger does.
+    /// The daemon looks only when it is asked for the status, and counts from the look
+    /// that first saw the bytes. Once they have waited for 100 ms, and if the sink keeps a
+    /// ledger, as logger does, it counts from when the sink last took something.
     pub stalled_for_ms: u64,
 }
 
 impl Status {
-    /// Whether the daemon runs and each child is up, or finished as it should.
+    /// Whether the daemon is running and each child is up or finished.
     pub fn all_up(&self) -> bool {
         self.state == DaemonState::Running && self.children.iter().all(|c| c.state == ChildState::Up || c.finished)
     }
 
-    /// Fills in how fast children count, by how they counted so long `before`.
+    /// Fills in the children's rates since `before`, which was taken `elapsed` ago.
     pub fn rate(&mut self, before: &Status, elapsed: Duration) {
         for child in &mut self.children {
-            // Another process may count from zero again.
+            // A new process may count from zero again.
             let same = before.children.iter().find(|other| other.name == child.name && other.pid == child.pid);
             let Some(same) = same.filter(|_| child.pid.is_some() && !elapsed.is_zero()) else { continue };
             for (&name, counted) in COUNTED.iter().filter_map(|name| Some((name, child.metrics.get(*name)?))) {
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_a_later_version_adds_are_passed_over() {
+    fn keys_that_a_later_version_adds_are_ignored() {
         let mut later = contract();
         later["children"][0]["colour"] = "green".into();
         later["moon"] = "full".into();
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_of_one_process_between_two_looks() {
+    fn rates_are_computed_between_two_looks_at_one_process() {
         let before: Status = serde_json::from_value(contract()).unwrap();
         let mut now = before.clone();
         now.children[0].metrics.insert("messages".to_owned(), 1234 + 100);

@@ -1,23 +1,23 @@
-//! Entries that could not go yet, as they will go: bounded, and what did not
-//! fit is counted.
+//! Rendered entries that could not be written yet. The backlog is bounded, and entries
+//! that did not fit are counted.
 
 use std::collections::VecDeque;
 
 /// How many bytes may wait.
 const BOUND: usize = 256 * 1024;
 
-/// Rendered entries in their order; the first may be half out.
+/// Rendered entries in order; the first may be partly written.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     waiting: VecDeque<Item>,
     bytes: usize,
-    /// Bytes of the first item that went already.
+    /// Bytes of the first item that are already written.
     went: usize,
-    /// Entries that were dropped since the last note of it.
+    /// Entries that were dropped since the last note about that.
     dropped: u64,
 }
 
-/// What waits: an entry, or a note that stands for entries that were dropped.
+/// An entry that waits, or a note that stands for dropped entries.
 #[derive(Debug)]
 struct Item {
     bytes: Vec<u8>,
@@ -25,8 +25,8 @@ struct Item {
 }
 
 impl Backlog {
-    /// Takes an entry, behind a note where entries before it were dropped; or
-    /// drops it where there is no room.
+    /// Adds an entry, after a note if entries before it were dropped; drops it if there is
+    /// no room.
     pub(super) fn push(&mut self, entry: Vec<u8>, note: impl FnOnce(u64) -> Vec<u8>) {
         let note = (self.dropped > 0).then(|| note(self.dropped));
         let more = entry.len() + note.as_ref().map_or(0, Vec::len);
@@ -41,8 +41,8 @@ impl Backlog {
         self.put(Item { bytes: entry, stands_for: 1 });
     }
 
-    /// What goes next: the rest of the first entry; after the last one a note,
-    /// where entries were dropped.
+    /// What to write next: the rest of the first entry or, after the last one, a note if
+    /// entries were dropped.
     pub(super) fn front(&mut self, note: impl FnOnce(u64) -> Vec<u8>) -> Option<&[u8]> {
         if self.waiting.is_empty() && self.dropped > 0 {
             let item = Item { bytes: note(self.dropped), stands_for: self.dropped };
@@ -52,7 +52,7 @@ impl Backlog {
         self.waiting.front().map(|item| &item.bytes[self.went..])
     }
 
-    /// So many bytes of the first entry went.
+    /// Notes that this many more bytes of the first entry are written.
     pub(super) fn went(&mut self, n: usize) {
         self.went += n;
         if self.waiting.front().is_some_and(|item| self.went >= item.bytes.len()) {
@@ -60,19 +60,19 @@ impl Backlog {
         }
     }
 
-    /// The first entry can't go at all. Returns whether another one waits.
+    /// Drops the first entry, which can't be written at all. Returns whether another one waits.
     pub(super) fn drop_front(&mut self) -> bool {
         self.dropped += self.take_front().map_or(0, |item| item.stands_for);
         !self.waiting.is_empty()
     }
 
-    /// The first entry is to go from its beginning: whoever had the first part
-    /// of it is gone.
+    /// Makes the first entry start again from its beginning, because the reader that got
+    /// its first part is gone.
     pub(super) fn anew(&mut self) {
         self.went = 0;
     }
 
-    /// How many entries did not go, those that wait included.
+    /// How many entries are not written, those that wait included.
     pub(super) fn unsent(&self) -> u64 {
         self.dropped + self.waiting.iter().map(|item| item.stands_for).sum::<u64>()
     }
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_go_in_order_however_little_at_a_time() {
+    fn entries_are_written_in_order_however_little_at_a_time() {
         let mut backlog = Backlog::default();
         for entry in ["one ", "two ", "three "] {
             backlog.push(entry.into(), note);
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_was_half_out_goes_whole_to_the_next_reader() {
+    fn an_entry_that_was_half_written_is_whole_for_the_next_reader() {
         let mut backlog = Backlog::default();
         backlog.push("entry ".into(), note);
         backlog.went(3);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_did_not_fit_is_told_where_it_is_missing() {
+    fn dropped_entries_are_reported_where_they_are_missing() {
         let mut backlog = Backlog::default();
         backlog.push(vec![b'a'; BOUND], note);
         backlog.push("lost".into(), note);
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_did_not_fit_is_told_even_when_nothing_comes_after() {
+    fn dropped_entries_are_reported_even_if_nothing_comes_after() {
         let mut backlog = Backlog::default();
         backlog.push(vec![b'a'; BOUND + 1], note);
         assert_eq!(all(&mut backlog, 4096), "[1]");
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_note_that_can_not_go_keeps_its_count() {
+    fn a_note_that_can_not_be_written_keeps_its_count() {
         let mut backlog = Backlog::default();
         backlog.push("x".into(), note);
         assert!(!backlog.drop_front());
@@ -172,7 +172,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(32))]
 
         #[test]
-        fn each_entry_goes_or_is_counted_and_no_more_than_the_bound_waits(
+        fn each_entry_is_written_or_counted_and_no_more_than_the_bound_waits(
             steps in prop::collection::vec(
                 prop_oneof![
                     (1..BOUND).prop_map(Step::Push),

@@ -1,4 +1,4 @@
-//! What an entry is, and how it looks where it goes. Pure but for the clock.
+//! What an entry is, and how each destination formats it. Pure but for the clock.
 
 use super::lines::LONGEST;
 use jiff::{Timestamp, Zoned};
@@ -7,10 +7,10 @@ use std::fmt::{self, Write};
 use std::io;
 use syslog::{Facility, LogFormat, Severity};
 
-/// Whose the daemon's own entries are.
+/// The name on the daemon's own entries.
 pub(super) const OWN: &str = "plumbd";
 
-/// How much an entry matters, as syslog(3) counts: 0 the system is unusable, 7 debugging.
+/// How important an entry is, as in syslog(3): 0 the system is unusable, 7 debugging.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Priority(u8);
 
@@ -18,7 +18,7 @@ impl Priority {
     pub(super) const WARNING: Priority = Priority(4);
     const INFO: Priority = Priority(6);
 
-    /// The level that decides whether it is logged, and that names it.
+    /// The level that decides whether it is logged, and whose name is shown.
     pub(super) fn level(self) -> Level {
         match self.0 {
             0..=3 => Level::Error,
@@ -33,7 +33,7 @@ impl Priority {
         self.0
     }
 
-    /// A warning, or worse.
+    /// Whether it is a warning or worse.
     pub(super) fn is_trouble(self) -> bool {
         self <= Priority::WARNING
     }
@@ -72,20 +72,19 @@ pub(super) struct Entry<'a> {
     pub(super) text: &'a str,
 }
 
-/// How entries look.
+/// How entries are formatted.
 #[derive(Debug)]
 pub(super) enum Style {
     /// For people: time, level, child, text.
     Plain,
-    /// For systemd's journal, which knows the time.
+    /// For systemd's journal, which adds the time itself.
     Journal,
-    /// For a syslog daemon: RFC 3164, as syslog(3) writes it to /dev/log; with
-    /// a NUL at its end, which a datagram does without.
+    /// For a syslog daemon: RFC 3164, as syslog(3) writes it to /dev/log, with
+    /// a NUL at its end, which is left out in a datagram.
     Syslog(Local3164),
 }
 
-/// RFC 3164 with the time of day here, which is what that means; the syslog
-/// crate's own formatter writes UTC.
+/// RFC 3164 with local time, as the RFC asks; the syslog crate's own formatter writes UTC.
 #[derive(Debug)]
 pub(super) struct Local3164 {
     pub(super) facility: Facility,
@@ -101,7 +100,7 @@ impl<T: fmt::Display> LogFormat<T> for Local3164 {
 }
 
 impl Entry<'_> {
-    /// The bytes that go out, with the newline where one belongs.
+    /// The bytes to write, with a newline if the style has one.
     pub(super) fn render(&self, style: &Style) -> Vec<u8> {
         let Entry { priority, child, text } = self;
         match style {
@@ -119,8 +118,8 @@ impl Entry<'_> {
     }
 }
 
-/// Whom an entry of the `log` crate is about: its target, where that is no
-/// module of this program.
+/// Whom an entry of the `log` crate is about: its target, unless that is a module of
+/// this program.
 pub(super) fn child_of(target: &str) -> &str {
     match target.strip_prefix(OWN) {
         Some(rest) if rest.is_empty() || rest.starts_with("::") => OWN,
@@ -128,7 +127,7 @@ pub(super) fn child_of(target: &str) -> &str {
     }
 }
 
-/// Takes `<N>` off the front of a child's line.
+/// Splits `<N>` off the front of a child's line.
 pub(super) fn priority_of(line: &[u8]) -> (Priority, &[u8]) {
     match line {
         [b'<', digit @ b'0'..=b'7', b'>', text @ ..] => (Priority(digit - b'0'), text),
@@ -136,9 +135,9 @@ pub(super) fn priority_of(line: &[u8]) -> (Priority, &[u8]) {
     }
 }
 
-/// The line as text that can forge no entry and steer no terminal: control
-/// characters (but the tab) and bytes that are not UTF-8 as `\xNN`; cut into
-/// parts of at most 7 KiB, at least one.
+/// The line as text that can't forge an entry or control a terminal: control
+/// characters (except the tab) and bytes that are not UTF-8 become `\xNN`. It is cut into
+/// parts of at most 7 KiB; there is at least one.
 pub fn escaped_parts(line: &[u8]) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut add = |piece: &str| match parts.last_mut() {
@@ -194,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn syslog_sees_facility_and_severity_and_the_time_here() {
+    fn syslog_sees_facility_and_severity_and_the_local_time() {
         let style = Style::Syslog(Local3164 { facility: Facility::LOG_DAEMON, pid: 7 });
         let before = Zoned::now();
         let line = String::from_utf8(entry("no room").render(&style)).unwrap();
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_may_say_its_priority() {
+    fn a_line_may_begin_with_its_priority() {
         assert_eq!(priority_of(b"<3>broken"), (Priority(3), &b"broken"[..]));
         for plain in [&b"<8>x"[..], b"<33>x", b"<>x", b"<3 x", b"3>x", b"", b"<"] {
             assert_eq!(priority_of(plain), (Priority(6), plain));
@@ -226,7 +225,7 @@ mod tests {
     }
 
     proptest! {
-        // Long lines, so few of them.
+        // The lines are long, so there are few cases.
         #![proptest_config(ProptestConfig::with_cases(32))]
 
         #[test]

@@ -1,42 +1,41 @@
-//! What keeps the log from being flooded, pure: a line that comes again and
-//! again is counted and summed up; so is what a child writes past its share.
+//! Keeps the log from being flooded. Pure: a line that is repeated again and again is
+//! counted and summed up; so are the lines that a child writes past its share.
 
 use super::entry::Priority;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// So often the same line goes within [`WINDOW`]; more of it is counted.
+/// How often the same line is logged within [`WINDOW`]; after that, it is only counted.
 const SAME: u32 = 5;
-/// What was counted is summed up after so long; a line that goes on and on is
-/// summed up after twice the time, each time, up to [`LONGEST_WINDOW`].
+/// What was counted is summed up after this long. For a line that keeps coming, the time
+/// doubles with each sum, up to [`LONGEST_WINDOW`].
 const WINDOW: Duration = Duration::from_secs(5);
 const LONGEST_WINDOW: Duration = Duration::from_secs(60);
-/// A line is compared with so many others, the latest of the same speaker: a
-/// crash has several lines.
+/// A line is compared with this many others, the latest of the same speaker, because a
+/// crash writes several different lines.
 const KNOWN: usize = 16;
-/// Longer lines are not compared, in bytes.
+/// Lines longer than this, in bytes, are not compared.
 const COMPARED: usize = 1024;
-/// What all children have together whose limits are no higher than the default. In
-/// half a minute that is 7,500 lines, so that of the 10,000 that systemd's journal
-/// takes of a service in that time (journald.conf(5), RateLimitBurst=) some are
-/// left for the supervisor.
+/// The common share of all children whose limits are no higher than the default. In
+/// half a minute it allows 7,500 lines. systemd's journal takes 10,000 from a service in
+/// that time (journald.conf(5), RateLimitBurst=), so some are left for the supervisor.
 const COMMON_BURST: f64 = 3000.0;
 const COMMON_RATE: f64 = 150.0;
-/// The last of what is common is for errors and warnings, so that no flood of
+/// The last of the common share is kept for errors and warnings, so that no flood of
 /// chatter hides them.
 const COMMON_RESERVE: f64 = 500.0;
-/// A child that has used up its own share leaves so much of what is common to
-/// the others; one that has used half of it, half as much. So who has said less
-/// goes first.
+/// A child that has used up its own share leaves this much of the common share to the
+/// others; a child that has used half of its own, half as much. So a child that has
+/// logged less goes first.
 const LEFT_TO_OTHERS: f64 = 1000.0;
 
 /// How many lines of a child are logged: its share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogLimit {
-    /// At once.
+    /// In a burst.
     pub lines: u32,
-    /// For good: what was logged counts less and less, so that who has logged
-    /// less of late may log more at once.
+    /// In the long run. What was logged counts less and less as time passes, so a child
+    /// that has logged little lately may log more at once.
     pub per_second: u32,
 }
 
@@ -51,41 +50,41 @@ impl LogLimit {
         f64::from(self.lines)
     }
 
-    /// The last of a share is for errors and warnings.
+    /// The last of a share is kept for errors and warnings.
     fn reserve(self) -> f64 {
         self.burst() / 4.0
     }
 
-    /// What was logged counts less by e in each such time, in seconds.
+    /// The time in seconds in which what was logged decays by a factor of e.
     fn fades(self) -> f64 {
         (self.burst() - self.reserve()) / f64::from(self.per_second)
     }
 
-    /// Whether it also takes from what is common. Who was given more than the
-    /// default is meant to have it.
+    /// Whether it also takes from the common share. A child with a limit above the
+    /// default does not: it is meant to have that much.
     fn is_common(self) -> bool {
         let LogLimit { lines, per_second } = LogLimit::default();
         self.lines <= lines && self.per_second <= per_second
     }
 }
 
-/// What somebody has logged of late.
+/// What a speaker has logged lately.
 #[derive(Debug, Default)]
 pub(super) struct Flow {
     known: VecDeque<Known>,
-    /// Its share, the last time that it was asked about.
+    /// Its share, as of the last line.
     limit: LogLimit,
-    /// What counts against its share, as of a time.
+    /// What counts against its share, as of `spent_at`.
     spent: f64,
     spent_at: Option<Instant>,
-    /// Lines that were past the share, since when.
+    /// How many lines were past the share, and since when.
     left_out: Option<(u64, Instant)>,
 }
 
-/// What all children's lines are taken from, beside each one's own share.
+/// The common share, which children's lines are taken from in addition to their own.
 #[derive(Debug)]
 pub(super) struct Common {
-    /// Lines that may go at once.
+    /// Lines that may be logged at once.
     left: f64,
     refilled: Option<Instant>,
 }
@@ -103,36 +102,36 @@ impl Common {
     }
 }
 
-/// In seconds; where there was nothing before, none have passed.
+/// The time that has passed, in seconds; none if there was no time before.
 fn since(before: Option<Instant>, now: Instant) -> f64 {
     before.map_or(Duration::ZERO, |then| now.saturating_duration_since(then)).as_secs_f64()
 }
 
-/// A line that went.
+/// A line that was logged.
 #[derive(Debug)]
 struct Known {
     priority: Priority,
     line: Vec<u8>,
     /// How often it came.
     seen: u32,
-    /// How often it came and did not go, since `since`.
+    /// How often it came and was not logged, since `since`.
     counted: u64,
     since: Instant,
     window: Duration,
 }
 
-/// What sums up lines that did not go.
+/// Sums up lines that were not logged.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Sum {
-    /// This line came so often more.
+    /// This line came this many more times.
     Again { priority: Priority, line: Vec<u8>, times: u64, within: Duration },
-    /// So many lines were past the share.
+    /// This many lines were past the share.
     LeftOut { lines: u64, within: Duration },
 }
 
 impl Flow {
-    /// Whether that line goes; else it is counted. For who is never cut off:
-    /// the supervisor itself.
+    /// Whether that line is logged; if not, it is counted. Used for the supervisor, which is
+    /// never rate-limited.
     pub(super) fn admit(&mut self, priority: Priority, line: &[u8], now: Instant) -> bool {
         if line.len() > COMPARED {
             return true;
@@ -146,7 +145,7 @@ impl Flow {
             return known.counted == 0;
         }
         if self.known.len() == KNOWN {
-            // One that is counted stays, or it would go on as if it were new.
+            // A line that is being counted stays, or it would be logged as if it were new.
             match self.known.iter().position(|known| known.counted == 0) {
                 Some(oldest) => self.known.remove(oldest),
                 None => return true,
@@ -156,7 +155,7 @@ impl Flow {
         true
     }
 
-    /// [`Flow::admit`] for who has a share: a child.
+    /// [`Flow::admit`] for a child, which has a share.
     pub(super) fn admit_share(
         &mut self,
         common: &mut Common,
@@ -172,7 +171,7 @@ impl Flow {
         self.spent = self.spent(now);
         self.spent_at = Some(now);
         common.refill(now);
-        // A long line takes as much room as several; even of the smallest share one goes.
+        // A long line costs as much as several, but even the smallest share has room for one.
         let price = f64::from(1 + u32::try_from(line.len() / COMPARED).unwrap_or(u32::MAX)).min(limit.reserve());
         let spent = self.spent + price;
         let (kept, kept_in_common) = if priority.is_trouble() { (0.0, 0.0) } else { (limit.reserve(), COMMON_RESERVE) };
@@ -193,13 +192,13 @@ impl Flow {
         self.spent * (-since(self.spent_at, now) / self.limit.fades()).exp()
     }
 
-    /// When something is to be summed up.
+    /// When there will be something to sum up.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let again = self.known.iter().filter(|known| known.counted > 0).map(Known::until);
         again.chain(self.left_out.map(|(_, since)| since + WINDOW)).min()
     }
 
-    /// What is to be summed up by now; at the `end` all there is.
+    /// The sums that are due now; at the `end`, all of them.
     pub(super) fn sums(&mut self, now: Instant, end: bool) -> Vec<Sum> {
         let mut sums = Vec::new();
         for known in self.known.iter_mut().filter(|known| known.counted > 0) {
@@ -214,7 +213,7 @@ impl Flow {
         sums
     }
 
-    /// Whether it need not be remembered.
+    /// Whether it can be forgotten.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
         let forgiven = self.spent(now) < 1.0;
         forgiven && self.left_out.is_none() && self.known.iter().all(|known| known.counted == 0 && now >= known.until())
@@ -226,7 +225,7 @@ impl Known {
         self.since + self.window
     }
 
-    /// Sums up, and goes on counting.
+    /// Sums up, and counts on from zero.
     fn sum(&mut self, now: Instant) -> Sum {
         let sum = Sum::Again {
             priority: self.priority,
@@ -260,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_line_goes_five_times_and_is_summed_up() {
+    fn the_same_line_is_logged_five_times_and_then_summed_up() {
         let start = Instant::now();
         let mut flow = Flow::default();
         let went = (0..100).filter(|n| flow.admit(info(), b"again", after(start, *n))).count();
@@ -273,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_on_is_summed_up_ever_more_seldom_and_no_more_than_once_a_minute() {
+    fn a_line_that_keeps_coming_is_summed_up_ever_more_seldom_down_to_once_a_minute() {
         let start = Instant::now();
         let mut flow = Flow::default();
         let mut sums = Vec::new();
@@ -290,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_comes_now_and_then_always_goes() {
+    fn a_line_that_comes_now_and_then_is_always_logged() {
         let start = Instant::now();
         let mut flow = Flow::default();
         assert!((0..100).all(|n| flow.admit(info(), b"tick", after(start, n * 1001))));
@@ -298,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_pause_it_goes_again() {
+    fn after_a_pause_it_is_logged_again() {
         let start = Instant::now();
         let mut flow = Flow::default();
         for _ in 0..10 {
@@ -311,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_take_turns_are_known_all_the_same() {
+    fn repeats_are_found_even_if_lines_alternate() {
         let start = Instant::now();
         let mut flow = Flow::default();
         let went = (0..50).flat_map(|_| [&b"panic"[..], b"exited"]).filter(|line| flow.admit(error(), line, start));
@@ -348,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_its_own_bounds_a_child_at_once_and_for_good() {
+    fn a_limit_of_its_own_bounds_a_child_in_a_burst_and_in_the_long_run() {
         for (lines, per_second) in [(10, 1), (100, 100), (20_000, 3000)] {
             let limit = LogLimit { lines, per_second };
             let start = Instant::now();
@@ -359,7 +358,7 @@ mod tests {
             };
             assert_eq!((0..2 * lines).map(|n| went_by(0, n)).sum::<u32>(), lines, "at once");
             let rest: u32 = (1..=2000).map(|tick| (0..20).map(|n| went_by(tick * 50, n)).sum::<u32>()).sum();
-            // An error may use the whole share, so a third more than other lines.
+            // Errors may use the whole share, which is a third more than other lines may.
             let most = (per_second * 100 * 4).div_ceil(3) + 1;
             let asked = 20 * 20 * 100;
             assert!((most.min(asked) * 9 / 10..=most.min(asked)).contains(&rest), "{rest} in 100 s of {per_second}");
@@ -374,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_given_more_than_the_default_takes_nothing_from_the_others() {
+    fn a_child_with_more_than_the_default_takes_nothing_from_the_others() {
         let start = Instant::now();
         let mut common = Common::default();
         let (mut loud, mut quiet) = (Flow::default(), Flow::default());
@@ -392,8 +391,8 @@ mod tests {
         )));
     }
 
-    /// So many children that write this in turn for a minute, as fast as they
-    /// are read: when each line went that did, and whose it is.
+    /// Has this many children write in turn for a minute, as fast as they are read. Returns
+    /// when each logged line was logged, and whose it is.
     fn endless(writers: usize, priority: Priority) -> Vec<(u64, usize)> {
         let start = Instant::now();
         let mut common = Common::default();
@@ -420,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_of_endless_writers_fills_the_journal_and_each_gets_its_part() {
+    fn no_number_of_endless_writers_fills_the_journal_and_each_gets_its_share() {
         for (writers, priority) in [(4, info()), (4, error()), (20, error())] {
             let went = endless(writers, priority);
             let within = |from: u64| went.iter().filter(|(at, _)| (from..from + 30_000).contains(at)).count();
@@ -434,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_a_quiet_child_go_while_others_write_without_end() {
+    fn errors_of_a_quiet_child_are_logged_while_others_write_without_end() {
         let start = Instant::now();
         let mut common = Common::default();
         let (mut noisy, mut quiet) = ([(); 4].map(|()| Flow::default()), Flow::default());
@@ -457,7 +456,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_line_goes_or_is_summed_up(lines in prop::collection::vec((0u8..30, 0u64..300, any::<bool>()), 0..500)) {
+        fn each_line_is_logged_or_summed_up(lines in prop::collection::vec((0u8..30, 0u64..300, any::<bool>()), 0..500)) {
             let mut now = Instant::now();
             let (mut flow, mut common) = (Flow::default(), Common::default());
             let (mut went, mut summed) = (0, 0);

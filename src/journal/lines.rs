@@ -1,16 +1,16 @@
-//! From the bytes of a child's log pipe to lines, and pieces of lines.
+//! Turns the bytes of a child's log pipe into lines, and pieces of lines.
 
 use super::entry::{Priority, priority_of};
 
-/// The longest piece of a line, in bytes; a longer line comes in pieces. With
-/// time, name and process id before it an entry is within the 8 KiB that rsyslog
-/// takes of one (rsyslog's global option maxMessageSize), and cuts without a word.
+/// The longest piece of a line, in bytes; a longer line comes in pieces. Even with
+/// time, name and process id before it, an entry stays within the 8 KiB at which rsyslog
+/// silently cuts one (rsyslog's global option maxMessageSize).
 pub const LONGEST: usize = 7 * 1024;
 
 /// A line, or a piece of one, without its newline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece<'a> {
-    /// The whole line's: what its beginning says.
+    /// The priority of the whole line, from its beginning.
     pub(super) priority: Priority,
     pub(super) text: &'a [u8],
     pub(super) continues: bool,
@@ -27,28 +27,28 @@ impl<'a> Piece<'a> {
         self.continues
     }
 
-    /// Its priority, as sd-daemon(3) counts.
+    /// Its priority, numbered as in sd-daemon(3).
     pub fn priority(&self) -> u8 {
         self.priority.number()
     }
 }
 
-/// Cuts what a child wrote into lines, whichever way its bytes arrive.
+/// Cuts what a child wrote into lines, however its bytes arrive.
 ///
-/// Only a line's beginning can say its priority: what follows in further pieces
-/// may be anybody's bytes.
+/// Only the beginning of a line can set its priority: bytes in further pieces
+/// may come from anyone.
 #[derive(Debug, Default)]
 pub struct LineSplitter {
-    /// What has not been handed on of a line whose end has not come: at most
+    /// The part of an unfinished line that has not been handed on: at most
     /// [`LONGEST`] bytes.
     held: Vec<u8>,
-    /// The priority of a line whose beginning was handed on.
+    /// The priority of an unfinished line whose beginning was handed on.
     begun: Option<Priority>,
 }
 
 impl LineSplitter {
-    /// Takes what was read, and hands on each whole line, and a line above 7 KiB
-    /// in pieces, cut between letters.
+    /// Takes what was read, and hands on each whole line. A line above 7 KiB is handed on
+    /// in pieces, cut between characters.
     pub fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(Piece<'_>)) {
         for line in bytes.split_inclusive(|&b| b == b'\n') {
             let (mut text, ended) = match line.strip_suffix(b"\n") {
@@ -68,7 +68,7 @@ impl LineSplitter {
         }
     }
 
-    /// The pipe has ended: hands on what came after the last newline.
+    /// Hands on what came after the last newline, because the pipe has ended.
     pub fn finish(&mut self, mut each: impl FnMut(Piece<'_>)) {
         if !self.held.is_empty() {
             self.end(&mut each);
@@ -76,25 +76,25 @@ impl LineSplitter {
         self.begun = None;
     }
 
-    /// Nothing has come for a while: hands on what is there of a line, such as a
-    /// prompt that waits for an answer. The rest is a piece that continues it.
+    /// Hands on an unfinished line, such as a prompt that waits for an answer, because
+    /// nothing has come for a while. The rest will be a piece that continues it.
     pub fn pause(&mut self, mut each: impl FnMut(Piece<'_>)) {
         let whole = cut_at(&self.held);
-        // What is, or may become, a mere priority says nothing yet.
+        // A priority alone, or what may become one, is not text yet.
         let is_priority = matches!(self.held[..whole], [b'<'] | [b'<', b'0'..=b'7'] | [b'<', b'0'..=b'7', b'>']);
         if whole > 0 && (self.begun.is_some() || !is_priority) {
             self.hand_on(whole, &mut each);
         }
     }
 
-    /// Whether a line has begun, and its end has not come.
+    /// Whether it holds an unfinished line.
     pub fn holds(&self) -> bool {
         !self.held.is_empty()
     }
 
     fn end(&mut self, each: &mut impl FnMut(Piece<'_>)) {
         let length = self.held.strip_suffix(b"\r").unwrap_or(&self.held).len();
-        // An empty line is one; an empty rest of one is not.
+        // An empty line is handed on; an empty rest of a line is not.
         if length > 0 || self.begun.is_none() {
             self.hand_on(length, each);
         }
@@ -111,8 +111,8 @@ impl LineSplitter {
     }
 }
 
-/// How many of these bytes of a line can be handed on before the rest is there: the
-/// last ones may be the beginning of a letter (RFC 3629), or of the line's end.
+/// How many of these bytes of a line can be handed on before the rest arrives: the
+/// last ones may be the beginning of a character (RFC 3629), or of the line's end.
 fn cut_at(bytes: &[u8]) -> usize {
     if bytes.ends_with(b"\r") {
         return bytes.len() - 1;
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_priority_that_a_line_begins_with_is_that_of_all_its_pieces() {
+    fn the_priority_at_the_beginning_of_a_line_holds_for_all_its_pieces() {
         let (a, c) = ("a".repeat(LONGEST - 3), "c".repeat(LONGEST - 3));
         let text = format!("<3>{a}<0>more\n<6>{c}<0>forged\n{}<1>\n<2>next\n", "p".repeat(LONGEST));
         assert_eq!(
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_is_cut_between_letters() {
+    fn a_long_line_is_cut_between_characters() {
         for letter in ["\u{e9}", "\u{20ac}", "\u{1f600}"] {
             for before in 0..5 {
                 let line = "x".repeat(before) + &letter.repeat(2 * LONGEST / letter.len());
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_letter_is_cut_anywhere_and_loses_nothing() {
+    fn invalid_utf8_is_cut_anywhere_and_loses_nothing() {
         for byte in [0x80, 0xbf, 0xc0, 0xf4, 0xff] {
             let mut splitter = LineSplitter::default();
             let mut got = 0;
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_pause_what_is_there_is_handed_on_and_the_rest_continues_it() {
+    fn after_a_pause_an_unfinished_line_is_handed_on_and_the_rest_continues_it() {
         let mut splitter = LineSplitter::default();
         let mut pieces = Vec::new();
         splitter.feed(b"<4>passphrase: ", |piece| pieces.push(seen(piece)));
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_prompt_an_empty_rest_is_no_line() {
+    fn an_empty_rest_after_a_prompt_is_not_a_line() {
         for rest in [&b"\n"[..], b"\r\n", b""] {
             let mut splitter = LineSplitter::default();
             let mut pieces = Vec::new();
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_cuts_no_letter_and_no_priority() {
+    fn a_pause_cuts_no_character_and_no_priority() {
         for half in [&b"<"[..], b"<3", b"<3>", b"\xe2", b"\xe2\x82", b"<3>\xe2", b"<3>\xe2\x82", b"<3>\r", b"<\r"] {
             let mut splitter = LineSplitter::default();
             splitter.feed(half, |piece| panic!("{piece:?}"));

@@ -1,10 +1,10 @@
-//! The daemon's log: its own entries and its children's lines, a line each.
+//! The daemon's log: its own entries and its children's lines, one line each.
 //!
-//! It goes to standard error or to the system's log, never blocks the
-//! supervisor or a child, and loses nothing silently: what can't go now waits
-//! in a bounded backlog; what does not fit there is counted, and the count is
-//! logged as soon as something goes again. Nor is it flooded: what repeats, and
-//! what a child writes past its share, is counted and summed up (`flood`).
+//! It is written to standard error or to the system's log, never blocks the
+//! supervisor or a child, and loses nothing silently. Entries that can't be written now
+//! wait in a bounded backlog. Entries that do not fit there are counted, and the count is
+//! logged as soon as writing works again. The log can't be flooded either: repeated
+//! lines, and lines past a child's share, are counted and summed up (`flood`).
 //!
 //! | where | an entry |
 //! |---|---|
@@ -13,9 +13,9 @@
 //! | syslog | `echo: message`, tagged `plumbd[PID]`, with its priority |
 //!
 //! The supervisor calls [`start`] once, logs with the macros of the `log` crate
-//! (`target: NAME` for an entry about a child), hands its children's lines to
-//! [`child_line`], and in its loop waits for what [`waiting`] says, and no longer
-//! than until [`deadline`], then calls [`flush`]. A plugin calls [`plugin::start`] instead.
+//! (`target: NAME` for an entry about a child), and hands its children's lines to
+//! [`child_line`]. Its loop waits for what [`waiting`] returns, until [`deadline`] at
+//! most, then calls [`flush`]. A plugin calls [`plugin::start`] instead.
 
 mod backlog;
 mod entry;
@@ -46,7 +46,7 @@ use std::time::{Duration, Instant};
 /// Where the log goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// Standard error; in the form of sd-daemon(3) where systemd's journal reads it.
+    /// Standard error; in the form of sd-daemon(3) if systemd's journal reads it.
     Stderr,
     /// The system's log, through /dev/log, under this facility: a name of
     /// [`FACILITIES`].
@@ -76,10 +76,10 @@ pub const FACILITIES: [(&str, &str); 19] = [
     ("local7", "local use"),
 ];
 
-/// What the log waits for before more of it can go.
+/// What the log waits for before it can write more.
 #[derive(Debug)]
 pub enum Waiting {
-    /// Nothing: all of it is out.
+    /// Nothing: everything is written.
     Nothing,
     /// Until this descriptor can be written (POLLOUT). It stays open as long as the process lives.
     Writable(BorrowedFd<'static>),
@@ -87,16 +87,16 @@ pub enum Waiting {
     Until(Instant),
 }
 
-/// What an entry begins with that goes on with the line of the one before it.
+/// The prefix of an entry that continues the line of the entry before it.
 const CONTINUED: &str = "... ";
 
 static JOURNAL: OnceLock<Journal> = OnceLock::new();
 
-/// Starts the log of this process, once, after it daemonized.
+/// Starts the log of this process. Called once, after daemonizing.
 ///
 /// # Errors
 /// A log was started already, or standard error can't be duplicated (EBADF,
-/// EMFILE). That no syslog daemon runs is no error: entries wait for one.
+/// EMFILE). It is no error if no syslog daemon runs: entries wait for one.
 pub fn start(target: Target, level: LevelFilter) -> Result<(), String> {
     let output = match target {
         Target::Stderr => Output::stderr().map_err(|e| format!("cannot log to standard error: {e}"))?,
@@ -111,22 +111,22 @@ pub fn start(target: Target, level: LevelFilter) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a syslog daemon listens now. Where none does, entries wait for one.
+/// Whether a syslog daemon listens now. If none does, entries wait for one.
 pub fn syslog_listens() -> bool {
     syslog::listens()
 }
 
-/// What is logged from now on.
+/// Sets the level of what is logged from now on.
 pub fn set_level(level: LevelFilter) {
     log::set_max_level(level);
 }
 
-/// Logs a line that a child wrote, or a piece of one; or counts it, where it is
-/// more than its limit allows (`None`: there is none). Returns whether it was logged.
+/// Logs a line that a child wrote, or a piece of one, or only counts it if it exceeds the
+/// child's limit (`None`: no limit). Returns whether it was logged.
 ///
 /// Control characters and bytes that are not UTF-8 become `\xNN`, so that no
-/// child can forge an entry or steer a terminal. A line above 7 KiB becomes
-/// several entries; each that goes on with a line begins with `... `.
+/// child can forge an entry or control a terminal. A line above 7 KiB becomes
+/// several entries; all but the first begin with `... `.
 pub fn child_line(child: &str, limit: Option<LogLimit>, piece: Piece<'_>) -> bool {
     match JOURNAL.get() {
         Some(journal) => journal.child_line(child, limit, piece),
@@ -179,17 +179,17 @@ pub fn waiting() -> Waiting {
     JOURNAL.get().map_or(Waiting::Nothing, Journal::waiting)
 }
 
-/// When [`flush`] has something to sum up, though nothing happens.
+/// When [`flush`] will have something to sum up, even if nothing else happens.
 pub fn deadline() -> Option<Instant> {
     JOURNAL.get().and_then(|journal| journal.state().sum_at)
 }
 
-/// How many entries could not be logged, for now or for good.
+/// How many entries are not written: they still wait, or were dropped.
 pub fn unsent() -> u64 {
     JOURNAL.get().map_or(0, |journal| journal.state().backlog.unsent())
 }
 
-/// Sums up, and writes the rest before the process ends, for no longer than `bound`.
+/// Sums up, and writes the rest before the process ends; takes no longer than `bound`.
 pub fn finish(bound: Duration) {
     if let Some(journal) = JOURNAL.get() {
         journal.finish(Instant::now() + bound);
@@ -212,26 +212,27 @@ struct State {
     speakers: HashMap<String, Speaker>,
     common: Common,
     rings: Rings,
-    /// When the first of them has something to be summed up.
+    /// The earliest time at which a speaker has something to sum up.
     sum_at: Option<Instant>,
 }
 
-/// What was logged of late about a child, and by it: neither hides the other.
+/// What was logged lately about a child and by it, counted apart so that neither hides
+/// the other.
 #[derive(Debug, Default)]
 struct Speaker {
     about: Flow,
     by: Flow,
 }
 
-/// Why the backlog does not go out.
+/// Why the backlog can't be written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Blocked {
-    /// It does.
+    /// It can.
     #[default]
     No,
-    /// The other side has no room.
+    /// The reader's side has no room.
     Full,
-    /// Nothing to poll; not before that time.
+    /// There is nothing to poll; it is tried again at that time.
     Until(Instant),
 }
 
@@ -276,7 +277,7 @@ impl Journal {
         }
     }
 
-    /// Sums up what was counted, once it is time; at the `end` all of it.
+    /// Sums up what was counted if it is time; at the `end`, everything.
     fn sum_up(&self, state: &mut State, now: Instant, end: bool) {
         if !end && state.sum_at.is_none_or(|at| now < at) {
             return;
@@ -318,8 +319,8 @@ impl Journal {
 
     fn add(&self, state: &mut State, entry: &Entry<'_>, now: Instant) {
         state.backlog.push(entry.render(&self.style), |dropped| self.note(dropped));
-        // Once it is full, the loop says when to go on: a busy child must not
-        // cost a failing system call a line.
+        // If it is blocked, the loop says when to go on, so that a busy child does not
+        // cost a failing system call for each line.
         let go = match state.blocked {
             Blocked::No => true,
             Blocked::Full => false,
@@ -352,7 +353,7 @@ impl Journal {
                     state.blocked = Blocked::Full;
                     return;
                 }
-                // A reader that goes as soon as it comes is none.
+                // A reader that disconnects at once counts as absent.
                 Sent::Anew if anew => {
                     state.blocked = Blocked::Until(now + RETRY);
                     return;
@@ -401,12 +402,12 @@ impl Journal {
             match self.waiting() {
                 Waiting::Nothing => return,
                 _ if left.is_zero() => return,
-                // Nobody takes anything before the process is gone.
+                // Nothing can be written before the deadline.
                 Waiting::Until(then) if then >= deadline => return,
                 Waiting::Until(then) => std::thread::sleep(then.saturating_duration_since(now)),
                 Waiting::Writable(fd) => {
                     let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-                    // Interrupted or not: the loop asks the time and tries again.
+                    // Even if interrupted: the loop checks the time and tries again.
                     let _events = poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], timeout);
                 }
             }
@@ -415,7 +416,7 @@ impl Journal {
 }
 
 impl State {
-    /// Has one of them speak, and learns when that is to be summed up.
+    /// Lets `say` use the speaker of that name, and notes when it has something to sum up.
     fn speak(
         &mut self,
         name: &str,
@@ -423,7 +424,7 @@ impl State {
         say: impl FnOnce(&mut Speaker, &mut Common) -> (bool, Option<Instant>),
     ) -> bool {
         if !self.speakers.contains_key(name) {
-            // Names come and go with the configuration.
+            // The configuration adds and removes names, so idle ones are forgotten.
             self.speakers.retain(|_, speaker| !(speaker.about.is_idle(now) && speaker.by.is_idle(now)));
             self.speakers.insert(name.to_owned(), Speaker::default());
         }
@@ -444,7 +445,7 @@ fn parts(line: &[u8], continues: bool) -> Vec<String> {
     parts
 }
 
-/// As `5 s`, `0.3 s`.
+/// Formats as `5 s` or `0.3 s`.
 fn seconds(time: Duration) -> String {
     format!("{} s", (time.as_secs_f64() * 10.0).round() / 10.0)
 }

@@ -1,9 +1,9 @@
-//! The way out: standard error whatever it is, or /dev/log; never waiting.
+//! Writes the log to standard error, whatever that is, or to /dev/log, and never waits.
 //!
 //! O_NONBLOCK on standard error would change it for every process that shares
-//! it (a shell, a pipeline), so it is never set there. Sockets have
+//! it (a shell, a pipeline), so it is never set there. Sockets are written with
 //! MSG_DONTWAIT; pipes and terminals are opened a second time through /proc,
-//! which gives an open file description that is this process's own.
+//! which gives this process an open file description of its own.
 
 use super::entry::{Local3164, Style};
 use super::syslog::Syslog;
@@ -18,11 +18,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-/// The most that goes in one write to a pipe or terminal that other processes'
-/// flags rule: where poll(2) says that a pipe has room, it has room for this.
+/// The most bytes in one write to a pipe or terminal whose flags are shared with other
+/// processes: if poll(2) says that a pipe has room, it has room for this many.
 const SHARED_WRITE: usize = 4096;
 
-/// How long to wait where there is nothing to poll: the disk is full, no
+/// How long to wait if there is nothing to poll: the disk is full, or no
 /// syslog daemon runs.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 
@@ -35,14 +35,15 @@ pub(super) struct Output {
     journal: bool,
 }
 
-/// How to write there without waiting.
+/// How to write without waiting.
 #[derive(Debug)]
 enum How {
     /// A socket: MSG_DONTWAIT.
     Socket,
     /// A pipe or terminal with an open file description of our own: O_NONBLOCK.
     Own,
-    /// One that could not be opened again: only when poll(2) says so, and little at a time.
+    /// A pipe or terminal that could not be opened again: written only when poll(2) says
+    /// so, and little at a time.
     Shared,
     /// A regular file never waits (not in the sense of poll(2)).
     File,
@@ -53,15 +54,15 @@ enum How {
 /// What became of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sent {
-    /// So many bytes went.
+    /// This many bytes were written.
     Bytes(usize),
-    /// No room: poll(2) tells when.
+    /// There is no room; poll(2) reports when there is.
     Full,
-    /// Not now, and nothing tells when: try again after this time.
+    /// Not possible now, and there is nothing to poll: try again after this time.
     Later(Duration),
-    /// Another one reads from now on: the entry is to go from its beginning.
+    /// There is a new reader: write the entry again from its beginning.
     Anew,
-    /// Not these bytes, ever: nobody reads any more.
+    /// These bytes can never be written, for example because nobody reads any more.
     Never,
 }
 
@@ -69,14 +70,14 @@ impl Output {
     /// Standard error.
     ///
     /// # Errors
-    /// EBADF where it is closed; EMFILE.
+    /// EBADF if it is closed; EMFILE.
     pub(super) fn stderr() -> io::Result<Output> {
         let stderr = io::stderr().as_fd().try_clone_to_owned()?;
         let stream = std::env::var("JOURNAL_STREAM").ok();
         Output::over(stderr, stream.as_deref())
     }
 
-    /// A descriptor of any kind; `journal_stream` as systemd.exec(5) says.
+    /// A descriptor of any kind; `journal_stream` is what systemd.exec(5) describes.
     fn over(fd: OwnedFd, journal_stream: Option<&str>) -> io::Result<Output> {
         let stat = fstat(&fd)?;
         let journal = journal_stream.is_some_and(|stream| is_stream(stream, &stat));
@@ -95,7 +96,7 @@ impl Output {
     /// The system's log.
     ///
     /// # Errors
-    /// EMFILE, ENFILE. That nobody listens is none.
+    /// EMFILE, ENFILE. It is no error if nobody listens.
     pub(super) fn syslog(facility: Facility) -> io::Result<Output> {
         Output::syslog_at(Path::new(super::syslog::PATH), facility)
     }
@@ -105,7 +106,7 @@ impl Output {
         Ok(Output { fd, how: How::Syslog(syslog), journal: false })
     }
 
-    /// How entries look here.
+    /// How entries are formatted here.
     pub(super) fn style(&self) -> Style {
         match &self.how {
             How::Syslog(syslog) => Style::Syslog(Local3164 { facility: syslog.facility(), pid: std::process::id() }),
@@ -114,7 +115,7 @@ impl Output {
         }
     }
 
-    /// Writes what goes at once of an entry, or of the rest of it.
+    /// Writes as much of an entry, or of the rest of one, as it can without waiting.
     pub(super) fn send(&self, bytes: &[u8]) -> Sent {
         loop {
             let result = match &self.how {
@@ -153,7 +154,7 @@ pub(super) fn send_now(socket: &OwnedFd, bytes: &[u8]) -> nix::Result<usize> {
     send(socket.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
 }
 
-/// The same pipe or terminal with flags of our own (proc(5), /proc/self/fd).
+/// Opens the same pipe or terminal with flags of our own (proc(5), /proc/self/fd).
 fn open_again(fd: &OwnedFd) -> nix::Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     open(path.as_str(), OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty())

@@ -1,18 +1,17 @@
-//! The log of a built-in plugin: lines with a priority on its standard error,
-//! as sd-daemon(3) has them, for the supervisor to log under the child's name.
+//! The log of a built-in plugin: lines with a priority on standard error, in the form of
+//! sd-daemon(3). The supervisor logs them under the child's name.
 
 use super::entry::Priority;
 use crate::sys::cause;
 use log::{LevelFilter, Log, Metadata, Record};
 use std::io::Write;
 
-/// The environment variable that tells a child what the daemon logs: `error`,
+/// The environment variable that gives a child the daemon's log level: `error`,
 /// `warn`, `info`, `debug` or `trace`.
 pub const LEVEL: &str = "PLUMBD_LOG_LEVEL";
 
-/// Starts the log of this plugin, at the level that [`LEVEL`] names, else at
-/// `info`. The supervisor leaves out what it does not want; the level here
-/// saves the writing.
+/// Starts the log of this plugin, at the level in [`LEVEL`], else at
+/// `info`. The supervisor filters by level too; filtering here saves the writing.
 pub fn start() {
     let level = std::env::var(LEVEL).ok().and_then(|name| name.parse().ok()).unwrap_or(LevelFilter::Info);
     if log::set_logger(&PluginLog).is_ok() {
@@ -32,7 +31,7 @@ impl Log for PluginLog {
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
             let lines = lines(Priority::from(record.level()), &cause::plain(&record.args().to_string()));
-            // Where nobody reads any more the supervisor is dead, and so is its log.
+            // If nobody reads any more, the supervisor is dead, and so is its log.
             let _unread = std::io::stderr().write_all(lines.as_bytes());
         }
     }
@@ -40,8 +39,8 @@ impl Log for PluginLog {
     fn flush(&self) {}
 }
 
-/// Each line of the message behind the priority, in one piece, so that one
-/// write takes it to the pipe.
+/// Puts the priority before each line of the message. It is one string, so that one
+/// write puts all of it into the pipe.
 fn lines(priority: Priority, message: &str) -> String {
     message.lines().map(|line| format!("<{}>{line}\n", priority.number())).collect()
 }
@@ -51,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_line_says_its_priority() {
+    fn each_line_begins_with_its_priority() {
         assert_eq!(lines(Priority::from(log::Level::Warn), "one\ntwo"), "<4>one\n<4>two\n");
     }
 }

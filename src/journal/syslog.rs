@@ -1,5 +1,5 @@
-//! The way to a syslog daemon: /dev/log, a datagram socket almost everywhere,
-//! a stream with some daemons; connected again as often as that one restarts.
+//! Sends entries to a syslog daemon through /dev/log, which is a datagram socket almost
+//! everywhere and a stream with some daemons. Reconnects whenever the daemon restarts.
 
 use super::output::{RETRY, Sent, send_now};
 use nix::errno::Errno;
@@ -14,7 +14,7 @@ use syslog::Facility;
 /// Where a syslog daemon listens (syslog(3)).
 pub(super) const PATH: &str = "/dev/log";
 
-/// A stream that is full is tried again after so long.
+/// A full stream is tried again after this long.
 const STREAM_RETRY: Duration = Duration::from_millis(20);
 
 /// A syslog daemon, whether it runs or not.
@@ -22,17 +22,17 @@ const STREAM_RETRY: Duration = Duration::from_millis(20);
 pub(super) struct Syslog {
     path: PathBuf,
     facility: Facility,
-    /// Where it listens on a stream; else the datagram socket is connected, or
-    /// nothing is.
+    /// The connection, if the daemon listens on a stream; else the datagram socket is
+    /// connected, or nothing is.
     stream: Mutex<Option<OwnedFd>>,
 }
 
 impl Syslog {
-    /// The daemon at that path, and the datagram socket to it. One for good,
-    /// so whoever polls it need not learn another number.
+    /// The daemon at that path, and the datagram socket to it. The socket stays the same
+    /// across reconnects, so that it can stay in a poll set.
     ///
     /// # Errors
-    /// EMFILE, ENFILE. That nobody listens is none.
+    /// EMFILE, ENFILE. It is no error if nobody listens.
     pub(super) fn at(path: &Path, facility: Facility) -> io::Result<(Syslog, OwnedFd)> {
         let datagram = new_socket(SockType::Datagram)?;
         Ok((Syslog { path: path.to_owned(), facility, stream: Mutex::default() }, datagram))
@@ -46,7 +46,7 @@ impl Syslog {
     pub(super) fn send(&self, datagram: &OwnedFd, entry: &[u8]) -> Sent {
         let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = match &*stream {
-            // NUL ends an entry on a stream, as syslog(3) has it there too.
+            // On a stream, a NUL ends an entry, as in syslog(3).
             Some(stream) => send_now(stream, entry),
             None => send_now(datagram, entry.strip_suffix(b"\0").unwrap_or(entry)).map(|_| entry.len()),
         };
@@ -70,7 +70,7 @@ impl Syslog {
         }
     }
 
-    /// Connects, which never waits: the datagram socket, or a new stream.
+    /// Connects the datagram socket or a new stream. This never waits.
     fn connect(&self, datagram: &OwnedFd) -> nix::Result<Option<OwnedFd>> {
         let address = UnixAddr::new(&self.path)?;
         match connect(datagram.as_raw_fd(), &address) {
@@ -84,10 +84,10 @@ impl Syslog {
     }
 }
 
-/// Whether somebody listens at [`PATH`].
+/// Whether a daemon listens at [`PATH`].
 pub(super) fn listens() -> bool {
-    let somebody = Syslog::at(Path::new(PATH), Facility::LOG_DAEMON);
-    somebody.is_ok_and(|(syslog, datagram)| syslog.connect(&datagram).is_ok())
+    let daemon = Syslog::at(Path::new(PATH), Facility::LOG_DAEMON);
+    daemon.is_ok_and(|(syslog, datagram)| syslog.connect(&datagram).is_ok())
 }
 
 fn new_socket(kind: SockType) -> nix::Result<OwnedFd> {
@@ -100,7 +100,7 @@ mod tests {
     use std::io::Read;
     use std::os::unix::net::{UnixDatagram, UnixListener};
 
-    /// A daemon's folder, its socket, and the way there.
+    /// A folder, the path of a daemon's socket in it, and the client for that path.
     fn somewhere() -> (tempfile::TempDir, PathBuf, Syslog, OwnedFd) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_one_of_either_kind_is_told() {
+    fn a_full_socket_of_either_kind_is_reported() {
         let (_folder, path, syslog, datagram) = somewhere();
         let fill = || loop {
             match syslog.send(&datagram, &[b'x'; 5000]) {

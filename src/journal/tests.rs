@@ -18,7 +18,7 @@ fn say(journal: &Journal, text: &str) {
 }
 
 #[test]
-fn a_full_pipe_never_blocks_and_what_was_dropped_is_told() {
+fn a_full_pipe_never_blocks_and_dropped_entries_are_reported() {
     const LINES: usize = 10_000;
     let Pipe { read, write } = Pipe::new(4096).unwrap();
     let journal = journal(over(write));
@@ -61,7 +61,7 @@ fn entries_wait_for_a_syslog_daemon_that_starts_later() {
 }
 
 #[test]
-fn where_nobody_reads_any_more_nothing_waits_for_ever() {
+fn if_nobody_reads_any_more_nothing_waits_for_ever() {
     let Pipe { read, write } = Pipe::new(4096).unwrap();
     let journal = journal(over(write));
     drop(read);
@@ -95,7 +95,7 @@ fn a_message_of_several_lines_is_several_entries() {
     assert!(lines[1].ends_with(" INFO logger: b"), "{lines:?}");
 }
 
-/// Everything that went to that pipe, without the times.
+/// Everything that was written to that pipe, without the times.
 fn all(journal: Journal, read: std::os::fd::OwnedFd) -> Vec<String> {
     drop(journal);
     let lines = BufReader::new(std::fs::File::from(read)).lines();
@@ -103,7 +103,7 @@ fn all(journal: Journal, read: std::os::fd::OwnedFd) -> Vec<String> {
 }
 
 #[test]
-fn what_repeats_is_summed_up_and_hides_nothing_of_another_speaker() {
+fn repeated_lines_are_summed_up_and_hide_nothing_of_another_speaker() {
     let Pipe { read, write } = Pipe::new(65_536).unwrap();
     let journal = Journal::new(over(write));
     for _ in 0..100 {
@@ -121,7 +121,7 @@ fn what_repeats_is_summed_up_and_hides_nothing_of_another_speaker() {
 }
 
 #[test]
-fn what_was_counted_is_told_at_the_end_at_the_latest() {
+fn lines_that_were_counted_are_reported_at_the_end_at_the_latest() {
     let Pipe { read, write } = Pipe::new(1 << 20).unwrap();
     let journal = Journal::new(over(write));
     for n in 0..3000 {
@@ -158,7 +158,7 @@ fn each_facility_is_known_to_syslog() {
 }
 
 #[test]
-fn the_end_waits_for_a_slow_stream_and_not_for_nobody() {
+fn the_end_waits_for_a_slow_stream_but_not_for_an_absent_daemon() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log");
     let journal = journal(syslog_at(&path));

@@ -1,10 +1,10 @@
-//! Open file descriptions of one's own.
+//! Separate open file descriptions for each process.
 //!
-//! Whoever shares an open file description shares its status flags, its offset
+//! Processes that share an open file description share its status flags, its offset
 //! and its locks (open(2)): one process that sets O_NONBLOCK on a pipe's end
-//! sets it for all of them, and for those that are given it later. So a process
-//! is never handed a description that another one has, or will have: each end
-//! is opened anew, by its name in /proc.
+//! sets it for all of them, and for those that get it later. So a process
+//! is never given a description that another one has, or will have: each end
+//! is opened again, by its name in /proc.
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -13,15 +13,15 @@ use nix::unistd::{Gid, Uid, fchown, geteuid};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A description of one's own for what `fd` refers to, close-on-exec, with the
-/// given access mode, and O_NONBLOCK where asked for.
+/// A new description of the file that `fd` refers to, close-on-exec, with the
+/// given access mode and, if asked for, O_NONBLOCK.
 ///
 /// For pipes, files and devices. A socket can't be opened (ENXIO, socket(7)).
 ///
-/// Where it can't be opened, without /proc or as it belongs to another user and
-/// this process may not take it (CAP_CHOWN), it is `fd`'s own description, with
-/// its status flags put right, and a warning is logged once: whatever the next
-/// process does to them, those that were started before see too.
+/// If it can't be opened, because there is no /proc, or because it belongs to another user
+/// and this process may not take it (CAP_CHOWN), this returns `fd`'s own description, with
+/// its status flags reset, and logs a warning once: changes that the next process makes to
+/// the flags affect those that were started before.
 ///
 /// # Errors
 /// EMFILE, ENFILE.
@@ -34,18 +34,18 @@ pub fn description(fd: impl AsFd, flags: OFlag) -> nix::Result<OwnedFd> {
     };
     if !TOLD.swap(true, Ordering::Relaxed) {
         log::warn!(
-            "{why}: processes share the open pipes that they are given, and each can set the flags of the others'"
+            "{why}: processes with the same pipe share its status flags, and each can change them for the others"
         );
     }
     set_status(fd.as_fd(), flags)?;
     fd.as_fd().try_clone_to_owned().map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))
 }
 
-/// Opens the file behind a descriptor. Never waits: of an unnamed pipe no end
-/// is waited for (fifo_open in the kernel's fs/pipe.c).
+/// Opens the file behind a descriptor. Never waits: opening an unnamed pipe does not wait
+/// for its other end (fifo_open in the kernel's fs/pipe.c).
 ///
 /// # Errors
-/// ENOENT without /proc; EACCES where it belongs to another user and can't be
+/// ENOENT without /proc; EACCES if it belongs to another user and can't be
 /// taken; EMFILE, ENFILE.
 pub(super) fn open(fd: BorrowedFd<'_>, flags: OFlag) -> nix::Result<OwnedFd> {
     let name = format!("/proc/self/fd/{}", fd.as_raw_fd());
@@ -58,7 +58,7 @@ pub(super) fn open(fd: BorrowedFd<'_>, flags: OFlag) -> nix::Result<OwnedFd> {
         }
     };
     match opened() {
-        // Given to a child's user, and this process is root without CAP_DAC_OVERRIDE.
+        // It was given to a child's user, and this process is root without CAP_DAC_OVERRIDE.
         Err(Errno::EACCES) => {
             let was = fstat(fd)?;
             permit(fd, geteuid().as_raw(), 0o600).map_err(|_| Errno::EACCES)?;
@@ -70,8 +70,8 @@ pub(super) fn open(fd: BorrowedFd<'_>, flags: OFlag) -> nix::Result<OwnedFd> {
     }
 }
 
-/// Sets every status flag of a description that can be changed (F_SETFL,
-/// fcntl(2)) as in `flags`: O_APPEND, O_ASYNC, O_DIRECT and O_NOATIME too.
+/// Sets every changeable status flag of a description (F_SETFL, fcntl(2)) as in `flags`:
+/// O_APPEND, O_ASYNC, O_DIRECT, O_NOATIME and O_NONBLOCK.
 ///
 /// # Errors
 /// EBADF.
@@ -84,12 +84,12 @@ pub fn set_status(fd: impl AsFd, flags: OFlag) -> nix::Result<()> {
     Ok(())
 }
 
-/// Gives a pipe that owner and those permissions, which decide who may open
-/// `/dev/stdin` or `/dev/stdout` where it is one's own. Only those who have an
-/// end of it already can try: an unnamed pipe has no other name.
+/// Gives a pipe that owner and those permissions, which decide who may open it as
+/// `/dev/stdin` or `/dev/stdout`. Only processes that already have an end of it can try:
+/// an unnamed pipe has no other name.
 ///
 /// # Errors
-/// EPERM: not this process's to give (CAP_CHOWN), or not its own.
+/// EPERM: this process may not give it away (CAP_CHOWN), or does not own it.
 pub fn permit(pipe: impl AsFd, owner: u32, mode: u32) -> nix::Result<()> {
     let own = geteuid().as_raw();
     let give = |to: u32| fchown(pipe.as_fd(), Some(Uid::from_raw(to)), None::<Gid>);
@@ -97,7 +97,7 @@ pub fn permit(pipe: impl AsFd, owner: u32, mode: u32) -> nix::Result<()> {
     if is.st_uid == owner && is.st_mode & 0o7777 == mode {
         return Ok(());
     }
-    // Only its owner sets its permissions, where CAP_FOWNER is not permitted.
+    // Without CAP_FOWNER, only the owner can set the permissions.
     if is.st_uid != own {
         give(own)?;
     }
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_description_is_set_to_no_other_has() {
+    fn flags_of_one_description_do_not_affect_another() {
         let pipe = Pipe::new(4096).unwrap();
         let first = description(&pipe.write, OFlag::O_WRONLY).unwrap();
         let second = description(&pipe.write, OFlag::O_WRONLY).unwrap();
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_and_a_mode_that_were_changed_are_put_right() {
+    fn an_owner_and_a_mode_that_were_changed_are_restored() {
         let pipe = Pipe::new(4096).unwrap();
         let own = geteuid().as_raw();
         for wrong in [0o000, 0o777] {

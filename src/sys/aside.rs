@@ -1,4 +1,5 @@
-//! A process aside: it does what may take for ever, and nobody waits for it.
+//! A process aside: it does work that may take for ever, so that the supervisor need not
+//! wait for it.
 
 use super::{process, signals};
 use nix::libc;
@@ -9,12 +10,12 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-/// The descriptors that a process aside has besides the standard three.
+/// The descriptors that a process aside keeps besides the standard three.
 #[derive(Debug, Clone, Copy)]
 pub enum Keeps<'a> {
-    /// All of this process's: for one that holds nothing for others yet.
+    /// All of this process's. Only for a process that holds nothing for others yet.
     All,
-    /// These alone. A copy of a pipe's write end in a process that hangs would keep
+    /// Only these, because a copy of a pipe's write end in a process that hangs would keep
     /// the reader from seeing the end.
     Only(&'a [BorrowedFd<'a>]),
 }
@@ -30,8 +31,8 @@ pub enum Keeps<'a> {
 /// EAGAIN, ENOMEM from fork(2).
 pub fn start(keeps: Keeps<'_>, work: impl FnOnce()) -> io::Result<Pid> {
     let parent = getpid();
-    // A signal that arrived before the dispositions are reset would run this
-    // process's handlers there, which write to a pipe that both share.
+    // A signal that arrived in the new process before its dispositions are reset would run
+    // this process's handlers there, and they write to a pipe that both share.
     let mut before = SigSet::empty();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
     #[allow(unsafe_code)]
@@ -39,17 +40,18 @@ pub fn start(keeps: Keeps<'_>, work: impl FnOnce()) -> io::Result<Pid> {
     let forked = unsafe { fork() };
     if matches!(forked, Ok(ForkResult::Child)) {
         process::default_dispositions();
-        // They are for whoever it looks for, and may be sent to all of a control group.
+        // These are meant for the process that started it, but may be sent to a whole
+        // control group.
         signals::ignore([libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2]);
         if let Keeps::Only(keep) = keeps {
             close_others(keep);
         }
         let set = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
         let unblocked = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
-        // A parent that died before that was set is seen by its number.
+        // If the parent died before that was set, this process now has another parent.
         let mut status = 1;
         if set.is_ok() && unblocked.is_ok() && getppid() == parent {
-            // What the parent owns is not this process's to drop.
+            // A panic must not unwind further, because that would drop what the parent owns.
             status = i32::from(catch_unwind(AssertUnwindSafe(work)).is_err());
         }
         #[allow(unsafe_code)]
@@ -65,7 +67,7 @@ pub fn start(keeps: Keeps<'_>, work: impl FnOnce()) -> io::Result<Pid> {
     }
 }
 
-/// Waits until these have ended, and reaps them; all together no longer than that. Those that
+/// Waits until these have ended, and reaps them, for at most `patience` in all. Those that
 /// have not ended by then are given up.
 pub fn wait(processes: impl IntoIterator<Item = Pid>, patience: Duration) {
     let until = Instant::now() + patience;
@@ -86,8 +88,8 @@ fn close_others(keep: &[BorrowedFd<'_>]) {
         if end.is_none_or(|end| end > first) {
             let last = end.map_or(libc::c_uint::MAX, |end| end - 1);
             #[allow(unsafe_code)]
-            // SAFETY: in a process of its own, whose owners of these descriptors are
-            // never dropped nor used (close_range(2)).
+            // SAFETY: this is a process of its own, in which the owners of these descriptors
+            // are neither dropped nor used (close_range(2)).
             unsafe {
                 libc::syscall(libc::SYS_close_range, first, last, 0);
             }
@@ -103,7 +105,7 @@ mod tests {
     use std::io::Read;
     use std::os::fd::AsFd;
 
-    /// Tests have threads: what runs aside here uses no lock that another may hold.
+    /// Tests have threads, so the work here must use no lock that another thread may hold.
     fn end_of(pid: Pid) -> process::Exit {
         loop {
             if let Some(exit) = process::reap(pid).unwrap() {
@@ -114,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn it_has_the_descriptors_that_it_keeps_and_no_other() {
+    fn it_has_only_the_descriptors_that_it_keeps() {
         let [kept, other] = [Pipe::new(4096).unwrap(), Pipe::new(4096).unwrap()];
         let Pipe { read, write } = other;
         let is_open = |fd: BorrowedFd<'_>| nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_GETFD).is_ok();

@@ -1,6 +1,6 @@
-//! Whether a file is there at once: on a disk or in the memory of this machine, and
-//! not behind a network or a program that may be down. To ask may itself take for
-//! ever, so only a process aside asks.
+//! Whether a file is at hand: on a disk or in the memory of this machine, and
+//! not behind a network or a program that may be down. Finding out may itself take for
+//! ever, so only a process aside does it.
 
 use nix::libc;
 use nix::sys::statfs::{
@@ -14,15 +14,15 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
-/// So many symbolic links there may be on the way (path_resolution(7)).
+/// The most symbolic links on the way to a file (path_resolution(7)).
 const LINKS: usize = 40;
-/// So many scripts may be each other's interpreters (execve(2) allows 5).
+/// How deep scripts may be each other's interpreters (execve(2) allows 5).
 const INTERPRETERS: usize = 5;
-/// A path in a program's head is no longer (PATH_MAX).
+/// The longest path in a program's head (PATH_MAX).
 const PATH: usize = 4096;
 
-/// Whether to execute that program waits for nothing but disks of this machine: the
-/// file, each folder and link on the way to it, and the same of its interpreter.
+/// Whether executing that program waits for nothing but disks of this machine: the
+/// file, each folder and link on the way to it, and likewise its interpreter.
 pub fn is_at_hand(program: &Path) -> bool {
     is_all_at_hand(program.to_owned(), INTERPRETERS)
 }
@@ -34,7 +34,7 @@ fn is_all_at_hand(program: PathBuf, interpreters: usize) -> bool {
     match File::open(&program).and_then(|file| interpreter(&file)) {
         Ok(None) => true,
         Ok(Some(next)) => interpreters > 0 && is_all_at_hand(next, interpreters - 1),
-        // It can't be read, as by one that it is not for: nobody knows what runs it.
+        // It can't be read, for example because of its mode, so its interpreter is unknown.
         Err(_) => false,
     }
 }
@@ -73,7 +73,7 @@ pub fn is_way_local(path: &Path) -> bool {
         }
         let next = at.join(&part);
         match std::fs::read_link(&next) {
-            // Of links in /proc only the kernel knows where they lead.
+            // Only the kernel knows where links in /proc lead.
             Ok(_) if next.starts_with("/proc") => {
                 at = next;
                 if !is_local(&at) {
@@ -110,8 +110,8 @@ fn parts(path: &Path) -> impl Iterator<Item = OsString> + '_ {
     })
 }
 
-/// What the kernel executes that program by, if that is another file: of a script
-/// (execve(2)), or the dynamic linker (elf(5)).
+/// The file by which the kernel executes that program, if it is another one: a script's
+/// interpreter (execve(2)), or the dynamic linker (elf(5)).
 fn interpreter(mut file: &File) -> io::Result<Option<PathBuf>> {
     let mut head = Vec::new();
     file.by_ref().take(PATH as u64).read_to_end(&mut head)?;
@@ -123,7 +123,7 @@ fn interpreter(mut file: &File) -> io::Result<Option<PathBuf>> {
     if head.starts_with(b"\x7fELF") { dynamic_linker(&head, file) } else { Ok(None) }
 }
 
-/// PT_INTERP of a program of 64 bits, little-endian, as all that this program runs on are.
+/// PT_INTERP of a 64-bit little-endian program, as on all machines that plumbd runs on.
 fn dynamic_linker(head: &[u8], file: &File) -> io::Result<Option<PathBuf>> {
     const PT_INTERP: u64 = 3;
     let number = |bytes: &[u8], at: usize, length: usize| {
@@ -183,7 +183,7 @@ mod tests {
         if !is_at_hand(&root.join("program")) {
             return;
         }
-        // sysfs is local too, but nothing that a program is on.
+        // sysfs is local too, but it is not a file system for programs, so it does not count.
         symlink("/sys/kernel", root.join("far")).unwrap();
         symlink("program", root.join("near")).unwrap();
         symlink("loop", root.join("loop")).unwrap();

@@ -1,14 +1,14 @@
-//! Files whose folder others may write to, opened so that nobody gains by what
-//! they put there.
+//! Files in folders that others may write to, opened so that nobody can gain anything by
+//! what they put there.
 //!
 //! A name in such a folder may be a symbolic link to any file, a second name of
-//! any file (link(2)), a FIFO that is never written to, or somebody's own file,
-//! and it may be another one a moment later. So a file is opened first, in a way
-//! that follows nothing and waits for nothing, and then it is looked at by its
+//! any file (link(2)), a FIFO that is never written to, or another user's file,
+//! and it may be something else a moment later. So a file is opened first, in a way
+//! that follows nothing and waits for nothing, and is then checked through its
 //! descriptor. The folder is found step by step: a symbolic link on the way is
-//! followed only if it stands where nobody but an administrator can put one.
+//! followed only if it is where only an administrator can put one.
 //! `fs.protected_symlinks` and its like (proc_sys_fs(5)) protect some of this on
-//! some systems; nothing here relies on them.
+//! some systems, but nothing here relies on them.
 
 use super::{name, xattr};
 use crate::sys::cause::words;
@@ -28,13 +28,13 @@ use std::path::{Component, Path};
 /// Whose file may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whose {
-    /// This user's own: what is in it is believed.
+    /// This user's own: its contents are trusted.
     Own,
-    /// What an administrator may have put there. In a folder that only root and
-    /// this user can write to, that is whatever stands there, also by a symbolic
-    /// link; in any other, a file of root's or of this user's with one name.
+    /// A file that an administrator may have put there. In a folder that only root and
+    /// this user can write to, that is any file, even through a symbolic
+    /// link; in any other folder, a file of root or of this user that has one name.
     Administrators,
-    /// Anybody's: it is read, and not believed.
+    /// Anybody's: it is read, but not trusted.
     Anybodys,
 }
 
@@ -51,7 +51,7 @@ pub struct Folder {
     owner: u32,
     group: u32,
     mode: u32,
-    /// The owner that its file system gives to a file of this process's.
+    /// The owner that its file system gives to files made by this process.
     gives: OnceCell<nix::Result<u32>>,
 }
 
@@ -59,23 +59,23 @@ impl Folder {
     /// The folder that a file is in.
     ///
     /// # Errors
-    /// From open(2); [`ErrorKind::PermissionDenied`], in words, for a symbolic
+    /// From open(2); [`ErrorKind::PermissionDenied`], with the reason, for a symbolic
     /// link that anybody may have put there.
     pub fn of(path: &Path) -> io::Result<Folder> {
         Place::of(path, false).map(|place| place.folder)
     }
 
-    /// Whether anybody but root and this user can make, rename or remove names in it.
+    /// Whether others than root and this user can make, rename or remove names in it.
     pub fn is_shared(&self) -> bool {
         !is_only_ours(self.owner, self.group, self.mode)
     }
 
-    /// Whether that user, who has that group, and root are the only ones who can.
+    /// Whether only root and that user, who has that group, can do that.
     pub fn is_only_of(&self, user: u32, group: u32) -> bool {
         is_only_of((user, group), self.owner, self.group, self.mode)
     }
 
-    /// Whether its owner, and root, are the only ones who can.
+    /// Whether only root and its owner can do that.
     pub fn is_one_users(&self) -> bool {
         is_only_of((self.owner, self.owner), self.owner, self.group, self.mode)
     }
@@ -90,7 +90,7 @@ impl Folder {
         Folder { fd, owner, group, mode, gives: OnceCell::new() }
     }
 
-    /// Why that file is not to be used; `None`: it may be.
+    /// Why that file must not be used; `None`: it may be.
     fn why_not(&self, whose: Whose, file: &Metadata) -> Option<String> {
         if !file.is_file() {
             return Some(format!("it is {}, no regular file", kind(file)));
@@ -113,18 +113,19 @@ impl Folder {
                 }
             }
         }
-        // In other folders a second name is an administrator's.
+        // In a folder that is not shared, only an administrator can have made a second name.
         (self.is_shared() && file.nlink() > 1)
             .then(|| format!("it has {} names, in a folder that others may write to", file.nlink()))
     }
 
-    /// Some file systems know other owners than this one (NFS that squashes root,
-    /// CIFS): then a file that is made here has another.
+    /// The owner of a file that this process makes here, which is found by making one. Some
+    /// file systems map owners (NFS that squashes root, CIFS), so it may be another user.
     fn gives(&self) -> nix::Result<u32> {
         *self.gives.get_or_init(|| {
             let name = format!(".plumbd-{}", std::process::id());
             let remove = || unlinkat(&self.fd, name.as_str(), UnlinkatFlags::NoRemoveDir);
-            // One that was killed in here has left it, and in a container numbers come again.
+            // A process that was killed in here has left its file, and in a container process
+            // ids recur.
             let _none = remove();
             let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | CAREFUL;
             let made = openat(&self.fd, name.as_str(), flags, Mode::S_IRUSR)?;
@@ -141,15 +142,16 @@ pub fn is_only_ours(owner: u32, group: u32, mode: u32) -> bool {
     is_only_of((geteuid().as_raw(), getegid().as_raw()), owner, group, mode)
 }
 
-/// The same of another user, with a group. An access control list shows in the mode's
-/// group part.
+/// As [`is_only_ours`], for another user, given with a group. An access control list shows
+/// in the group part of the mode.
 fn is_only_of(user: (u32, u32), owner: u32, group: u32, mode: u32) -> bool {
-    // A group of one's own, as useradd(8) makes them, has nobody else in it.
+    // A user's private group, as useradd(8) makes it, has nobody else in it.
     let is_private = group == 0 || group == user.0 && group == user.1;
     [0, user.0].contains(&owner) && mode & 0o002 == 0 && (mode & 0o020 == 0 || is_private)
 }
 
-/// Nothing is followed, waited for, inherited or taken for a terminal.
+/// Flags so that open(2) follows no link, waits for nothing, makes no terminal the controlling
+/// one, and the descriptor is not inherited.
 const CAREFUL: OFlag = OFlag::O_NOFOLLOW.union(OFlag::O_NONBLOCK).union(OFlag::O_CLOEXEC).union(OFlag::O_NOCTTY);
 
 /// A name in a folder.
@@ -159,7 +161,7 @@ struct Place {
 }
 
 impl Place {
-    /// Where that path leads. `follow`: also if the last name is a symbolic link.
+    /// Where that path leads. `follow`: follow the last name too, if it is a symbolic link.
     fn of(path: &Path, follow: bool) -> io::Result<Place> {
         let mut left: VecDeque<OsString> = path.components().map(|part| part.as_os_str().to_owned()).collect();
         let mut folder = open_folder(AT_FDCWD, OsStr::new(if path.is_absolute() { "/" } else { "." }))?;
@@ -175,7 +177,8 @@ impl Place {
             }
             let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             let look = |flags| retried(|| openat(&folder.fd, part.as_os_str(), flags, Mode::empty()));
-            // Only as a folder is one mounted that waits for that (autofs; O_PATH, open(2)).
+            // First as a folder, because only O_DIRECTORY triggers an automount (autofs;
+            // O_PATH, open(2)).
             let found = match if is_last { Err(Errno::ENOTDIR) } else { look(flags | OFlag::O_DIRECTORY) } {
                 Err(Errno::ENOTDIR) => look(flags),
                 other => other,
@@ -186,9 +189,9 @@ impl Place {
             };
             let data = fstat(&found)?;
             if SFlag::from_bits_truncate(data.st_mode) & SFlag::S_IFMT == SFlag::S_IFLNK {
-                // An administrator's own link in his own folder is his word, as with
+                // An administrator's link in an administrator's folder is intended, as with
                 // /var/log/plumbd in a /var/log that a group may write to. Anybody may give
-                // it another name (link(2)), which shows.
+                // the link another name (link(2)), but that shows in its link count.
                 let is_ours = |owner: u32| [0, geteuid().as_raw()].contains(&owner);
                 let is_trusted = is_ours(data.st_uid) && is_ours(folder.owner) && data.st_nlink == 1;
                 if folder.is_shared() && (is_last || !is_trusted) {
@@ -213,7 +216,7 @@ impl Place {
         let mode = Mode::from_bits_truncate(mode);
         match retried(|| openat(&self.folder.fd, self.name.as_os_str(), access | CAREFUL, mode)) {
             Ok(fd) => Ok(fd.into()),
-            // It was not one when it was looked at.
+            // It was not a link yet when it was looked at.
             Err(Errno::ELOOP) => Err(is_link(&self.name, true)),
             Err(Errno::EISDIR | Errno::ENXIO | Errno::ENODEV) if self.folder.is_shared() => {
                 Err(refused("it is no regular file".to_owned()))
@@ -235,8 +238,9 @@ impl Place {
         if [0, geteuid().as_raw()].contains(&self.folder.owner) {
             return self.open(flags, mode);
         }
-        // The folder's owner decides which group and access control list new files get,
-        // and whoever is let in before they are taken away stays in.
+        // The folder's owner decides which group and access control list new files get.
+        // A process that opened the file before these are removed would keep its access, so
+        // the file is made without any rights for others.
         let file = self.open(flags, mode & !0o077)?;
         if xattr::get(&file, ACL)?.is_some() {
             xattr::remove(&file, ACL)?;
@@ -245,7 +249,7 @@ impl Place {
             file.metadata()?.gid() == getegid().as_raw() || fchown(&file, None, Some(getegid())).is_ok();
         let mask = umask(Mode::empty());
         umask(mask);
-        // A sandbox may refuse chown(2) altogether.
+        // A sandbox may refuse chown(2), so the group may still be another one.
         let others_group = if has_own_group { 0 } else { 0o070 };
         fchmod(&file, Mode::from_bits_truncate(mode & !mask.bits() & !others_group))?;
         Ok(file)
@@ -291,16 +295,16 @@ fn kind(data: &Metadata) -> &'static str {
     }
 }
 
-/// Opens a file that is there. A symbolic link at its name is followed only for
+/// Opens a file that exists. A symbolic link at its name is followed only for
 /// [`Whose::Administrators`].
 ///
 /// # Errors
-/// From open(2); [`ErrorKind::PermissionDenied`], in words, if it is not to be used.
+/// From open(2); [`ErrorKind::PermissionDenied`], with the reason, if it must not be used.
 pub fn open(path: &Path, access: OFlag, whose: Whose) -> io::Result<File> {
     Place::of(path, whose == Whose::Administrators)?.open_checked(access, whose)
 }
 
-/// What has that name, also a symbolic link, to be looked at and no more (O_PATH).
+/// The file with that name, even a symbolic link, opened only to look at it (O_PATH).
 ///
 /// # Errors
 /// From open(2); as [`Folder::of`].
@@ -310,8 +314,8 @@ pub fn found(path: &Path) -> io::Result<File> {
     Ok(retried(|| openat(&place.folder.fd, place.name.as_os_str(), flags, Mode::empty()))?.into())
 }
 
-/// Makes a file. Nobody but this user, and no other group, has had a right to it
-/// that `mode`, less the umask, does not give.
+/// Makes a file. At no time does anyone but this user have a right to it that `mode`, less
+/// the umask, does not give.
 ///
 /// # Errors
 /// From open(2), EEXIST among them.
@@ -319,10 +323,10 @@ pub fn make(path: &Path, access: OFlag, mode: u32) -> io::Result<File> {
     Place::of(path, false)?.make(access, mode)
 }
 
-/// Opens a file, and makes it if it is not there; whether it was made.
+/// Opens a file, or makes it if it does not exist; returns whether it was made.
 ///
 /// # Errors
-/// As [`open`] and [`make`]. EEXIST: it comes and goes.
+/// As [`open`] and [`make`]. EEXIST: it appears and disappears again and again.
 pub fn open_or_make(path: &Path, access: OFlag, mode: u32, whose: Whose) -> io::Result<(File, bool)> {
     let mut attempts = 0;
     loop {
@@ -338,8 +342,8 @@ pub fn open_or_make(path: &Path, access: OFlag, mode: u32, whose: Whose) -> io::
     }
 }
 
-/// Writes a whole file, in place of whatever has that name, which is left as it is
-/// where it has others.
+/// Writes a whole file in place of whatever has that name. If that is a file with other
+/// names too, it stays as it is under those.
 ///
 /// # Errors
 /// As [`remove`] and [`make`]; from write(2).
@@ -351,7 +355,7 @@ pub fn write_anew(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
     make(path, OFlag::O_WRONLY, mode)?.write_all(bytes)
 }
 
-/// Removes a name, whatever it stands for, but for a folder.
+/// Removes a name, unless it is a folder's.
 ///
 /// # Errors
 /// From unlink(2); as [`Folder::of`].
@@ -359,7 +363,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
     Place::of(path, false)?.remove()
 }
 
-/// Renames within a folder, over what has that name.
+/// Renames within a folder, and replaces whatever has the new name.
 ///
 /// # Errors
 /// From rename(2); as [`Folder::of`].
@@ -377,20 +381,20 @@ pub fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
     name::rename_to_free(from.folder.fd.as_fd(), &from.name, to)
 }
 
-/// Brings a file's name to the disk (fsync(2): the folder's own).
+/// Brings a file's name to the disk, with fsync(2) of its folder.
 ///
 /// # Errors
 /// From open(2) and fsync(2).
 pub fn sync_folder(path: &Path) -> io::Result<()> {
     let place = match Place::of(path, true) {
-        // Somebody has put a link in the place of what was opened there.
+        // Another user has put a link in place of the file that was opened there.
         Err(error) if error.kind() == ErrorKind::PermissionDenied => Place::of(path, false)?,
         other => other?,
     };
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let folder = retried(|| openat(&place.folder.fd, ".", flags, Mode::empty()))?;
     match retried(|| nix::unistd::fsync(&folder)) {
-        // A file system that can't do that for a folder.
+        // This file system can't do that for a folder.
         Err(Errno::EINVAL) => Ok(()),
         other => Ok(other?),
     }
@@ -424,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_followed_where_only_an_administrator_can_put_one() {
+    fn a_link_is_followed_only_where_no_one_but_an_administrator_can_put_one() {
         for whose in [Whose::Own, Whose::Administrators] {
             let outside = folder(0o700);
             let real = outside.path().join("real");
@@ -450,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn links_on_the_way_are_as_links_at_the_end_and_no_way_is_endless() {
+    fn links_on_the_way_are_followed_if_trusted_and_a_loop_ends() {
         let outside = folder(0o700);
         std::fs::write(outside.path().join("f"), "").unwrap();
         for mode in [0o755, 0o1777] {
@@ -460,8 +464,8 @@ mod tests {
             for way in ["way/f", "./way/./f", "long/f"] {
                 open(&folder.path().join(way), OFlag::O_RDONLY, Whose::Own).unwrap();
             }
-            // Another name of an administrator's link may be anybody's doing, and so is a
-            // link of somebody else's.
+            // Anybody may have made a second name of an administrator's link, or a link of
+            // their own.
             std::fs::hard_link(folder.path().join("way"), folder.path().join("name")).unwrap();
             symlink(outside.path(), folder.path().join("theirs")).unwrap();
             let made = lchown(folder.path().join("theirs"), Some(65534), None).is_ok();
@@ -500,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn whose_a_file_must_be() {
+    fn a_file_must_belong_to_the_right_user() {
         if !geteuid().is_root() {
             println!("left out: needs root");
             return;
@@ -518,14 +522,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_file_system_gives_a_new_file_is_this_users() {
+    fn the_owner_that_a_file_system_gives_to_new_files_counts_as_this_user() {
         let folder = folder(0o1777);
         let path = folder.path().join("f");
         let (file, own) = (File::create(&path).unwrap(), geteuid().as_raw());
         let squashing = |gives| Folder { gives: OnceCell::from(gives), ..Folder::of(&path).unwrap() };
         let metadata = file.metadata().unwrap();
         assert_eq!(Folder::of(&path).unwrap().gives(), Ok(own));
-        // One that was killed with the same number, as in a container.
+        // Left by a killed process that had the same id, as in a container.
         std::fs::write(folder.path().join(format!(".plumbd-{}", std::process::id())), "").unwrap();
         assert_eq!(Folder::of(&path).unwrap().gives(), Ok(own));
         assert_eq!(folder.path().read_dir().unwrap().count(), 1);
@@ -544,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_is_new_and_of_the_mode_that_is_asked_for() {
+    fn a_made_file_is_new_and_has_the_mode_that_was_asked_for() {
         for owner in [geteuid().as_raw(), 65534] {
             let folder = folder(0o777);
             if owner == 65534 && std::os::unix::fs::chown(folder.path(), Some(owner), None).is_err() {
@@ -561,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn names_go_and_are_changed_where_they_stand() {
+    fn names_are_removed_and_changed_without_following_links() {
         let folder = folder(0o1777);
         let [a, b] = ["a", "b"].map(|name| folder.path().join(name));
         symlink("victim", &a).unwrap();
@@ -575,8 +579,8 @@ mod tests {
         assert!(!a.exists());
     }
 
-    /// Where files are opened, made, renamed, removed or changed by a name elsewhere,
-    /// and why that may be.
+    /// The places where files are opened, made, renamed, removed or changed by name without
+    /// this module, and why that is right.
     const ELSEWHERE: &[(&str, &str, &str)] = &[
         ("config/mod.rs", "File::options().read(true).custom_flags(flags).open(path)", "its owner is looked at then"),
         ("link/intent.rs", "read_to_string(path)", "the boot id, in /proc"),
@@ -620,7 +624,7 @@ mod tests {
     }
 
     #[test]
-    fn no_other_place_opens_or_changes_a_file_by_its_name() {
+    fn no_other_place_opens_or_changes_a_file_by_name() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
         let mut all = Vec::new();
         sources(&root, &mut all);
@@ -632,7 +636,7 @@ mod tests {
             let file = path.strip_prefix(&root).unwrap().to_str().unwrap();
             for line in text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().lines() {
                 let is_call = CALLS.iter().any(|call| line.contains(call)) && !line.trim_start().starts_with("//");
-                // What the kernel has at these names nobody else can make.
+                // These names are the kernel's, and nobody else can put anything there.
                 let is_kernels = ["\"/proc/", "\"/dev/null\""].iter().any(|name| line.contains(name));
                 let at = ELSEWHERE.iter().position(|(at, call, _why)| *at == file && line.contains(call));
                 match at {

@@ -1,9 +1,9 @@
 //! Why a system call failed, in words that a person can act on: without the number
-//! that the standard library adds, and with the limit that was met.
+//! that the standard library adds, and with the limit that was reached.
 //!
-//! Where an error's text leaves this process, [`plain`] has the last word: the log, a
-//! plugin's log, answers to operators, notifications, what a command says on standard
-//! error. So no message need think of it.
+//! Wherever text leaves this process, [`plain`] is applied last: in the log, a
+//! plugin's log, answers to operators, notifications, and what a command prints on standard
+//! error. So the code that makes a message need not care.
 
 use nix::errno::Errno;
 use nix::libc::RLIM_INFINITY;
@@ -11,7 +11,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use std::borrow::Cow;
 use std::io;
 
-/// What `io::Error` writes between the words for an error and its number.
+/// The text that `io::Error` writes between the words for an error and its number.
 const NUMBER: &str = " (os error ";
 
 /// The cause of an error: "No such file or directory".
@@ -22,7 +22,7 @@ pub fn cause(error: &io::Error) -> String {
     }
 }
 
-/// The same of a system call's own number.
+/// As [`cause`], for a system call's error number.
 pub fn words(errno: Errno) -> String {
     let words = libc_words(errno as i32);
     match limit(errno) {
@@ -31,13 +31,13 @@ pub fn words(errno: Errno) -> String {
     }
 }
 
-/// As strerror(3) has it.
+/// The words of strerror(3).
 fn libc_words(number: i32) -> String {
     let whole = io::Error::from_raw_os_error(number).to_string();
     whole.split_once(NUMBER).map_or_else(|| whole.clone(), |(words, _)| words.to_owned())
 }
 
-/// The limit that this process has met, and what raises it (setrlimit(2)).
+/// The limit that this process has reached, and how to raise it (setrlimit(2)).
 fn limit(errno: Errno) -> Option<String> {
     let (resource, unit, raise) = match errno {
         Errno::EMFILE => {
@@ -48,14 +48,14 @@ fn limit(errno: Errno) -> Option<String> {
         _ => return None,
     };
     let (soft, _) = getrlimit(resource).ok()?;
-    // Without one it is a limit of the file system's own.
+    // If this is unlimited, the limit was the file system's own.
     (soft != RLIM_INFINITY)
         .then(|| format!("the limit is {soft} {unit}: raise it with {raise} in `limits` of the child"))
 }
 
-/// A text with errors in it as [`cause`] has them: `io::Error`'s own form, "Too many
-/// open files (os error 24)", says a number that nobody needs. Only what is exactly an
-/// error's words is touched.
+/// Replaces each error in a text by its [`cause`]: `io::Error`'s own form, "Too many
+/// open files (os error 24)", has a number that nobody needs. Only text that is exactly an
+/// error's words is changed.
 pub fn plain(text: &str) -> Cow<'_, str> {
     if !text.contains(NUMBER) {
         return Cow::Borrowed(text);
@@ -82,8 +82,8 @@ pub fn plain(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// The error whose words end `before`, with its number at the beginning of `number`; and
-/// what is behind that.
+/// The error whose words end `before` and whose number begins `number`, and the text after
+/// that.
 fn said<'a>(before: &str, number: &'a str) -> Option<(Errno, &'a str)> {
     let (number, behind) = number.split_once(')')?;
     let number: i32 = number.parse().ok()?;
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_is_said() {
+    fn no_error_number_is_shown() {
         for errno in [Errno::ENOENT, Errno::EACCES, Errno::EIO, Errno::ENOSPC] {
             let said = cause(&error(errno));
             assert!(!said.is_empty() && !said.contains("os error"), "{said}");
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_an_error_stays() {
+    fn text_that_only_looks_like_an_error_stays() {
         for text in [
             "it printed (os error 2)",
             "No such file or directory (os error 3)",
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_was_met_is_named_with_what_raises_it() {
+    fn a_limit_that_was_reached_is_named_with_how_to_raise_it() {
         let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         let said = plain(&format!("cannot accept: {}", error(Errno::EMFILE))).into_owned();
         let whole = format!(
@@ -158,11 +158,11 @@ mod tests {
         }
     }
 
-    /// The places where words leave this process are few, and each makes them plain.
+    /// Text leaves this process at few places, and each applies `plain`.
     #[test]
-    fn words_leave_this_process_where_they_are_made_plain() {
+    fn every_place_where_text_leaves_this_process_makes_it_plain() {
         const WAYS_OUT: [&str; 6] = ["eprint", "println!", "print!(", "io::stderr()", "io::stdout()", "sendmsg("];
-        // Not words: echo's link, descriptors that are handed on, a question about a terminal.
+        // These send no text: echo's link, passing of descriptors, a check for a terminal.
         const SAFE: [&str; 8] = [
             "plugin/echo/sink.rs",
             "plugin/logger/archivist.rs",

@@ -2,11 +2,11 @@
 //!
 //! Each descriptor that comes with a datagram (SCM_RIGHTS, unix(7)) is a chance to hold
 //! this process up. close(2) on one asks its file system to flush it (FUSE_FLUSH), which
-//! may take forever. So there is room for the sender's credentials alone, and the kernel
-//! drops the rest without installing or flushing anything (MSG_CTRUNC). If the sender has
-//! closed its own copy by then, that is the last use of the file: a TCP connection with
-//! SO_LINGER then waits for its peer, which nothing but a signal cuts short. So a timer
-//! sends one meanwhile.
+//! may take forever. So the buffer has room for the sender's credentials alone, and the
+//! kernel drops the rest without installing or flushing anything (MSG_CTRUNC). If the sender
+//! has already closed its own copy, that is the last use of the file: a TCP connection with
+//! SO_LINGER then waits for its peer, and only a signal interrupts that. So a timer
+//! sends signals meanwhile.
 
 use nix::errno::Errno;
 use nix::libc;
@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// How long files that somebody sent may delay this process, in microseconds.
+/// How long files that a process sent may delay this one, in microseconds.
 const PATIENCE: libc::suseconds_t = 1000;
 
 /// A non-blocking datagram socket in the abstract namespace.
@@ -25,12 +25,12 @@ const PATIENCE: libc::suseconds_t = 1000;
 pub struct Datagrams {
     fd: OwnedFd,
     name: Vec<u8>,
-    /// Fields are dropped in order: at the end this is there while `fd`, and what still
+    /// Fields are dropped in order, so at the end this still exists while `fd`, and what
     /// waits in it, is closed.
     closing: Option<Interrupted>,
 }
 
-/// The process that sent a datagram, as the kernel says (SCM_CREDENTIALS, unix(7)).
+/// The process that sent a datagram, according to the kernel (SCM_CREDENTIALS, unix(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sender {
     /// Its process id.
@@ -39,7 +39,7 @@ pub struct Sender {
     pub uid: u32,
 }
 
-/// Room for exactly one control message, which the kernel makes the credentials.
+/// Room for exactly one control message; the kernel puts the credentials there.
 #[repr(C)]
 struct Control {
     header: libc::cmsghdr,
@@ -67,7 +67,7 @@ impl Datagrams {
         &self.name
     }
 
-    /// Receives the next datagram: its length and its sender. `None`: there is no more now.
+    /// Receives the next datagram: its length and its sender. `None`: there is none now.
     ///
     /// # Errors
     /// ENOMEM.
@@ -115,20 +115,20 @@ impl Drop for Datagrams {
     }
 }
 
-/// While it exists, SIGALRM comes every [`PATIENCE`], so that no wait lasts longer. It
+/// While this exists, SIGALRM comes every [`PATIENCE`], so that no wait lasts longer. It
 /// comes more than once because the first may come just before the wait begins.
 #[derive(Debug)]
 struct Interrupted;
 
 impl Interrupted {
-    /// Catches the signal, which would end this process otherwise.
+    /// Catches the signal, which would otherwise end this process.
     fn prepare() -> io::Result<()> {
         static CAUGHT: std::sync::Mutex<bool> = std::sync::Mutex::new(false);
         let mut caught = CAUGHT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if !*caught {
-            // What it sets is of no use: the interruption is.
+            // Nobody reads the flag that it sets; only the interruption matters.
             signal_hook::flag::register(libc::SIGALRM, Arc::new(AtomicBool::new(false)))?;
-            // Its parent may have blocked it.
+            // This process's parent may have blocked it.
             sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&SigSet::from(Signal::SIGALRM)), None)?;
             *caught = true;
         }
@@ -151,8 +151,8 @@ fn set_timer(every: libc::suseconds_t) {
     let time = libc::timeval { tv_sec: 0, tv_usec: every };
     let timer = libc::itimerval { it_interval: time, it_value: time };
     #[allow(unsafe_code)]
-    // SAFETY: setitimer reads `timer`, which outlives the call, and writes nothing where
-    // there is no pointer for the old value. These arguments can't fail.
+    // SAFETY: setitimer reads `timer`, which outlives the call, and writes nothing because
+    // the pointer for the old value is null. It can't fail with these arguments.
     unsafe {
         libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut());
     }

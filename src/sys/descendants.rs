@@ -1,4 +1,4 @@
-//! Finding processes that others left behind, in /proc.
+//! Finds processes that others left behind, in /proc.
 
 use nix::errno::Errno;
 use nix::libc;
@@ -13,12 +13,12 @@ use std::time::Duration;
 
 /// How often an environment that is empty is read.
 const READS: usize = 6;
-/// How long after.
+/// The pause between two reads.
 const READ_AGAIN: Duration = Duration::from_millis(1);
-/// The kernel's own threads are its children, and have no environment.
+/// The parent of the kernel's own threads, which have no environment.
 const KTHREADD: Pid = Pid::from_raw(2);
 
-/// What proc_pid_stat(5) says of a process.
+/// A process, as proc_pid_stat(5) describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Process {
     /// Its number.
@@ -31,13 +31,13 @@ pub struct Process {
     pub group: Pid,
     /// Its session.
     pub session: Pid,
-    /// When it was started, in clock ticks since boot. Number and start together
-    /// name one process for good.
+    /// When it was started, in clock ticks since boot. The number and the start together
+    /// identify one process for good.
     pub start: u64,
 }
 
 impl Process {
-    /// Looks at one process. `None`: there is none; or it is another user's, and
+    /// Looks at one process. `None`: it does not exist, or it is another user's and
     /// /proc hides those (`hidepid`).
     ///
     /// # Errors
@@ -66,20 +66,20 @@ impl Process {
         Ok(Process::look(self.pid)?.is_some_and(|now| now.start == self.start && !now.is_dead()))
     }
 
-    /// Its name, as ps(1) shows it.
+    /// Its name as shown by ps(1).
     pub fn name(&self) -> String {
         let name = std::fs::read(format!("/proc/{}/comm", self.pid)).unwrap_or_default();
         String::from_utf8_lossy(name.trim_ascii_end()).into_owned()
     }
 
-    /// What its environment was when it was executed; empty if it is gone, or
+    /// Its environment as of when it was executed; empty if it is gone, or
     /// another user's. `None`: it can't be read just now.
     ///
-    /// It is in the process's own memory, so it may have been written over. A
-    /// process in state D may hold the lock of its memory, and whoever reads it
-    /// then would wait: such a process is not read. While a program is executed there
-    /// is none for a moment (its new memory is there before the kernel has noted where
-    /// the environment is, fs/binfmt_elf.c): one that is empty is read again.
+    /// The environment is in the process's own memory, so it may have been overwritten. A
+    /// process in state D may hold the lock of its memory, and reading would wait for that
+    /// lock, so such a process is not read. While a program is being executed, the
+    /// environment is empty for a moment (its new memory exists before the kernel has noted
+    /// where the environment is, fs/binfmt_elf.c), so an empty one is read again.
     ///
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM.
@@ -102,8 +102,8 @@ impl Process {
         }
     }
 
-    /// Whether it has one of these pipes or sockets open, each by its device and inode.
-    /// Not so if it is another user's.
+    /// Whether it has one of these pipes or sockets open, each given by device and inode.
+    /// False if it is another user's.
     ///
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM.
@@ -120,7 +120,7 @@ impl Process {
                 Err(error) if is_gone(&error) => return Ok(false),
                 Err(error) => return Err(error),
             };
-            // Only these are looked through: stat(2) of a file may wait for its file system.
+            // Only pipes and sockets are looked at: stat(2) of a file may wait for its file system.
             let is_ours = std::fs::read_link(&path).is_ok_and(|to| is_pipe_or_socket(&to));
             if is_ours && std::fs::metadata(&path).is_ok_and(|file| files.contains(&(file.dev(), file.ino()))) {
                 return Ok(true);
@@ -129,8 +129,7 @@ impl Process {
         Ok(false)
     }
 
-    /// Whose that process is now, by its effective user id. `None`: it is gone, or can't be
-    /// looked at.
+    /// The effective user id of that process now. `None`: it is gone, or can't be looked at.
     pub fn user(pid: Pid) -> Option<u32> {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         // `Uid: REAL EFFECTIVE SAVED FILESYSTEM` (proc_pid_status(5))
@@ -143,7 +142,8 @@ impl Process {
     /// # Errors
     /// EPERM if it is another user's; EMFILE, ENFILE, ENOMEM.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
-        // What is looked at after the descriptor is open is what the descriptor names.
+        // The check comes after the descriptor is open, so it is about the process that the
+        // descriptor names.
         let process = pidfd(self.pid);
         if !self.is_running()? {
             return Ok(());
@@ -156,23 +156,23 @@ impl Process {
 
     fn send(&self, process: Option<&OwnedFd>, signal: Signal) -> nix::Result<()> {
         let Some(process) = process else {
-            // Some container profiles refuse pidfd_open(2). Between the look and the signal
-            // all other numbers would have to be used up for this to hit another.
+            // Some container profiles refuse pidfd_open(2). This could hit another process
+            // only if all other numbers were used up between the check and the signal.
             return kill(self.pid, signal);
         };
         let none: *const libc::siginfo_t = std::ptr::null();
         #[allow(unsafe_code)]
-        // SAFETY: takes no memory of this process; a null pointer is as kill(2) has it.
+        // SAFETY: uses no memory of this process; with a null pointer it works like kill(2).
         let sent =
             unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal as libc::c_int, none, 0) };
         Errno::result(sent).map(drop)
     }
 }
 
-/// A descriptor that names a process for good, close-on-exec (pidfd_open(2)).
+/// A descriptor that refers to a process for good, close-on-exec (pidfd_open(2)).
 ///
 /// # Errors
-/// EMFILE, ENFILE, ENOMEM; ESRCH; EPERM where a container's profile refuses it.
+/// EMFILE, ENFILE, ENOMEM; ESRCH; EPERM if a container's profile refuses it.
 fn pidfd(pid: Pid) -> io::Result<OwnedFd> {
     #[allow(unsafe_code)]
     // SAFETY: takes two integers; what it returns is a new descriptor that
@@ -183,7 +183,7 @@ fn pidfd(pid: Pid) -> io::Result<OwnedFd> {
     }
 }
 
-/// It ended before or while its file in /proc was read (proc(5)).
+/// Whether the process ended before or while its file in /proc was read (proc(5)).
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
@@ -194,7 +194,7 @@ fn is_pipe_or_socket(target: &Path) -> bool {
 }
 
 fn parse(pid: Pid, stat: &[u8]) -> Option<Process> {
-    // A name may have anything in it, parentheses and newlines too.
+    // A name may contain anything, even parentheses and newlines.
     let end = stat.iter().rposition(|&byte| byte == b')')?;
     let fields: Vec<&str> = std::str::from_utf8(&stat[end + 1..]).ok()?.split_ascii_whitespace().collect();
     let pid_at = |place: usize| fields.get(place)?.parse().ok().map(Pid::from_raw);
@@ -234,10 +234,10 @@ pub struct Children {
 }
 
 impl Children {
-    /// Opens the list. This process must have one thread.
+    /// Opens the list. This process must have only one thread.
     ///
     /// # Errors
-    /// /proc is not mounted, or is another pid namespace's.
+    /// /proc is not mounted, or belongs to another pid namespace.
     pub fn open() -> io::Result<Children> {
         let own = getpid();
         let list = match File::open(format!("/proc/{own}/task/{own}/children")) {
@@ -251,11 +251,11 @@ impl Children {
         Ok(Children { list, text: Vec::new() })
     }
 
-    /// Reads the list anew, and says how many there are. Only this process takes its
-    /// children off it, by reaping them, so none is passed over.
+    /// Reads the list again, and returns how many children there are. Only this process
+    /// removes children from the list, by reaping them, so none is missed.
     ///
     /// # Errors
-    /// From read(2); or from reading /proc, which is what is left without the list.
+    /// From read(2), or from reading /proc, which replaces the list if there is none.
     pub fn read(&mut self) -> io::Result<usize> {
         self.text.clear();
         if let Some(list) = &mut self.list {
@@ -267,11 +267,11 @@ impl Children {
                 write!(self.text, "{} ", process.pid)?;
             }
         }
-        // A space stands behind each.
+        // Each is followed by a space.
         Ok(memchr::memchr_iter(b' ', &self.text).count())
     }
 
-    /// Those that were read.
+    /// The children as of the last read.
     pub fn pids(&self) -> impl Iterator<Item = Pid> {
         let words = self.text.split(u8::is_ascii_whitespace).filter_map(|word| std::str::from_utf8(word).ok());
         words.filter_map(|word| word.parse().ok()).map(Pid::from_raw)
@@ -283,7 +283,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_whose_name_has_parentheses_and_spaces_is_read_right() {
+    fn a_process_whose_name_has_parentheses_and_spaces_is_parsed_right() {
         let text = b"7 (a) R 1 (b\n) S 5 6 4 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 12345 1 2 3";
         let found = parse(Pid::from_raw(7), text).unwrap();
         let [parent, group, session] = [5, 6, 4].map(Pid::from_raw);
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_another_process_by_now_is_not_signalled() {
+    fn a_number_that_now_belongs_to_another_process_is_not_signalled() {
         let mut other = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(other.id()).unwrap());
         let process = Process::look(pid).unwrap().unwrap();
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_a_pipe_is_seen() {
+    fn a_process_that_holds_a_pipe_is_found() {
         use std::os::unix::fs::MetadataExt;
         let (read, _write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
         let file = File::from(read).metadata().unwrap();

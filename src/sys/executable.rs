@@ -1,6 +1,6 @@
-//! Why a file can't be executed: execve(2) says "No such file or directory" of a
-//! script whose interpreter is missing, and as little of others. The file itself says
-//! more.
+//! Why a file can't be executed. For a script whose interpreter is missing, execve(2) only
+//! says "No such file or directory", and its other errors say as little. The file itself
+//! shows more.
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -9,18 +9,18 @@ use nix::unistd::{AccessFlags, access};
 use std::ffi::CStr;
 use std::fmt;
 
-/// So much of a file says what it is; the kernel looks at 256 bytes
-/// (BINPRM_BUF_SIZE, linux/binfmts.h), and the name of a program's loader is in the
-/// first page of what linkers make.
+/// How much of a file is read to find out what it is. The kernel looks at 256 bytes
+/// (BINPRM_BUF_SIZE, linux/binfmts.h), and linkers put the name of a program's loader into
+/// the first page.
 const HEAD: usize = 4096;
 /// A name in the first line of a script ends before this (BINPRM_BUF_SIZE).
 const NAME_MOST: usize = 256;
 
-/// How many bytes say what is wrong.
+/// The length of a flaw in bytes.
 pub const BYTES: usize = 4 + NAME_MOST;
 
-/// What this machine's own programs say they are for, and older ones that its kernel
-/// may run too (elf(5), e_machine).
+/// The architectures in the headers of programs for this machine: its own, and an older
+/// one that its kernel may run too (elf(5), e_machine).
 #[cfg(target_arch = "x86_64")]
 const OWN: [u16; 2] = [62, 3];
 #[cfg(target_arch = "aarch64")]
@@ -80,7 +80,7 @@ impl Flaw {
         Flaw { kind, machine: 0, name: [0; NAME_MOST], length: 0 }
     }
 
-    /// With a name, as much of it as there is room for.
+    /// A flaw with as much of that name as there is room for.
     fn named(kind: Kind, name: &[u8]) -> Flaw {
         let length = u8::try_from(name.len()).unwrap_or(u8::MAX);
         let mut flaw = Flaw { length, ..Flaw::new(kind) };
@@ -94,7 +94,7 @@ impl Flaw {
         matches!(self.kind, Kind::NoFormat | Kind::Foreign)
     }
 
-    /// As bytes, for a process that can say nothing more: the kind, the machine, the name.
+    /// The flaw as bytes, for a process that can't report more: the kind, the machine, the name.
     pub fn bytes(&self) -> [u8; BYTES] {
         let mut bytes = [0; BYTES];
         let [low, high] = self.machine.to_le_bytes();
@@ -103,7 +103,7 @@ impl Flaw {
         bytes
     }
 
-    /// What [`Flaw::bytes`] gave.
+    /// The flaw from which [`Flaw::bytes`] made these bytes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Flaw> {
         let (head, name) = bytes.split_first_chunk::<4>()?;
         let [kind, low, high, length] = *head;
@@ -121,10 +121,12 @@ impl fmt::Display for Flaw {
             Kind::Folder => write!(f, "it is a folder"),
             Kind::NotExecutable => write!(f, "it is not marked executable (chmod +x)"),
             Kind::Empty => write!(f, "it is empty"),
-            Kind::LineEnds => write!(f, "its first line ends in CR LF, which is part of a name there: save it with LF"),
+            Kind::LineEnds => {
+                write!(f, "its first line ends in CR LF, and the CR counts as part of a name: save it with LF")
+            }
             Kind::NoInterpreter => write!(f, "its first line, #!, names no interpreter"),
             Kind::NoFormat => {
-                write!(f, "it is no program of this machine, and has no #! line that names an interpreter")
+                write!(f, "it is not a program for this machine, and has no #! line that names an interpreter")
             }
             Kind::Foreign => {
                 write!(f, "it is a program for {}, not for {}", machine(self.machine), std::env::consts::ARCH)
@@ -136,7 +138,7 @@ impl fmt::Display for Flaw {
     }
 }
 
-/// As uname(1) calls it.
+/// The architecture's name in uname(1).
 fn machine(number: u16) -> String {
     match number {
         3 => "i386".to_owned(),
@@ -153,15 +155,15 @@ fn machine(number: u16) -> String {
     }
 }
 
-/// Why execve(2) of that file failed with that error, where the file says more.
+/// Why execve(2) of that file failed with that error, if the file shows more.
 ///
-/// Allocates nothing: it is asked by a process that may share another one's memory.
+/// Allocates nothing, because the calling process may share another one's memory.
 pub fn explain(path: &CStr, errno: Errno) -> Option<Flaw> {
     look(path).filter(|flaw| flaw.kind.explains(errno))
 }
 
-/// What is wrong with that file as a program; `None`: nothing that can be seen, or it
-/// can't be looked at.
+/// What is wrong with that file as a program. `None`: nothing that can be seen, or the file
+/// can't be read.
 pub fn look(path: &CStr) -> Option<Flaw> {
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let file = open(path, flags, Mode::empty()).ok()?;
@@ -211,7 +213,7 @@ fn of_script(rest: &[u8]) -> Option<Flaw> {
     missing(name, Kind::InterpreterMissing)
 }
 
-/// The header of a program (elf(5)), as far as it says where it can run.
+/// Checks in the header of a program (elf(5)) where it can run.
 fn of_elf(head: &[u8]) -> Option<Flaw> {
     const CLASS_64: u8 = 2;
     const LITTLE_ENDIAN: u8 = 1;
@@ -237,8 +239,8 @@ fn of_elf(head: &[u8]) -> Option<Flaw> {
     missing(name.split(|&byte| byte == 0).next()?, Kind::LoaderMissing)
 }
 
-/// Whether that program is missing. Of a relative name nobody knows before it is
-/// executed: it is relative to where the program will run.
+/// Whether that program is missing. For a relative name this is unknown before it is
+/// executed, because it is relative to the directory in which the program will run.
 fn missing(name: &[u8], kind: Kind) -> Option<Flaw> {
     if !name.starts_with(b"/") {
         return None;
@@ -284,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_runs_has_no_flaw() {
+    fn a_program_that_runs_has_no_flaw() {
         assert_eq!(said(Path::new("/bin/sh")), None);
         assert_eq!(said(Path::new("/proc/self/exe")), None);
         let folder = tempfile::tempdir().unwrap();
@@ -295,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn each_flaw_is_told() {
+    fn each_flaw_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path();
         assert_eq!(said(dir).unwrap(), "it is a folder");
@@ -326,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flaw_goes_through_bytes() {
+    fn a_flaw_survives_the_way_through_bytes() {
         for kind in Kind::ALL {
             for name in [&b""[..], b"/usr/bin/pyton3", &[b'x'; 255]] {
                 let flaw = Flaw { machine: 183, ..Flaw::named(kind, name) };
@@ -338,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_explained_only_by_what_leads_to_it() {
+    fn an_error_is_explained_only_by_a_flaw_that_causes_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = file(folder.path(), b"echo\n", 0o755);
         let path = CString::new(path.as_os_str().as_bytes()).unwrap();

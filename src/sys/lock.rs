@@ -1,8 +1,9 @@
-//! Locks of files that others may read, and so may lock (flock(2)).
+//! Locks on files that other users may read, and so may lock (flock(2)).
 //!
-//! A lock counts if a process of this user's or of root's has it: another logger
-//! or archivist, also one that knows the file by another name. Anybody else's is
-//! passed over, or whoever may read the messages could keep them from being saved.
+//! A lock counts if a process of this user or of root holds it, such as another logger
+//! or archivist, even one that knows the file by another name. All other locks are
+//! ignored, because otherwise anyone who may read the messages could keep them from
+//! being saved.
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -19,7 +20,7 @@ use std::path::Path;
 pub enum Locked {
     /// By flock(2).
     Alone(Flock<File>),
-    /// Not at all: somebody else has locked it, and may not keep it.
+    /// Not locked: another user has locked it, and that lock does not count.
     Beside(File),
 }
 
@@ -35,11 +36,11 @@ impl Deref for Locked {
 }
 
 impl Locked {
-    /// Locks one that is not, where that can be done by now: else one that comes later
-    /// would take it for free. Returns whether it did.
+    /// Locks a file that is still unlocked, if that is possible now, because otherwise a
+    /// later process would take it for free. Returns whether it did.
     pub fn again(&mut self, how: FlockArg) -> bool {
         let Locked::Beside(file) = self else { return false };
-        // A lock is of what was opened, however many descriptors it has.
+        // A lock belongs to the open file description, however many descriptors that has.
         let locked = file.try_clone().ok().and_then(|file| Flock::lock(file, how).ok());
         locked.map(|file| *self = Locked::Alone(file)).is_some()
     }
@@ -48,20 +49,21 @@ impl Locked {
 /// Locks a file, without waiting. `None`: another process has it locked.
 ///
 /// # Errors
-/// From flock(2), and from looking for who has it.
+/// From flock(2), and from finding out who holds the lock.
 pub fn lock(file: File, how: FlockArg) -> io::Result<Option<Locked>> {
-    // One that came by a lock that does not count has none of its own.
+    // A process that got past a lock that does not count holds no lock of its own, so those
+    // that write to the file are looked for too.
     lock_unless(file, how, |file| Ok(is_listed(file)? || is_written_to(file)?))
 }
 
-/// The same; `counts`: whether a process whose locks count is at that file.
+/// As [`lock`]; `counts` says whether a process whose locks count is using that file.
 fn lock_unless(
     mut file: File,
     how: FlockArg,
     mut counts: impl FnMut(&Metadata) -> io::Result<bool>,
 ) -> io::Result<Option<Locked>> {
-    // Whoever had it may have let go of it at the second attempt, and another one have
-    // it by then.
+    // By the second attempt, the holder may have released the lock, and another process may
+    // have taken it.
     for _ in 0..2 {
         file = match Flock::lock(file, how) {
             Ok(file) => return Ok(Some(Locked::Alone(file))),
@@ -76,16 +78,16 @@ fn lock_unless(
     Ok(Some(Locked::Beside(file)))
 }
 
-/// Whether a process whose locks count has that file locked, by the kernel's list
-/// (proc_locks(5)), which has those of all processes that this one can see.
+/// Whether a process whose locks count has that file locked, according to the kernel's list
+/// (proc_locks(5)), which has the locks of all processes that this one can see.
 ///
 /// # Errors
-/// It is not known.
+/// The list can't be read.
 pub fn is_listed(file: &Metadata) -> io::Result<bool> {
     let locks = std::fs::read_to_string("/proc/locks")?;
     let number = file.ino().to_string();
-    // `1: FLOCK  ADVISORY  WRITE 708 08:02:1573 0 EOF`. Not its device: some file
-    // systems report two for one file. One that waits has `->` before its kind.
+    // `1: FLOCK  ADVISORY  WRITE 708 08:02:1573 0 EOF`. The device is not compared, because
+    // some file systems report two for one file. A waiting lock has `->` before its kind.
     let holders = locks.lines().filter_map(|line| {
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
         let (pid, at) = (words.get(4)?, words.get(5)?);
@@ -95,8 +97,8 @@ pub fn is_listed(file: &Metadata) -> io::Result<bool> {
     Ok(holders.any(|pid| counts(&pid) && may_have_open(&pid, file)))
 }
 
-/// Whether another process whose locks count has the file open to write to it. Each
-/// opens it first and looks then, so of two at least one finds the other.
+/// Whether another process whose locks count has the file open for writing. Each process
+/// opens the file first and looks then, so of two at least one finds the other.
 fn is_written_to(file: &Metadata) -> io::Result<bool> {
     let own = std::process::id().to_string();
     for entry in std::fs::read_dir("/proc")? {
@@ -124,8 +126,8 @@ fn descriptors<'a>(pid: &str, file: &'a Metadata) -> io::Result<impl Iterator<It
     Ok(open.filter(move |entry| is_it(&entry.path())).map(|entry| entry.file_name().to_string_lossy().into_owned()))
 }
 
-/// Whether that process is this user's or root's, by all its user ids: one that runs
-/// a set-user-ID program still has its caller's. One that is gone has left its
+/// Whether all user ids of that process are this user's or root's: a process that runs a
+/// set-user-ID program still has its caller's id. A process that is gone has left its
 /// descriptor to another, which no logger does.
 fn counts(pid: &str) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -137,8 +139,8 @@ fn counts(pid: &str) -> bool {
         .is_some_and(|ids| ids.split_ascii_whitespace().all(is_ours))
 }
 
-/// Whether it has the file open, as far as that can be seen: a number in the list
-/// may be another process's by now.
+/// Whether that process has the file open, or that can't be seen. A number in the list may
+/// belong to another process by now.
 fn may_have_open(pid: &str, file: &Metadata) -> bool {
     match descriptors(pid, file) {
         Ok(mut numbers) => numbers.next().is_some(),
@@ -160,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_of_this_users_counts_however_often_the_file_is_open() {
+    fn a_lock_of_this_user_counts_however_often_the_file_is_open() {
         let file = file();
         let first = lock(File::open(file.path()).unwrap(), FlockArg::LockExclusiveNonblock).unwrap().unwrap();
         assert!(matches!(first, Locked::Alone(_)));
@@ -172,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_takes_a_lock_at_the_last_moment_is_looked_at_too() {
+    fn a_process_that_takes_the_lock_at_the_last_moment_is_noticed() {
         let file = file();
         let open = || File::open(file.path()).unwrap();
         let mut held = Some(Flock::lock(open(), FlockArg::LockExclusiveNonblock).unwrap());
@@ -187,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_locked_is_locked_later() {
+    fn a_file_that_could_not_be_locked_is_locked_later() {
         let (file, how) = (file(), FlockArg::LockExclusiveNonblock);
         let open = || File::open(file.path()).unwrap();
         let other = Flock::lock(open(), how).unwrap();
@@ -200,10 +202,10 @@ mod tests {
         assert!(lock(open(), how).unwrap().is_some());
     }
 
-    /// Whoever may read it, in three ways: a process that has it, one that left it to
-    /// another, and one that waits for somebody else's.
+    /// Another user who may read the file, in three ways: a shared and an exclusive lock
+    /// whose process is gone and left it to another, and a lock whose process still runs.
     #[test]
-    fn a_lock_of_another_users_does_not_count() {
+    fn a_lock_of_another_user_does_not_count() {
         if !geteuid().is_root() {
             println!("left out: needs root");
             return;

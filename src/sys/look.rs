@@ -1,10 +1,10 @@
-//! Looking at the system without waiting for it.
+//! Looks at the system without waiting for it.
 //!
-//! Files, folders, accounts: whoever asks for one may wait for as long as a dead
-//! server, or for ever. So a process aside asks, and notes each question and its
+//! Asking for a file, a folder or an account may take as long as a server is down, or for
+//! ever. So a process aside asks, and notes each question and its
 //! answer in a memory file. This process waits for its end, or goes on meanwhile,
-//! and reads the answers then. If it takes too long, the last question without an
-//! answer says what it hangs at.
+//! and then reads the answers. If it takes too long, the last question without an
+//! answer shows where it hangs.
 
 use crate::sys::aside::{self, Keeps};
 use crate::sys::cause::words;
@@ -26,24 +26,24 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-/// One question may take this long.
+/// How long one question may take.
 pub const EACH: Duration = Duration::from_secs(10);
-/// All of one look together: less than a service manager waits for a start by default
+/// How long a whole look may take: less than a service manager waits for a start by default
 /// (DefaultTimeoutStartSec=, systemd-system.conf(5)).
 pub const ALL: Duration = Duration::from_secs(60);
 
-/// A process that waits for a processor for longer than this hangs too.
+/// A process that waits longer than this for a processor counts as hanging too.
 const AT_ALL: Duration = Duration::from_secs(5);
 
 /// A line of the memory file.
 #[derive(Debug, Serialize, Deserialize)]
 enum Line {
-    /// What is being done, as it follows "took too long": "looking at /x".
+    /// What is being done, as in "looking at /x took longer than 10 s".
     Does {
         what: String,
-        /// Since the look began.
+        /// When it began, counted from the beginning of the look.
         since_ms: u64,
-        /// It waits for somebody's input, which may take as long as it likes.
+        /// Whether it waits for input, which may take as long as it likes.
         patient: bool,
     },
     Says {
@@ -53,7 +53,7 @@ enum Line {
     Done,
 }
 
-/// Notes what is asked and answered, in the process that looks.
+/// Notes the questions and answers, in the process that looks.
 #[derive(Debug)]
 pub struct Scribe<'a> {
     file: &'a File,
@@ -61,23 +61,23 @@ pub struct Scribe<'a> {
 }
 
 impl Scribe<'_> {
-    /// Notes what is done from here on, as in "looking at /x".
+    /// Notes what is done from now on, such as "looking at /x".
     pub fn does(&self, what: &str) {
         self.note_does(what, false);
     }
 
-    /// The same of what may take as long as it likes.
+    /// As [`Scribe::does`], for something that may take as long as it likes.
     pub fn waits(&self, what: &str) {
         self.note_does(what, true);
     }
 
-    /// Notes what answers that question.
+    /// Notes the answer to that question.
     pub fn says<T: Serialize>(&self, question: &str, answer: &T) {
         let answer = serde_json::to_value(answer).unwrap_or_default();
         self.note(&Line::Says { question: question.to_owned(), answer });
     }
 
-    /// Asks, and notes it.
+    /// Asks, and notes the question and the answer.
     pub fn ask<T: Serialize>(&self, question: &str, what: &str, answer: impl FnOnce() -> T) -> T {
         self.does(what);
         let answer = answer();
@@ -94,27 +94,27 @@ impl Scribe<'_> {
         let mut text = serde_json::to_vec(line).unwrap_or_default();
         text.push(b'\n');
         let mut file = self.file;
-        // Out of memory: the answers end without their last line, which is told.
+        // If memory is short, the last line is missing, which the reader reports.
         let _noted = file.write_all(&text);
     }
 }
 
-/// What was answered, by question.
+/// The answers, by question.
 #[derive(Debug, Default)]
 pub struct Answers(BTreeMap<String, Value>);
 
 impl Answers {
-    /// The answer to that question; `None` where nobody asked it.
+    /// The answer to that question; `None` if it was not asked.
     pub fn get<T: DeserializeOwned>(&self, question: &str) -> Option<T> {
         serde_json::from_value(self.0.get(question)?.clone()).ok()
     }
 }
 
-/// A look under way. Dropped before its end, it is given up.
+/// A look under way. If it is dropped before its end, its process is killed.
 #[derive(Debug)]
 pub struct Look {
     pid: Pid,
-    /// At its end once the process is gone.
+    /// A pipe whose end is reached once the process is gone.
     end: OwnedFd,
     file: File,
     began: Instant,
@@ -122,7 +122,7 @@ pub struct Look {
 }
 
 impl Look {
-    /// Begins one.
+    /// Begins a look.
     ///
     /// # Errors
     /// EAGAIN, EMFILE, ENFILE, ENOMEM.
@@ -156,15 +156,15 @@ impl Look {
         self.reaped
     }
 
-    /// That process was reaped: its number may be another's soon.
+    /// Notes that the process was reaped: its number may soon be another's.
     pub fn set_reaped(&mut self) {
         self.reaped = true;
     }
 
-    /// When it is to be [asked](Look::hangs) again.
+    /// Whether it hangs, or else when to [check](Look::hangs) again.
     ///
     /// # Errors
-    /// What takes too long, as in "looking at /x took longer than 10 s".
+    /// It hangs: what takes too long, as in "looking at /x took longer than 10 s".
     pub fn hangs(&self, now: Instant) -> Result<Instant, String> {
         let took = |what: &str, limit: Duration| format!("{what} took longer than {} s", limit.as_secs());
         let last = self.lines().0.into_iter().rev().find_map(|line| match line {
@@ -186,10 +186,10 @@ impl Look {
         }
     }
 
-    /// What was answered, once the process has ended.
+    /// The answers, once the process has ended.
     ///
     /// # Errors
-    /// It was killed, or short of memory.
+    /// The process was killed, or could not note everything.
     pub fn answers(&self) -> Result<Answers, String> {
         let (lines, is_done) = self.lines();
         if !is_done {
@@ -201,7 +201,7 @@ impl Look {
     fn why_not_done(&self) -> String {
         let size = self.file.metadata().map_or(0, |file| file.len());
         match getrlimit(Resource::RLIMIT_FSIZE) {
-            // A write stops exactly there.
+            // A write stops exactly at the limit.
             Ok((limit, _)) if size >= limit => {
                 format!("cannot note what was seen of the system: {}", words(Errno::EFBIG))
             }
@@ -224,13 +224,13 @@ impl Look {
                 Err(error) => return Err(format!("cannot wait for a process that looks: {}", error.desc())),
             }
         }
-        // Its descriptors are closed, so its end is at hand.
+        // Its descriptors are closed, so it is about to end.
         self.end(Duration::from_secs(1));
         self.answers()
     }
 
-    /// Waits until it has ended, or one question takes longer than `each`: what was answered
-    /// by then, and what it hangs at.
+    /// Waits until it has ended, or one question takes longer than `each`. Returns the answers
+    /// so far, and where it hangs.
     ///
     /// # Errors
     /// It did not begin.
@@ -242,7 +242,7 @@ impl Look {
             if lines.len() > before {
                 (before, since) = (lines.len(), Instant::now());
             }
-            // Until it has begun, and while it waits for a processor, nothing hangs.
+            // A process that has not begun, or waits for a processor, does not hang yet.
             let is_slow = since.elapsed() < AT_ALL && self.waits_for_processor(lines.is_empty());
             if is_done || since.elapsed() >= each && !is_slow {
                 let last = lines.iter().rev().find_map(|line| match line {
@@ -256,22 +256,23 @@ impl Look {
                 };
             }
             let timeout = PollTimeout::try_from(each.min(Duration::from_millis(5))).unwrap_or(PollTimeout::ZERO);
-            // EINTR: looked at again all the same.
+            // On EINTR too, the loop just checks again.
             let _ended = poll(&mut [PollFd::new(self.end.as_fd(), PollFlags::POLLIN)], timeout);
         }
     }
 
-    /// Whether it is only that the machine is busy. One that has not begun copies memory.
+    /// Whether it is slow only because the machine is busy. A process that has not begun is
+    /// copying memory.
     fn waits_for_processor(&self, begins: bool) -> bool {
         let process = Process::look(self.pid).ok().flatten();
         process.is_some_and(|process| process.state == 'R' || begins && !process.is_dead())
     }
 
-    /// Reaps it within that time; later it is another's to do so.
+    /// Reaps it within that time; after that, others must reap it.
     fn end(&mut self, patience: Duration) {
         let until = Instant::now() + patience;
         loop {
-            // Without any children it was reaped by the kernel: SIGCHLD is ignored.
+            // If there are no children at all, the kernel has reaped it, because SIGCHLD is ignored.
             self.reaped = matches!(process::reap(self.pid), Ok(Some(_))) || !process::has_children();
             if self.reaped || Instant::now() >= until {
                 return;
@@ -280,7 +281,7 @@ impl Look {
         }
     }
 
-    /// Each line that is whole, and whether the last one is there.
+    /// All whole lines, and whether they include the last one.
     fn lines(&self) -> (Vec<Line>, bool) {
         let length = self.file.metadata().map_or(0, |data| usize::try_from(data.len()).unwrap_or(0));
         let mut text = vec![0; length];
@@ -303,7 +304,7 @@ fn answers_in(lines: Vec<Line>) -> Answers {
 }
 
 impl AsFd for Look {
-    /// At its end once the process is gone.
+    /// A pipe whose end is reached once the process is gone.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.end.as_fd()
     }
@@ -317,7 +318,7 @@ impl Drop for Look {
     }
 }
 
-/// What `work` notes, in this process.
+/// The answers that `work` notes, when it is run in this process.
 #[cfg(test)]
 pub(crate) fn noted(work: impl FnOnce(&Scribe<'_>)) -> Answers {
     let file = File::from(memfd_create(c"plumbd-look", MFdFlags::MFD_CLOEXEC).unwrap());
@@ -340,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_too_long_is_named() {
+    fn the_question_that_takes_too_long_is_named() {
         let began = Instant::now();
         let file = File::from(memfd_create(c"plumbd-look", MFdFlags::MFD_CLOEXEC).unwrap());
         let scribe = Scribe { file: &file, began };
@@ -354,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_begins_late_has_answered_nothing_before() {
+    fn a_process_that_begins_late_is_waited_for() {
         let after = |pause: u64| {
             let look = Look::begin(Keeps::Only(&[]), |scribe| {
                 std::thread::sleep(Duration::from_millis(pause));
@@ -372,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_had_by_their_questions() {
+    fn answers_are_found_by_their_questions() {
         let answer: Result<(), String> = Err("No such file".to_owned());
         let answers = noted(|scribe| {
             assert_eq!(scribe.ask("one", "looking at /one", || answer.clone()), answer);
@@ -384,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_goes_on_from_question_to_question_is_bounded_too_and_one_that_reads_an_input_is_not() {
+    fn a_look_with_many_questions_is_bounded_too_but_waiting_for_input_is_not() {
         let began = Instant::now();
         let since = |ms: u64, patient: bool| {
             format!("{{\"Does\":{{\"what\":\"looking at /x\",\"since_ms\":{ms},\"patient\":{patient}}}}}\n")

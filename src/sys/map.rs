@@ -1,8 +1,8 @@
 //! Memory shared through a file: pages that outlive the process that wrote
-//! them, for as long as somebody holds the file.
+//! them, as long as any process holds the file.
 //!
 //! A store to a shared mapping is in the page cache at once; SIGKILL of the
-//! process that made it takes nothing back (mmap(2), MAP_SHARED).
+//! process that made it undoes nothing (mmap(2), MAP_SHARED).
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
@@ -18,16 +18,16 @@ use std::sync::atomic::AtomicU64;
 /// The size of a shared page, in bytes, whatever the machine's page size.
 pub const PAGE: usize = 4096;
 
-/// Gives back memory that only the start of this process needed: what is free of
-/// its heap, and the pages of code that it has mapped. Those stay in the page
-/// cache, and what is needed again comes from there, with the first touch.
+/// Gives back memory that this process needed only while it started: the free part of
+/// its heap, and the pages of code that it has mapped. The pages stay in the page
+/// cache, and those that are needed again come from there when they are touched.
 ///
 /// # Errors
-/// /proc is not mounted. None from madvise(2) on a mapping that is there.
+/// /proc is not mounted. None from madvise(2) on a mapping that exists.
 pub fn give_back() -> io::Result<()> {
     #[cfg(target_env = "gnu")]
     #[allow(unsafe_code)]
-    // SAFETY: looks at what is free alone (malloc_trim(3)).
+    // SAFETY: affects only free memory (malloc_trim(3)).
     unsafe {
         nix::libc::malloc_trim(0);
     }
@@ -60,11 +60,11 @@ pub fn memory_file(name: &CStr, len: usize) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Seals the length of a memory file that others are given: to touch a mapping
-/// of one that was cut is SIGBUS. No other seal can be added then either.
+/// Seals the length of a memory file before other processes get it, because touching a
+/// mapping of a file that was cut is SIGBUS. After that, no other seal can be added either.
 ///
 /// # Errors
-/// EPERM where it has other seals that forbid it; EINVAL where it is no memory file.
+/// EPERM if it has other seals that forbid it; EINVAL if it is not a memory file.
 pub fn seal_size(file: impl AsFd) -> io::Result<()> {
     let size = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
     if fcntl(file.as_fd(), FcntlArg::F_GET_SEALS)? & size.bits() != size.bits() {
@@ -73,7 +73,7 @@ pub fn seal_size(file: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a memory file with those bytes that nobody can change, whoever holds it.
+/// Makes a memory file with those bytes, which no process can change.
 ///
 /// # Errors
 /// EMFILE, ENFILE, ENOMEM.
@@ -85,11 +85,11 @@ pub fn sealed_file(name: &CStr, bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Makes `len` bytes of a memory file from `from` on zero, for all who have mapped it, and
+/// Sets `len` bytes of a memory file to zero, from `from` on, for all who have mapped it, and
 /// gives their memory back (fallocate(2), FALLOC_FL_PUNCH_HOLE).
 ///
 /// # Errors
-/// EPERM where the file is sealed against writing.
+/// EPERM if the file is sealed against writing.
 pub fn zero(file: impl AsFd, from: usize, len: usize) -> io::Result<()> {
     let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     let (from, len) = (i64::try_from(from).map_err(io::Error::other)?, i64::try_from(len).map_err(io::Error::other)?);
@@ -114,8 +114,8 @@ pub struct SharedMap {
 unsafe impl Send for SharedMap {}
 
 impl SharedMap {
-    /// Maps the first `len` bytes of `file`, which must be that long: beyond
-    /// its end a touch is SIGBUS.
+    /// Maps the first `len` bytes of `file`, which must be that long: touching memory beyond
+    /// its end is SIGBUS.
     ///
     /// # Errors
     /// EINVAL for a length of zero or a file that is too short; ENOMEM, EACCES
@@ -138,7 +138,7 @@ impl SharedMap {
     /// them at any instant.
     ///
     /// # Panics
-    /// Where the mapping is shorter.
+    /// If the mapping is shorter.
     pub fn words(&self, count: usize) -> &[AtomicU64] {
         assert!(count * 8 <= self.len, "the mapping has fewer words");
         #[allow(unsafe_code)]
@@ -150,10 +150,10 @@ impl SharedMap {
     }
 
     /// The bytes from `from` to the end, to be changed by this process alone
-    /// (whoever maps them elsewhere is dead or waits for a lock).
+    /// (other processes that map them are dead or wait for a lock).
     ///
     /// # Panics
-    /// Where the mapping is shorter than `from`.
+    /// If the mapping is shorter than `from`.
     pub fn bytes_mut(&mut self, from: usize) -> &mut [u8] {
         assert!(from <= self.len, "the mapping ends before that");
         #[allow(unsafe_code)]
@@ -167,7 +167,7 @@ impl SharedMap {
     /// The bytes from `from` to the end.
     ///
     /// # Panics
-    /// Where the mapping is shorter than `from`.
+    /// If the mapping is shorter than `from`.
     pub fn bytes(&self, from: usize) -> &[u8] {
         assert!(from <= self.len, "the mapping ends before that");
         #[allow(unsafe_code)]
@@ -177,14 +177,14 @@ impl SharedMap {
         }
     }
 
-    /// Keeps it out of core dumps, for which every hole of a memory file would be filled
+    /// Keeps it out of core dumps, because a dump would fill every hole of a memory file
     /// (core(5), madvise(2)).
     ///
     /// # Errors
-    /// None on a mapping that is there.
+    /// None on a mapping that exists.
     pub fn leave_out_of_dumps(&self) -> io::Result<()> {
         #[allow(unsafe_code)]
-        // SAFETY: exactly what `new` mapped; changes nothing of what is in it.
+        // SAFETY: exactly what `new` mapped; its contents do not change.
         Ok(unsafe { madvise(self.at, self.len, MmapAdvise::MADV_DONTDUMP) }?)
     }
 

@@ -1,4 +1,4 @@
-//! The edge to the kernel: pipes, shared memory, signals, processes.
+//! The interface to the kernel: pipes, shared memory, signals, processes.
 //!
 //! This is the only module that may hold `unsafe`; each block says what it
 //! relies on. Everything above it is safe Rust.
@@ -31,14 +31,14 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Closes every descriptor above standard error, as daemon(7) asks: a daemon
 /// must not hold what its caller happened to have open, such as a lock or the
-/// end of a pipe that somebody waits for. Only for a process that owns no
+/// end of a pipe that someone waits for. Only for a process that does not own any
 /// descriptor yet.
 pub(crate) fn close_inherited() {
     let first: nix::libc::c_uint = 3;
     #[allow(unsafe_code)]
     // SAFETY: the caller owns none of these descriptors, so nothing uses one
-    // that is closed here. close_range(2) fails only where its arguments are
-    // wrong; it is there since Linux 5.9.
+    // that is closed here. close_range(2) fails only if its arguments are
+    // wrong; it exists since Linux 5.9.
     unsafe {
         nix::libc::syscall(nix::libc::SYS_close_range, first, nix::libc::c_uint::MAX, 0);
     }
@@ -47,7 +47,7 @@ pub(crate) fn close_inherited() {
 /// Owns a descriptor that this process was started with; close-on-exec from now on.
 ///
 /// # Errors
-/// EBADF: it is not open, so whoever named it was wrong.
+/// EBADF: it is not open, so it was named by mistake.
 pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     use nix::fcntl::{FcntlArg, FdFlag, fcntl};
     #[allow(unsafe_code)]

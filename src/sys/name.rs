@@ -1,4 +1,4 @@
-//! Names of files.
+//! Renames files to names that are free.
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, renameat};
@@ -11,16 +11,16 @@ use std::os::unix::ffi::OsStrExt;
 
 /// Renames a file in a folder to a name that is free there (rename(2), RENAME_NOREPLACE).
 ///
-/// A file system that can't do that in one step (NFS; some in user space) is
-/// asked first whether the name is free.
+/// If the file system can't do that in one step (NFS; some in user space), this first checks
+/// whether the name is free.
 ///
 /// # Errors
-/// EEXIST where it is not free; others from rename(2).
+/// EEXIST if it is not free; others from rename(2).
 pub fn rename_to_free(folder: BorrowedFd<'_>, from: &OsStr, to: &OsStr) -> io::Result<()> {
     let (old, new) = (CString::new(from.as_bytes())?, CString::new(to.as_bytes())?);
     #[allow(unsafe_code)]
     // SAFETY: both names end with NUL and outlive the call, which keeps neither.
-    // By libc, for nix has it for one C library only.
+    // By libc, because nix has it for one C library only.
     let result = unsafe {
         libc::syscall(
             libc::SYS_renameat2,
@@ -38,7 +38,7 @@ pub fn rename_to_free(folder: BorrowedFd<'_>, from: &OsStr, to: &OsStr) -> io::R
     }
 }
 
-/// Only a name that is known to be free is used: what can't be looked at may be there.
+/// Renames only if the name is known to be free: a file that can't be looked at may exist.
 fn rename_if_free(folder: BorrowedFd<'_>, from: &OsStr, to: &OsStr) -> io::Result<()> {
     match fstatat(folder, to, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(_) => Err(Errno::EEXIST.into()),
@@ -53,7 +53,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     #[test]
-    fn a_name_that_is_taken_stays_what_it_is_whether_or_not_the_kernel_looks() {
+    fn a_taken_name_is_not_replaced_whether_or_not_the_kernel_checks() {
         for rename in [rename_to_free, rename_if_free] {
             let folder = tempfile::tempdir().unwrap();
             let opened = std::fs::File::open(folder.path()).unwrap();

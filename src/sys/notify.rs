@@ -1,5 +1,5 @@
-//! Saying something to whoever started this process: sd_notify(3), for the
-//! supervisor towards systemd and for plugins towards the supervisor.
+//! Sends notifications to the process that started this one, as sd_notify(3) does: from
+//! the supervisor to systemd, and from plugins to the supervisor.
 
 use crate::sys::cause;
 use nix::errno::Errno;
@@ -13,28 +13,28 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// Kept from the first word on: a process that has run out of descriptors has
-/// to say so, and to go on feeding its watchdog.
+/// Kept from the first message on, because a process that has run out of descriptors must
+/// still be able to report that, and to feed its watchdog.
 static SOCKET: OnceLock<UnixDatagram> = OnceLock::new();
 
-/// Whether there is somebody to tell.
+/// Whether anyone wants to be notified.
 pub fn is_heard() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
-/// How often a message that this machine is short of memory for is tried again,
-/// and after how long each time.
+/// How often a message is tried if this machine is short of memory or descriptors, and the
+/// pause after each try.
 const TRIES: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Sends `NAME=value` lines as one datagram to $NOTIFY_SOCKET, which is a path
 /// or, after an `@`, a name in the abstract namespace (unix(7)). Without the
-/// variable there is nobody to tell, and that is no error. A shortage of memory or
-/// descriptors is waited out for a second: a program that is ready but could not
-/// say so would be killed.
+/// variable there is nobody to notify, and that is no error. If memory or descriptors are
+/// short, it tries again for a second, because a program that is ready but could not
+/// report that would be killed.
 ///
 /// # Errors
-/// Nobody listens there, or not for this process; or the shortage lasts.
+/// Nobody listens there, or this process may not send there; or the shortage lasts.
 pub fn send(lines: &str) -> io::Result<()> {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
     for _ in 1..TRIES {
@@ -46,17 +46,17 @@ pub fn send(lines: &str) -> io::Result<()> {
     send_to(&name, lines, None, MsgFlags::empty())
 }
 
-/// What came of sending without waiting.
+/// The result of sending without waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
-    /// It is with whoever listens, or nobody is to be told.
+    /// It was delivered, or there is nobody to notify.
     Taken,
-    /// Whoever listens has too much to read (unix(7), max_dgram_qlen), or this
+    /// The receiver's queue is full (unix(7), max_dgram_qlen), or this
     /// machine is short of memory or descriptors.
     NotNow,
 }
 
-/// [`send`] without waiting, and with a descriptor where there is one.
+/// [`send`] without waiting, and with a descriptor if one is given.
 ///
 /// # Errors
 /// As [`send`].
@@ -69,7 +69,7 @@ pub fn try_send(lines: &str, fd: Option<BorrowedFd<'_>>) -> io::Result<Sent> {
     }
 }
 
-/// Whether a later try may do better.
+/// Whether a later try may succeed.
 fn passes(error: &io::Error) -> bool {
     use Errno::{EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETOOMANYREFS};
     let errno = error.raw_os_error().map(Errno::from_raw);
@@ -109,14 +109,14 @@ fn socket() -> io::Result<&'static UnixDatagram> {
 /// (sd_watchdog_enabled(3)); `None`: not at all.
 pub fn watchdog() -> Option<Duration> {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().ok());
-    // Without $WATCHDOG_PID it is meant for whoever reads it.
+    // Without $WATCHDOG_PID it is meant for any process that reads it.
     if number("WATCHDOG_PID").is_some_and(|pid| pid != Some(u64::from(std::process::id()))) {
         return None;
     }
     number("WATCHDOG_USEC").flatten().filter(|&micros| micros > 0).map(Duration::from_micros)
 }
 
-/// `MONOTONIC_USEC=` for now, which goes with `RELOADING=1` in one datagram.
+/// `MONOTONIC_USEC=` with the time now, which belongs in one datagram with `RELOADING=1`.
 ///
 /// # Errors
 /// None on Linux.
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_and_an_abstract_name_are_both_told() {
+    fn a_path_and_an_abstract_name_both_get_messages() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         arrives_at(&UnixDatagram::bind(&path).unwrap(), path.as_os_str());
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_is_an_error() {
+    fn it_is_an_error_if_nobody_listens() {
         assert!(send_to(OsStr::new("/nonexistent/notify"), "READY=1", None, MsgFlags::empty()).is_err());
     }
 }

@@ -21,35 +21,35 @@ pub struct Pipe {
 
 impl Pipe {
     /// A pipe of at least `capacity` bytes, or of as many as the kernel grants
-    /// ([`set_capacity`]), which is no error here: [`capacity`] tells what there
-    /// really is. Both ends are close-on-exec and blocking.
+    /// ([`set_capacity`]). Getting less is no error here: [`capacity`] returns what was
+    /// granted. Both ends are close-on-exec and blocking.
     ///
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM from pipe2(2).
     pub fn new(capacity: usize) -> io::Result<Pipe> {
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let pipe = Pipe { read, write };
-        // Refused is answered by `capacity`.
+        // If it is refused, `capacity` shows that.
         let _refused = set_capacity(&pipe.write, capacity);
         Ok(pipe)
     }
 }
 
-/// A pipe's write end, opened from its read end by its name in /proc (proc(5)),
-/// blocking, close-on-exec.
+/// A pipe's write end, opened from its read end by its name in /proc (proc(5));
+/// blocking and close-on-exec.
 ///
 /// # Errors
-/// EACCES where the pipe is another user's, ENOENT without /proc.
+/// EACCES if the pipe is another user's, ENOENT without /proc.
 pub fn writer_of(read: &OwnedFd) -> io::Result<OwnedFd> {
     Ok(anew::open(read.as_fd(), OFlag::O_WRONLY)?)
 }
 
 /// Gives the pipe the capacity that it was made with, if a process that had an
-/// end of it changed that. Returns what it has now: less where the kernel does
-/// not grant as much any more, more where it holds too much to shrink.
+/// end of it changed that. Returns what it has now: less if the kernel does
+/// not grant as much any more, more if it holds too much to shrink.
 ///
 /// # Errors
-/// EBADF where `end` is no pipe.
+/// EBADF if `end` is not a pipe.
 pub fn restore_capacity(end: impl AsFd, bytes: usize) -> io::Result<usize> {
     let is = capacity(end.as_fd())?;
     if is == bytes {
@@ -65,18 +65,19 @@ pub fn restore_capacity(end: impl AsFd, bytes: usize) -> io::Result<usize> {
 /// power of two of pages. Returns what it granted.
 ///
 /// Without CAP_SYS_RESOURCE it grants nothing above
-/// `/proc/sys/fs/pipe-max-size`, nor more than there is past
-/// `pipe-user-pages-soft` (pipe(7)): then it is asked for half as much, again
-/// and again, so that what is granted is the most that may be had.
+/// `/proc/sys/fs/pipe-max-size`, and no growth past
+/// `pipe-user-pages-soft` (pipe(7)). Then this asks for half as much, again
+/// and again, until it gets the most that can be had.
 ///
 /// # Errors
-/// EBUSY when it holds more than that now.
+/// EBUSY if the pipe holds more than that now.
 pub fn set_capacity(end: impl AsFd, bytes: usize) -> io::Result<usize> {
     let mut wanted = i32::try_from(bytes).unwrap_or(i32::MAX);
     let is = fcntl(end.as_fd(), FcntlArg::F_GETPIPE_SZ)?;
     loop {
         match fcntl(end.as_fd(), FcntlArg::F_SETPIPE_SZ(wanted)) {
-            // The power of two below: what the kernel rounded this up to is refused.
+            // Try the next lower power of two, because the kernel refused the one that it
+            // rounded this up to.
             Err(Errno::EPERM) if wanted > is => wanted = 1 << (wanted - 1).ilog2(),
             Err(errno) => return Err(errno.into()),
             Ok(granted) => return Ok(usize::try_from(granted).unwrap_or(0)),
@@ -87,7 +88,7 @@ pub fn set_capacity(end: impl AsFd, bytes: usize) -> io::Result<usize> {
 /// How many bytes the pipe can hold (F_GETPIPE_SZ).
 ///
 /// # Errors
-/// EBADF where `end` is no pipe.
+/// EBADF if `end` is not a pipe.
 pub fn capacity(end: impl AsFd) -> io::Result<usize> {
     let bytes = fcntl(end, FcntlArg::F_GETPIPE_SZ)?;
     Ok(usize::try_from(bytes).unwrap_or(0))
@@ -96,7 +97,7 @@ pub fn capacity(end: impl AsFd) -> io::Result<usize> {
 /// How many bytes the pipe holds now (FIONREAD, pipe(7)).
 ///
 /// # Errors
-/// ENOTTY where `end` is no pipe.
+/// ENOTTY if `end` is not a pipe.
 pub fn bytes_in(end: impl AsFd) -> io::Result<usize> {
     nix::ioctl_read_bad!(fionread, nix::libc::FIONREAD, nix::libc::c_int);
     let mut bytes: nix::libc::c_int = 0;
@@ -106,14 +107,14 @@ pub fn bytes_in(end: impl AsFd) -> io::Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
-/// What moving bytes came to.
+/// The result of moving bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moved {
-    /// So many bytes, at least one.
+    /// This many bytes were moved, at least one.
     Bytes(usize),
-    /// Nothing there now, or no room: try again when poll(2) says so.
+    /// There is nothing to move now, or no room: try again when poll(2) says so.
     NotNow,
-    /// Nothing there, and nobody holds a write end: the end of the file.
+    /// There is nothing to move, and nobody holds a write end: the end of the file.
     End,
 }
 
@@ -129,8 +130,8 @@ fn moved(result: nix::Result<usize>) -> io::Result<Moved> {
 /// Moves up to `len` bytes from one pipe to another (splice(2)) without
 /// waiting.
 ///
-/// O_NONBLOCK belongs to the open file description, which a child's
-/// incarnations share; SPLICE_F_NONBLOCK belongs to this call alone.
+/// O_NONBLOCK belongs to the open file description, which several processes may
+/// share; SPLICE_F_NONBLOCK belongs to this call alone.
 ///
 /// # Errors
 /// EINTR is retried; others from splice(2).
@@ -143,9 +144,9 @@ pub fn splice(from: impl AsFd, to: impl AsFd, len: usize) -> io::Result<Moved> {
     }
 }
 
-/// Doubles up to `len` bytes from the head of one pipe into another (tee(2))
+/// Copies up to `len` bytes from the head of one pipe to another (tee(2))
 /// without consuming them and without waiting. A `len` that is too short cuts
-/// the last buffer, so give the capacity.
+/// the last buffer, so pass the capacity.
 ///
 /// # Errors
 /// EINTR is retried; others from tee(2).
@@ -158,8 +159,8 @@ pub fn tee(from: impl AsFd, to: impl AsFd, len: usize) -> io::Result<Moved> {
     }
 }
 
-/// Sets or clears O_NONBLOCK on the open file description, for everyone who
-/// shares it.
+/// Sets or clears O_NONBLOCK on the open file description, for all processes that
+/// share it.
 ///
 /// # Errors
 /// EBADF.

@@ -1,4 +1,4 @@
-//! The one epoll(7) of a loop, with typed tokens: which descriptor is ready, and for what.
+//! The one epoll(7) of a loop, with typed tokens that say which descriptor is ready.
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -12,12 +12,12 @@ use std::time::Duration;
 /// How many events a wait returns at most, unless there is room for more.
 const EVENTS: usize = 64;
 
-/// What a loop calls a descriptor that it watches. The kernel keeps it in 64 bits.
+/// The name that a loop gives to a descriptor that it watches. The kernel keeps it in 64 bits.
 pub trait Token: Copy {
-    /// As the kernel keeps it.
+    /// The token as the kernel keeps it.
     fn encode(self) -> u64;
 
-    /// The token of which these are the bits.
+    /// The token with these bits.
     fn decode(bits: u64) -> Self;
 }
 
@@ -25,7 +25,7 @@ pub trait Token: Copy {
 #[derive(Debug)]
 pub struct Poll<T> {
     epoll: Rc<Epoll>,
-    /// Where the kernel puts events. Only the clone that waits has one.
+    /// Where the kernel puts events. Only a clone that has waited has one.
     buffer: Vec<EpollEvent>,
     token: PhantomData<fn(T) -> T>,
 }
@@ -56,15 +56,15 @@ impl<T: Token> Poll<T> {
         Ok(self.epoll.add(fd, EpollEvent::new(flags, token.encode()))?)
     }
 
-    /// Watches for something else what [`Poll::add`] began to watch.
+    /// Changes the flags and the token of a descriptor that [`Poll::add`] began to watch.
     ///
     /// # Errors
-    /// None but a bug's: nothing is allocated for a change.
+    /// Only because of a bug: nothing is allocated for a change.
     pub fn modify(&self, fd: impl AsFd, flags: EpollFlags, token: T) -> io::Result<()> {
         Ok(self.epoll.modify(fd, &mut EpollEvent::new(flags, token.encode()))?)
     }
 
-    /// Stops watching what [`Poll::add`] began to watch.
+    /// Stops watching a descriptor that [`Poll::add`] began to watch.
     pub fn remove(&self, fd: impl AsFd) {
         remove(&self.epoll, fd);
     }
@@ -93,12 +93,12 @@ impl<T: Token> Poll<T> {
         Ok(Watched { epoll: Rc::clone(&self.epoll), token: token.encode(), part, item })
     }
 
-    /// Waits for events, for no longer than `timeout`; `None`: for as long as it takes. It
-    /// may return early, with none. As many events are taken as `events` has room for
-    /// without another allocation, or 64.
+    /// Waits for events, for no longer than `timeout`; `None`: as long as it takes. It
+    /// may return early, without any. It takes at most as many events as `events` has room
+    /// for without another allocation, or 64 if that is more.
     ///
     /// # Errors
-    /// None but a bug's.
+    /// Only because of a bug.
     pub fn wait(&mut self, events: &mut Vec<(T, EpollFlags)>, timeout: Option<Duration>) -> io::Result<()> {
         events.clear();
         let ready = wait(&self.epoll, &mut self.buffer, events.capacity(), timeout)?;
@@ -108,11 +108,11 @@ impl<T: Token> Poll<T> {
 }
 
 fn remove(epoll: &Epoll, fd: impl AsFd) {
-    // ENOENT: it was not watched, as wanted.
+    // ENOENT: it was not watched, which is fine.
     let _removed = epoll.delete(fd);
 }
 
-/// What is ready, of at most `room` events or 64.
+/// The events that are ready: at most `room`, or 64 if that is more.
 fn wait<'a>(
     epoll: &Epoll,
     buffer: &'a mut Vec<EpollEvent>,
@@ -130,7 +130,8 @@ fn wait<'a>(
     };
     loop {
         match epoll.wait(buffer, timeout) {
-            // Most likely a signal, which its handler left in the self-pipe: it is read now.
+            // Most likely a signal, whose handler wrote to the self-pipe, so the next wait
+            // reports that at once.
             Err(Errno::EINTR) => timeout = EpollTimeout::ZERO,
             other => return Ok(&buffer[..other?]),
         }
@@ -152,10 +153,10 @@ pub struct Watched<I> {
 }
 
 impl<I> Watched<I> {
-    /// Watches it for something else.
+    /// Changes the events that it is watched for.
     ///
     /// # Errors
-    /// None but a bug's: nothing is allocated for a change.
+    /// Only because of a bug: nothing is allocated for a change.
     pub fn watch_for(&self, flags: EpollFlags) -> io::Result<()> {
         Ok(self.epoll.modify((self.part)(&self.item), &mut EpollEvent::new(flags, self.token))?)
     }
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dropped_is_reported_no_more_though_another_process_has_a_copy() {
+    fn a_dropped_descriptor_is_not_reported_even_if_another_process_has_a_copy() {
         let mut poll = Poll::new().unwrap();
         let Pipe { read, write } = Pipe::new(4096).unwrap();
         // As a process between fork and exec has it.
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_watched_for_nothing_is_quiet_until_it_is_watched_for_more() {
+    fn a_descriptor_that_is_watched_for_nothing_is_quiet_until_it_is_watched_for_something() {
         let mut poll = Poll::new().unwrap();
         let pipe = Pipe::new(4096).unwrap();
         let watched = poll.watch_part(pipe, |pipe| pipe.read.as_fd(), EpollFlags::empty(), 1).unwrap();

@@ -1,4 +1,4 @@
-//! Starting programs and reaping them.
+//! Starts programs and reaps them.
 
 use super::executable::{self, Flaw};
 use crate::sys::cause::words;
@@ -13,31 +13,31 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-/// Everything a program starts with.
+/// Everything that a program starts with.
 #[derive(Debug)]
 pub struct Program<'a> {
     /// Path of the executable.
     pub path: &'a CStr,
     /// Its arguments, from its own name on.
     pub arguments: &'a [CString],
-    /// Its whole environment, `NAME=value` each.
+    /// Its whole environment, each entry as `NAME=value`.
     pub environment: &'a [CString],
     /// Its descriptors: the n-th becomes descriptor n.
     pub descriptors: &'a [BorrowedFd<'a>],
-    /// User, groups; `None`: as this process.
+    /// User and groups; `None`: as this process.
     pub identity: Option<Identity<'a>>,
     /// Working directory; `None`: as this process.
     pub directory: Option<&'a CStr>,
     /// File mode creation mask.
     pub umask: u32,
-    /// The soft limit on descriptors, where it is not this process's own: many
-    /// programs take a high one for an invitation (select(2), closing them all).
+    /// The soft limit on descriptors, if it differs from this process's: many
+    /// programs can't handle a high one (select(2), or closing each one).
     pub soft_descriptors: Option<u64>,
-    /// Soft and hard limits alike.
+    /// Limits; each is set both as the soft and as the hard one.
     pub limits: &'a [(Resource, u64)],
-    /// What it gets when this process dies (PR_SET_PDEATHSIG).
+    /// The signal that it gets when this process dies (PR_SET_PDEATHSIG).
     pub death_signal: Signal,
-    /// Whether its executable is there at once, as on a disk of this machine, and
+    /// Whether its executable is at hand, such as on a disk of this machine, and
     /// not behind a network that may be down ([`super::at_hand`]).
     pub at_hand: bool,
 }
@@ -53,7 +53,7 @@ pub struct Identity<'a> {
     pub gid: u32,
 }
 
-/// A program that was started. Whether exec succeeded is told by [`outcome`].
+/// A program that was started. [`outcome`] returns whether exec succeeded.
 #[derive(Debug)]
 pub struct Spawned {
     /// Its process id, which is its process group and session too.
@@ -62,10 +62,10 @@ pub struct Spawned {
     pub status: OwnedFd,
 }
 
-/// The environment variable that only the child can know: the program's
-/// own process id, wanted by sd_listen_fds(3).
+/// The environment variable that only the child can fill in: the program's
+/// own process id, which sd_listen_fds(3) requires.
 pub const LISTEN_PID: &CStr = c"LISTEN_PID=";
-/// The environment variable to which the child adds its process id, where the
+/// The environment variable to which the child adds its process id, if the
 /// entry ends with a colon.
 const START: &[u8] = b"PLUMBD_START=";
 
@@ -73,7 +73,7 @@ fn wants_own_pid(entry: &CStr) -> bool {
     entry == LISTEN_PID || (entry.to_bytes().starts_with(START) && entry.to_bytes().ends_with(b":"))
 }
 
-/// What the child was doing when it could not go on.
+/// The step at which the child failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum Stage {
@@ -113,30 +113,30 @@ impl Stage {
     }
 }
 
-/// What became of an exec.
+/// The outcome of an exec.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exec {
     /// Not known yet.
     Pending,
     /// The program runs.
     Done,
-    /// It doesn't: "executing: No such file or directory".
+    /// The program does not run, and why: "executing: No such file or directory".
     Failed(String),
 }
 
 /// Starts a process that executes the program: in a session of its own, with
-/// default signal dispositions, an empty mask, and no descriptor but those
+/// default signal dispositions, an empty mask, and no descriptors but those
 /// given.
 ///
 /// The process shares this one's memory until it executes, and this one waits
-/// for that, as with vfork(2): to copy the tables of the memory, and each page
-/// that either then touches, is most of what a start costs otherwise. One that is
-/// to be another user's, or in a directory of its own, or whose executable is not
-/// at hand, is forked: who asks for the groups of a user, goes to a directory or
-/// looks up a file may have to wait for a network, and this process never does.
+/// for that, as with vfork(2): otherwise copying page tables, and each page that either
+/// then touches, would dominate the cost of a start. If the process gets another user or
+/// a directory of its own, or if its executable is not at hand, it is forked instead:
+/// looking up a user's groups, changing the directory or looking up a file may have to
+/// wait for a network, and this process never does.
 ///
-/// This process must have one thread: what the child does before exec is not
-/// all async-signal-safe (fork(2)).
+/// This process must have one thread: not everything that the child does before exec is
+/// async-signal-safe (fork(2)).
 ///
 /// # Errors
 /// EAGAIN, ENOMEM from clone(2) or fork(2); EMFILE, ENFILE from pipe2(2).
@@ -162,19 +162,19 @@ fn forked(launch: &mut Launch<'_>) -> nix::Result<Pid> {
     }
 }
 
-/// The child's stack while it shares this process's memory: of what it has, only
-/// pages that were used take memory.
+/// The size of the child's stack while it shares this process's memory. Only pages that
+/// were used take memory.
 const STACK: usize = 256 * 1024;
 
 thread_local! {
-    // Kept from start to start: its pages need not be made anew.
+    // Kept from start to start, so that its pages need not be allocated again.
     static CHILD_STACK: RefCell<Vec<u8>> = RefCell::new(vec![0; STACK]);
 }
 
 fn shared(launch: &mut Launch<'_>) -> nix::Result<Pid> {
     extern "C" fn run(launch: *mut c_void) -> c_int {
         #[allow(unsafe_code)]
-        // SAFETY: `shared` passes its `launch`, and is not gone on with before
+        // SAFETY: `shared` passes its `launch`, and does not continue before
         // this process has executed or is gone (CLONE_VFORK).
         let launch = unsafe { &mut *launch.cast::<Launch<'_>>() };
         launch.run()
@@ -183,18 +183,18 @@ fn shared(launch: &mut Launch<'_>) -> nix::Result<Pid> {
         let top = stack.as_mut_ptr_range().end;
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
         #[allow(unsafe_code)]
-        // SAFETY: the stack is the child's alone, its top is rounded down by the C
-        // library as the ABI wants it, and it has many times what is used of it.
+        // SAFETY: the stack is the child's alone, the C library rounds its top down as
+        // the ABI requires, and it is many times larger than needed.
         // The one thread of this process waits until the child has executed
-        // or is gone, so nothing is used by both at a time; what the child does
-        // until then leaves all that it shares as it was: it allocates nothing,
+        // or is gone, so nothing is used by both at a time. Until then the child leaves
+        // all that it shares as it was: it allocates nothing,
         // and its descriptors and dispositions are copies.
         let pid = unsafe { libc::clone(run, top.cast(), flags, std::ptr::from_mut(launch).cast()) };
         Errno::result(pid).map(Pid::from_raw)
     })
 }
 
-/// Reads what became of the exec.
+/// Reads the outcome of the exec.
 ///
 /// # Errors
 /// From read(2); EINTR is retried.
@@ -214,11 +214,11 @@ pub fn outcome(status: impl AsFd) -> io::Result<Exec> {
     }
 }
 
-/// Whether a child that is not reaped yet has executed a program: its status
-/// pipe is closed too where it was killed before that. True where /proc can't
-/// tell.
+/// Whether a child that is not reaped yet has executed a program. Its status pipe does not
+/// show that, because it is also closed if the child was killed before. True if /proc does
+/// not show it.
 pub fn has_executed(pid: Pid) -> bool {
-    /// Of a process that was forked only (the kernel's linux/sched.h).
+    /// The flag of a process that was forked but has not executed (the kernel's linux/sched.h).
     const PF_FORKNOEXEC: u64 = 0x40;
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // `1 (a name) S ppid pgrp session tty tpgid flags` (proc_pid_stat(5))
@@ -226,11 +226,11 @@ pub fn has_executed(pid: Pid) -> bool {
     flags.is_none_or(|flags| flags & PF_FORKNOEXEC == 0)
 }
 
-/// The longest report of a start that failed: stage, errno, and what is wrong with the
-/// program. Far less than PIPE_BUF, so it arrives whole (pipe(7)).
+/// The longest report of a start that failed: stage, errno, and the flaw of the
+/// program. It is far smaller than PIPE_BUF, so it arrives whole (pipe(7)).
 const REPORT: usize = 5 + executable::BYTES;
 
-/// Writes such a report; returns how long it is.
+/// Fills in such a report; returns its length.
 fn report(stage: Stage, errno: Errno, path: &CStr, to: &mut [u8; REPORT]) -> usize {
     to[0] = stage as u8;
     to[1..5].copy_from_slice(&(errno as i32).to_le_bytes());
@@ -243,20 +243,20 @@ fn report(stage: Stage, errno: Errno, path: &CStr, to: &mut [u8; REPORT]) -> usi
     }
 }
 
-/// A process id has at most as many digits.
+/// A process id has at most this many digits.
 const PID_DIGITS: usize = 10;
 
-/// All that the child needs, made before it is there: it may share this
+/// All that the child needs, made before the child exists: it may share this
 /// process's memory, and so must not allocate.
 struct Launch<'a> {
     program: &'a Program<'a>,
-    /// execve(2)'s lists, a null pointer at their ends.
+    /// execve(2)'s lists, each with a null pointer at its end.
     arguments: Vec<*const c_char>,
     environment: Vec<*const c_char>,
-    /// Entries of the environment that the child adds its process id to: which,
-    /// how long they are without it, and each with room for it.
+    /// Entries of the environment that the child adds its process id to: the index, the
+    /// length without the id, and the entry with room for it.
     own_pid: Vec<(usize, usize, Vec<u8>)>,
-    /// Where descriptors are on their way to their places.
+    /// The current numbers of descriptors that are being moved to their places.
     moved: Vec<RawFd>,
     status: BorrowedFd<'a>,
     parent: Pid,
@@ -288,7 +288,7 @@ impl<'a> Launch<'a> {
 
     /// Runs in the child.
     fn run(&mut self) -> ! {
-        // The program's own descriptors may take this one's number.
+        // The program's own descriptors may need this one's number.
         let status = above(self.status, self.moved.len()).unwrap_or(self.status.as_raw_fd());
         let Err((stage, errno)) = self.become_program(status);
         #[allow(unsafe_code)]
@@ -304,14 +304,14 @@ impl<'a> Launch<'a> {
         }
     }
 
-    /// Returns only where it could not go on.
+    /// Returns only if it failed.
     fn become_program(&mut self, status: RawFd) -> Result<Infallible, (Stage, Errno)> {
         let at = |stage: Stage| move |errno: Errno| (stage, errno);
         let program = self.program;
 
         nix::unistd::setsid().map_err(at(Stage::Session))?;
         default_dispositions();
-        // What comes next may take for ever: a stop ends it.
+        // What comes next may take for ever, so a stop must be able to end it.
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(at(Stage::Session))?;
         place(program.descriptors, &mut self.moved).map_err(at(Stage::Descriptors))?;
         close_from(program.descriptors.len(), status);
@@ -331,8 +331,8 @@ impl<'a> Launch<'a> {
         if let Some(directory) = program.directory {
             nix::unistd::chdir(directory).map_err(at(Stage::Directory))?;
         }
-        // A change of identity clears it (prctl(2)), so it is set here; and a
-        // parent that died before it was set is seen by its number.
+        // A change of identity clears it (prctl(2)), so it is set here. If the parent died
+        // before it was set, this process now has another parent.
         nix::sys::prctl::set_pdeathsig(program.death_signal).map_err(at(Stage::Session))?;
         if getppid() != self.parent {
             return Err((Stage::Session, Errno::ESRCH));
@@ -340,8 +340,8 @@ impl<'a> Launch<'a> {
 
         self.tell_own_pid();
         #[allow(unsafe_code)]
-        // SAFETY: both lists end with a null pointer; what they point to, the
-        // program's strings and `own_pid`, is there until this returns.
+        // SAFETY: both lists end with a null pointer. They point to the
+        // program's strings and `own_pid`, which exist until this returns.
         unsafe {
             libc::execve(program.path.as_ptr(), self.arguments.as_ptr(), self.environment.as_ptr())
         };
@@ -358,18 +358,18 @@ impl<'a> Launch<'a> {
     }
 }
 
-/// Every signal back to its default: ignored ones would stay ignored over exec
-/// (signal(7)), SIGPIPE among them.
+/// Resets every signal to its default: ignored ones, such as SIGPIPE, would stay ignored
+/// across exec (signal(7)).
 pub(super) fn default_dispositions() {
-    // The kernel's struct sigaction, at most 32 bytes; zeros are SIG_DFL, no
-    // flags, an empty mask. Asked of the kernel itself, for nix knows no
+    // The kernel's struct sigaction, at most 32 bytes; zeros mean SIG_DFL, no
+    // flags, and an empty mask. The system call is used directly, because nix knows no
     // real-time signals, and the C library refuses two that it keeps for itself.
     let default = [0u64; 4];
     for number in 1..=libc::SIGRTMAX() {
         #[allow(unsafe_code)]
         // SAFETY: reads `default`, which outlives the call; the default
-        // disposition runs no code of this process. SIGKILL and SIGSTOP are
-        // refused, for they have no other.
+        // disposition runs no code of this process. For SIGKILL and SIGSTOP the call
+        // fails, because they have no other.
         let _set = unsafe {
             libc::syscall(
                 libc::SYS_rt_sigaction,
@@ -382,10 +382,10 @@ pub(super) fn default_dispositions() {
     }
 }
 
-/// The n-th descriptor becomes descriptor n. One may be named more than once.
+/// Makes the n-th descriptor descriptor n. One may be listed more than once.
 ///
-/// No more than one is open beside those that were: a program may be given
-/// almost as many as the limit on descriptors allows.
+/// At any time, at most one more is open than before, because a program may be given
+/// almost as many descriptors as the limit allows.
 fn place(descriptors: &[BorrowedFd<'_>], moved: &mut [RawFd]) -> nix::Result<()> {
     let count = descriptors.len();
     for (from, fd) in moved.iter_mut().zip(descriptors) {
@@ -394,7 +394,7 @@ fn place(descriptors: &[BorrowedFd<'_>], moved: &mut [RawFd]) -> nix::Result<()>
     for (place, number) in (0..).zip(0..count) {
         let (done, later) = moved.split_at_mut(number + 1);
         let from = done[number];
-        // What has this number, and is wanted at another, goes out of the way.
+        // A descriptor that has this number, but belongs at another, is moved out of the way.
         if from != place && later.contains(&place) {
             #[allow(unsafe_code)]
             // SAFETY: open, as it is one of `descriptors`, and closed only once it is placed.
@@ -406,7 +406,7 @@ fn place(descriptors: &[BorrowedFd<'_>], moved: &mut [RawFd]) -> nix::Result<()>
         // their owners in the parent have a table of descriptors of their own.
         unsafe {
             if from == place {
-                // dup2 would leave it to be closed on exec.
+                // dup2 would leave it close-on-exec.
                 Errno::result(libc::fcntl(place, libc::F_SETFD, 0))?;
                 continue;
             }
@@ -419,10 +419,10 @@ fn place(descriptors: &[BorrowedFd<'_>], moved: &mut [RawFd]) -> nix::Result<()>
     Ok(())
 }
 
-/// Closes every descriptor from `first` on but that one. To mark them close-on-exec
-/// would not do: what comes before exec, and exec itself, may take for ever, and
-/// whoever reads from a pipe would wait for its end as long as a copy of the write
-/// end is open here. Since Linux 5.9 (close_range(2)).
+/// Closes every descriptor from `first` on except `but`. Marking them close-on-exec
+/// would not be enough: the steps before exec, and exec itself, may take for ever, and
+/// the reader of a pipe would wait for its end as long as a copy of the write
+/// end is open here. Needs Linux 5.9 (close_range(2)).
 fn close_from(first: usize, but: RawFd) {
     let (first, but) = (libc::c_uint::try_from(first).unwrap_or(0), libc::c_uint::try_from(but).unwrap_or(0));
     let ranges = if but < first {
@@ -432,15 +432,15 @@ fn close_from(first: usize, but: RawFd) {
     };
     for (first, last) in ranges.into_iter().flatten() {
         #[allow(unsafe_code)]
-        // SAFETY: in the child, as in `place`: none of them is used here any more.
+        // SAFETY: in the child, as in `place`, and none of them is used here any more.
         unsafe {
             libc::syscall(libc::SYS_close_range, first, last, 0)
         };
     }
 }
 
-/// A copy of the descriptor at `lowest` or above, close-on-exec. It is not
-/// owned: it lasts until exec.
+/// A copy of the descriptor with the number `lowest` or above, close-on-exec. Nothing
+/// owns it: it lasts until exec.
 fn above(fd: BorrowedFd<'_>, lowest: usize) -> nix::Result<RawFd> {
     let lowest = RawFd::try_from(lowest).map_err(|_| Errno::EMFILE)?;
     nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(lowest))
@@ -456,8 +456,8 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// Whether it exited with status 0. What counts as a success of a child is its
-    /// `success` in the configuration.
+    /// Whether it exited with status 0. For a child, its `success` in the configuration says
+    /// what counts as a success.
     pub fn success(self) -> bool {
         self == Exit::Code(0)
     }
@@ -472,7 +472,7 @@ impl std::fmt::Display for Exit {
     }
 }
 
-/// `SIGKILL`, `SIGRTMIN+3`, as kill(1) writes them.
+/// The name of a signal as kill(1) writes it: `SIGKILL`, `SIGRTMIN+3`.
 pub fn signal_name(number: i32) -> String {
     match Signal::try_from(number) {
         Ok(signal) => signal.as_str().to_owned(),
@@ -480,7 +480,7 @@ pub fn signal_name(number: i32) -> String {
     }
 }
 
-/// A dead child that is not reaped yet: its number is still its own.
+/// A dead child that is not reaped yet, so its number is still its own.
 ///
 /// # Errors
 /// From waitid(2); no children at all (ECHILD) is `Ok(None)`.
@@ -501,7 +501,7 @@ fn look_for_dead() -> nix::Result<Option<Pid>> {
     // SAFETY: a siginfo_t of zeros is a value of its type; waitid fills it.
     let (result, pid) = unsafe {
         let mut info: libc::siginfo_t = std::mem::zeroed();
-        // By libc, for nix's waitid takes death by a real-time signal for an error.
+        // By libc, because nix's waitid treats death by a real-time signal as an error.
         let result = libc::waitid(libc::P_ALL, 0, &raw mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
         (result, info.si_pid())
     };
@@ -513,10 +513,10 @@ fn look_for_dead() -> nix::Result<Option<Pid>> {
     }
 }
 
-/// Reaps one dead child (waitpid(2)); `None` where it is not dead, or no child.
+/// Reaps one dead child (waitpid(2)); `None` if it is not dead, or not a child.
 ///
 /// # Errors
-/// From waitpid(2) but ECHILD.
+/// From waitpid(2), except ECHILD.
 pub fn reap(pid: Pid) -> io::Result<Option<Exit>> {
     let mut status = 0;
     #[allow(unsafe_code)]
@@ -534,10 +534,10 @@ pub fn reap(pid: Pid) -> io::Result<Option<Exit>> {
 /// Sends a signal to the process group of a child that is not reaped yet.
 ///
 /// # Errors
-/// EPERM where every process in it belongs to others.
+/// EPERM if every process in it belongs to other users.
 pub fn signal_group(leader: Pid, signal: Signal) -> io::Result<()> {
     let sent = match nix::sys::signal::killpg(leader, signal) {
-        // Just forked, it has not made its group yet: it is alone.
+        // It was just forked and has not made its group yet, so it is alone.
         Err(Errno::ESRCH) => kill(leader, signal),
         other => other,
     };
@@ -547,10 +547,10 @@ pub fn signal_group(leader: Pid, signal: Signal) -> io::Result<()> {
     }
 }
 
-/// Sends a signal to a child that is not reaped yet, and to nobody else in its group.
+/// Sends a signal to a child that is not reaped yet, and to no other process in its group.
 ///
 /// # Errors
-/// EPERM where it is another user's by now.
+/// EPERM if it now belongs to another user.
 pub fn signal_leader(leader: Pid, signal: Signal) -> io::Result<()> {
     match kill(leader, signal) {
         // A zombie takes any signal, so it is there until it is reaped.
@@ -559,9 +559,9 @@ pub fn signal_leader(leader: Pid, signal: Signal) -> io::Result<()> {
     }
 }
 
-/// What to send, in this order, so that a process takes that signal even if it is stopped:
-/// the signal and SIGCONT. Of SIGCONT and the signals that stop a process, the later takes
-/// back the earlier as long as that is pending (`prepare_signal` in the kernel's
+/// The signals to send, in this order, so that a process takes that signal even if it is
+/// stopped: the signal and SIGCONT. If SIGCONT and a signal that stops a process are both
+/// pending, the later one cancels the earlier one (`prepare_signal` in the kernel's
 /// kernel/signal.c).
 pub fn with_continue(signal: Signal) -> [Signal; 2] {
     match signal {
@@ -570,7 +570,7 @@ pub fn with_continue(signal: Signal) -> [Signal; 2] {
     }
 }
 
-/// Whether anybody is in that process group, zombies included.
+/// Whether any process is in that process group, zombies included.
 pub fn group_exists(group: Pid) -> bool {
     nix::sys::signal::killpg(group, None) != Err(Errno::ESRCH)
 }
@@ -579,8 +579,8 @@ pub fn group_exists(group: Pid) -> bool {
 /// (`SigCgt` in proc_pid_status(5)): the default action of SIGUSR1 is death.
 ///
 /// # Errors
-/// EPERM; or /proc is none, or of other processes than this one sees, where
-/// the number would be somebody else's.
+/// EPERM; or /proc is not mounted, or shows another pid namespace, in which the number would
+/// be another process's.
 pub fn signal_if_caught(pid: Pid, signal: Signal) -> io::Result<bool> {
     if std::fs::read_link("/proc/self").ok() != Some(getpid().to_string().into()) {
         return Err(io::Error::other("/proc is not mounted in this pid namespace"));
@@ -605,7 +605,7 @@ pub fn signal_if_caught(pid: Pid, signal: Signal) -> io::Result<bool> {
 }
 
 /// Lets this process open as many descriptors as it may: raises the soft limit
-/// to the hard one (setrlimit(2)), and returns the soft one that was.
+/// to the hard one (setrlimit(2)), and returns the soft limit from before.
 ///
 /// # Errors
 /// None for a process's own limit.
@@ -615,12 +615,13 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
     Ok(soft)
 }
 
-/// Whether /proc tells what this process runs: it is to be executed again.
+/// Whether /proc shows the executable of this process, which is needed to run it again.
 pub fn shows_itself() -> bool {
     std::fs::symlink_metadata("/proc/self/exe").is_ok()
 }
 
-/// Becomes the parent of every orphan below (PR_SET_CHILD_SUBREAPER, prctl(2)).
+/// Makes this process the parent of every orphan among its descendants
+/// (PR_SET_CHILD_SUBREAPER, prctl(2)).
 ///
 /// # Errors
 /// None on Linux 3.4 and later.
@@ -628,8 +629,8 @@ pub fn become_subreaper() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
 }
 
-/// Kills one process; it being dead is no error.
+/// Kills one process. It is no error if it is dead.
 pub fn force(pid: Pid) {
-    // ESRCH: gone, as wanted. EPERM: it changed its identity; nothing more can be done.
+    // ESRCH: it is gone, as it should be. EPERM: it changed its identity, and nothing more can be done.
     let _sent = kill(pid, Signal::SIGKILL);
 }

@@ -1,4 +1,4 @@
-//! Signals as something to poll: signal-hook's self-pipe.
+//! Signals through a descriptor that can be polled: signal-hook's self-pipe.
 
 use nix::libc;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
-/// Signals that were asked for, delivered through a descriptor.
+/// Caught signals, delivered through a descriptor.
 #[derive(Debug)]
 pub struct Signals {
     delivery: SignalDelivery<UnixStream, WithRawSiginfo>,
@@ -19,11 +19,12 @@ pub struct Signals {
 pub struct Came {
     /// Its number.
     pub number: i32,
-    /// The process that sent it. `None`: the kernel did, for a terminal, a timer or a descriptor.
+    /// The process that sent it. `None`: the kernel sent it, because of a terminal, a timer or
+    /// a descriptor.
     pub sender: Option<Sender>,
 }
 
-/// Who sent a signal, as the kernel says (`si_pid` and `si_uid`, sigaction(2)).
+/// Who sent a signal, according to the kernel (`si_pid` and `si_uid`, sigaction(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sender {
     /// Its process id; 0 if this pid namespace doesn't show it.
@@ -32,10 +33,10 @@ pub struct Sender {
     pub uid: u32,
 }
 
-/// Signals that end a process that neither catches nor ignores them (signal(7)), and that
-/// no user means to be its end: timers, limits and notices that went to the wrong process.
-/// Those that report a fault of the process itself are not here, nor SIGABRT, with which
-/// a watchdog asks for a core dump, nor the ones that a terminal or an operator sends.
+/// Signals that end a process that neither catches nor ignores them (signal(7)), but with
+/// which no user means to end it: timers, limits, and notices sent to the wrong process.
+/// Not among them are signals that report a fault of the process itself, SIGABRT, with which
+/// a watchdog asks for a core dump, and the signals that a terminal or an operator sends.
 pub fn accidental() -> impl Iterator<Item = i32> {
     use libc::{SIGALRM, SIGIO, SIGPROF, SIGPWR, SIGSTKFLT, SIGUSR2, SIGVTALRM, SIGXCPU, SIGXFSZ};
     let standard = [SIGUSR2, SIGALRM, SIGSTKFLT, SIGXCPU, SIGXFSZ, SIGVTALRM, SIGPROF, SIGIO, SIGPWR];
@@ -43,8 +44,8 @@ pub fn accidental() -> impl Iterator<Item = i32> {
 }
 
 impl Signals {
-    /// Catches these signals from now on, also where whoever started this
-    /// process had blocked them: a mask goes through fork and exec (signal(7)).
+    /// Catches these signals from now on, even if they were blocked when this process was
+    /// started: a mask survives fork and exec (signal(7)).
     ///
     /// # Errors
     /// EMFILE, ENFILE; EINVAL for a signal that can't be caught.
@@ -52,8 +53,8 @@ impl Signals {
         let (read, write) = UnixStream::pair()?;
         read.set_nonblocking(true)?;
         write.set_nonblocking(true)?;
-        // Held back meanwhile: one that came between the handler's sigaction(2)
-        // and the note of what it shall do would be lost.
+        // They are blocked meanwhile: a signal that came after the handler's sigaction(2)
+        // and before its action is registered would be lost.
         let caught: SigSet = signals.iter().filter_map(|&number| Signal::try_from(number).ok()).collect();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&caught), None)?;
         let delivery = SignalDelivery::with_pipe(read, write, WithRawSiginfo, signals);
@@ -61,14 +62,14 @@ impl Signals {
         Ok(Signals { delivery: delivery? })
     }
 
-    /// The signals that were delivered since the last call, lowest numbers first. One that
-    /// is sent again before it is delivered is still one (signal(7): standard signals don't
-    /// queue); of more than five of a number, the first five are reported.
+    /// The signals that were delivered since the last call, lowest numbers first. A signal
+    /// that is sent again before it is delivered counts once (signal(7): standard signals
+    /// don't queue). If one number came more than five times, the first five are reported.
     pub fn came(&mut self) -> impl Iterator<Item = Came> {
         self.delivery.pending().map(|info| Came { number: info.si_signo, sender: sender(&info) })
     }
 
-    /// Their numbers alone.
+    /// As [`Signals::came`], but the numbers alone.
     pub fn pending(&mut self) -> impl Iterator<Item = i32> {
         self.came().map(|came| came.number)
     }
@@ -84,8 +85,8 @@ fn sender(info: &libc::siginfo_t) -> Option<Sender> {
     Some(Sender { pid, uid })
 }
 
-/// Has this process hear of its children's ends, also where whoever started it
-/// ignored SIGCHLD: that goes through exec, and wait(2) then knows no children.
+/// Makes sure that this process can wait for its children, even if it was started with
+/// SIGCHLD ignored: that survives exec, and wait(2) then finds no children.
 pub fn hear_of_children() {
     #[allow(unsafe_code)]
     // SAFETY: the default disposition runs no code of this process.
@@ -93,13 +94,13 @@ pub fn hear_of_children() {
     debug_assert!(set.is_ok(), "SIGCHLD has a disposition");
 }
 
-/// Has this process ignore these signals from now on. Programs that it starts with
-/// [`super::process::spawn`] have the default.
+/// Makes this process ignore these signals from now on. Programs that it starts with
+/// [`super::process::spawn`] get the default.
 pub fn ignore(signals: impl IntoIterator<Item = i32>) {
     for number in signals {
         #[allow(unsafe_code)]
-        // SAFETY: an ignored signal runs no code of this process. What can't be ignored is
-        // refused.
+        // SAFETY: an ignored signal runs no code of this process. For a signal that can't be
+        // ignored, the call fails.
         unsafe {
             libc::signal(number, libc::SIG_IGN);
         }

@@ -1,5 +1,5 @@
-//! What a socket's two queues hold (tcp(7), ioctls), and what a process that
-//! shares a listening socket may have done to it.
+//! How much a socket's two queues hold (tcp(7), ioctls), and repairs of what a process may
+//! have done to a listening socket that it shares.
 
 use super::anew;
 use nix::errno::Errno;
@@ -11,10 +11,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 
-/// How many bytes have come and were not read yet (SIOCINQ).
+/// How many bytes have arrived but were not read yet (SIOCINQ).
 ///
 /// # Errors
-/// EINVAL for a listening socket, ENOTTY for what is no socket.
+/// EINVAL for a listening socket, ENOTTY if it is not a socket.
 pub fn unread(socket: impl AsFd) -> io::Result<usize> {
     nix::ioctl_read_bad!(siocinq, FIONREAD, c_int);
     let mut bytes: c_int = 0;
@@ -25,10 +25,10 @@ pub fn unread(socket: impl AsFd) -> io::Result<usize> {
 }
 
 /// How many bytes were sent and are not yet acknowledged by the other side's
-/// kernel (SIOCOUTQ). An end that was sent counts as one.
+/// kernel (SIOCOUTQ). If the end of the stream was sent, it counts as one byte.
 ///
 /// # Errors
-/// EINVAL for a listening socket, ENOTTY for what is no socket.
+/// EINVAL for a listening socket, ENOTTY if it is not a socket.
 pub fn unacknowledged(socket: impl AsFd) -> io::Result<usize> {
     nix::ioctl_read_bad!(siocoutq, TIOCOUTQ, c_int);
     let mut bytes: c_int = 0;
@@ -38,9 +38,9 @@ pub fn unacknowledged(socket: impl AsFd) -> io::Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
-/// Has a TCP socket take no more while so many bytes wait to be sent
-/// (TCP_NOTSENT_LOWAT, tcp(7)): what its peer has no room for stays with the program
-/// that sends it. Accepted sockets inherit it.
+/// Makes a TCP socket accept no more data while this many bytes wait to be sent
+/// (TCP_NOTSENT_LOWAT, tcp(7)), so that data for which the peer has no room stays in the
+/// program that sends it. Accepted sockets inherit this.
 ///
 /// # Errors
 /// ENOPROTOOPT for another kind of socket.
@@ -55,12 +55,12 @@ pub fn limit_unsent(socket: impl AsFd, bytes: c_int) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a program ended what the socket receives, or both ways (shutdown(2)).
+/// Whether a program shut down receiving on the socket, or both directions (shutdown(2)).
 ///
 /// # Errors
 /// ENOMEM from poll(2).
 pub fn receives_no_more(socket: impl AsFd) -> io::Result<bool> {
-    // By libc, as nix has no name for POLLRDHUP.
+    // By libc, because nix has no name for POLLRDHUP.
     let mut polled = libc::pollfd { fd: socket.as_fd().as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
     loop {
         #[allow(unsafe_code)]
@@ -73,8 +73,8 @@ pub fn receives_no_more(socket: impl AsFd) -> io::Result<bool> {
     }
 }
 
-/// Whether a program ended what a UDP socket sends (shutdown(2)). Nothing tells
-/// but sending: an empty datagram goes to a socket of this process's own.
+/// Whether a program shut down sending on a UDP socket (shutdown(2)). The only way to find
+/// out is to send: an empty datagram, to a socket of this process's own.
 ///
 /// # Errors
 /// EMFILE, ENFILE.
@@ -92,7 +92,7 @@ pub fn sends_no_more(socket: impl AsFd) -> io::Result<bool> {
         Err(e) if matches!(Errno::from_raw(e.raw_os_error().unwrap_or(0)), Errno::EMFILE | Errno::ENFILE) => {
             return Err(e);
         }
-        // Its address is not there just now (a scope, an interface): nothing can be sent anyway.
+        // Its address does not exist just now (a scope, an interface), so nothing can be sent anyway.
         Err(_) => return Ok(false),
     };
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
@@ -100,7 +100,7 @@ pub fn sends_no_more(socket: impl AsFd) -> io::Result<bool> {
 }
 
 /// Lets a UDP socket receive from everybody again, if a program connected it to
-/// one peer (connect(2)). Whether that was so.
+/// one peer (connect(2)). Returns whether that was the case.
 ///
 /// # Errors
 /// None that can happen to a UDP socket.
@@ -117,12 +117,12 @@ pub fn disconnect(socket: impl AsFd) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Puts back what a program may have set on a listening socket and left to the
-/// next one: status flags and who is signalled by it, timeouts, what closing
+/// Resets what a program may have set on a listening socket and left to the
+/// next one: status flags and who gets its signals, timeouts, what closing
 /// waits for, a filter.
 ///
 /// # Errors
-/// None that can happen to a socket that is held.
+/// None that can happen with a socket that is held.
 pub fn restore(socket: impl AsFd, nonblocking: bool) -> io::Result<()> {
     let fd = socket.as_fd().as_raw_fd();
     anew::set_status(socket.as_fd(), if nonblocking { OFlag::O_NONBLOCK } else { OFlag::empty() })?;
@@ -135,7 +135,7 @@ pub fn restore(socket: impl AsFd, nonblocking: bool) -> io::Result<()> {
     unsafe {
         Errno::result(libc::fcntl(fd, libc::F_SETOWN, 0))?;
         let length = libc::socklen_t::try_from(size_of::<c_int>()).map_err(io::Error::other)?;
-        // ENOENT where there is none; EPERM where it is locked (SO_LOCK_FILTER): nothing helps then.
+        // ENOENT: there is no filter. EPERM: it is locked (SO_LOCK_FILTER), and nothing helps then.
         let _detached =
             libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, (&raw const unused).cast(), length);
     }
@@ -149,7 +149,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     #[test]
-    fn an_udp_socket_that_was_shut_or_connected_is_found_out() {
+    fn a_udp_socket_that_was_shut_down_or_connected_is_noticed() {
         for (how, received, sent) in [
             (std::net::Shutdown::Read, true, false),
             (std::net::Shutdown::Write, false, true),
@@ -163,7 +163,7 @@ mod tests {
                     std::net::Shutdown::Write => socket::Shutdown::Write,
                     std::net::Shutdown::Both => socket::Shutdown::Both,
                 };
-                // It does so, and says that it is not connected.
+                // It shuts down, and yet fails with "not connected".
                 let _enotconn = socket::shutdown(socket.as_raw_fd(), how);
                 assert_eq!(receives_no_more(&socket).expect("polled"), received, "{at} {how:?}");
                 assert_eq!(sends_no_more(&socket).expect("sent"), sent, "{at} {how:?}");

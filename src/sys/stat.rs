@@ -1,4 +1,4 @@
-//! What a file that is written to is looked at for, and nothing else of it (statx(2)).
+//! A file's length and number of links, and nothing else of it (statx(2)).
 
 use nix::errno::Errno;
 use nix::libc::{AT_EMPTY_PATH, STATX_NLINK, STATX_SIZE, statx};
@@ -18,8 +18,8 @@ pub struct Size {
 }
 
 /// Looks at an open file without asking for its times: since Linux 6.13 (fs/stat.c,
-/// `fill_mg_cmtime`) a file whose times were asked for gets new ones with its next
-/// write, and notes them in its inode, which is work for the disk.
+/// `fill_mg_cmtime`), a file whose times were asked for gets new ones with its next
+/// write, and the inode must then be written to the disk.
 ///
 /// # Errors
 /// From fstat(2).
@@ -34,12 +34,12 @@ pub fn size(file: &File) -> io::Result<Size> {
         return timed_size(file);
     }
     #[allow(unsafe_code)]
-    // SAFETY: where statx(2) succeeds it has filled all of it.
+    // SAFETY: statx(2) succeeded, so it has filled all of it.
     let found = unsafe { found.assume_init() };
     Ok(Size { length: found.stx_size, links: found.stx_nlink.into() })
 }
 
-/// The same, and its times are asked for.
+/// As [`size`], but asks for the times too.
 ///
 /// # Errors
 /// From fstat(2).

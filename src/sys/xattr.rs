@@ -1,4 +1,4 @@
-//! Extended attributes of an open file (xattr(7)), access control lists among them.
+//! Extended attributes of an open file (xattr(7)), including access control lists.
 
 use nix::errno::Errno;
 use nix::libc;
@@ -32,7 +32,7 @@ pub fn get(file: &File, name: &CStr) -> io::Result<Option<Vec<u8>>> {
 /// From fsetxattr(2).
 pub fn set(file: &File, name: &CStr, value: &[u8]) -> io::Result<()> {
     #[allow(unsafe_code)]
-    // SAFETY: the name ends with NUL, and no more than the value's length is read of it.
+    // SAFETY: the name ends with NUL, and no more than the value's length is read.
     let result = unsafe { libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     Ok(Errno::result(result).map(drop)?)
 }
@@ -69,7 +69,7 @@ pub fn list(file: &File) -> io::Result<Vec<CString>> {
     }
 }
 
-/// What such a call stores in a buffer that is large enough (XATTR_SIZE_MAX).
+/// The bytes that such a call stores in a buffer that is large enough (XATTR_SIZE_MAX).
 fn sized(call: impl Fn(&mut [u8]) -> isize) -> nix::Result<Vec<u8>> {
     let mut buffer = vec![0; 64 * 1024];
     let len = Errno::result(call(&mut buffer))?;

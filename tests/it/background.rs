@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
 
-const NO_LOG: &str = "plumbd: daemon.log is \"stderr\", which a daemon has none of: nothing is logged\n";
+const NO_LOG: &str = "plumbd: daemon.log is \"stderr\", but a daemon has no standard error: nothing is logged\n";
 
 const RUN: [&str; 4] = ["run", "--daemon", "--pid-file", "pid"];
 

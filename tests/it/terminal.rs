@@ -210,7 +210,7 @@ fn a_window_that_shrinks_shows_what_fits() {
             let table = shown.iter().filter(|line| !line.starts_with("process "));
             let fits = shown.len() <= rows && table.clone().all(|line| line.chars().count() <= columns);
             // Not the half of a page that was written by now.
-            let whole = all.ends_with("\x1b[J") || all.ends_with("... a higher window shows the rest");
+            let whole = all.ends_with("\x1b[J") || all.ends_with("... a taller window shows the rest");
             (fits && whole).then_some(shown)
         })
     };
@@ -218,7 +218,7 @@ fn a_window_that_shrinks_shows_what_fits() {
     terminal.size(20, 50);
     assert!(fits(20, 50).iter().any(|line| line.contains("..  up")));
     terminal.size(4, 50);
-    assert_eq!(fits(4, 50).last().unwrap(), "... a higher window shows the rest");
+    assert_eq!(fits(4, 50).last().unwrap(), "... a taller window shows the rest");
     terminal.press(b"\x03");
     assert_eq!(terminal.end(), 130);
     daemon.stop();

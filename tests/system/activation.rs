@@ -1,4 +1,4 @@
-//! plumbd.socket: systemd listens, plumbd takes the sockets over.
+//! plumbd.socket: systemd listens, and plumbd takes over the sockets.
 
 use crate::machine::Machine;
 
@@ -25,7 +25,7 @@ fn the_first_client_starts_the_service_and_a_stop_refuses_nobody() {
     assert_eq!(outcome.refused, 0, "a client was refused");
     assert!(outcome.disconnected > 0, "it never stopped");
 
-    // Both stopped, nobody listens.
+    // If both are stopped, nobody listens.
     machine.done(&["systemctl", "stop", "plumbd.socket", "plumbd.service"]);
     assert_ne!(machine.run(&["nc", "-z", "127.0.0.1", "7007"]).status, 0);
 }

@@ -1,4 +1,4 @@
-//! Installed without the package, as the README says.
+//! plumbd is installed without the package, as the README describes.
 
 use crate::machine::Machine;
 use crate::service::MESSAGES;
@@ -27,7 +27,7 @@ fn make_install_gives_a_service_too() {
     machine.wait_line(MESSAGES, "by hand");
     machine.done(&["systemctl", "reload", "plumbd"]);
 
-    // An edited configuration is nobody's to overwrite.
+    // An edited configuration is never overwritten.
     machine.edit("#max_connections ", "max_connections = 5000 #");
     make("install");
     assert!(machine.read_text("/etc/plumbd/plumbd.toml").contains("\nmax_connections = 5000 #"));
@@ -40,7 +40,7 @@ fn make_install_gives_a_service_too() {
 }
 
 #[test]
-fn make_install_says_what_is_not_built() {
+fn make_install_reports_what_is_not_built() {
     let dir = tempfile::tempdir().unwrap();
     let made = Command::new("make")
         .args(["--silent", "install"])

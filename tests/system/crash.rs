@@ -1,13 +1,13 @@
-//! Processes killed with clients under way, and a supervisor that hangs.
+//! Processes are killed while clients send messages, and a supervisor hangs.
 
 use crate::machine::Machine;
 use crate::service::MESSAGES;
 
-/// How often each is killed: less than the unit's start limit.
+/// How often each is killed; less than the unit's start limit.
 const KILLS: usize = 5;
 
-/// Kills these (`systemd` restarts the supervisor, that its children) again and
-/// again: no client is refused, nothing that was echoed is lost or doubled.
+/// Kills these again and again (systemd restarts the supervisor, which restarts its
+/// children): no client is refused, and nothing that was echoed is lost or doubled.
 fn survives_kills(whom: impl Fn(&Machine) -> Vec<String>, echo_after: &str) {
     let machine = Machine::with_package();
     machine.edit("#echo_after ", &format!("echo_after = \"{echo_after}\" #"));
@@ -33,7 +33,7 @@ fn supervisor(machine: &Machine) -> Vec<String> {
     vec![machine.supervisor()]
 }
 
-/// The supervisor last: its death ends the others before they can be killed.
+/// The supervisor comes last, because its death ends the others before they can be killed.
 fn all(machine: &Machine) -> Vec<String> {
     vec![machine.child("echo"), machine.child("logger"), machine.supervisor()]
 }
@@ -64,11 +64,11 @@ fn all_are_killed_with_messages_only_queued() {
 
 #[test]
 #[ignore = "needs root, systemd-nspawn, debootstrap and cargo-deb"]
-fn what_waits_in_a_pipe_while_all_are_killed_is_saved_by_the_next() {
+fn messages_in_a_pipe_while_all_are_killed_are_saved_by_the_next_logger() {
     let machine = Machine::with_package();
     machine.edit("#echo_after ", "echo_after = \"queued\" #");
     machine.done(&["systemctl", "start", "plumbd"]);
-    // A logger that takes nothing: what is echoed is in the pipe alone.
+    // The logger takes nothing, so echoed messages are only in the pipe.
     machine.done(&["kill", "-STOP", &machine.child("logger")]);
     let numbers = machine.sh("seq 1000 | nc -N -w 60 127.0.0.1 7007");
     assert_eq!(numbers, machine.sh("seq 1000"));

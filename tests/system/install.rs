@@ -1,4 +1,4 @@
-//! From the package to messages in the file; and back.
+//! From the package to messages in the file, and back.
 
 use crate::machine::Machine;
 use crate::service::{CONFIG, MESSAGES, package};
@@ -26,7 +26,7 @@ fn an_installation_starts_nothing_and_enable_now_serves() {
     assert_eq!(machine.echo("hello"), "hello\n");
     assert!(machine.read_text(MESSAGES).ends_with(" hello\n"));
 
-    // Whose it is, and who may.
+    // Files, processes and the control socket belong to the right users.
     assert_eq!(machine.done(&["stat", "-c", "%U:%G %a", MESSAGES]), "plumbd:plumbd 640\n");
     assert_eq!(machine.done(&["stat", "-c", "%U:%G %a", "/var/log/plumbd"]), "plumbd:plumbd 750\n");
     assert_eq!(machine.done(&["ps", "-o", "user=", "-p", &machine.supervisor()]), "plumbd\n");
@@ -39,11 +39,11 @@ fn an_installation_starts_nothing_and_enable_now_serves() {
 
 #[test]
 #[ignore = "needs root, systemd-nspawn, debootstrap and cargo-deb"]
-fn tail_reads_along() {
+fn tail_follows_the_messages() {
     let machine = Machine::serving();
     let mut tail = machine.command(&["tail", "-n", "0", "-F", MESSAGES]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
-    // tail says nothing when it is there, so lines are sent until one comes out.
+    // tail does not report that it has started, so lines are sent until it prints one.
     let (first, sender) = std::sync::mpsc::channel::<()>();
     std::thread::scope(|scope| {
         let machine = &machine;
@@ -126,13 +126,13 @@ fn a_removal_stops_it_and_a_purge_keeps_the_messages() {
     assert_eq!(machine.run(&["pgrep", "plumbd"]).out, "");
     assert!(machine.path(CONFIG).exists());
 
-    // Installed again, it is enabled as it was; and not started, as ever.
+    // When it is installed again, it is enabled as before, but not started.
     machine.install(package());
     assert_eq!(machine.run(&["systemctl", "is-enabled", "plumbd"]).out, "enabled\n");
     machine.done(&["systemctl", "start", "plumbd"]);
     assert_eq!(machine.echo("again"), "again\n");
 
-    // What a kill leaves of a batch, an archive, a rotation.
+    // Files that a kill can leave behind: of a batch, an archive, a rotation.
     for folder in ["/var/log/plumbd", "/var/lib/plumbd"] {
         machine.sh(&format!("cd {folder} && echo x >.m.log.intent && echo x >.m.log.archive && : >.m.log.new"));
     }
@@ -169,7 +169,7 @@ fn maintainer_scripts_may_run_twice() {
         script("prerm", argument);
         script("postrm", argument);
     }
-    // Nothing was there to keep.
+    // There were no messages to keep.
     assert!(!machine.path("/var/log/plumbd").exists());
     assert!(!machine.path("/var/lib/plumbd").exists());
 }

@@ -1,9 +1,9 @@
-//! A Debian system of its own, booted: systemd as process 1, a package manager,
+//! A separate Debian system, booted: systemd as process 1, a package manager,
 //! users, a network with nobody else in it.
 //!
-//! Its root is made once with debootstrap and kept in a folder outside of the
+//! Its root is made once with debootstrap and kept in a folder outside the
 //! sources; each machine has an overlay in memory on top of it. Everything is
-//! mounted in a mount namespace of the test's own thread, so nothing of it is
+//! mounted in a mount namespace of the test's own thread, so nothing is
 //! left behind, however the test ends. Nothing here touches the host's units,
 //! users or /etc.
 
@@ -17,7 +17,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// What the root has beside a minimal Debian.
+/// The packages that the root has in addition to a minimal Debian.
 const PACKAGES: &str = "dbus,netcat-openbsd,procps,systemd,systemd-sysv";
 
 const JOURNAL: [&str; 6] = ["journalctl", "--no-pager", "-o", "short-precise", "-u", "plumbd"];
@@ -31,11 +31,11 @@ pub struct Machine {
     /// unshare, whose child is systemd-nspawn, whose child is the machine's process 1.
     nspawn: Child,
     init: Pid,
-    /// All machines have the same control group: one at a time.
+    /// Only one machine runs at a time, because all have the same control group.
     _turn: Flock<File>,
 }
 
-/// What a command said.
+/// The outcome of a command.
 #[derive(Debug)]
 pub struct Said {
     pub status: i32,
@@ -44,14 +44,14 @@ pub struct Said {
 }
 
 impl Machine {
-    /// Boots one.
+    /// Boots a machine.
     pub fn boot() -> Machine {
         assert!(nix::unistd::geteuid().is_root(), "this test needs root");
         let cache = cache();
         let turn = lock(&cache.join("turn"));
         let base = base(&cache);
         let dir = tempfile::tempdir().unwrap();
-        // From here on what this thread mounts is seen by it and its children alone.
+        // From here on, only this thread and its children see what it mounts.
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
         let nothing = None::<&str>;
         mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).unwrap();
@@ -78,14 +78,14 @@ impl Machine {
         });
     }
 
-    /// What was on its console.
+    /// The text on its console.
     fn console(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.dir.path().join("console")).unwrap_or_default()).into_owned()
     }
 
-    /// Boots it anew: its disk stays, all else is new.
+    /// Boots it again: its disk stays, everything else is new.
     pub fn reboot(&mut self) {
-        // Whether the answer still comes is chance.
+        // It may go down before the command gets its answer.
         let _cut_off = self.try_run(&["systemctl", "reboot"]);
         let ended = wait_for("the machine is down", || self.nspawn.try_wait().unwrap());
         assert_eq!(ended.code(), Some(REBOOT), "{}", self.console());
@@ -93,7 +93,7 @@ impl Machine {
         self.wait_booted();
     }
 
-    /// A path of the machine's, as it is reached from here.
+    /// The path outside for a path inside the machine.
     pub fn path(&self, path: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{path}", self.init))
     }
@@ -117,7 +117,7 @@ impl Machine {
         fs::copy(from, self.path(to)).unwrap();
     }
 
-    /// A command inside, to be started.
+    /// A command that will run inside.
     pub fn command<S: AsRef<OsStr>>(&self, words: &[S]) -> Command {
         let mut command = Command::new("nsenter");
         command
@@ -137,13 +137,13 @@ impl Machine {
         })
     }
 
-    /// Runs a command inside, whatever comes of it.
+    /// Runs a command inside, whether it succeeds or not.
     #[track_caller]
     pub fn run(&self, words: &[&str]) -> Said {
         self.try_run(words).unwrap_or_else(|| panic!("cannot run {words:?}"))
     }
 
-    /// Runs a command inside that must succeed; what it says.
+    /// Runs a command inside that must succeed; returns its output.
     #[track_caller]
     pub fn done(&self, words: &[&str]) -> String {
         let said = self.run(words);
@@ -151,7 +151,7 @@ impl Machine {
         said.out
     }
 
-    /// The same, as a shell's command line.
+    /// As [`Machine::done`], with a command line for the shell.
     #[track_caller]
     pub fn sh(&self, line: &str) -> String {
         self.done(&["sh", "-ec", line])
@@ -167,7 +167,7 @@ impl Machine {
         wait_for(&format!("{text:?} in the journal"), || self.journal().contains(text).then_some(()));
     }
 
-    /// Does something on a thread whose network is the machine's.
+    /// Runs `what` on a thread in the machine's network.
     pub fn in_network<T: Send + 'static>(
         &self,
         what: impl FnOnce() -> T + Send + 'static,
@@ -193,7 +193,8 @@ impl Drop for Machine {
         wait_for("the machine's processes are gone", || {
             (!Path::new(&format!("/proc/{}", self.init)).exists()).then_some(())
         });
-        // The mounts go with this thread; the folder under them must go too.
+        // The mounts end with this thread, but the folder under them can be removed only
+        // when they are gone.
         let _unmounted = nix::mount::umount2(&self.dir.path().join("root"), nix::mount::MntFlags::MNT_DETACH);
         let _unmounted = nix::mount::umount2(self.dir.path(), nix::mount::MntFlags::MNT_DETACH);
     }
@@ -202,13 +203,13 @@ impl Drop for Machine {
 fn start(dir: &Path) -> Child {
     let console = File::options().create(true).append(true).open(dir.join("console")).unwrap();
     Command::new("setpriv")
-        // Where this process is killed, unshare is too, and with it systemd-nspawn;
-        // with that, process 1 of a pid namespace, the machine.
+        // If this process is killed, unshare is killed too, and so is systemd-nspawn. That
+        // is process 1 of a pid namespace, so the machine ends with it.
         .args(["--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child", "--mount-proc"])
         .args(["systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit"])
         .args(["--private-network", "--resolv-conf=off", "--timezone=off", "--link-journal=no", "-D"])
         .arg(dir.join("root"))
-        // Where the host has the older control groups, the machine has the newer ones.
+        // The machine uses version 2 of control groups even if the host uses version 1.
         .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1")
         .stdin(Stdio::null())
         .stdout(console.try_clone().unwrap())
@@ -234,8 +235,8 @@ fn lock(path: &Path) -> Flock<File> {
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e).unwrap()
 }
 
-/// The root that all machines share, made where it is not there yet. Whoever
-/// calls holds the lock.
+/// The root that all machines share, made if it does not exist yet. The caller
+/// must hold the lock.
 fn base(cache: &Path) -> PathBuf {
     let (mirror, release) = mirror();
     let base = cache.join(format!("{release}-{:08x}", crc32fast::hash(PACKAGES.as_bytes())));
@@ -255,7 +256,7 @@ fn base(cache: &Path) -> PathBuf {
     base
 }
 
-/// Where this machine's own packages come from, and its release's name.
+/// The mirror that the host's own packages come from, and the name of its release.
 fn mirror() -> (String, String) {
     let said = Command::new("apt-get")
         .args(["indextargets", "--format", "$(REPO_URI) $(CODENAME)"])

@@ -1,11 +1,11 @@
-//! Edit, then `systemctl reload`.
+//! The configuration is edited, then reloaded with `systemctl reload`.
 
 use crate::machine::Machine;
 use crate::service::CONFIG;
 
 #[test]
 #[ignore = "needs root, systemd-nspawn, debootstrap and cargo-deb"]
-fn a_right_file_is_taken_up_and_a_wrong_one_fails_with_every_problem_told() {
+fn a_right_file_is_applied_and_a_wrong_one_fails_with_every_problem_reported() {
     let machine = Machine::serving();
     let pids = || [machine.supervisor(), machine.child("echo"), machine.child("logger")];
     let [supervisor, echo, logger] = pids();
@@ -31,7 +31,7 @@ fn a_right_file_is_taken_up_and_a_wrong_one_fails_with_every_problem_told() {
     assert_eq!(pids(), [supervisor_now, echo_now, logger_now]);
     assert_eq!(machine.echo("still here"), "still here\n");
 
-    // A service that is stopped says why it can't start, and does not try again and again.
+    // With a wrong file, a stopped service fails to start, and does not try again and again.
     machine.done(&["systemctl", "stop", "plumbd"]);
     assert_ne!(machine.run(&["systemctl", "start", "plumbd"]).status, 0);
     assert_eq!(machine.property("ActiveState"), "failed");

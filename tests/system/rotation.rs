@@ -1,4 +1,4 @@
-//! The message file rotated and compressed inside the unit's sandbox.
+//! The message file is rotated and compressed inside the unit's sandbox.
 
 use crate::load::rotated;
 use crate::machine::Machine;

@@ -1,4 +1,4 @@
-//! What runs inside the unit's sandbox, and what the drop-ins open.
+//! What works inside the unit's sandbox, and what the drop-ins allow.
 
 use crate::machine::Machine;
 use crate::service::{CONFIG, MESSAGES};
@@ -11,7 +11,7 @@ const PATHS: &str = include_str!("../../systemd/drop-ins/paths.conf");
 
 #[test]
 #[ignore = "needs root, systemd-nspawn, debootstrap and cargo-deb"]
-fn every_example_runs_in_it() {
+fn every_example_runs_in_the_sandbox() {
     let machine = Machine::with_package();
     let listed = machine.done(&["plumbd", "example"]);
     let names: Vec<&str> = listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
@@ -45,7 +45,7 @@ fn every_example_runs_in_it() {
 
 #[test]
 #[ignore = "needs root, systemd-nspawn, debootstrap and cargo-deb"]
-fn it_shuts_out_what_it_says() {
+fn the_sandbox_blocks_foreign_files_and_processes() {
     let machine = Machine::serving();
     machine.write("/home/secret", "of a person");
     let prober = r#"
@@ -75,7 +75,7 @@ restart = "never"
 fn port_7_with_its_drop_in() {
     let machine = Machine::with_package();
     machine.edit("tcp://127.0.0.1:7007", "tcp://127.0.0.1:7");
-    // It starts, and says which child can't.
+    // The service starts, and reports which child can't.
     machine.done(&["systemctl", "start", "plumbd"]);
     machine.wait_journal("cannot listen on tcp://127.0.0.1:7: Permission denied");
     assert!(machine.done(&["systemctl", "status", "plumbd"]).contains("cannot start echo: "));
@@ -102,7 +102,7 @@ fn children_of_other_users_with_its_drop_in() {
     }
     assert_eq!(machine.echo("after"), "after\n");
     assert!(machine.read_text(MESSAGES).ends_with(" after\n"));
-    // It may signal them, too.
+    // The supervisor may signal them too.
     assert_eq!(machine.done(&["plumbd", "reopen"]), "told logger\n");
     machine.done(&["plumbd", "restart", "echo", "logger", "job"]);
     let load = machine.load();

@@ -1,4 +1,4 @@
-//! plumbd on a machine: its package, its service, clients under way.
+//! plumbd on a machine: its package, its service, and clients that send messages.
 
 use crate::load::checker::{self, Format, Verdict};
 use crate::load::generator::{self, Connection, Outcome, Plan};
@@ -25,7 +25,7 @@ pub fn package() -> &'static Path {
     MADE.get_or_init(|| deb("plumbd.deb", &[]))
 }
 
-/// The same with a higher version.
+/// The same package with a higher version.
 pub fn next_package() -> &'static Path {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     MADE.get_or_init(|| deb("plumbd-next.deb", &["--deb-version", NEXT_VERSION]))
@@ -84,7 +84,7 @@ impl Machine {
         pid
     }
 
-    /// What `plumbd status` says, where it can be asked.
+    /// The answer of `plumbd status`, if there is one.
     pub fn try_status(&self) -> Option<Status> {
         serde_json::from_str(&self.run(&["plumbd", "status", "--json"]).out).ok()
     }
@@ -98,7 +98,7 @@ impl Machine {
         pid.to_string()
     }
 
-    /// Waits until the service is active with another supervisor than that.
+    /// Waits until the service is active with a supervisor other than that one.
     #[track_caller]
     pub fn wait_replaced(&self, supervisor: &str) {
         wait_for("systemd has started another supervisor", || {
@@ -115,13 +115,13 @@ impl Machine {
         self.write(CONFIG, &text.replacen(from, to, 1));
     }
 
-    /// Puts a drop-in of the service there, and tells systemd.
+    /// Installs a drop-in for the service, and makes systemd read it.
     pub fn drop_in(&self, name: &str, text: &str) {
         self.write(&format!("/etc/systemd/system/plumbd.service.d/{name}"), text);
         self.done(&["systemctl", "daemon-reload"]);
     }
 
-    /// Sends a line to the echo server; what comes back.
+    /// Sends a line to the echo server; returns what comes back.
     #[track_caller]
     pub fn echo(&self, line: &str) -> String {
         self.sh(&format!("printf '{line}\\n' | nc -N -w 60 127.0.0.1 7007"))
@@ -136,10 +136,10 @@ impl Machine {
         });
     }
 
-    /// Clients that go on until told to stop, and come again where the server
-    /// ends their connection.
+    /// Starts clients that send messages until they are told to stop, and reconnect if the
+    /// server ends their connection.
     pub fn load(&self) -> Load {
-        /// So that no two runs have a connection's number in common.
+        /// The first number for connections, so that no two runs share a number.
         static FIRST: AtomicU32 = AtomicU32::new(0);
         let plan = Plan { first: FIRST.fetch_add(1_000_000, Ordering::Relaxed), ..Plan::usual(7007) };
         let stop = Arc::new(AtomicBool::new(false));
@@ -158,8 +158,8 @@ impl Machine {
         wait_for("messages are saved", || (self.messages() > before + 100).then_some(()));
     }
 
-    /// The message file, with what was rotated from it, against what those
-    /// clients sent and got back: it must be clean, and about something.
+    /// Compares the message file, with what was rotated from it, with what those clients
+    /// sent and got back. It must be clean, and more than a few messages must be echoed.
     #[track_caller]
     pub fn assert_kept(&self, outcomes: &[Outcome]) -> Verdict {
         for outcome in outcomes {
@@ -175,14 +175,14 @@ impl Machine {
     }
 }
 
-/// Clients under way.
+/// Clients that are sending messages.
 pub struct Load {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Outcome>,
 }
 
 impl Load {
-    /// Tells them to stop, and waits for what is due to them.
+    /// Tells them to stop, and waits for the echoes that are due to them.
     pub fn end(self) -> Outcome {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()

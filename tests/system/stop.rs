@@ -1,4 +1,4 @@
-//! Stopped and restarted with clients under way.
+//! The service is stopped and restarted while clients send messages.
 
 use crate::machine::Machine;
 

@@ -1,4 +1,4 @@
-//! The package is replaced by its next version, with clients under way.
+//! The package is upgraded to its next version while clients send messages.
 
 use crate::machine::Machine;
 use crate::service::{CONFIG, NEXT_VERSION, next_package};

@@ -10,7 +10,7 @@ const MESSAGES: &str = "/home/u/.config/plumbd/messages.log";
 fn with_user() -> Machine {
     let machine = Machine::with_package();
     machine.sh("useradd --create-home --uid 1000 u");
-    // What pam_systemd does, which this machine has not.
+    // pam_systemd would do this, but this machine does not have it.
     let runtime = "[Service]\nEnvironment=XDG_RUNTIME_DIR=/run/user/%i\n";
     machine.write("/etc/systemd/system/user@.service.d/runtime.conf", runtime);
     machine.done(&["systemctl", "daemon-reload"]);
@@ -53,14 +53,14 @@ fn a_user_has_a_service_of_their_own() {
     let status = done(&machine, "plumbd status");
     assert!(status.contains("2 of 2 children up"), "{status}");
 
-    // A wrong file changes nothing, and fails.
+    // With a wrong file, the reload fails and changes nothing.
     let config = machine.read_text(CONFIG);
     machine.write(CONFIG, &format!("{config}\nwrong = 1\n"));
     assert_ne!(run(&machine, "systemctl --user reload plumbd").status, 0);
     machine.write(CONFIG, &format!("{config}\n# right\n"));
     done(&machine, "systemctl --user reload plumbd");
 
-    // Sockets and pipes survive the supervisor, as the system's do.
+    // Sockets and pipes survive the supervisor, as with the system's service.
     let pid = || done(&machine, "systemctl --user show --value -p MainPID plumbd");
     let before = pid();
     machine.done(&["kill", "-KILL", before.trim()]);

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-/// Every wait ends with this; on a loaded machine it is long.
+/// The longest that any wait lasts; it is this long for loaded machines.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Waits until `fact` gives something.
+/// Waits until `fact` returns a value.
 ///
 /// # Panics
-/// With `what`, when it does not within the deadline.
+/// With `what`, if it does not within the deadline.
 #[track_caller]
 pub fn wait_for<T>(what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();

@@ -1,5 +1,4 @@
-//! The commands and their options, as plumbd(1) shows them: from the same
-//! description as `--help`.
+//! The commands and their options for plumbd(1), from the same description as `--help`.
 
 use super::roff::{escaped, text, verbatim};
 use clap::{Arg, ArgAction, Command};
@@ -21,7 +20,7 @@ pub(super) fn commands(command: &Command) -> String {
     shown(command).map(section).collect()
 }
 
-/// What most commands take.
+/// The options that most commands take.
 pub(super) fn shared_options(command: &Command) -> String {
     let all: Vec<&Arg> = shown(command).flat_map(Command::get_arguments).collect();
     SHARED.iter().filter_map(|name| all.iter().find(|arg| arg.get_id() == *name)).map(|arg| option(arg)).collect()

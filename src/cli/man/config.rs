@@ -1,4 +1,4 @@
-//! The tables of keys, as plumbd.toml(5) shows them.
+//! The tables of keys for plumbd.toml(5).
 
 use super::roff::{escaped, text};
 use crate::config::keys;
@@ -59,7 +59,7 @@ fn entry(key: &Key) -> String {
         }
         Kind::Words(words) | Kind::WordsOr(words, _) => entry += &meanings(words),
         Kind::Table(inner) => entry += &format!(".RS\n{}.RE\n", list(inner)),
-        // A range that excludes nothing of use is not shown.
+        // A range that excludes no useful value is not shown.
         Kind::Duration(least, most) if least.is_zero() && most > A_DAY => {}
         Kind::Duration(least, most) if most > A_DAY => {
             entry += &text(&format!("At least {}.", duration_text(least)));

@@ -24,7 +24,7 @@ use std::path::Path;
 pub(super) struct Page {
     /// `plumbd man NAME`.
     pub(super) name: &'static str,
-    /// Of the manual.
+    /// The section of the manual.
     section: u8,
     /// What it is about, in a line.
     pub(super) about: &'static str,
@@ -90,7 +90,7 @@ impl Page {
     }
 }
 
-/// What stands for `@WORDS`.
+/// What replaces the line `@WORDS`.
 fn filled_in(words: &str) -> String {
     let command = Typed::command();
     match words.split_once(' ').unwrap_or((words, "")) {
@@ -111,7 +111,7 @@ fn filled_in(words: &str) -> String {
     }
 }
 
-/// The page of that name; the name of its file, or its title, will do.
+/// The page of that name; the name of its file, or its title, will do too.
 pub(super) fn find(name: &str) -> Result<&'static Page, Failure> {
     let is = |page: &&Page| page.name == name || page.file() == name || page.title() == name;
     PAGES.iter().find(is).ok_or_else(|| {
@@ -123,7 +123,7 @@ pub(super) fn find(name: &str) -> Result<&'static Page, Failure> {
     })
 }
 
-/// Lists them, a line each.
+/// Lists them, one line each.
 pub(super) fn list() -> Result<u8, Failure> {
     let width = PAGES.iter().map(|page| page.name.len()).max().unwrap_or(0);
     let lines: String = PAGES
@@ -140,7 +140,7 @@ pub(super) fn print(page: &Page) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Writes all of them below a folder, as man(1) looks for them.
+/// Writes all of them below a folder, where man(1) looks for them.
 pub(super) fn write_all(folder: &Path) -> Result<u8, Failure> {
     for page in &PAGES {
         let folder = folder.join(format!("man{}", page.section));

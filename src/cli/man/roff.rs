@@ -1,14 +1,14 @@
-//! Plain text as roff, in which nothing of it is a request or an escape
+//! Turns plain text into roff, so that no part of it is taken for a request or an escape
 //! (roff(7), man(7)).
 
-/// Text that stands as it is.
+/// Text that is printed as it is.
 pub(super) fn escaped(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq");
     text.replace('`', "\\(ga").replace('~', "\\(ti").replace('^', "\\(ha")
 }
 
-/// A paragraph: `code` and pages as in pipe(7) are bold; no line begins with a
-/// request's dot.
+/// A paragraph: `code` and the names of pages, such as pipe(7), are bold, and no line
+/// begins with a request's dot.
 pub(super) fn text(paragraph: &str) -> String {
     let mut out = String::new();
     let mut rest = paragraph;
@@ -22,7 +22,7 @@ pub(super) fn text(paragraph: &str) -> String {
     format!("\\&{}{}\n", out, words(rest))
 }
 
-/// Lines as they are, in a frame of their own.
+/// Lines as they are, indented.
 pub(super) fn verbatim(text: &str) -> String {
     let lines: String = text.lines().map(|line| format!("\\&{}\n", escaped(line))).collect();
     format!(".PP\n.RS 4\n.nf\n{lines}.fi\n.RE\n")
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_a_request_or_an_escape() {
+    fn no_text_is_a_request_or_an_escape() {
         assert_eq!(text(".SH `a\\b` it's -x"), "\\&.SH \\fBa\\eb\\fR it\\(aqs \\-x\n");
         assert_eq!(verbatim("'x\n\n.y"), ".PP\n.RS 4\n.nf\n\\&\\(aqx\n\\&\n\\&.y\n.fi\n.RE\n");
     }

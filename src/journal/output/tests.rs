@@ -4,12 +4,12 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 
-/// A way out through any descriptor.
+/// An output through any descriptor.
 pub(crate) fn over(fd: impl Into<OwnedFd>) -> Output {
     Output::over(fd.into(), None).unwrap()
 }
 
-/// A way out to a syslog daemon at this path.
+/// An output to a syslog daemon at this path.
 pub(crate) fn syslog_at(path: &Path) -> Output {
     Output::syslog_at(path, Facility::LOG_DAEMON).unwrap()
 }
@@ -18,7 +18,7 @@ fn flags(fd: &OwnedFd) -> OFlag {
     OFlag::from_bits_retain(nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_GETFL).unwrap())
 }
 
-/// Sends until there is no room, which must be told and not waited for.
+/// Sends until there is no room, which must be reported and not waited for.
 fn fill(output: &Output) -> usize {
     let mut sent = 0;
     loop {
@@ -31,7 +31,7 @@ fn fill(output: &Output) -> usize {
 }
 
 #[test]
-fn a_full_pipe_is_told_and_its_flags_stay_as_they_were() {
+fn a_full_pipe_is_reported_and_its_flags_stay_as_they_were() {
     let pipe = Pipe::new(65_536).unwrap();
     let shared = pipe.write.try_clone().unwrap();
     let output = over(pipe.write);
@@ -41,14 +41,14 @@ fn a_full_pipe_is_told_and_its_flags_stay_as_they_were() {
 }
 
 #[test]
-fn a_full_pipe_that_can_not_be_opened_again_is_told_too() {
+fn a_full_pipe_that_can_not_be_opened_again_is_reported_too() {
     let pipe = Pipe::new(65_536).unwrap();
     let output = Output { fd: pipe.write, how: How::Shared, journal: false };
     assert!(fill(&output) >= 65_536 - SHARED_WRITE);
 }
 
 #[test]
-fn a_full_socket_is_told_and_its_flags_stay_as_they_were() {
+fn a_full_socket_is_reported_and_its_flags_stay_as_they_were() {
     let (ours, _theirs) = UnixStream::pair().unwrap();
     let shared = OwnedFd::from(ours.try_clone().unwrap());
     let output = over(ours);
@@ -57,7 +57,7 @@ fn a_full_socket_is_told_and_its_flags_stay_as_they_were() {
 }
 
 #[test]
-fn nobody_reads_a_pipe_any_more() {
+fn a_pipe_that_nobody_reads_any_more_is_never_tried_again() {
     let Pipe { read, write } = Pipe::new(65_536).unwrap();
     let output = over(write);
     drop(read);
@@ -74,13 +74,13 @@ fn a_file_takes_everything() {
 }
 
 #[test]
-fn a_full_disk_is_for_later() {
+fn a_full_disk_is_tried_again_later() {
     let output = over(std::fs::File::options().write(true).open("/dev/full").unwrap());
     assert_eq!(output.send(b"x"), Sent::Later(RETRY));
 }
 
 #[test]
-fn the_journal_is_known_by_device_and_inode() {
+fn the_journal_is_recognised_by_device_and_inode() {
     let folder = tempfile::tempdir().unwrap();
     let file = std::fs::File::create(folder.path().join("log")).unwrap();
     let data = file.metadata().unwrap();
