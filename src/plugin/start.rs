@@ -108,7 +108,7 @@ fn shared() -> Result<Option<Shared>, String> {
     let text = std::env::var("PLUMBD_INSTANCE").map_err(|e| format!("cannot read PLUMBD_INSTANCE: {e}"))?;
     let instance = text.parse().ok().filter(|instance| *instance < MOST_INSTANCES);
     let instance = instance.ok_or_else(|| {
-        format!("cannot use PLUMBD_INSTANCE={text}: it is no number from 0 to {}", MOST_INSTANCES - 1)
+        format!("cannot use PLUMBD_INSTANCE={text}: it is not a number from 0 to {}", MOST_INSTANCES - 1)
     })?;
     Ok(Some(Shared { file: take(fd), instance }))
 }
@@ -119,7 +119,7 @@ fn descriptor(variable: &str) -> Result<Option<RawFd>, String> {
         Err(error) => Err(format!("cannot read {variable}: {error}")),
         Ok(text) => match text.parse() {
             Ok(fd) if fd > 2 => Ok(Some(fd)),
-            _ => Err(format!("cannot use {variable}={text}: it is no descriptor number above 2")),
+            _ => Err(format!("cannot use {variable}={text}: it is not a descriptor number above 2")),
         },
     }
 }

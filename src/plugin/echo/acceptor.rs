@@ -38,7 +38,7 @@ impl Listener {
         let address: SockaddrStorage = getsockname(fd.as_raw_fd())?;
         let inet = address.as_sockaddr_in().is_some() || address.as_sockaddr_in6().is_some();
         if !inet || getsockopt(&fd, sockopt::SockType)? != SockType::Stream {
-            return Err(io::Error::other(format!("no TCP socket (address family {:?})", address.family())));
+            return Err(io::Error::other(format!("not a TCP socket (address family {:?})", address.family())));
         }
         let socket = TcpListener::from(fd);
         socket.set_nonblocking(true)?;
@@ -389,7 +389,7 @@ mod tests {
             Listener::new(udp.into(), options_of(&Settings::default()))
                 .expect_err("no TCP")
                 .to_string()
-                .starts_with("no TCP socket")
+                .starts_with("not a TCP socket")
         );
     }
 
