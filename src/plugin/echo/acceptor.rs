@@ -333,7 +333,7 @@ mod tests {
         for (keepalive_ms, probes) in [(60_000, Some((60, 15, 4))), (1, Some((1, 1, 4))), (0, None)] {
             let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
             let to = socket.local_addr().expect("bound");
-            // One before this one may have set it otherwise.
+            // An earlier instance may have set it to something else.
             setsockopt(&socket, sockopt::KeepAlive, &true).expect("a socket");
             let before = [TcpStream::connect(to), TcpStream::connect(to)];
             let settings = Settings { keepalive_ms, ..Settings::default() };

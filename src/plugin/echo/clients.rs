@@ -102,7 +102,7 @@ impl Clients {
     }
 
     /// Takes the first client out of that line for memory if there is enough for it now, and
-    /// returns whether it is to be read. A client that has room by now, or will have when its
+    /// returns whether it is to be read. A client that has room now, or will have when its
     /// own echoes leave, is taken out without being read.
     pub(super) fn next_for_memory(&mut self, line: usize) -> Option<(Id, bool)> {
         let Clients { all, memory, .. } = self;

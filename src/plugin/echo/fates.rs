@@ -141,21 +141,21 @@ mod tests {
     fn while_it_goes_on_lines_become_rarer_and_after_a_pause_one_comes_at_once() {
         let (mut fates, start) = (Fates::default(), Instant::now());
         let peer = Peer::from(SocketAddr::from(([127, 0, 0, 1], 1)));
-        let (mut now, mut lines, mut told) = (start, 0, 0);
+        let (mut now, mut lines, mut logged) = (start, 0, 0);
         let mut later = None;
         while now < start + Duration::from_secs(600) {
             if let Some(at) = later.filter(|at| now >= *at) {
                 let Line::Many(count, _) = fates.due(Fate::NotAllowed, at) else { panic!("many came") };
-                (lines, told, later) = (lines + 1, told + count, None);
+                (lines, logged, later) = (lines + 1, logged + count, None);
             }
             match fates.met(Fate::NotAllowed, peer, now) {
-                Line::One(_) => (lines, told) = (lines + 1, told + 1),
+                Line::One(_) => (lines, logged) = (lines + 1, logged + 1),
                 Line::Later(at) => later = Some(at),
                 _ => {}
             }
             now += Duration::from_millis(100);
         }
-        assert!((10..=20).contains(&lines) && told > 5000, "{lines} lines of {told}");
+        assert!((10..=20).contains(&lines) && logged > 5000, "{lines} lines of {logged}");
         assert_eq!(fates.met(Fate::NotAllowed, peer, now + Duration::from_secs(120)), Line::One(peer));
     }
 }

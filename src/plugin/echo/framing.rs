@@ -55,7 +55,7 @@ pub(super) enum Piece {
     Message {
         /// Bytes of the message.
         payload: usize,
-        /// 0, 1 or 2.
+        /// Bytes of the line end: 0, 1 or 2.
         line_end: usize,
     },
     /// A part of a message, with more to come.
@@ -63,9 +63,9 @@ pub(super) enum Piece {
         /// Bytes of the part.
         payload: usize,
     },
-    /// The line end of the partial before: 1 or 2 bytes.
+    /// The line end of the preceding partial.
     Completion {
-        /// 1 or 2.
+        /// Its bytes: 1 or 2.
         line_end: usize,
     },
 }

@@ -259,7 +259,7 @@ impl Server {
         match line {
             Line::One(peer) => log!(fate.level(), "{peer} {}", fate.text()),
             Line::Many(count, last) => log!(fate.level(), "{count} clients, {last} the last, {}", fate.text()),
-            Line::Later(at) => self.timers.set(at, Timer::Tell(fate)),
+            Line::Later(at) => self.timers.set(at, Timer::Log(fate)),
             Line::Nothing => {}
         }
     }

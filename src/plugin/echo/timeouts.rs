@@ -65,7 +65,7 @@ impl Server {
             }
             Timer::Accept => self.acceptor.retry(),
             Timer::GiveUp => self.give_up(),
-            Timer::Tell(fate) => self.log_together(fate),
+            Timer::Log(fate) => self.log_together(fate),
         }
     }
 

@@ -28,7 +28,7 @@ pub(super) enum Timer {
     /// A drain without a supervisor ends.
     GiveUp,
     /// Clients with the same fate are logged together.
-    Tell(Fate),
+    Log(Fate),
 }
 
 impl Timer {
@@ -36,7 +36,7 @@ impl Timer {
     fn client(self) -> Option<Id> {
         match self {
             Timer::Partial(id) | Timer::Idle(id) | Timer::Stuck(id) | Timer::Linger(id) => Some(id),
-            Timer::Accept | Timer::GiveUp | Timer::Tell(_) => None,
+            Timer::Accept | Timer::GiveUp | Timer::Log(_) => None,
         }
     }
 }

@@ -141,7 +141,7 @@ impl FileDestination {
 
     /// How long until it has something to do even if nothing comes.
     pub(super) fn timeout(&self) -> Option<Duration> {
-        let forsaken = self.orders.told_to_stop().map(|_| FORSAKEN);
+        let forsaken = self.orders.asked_to_stop().map(|_| FORSAKEN);
         let later = [self.sync_at, self.rotations.at(), self.archivist.again_at()].into_iter().flatten().min();
         let later = later.map(|at| at.saturating_duration_since(Instant::now()));
         [later, forsaken].into_iter().flatten().min()

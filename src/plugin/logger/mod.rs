@@ -67,7 +67,7 @@ const ROTATIONS: usize = 6;
 /// If the supervisor is dead and nothing has come for this long, nothing more will.
 const FORSAKEN: Duration = Duration::from_secs(10);
 
-/// What makes a logger fast under load, and slow to start.
+/// What makes a logger fast under load but slow to start.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
     /// The least size of the intent file's body. It grows with its messages.
@@ -183,12 +183,12 @@ impl Logger {
     /// Whether nothing will ever come again. Without any links, it ends only when it is
     /// asked to stop.
     fn is_finished(&self) -> bool {
-        let told = self.destination.orders.told_to_stop();
+        let asked = self.destination.orders.asked_to_stop();
         // A stray of a source may hold a link open forever. Nothing more comes, and the next
         // logger waits for the lock.
-        let forsaken = told.is_some_and(|at| at.max(self.gathering.batch_at()).elapsed() >= FORSAKEN);
+        let forsaken = asked.is_some_and(|at| at.max(self.gathering.batch_at()).elapsed() >= FORSAKEN);
         let has_sources = !self.intakes.sources.is_empty();
-        self.intakes.are_finished() && (has_sources || told.is_some()) || forsaken
+        self.intakes.are_finished() && (has_sources || asked.is_some()) || forsaken
     }
 
     /// Waits until there is something to do.

@@ -100,7 +100,7 @@ impl Orders {
     }
 
     /// When it was asked to stop, whether or not the supervisor lives.
-    pub fn told_to_stop(&self) -> Option<Instant> {
+    pub fn asked_to_stop(&self) -> Option<Instant> {
         self.stop
     }
 
@@ -129,7 +129,7 @@ impl Orders {
         if self.stuck != what {
             what.clone_into(&mut self.stuck);
             log::warn!("{what}");
-            self.tell();
+            self.report();
         }
         self.ask_for_time();
         self.collect();
@@ -152,7 +152,7 @@ impl Orders {
         if self.stuck != trouble {
             trouble.clone_into(&mut self.stuck);
             log::error!("{trouble}; trying again until it passes");
-            self.tell();
+            self.report();
         }
         self.ask_for_time();
         self.not_abandoned()?;
@@ -198,7 +198,7 @@ impl Orders {
         if !self.stuck.is_empty() && !self.lasting {
             log::info!("resolved: {}", self.stuck);
             self.stuck.clear();
-            self.tell();
+            self.report();
         }
     }
 
@@ -211,11 +211,11 @@ impl Orders {
             if !flaw.is_empty() {
                 log::warn!("{flaw}");
             }
-            self.tell();
+            self.report();
         }
     }
 
-    fn tell(&self) {
+    fn report(&self) {
         let all = [&self.stuck].into_iter().chain(&self.flaws);
         let problem = all.into_iter().find(|problem| !problem.is_empty()).map_or("", String::as_str);
         notify(&format!("X_PLUMBD_PROBLEM={}", problem.replace('\n', " ")));
