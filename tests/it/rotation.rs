@@ -497,7 +497,7 @@ fn what_it_may_not_give_is_reported_and_no_other_group_gets_the_rights() {
     fs::set_permissions(rig.path(), fs::Permissions::from_mode(0o660)).unwrap();
     std::os::unix::fs::chown(rig.path(), None, Some(4)).unwrap();
     rig.links[0].source().write_all("x\n".repeat(3000).as_bytes()).unwrap();
-    rig.wait_notified("m.log the group of the one before: Operation not permitted");
+    rig.wait_notified("m.log the group of the file that it replaces: Operation not permitted");
     wait_until("it is rotated", || (rig.archives().len() == 1 && rig.path().exists()).then_some(()));
     assert_eq!(rights(&rig.path()), (0o600, 65534, 65534));
     assert_eq!(rights(&rig.archives()[0]), (0o660, 65534, 4));
@@ -571,5 +571,5 @@ fn what_an_archivist_of_another_user_left_is_no_obstacle() {
     assert_eq!(archives(&rig), ["20200101T000000.000000Z.zst"]);
     assert_eq!(rights(&rig.archives()[0]), (0o604, 65534, 65534));
     let log = fs::read_to_string(rig.folder.path().join("log")).unwrap();
-    assert!(log.contains("the owner of the one before: Operation not permitted"), "{log}");
+    assert!(log.contains("the owner of the file that it replaces: Operation not permitted"), "{log}");
 }
