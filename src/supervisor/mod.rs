@@ -12,6 +12,7 @@
 //! | `kept` | what outlives a child: links, sockets, the service manager's store |
 //! | `change` | what takes several steps: start, reload, end |
 //! | `operators` | operators' connections and requests |
+//! | `events` | what happened lately |
 //! | `looks` | processes aside that look at what may not answer, so that the loop never waits |
 //! | `manager`, `clock`, `poll` | the service manager, time, descriptors |
 
@@ -20,6 +21,7 @@ mod clock;
 #[cfg(test)]
 mod dice;
 mod event_loop;
+mod events;
 mod family;
 mod kept;
 mod looks;

@@ -66,8 +66,10 @@ impl Supervisor {
         while let Some(event) = events.pop() {
             let Some(child) = self.children.get_mut(id) else { return };
             let (shown, before) = (child.state(), (child.machine.state, child.machine.want));
+            let (ready, exited) = (event == Event::Ready, matches!(event, Event::Exited(_)));
             let actions = child.machine.step(event, Instant::now());
             self.agenda.dirty |= before != (child.machine.state, child.machine.want);
+            child.note(&mut self.events, before.0, ready, exited);
             if child.state() != shown {
                 child.since = Moment::now();
                 self.operators.tell_of(child);
@@ -222,6 +224,7 @@ impl Supervisor {
                 Said::Problem(problem) => {
                     if let Some(child) = self.children.get_mut(id) {
                         child.says = problem;
+                        child.note_problem(&mut self.events);
                     }
                 }
                 Said::Store => {

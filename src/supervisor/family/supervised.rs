@@ -48,6 +48,8 @@ pub struct Supervised {
     pub told_of_strangers: bool,
     /// What it says is wrong (X_PLUMBD_PROBLEM=).
     pub says: Option<String>,
+    /// What was wrong with it when an event last said so.
+    pub(crate) noted: Option<String>,
     /// The number of its last start ([`mark`](crate::supervisor::family::mark)).
     pub number: u64,
     /// When its process was started the last time.
@@ -81,6 +83,7 @@ impl Supervised {
             held_back: HeldBack::default(),
             told_of_strangers: false,
             says: None,
+            noted: None,
             number: 0,
             started: None,
             since: Moment::now(),

@@ -44,6 +44,13 @@ impl Supervisor {
                     self.operators.read_log(connection, children, lines, follow);
                 }
             }
+            Request::Events { child, since } => {
+                let named: Vec<String> = child.clone().into_iter().collect();
+                if self.children_named(connection, &named).is_some() {
+                    let next = since.unwrap_or_else(|| self.events.next());
+                    self.operators.read_events(connection, child, next);
+                }
+            }
             Request::Reopen => {
                 let (told, failed) = self.reopen();
                 if !told.is_empty() {
