@@ -1,5 +1,5 @@
-//! Each rule by itself is in `start`, `again` and `stop`; what holds for all of
-//! them together in `properties`, and a long life of many children in `simulation`.
+//! The single rules are tested in `start`, `again` and `stop`, what holds for all of them
+//! together in `properties`, and the long life of many children in `simulation`.
 
 mod again;
 mod properties;
@@ -21,7 +21,7 @@ const GOOD: Event = Exited(Exit::Code(0));
 const BAD: Event = Exited(Exit::Code(1));
 const KILLED: Event = Exited(Exit::Signal(9));
 
-/// The contract's defaults.
+/// The default policy.
 fn policy() -> Policy {
     Policy {
         restart: Restart::Always,
@@ -86,7 +86,7 @@ impl Child {
         child
     }
 
-    /// One that waits for its time: its second crash in a row.
+    /// One in backoff after its second crash in a row.
     fn backoff(policy: Policy) -> Child {
         let mut child = Child::up(policy);
         assert_eq!(child.tell(BAD), [Action::Spawn]);
@@ -104,14 +104,14 @@ impl Child {
         child
     }
 
-    /// What is to be done about it but saying.
+    /// Tells the machine; returns its actions other than log messages.
     fn tell(&mut self, event: Event) -> Vec<Action> {
         let mut actions = self.machine.step(event, self.now);
         actions.retain(|action| !matches!(action, Action::Say(..)));
         actions
     }
 
-    /// What an operator reads about it.
+    /// Tells the machine; returns its log messages.
     fn said(&mut self, event: Event) -> Vec<String> {
         let actions = self.machine.step(event, self.now);
         let texts = actions.into_iter().filter_map(|action| match action {
@@ -126,7 +126,8 @@ impl Child {
         self.tell(Tick)
     }
 
-    /// A tick just before the deadline does nothing; one at it, this.
+    /// Checks that a tick just before the deadline does nothing; returns what one at the
+    /// deadline does.
     fn tick_at_deadline(&mut self) -> Vec<Action> {
         let deadline = self.machine.deadline().expect("there is a deadline");
         self.now = deadline - Duration::from_nanos(1);
