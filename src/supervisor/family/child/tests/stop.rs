@@ -52,7 +52,7 @@ fn a_process_that_sigkill_does_not_end_is_named_and_not_waited_for() {
     assert_eq!(child.problem(), Some("process 100 does not die of SIGKILL"));
     assert!(matches!(child.machine.state, State::Stopping { ladder: Ladder::Unkillable, .. }));
     assert_eq!(child.tick_after(secs(3600)), []);
-    // It is never joined by a second one; should it go after all, all is as wanted.
+    // No second process is started beside it; if it ends after all, one takes its place.
     assert_eq!(child.tell(Start), []);
     assert_eq!(child.tell(KILLED), [Action::Spawn]);
     assert_eq!(child.problem(), None);
@@ -182,7 +182,7 @@ fn a_restart_of_a_child_that_does_not_run_starts_it_at_once_and_forgives() {
 }
 
 #[test]
-fn a_restart_of_a_drain_asks_and_comes_again() {
+fn a_restart_during_a_drain_asks_and_starts_again() {
     let mut child = Child::up(policy());
     child.tell(Drain(child.now + secs(3600)));
     assert_eq!(child.tell(SaysRestart), [Action::Ask(FIRST, Signal::SIGTERM)]);
@@ -190,7 +190,7 @@ fn a_restart_of_a_drain_asks_and_comes_again() {
 }
 
 #[test]
-fn a_start_of_what_waits_does_not_wait() {
+fn a_start_of_a_child_in_backoff_does_not_wait() {
     let mut child = Child::backoff(policy());
     assert_eq!(child.tell(Start), [Action::Spawn]);
     assert_eq!(child.machine.deadline(), None);
