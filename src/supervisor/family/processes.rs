@@ -362,7 +362,9 @@ impl Supervisor {
         self.strays.give_up_unclear(unclear.iter().copied());
         for pid in unclear {
             let within = LEAVING_MOST.as_secs();
-            log::warn!("cannot tell within {within} s which child has left process {pid} behind; no longer waiting for it");
+            log::warn!(
+                "cannot tell within {within} s which child has left process {pid} behind; no longer waiting for it"
+            );
         }
         if !self.children.leaving.is_empty() {
             self.agenda.look_after(LOOK_FOR_LEFT);
