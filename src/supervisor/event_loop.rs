@@ -80,7 +80,7 @@ pub(crate) struct System {
     pub(crate) soft_descriptors: u64,
 }
 
-/// What the loop is to do next.
+/// What the loop has to do next.
 #[derive(Debug)]
 pub(crate) struct Agenda {
     /// Something changed that [`Supervisor::advance`] may have been waiting for.
@@ -166,7 +166,7 @@ impl Supervisor {
         }
         // Nothing fails from here on.
         supervisor.kept.sockets.keep(bound);
-        // Before the first child can write anything.
+        // This comes before the first child can write anything.
         supervisor.kept.keep_in_store(&mut supervisor.manager);
         for (from, to, bytes) in supervisor.kept.store.waiting() {
             log::warn!(
@@ -262,7 +262,7 @@ impl Supervisor {
         for came in all {
             let first = std::mem::replace(&mut before, came.number) != came.number;
             match came.number {
-                // Each counts: the second one ends at once.
+                // Each of these counts, because the second one ends the daemon at once.
                 SIGTERM | SIGINT | SIGQUIT => {
                     log::info!("{}", told(came));
                     self.asked_to_end();

@@ -229,7 +229,7 @@ impl Supervisor {
             }
         }
         if let Some(reload) = self.looks.reload.take() {
-            // A change back has refused it already.
+            // If this is a change back, it was refused already.
             self.operators.refuse(reload.waiter, "cannot reload: the daemon is stopping");
         }
     }

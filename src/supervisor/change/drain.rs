@@ -6,7 +6,7 @@
 //! is not needed any more. It is **needed** while something waits for it, or may
 //! still come, that only it can take. So a filter that dies while it drains is
 //! started again before its sink's input ends, and a sink that an operator
-//! stopped is started again for what its sources have left.
+//! stopped is started again to take what its sources have left.
 //!
 //! | its process | those before it | what is done |
 //! |---|---|---|

@@ -228,7 +228,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// How all children are now.
+    /// The states of all children now.
     fn before(&self) -> Before {
         let mut before = Before::default();
         for child in self.children.all() {
@@ -248,7 +248,7 @@ impl Supervisor {
         self.operators.refuse_as(waiter, &format!("{}\ncannot reload: nothing is changed", why.trim_end()), exit);
     }
 
-    /// Takes every step of reloads that has become possible.
+    /// Takes all steps of reloads that have become possible.
     pub(super) fn step_reloads(&mut self) {
         let mut place = 0;
         while let Some(reload) = self.changes.reloads.get_mut(place) {

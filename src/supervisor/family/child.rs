@@ -256,7 +256,7 @@ impl Machine {
         }
     }
 
-    /// One step.
+    /// Handles an event. Returns what to do next.
     pub fn step(&mut self, event: Event, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
@@ -406,7 +406,7 @@ impl Machine {
     }
 
     fn held_back(&mut self, why: Option<String>, until: Instant, actions: &mut Vec<Action>) {
-        // It is not wanted up any more, or it is up already.
+        // It is no longer wanted up, or it already has a process.
         if !self.want.is_up() || !matches!(self.state, State::Waiting | State::Backoff { .. }) {
             return;
         }

@@ -97,7 +97,7 @@ impl Children {
         self.by_pid.get(&pid).and_then(|&id| self.get(id))
     }
 
-    /// All of them, in the order in which they came.
+    /// All of them, in the order in which they were added.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Supervised> {
         self.by_id.values().map(Box::as_ref)
     }

@@ -72,7 +72,7 @@ pub fn marks(environment: &[u8]) -> Vec<Mark> {
     texts.flat_map(|text| text.split(';')).filter_map(Mark::parse).collect()
 }
 
-/// What this supervisor's marks begin with.
+/// What this supervisor's marks are made from.
 #[derive(Debug)]
 pub struct Own {
     /// Where its control socket is now.

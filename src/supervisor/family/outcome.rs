@@ -72,7 +72,7 @@ pub(crate) trait Family {
     /// The child of that name.
     fn child(&self, name: &str) -> Option<Seen<'_>>;
 
-    /// Which must be up before which.
+    /// Which children must be up before which.
     fn needs(&self) -> &Needs;
 
     /// A child that must be up before that one but is not.

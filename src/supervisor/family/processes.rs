@@ -82,7 +82,7 @@ impl Supervisor {
         let gone = self.children.is_leaving(id);
         match action {
             Action::Spawn => Some(self.spawn(id)),
-            // Its group was sent SIGKILL, and its number may be another's soon.
+            // Its group was already sent SIGKILL, and its process id may be reused soon.
             Action::Ask(..) | Action::Force(_) if gone => None,
             Action::Ask(pid, signal) => {
                 let (whom, send): (_, fn(Pid, Signal) -> io::Result<()>) = match stop_to {
@@ -263,7 +263,7 @@ impl Supervisor {
     /// Whether that process belongs to the child with that start number and own process;
     /// `None`: it, or one above it, is gone.
     fn has_started(&mut self, number: u64, own: Pid, sender: Pid) -> io::Result<Option<bool>> {
-        // These need no /proc.
+        // These checks work without /proc.
         if sender == own || getpgid(Some(sender)) == Ok(own) || getsid(Some(sender)) == Ok(own) {
             return Ok(Some(true));
         }

@@ -231,7 +231,7 @@ fn hand_over(child: &Child, links: &Links, fds: &mut Descriptors) -> io::Result<
     let mut told = handover::Links::default();
     for (place, held) in links.flowing_into(&child.name).enumerate() {
         let Some(intake) = held.intake.as_ref().map(|i| &i.intake) else { continue };
-        // The first one's queue is stdin.
+        // The queue of the first link is stdin.
         let queue = if place == 0 { 0 } else { fds.open("a queue", &links.queue(held).read, OFlag::O_RDONLY)? };
         let staging = [
             fds.open("staging", &intake.staging.read, OFlag::O_RDONLY)?,

@@ -48,7 +48,7 @@ mod tests {
     const B: u32 = 1002;
     const C: u32 = 1003;
 
-    /// Whether a process of that user may read, and write.
+    /// Whether a process of that user may read, and whether it may write.
     fn may(user: u32, (owner, mode): (u32, u32)) -> (bool, bool) {
         let bits = if user == owner { mode >> 6 } else { mode & 7 };
         (user == ROOT || bits & 4 != 0, user == ROOT || bits & 2 != 0)

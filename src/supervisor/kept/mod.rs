@@ -49,7 +49,7 @@ impl Kept {
         let mut bound = Sockets::default();
         for address in listens().collect::<BTreeSet<_>>() {
             if let Err(error) = bound.bind_first(address, &store, &mut names) {
-                // Its child is held back, and says so.
+                // Its child will be held back, which is logged as a warning.
                 log::debug!("cannot listen on {address} yet: {error}");
             }
         }

@@ -135,7 +135,7 @@ fn cannot(error: io::Error) -> String {
 }
 
 impl Making {
-    /// Whether one of these names is among them.
+    /// Whether it makes one of the `wanted` names.
     pub(crate) fn makes_one_of(&self, wanted: &Wanted) -> bool {
         self.sockets.iter().any(|(path, ..)| wanted.listeners.contains(path))
     }
@@ -216,7 +216,7 @@ pub(crate) struct Names {
     missing: BTreeSet<PathBuf>,
 }
 
-/// One of them.
+/// A name that was made or found.
 #[derive(Debug)]
 pub(crate) enum Found {
     /// A new socket with that name, on which the process aside listens.

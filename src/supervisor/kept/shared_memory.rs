@@ -105,7 +105,7 @@ mod tests {
         let all: Vec<&Region> = two.iter().chain(&three).flatten().collect();
         assert_eq!(all.iter().map(|region| region.instance).collect::<Vec<_>>(), [0, 1, 0, 1, 2]);
         assert!(all.iter().all(|region| Rc::ptr_eq(&region.file, &all[0].file)));
-        // Longer regions are in another file, which is gone with its instances.
+        // Longer regions are in another file, which disappears with its instances.
         let longer = "max_connections_per_address = 2, max_connections = 1000000";
         let others = regions(&mut memory, &model(2, longer));
         assert!(!Rc::ptr_eq(&others[0].as_ref().expect("a region").file, &all[0].file));

@@ -166,7 +166,7 @@ pub fn remove_own(path: &Path, is_own: impl Fn() -> io::Result<bool>) -> io::Res
 pub enum Access {
     /// Users whom this process's umask allows.
     Umask,
-    /// This user alone.
+    /// Only this process's user.
     Private,
 }
 

@@ -138,7 +138,7 @@ impl Supervisor {
         }
     }
 
-    /// Answers those whose wait is over.
+    /// Answers the operators whose wait is over.
     pub(crate) fn answer_waiters(&mut self) {
         self.start_later();
         let mut place = 0;

@@ -51,12 +51,12 @@ struct Child {
 }
 
 impl Child {
-    /// One that is down.
+    /// A child that is down.
     fn down(policy: Policy) -> Child {
         Child { machine: Machine::new(policy), now: Instant::now() }
     }
 
-    /// One whose first process was just spawned.
+    /// A child whose first process was just spawned.
     fn starting(policy: Policy) -> Child {
         let mut child = Child::down(policy);
         assert_eq!(child.tell(Start), [Action::Spawn]);
@@ -64,7 +64,7 @@ impl Child {
         child
     }
 
-    /// One that serves.
+    /// A child that serves.
     fn up(policy: Policy) -> Child {
         let mut child = Child::starting(policy);
         child.tell(SaysReady);
@@ -72,21 +72,21 @@ impl Child {
         child
     }
 
-    /// One that was asked to stop.
+    /// A child that was asked to stop.
     fn stopping(policy: Policy) -> Child {
         let mut child = Child::up(policy);
         assert_eq!(child.tell(Stop), [Action::Ask(FIRST, Signal::SIGTERM)]);
         child
     }
 
-    /// One that was not ready in time.
+    /// A child that was not ready in time.
     fn late(policy: Policy) -> Child {
         let mut child = Child::starting(policy);
         assert_eq!(child.tick_at_deadline(), [Action::Force(FIRST)]);
         child
     }
 
-    /// One in backoff after its second crash in a row.
+    /// A child in backoff after its second crash in a row.
     fn backoff(policy: Policy) -> Child {
         let mut child = Child::up(policy);
         assert_eq!(child.tell(BAD), [Action::Spawn]);
@@ -96,7 +96,7 @@ impl Child {
         child
     }
 
-    /// One that was given up.
+    /// A child that was given up.
     fn failed() -> Child {
         let mut child = Child::up(Policy { start_limit: StartLimit { burst: 1, within: secs(60) }, ..policy() });
         assert_eq!(child.tell(BAD), []);

@@ -19,7 +19,7 @@ pub enum Law {
     DeadIsDone,
     /// No child is started for what waits for it.
     NobodyIsStarted,
-    /// All are asked at once.
+    /// All children are asked at once.
     NoOrder,
 }
 

@@ -48,7 +48,7 @@ impl Dice {
 /// Something that will happen to a child.
 #[derive(Debug)]
 enum Coming {
-    /// An operator says something.
+    /// An operator gives a command.
     Operator,
     /// Its process does something, if it still lives.
     Process(Pid, Event),

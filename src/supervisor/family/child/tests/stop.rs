@@ -203,7 +203,7 @@ fn a_child_that_an_operator_stops_serves_until_its_sources_are_gone() {
     for mut child in [Child::starting(policy()), Child::up(policy())] {
         assert_eq!(child.tell(Hold), []);
         assert_eq!(child.machine.want, Want::HeldLater);
-        // It dies, and its sources still need it.
+        // It dies while its sources still need it.
         assert_eq!(child.tell(BAD), [Action::Spawn]);
         child.tell(Spawned(SECOND));
         assert_eq!(child.tell(Stop), [Action::Ask(SECOND, Signal::SIGTERM)]);
@@ -242,7 +242,7 @@ fn a_held_child_takes_what_waits_for_it_and_is_held_again() {
     child.tell(Drain(child.now + secs(5)));
     assert_eq!(child.tell(GOOD), []);
     assert_eq!(child.machine.want, Want::Held);
-    // Only an operator, or a configuration that has it anew, changes that.
+    // Only an operator or a configuration that adds it again changes that.
     assert_eq!(child.tell(Await), []);
     assert_eq!((child.machine.want, child.machine.state), (Want::Up, State::Waiting));
     assert_eq!(child.tell(Start), [Action::Spawn]);
