@@ -373,7 +373,7 @@ fn a_reload_that_is_undone_under_load_loses_nothing_and_refuses_nobody() {
         service.wait_progress();
         let (status, _, err) = service.daemon.ask(&Request::Reload);
         assert_eq!(status, 1);
-        assert!(err.contains("; undone: the configuration of before runs again"), "{err}");
+        assert!(err.contains("; undone: the previous configuration runs again"), "{err}");
     }
     service.wait_progress();
     let outcome = load.end();

@@ -47,7 +47,7 @@ fn a_child_that_notifies_is_ready_when_it_says_so_and_nobody_else_can() {
     assert_eq!(daemon.status().state, DaemonState::Starting);
     let address = SocketAddr::from_abstract_name(&name[1..]).unwrap();
     UnixDatagram::unbound().unwrap().send_to_addr(b"READY=1", &address).unwrap();
-    daemon.wait_log(&format!("a notification of process {} is not its own", std::process::id()));
+    daemon.wait_log(&format!("ignoring a notification from process {}", std::process::id()));
     let one = daemon.child("one");
     assert_eq!((one.state, one.ready), (ChildState::Starting, false));
     std::fs::write(daemon.path("go"), "").unwrap();
@@ -110,7 +110,7 @@ fn any_process_of_a_child_may_say_that_it_is_ready() {
         let mut daemon = Daemon::spawn(&children.collect::<String>());
         daemon.wait_state(DaemonState::Running);
         assert!(daemon.status().all_up());
-        assert!(!daemon.log().contains("is not its own"), "{}", daemon.log());
+        assert!(!daemon.log().contains("ignoring a notification"), "{}", daemon.log());
         std::fs::write(daemon.path("end"), "").unwrap();
         daemon.stop();
     }
@@ -156,7 +156,7 @@ fn one_that_is_gone_is_believed_by_its_user() {
     let mut daemon = heard_late(&[("dropped", &dropped), ("helper", &format!("{nobody} SPEAK"))]);
     // The child's own process is that user by now.
     daemon.wait_child("dropped", ChildState::Up);
-    daemon.wait_log("helper: a notification of process ");
+    daemon.wait_log("helper: ignoring a notification from process ");
     assert_eq!(daemon.child("helper").state, ChildState::Starting);
     daemon.signal(nix::libc::SIGTERM);
     assert!(daemon.wait_end().success());
@@ -186,7 +186,7 @@ fn another_childs_process_cannot_speak_for_a_child() {
         "while ! test -s socket; do sleep 0.01; done; NOTIFY_SOCKET=$(cat socket) setsid SPEAK & exec sleep 1000";
     let two = speaker("two", script, "SAYS = \"READY=1\", UNTIL = \"end\"");
     let mut daemon = Daemon::spawn(&(notifier("one") + &two));
-    daemon.wait_log("one: a notification of process ");
+    daemon.wait_log("one: ignoring a notification from process ");
     assert_eq!(daemon.child("one").state, ChildState::Starting);
     std::fs::write(daemon.path("end"), "").unwrap();
     std::fs::write(daemon.path("go"), "").unwrap();
@@ -224,7 +224,7 @@ fn what_strangers_send_along_with_a_notification_holds_nobody_up() {
         drop(sent);
         kill(daemon.pid(), nix::libc::SIGCONT);
     }
-    daemon.wait_log(&format!("a notification of process {} is not its own", std::process::id()));
+    daemon.wait_log(&format!("ignoring a notification from process {}", std::process::id()));
     std::fs::write(daemon.path("go"), "").unwrap();
     daemon.wait_child("one", ChildState::Up);
     daemon.stop();

@@ -422,9 +422,9 @@ fn a_reload_whose_new_child_does_not_start_is_undone() {
     let why = format!("bad ({}:6) exited with status 3 before it was ready, and restart = \"never\"", file.display());
     assert_eq!(
         (status, err.as_str()),
-        (1, &*format!("cannot reload: {why}; undone: the configuration of before runs again\n"))
+        (1, &*format!("cannot reload: {why}; undone: the previous configuration runs again\n"))
     );
-    assert!(out.contains(&format!("{why}\ngoing back to the configuration of before\n")), "{out}");
+    assert!(out.contains(&format!("{why}\ngoing back to the previous configuration\n")), "{out}");
     assert_eq!(daemon.child_pid("one"), one, "nothing of it changed");
     let two = daemon.wait_child("two", ChildState::Up);
     let umask = std::fs::read_to_string(format!("/proc/{}/status", two.pid.unwrap())).unwrap();
@@ -552,7 +552,7 @@ fn a_reload_whose_logger_may_not_open_its_file_is_undone() {
     let (status, _, err) = daemon.ask(&Request::Reload);
     assert_eq!(status, 1);
     assert!(err.contains("cannot start logger (") && err.contains("Permission denied"), "{err}");
-    assert!(err.contains("; undone: the configuration of before runs again"), "{err}");
+    assert!(err.contains("; undone: the previous configuration runs again"), "{err}");
     assert_eq!(daemon.child("logger").state, ChildState::Up);
     daemon.stop();
 }
@@ -571,7 +571,7 @@ fn a_reload_that_would_lose_what_a_link_holds_is_none() {
     daemon.configure(&config("other"));
     let (status, out, err) = daemon.ask(&Request::Reload);
     assert_eq!(status, 1, "{out}");
-    assert!(err.contains("nobody took 48894 bytes in the link source -> slow, which goes; undone"), "{err}");
+    assert!(err.contains("nobody took 48894 bytes in the link source -> slow, which is removed; undone"), "{err}");
     // All of it is there, and what the source writes from now on.
     std::fs::write(daemon.path("go"), "").unwrap();
     wait_for("the sink has both runs' lines", || (daemon.read_text("out").lines().count() == 20000).then_some(()));

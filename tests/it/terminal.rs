@@ -233,7 +233,7 @@ fn a_reload_is_followed_on_a_terminal_and_nowhere_else() {
     let mut terminal = Terminal::start(daemon.dir.path(), "reload");
     assert_eq!(terminal.end(), 0, "{}", terminal.all());
     let pid = daemon.child_pid("two");
-    let two = ["restart  two", "two: stopping", "two: down", "the new configuration holds", "two: starting"];
+    let two = ["restart  two", "two: stopping", "two: down", "the new configuration is in force", "two: starting"];
     let up = format!("two: up, process {pid}");
     let mut rest = terminal.all();
     for step in two.iter().copied().chain([up.as_str(), "reloaded"]) {
