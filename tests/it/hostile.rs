@@ -570,13 +570,13 @@ fn a_configuration_that_others_may_have_written_is_refused() {
     for (mode, owner) in [(0o1777, 0), (0o755, OTHER)] {
         fs::set_permissions(folder.path(), Permissions::from_mode(mode)).unwrap();
         chown(folder.path(), Some(owner), None).unwrap();
-        refused("somebody else may have put it there");
+        refused("another user may have put it there");
     }
     fs::remove_file(&file).unwrap();
     symlink(&other, &file).unwrap();
     lchown(&file, Some(OTHER), None).unwrap();
     fs::set_permissions(folder.path(), Permissions::from_mode(0o1777)).unwrap();
-    refused("somebody else may have put it there");
+    refused("another user may have put it there");
 }
 
 #[test]
