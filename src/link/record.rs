@@ -360,7 +360,8 @@ mod tests {
             noise in proptest::collection::vec(any::<u8>(), 0..50),
             split in any::<proptest::sample::Index>(),
         ) {
-            // Noise that looks like the start of a record may hide what follows until as many bytes as its length says have arrived.
+            // Noise that looks like the start of a record may hide what follows, until as many
+            // bytes as its length says have arrived.
             prop_assume!(!noise.contains(&MAGIC.to_le_bytes()[0]));
             let mut bytes = noise.clone();
             let mut cuts = vec![bytes.len()];
