@@ -44,7 +44,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial {
             name: "disk/drop-archives",
             fault: "with when_full = \"drop-archives\", another file fills the disk again and again; at last it is removed",
-            promise: "the oldest archives go, one after the other, and clients go on; without any left they wait, \
+            promise: "the oldest archives are removed, one after the other, and clients go on; when none is left, they wait, \
                       status and log say why; nothing else is lost: every message is there exactly once, whole, in order",
             missing: needs_strace,
             attempt: drop_archives,
@@ -75,23 +75,23 @@ pub(crate) fn trials() -> Vec<Trial> {
         },
         Trial {
             name: "disk/immutable",
-            fault: "under load the file is made one that nobody may write to (chattr +i); later it is not",
+            fault: "under load the file is made immutable (chattr +i); later it is not",
             promise: WAIT,
             missing: || disk_image::missing(Kind::Ext4, &["chattr", "strace"]),
             attempt: immutable,
         },
         Trial {
             name: "disk/eio-write",
-            fault: "each write to the file is an I/O error, for a while",
+            fault: "each write to the file fails with an I/O error, for a while",
             promise: WAIT,
             missing: needs_strace,
             attempt: eio_write,
         },
         Trial {
             name: "disk/eio-fdatasync",
-            fault: "fdatasync says that there was an I/O error, once or several times",
-            promise: "synced: the file is put aside as it is, never asked again; what was not echoed goes to a new \
-                      file; both together, but for the one batch that may be in both, have every message exactly \
+            fault: "fdatasync reports an I/O error, once or several times",
+            promise: "synced: the file is put aside as it is, and never synced again; what was not echoed goes to a new \
+                      file; both together, except for the one batch that may be in both, have every message exactly \
                       once, whole, in order",
             missing: || disk_image::missing(Kind::NoJournal, &["strace"]),
             attempt: eio_fdatasync,

@@ -67,8 +67,8 @@ pub(crate) fn appended(times: f64) -> Tried {
         others
     })];
     assert_eq!(kept, outsider.lines, "his lines");
-    let what = format!("{} lines of somebody else's, 5 of them just before a write", outsider.lines);
-    tried(&what, &of_plumbd, &format!("{kept} of his lines are there"), &written_over())
+    let what = format!("{} lines of another process, 5 of them just before a write", outsider.lines);
+    tried(&what, &of_plumbd, &format!("{kept} of these lines are there"), &written_over())
 }
 
 /// The control: the file is not open for appending.
@@ -83,5 +83,5 @@ fn written_over() -> String {
     site.wait_progress();
     let (_, kept) = outsider.taken_out(&std::fs::read(&site.file).unwrap());
     assert!(kept < outsider.lines, "a file that is not open for appending loses nothing: the trial proves nothing");
-    format!("without O_APPEND {} of {} lines of his written over", outsider.lines - kept, outsider.lines)
+    format!("without O_APPEND {} of {} of these lines overwritten", outsider.lines - kept, outsider.lines)
 }

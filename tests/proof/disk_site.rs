@@ -294,7 +294,7 @@ pub(crate) fn heedless() -> String {
     let injection = site.inject("pwrite64", "retval=16777216");
     site.wait_progress();
     drop(injection);
-    format!("a logger that takes a write that failed for done: {}", site.end_found_out())
+    format!("a logger that takes a failed write for a successful one: {}", site.end_found_out())
 }
 
 fn check(all: &[u8], outcome: &Outcome) -> Verdict {

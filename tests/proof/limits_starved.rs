@@ -120,9 +120,7 @@ impl Starved {
     fn tried(&self, what: &str) -> Tried {
         let Starved { rounds, killed, told, came_again, reloads, descriptors_left, clients_refused, .. } = self;
         Tried {
-            count: format!(
-                "{rounds} times {what}, {killed} children killed meanwhile, {told} starts that were told as refused"
-            ),
+            count: format!("{rounds} times {what}, {killed} children killed meanwhile, {told} refused starts reported"),
             outcome: format!(
                 "{came_again} came again, {reloads} reloads worked afterwards, {clients_refused} clients refused, \
                  {descriptors_left} descriptors left over; {}",

@@ -33,7 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
                     "record",
                     targets::record::target,
                     times,
-                    ("a decoder that looks at no checksum", |bytes| targets::record::look(bytes, doctored::unchecked)),
+                    ("a decoder that ignores checksums", |bytes| targets::record::look(bytes, doctored::unchecked)),
                 )
             },
         ),
@@ -66,15 +66,13 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial(
             "bytes/ledger",
             "any ledger and any header of an intent file",
-            "refused, unless every checksum of what counts is right; then as it says",
+            "refused, unless every checksum of what counts is right; then taken as it says",
             |times| {
                 attempt(
                     "ledger",
                     targets::ledger::target,
                     times,
-                    ("a ledger whose checksums nobody looks at", |bytes| {
-                        targets::ledger::look(bytes, doctored::credulous)
-                    }),
+                    ("a ledger whose checksums are ignored", |bytes| targets::ledger::look(bytes, doctored::credulous)),
                 )
             },
         ),
@@ -86,14 +84,16 @@ pub(crate) fn trials() -> Vec<Trial> {
         ),
         trial(
             "bytes/notify",
-            "any datagram as what a child says about itself",
-            "no more is heard than was said, and no text steers a terminal",
+            "any datagram as what a child reports about itself",
+            "nothing is understood that was not sent, and no text controls a terminal",
             |times| {
                 attempt(
                     "notify",
                     targets::notify::target,
                     times,
-                    ("a problem's text as it came", |bytes| targets::notify::look(bytes, doctored::raw_problem)),
+                    ("a problem's text passed on unchanged", |bytes| {
+                        targets::notify::look(bytes, doctored::raw_problem)
+                    }),
                 )
             },
         ),
@@ -106,33 +106,35 @@ pub(crate) fn trials() -> Vec<Trial> {
                     "log",
                     targets::log::target,
                     times,
-                    ("a line as it came", |bytes| targets::log::look(bytes, doctored::raw_line)),
+                    ("a line logged unchanged", |bytes| targets::log::look(bytes, doctored::raw_line)),
                 )
             },
         ),
         trial(
             "bytes/message",
             "any bytes as a message in the file",
-            "one line that steers no terminal, and every byte can be had back",
+            "one line that controls no terminal, and from which every byte can be restored",
             |times| {
                 attempt(
                     "message",
                     targets::message::target,
                     times,
-                    ("a backslash that stays one", |bytes| targets::message::look(bytes, doctored::one_backslash)),
+                    ("a backslash that is not escaped", |bytes| targets::message::look(bytes, doctored::one_backslash)),
                 )
             },
         ),
         trial(
             "bytes/names",
             "files of any name beside the message file",
-            "what is listed as its archive has the name of one, with a time that exists",
+            "what is listed as an archive has the name of one, with a time that exists",
             |times| {
                 attempt(
                     "names",
                     targets::names::target,
                     times,
-                    ("whatever begins as an archive does", |bytes| targets::names::look(bytes, doctored::any_suffix)),
+                    ("any name that begins like that of an archive", |bytes| {
+                        targets::names::look(bytes, doctored::any_suffix)
+                    }),
                 )
             },
         ),

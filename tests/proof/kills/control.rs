@@ -103,7 +103,7 @@ pub(crate) fn a_sink_without_a_ledger_and_its_source() -> String {
 
 /// For kills of the supervisor.
 pub(crate) fn a_sink_that_does_not_outlive_its_supervisor() -> String {
-    until_found("`awk` as the sink, which ends when it is told to", || {
+    until_found("`awk` as the sink, which ends when it is asked to", || {
         let port = free_port();
         disturbed(&config(port, &program(AWK)), port, Format::Raw, 1, |daemon| {
             let children = children_of(daemon.pid());
@@ -149,7 +149,7 @@ pub(crate) fn nobody_keeps_the_pipes() -> String {
     let mut daemon = Daemon::start(&config(port, sink));
     let mut connections = Vec::new();
     let mut first = 0;
-    let found = until_found("`queued`, and nobody keeps the pipes", || {
+    let found = until_found("`queued`, and no process keeps the pipes", || {
         let (stop, plan) = (AtomicBool::new(false), Plan { first, reconnect: false, ..clients(port) });
         first += 1000;
         std::thread::scope(|scope| {
@@ -186,7 +186,7 @@ pub(crate) fn a_source_that_buffers() -> String {
 
 /// For kills while the daemon rotates: copied and truncated, as some rotators do.
 pub(crate) fn copied_and_truncated() -> String {
-    until_found("the file copied and truncated in place of renamed, 5 times", || {
+    until_found("the file copied and truncated instead of renamed, 5 times", || {
         let port = free_port();
         let sink = "plugin = \"logger\"\n[children.sink.settings]\nfile = \"messages.log\"";
         disturbed(&config(port, sink), port, Format::Text, 5, |daemon| {
@@ -216,7 +216,7 @@ pub(crate) fn renames_left_out() -> String {
 /// For archivists that are killed: one that removes an archive before its compressed
 /// form is in place, and is killed between the two.
 pub(crate) fn removed_and_not_in_place() -> String {
-    until_found("an archive that goes before its compressed form is in place", || {
+    until_found("an archive that is removed before its compressed form is in place", || {
         let (mut rig, sent) = rig::full();
         rig.settings["rotate"] = serde_json::json!({"size": 4096, "least_ms": 0});
         rig.start().wait_success();

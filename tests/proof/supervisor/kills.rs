@@ -224,7 +224,7 @@ fn control(daemon: &Daemon, before: usize, killed: &mut BTreeMap<String, u64>) -
     stray.kill().unwrap();
     stray.wait().unwrap();
     *killed.entry(daemon.status().children[0].name.clone()).or_default() += 1;
-    "a supervisor that reaps nobody, a stray, a descriptor more, a kill left out of the count: each found".to_owned()
+    "a supervisor that reaps nothing, a stray, an extra descriptor, a kill left out of the count: each found".to_owned()
 }
 
 pub(super) fn below(bound: u64) -> u64 {
