@@ -187,7 +187,7 @@ fn renamed(times: f64) -> Tried {
 }
 
 fn replaced(times: f64) -> Tried {
-    const HIS: &[u8] = b"a line of somebody else's\n";
+    const WHOLE: &[u8] = b"a line of an outsider\n";
     const HALF: &[u8] = b"and half a li";
     let rounds = scaled(20, times);
     let folder = tempfile::tempdir().unwrap();
@@ -196,7 +196,7 @@ fn replaced(times: f64) -> Tried {
     let mut taken = Vec::new();
     for _ in 0..rounds {
         let held = File::open(&site.file).unwrap();
-        std::fs::write(&other, [HIS, HALF].concat()).unwrap();
+        std::fs::write(&other, [WHOLE, HALF].concat()).unwrap();
         let inode = std::fs::metadata(&other).unwrap().ino();
         std::fs::rename(&other, &site.file).unwrap();
         let mut there = read_all(held);
@@ -210,12 +210,12 @@ fn replaced(times: f64) -> Tried {
         site.beside("messages.log.torn-").iter().map(|path| std::fs::read(path).unwrap()).collect();
     assert_eq!(torn, vec![HALF; rounds as usize], "what was moved away");
     let kept = [site.end(&[], |live| {
-        let his = |(at, (file, both)): (usize, (Vec<u8>, bool))| {
-            let his = if at == 0 { &[] } else { HIS };
-            (file.strip_prefix(his).expect("its whole line stays").to_vec(), both)
+        let without = |(at, (file, both)): (usize, (Vec<u8>, bool))| {
+            let outsiders = if at == 0 { &[] } else { WHOLE };
+            (file.strip_prefix(outsiders).expect("its whole line stays").to_vec(), both)
         };
         taken.push((live, false));
-        let mut own: Vec<(Vec<u8>, bool)> = taken.into_iter().enumerate().map(his).collect();
+        let mut own: Vec<(Vec<u8>, bool)> = taken.into_iter().enumerate().map(without).collect();
         let (live, _) = own.pop().unwrap();
         joined(own, live)
     })];

@@ -3,13 +3,13 @@
 //!
 //! - [`boundary`]: a traced logger or echo, killed at its N-th system call, for every N;
 //! - [`random`]: a whole daemon under load, killed at any instant;
-//! - [`under_way`]: the same while it reloads or stops;
+//! - [`under_way`]: a whole daemon while it reloads or stops;
 //! - [`rotation`]: a logger, and a whole daemon, while it rotates;
 //! - [`files`]: a logger, while its file changes;
 //! - [`halves`]: ordinary programs that leave half lines;
-//! - [`service`], [`rig`], [`echo`]: what is killed, and who talks to it meanwhile;
-//! - [`count`]: what came of it; [`doctor`]: the checker's own trial;
-//! - [`control`]: the same faults with a protection taken away.
+//! - [`service`], [`rig`], [`echo`]: what is killed, and its clients;
+//! - [`count`]: the outcome; [`doctor`]: the trial of the checker itself;
+//! - [`control`]: these faults with a protection taken away.
 
 mod boundary;
 mod control;

@@ -1,5 +1,5 @@
-//! Wrong bytes: whatever reads what others wrote is given the corpus of its
-//! fuzz target, and a million inputs that were made from it or are any bytes.
+//! Wrong bytes: each reader of foreign bytes is given the corpus of its
+//! fuzz target, and a million inputs that are made from it or are random.
 
 mod doctored;
 mod inputs;
@@ -17,7 +17,7 @@ type Target = fn(&[u8]) -> Verdict;
 /// How many inputs a target is given.
 const INPUTS: u32 = 1_000_000;
 
-/// One of them: a reader of bytes that others wrote.
+/// The trial of one reader.
 fn trial(name: &'static str, fault: &'static str, promise: &'static str, attempt: fn(f64) -> Tried) -> Trial {
     Trial { name, fault, promise, missing: || None, attempt }
 }
@@ -142,7 +142,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn attempt(name: &str, target: Target, times: f64, (doctored, control): (&str, Target)) -> Tried {
-    // Where looking takes long, short inputs.
+    // If a target is slow, its inputs are short.
     let longest = match name {
         "config" => 60,
         "ledger" | "recovery" => 520,
@@ -191,12 +191,12 @@ fn seed() -> u64 {
     u64::from(now.subsec_nanos()) ^ now.as_secs()
 }
 
-/// What a target said of its inputs.
+/// The verdicts of a target about its inputs.
 #[derive(Default)]
 struct Said {
     right: u64,
     wrong: u64,
-    /// The first that was wrong, and why.
+    /// The first input that was wrong, and why.
     first_wrong: Option<(Vec<u8>, String)>,
 }
 
@@ -212,7 +212,7 @@ impl Said {
     }
 }
 
-/// Tries the inputs of the corpus, then so many others, on every core; ends with
+/// Tries the inputs of the corpus, then this many others, on every core. Stops at
 /// the first that is wrong.
 fn try_all(target: Target, corpus: &[Vec<u8>], longest: usize, seed: u64, count: u64) -> Said {
     let mut all = Said::default();
@@ -223,7 +223,7 @@ fn try_all(target: Target, corpus: &[Vec<u8>], longest: usize, seed: u64, count:
         }
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
-    // What is left to try; nothing once something was found.
+    // How many are left to try; none once something was found.
     let left = AtomicU64::new(count);
     let take = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
     let work = |core: u64| {
