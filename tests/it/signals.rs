@@ -1,4 +1,4 @@
-//! Signals to the supervisor and to built-in plugins, including those that nobody would send
+//! Signals to the supervisor and to built-in plugins, including those that are not sent
 //! on purpose, and which processes a child's stop signal reaches.
 
 use crate::daemon::{Daemon, alive, children_of, free_port, kill, send, wait_for};

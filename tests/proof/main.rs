@@ -7,7 +7,8 @@
 //!
 //! - [`clients`]: clients that misbehave, or are many; [`clients_crowd`],
 //!   [`clients_unread`], [`clients_memory`], [`clients_resets`], [`clients_lines`]: these clients;
-//!   [`clients_beside`], [`clients_latency`]: how other clients are served meanwhile; [`clients_service`]: their daemon;
+//!   [`clients_beside`], [`clients_latency`]: how other clients are served meanwhile;
+//!   [`clients_service`]: their daemon;
 //! - [`limits`], [`limits_pipes`], [`limits_starved`]: no more descriptors, processes, memory or pipes;
 //! - [`hung`]: a file system that stops answering;
 //! - [`misuse`]: a child that misuses what it was given;
@@ -15,7 +16,8 @@
 //! - [`model`]: a whole daemon under random configurations, reloads, commands and kills;
 //! - [`chains`]: chains of filters, a trial of [`kills`]; [`program`]: the children of both, which are this executable too;
 //! - [`trial`]: what a trial is, and what it prints;
-//! - [`power`]: power loss; [`disk`]: disks that are full or fail; [`disk_image`], [`disk_site`], [`disk_held`]: their parts;
+//! - [`power`]: power loss; [`disk`]: disks that are full or fail; [`disk_image`],
+//!   [`disk_site`], [`disk_held`]: their parts;
 //! - [`report`]: the table in `tests/GUARANTEE.md`, which only `--write` writes.
 
 #![allow(clippy::unwrap_used, reason = "a trial that can't go on ends the proof")]

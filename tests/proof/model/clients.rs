@@ -103,7 +103,8 @@ impl Drop for Clients {
 }
 
 fn one(shared: &Shared, port: u16) {
-    // Before the attempt: what changes meanwhile counts in the client's favour.
+    // This is looked at before and after the attempt. A refusal is a fault only if a daemon should
+    // have been listening both times.
     let nobody_before = shared.nobody_listens.load(Ordering::SeqCst);
     let mut stream = match TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), Duration::from_secs(5))
     {

@@ -213,7 +213,7 @@ impl World {
         self.kept(&before, &self.shape.clone(), &BTreeSet::new())
     }
 
-    /// Takes over what holds now, after a reload from what the model had to `new`.
+    /// Updates the model after a reload from what it had to `new`.
     fn reloaded(&mut self, new: &Shape, answer: &Answer, before: &Shape) -> Checked {
         let (status, _, err) = answer;
         let holds = *status == 0 || err.contains("reloaded, but");
