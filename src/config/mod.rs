@@ -244,7 +244,7 @@ fn read(path: &Path, reader: Reader<'_>) -> io::Result<Vec<u8>> {
         return Err(io::Error::other(why));
     }
     if is_daemon && !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not an ordinary file, so reading it might wait forever"));
+        return Err(io::Error::other("it is no ordinary file, so reading it might wait forever"));
     }
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
