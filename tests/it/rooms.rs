@@ -184,3 +184,20 @@ fn there_is_no_thread_and_no_async_runtime() {
         .collect();
     none(found, "one thread, one loop");
 }
+
+/// `let` chains came with Rust 1.88, and `rust-version` promises an older one.
+#[test]
+fn nothing_needs_a_newer_rust_than_is_promised() {
+    let mut found = Vec::new();
+    for source in sources() {
+        found.extend(source.having(&["&& let ", "|| let "]));
+        for pair in source.lines.windows(2) {
+            let [(number, line), (_, next)] = pair else { continue };
+            let begins = ["if let ", "while let "].iter().any(|words| line.trim().starts_with(words));
+            if begins && next.trim().starts_with("&& ") {
+                found.push(format!("{}: {}", source.at(*number), line.trim()));
+            }
+        }
+    }
+    none(found, "a `let` chain");
+}

@@ -258,9 +258,7 @@ impl Strays {
             }
             let is_waited_for = !self.given_up.contains(&pid);
             let seen = self.owner(pid, known, children);
-            if let Ok(Some((process, _))) = &seen
-                && process.is_dead()
-            {
+            if matches!(&seen, Ok(Some((process, _))) if process.is_dead()) {
                 left.dead.insert(pid);
             }
             let (process, owner) = match seen {
