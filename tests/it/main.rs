@@ -67,3 +67,4 @@ mod tail;
 mod terminal;
 mod trace;
 mod troubles;
+mod why;
