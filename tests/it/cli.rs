@@ -32,6 +32,8 @@ const COMMANDS: [&str; 15] = [
     "restart",
     "shutdown",
     "reopen",
+    "events",
+    "log",
     "example",
     "completions",
     "man",
