@@ -12,7 +12,8 @@
 //!   makes; [`archivist`], [`compress`]: what becomes of it, in a process apart;
 //! - [`mod@file`]: the message file; `removed`, `too_large`: when it was, or is;
 //!   [`torn`]: an end that is no whole line;
-//!   [`access`]: who may do what with it; [`room`]: on a full disk;
+//!   [`access`]: who may do what with it; [`follows`]: which archive comes before it;
+//!   [`room`]: on a full disk;
 //! - `gathering`: how long a batch is let gather; [`orders`]: signals and troubles;
 //!   `wakeups`: what the loop waits for.
 
@@ -25,6 +26,7 @@ mod destination;
 mod elsewhere;
 pub mod escape;
 pub mod file;
+pub mod follows;
 mod gathering;
 pub(crate) mod orders;
 mod promises;
