@@ -2,6 +2,7 @@
 //! absolute.
 
 use super::man::{self, Page};
+use super::messages::Asked;
 use super::run::Run;
 use super::socket::Socket;
 use super::status::How;
@@ -25,6 +26,8 @@ pub(super) enum Meant {
     Ask { socket: Socket, request: Request },
     /// `status`
     Status { socket: Socket, how: How },
+    /// `messages`
+    Messages(Box<Asked>),
     /// `example`
     Examples,
     /// `example NAME`
@@ -70,6 +73,7 @@ impl Typed {
             Command::Status { daemon, json, watch } => {
                 Meant::Status { socket: socket(daemon), how: How { json, watch } }
             }
+            Command::Messages(typed) => Meant::Messages(Box::new(typed.meant()?)),
             Command::Example { name: None } => Meant::Examples,
             Command::Example { name: Some(name) } => Meant::Example(example::find(&name)?),
             Command::Completions { shell } => Meant::Completions(shell),

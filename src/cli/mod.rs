@@ -11,6 +11,7 @@ mod daemon;
 mod example;
 mod man;
 mod meant;
+mod messages;
 mod output;
 mod page;
 mod pid_file;
@@ -108,6 +109,7 @@ fn carry_out(meant: Meant) -> Result<u8, Failure> {
         Meant::Check { config, effective } => check::check(config.as_deref(), effective),
         Meant::Ask { socket, request } => ask::ask(&socket, &request),
         Meant::Status { socket, how } => status::status(&socket, how),
+        Meant::Messages(asked) => messages::messages(*asked),
         Meant::Examples => example::list(),
         Meant::Example(example) => example::print(example),
         Meant::Completions(shell) => completions::completions(shell),

@@ -21,7 +21,7 @@ const BIN: &str = env!("CARGO_BIN_EXE_plumbd");
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Every command; the last one is hidden.
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "run",
     "check",
     "plan",
@@ -32,6 +32,7 @@ const COMMANDS: [&str; 15] = [
     "restart",
     "shutdown",
     "reopen",
+    "messages",
     "example",
     "completions",
     "man",
