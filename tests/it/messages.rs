@@ -392,6 +392,37 @@ fn a_pipe_is_read_once() {
     assert_eq!(run("-n 1").status.code(), Some(2));
 }
 
+/// What a terminal of script(1) is sent, and the exit status.
+fn on_terminal(files: &Files, environment: &str, words: &str) -> (String, Option<i32>) {
+    let command = format!("{environment} {} messages {words}", env!("CARGO_BIN_EXE_plumbd"));
+    let output = Command::new("script")
+        .args(["-qefc", &command, "/dev/null"])
+        .current_dir(files.folder.path())
+        .env("SHELL", "/bin/sh")
+        .env_remove("NO_COLOR")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("script(1) of util-linux is needed");
+    (String::from_utf8(output.stdout).unwrap().replace("\r\n", "\n"), output.status.code())
+}
+
+#[test]
+fn on_a_terminal_times_and_peers_are_dim_and_no_line_controls_it() {
+    let files = Files::new();
+    let text = line(1, "10.0.0.1:7", r"a \x1b[2J \\");
+    files.put("m.log", &text);
+    let (head, message) = text.split_at(text.len() - r"a \x1b[2J \\".len() - 1);
+    let dim = format!("\x1b[2m{head}\x1b[0m{message}");
+    assert_eq!(on_terminal(&files, "TERM=xterm", "m.log"), (dim, Some(0)));
+    assert_eq!(on_terminal(&files, "TERM=xterm NO_COLOR=1", "m.log"), (text.clone(), Some(0)));
+    assert_eq!(on_terminal(&files, "TERM=dumb", "m.log"), (text, Some(0)));
+    files.put("m.log", "raw \x1b[2J\n");
+    assert_eq!(on_terminal(&files, "TERM=xterm", "m.log"), ("raw \\x1b[2J\n".to_owned(), Some(0)));
+    let why = "plumbd: cannot print unescaped messages to a terminal, because they could control it; redirect them to \
+               a file or a pipe\n";
+    assert_eq!(on_terminal(&files, "TERM=xterm", "m.log --unescape"), (why.to_owned(), Some(2)));
+}
+
 /// As an operator of the group of the files, who is not the logger's user.
 #[test]
 fn who_may_read_the_files_sees_the_archives_of_another_user() {

@@ -165,6 +165,30 @@ fn it_waits_for_a_file_that_is_not_there_yet() {
 }
 
 #[test]
+fn a_folder_may_be_another_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let make = |text: &str| {
+        fs::create_dir(at("logs")).unwrap();
+        fs::write(at("logs/m.log"), text).unwrap();
+    };
+    make("one\n");
+    let reader = Reader::start(&at("logs/m.log"), &[]);
+    reader.expect(&["one"]);
+    fs::rename(at("logs"), at("old")).unwrap();
+    append(&at("old/m.log"), "two\n");
+    reader.expect(&["two"]);
+    make("three\n");
+    reader.expect(&["three"]);
+    fs::remove_dir_all(at("logs")).unwrap();
+    make("four\n");
+    reader.expect(&["four"]);
+    append(&at("logs/m.log"), "five\n");
+    reader.expect(&["five"]);
+    reader.end();
+}
+
+#[test]
 fn what_is_truncated_is_gone_on_with() {
     let (_folder, file) = folder();
     fs::write(&file, "one\ntwo\nthree\n").unwrap();
@@ -254,7 +278,7 @@ fn each_rotation_notes_which_archive_comes_before_and_compression_keeps_that() {
     let mut source = rig.links[0].source();
     for count in 1..=4 {
         source.write_all("x\n".repeat(3000).as_bytes()).unwrap();
-        wait_until("it is rotated", || (rig.archives().len() == count && rig.text().is_empty()).then_some(()));
+        wait_until("it is rotated", || (rig.counter("rotations") == count && rig.text().is_empty()).then_some(()));
     }
     let is_packed = |path: &std::path::PathBuf| path.extension().is_some_and(|extension| extension == "zst");
     wait_until("all are compressed", || {

@@ -4,7 +4,6 @@ use super::parse::{self, Line, Shape, Time};
 use crate::plugin::logger::render::line_time;
 use memchr::memmem::Finder;
 use regex_lite::Regex;
-use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 /// How far the clock may have been set back without hiding a message. What is received
@@ -175,86 +174,126 @@ fn address_length(address: &str) -> usize {
 #[derive(Debug)]
 struct Grep {
     regex: Regex,
-    /// Every match contains it: looking for that first is many times as fast.
-    part: Option<Finder<'static>>,
-    /// Whether every message that contains the part matches.
-    is_part_all: bool,
+    /// Every message that matches has the texts of one of these: to look for them first is
+    /// many times as fast. Empty: nothing is known.
+    alternatives: Vec<Alternative<Finder<'static>>>,
+}
+
+/// What one alternative of a pattern needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Alternative<T> {
+    /// The texts, in the order in which they must stand.
+    texts: Vec<T>,
+    /// Whether it is just that text.
+    is_all: bool,
 }
 
 impl Grep {
     fn new(pattern: &str) -> Result<Grep, String> {
         let regex = Regex::new(pattern).map_err(|e| format!("cannot use {pattern:?} as a regular expression: {e}"))?;
-        let part = part(pattern);
-        let is_part_all = part.as_deref() == Some(pattern);
-        Ok(Grep { regex, part: part.map(|part| Finder::new(&part).into_owned()), is_part_all })
+        let finders = |needed: Alternative<String>| Alternative {
+            texts: needed.texts.iter().map(|text| Finder::new(text).into_owned()).collect(),
+            is_all: needed.is_all,
+        };
+        let alternatives = alternatives(pattern).unwrap_or_default().into_iter().map(finders).collect();
+        Ok(Grep { regex, alternatives })
     }
 
     fn matches(&self, message: &[u8]) -> bool {
-        if self.part.as_ref().is_some_and(|part| part.find(message).is_none()) {
+        let mut found = self.alternatives.iter().filter(|needed| has_all(message, &needed.texts)).peekable();
+        if found.peek().is_none() && !self.alternatives.is_empty() {
             return false;
         }
-        self.is_part_all || self.regex.is_match(&text(message))
+        // Bytes that are not UTF-8 count as U+FFFD.
+        found.any(|needed| needed.is_all) || self.regex.is_match(&String::from_utf8_lossy(message))
     }
 }
 
-/// Bytes that are not UTF-8 count as U+FFFD.
-fn text(message: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(message)
+/// Whether a message has all these texts, one behind the other.
+fn has_all(mut message: &[u8], texts: &[Finder<'_>]) -> bool {
+    texts.iter().all(|text| {
+        let found = text.find(message);
+        message = found.map_or(&[], |at| &message[at + text.needle().len()..]);
+        found.is_some()
+    })
 }
 
-/// The longest text that every match of a pattern contains. It is looked for only where that is
-/// plain: outside of all groups and classes, and without alternatives and flags.
-fn part(pattern: &str) -> Option<String> {
-    let (mut longest, mut run) = (String::new(), String::new());
-    let mut end = |run: &mut String| {
-        let run = std::mem::take(run);
-        if run.len() > longest.len() {
-            longest = run;
-        }
-    };
+/// What each alternative of a pattern needs. `None` if it can't be told for one of them. Texts
+/// are looked for only where they are plain: outside of all groups and classes, in a pattern
+/// without flags.
+fn alternatives(pattern: &str) -> Option<Vec<Alternative<String>>> {
+    let mut all = Vec::new();
+    let mut this = Needed::default();
     let mut chars = pattern.chars().peekable();
     let mut depth = 0;
     while let Some(char) = chars.next() {
-        let quantified = matches!(chars.peek(), Some('*' | '?' | '{'));
         match char {
-            '\\' => match chars.next()? {
-                escaped if escaped.is_ascii_punctuation() => {
-                    let quantified = matches!(chars.peek(), Some('*' | '?' | '{'));
-                    if depth == 0 && !quantified {
-                        run.push(escaped);
-                    } else {
-                        end(&mut run);
-                    }
+            '\\' => {
+                let escaped = chars.next()?;
+                match escaped {
+                    _ if escaped.is_ascii_punctuation() && depth == 0 => this.char(escaped, chars.peek()),
+                    _ if escaped.is_ascii_punctuation() => {}
+                    // Classes and places. What else begins so may go on with plain letters.
+                    'd' | 's' | 'w' | 'D' | 'S' | 'W' | 'b' | 'B' | 'A' | 'z' => this.other(),
+                    _ => return None,
                 }
-                // A class, a boundary or a code: what belongs to it can't be told apart here.
-                _ if depth == 0 => return None,
-                _ => {}
-            },
-            // Classes can be nested, and flags change what letters mean.
-            '[' if depth == 0 => {
-                end(&mut run);
+            }
+            '[' => {
+                this.other();
                 skip_class(&mut chars)?;
             }
-            '[' => skip_class(&mut chars)?,
+            // A flag changes what letters mean.
             '(' if chars.peek() == Some(&'?') => return None,
             '(' => {
-                end(&mut run);
+                this.other();
                 depth += 1;
             }
             ')' => depth -= 1,
             _ if depth > 0 => {}
-            '|' => return None,
-            '.' | '^' | '$' | '*' | '?' | '+' | '}' => end(&mut run),
+            '|' => all.push(std::mem::take(&mut this).end()?),
             '{' => {
-                end(&mut run);
+                this.other();
                 chars.by_ref().find(|&c| c == '}')?;
             }
-            _ if quantified => end(&mut run),
-            plain => run.push(plain),
+            '.' | '^' | '$' | '*' | '?' | '+' | '}' => this.other(),
+            plain => this.char(plain, chars.peek()),
         }
     }
-    end(&mut run);
-    (!longest.is_empty()).then_some(longest)
+    all.push(this.end()?);
+    Some(all)
+}
+
+/// What the alternative needs that is being read.
+#[derive(Debug, Default)]
+struct Needed {
+    texts: Vec<String>,
+    text: String,
+    has_other: bool,
+}
+
+impl Needed {
+    /// A letter, and what comes behind it.
+    fn char(&mut self, char: char, next: Option<&char>) {
+        if matches!(next, Some('*' | '?' | '{')) {
+            self.other();
+        } else {
+            self.text.push(char);
+        }
+    }
+
+    /// Something that stands for no certain text.
+    fn other(&mut self) {
+        self.has_other = true;
+        if !self.text.is_empty() {
+            self.texts.push(std::mem::take(&mut self.text));
+        }
+    }
+
+    fn end(mut self) -> Option<Alternative<String>> {
+        let is_all = !self.has_other;
+        self.other();
+        (!self.texts.is_empty()).then_some(Alternative { texts: self.texts, is_all })
+    }
 }
 
 /// Passes over the rest of `[...]`; `None` if it is not a plain one.
@@ -315,24 +354,28 @@ mod tests {
     }
 
     #[test]
-    fn the_part_is_what_every_match_contains() {
+    fn the_texts_are_what_every_match_has() {
+        let all = |text: &str| vec![Alternative { texts: vec![text.to_owned()], is_all: true }];
+        let some = |texts: &[&str]| {
+            vec![Alternative { texts: texts.iter().map(|&text| text.to_owned()).collect(), is_all: false }]
+        };
         for (pattern, expected) in [
-            ("hello", Some("hello")),
-            ("a b: c", Some("a b: c")),
-            ("^error.*failed$", Some("failed")),
-            ("colou?r", Some("colo")),
-            ("ab+cd", Some("ab")),
-            (r"10\.0\.0\.1", Some("10.0.0.1")),
-            ("(one|two) three", Some(" three")),
-            ("[abc]def", Some("def")),
-            ("x{2}yz", Some("yz")),
-            ("one|two", None),
-            ("(?i)hello", None),
-            (r"\d+ms", None),
-            ("[]a]b", None),
-            ("", None),
+            ("hello", all("hello")),
+            (r"10\.0\.0\.1", all("10.0.0.1")),
+            ("a|b c", [all("a"), all("b c")].concat()),
+            ("^error.*failed$", some(&["error", "failed"])),
+            ("colou?r", some(&["colo", "r"])),
+            ("ab+cd", some(&["ab", "cd"])),
+            ("(one|two) three", some(&[" three"])),
+            ("[abc]def", some(&["def"])),
+            ("x{2}yz", some(&["yz"])),
+            (r"\d+ms|login", [some(&["ms"]), all("login")].concat()),
+            (r"\.?x", some(&["x"])),
         ] {
-            assert_eq!(part(pattern).as_deref(), expected, "{pattern}");
+            assert_eq!(alternatives(pattern), Some(expected), "{pattern}");
+        }
+        for pattern in ["a|", "(?i)hello", r"\d+", r"\x41b", r"a\tb", "[]a]b", ""] {
+            assert_eq!(alternatives(pattern), None, "{pattern}");
         }
     }
 
@@ -346,8 +389,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_part_hides_no_match(
-            pattern in "([a-c]|\\\\.|\\\\d|\\[[a-c]\\]|[|.+*?(){}^$]|\\{1\\}|\\(|\\)){1,8}",
+        fn looking_for_texts_first_changes_no_answer(
+            pattern in "([a-c]{1,3}|\\\\\\.|\\\\[dwbBx]|\\[\\^?[a-c]\\]|[|.+*?^$]|\\{1\\}|\\(|\\)|\\(\\?:){1,8}",
             message in "[a-c.1 ]{0,12}",
         ) {
             if let Ok(grep) = Grep::new(&pattern) {

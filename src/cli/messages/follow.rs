@@ -1,16 +1,15 @@
 //! Messages as they are saved, over rotations.
 
-use super::files::{Series, became};
+use super::files::{Opened, Series, became};
 use super::print::End;
 use super::seek;
 use super::watch::Watch;
-use super::{Flow, Live, Reading, Start, Stopped};
+use super::{Flow, Live, Reading, Start, Stopped, output};
 use crate::link::intent::names;
-use crate::plugin::logger::file::folder;
+use crate::plugin::logger::archives::Form;
 use crate::sys::cause::cause;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 /// As much of a file's beginning as tells it from others.
 const HEAD: usize = 4096;
@@ -23,32 +22,35 @@ impl Reading {
             return Ok(());
         }
         let path = self.file.clone();
-        let mut watch = Watch::new(&path, folder(&path));
+        let mut watch = Watch::new(&path);
         let (mut live, mut newest) = (live, newest);
-        let mut head = Vec::new();
         live.iter().for_each(|live| watch.follow(&live.opened.file));
+        let mut was_away = false;
         loop {
+            if was_away {
+                // Its folder may be another one by now.
+                watch = Watch::new(&path);
+                live.iter().for_each(|live| watch.follow(&live.opened.file));
+            }
             // The name first: nothing is written to a file once its name is another one's.
-            let is_replaced = match &live {
-                Some(live) => !names(&path, live.opened.id) && path.exists(),
-                None => true,
-            };
+            let is_named = live.as_ref().is_some_and(|live| names(&path, live.opened.id));
+            let is_watched = is_named || was_away;
+            was_away = !is_named;
+            let is_replaced = !is_named && (live.is_none() || path.exists());
             if let Some(live) = &mut live {
-                if self.more(live, &mut head)? == Flow::Late {
+                if self.more(live)? == Flow::Late {
                     return Ok(());
                 }
             }
             self.printer.flush()?;
             if is_replaced {
-                let before =
-                    live.take().and_then(|live| became(&path, newest.as_deref(), &live.opened, &beginning(&live)));
+                let before = live.take().and_then(|live| became(&path, newest.as_deref(), &live.opened, &live.head));
                 let mut series = Series::of(&path, before.as_deref().or(newest.as_deref()));
                 let (next, flow) = self.forth(&mut series, Start::default(), before, true)?;
                 if flow == Flow::Late {
                     return self.printer.flush();
                 }
                 newest = series.newest.take().or(newest);
-                head.clear();
                 live = next;
                 if let Some(live) = &live {
                     watch.follow(&live.opened.file);
@@ -56,6 +58,9 @@ impl Reading {
                     continue;
                 }
                 self.printer.flush()?;
+            }
+            if !is_watched {
+                continue;
             }
             match watch.wait(self.printer.out()) {
                 Ok(true) => {}
@@ -66,16 +71,8 @@ impl Reading {
     }
 
     /// Prints what the message file has by now.
-    fn more(&mut self, live: &mut Live, head: &mut Vec<u8>) -> Result<Flow, End> {
-        let shown = self.mind_cut(live, head).map_err(Stopped::Read).and_then(|()| self.show(&mut live.lines, 0));
-        if head.len() < HEAD {
-            // It may have become another file's meanwhile.
-            let now = beginning(live);
-            if now.len() > head.len() && now.starts_with(head) {
-                *head = now;
-            }
-        }
-        match shown {
+    fn more(&mut self, live: &mut Live) -> Result<Flow, End> {
+        match mind_cut(live).map_err(Stopped::Read).and_then(|()| self.show(&mut live.lines, 0)) {
             Ok(flow) => Ok(flow),
             Err(Stopped::Print(end)) => Err(end),
             Err(Stopped::Read(error)) => {
@@ -84,40 +81,40 @@ impl Reading {
             }
         }
     }
-
-    /// Where the file was truncated, goes on where it ends now, or at its beginning if it has
-    /// become another one.
-    fn mind_cut(&mut self, live: &mut Live, head: &mut Vec<u8>) -> io::Result<()> {
-        let length = live.opened.file.metadata()?.len();
-        let position = live.lines.position();
-        if length >= position {
-            return Ok(());
-        }
-        self.tell_cut(&live.opened.path, position, length);
-        let now = read_head(live, length)?;
-        head.truncate(now.len());
-        let is_same = !head.is_empty() && now.starts_with(head);
-        let at = if is_same { seek::whole(&live.opened.file, length, &mut vec![0; HEAD])? } else { 0 };
-        if !is_same {
-            head.clear();
-        }
-        live.lines.go_to(at);
-        Ok(())
-    }
-
-    fn tell_cut(&mut self, path: &Path, before: u64, now: u64) {
-        super::output::tell(&format!("plumbd: {} was truncated from {before} to {now} bytes", path.display()));
-    }
 }
 
-/// How a file begins, as far as it was read.
-fn beginning(live: &Live) -> Vec<u8> {
-    read_head(live, live.lines.position()).unwrap_or_default()
+/// Where the file was truncated, goes on where it ends now, or at its beginning if it has
+/// become another one.
+fn mind_cut(live: &mut Live) -> io::Result<()> {
+    let length = live.opened.file.metadata()?.len();
+    let position = live.lines.position();
+    let mut now = Vec::new();
+    if length < position || live.head.len() < HEAD {
+        now = head(&live.opened)?;
+    }
+    if length >= position {
+        if now.len() > live.head.len() && now.starts_with(&live.head) {
+            live.head = now;
+        }
+        return Ok(());
+    }
+    let path = live.opened.path.display();
+    output::tell(&format!("plumbd: {path} was truncated from {position} to {length} bytes"));
+    now.truncate(usize::try_from(length).unwrap_or(HEAD));
+    let is_same = !now.is_empty() && live.head.starts_with(&now);
+    let at = if is_same { seek::whole(&live.opened.file, length, &mut vec![0; HEAD])? } else { 0 };
+    live.head = now;
+    live.lines.go_to(at);
+    Ok(())
 }
 
-fn read_head(live: &Live, most: u64) -> io::Result<Vec<u8>> {
-    let mut head = vec![0; HEAD.min(usize::try_from(most).unwrap_or(HEAD))];
-    let read = live.opened.file.read_at(&mut head, 0)?;
+/// How a file begins.
+pub(super) fn head(opened: &Opened) -> io::Result<Vec<u8>> {
+    if !opened.is_regular || opened.form != Form::Raw {
+        return Ok(Vec::new());
+    }
+    let mut head = vec![0; HEAD];
+    let read = opened.file.read_at(&mut head, 0)?;
     head.truncate(read);
     Ok(head)
 }

@@ -1,9 +1,9 @@
 //! `plumbd messages`: saved messages, in order, over all files that have them.
 //!
-//! - `which`: the message file; [`files`]: it and its archives, each opened before its turn;
+//! - [`which`]: the message file; [`files`]: it and its archives, each opened before its turn;
 //! - [`lines`]: the lines of a file; [`seek`]: where to begin in it;
 //! - [`parse`]: what is in a line; [`filter`]: which are asked for; [`when`]: a time as it is
-//!   typed; [`print`]: how they are printed;
+//!   typed; [`mod@print`]: how they are printed;
 //! - [`follow`], [`watch`]: what comes later.
 
 mod files;
@@ -117,6 +117,7 @@ pub(super) fn messages(asked: Asked) -> Result<u8, Failure> {
         known,
         asks_more: asked.asks_more.is_some(),
         printer: Printer::new(style)?,
+        told: String::new(),
         status: 0,
     };
     let follow = asked.follow && alone.is_none();
@@ -152,6 +153,8 @@ struct Reading {
     known: Option<Shape>,
     asks_more: bool,
     printer: Printer,
+    /// What was reported last.
+    told: String,
     status: u8,
 }
 
@@ -168,7 +171,7 @@ struct Start {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flow {
     On,
-    /// Nothing that comes later is asked for.
+    /// Nothing that comes later is asked for, or it can't be read.
     Late,
 }
 
@@ -176,6 +179,8 @@ enum Flow {
 struct Live {
     opened: Opened,
     lines: Lines,
+    /// How it begins, which tells it from another file.
+    head: Vec<u8>,
 }
 
 impl Reading {
@@ -203,7 +208,11 @@ impl Reading {
 
     /// What could not be done, beside what else is printed.
     fn cannot(&mut self, why: &str) {
-        output::tell(&format!("plumbd: {why}"));
+        // What is followed is looked at again and again.
+        if self.told != why {
+            output::tell(&format!("plumbd: {why}"));
+            why.clone_into(&mut self.told);
+        }
         self.status = Failure::FAILED;
     }
 
@@ -302,8 +311,9 @@ impl Reading {
             self.tell_gap(&opened, before.as_deref())?;
             before.clone_from(&opened.time);
             let (live, flow) = self.file(opened, std::mem::take(&mut start))?;
-            if flow == Flow::Late {
-                return Ok((None, flow));
+            // One that can't be read further is not begun again.
+            if flow == Flow::Late || follow && before.is_none() && live.is_none() {
+                return Ok((None, Flow::Late));
             }
             if let Some(live) = live.filter(|_| before.is_none()) {
                 return Ok((Some(live), flow));
@@ -326,9 +336,11 @@ impl Reading {
     /// Prints what a file has. `None`: it can't be read further.
     fn file(&mut self, opened: Opened, start: Start) -> Result<(Option<Live>, Flow), End> {
         let path = opened.path.clone();
+        // Before anything of it is printed, because it may be truncated then.
+        let head = follow::head(&opened).unwrap_or_default();
         match self.begin(&opened, start) {
             Ok(mut lines) => match self.show(&mut lines, start.skip) {
-                Ok(flow) => Ok((Some(Live { opened, lines }), flow)),
+                Ok(flow) => Ok((Some(Live { opened, lines, head }), flow)),
                 Err(Stopped::Read(error)) => {
                     self.printer.flush()?;
                     self.cannot_read(&path, &error);
@@ -361,7 +373,10 @@ impl Reading {
 
     /// Settles how the lines of a file are to be read.
     fn settle(&mut self, opened: &Opened) -> io::Result<()> {
-        let shape = self.known.or(shape_of(opened)?).unwrap_or(Shape::Timed);
+        let shape = match self.known {
+            Some(shape) => shape,
+            None => shape_of(opened)?.unwrap_or(Shape::Timed),
+        };
         self.filter.shape = shape;
         if shape == Shape::Raw && self.asks_more {
             return Err(io::Error::other("it has the format raw, without times and peers"));

@@ -1,5 +1,6 @@
 //! Waits until a file may have more, or its name may be another file's.
 
+use crate::plugin::logger::file::folder;
 use crate::sys::cause::words;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -24,7 +25,7 @@ pub(super) struct Watch {
 
 impl Watch {
     /// On names in the folder of a file.
-    pub(super) fn new(path: &Path, folder: &Path) -> Watch {
+    pub(super) fn new(path: &Path) -> Watch {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok();
         let names = AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_DELETE
@@ -32,7 +33,7 @@ impl Watch {
             | AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_DELETE_SELF
             | AddWatchFlags::IN_MOVE_SELF;
-        let watched = inotify.as_ref().is_some_and(|inotify| inotify.add_watch(folder, names).is_ok());
+        let watched = inotify.as_ref().is_some_and(|inotify| inotify.add_watch(folder(path), names).is_ok());
         // What a symbolic link leads to may change in another folder.
         let is_link = path.symlink_metadata().is_ok_and(|found| found.is_symlink());
         Watch { inotify, file: None, is_sure: watched && !is_link, is_sure_of_file: true }
