@@ -1,8 +1,10 @@
 //! `plumbd messages`: what it prints of a message file and its archives, to the byte.
 
-use crate::mini::wait_until;
+use crate::mini::{Rig, wait_until};
 use flate2::write::GzEncoder;
+use plumbd::link::handover::Protocol::Lines;
 use plumbd::plugin::logger::follows;
+use serde_json::json;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -450,4 +452,42 @@ fn who_may_read_the_files_sees_the_archives_of_another_user() {
         other => Some(other.unwrap()),
     });
     assert_eq!((String::from_utf8(output.stdout.clone()).unwrap(), err(&output)), (all, String::new()));
+}
+
+/// The logger rotates as often as it can, and its archivist compresses, while others read.
+#[test]
+fn what_is_read_during_rotations_is_neither_lost_nor_doubled() {
+    let mut rig = Rig::with("text", Lines);
+    rig.settings["rotate"] = json!({"size": 4096, "compress": "gzip", "least_ms": 0});
+    let logger = rig.start();
+    wait_until("there is a file", || rig.path().exists().then_some(()));
+    let mut source = rig.links[0].source();
+    let (mut written, mut runs) = (0, 0);
+    let file = rig.path();
+    let read = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plumbd"));
+        let output = command.arg("messages").arg(&file).args(words).output().unwrap();
+        assert_eq!((output.status.code(), err(&output).as_str()), (Some(0), ""));
+        let numbers = String::from_utf8(output.stdout).unwrap();
+        numbers.lines().map(|line| line.parse::<u32>().unwrap()).collect::<Vec<_>>()
+    };
+    while rig.counter("rotations") < 60 {
+        let lines: String = (written..written + 50).map(|number| format!("{number:050}\n")).collect();
+        source.write_all(lines.as_bytes()).unwrap();
+        written += 50;
+        wait_until("there is room", || (rig.links[0].queued() < 8192).then_some(()));
+        if written % 200 == 0 {
+            let all = read(&["--unescape"]);
+            assert!(all.iter().copied().eq(0..all.len() as u32), "{all:?}");
+            let last = read(&["--unescape", "-n", "300", "--grep", "0"]);
+            assert!(last.len() == 300 || all.len() < 300, "{} of {}", last.len(), all.len());
+            assert!(last.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{last:?}");
+            runs += 1;
+        }
+    }
+    assert!(runs > 5, "{runs}");
+    drop(source);
+    rig.end();
+    logger.wait_success();
+    assert!(read(&["--unescape"]).into_iter().eq(0..written));
 }
