@@ -166,8 +166,8 @@ Examples:
     /// missing, that is reported on standard error with the time in its name.
     ///
     /// T is 2026-11-22T15:04:05Z, "2026-11-22 15:04", 2026-11-22, 15:04 (today), 10m or
-    /// "10min ago"; without a zone it is local time. If the clock was set back by a day or
-    /// more, --since and --until may leave out messages from before that.
+    /// "10min ago"; without a zone it is local time. --since and --until rely on a clock that was
+    /// not set back by a day or more; if it was, they may leave out messages.
     #[command(after_help = "\
 Examples:
   plumbd messages --since 10m

@@ -115,6 +115,9 @@ fn one_archive_is_read_alone_also_by_the_name_that_it_had_before() {
     assert_eq!(numbers(&files.printed(&[&name(3, "")])), [1, 2]);
     assert_eq!(numbers(&files.printed(&[&name(5, ".zst"), "-n", "1"])), [4]);
     assert_eq!(numbers(&files.printed(&[&name(7, ""), "-f"])), [5, 6], "an archive does not grow");
+    // So is any other file, compressed if its name says so.
+    files.put("other.gz", gzip(&line(9, "-", "m9")));
+    assert_eq!(numbers(&files.printed(&["other.gz"])), [9]);
     let gone = name(1, "");
     files.refused(&[&gone], 1, &format!("cannot read {gone}: No such file or directory"));
 }
@@ -310,7 +313,7 @@ fn the_format_raw_has_neither_times_nor_peers() {
     files.put("m.log", text);
     let output = files.run(&["--since", "2026-11-22"]);
     assert_eq!(output.stdout, &text.as_bytes()[4..]);
-    assert_eq!(err(&output), "plumbd: 1 line was left out, because there is no time or peer in them\n");
+    assert_eq!(err(&output), "plumbd: 1 line has no time or peer, and was left out\n");
 }
 
 #[test]
@@ -373,6 +376,17 @@ fn a_reader_that_goes_away_is_no_failure() {
         let output = Command::new("bash").args(["-c", &script]).current_dir(files.folder.path()).output().unwrap();
         assert_eq!((output.status.code(), err(&output).as_str()), (Some(0), ""));
         assert_eq!(output.stdout, line(0, "-", "x").as_bytes());
+    }
+}
+
+#[test]
+fn a_full_disk_is_reported() {
+    let (files, _) = Files::four();
+    for words in ["", "--grep m"] {
+        let script = format!("exec {} messages m.log {words} >/dev/full", env!("CARGO_BIN_EXE_plumbd"));
+        let output = Command::new("bash").args(["-c", &script]).current_dir(files.folder.path()).output().unwrap();
+        let why = "plumbd: cannot write to standard output: No space left on device\n";
+        assert_eq!((output.status.code(), err(&output).as_str()), (Some(1), why));
     }
 }
 

@@ -189,6 +189,23 @@ fn a_folder_may_be_another_one() {
 }
 
 #[test]
+fn what_a_symbolic_link_leads_to_is_followed_though_no_change_is_reported() {
+    let (folder, file) = folder();
+    let at = |name: &str| folder.path().join("elsewhere").join(name);
+    fs::create_dir(folder.path().join("elsewhere")).unwrap();
+    fs::write(at("a.log"), "one\n").unwrap();
+    std::os::unix::fs::symlink(at("a.log"), &file).unwrap();
+    let reader = Reader::start(&file, &[]);
+    reader.expect(&["one"]);
+    append(&at("a.log"), "two\n");
+    reader.expect(&["two"]);
+    fs::rename(at("a.log"), at("a.log.1")).unwrap();
+    fs::write(at("a.log"), "three\n").unwrap();
+    reader.expect(&["three"]);
+    reader.end();
+}
+
+#[test]
 fn what_is_truncated_is_gone_on_with() {
     let (_folder, file) = folder();
     fs::write(&file, "one\ntwo\nthree\n").unwrap();

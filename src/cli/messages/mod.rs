@@ -196,9 +196,10 @@ impl Reading {
         let (live, flow) = self.forth(series, start, None, follow)?;
         self.printer.flush()?;
         if self.filter.unknown > 0 {
-            let lines = if self.filter.unknown == 1 { "line was" } else { "lines were" };
-            let unknown = self.filter.unknown;
-            output::tell(&format!("plumbd: {unknown} {lines} left out, because there is no time or peer in them"));
+            output::tell(&match self.filter.unknown {
+                1 => "plumbd: 1 line has no time or peer, and was left out".to_owned(),
+                lines => format!("plumbd: {lines} lines have no time or peer, and were left out"),
+            });
         }
         if follow && flow == Flow::On {
             self.follow(live, series.newest.take())?;
