@@ -3,8 +3,7 @@
 use crate::plugin::logger::escape;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
-use std::borrow::Cow;
+use serde_json::Value;
 
 /// A time as it stands in a line. Times sort as these bytes do.
 pub(super) type Time = [u8; 27];
@@ -39,20 +38,32 @@ pub(super) enum Line<'a> {
         message: &'a [u8],
     },
     /// An object.
-    Json(Object<'a>),
+    Json(Object),
     /// A message as it was sent.
     Raw(&'a [u8]),
 }
 
 /// A line of the format `json`.
-#[derive(Debug, Deserialize)]
-pub(super) struct Object<'a> {
-    #[serde(borrow)]
-    peer: Cow<'a, str>,
-    #[serde(default)]
-    message: Option<String>,
-    #[serde(default)]
-    message_base64: Option<String>,
+#[derive(Debug)]
+pub(super) struct Object {
+    peer: String,
+    message: Vec<u8>,
+}
+
+impl Object {
+    /// `None`: it is not one. Later versions may add keys.
+    fn of(line: &[u8]) -> Option<Object> {
+        let mut object: Value = serde_json::from_slice(line).ok()?;
+        let mut text = |key| match object.get_mut(key).map(Value::take) {
+            Some(Value::String(text)) => Some(text),
+            _ => None,
+        };
+        let message = match text("message") {
+            Some(message) => message.into_bytes(),
+            None => STANDARD.decode(text("message_base64")?).ok()?,
+        };
+        Some(Object { peer: text("peer")?, message })
+    }
 }
 
 const OBJECT: &[u8] = br#"{"time":""#;
@@ -80,7 +91,7 @@ pub(super) fn line(line: &[u8], shape: Shape) -> Line<'_> {
     };
     let Some(time) = time else { return Line::Raw(line) };
     if line.first() == Some(&b'{') {
-        return serde_json::from_slice(line).map_or(Line::Raw(line), Line::Json);
+        return Object::of(line).map_or(Line::Raw(line), Line::Json);
     }
     let rest = &line[time.len() + 1..];
     match memchr::memchr(b' ', rest) {
@@ -110,12 +121,7 @@ impl Line<'_> {
                 // A person may have edited the file.
                 if escape::unescape_into(message, room).is_some() { room } else { message }
             }
-            Line::Json(Object { message: Some(message), .. }) => message.as_bytes(),
-            Line::Json(Object { message_base64, .. }) => {
-                room.clear();
-                let text = message_base64.as_deref().unwrap_or("");
-                if STANDARD.decode_vec(text, room).is_ok() { room } else { b"" }
-            }
+            Line::Json(object) => &object.message,
             Line::Raw(message) => message,
         }
     }
