@@ -9,7 +9,7 @@ use crate::plugin::logger::follows;
 use crate::plugin::logger::settings::Compress;
 use nix::errno::Errno;
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
@@ -82,9 +82,9 @@ impl Series {
     pub(super) fn of(file: &Path, after: Option<&str>) -> Series {
         let mut tries = 0;
         loop {
-            let before = archives::list_to_read(file);
+            let before = times(file);
             let live = open_live(file);
-            let archives = archives::list_to_read(file);
+            let archives = times(file);
             // What was rotated in between may be what was opened, or be missed.
             let moves = newest(&before) != newest(&archives);
             // Between the two steps of a rotation there is no file of that name.
@@ -98,11 +98,11 @@ impl Series {
             let (archives, trouble) = match archives {
                 Ok(archives) => (archives, None),
                 // The file itself says that there is nothing.
-                Err(error) if is_gone(&error) => (Vec::new(), None),
-                Err(error) => (Vec::new(), Some(error)),
+                Err(error) if is_gone(&error) => (BTreeSet::new(), None),
+                Err(error) => (BTreeSet::new(), Some(error)),
             };
-            let times = archives.into_iter().map(|archive| archive.time);
-            let archives = times.filter(|time| after.is_none_or(|after| time.as_str() > after)).collect();
+            let is_newer = |time: &String| after.is_none_or(|after| time.as_str() > after);
+            let archives = archives.into_iter().filter(is_newer).collect();
             let now = Stack { ahead: VecDeque::new(), archives, live: Some(live) };
             return Series { file: file.to_owned(), now, back: Stack::default(), newest, trouble };
         }
@@ -191,9 +191,16 @@ impl Series {
     }
 }
 
+/// The times of all archives. One that is compressed while the folder is read may be seen under
+/// neither name (readdir(3)), but not twice in a row: then it has its other name all the time.
+fn times(file: &Path) -> io::Result<BTreeSet<String>> {
+    let once: Vec<Archive> = archives::list_to_read(file)?;
+    Ok(once.into_iter().chain(archives::list_to_read(file)?).map(|archive| archive.time).collect())
+}
+
 /// The time of the newest of them.
-fn newest(list: &io::Result<Vec<Archive>>) -> Option<String> {
-    Some(list.as_ref().ok()?.last()?.time.clone())
+fn newest(times: &io::Result<BTreeSet<String>>) -> Option<String> {
+    times.as_ref().ok()?.last().cloned()
 }
 
 /// Whether an error says that no more files can be opened.
@@ -256,13 +263,12 @@ fn opened(path: &Path, time: Option<&str>, form: Form, file: File) -> io::Result
 /// The time of the archive that an open file has become, among those newer than `after`. An
 /// archive that is compressed by now is recognised by how it begins.
 pub(super) fn became(file: &Path, after: Option<&str>, live: &Opened, head: &[u8]) -> Option<String> {
-    let archives = archives::list_to_read(file).ok()?;
-    let newer = archives.into_iter().filter(|archive| after.is_none_or(|after| archive.time.as_str() > after));
+    let newer = times(file).ok()?.into_iter().filter(|time| after.is_none_or(|after| time.as_str() > after));
     let mut first = true;
-    for archive in newer {
-        let Turn::File(found) = open_archive(file, &archive.time) else { continue };
+    for time in newer {
+        let Turn::File(found) = open_archive(file, &time) else { continue };
         if found.id == live.id || std::mem::take(&mut first) && !head.is_empty() && begins(found, head) {
-            return Some(archive.time);
+            return Some(time);
         }
     }
     None

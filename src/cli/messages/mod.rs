@@ -290,9 +290,16 @@ impl Reading {
         mut before: Option<String>,
         follow: bool,
     ) -> Result<(Option<Live>, Flow), End> {
+        let mut is_oldest = before.is_none();
         while let Some(turn) = series.next() {
+            let was_oldest = std::mem::take(&mut is_oldest);
             let opened = match turn {
                 Turn::File(opened) => opened,
+                // By the number of archives that are kept.
+                Turn::Removed(_) if was_oldest => {
+                    is_oldest = true;
+                    continue;
+                }
                 Turn::Removed(time) => {
                     self.printer.flush()?;
                     let path = archives::path(&self.file, &time, Form::Raw);
