@@ -2,6 +2,7 @@
 //! if the daemon needs that.
 
 use super::man::{self, Page};
+use super::messages::Asked;
 use super::run::Run;
 use super::socket::Socket;
 use super::status::How;
@@ -29,6 +30,8 @@ pub(super) enum Meant {
     Events { socket: Socket, request: Request },
     /// `log`
     Log { socket: Socket, request: Request },
+    /// `messages`
+    Messages(Box<Asked>),
     /// `example`
     Examples,
     /// `example NAME`
@@ -80,6 +83,7 @@ impl Typed {
             Command::Log { children, lines, follow, daemon } => {
                 Meant::Log { socket: socket(daemon), request: Request::Log { children, lines, follow } }
             }
+            Command::Messages(typed) => Meant::Messages(Box::new(typed.meant()?)),
             Command::Example { name: None } => Meant::Examples,
             Command::Example { name: Some(name) } => Meant::Example(example::find(&name)?),
             Command::Completions { shell } => Meant::Completions(shell),

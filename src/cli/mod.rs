@@ -13,6 +13,7 @@ mod example;
 mod log;
 mod man;
 mod meant;
+mod messages;
 mod output;
 mod page;
 mod pid_file;
@@ -112,6 +113,7 @@ fn carry_out(meant: Meant) -> Result<u8, Failure> {
         Meant::Events { socket, request } => events::events(&socket, &request),
         Meant::Log { socket, request } => log::log(&socket, &request, status::paper()),
         Meant::Status { socket, how } => status::status(&socket, how),
+        Meant::Messages(asked) => messages::messages(*asked),
         Meant::Examples => example::list(),
         Meant::Example(example) => example::print(example),
         Meant::Completions(shell) => completions::completions(shell),

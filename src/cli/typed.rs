@@ -203,6 +203,29 @@ Examples:
         #[command(flatten)]
         daemon: Daemon,
     },
+    /// Print saved messages, in order, from the message file and its archives
+    ///
+    /// Without FILE, it reads the file of the configuration's only logger. It needs no
+    /// daemon, only the right to read the files. Compressed archives are read as they are. A
+    /// FILE that is an archive is read alone.
+    ///
+    /// Messages are printed as the lines that were saved. The last line of a file without its
+    /// newline is not a message yet, and is never printed. If an archive between two others is
+    /// missing, that is reported on standard error with the time in its name.
+    ///
+    /// T is 2026-11-22T15:04:05Z, "2026-11-22 15:04", 2026-11-22, 15:04 (today), 10m or
+    /// "10min ago"; without a zone it is local time. --since and --until rely on a clock that was
+    /// not set back by a day or more; if it was, they may leave out messages.
+    #[command(after_help = "\
+Examples:
+  plumbd messages --since 10m
+  plumbd messages --since \"2026-11-22 15:04\" --until 15:30 --peer 192.0.2.7
+  plumbd messages -f --grep 'error|warning'
+  plumbd messages /var/log/plumbd/messages.log -n 100 --json | jq -r .message
+
+Exit status: 0 done, even if nothing was found; 1 a file can't be read (the others are
+still printed).")]
+    Messages(Messages),
     /// List the ready-made configurations, or print one
     #[command(after_help = "\
 Examples:
@@ -261,6 +284,39 @@ Examples:
         #[arg(long)]
         describe: bool,
     },
+}
+
+/// Which messages, and how they are printed.
+#[derive(Debug, Args)]
+pub(super) struct Messages {
+    /// The message file, or one archive [default: the file of the only logger]
+    pub(super) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) config: Config,
+    /// Only messages that were received at this time or later
+    #[arg(long, value_name = "T")]
+    pub(super) since: Option<String>,
+    /// Only messages that were received at this time or earlier
+    #[arg(long, value_name = "T")]
+    pub(super) until: Option<String>,
+    /// Only messages from this address, with or without its port, from unix:PID, or from the child of this name
+    #[arg(long, value_name = "P")]
+    pub(super) peer: Option<String>,
+    /// Only messages that this regular expression matches, as they were sent
+    #[arg(long, value_name = "RE")]
+    pub(super) grep: Option<String>,
+    /// Go on with new messages as they are saved, across rotations, until Ctrl-C; without -n and --since, begin with the last 10
+    #[arg(short, long)]
+    pub(super) follow: bool,
+    /// Only the last N of these messages
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(super) lines: Option<u64>,
+    /// Print the exact bytes of each message and a newline; not to a terminal
+    #[arg(long, conflicts_with = "json")]
+    pub(super) unescape: bool,
+    /// Print JSON, an object for each message, whatever the format of the file
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// Where the configuration is.

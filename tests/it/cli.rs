@@ -21,7 +21,7 @@ const BIN: &str = env!("CARGO_BIN_EXE_plumbd");
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Every command; the last one is hidden.
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "run",
     "check",
     "plan",
@@ -34,6 +34,7 @@ const COMMANDS: [&str; 17] = [
     "reopen",
     "events",
     "log",
+    "messages",
     "example",
     "completions",
     "man",

@@ -36,6 +36,8 @@ mod logger_kills;
 mod logrotate;
 mod manager;
 mod manuals;
+mod messages;
+mod messages_follow;
 mod mini;
 mod names;
 mod network;

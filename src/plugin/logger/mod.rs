@@ -12,7 +12,7 @@
 //!   [`archivist`], [`compress`]: what happens to them, in a separate process;
 //! - [`mod@file`]: the message file; `removed`: what happens if it was removed;
 //!   `too_large`: what happens if it can't grow; [`torn`]: an end that is not a whole line;
-//!   [`access`]: its access rights; [`room`]: what happens on a full disk;
+//!   [`access`]: its access rights; [`follows`]: which archive comes before it; [`room`]: what happens on a full disk;
 //! - `gathering`: how long messages gather for a batch; [`orders`]: signals and troubles;
 //!   `wakeups`: what the loop waits for.
 
@@ -25,6 +25,7 @@ mod destination;
 mod elsewhere;
 pub mod escape;
 pub mod file;
+pub mod follows;
 mod gathering;
 pub(crate) mod orders;
 mod promises;

@@ -62,19 +62,25 @@ impl Renderer {
         json_text(message.child, out);
         out.put(br#"","peer":""#);
         put_peer(message, out);
-        match std::str::from_utf8(message.bytes) {
-            Ok(text) => {
-                out.put(br#"","message":""#);
-                json_text(text, out);
-            }
-            Err(_) => {
-                out.put(br#"","message_base64":""#);
-                let len = message.bytes.len().div_ceil(3) * 4;
-                STANDARD.encode_slice(message.bytes, out.next(len)).expect("its length was computed");
-            }
-        }
-        out.put(if message.more { br#"","more":true}"# } else { br#""}"# });
+        out.put(br#"","#);
+        json_message(message.bytes, message.more, out);
     }
+}
+
+/// The end of an object: its message, and whether it is a part with more to follow.
+pub fn json_message(bytes: &[u8], more: bool, out: &mut Body<'_>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => {
+            out.put(br#""message":""#);
+            json_text(text, out);
+        }
+        Err(_) => {
+            out.put(br#""message_base64":""#);
+            let len = bytes.len().div_ceil(3) * 4;
+            STANDARD.encode_slice(bytes, out.next(len)).expect("its room was worked out");
+        }
+    }
+    out.put(if more { br#"","more":true}"# } else { br#""}"# });
 }
 
 fn put_peer(message: &Message<'_>, out: &mut Body<'_>) {
@@ -105,11 +111,11 @@ fn put_number(number: impl itoa::Integer, out: &mut Body<'_>) {
 }
 
 /// The most bytes that one byte can become in a JSON string.
-const JSON_GROWTH: usize = 6;
+pub const JSON_GROWTH: usize = 6;
 
 /// Writes text as the contents of a JSON string (RFC 8259). Besides what must be escaped
 /// there, DEL and C1 are escaped too, to protect terminals.
-fn json_text(text: &str, out: &mut Body<'_>) {
+pub fn json_text(text: &str, out: &mut Body<'_>) {
     if is_plain(text.as_bytes()) && memchr::memchr(b'"', text.as_bytes()).is_none() {
         return out.put(text.as_bytes());
     }
@@ -189,12 +195,16 @@ fn second_text(second: i64) -> [u8; 20] {
     text
 }
 
+/// `2026-11-22T15:04:05.123456Z`, as it stands in a line.
+pub fn line_time(time: i64) -> [u8; 27] {
+    let mut buffer = [0; 27];
+    Clock::default().put(time, &mut Body::new(&mut buffer));
+    buffer
+}
+
 /// `20261122T150405.123456Z`, as in file names.
 pub fn name_time(time: i64) -> String {
-    let mut buffer = [0; 27];
-    let mut out = Body::new(&mut buffer);
-    Clock::default().put(time, &mut out);
-    buffer.iter().map(|&byte| char::from(byte)).filter(|c| !matches!(c, '-' | ':')).collect()
+    line_time(time).iter().map(|&byte| char::from(byte)).filter(|c| !matches!(c, '-' | ':')).collect()
 }
 
 #[cfg(test)]
