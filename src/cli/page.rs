@@ -147,7 +147,7 @@ fn links(links: &[Link], paper: Paper) -> Vec<Column> {
         }
     };
     vec![
-        Column::text("LINK", links.iter().map(|link| (format!("{} -> {}", link.from, link.to), Colour::None))),
+        Column::text("LINK", links.iter().map(|link| (link.title(), Colour::None))),
         Column::number("QUEUED", links.iter().map(|link| bytes(link.queued_bytes))),
         Column::number("OF", links.iter().map(|link| bytes(link.capacity_bytes))),
         Column::text("FULL", links.iter().map(|link| bar(link.queued_bytes, link.capacity_bytes, paper))),
@@ -171,8 +171,7 @@ fn problems(status: &Status) -> Vec<String> {
     });
     let links = status.links.iter().filter_map(|link| {
         let stalled = Duration::from_millis(link.stalled_for_ms);
-        (stalled >= STALLED)
-            .then(|| format!("{} -> {}: {} has taken nothing for {}", link.from, link.to, link.to, short(stalled)))
+        (stalled >= STALLED).then(|| format!("{}: {} has taken nothing for {}", link.title(), link.to, short(stalled)))
     });
     let log = (status.unlogged > 0).then(|| format!("log: {} entries have not been written", status.unlogged));
     children.chain(links).chain(log).collect()

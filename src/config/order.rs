@@ -86,6 +86,7 @@ mod tests {
     use super::*;
     use crate::config::model::{Child, Link, Model};
     use crate::link::handover::Protocol;
+    use crate::sys::stream::Stream;
     use proptest::prelude::*;
     use std::rc::Rc;
 
@@ -99,6 +100,7 @@ mod tests {
         };
         let link = |(from, to): &(usize, usize)| Link {
             from: format!("c{from}"),
+            stream: Stream::Stdout,
             to: format!("c{to}"),
             line: 0,
             capacity: 4096,

@@ -9,6 +9,7 @@ use crate::supervisor::family::child::{Action, Event, Machine, State, Want};
 use crate::supervisor::family::outcome::{Family, Seen as SeenChild};
 use crate::supervisor::kept::links::QueueId;
 use crate::sys::process::Exit;
+use crate::sys::stream::Stream;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
@@ -148,6 +149,7 @@ impl super::super::World for World {
     fn links(&self) -> Vec<LinkSeen<'_>> {
         let each = self.links.iter().map(|link| LinkSeen {
             from: &link.from,
+            stream: Stream::Stdout,
             to: &link.to,
             queue: &link.queue,
             is_open: link.open,
@@ -259,7 +261,11 @@ impl World {
             if self.links.iter().any(|link| link.from == *from) {
                 continue;
             }
-            let queue = if is_saver(to) { QueueId::Between(from.clone(), to.clone()) } else { QueueId::Of(to.clone()) };
+            let queue = if is_saver(to) {
+                QueueId::Between(from.clone(), Stream::Stdout, to.clone())
+            } else {
+                QueueId::Of(to.clone())
+            };
             self.links.push(Link { from: from.clone(), to: to.clone(), queue, bytes: 0, open: true });
         }
     }
