@@ -432,21 +432,19 @@ pub const LINK: Keys = &[
         "from",
         Kind::Name,
         "the source",
-        "The source: its standard output is the link, or its standard error, as `stream` says. A child can be the \
+        "The source: the link is its standard output, or its standard error if `stream` says so. A child can be the \
          source of one link for each of the two.",
     ),
     key(
         "stream",
-        Kind::Words(&[
-            ("stdout", "standard output"),
-            ("stderr", "standard error, of a child with `command`; what it writes there is no longer logged"),
-        ]),
+        Kind::Words(&[("stdout", "standard output"), ("stderr", "standard error, of a child with `command`")]),
         r#""stdout""#,
         "stdout | stderr: which of the source's outputs the link is",
-        "Which of the source's outputs the link is. With `stderr`, what a program reports there goes to the sink, so \
-         the logger saves it like anything else, and the daemon's log has only what the daemon itself says about the \
-         child. The standard error of a built-in plugin is its log and can't be linked. Both outputs of a program may \
-         go to the same sink or to two. A link from standard error always carries lines.",
+        "Which of the source's outputs the link is. With `stderr`, what the program reports there goes to the sink \
+         and not to the daemon's log, which then has only what the daemon itself says about the child. Both outputs of \
+         a program may be linked, to the same sink or to two. If the sink takes nothing and the link is full, the \
+         program waits when it reports an error. A link from standard error carries lines. Built-in plugins log to \
+         their standard error, so that can't be linked.",
     ),
     required(
         "to",

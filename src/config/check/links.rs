@@ -253,6 +253,9 @@ fn not_too_many(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft],
 
 /// A link must be able to do what its source asks of it.
 fn asked(reader: &mut Reader<'_>, link: &LinkDraft, drafts: &[Draft]) {
+    if !link.stream.is_stdout() {
+        return;
+    }
     let (Some(source), Some(sink)) = (link.source(drafts), link.sink(drafts)) else {
         return;
     };
