@@ -322,7 +322,9 @@ mod tests {
             ],
             "links": [
                 {"from": "ticker", "to": "logger", "queued_bytes": 1000000, "capacity_bytes": 1048576,
-                 "stalled_for_ms": 62500}
+                 "stalled_for_ms": 62500},
+                {"from": "ticker", "stream": "stderr", "to": "logger", "queued_bytes": 0, "capacity_bytes": 4096,
+                 "stalled_for_ms": 0}
             ]
         }));
         // A short window shows the problems too, because only the end is cut off.
@@ -338,8 +340,9 @@ mod tests {
         logger  up      4244  1m0s          0  -
         web     down       -  1m0s          0  SIGTERM 30s ago
 
-        LINK              QUEUED  OF  FULL  STALLED
-        ticker -> logger    977K  1M  95%   1m2s
+        LINK                       QUEUED  OF  FULL  STALLED
+        ticker -> logger             977K  1M  95%   1m2s
+        ticker (stderr) -> logger      0B  4K  0%    -
 
         ! ticker: it is past its start limit; `plumbd start ticker` tries again
         ! logger: cannot write /var/log/m.log: No space left on device�[2J

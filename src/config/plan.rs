@@ -563,6 +563,29 @@ to = "logger"
     }
 
     #[test]
+    fn each_output_of_a_child_is_a_link_of_its_own() {
+        const ONE: &str = "[children.a]\ncommand = [\"/bin/sh\"]\n[children.b]\ncommand = [\"/bin/cat\"]\n\
+                           [[links]]\nfrom = \"a\"\nto = \"b\"\n";
+        let two = format!("{ONE}[[links]]\nfrom = \"a\"\nstream = \"stderr\"\nto = \"b\"\n");
+        let (one, two) = (model(ONE), model(&two));
+        let said = "restart  a  /t:8: a link of its stderr to b comes\n\
+                    restart  b  /t:8: a link from a (stderr) comes\nlink     a (stderr) -> b  /t:8: it is new";
+        assert_eq!(plan(&one, &two).to_string(), said);
+        let said = "restart  a  /t:1: the link of its stderr to b goes\n\
+                    restart  b  /t:3: the link from a (stderr) goes\n\
+                    link     a (stderr) -> b  it goes, once what is in it has been taken";
+        assert_eq!(plan(&two, &one).to_string(), said);
+        // The other output is another link.
+        let other = model(&ONE.replace("to = \"b\"", "stream = \"stderr\"\nto = \"b\""));
+        let plan = plan(&one, &other);
+        assert_eq!(
+            plan.links.iter().map(|link| link.change).collect::<Vec<_>>(),
+            [LinkChange::Added, LinkChange::Removed]
+        );
+        assert_eq!(whys(&plan, "b"), ["a link from a (stderr) comes", "the link from a goes"]);
+    }
+
+    #[test]
     fn more_instances_are_other_children() {
         let plan = plan(&model(TWO), &model(&TWO.replacen("plugin = \"echo\"", "plugin = \"echo\"\ninstances = 2", 1)));
         let actions: Vec<_> = plan.children.iter().map(|child| (child.name.as_str(), child.action)).collect();
