@@ -32,6 +32,14 @@ const TWO_FILES: &str = r#"
     to = "errors"
 "#;
 
+/// The same children, without the link of errors.
+fn without_errors() -> String {
+    let without = TWO_FILES.split("    [[links]]\n    from = \"program\"\n    stream").next().unwrap();
+    let logger = "plugin = \"logger\"\n    settings = { file = \"err\", format = \"raw\" }";
+    assert!(without.contains(logger));
+    without.replace(logger, "command = [\"sleep\", \"1000\"]")
+}
+
 /// A folder with that text as its `program`.
 fn folder(program: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -141,16 +149,23 @@ const COUNTS: &str = r#"
     done
 "#;
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    Last,
+    InTheMiddle,
+}
+
 /// Checks that each run's lines in that file are there from 1 on, once, and in their order. A
-/// half line is continued by the first line of the next run; the end of the link makes a line of
-/// the last one.
-fn check_counts(daemon: &Daemon, name: &str) -> usize {
+/// half line is continued by the first line of the next run, or becomes a line because the link
+/// `ends`: for good, or in the middle too.
+fn check_counts(daemon: &Daemon, name: &str, ends: Ends) -> usize {
     let text = daemon.read_text(name);
     let (mut run, mut last, mut runs, mut halves) = (String::new(), 0, 0, 0);
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
-        if name == "err" && lines.peek().is_none() && line == format!("{run} ") {
-            break;
+        if name == "err" && line == format!("{run} ") && (ends == Ends::InTheMiddle || lines.peek().is_none()) {
+            last = u64::MAX;
+            continue;
         }
         let words: Vec<&str> = line.split(' ').collect();
         let (pid, number) = match words[..] {
@@ -167,7 +182,7 @@ fn check_counts(daemon: &Daemon, name: &str) -> usize {
             (run, last) = (pid.to_owned(), 0);
             runs += 1;
         }
-        assert_eq!(number, last + 1, "{name}: {line:?}");
+        assert_eq!(Some(number), last.checked_add(1), "{name}: {line:?}");
         last = number;
     }
     assert!(name == "err" || halves == 0, "{name}");
@@ -190,8 +205,32 @@ fn whatever_is_killed_each_line_arrives_once_in_its_own_file() {
         }
     }
     daemon.stop();
-    let (out, err) = (check_counts(&daemon, "out"), check_counts(&daemon, "err"));
+    let (out, err) = (check_counts(&daemon, "out", Ends::Last), check_counts(&daemon, "err", Ends::Last));
     assert!(out >= 6 && err >= 6, "{out} and {err} runs");
+}
+
+#[test]
+fn whatever_is_killed_while_reloads_add_and_remove_the_link_each_line_arrives_once() {
+    let without = without_errors();
+    let mut daemon = start(COUNTS, TWO_FILES);
+    for round in 0..12 {
+        daemon.configure(if round % 2 == 0 { &without } else { TWO_FILES });
+        let names: &[&str] = [&["program"][..], &["errors"], &["output", "program"]][round % 3];
+        let pids: Vec<i32> = names.iter().map(|name| daemon.child_pid_when_up(name)).collect();
+        let reload = daemon.ask_meanwhile(Request::Reload);
+        if round % 4 > 1 {
+            wait_for("the reload is under way", || (daemon.log().matches("reload: ").count() > round).then_some(()));
+        }
+        pids.iter().for_each(|&pid| kill(pid, SIGKILL));
+        let _whatever_it_says = reload.join().unwrap();
+        daemon.wait_state(plumbd::control::status::DaemonState::Running);
+    }
+    daemon.reload(TWO_FILES);
+    let before = daemon.read("err").len();
+    wait_for("errors flow", || (daemon.read("err").len() > before).then_some(()));
+    daemon.stop();
+    let (out, err) = (check_counts(&daemon, "out", Ends::Last), check_counts(&daemon, "err", Ends::InTheMiddle));
+    assert!(out >= 6 && err >= 3, "{out} and {err} runs");
 }
 
 #[test]
@@ -235,11 +274,7 @@ fn a_stopped_sink_of_errors_holds_its_source_back_and_nothing_else() {
 
 #[test]
 fn a_reload_adds_and_removes_the_link() {
-    let without = TWO_FILES.split("    [[links]]\n    from = \"program\"\n    stream").next().unwrap();
-    let without = without.replace(
-        "plugin = \"logger\"\n    settings = { file = \"err\"",
-        "command = [\"sleep\", \"9\"]\n    settings = { file = \"err\"",
-    );
+    let without = without_errors();
     let mut daemon = start("echo run $$ >&2; echo $$; exec sleep 1000", &without);
     let first = daemon.child_pid_when_up("program");
     daemon.wait_log(&format!("program: run {first}"));
@@ -310,7 +345,7 @@ fn a_service_manager_keeps_errors_for_the_next_supervisor() {
     wait_for("all are dead", || children.iter().all(|&pid| !alive(pid)).then_some(()));
     assert!(strays(daemon.dir.path()).is_empty());
     // A configuration without the link keeps what waits there.
-    daemon.configure(config.split("    [[links]]\n    from = \"program\"\n    stream").next().unwrap().replace("[children.errors]\n    restart = \"never\"\n    plugin = \"logger\"\n    settings = { file = \"err\", format = \"raw\" }", "[children.errors]\n    command = [\"sleep\", \"9\"]").as_str());
+    daemon.configure(&without_errors());
     daemon.start_again();
     daemon.wait_log("the last supervisor left 9 bytes in the link program (stderr) -> errors, which is not in");
     let left = daemon.status().links.into_iter().find(|link| link.stream == Stderr).unwrap();
