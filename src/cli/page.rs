@@ -152,7 +152,7 @@ fn links(links: &[Link], paper: Paper) -> Vec<Column> {
         }
     };
     vec![
-        Column::text("LINK", links.iter().map(|link| (format!("{} -> {}", link.from, link.to), Colour::None))),
+        Column::text("LINK", links.iter().map(|link| (link.title(), Colour::None))),
         Column::number("QUEUED", links.iter().map(|link| bytes(link.queued_bytes))),
         Column::number("OF", links.iter().map(|link| bytes(link.capacity_bytes))),
         Column::text("FULL", links.iter().map(|link| bar(link.queued_bytes, link.capacity_bytes, paper))),
@@ -181,8 +181,7 @@ fn problems(status: &Status) -> Vec<String> {
     });
     let links = status.links.iter().filter_map(|link| {
         let stalled = Duration::from_millis(link.stalled_for_ms);
-        (stalled >= STALLED)
-            .then(|| format!("{} -> {}: {} has taken nothing for {}", link.from, link.to, link.to, short(stalled)))
+        (stalled >= STALLED).then(|| format!("{}: {} has taken nothing for {}", link.title(), link.to, short(stalled)))
     });
     let log = match status.unlogged {
         0 => None,
@@ -337,7 +336,9 @@ mod tests {
             ],
             "links": [
                 {"from": "ticker", "to": "logger", "queued_bytes": 1000000, "capacity_bytes": 1048576,
-                 "stalled_for_ms": 62500}
+                 "stalled_for_ms": 62500},
+                {"from": "ticker", "stream": "stderr", "to": "logger", "queued_bytes": 0, "capacity_bytes": 4096,
+                 "stalled_for_ms": 0}
             ]
         }));
         // A short window shows the problems too, because only the end is cut off.
@@ -353,8 +354,9 @@ mod tests {
         logger  up      4244  1m0s          0  -
         web     down       -  1m0s          0  SIGTERM 30s ago
 
-        LINK              QUEUED  OF  FULL  STALLED
-        ticker -> logger    977K  1M  95%   1m2s
+        LINK                       QUEUED  OF  FULL  STALLED
+        ticker -> logger             977K  1M  95%   1m2s
+        ticker (stderr) -> logger      0B  4K  0%    -
 
         ! ticker: it is past its start limit; `plumbd start ticker` tries again
         ! logger: cannot write /var/log/m.log: No space left on device�[2J

@@ -181,8 +181,8 @@ Examples:
     /// Show the last log lines of children and of the daemon
     ///
     /// The daemon keeps the last lines of each child in memory (`log_keep`),
-    /// whatever its log's target is: what the child wrote to standard error, or to
-    /// a standard output that is not a link, and what the daemon logged about it.
+    /// whatever its log's target is: what the child wrote to its standard output or
+    /// standard error, unless that is a link, and what the daemon logged about it.
     /// Lines of several children come in the order in which they were logged.
     #[command(after_help = "\
 Examples:

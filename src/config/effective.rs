@@ -37,15 +37,15 @@ pub fn effective(model: &Model) -> String {
         table(&mut out, &format!("[children.{name}]"), child_pairs(child, instances));
         table(&mut out, &format!("[children.{name}.settings]"), settings(child));
     }
-    for link in firsts(&model.links, |link| base_name(&link.from)) {
+    for link in firsts(&model.links, |link| (base_name(&link.from), link.stream)) {
         table(&mut out, "[[links]]", link_pairs(link));
     }
     out
 }
 
 /// The first item of each name, because all instances of a child share one table.
-fn firsts<T>(all: &[T], name: impl Fn(&T) -> &str) -> Vec<&T> {
-    let mut firsts: Vec<&T> = Vec::new();
+fn firsts<'a, T, N: PartialEq>(all: &'a [T], name: impl Fn(&'a T) -> N) -> Vec<&'a T> {
+    let mut firsts: Vec<&'a T> = Vec::new();
     for item in all {
         if !firsts.iter().any(|first| name(first) == name(item)) {
             firsts.push(item);
@@ -123,13 +123,14 @@ fn log_limit(limit: Option<LogLimit>) -> String {
     inline([("lines", lines.to_string()), ("per_second", per_second.to_string())])
 }
 
-fn link_pairs(link: &Link) -> [(&'static str, String); 4] {
+fn link_pairs(link: &Link) -> [(&'static str, String); 5] {
     let protocol = match link.protocol {
         Protocol::Lines => "lines",
         Protocol::Records => "records",
     };
     [
         ("from", string(base_name(&link.from))),
+        ("stream", string(link.stream.word())),
         ("to", string(&link.to)),
         ("capacity", size(link.capacity)),
         ("protocol", string(protocol)),

@@ -1,7 +1,8 @@
 //! What a reload does: a pure function of the old configuration and the new.
 
-use super::model::{Address, Child, Model, Program};
+use super::model::{Address, Child, Link, Model, Program};
 use crate::schema::value::size_text;
+use crate::sys::stream::Stream;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
@@ -66,6 +67,8 @@ pub enum Action {
 pub struct LinkPlan {
     /// The source's name.
     pub from: String,
+    /// Which of the source's outputs it is.
+    pub stream: Stream,
     /// The sink's name.
     pub to: String,
     /// Its line in the new file; 0 if it has none.
@@ -271,77 +274,83 @@ fn policy(old: &Child, new: &Child) -> Vec<(&'static str, String)> {
 
 /// The plugin at the sink of a link. A link into a plugin is made differently from a link
 /// into a command, because the plugin has an intake.
-fn plugin_at_sink(model: &Model, link: &super::model::Link) -> Option<&'static str> {
+fn plugin_at_sink(model: &Model, link: &Link) -> Option<&'static str> {
     match model.child(&link.to)?.program {
         Program::Plugin(name) => Some(name),
         Program::Command(_) => None,
     }
 }
 
-/// A link as seen from one end: whether it goes out, the other end, and what both ends
-/// must agree on.
-type End = (bool, String, (String, Option<&'static str>));
+/// A link as seen from one end: its direction and its other end, in words, and what both
+/// ends must agree on.
+struct End {
+    words: String,
+    protocol: String,
+    plugin: Option<&'static str>,
+    line: usize,
+}
 
 fn ends_of(model: &Model, name: &str) -> Vec<End> {
     let of = model.links.iter().filter(|link| link.from == name || link.to == name);
-    of.map(|link| {
-        let out = link.from == name;
-        let other = if out { link.to.clone() } else { link.from.clone() };
-        (out, other, (format!("{:?}", link.protocol).to_lowercase(), plugin_at_sink(model, link)))
+    of.map(|link| End {
+        words: match (link.from == name, link.stream) {
+            (true, Stream::Stdout) => format!("to {}", link.to),
+            (true, Stream::Stderr) => format!("of its stderr to {}", link.to),
+            (false, stream) => format!("from {}", stream.of(&link.from)),
+        },
+        protocol: format!("{:?}", link.protocol).to_lowercase(),
+        plugin: plugin_at_sink(model, link),
+        line: link.line,
     })
     .collect()
 }
 
 /// Changes of a child's links. A child gets its links as descriptors when it starts.
 fn linked(old: &Model, new: &Model, child: &Child) -> Vec<Reason> {
-    let name = child.name.as_str();
-    let ends = |model| ends_of(model, name);
-    let (before, after) = (ends(old), ends(new));
-    let word = |out: bool| if out { "to" } else { "from" };
-    let line_of = |out: bool, other: &str| {
-        let (from, to) = if out { (name, other) } else { (other, name) };
-        new.links.iter().find(|link| link.from == from && link.to == to).map_or(child.line, |link| link.line)
-    };
-    let come = after.iter().filter(|end| !before.contains(end)).map(|(out, other, (protocol, _))| {
-        let why = match before.iter().find(|(o, p, _)| (o, p) == (out, other)) {
-            Some((_, _, (was, _))) if was != protocol => format!("the link {} {other} speaks {protocol}", word(*out)),
-            Some(_) => format!("the link {} {other} is made anew, because something else runs at its sink", word(*out)),
-            None => format!("a link {} {other} comes", word(*out)),
+    let (before, after) = (ends_of(old, &child.name), ends_of(new, &child.name));
+    let come = after.iter().filter_map(|end| {
+        let End { words, protocol, plugin, line } = end;
+        let why = match before.iter().find(|other| other.words == *words) {
+            Some(was) if was.protocol != *protocol => format!("the link {words} speaks {protocol}"),
+            Some(was) if was.plugin == *plugin => return None,
+            Some(_) => format!("the link {words} is made anew, because something else runs at its sink"),
+            None => format!("a link {words} comes"),
         };
-        Reason { why, line: line_of(*out, other) }
+        Some(Reason { why, line: *line })
     });
-    let stays = |out: &bool, other: &String| after.iter().any(|(o, p, _)| (o, p) == (out, other));
     let gone = before
         .iter()
-        .filter(|(out, other, _)| !stays(out, other))
-        .map(|(out, other, _)| Reason { why: format!("the link {} {other} goes", word(*out)), line: child.line });
+        .filter(|end| !after.iter().any(|other| other.words == end.words))
+        .map(|end| Reason { why: format!("the link {} goes", end.words), line: child.line });
     come.chain(gone).collect()
 }
 
 fn links(old: &Model, new: &Model) -> Vec<LinkPlan> {
     let mut plans = Vec::new();
     for link in &new.links {
-        let same = |other: &&super::model::Link| {
-            (&other.from, &other.to, other.protocol) == (&link.from, &link.to, link.protocol)
-        };
-        let change = match old.links.iter().find(same) {
+        let change = match old.links.iter().find(|other| is_same(other, link)) {
             Some(before) if before.capacity == link.capacity => continue,
             Some(before) => LinkChange::Capacity { from: before.capacity, to: link.capacity },
             None => LinkChange::Added,
         };
-        plans.push(LinkPlan { from: link.from.clone(), to: link.to.clone(), line: link.line, change });
+        plans.push(link_plan(link, link.line, change));
     }
     for link in &old.links {
-        let stays = new
-            .links
-            .iter()
-            .any(|other| (&other.from, &other.to, other.protocol) == (&link.from, &link.to, link.protocol));
-        if !stays {
-            let (from, to) = (link.from.clone(), link.to.clone());
-            plans.push(LinkPlan { from, to, line: 0, change: LinkChange::Removed });
+        if !new.links.iter().any(|other| is_same(other, link)) {
+            plans.push(link_plan(link, 0, LinkChange::Removed));
         }
     }
     plans
+}
+
+/// Whether both are the same link, whatever its capacity.
+fn is_same(a: &Link, b: &Link) -> bool {
+    (&a.from, a.stream, &a.to, a.protocol) == (&b.from, b.stream, &b.to, b.protocol)
+}
+
+fn link_plan(link: &Link, line: usize, change: LinkChange) -> LinkPlan {
+    let Link { from, stream, to, .. } = link;
+    LinkPlan { from: from.clone(), stream: *stream, to: to.clone(), line, change }
 }
 
 fn sockets(old: &Model, new: &Model) -> Vec<SocketPlan> {
@@ -385,7 +394,7 @@ impl Plan {
     /// A line for each change that is not about a child.
     fn others(&self) -> impl Iterator<Item = String> + '_ {
         let links = self.links.iter().map(|link| {
-            let ends = format!("{} -> {}", link.from, link.to);
+            let ends = format!("{} -> {}", link.stream.of(&link.from), link.to);
             let what = match link.change {
                 LinkChange::Added => "it is new".to_owned(),
                 LinkChange::Removed => "it goes, once what is in it has been taken".to_owned(),
@@ -551,6 +560,29 @@ to = "logger"
                     stop     other   it is not in the new configuration\n\
                     link     other -> logger  it goes, once what is in it has been taken";
         assert_eq!(back, said);
+    }
+
+    #[test]
+    fn each_output_of_a_child_is_a_link_of_its_own() {
+        const ONE: &str = "[children.a]\ncommand = [\"/bin/sh\"]\n[children.b]\ncommand = [\"/bin/cat\"]\n\
+                           [[links]]\nfrom = \"a\"\nto = \"b\"\n";
+        let two = format!("{ONE}[[links]]\nfrom = \"a\"\nstream = \"stderr\"\nto = \"b\"\n");
+        let (one, two) = (model(ONE), model(&two));
+        let said = "restart  a  /t:8: a link of its stderr to b comes\n\
+                    restart  b  /t:8: a link from a (stderr) comes\nlink     a (stderr) -> b  /t:8: it is new";
+        assert_eq!(plan(&one, &two).to_string(), said);
+        let said = "restart  a  /t:1: the link of its stderr to b goes\n\
+                    restart  b  /t:3: the link from a (stderr) goes\n\
+                    link     a (stderr) -> b  it goes, once what is in it has been taken";
+        assert_eq!(plan(&two, &one).to_string(), said);
+        // The other output is another link.
+        let other = model(&ONE.replace("to = \"b\"", "stream = \"stderr\"\nto = \"b\""));
+        let plan = plan(&one, &other);
+        assert_eq!(
+            plan.links.iter().map(|link| link.change).collect::<Vec<_>>(),
+            [LinkChange::Added, LinkChange::Removed]
+        );
+        assert_eq!(whys(&plan, "b"), ["a link from a (stderr) comes", "the link from a goes"]);
     }
 
     #[test]

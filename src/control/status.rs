@@ -1,6 +1,7 @@
 //! The shape of `plumbd status --json`. Keys may be added, but are never changed; readers
 //! ignore keys that they do not know.
 
+use crate::sys::stream::Stream;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -148,6 +149,9 @@ pub enum Ended {
 pub struct Link {
     /// The source's name.
     pub from: String,
+    /// Which of the source's outputs it is.
+    #[serde(default)]
+    pub stream: Stream,
     /// The sink's name.
     pub to: String,
     /// Bytes that wait in the queue.
@@ -159,6 +163,13 @@ pub struct Link {
     /// that first saw the bytes. Once they have waited for 100 ms, and if the sink keeps a
     /// ledger, as logger does, it counts from when the sink last took something.
     pub stalled_for_ms: u64,
+}
+
+impl Link {
+    /// `FROM -> TO`, or `FROM (stderr) -> TO`.
+    pub fn title(&self) -> String {
+        format!("{} -> {}", self.stream.of(&self.from), self.to)
+    }
 }
 
 impl Status {
@@ -245,7 +256,7 @@ mod tests {
                  "problem": null, "metrics": {}}
             ],
             "links": [
-                {"from": "echo", "to": "logger", "queued_bytes": 0, "capacity_bytes": 1048576, "stalled_for_ms": 0}
+                {"from": "echo", "stream": "stdout", "to": "logger", "queued_bytes": 0, "capacity_bytes": 1048576, "stalled_for_ms": 0}
             ]
         })
     }

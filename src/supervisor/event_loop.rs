@@ -171,10 +171,12 @@ impl Supervisor {
         supervisor.kept.sockets.keep(bound);
         // This comes before the first child can write anything.
         supervisor.kept.keep_in_store(&mut supervisor.manager);
-        for (from, to, bytes) in supervisor.kept.store.waiting() {
+        for link in supervisor.kept.store.waiting() {
             log::warn!(
-                "the last supervisor left {bytes} bytes in the link {from} -> {to}, which is not in the configuration: \
-                 they wait until a reload configures it again"
+                "the last supervisor left {} bytes in the link {}, which is not in the configuration: they wait until \
+                 a reload configures it again",
+                link.bytes,
+                link.title()
             );
         }
         Ok(supervisor)

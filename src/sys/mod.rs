@@ -24,6 +24,7 @@ pub mod process;
 pub mod signals;
 pub mod socket;
 pub(crate) mod stat;
+pub mod stream;
 pub(crate) mod xattr;
 
 use std::io;

@@ -15,6 +15,7 @@ mod daemon;
 mod echo;
 mod echo_clients;
 mod environment;
+mod error_links;
 mod events;
 mod examples;
 mod fake_sink;

@@ -225,16 +225,16 @@ impl Logger {
         let metrics = &self.destination.metrics;
         metrics.add(BATCHES, 1);
         for source in &self.intakes.sources {
-            let (Some(Part { tally, .. }), from) = (source.part, &source.intake.from) else { continue };
+            let (Some(Part { tally, .. }), from) = (source.part, || source.intake.origin()) else { continue };
             metrics.add(MESSAGES, tally.messages);
             metrics.add(BYTES, tally.bytes);
             if tally.incomplete > 0 {
                 metrics.add(INCOMPLETE, tally.incomplete);
-                log::warn!("{} messages from {from} were left out: their ends never came", tally.incomplete);
+                log::warn!("{} messages from {} were left out: their ends never came", tally.incomplete, from());
             }
             if tally.garbage > 0 {
                 metrics.add(GARBAGE, tally.garbage);
-                log::warn!("{} bytes from {from} were skipped: they are not records", tally.garbage);
+                log::warn!("{} bytes from {} were skipped: they are not records", tally.garbage, from());
             }
         }
     }

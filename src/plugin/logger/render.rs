@@ -5,6 +5,7 @@ use super::escape::{GROWTH, escape, hex, is_plain};
 use super::settings::Format;
 use crate::link::batch::Message;
 use crate::link::record::Peer;
+use crate::sys::stream::Stream;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::io::Write;
@@ -62,6 +63,9 @@ impl Renderer {
         json_text(message.child, out);
         out.put(br#"","peer":""#);
         put_peer(message, out);
+        if message.stream == Stream::Stderr {
+            out.put(br#"","stream":"stderr"#);
+        }
         out.put(br#"","#);
         json_message(message.bytes, message.more, out);
     }
@@ -230,7 +234,7 @@ mod tests {
 
     fn messages() -> Vec<Message<'static>> {
         let net = |text: &str| Some(Peer::Net(text.parse().unwrap()));
-        let base = Message { time: TIME, child: "echo", peer: None, bytes: b"", more: false };
+        let base = Message { time: TIME, child: "echo", stream: Stream::Stdout, peer: None, bytes: b"", more: false };
         vec![
             Message { peer: net("127.0.0.1:40312"), bytes: b"hello", ..base },
             Message { time: TIME + 44, peer: net("[::1]:40313"), bytes: b"caf\xc3 tab\x09 back\\slash", ..base },
@@ -242,6 +246,7 @@ mod tests {
             },
             Message { time: 0, peer: Some(Peer::None), ..base },
             Message { time: -1, child: "journal", bytes: b"\x1b[2J\x7f\xc2\x9b", more: true, ..base },
+            Message { child: "clock", stream: Stream::Stderr, bytes: b"no time", ..base },
         ]
     }
 
@@ -254,6 +259,7 @@ mod tests {
 2026-11-22T15:04:06.023456Z unix:4711 a "local" café
 1970-01-01T00:00:00.000000Z - 
 1969-12-31T23:59:59.999999Z journal \x1b[2J\x7f\xc2\x9b
+2026-11-22T15:04:05.123456Z clock no time
 "#
         );
     }
@@ -267,6 +273,7 @@ mod tests {
 {"time":"2026-11-22T15:04:06.023456Z","child":"echo","peer":"unix:4711","message":"a \"local\" café"}
 {"time":"1970-01-01T00:00:00.000000Z","child":"echo","peer":"-","message":""}
 {"time":"1969-12-31T23:59:59.999999Z","child":"journal","peer":"journal","message":"\u001b[2J\u007f\u009b","more":true}
+{"time":"2026-11-22T15:04:05.123456Z","child":"clock","peer":"clock","stream":"stderr","message":"no time"}
 "#
         );
     }

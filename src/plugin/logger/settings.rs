@@ -62,8 +62,9 @@ pub const KEYS: Keys = &[
             ("raw", "the bytes of the message and a newline, nothing else"),
             (
                 "json",
-                "one object per line, with the keys `time`, `child`, `peer`, `message` (if it is not UTF-8, \
-                 `message_base64`), and `more` (true if further parts of the message follow)",
+                "one object per line, with the keys `time`, `child`, `peer`, `stream` (`stderr`, if the child wrote it to \
+                 its standard error), `message` (if it is not UTF-8, `message_base64`), and `more` (true if further \
+                 parts of the message follow)",
             ),
         ]),
         r#""text""#,

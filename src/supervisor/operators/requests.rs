@@ -263,6 +263,7 @@ impl Supervisor {
             .zip(waits)
             .map(|(held, (queued, stalled))| status::Link {
                 from: held.config.from.clone(),
+                stream: held.config.stream,
                 to: held.config.to.clone(),
                 queued_bytes: queued as u64,
                 capacity_bytes: self.kept.links.capacity(held) as u64,
@@ -270,9 +271,13 @@ impl Supervisor {
             })
             .collect();
         // Links that are no longer configured but still hold bytes.
-        links.extend(self.kept.store.waiting().into_iter().map(|(from, to, bytes)| {
-            let (queued_bytes, capacity_bytes) = (bytes as u64, bytes as u64);
-            status::Link { from: from.to_owned(), to: to.to_owned(), queued_bytes, capacity_bytes, stalled_for_ms: 0 }
+        links.extend(self.kept.store.waiting().into_iter().map(|link| status::Link {
+            from: link.from.to_owned(),
+            stream: link.stream,
+            to: link.to.to_owned(),
+            queued_bytes: link.bytes as u64,
+            capacity_bytes: link.bytes as u64,
+            stalled_for_ms: 0,
         }));
         let children =
             self.model().children.iter().filter_map(|config| self.children.named(&config.name)).map(|child| {
