@@ -4,7 +4,7 @@
 
 use super::model::{Child, Model, Program};
 use super::{Loaded, Problems, Reader, Source, Which, check_source, source};
-use crate::schema::system::{Account, Real, System};
+use crate::schema::system::{Account, NotRunnable, Real, System};
 use crate::sys::at_hand::is_at_hand;
 use crate::sys::look::{Answers, Scribe};
 use serde::Serialize;
@@ -66,7 +66,7 @@ fn programs(model: &Model) -> BTreeSet<&Path> {
 }
 
 /// The file that is executed.
-pub(super) fn program_of(child: &Child) -> &Path {
+pub(crate) fn program_of(child: &Child) -> &Path {
     match &child.program {
         Program::Plugin(_) => Path::new(OWN_PROGRAM),
         Program::Command(words) => Path::new(words.first().map_or("", String::as_str)),
@@ -112,7 +112,7 @@ impl System for Asking<'_> {
         self.scribe.ask(&folder(path), &looking_at(path), || Real.folder(path))
     }
 
-    fn program(&self, path: &Path) -> Result<(), String> {
+    fn program(&self, path: &Path) -> Result<(), NotRunnable> {
         self.scribe.ask(&program(path), &looking_at(path), || Real.program(path))
     }
 
@@ -131,9 +131,13 @@ struct Answered<'a> {
 }
 
 impl Answered<'_> {
-    fn of<T: DeserializeOwned + Serialize>(&self, question: &str) -> Result<T, String> {
-        let nobody = || Err("nobody has looked".to_owned());
-        self.answers.get::<Result<T, String>>(question).unwrap_or_else(nobody)
+    fn of<T, E>(&self, question: &str) -> Result<T, E>
+    where
+        T: DeserializeOwned + Serialize,
+        E: DeserializeOwned + Serialize + From<String>,
+    {
+        let nobody = || Err("nobody has looked".to_owned().into());
+        self.answers.get::<Result<T, E>>(question).unwrap_or_else(nobody)
     }
 }
 
@@ -162,7 +166,7 @@ impl System for Answered<'_> {
         self.of(&folder(path))
     }
 
-    fn program(&self, path: &Path) -> Result<(), String> {
+    fn program(&self, path: &Path) -> Result<(), NotRunnable> {
         self.of(&program(path))
     }
 

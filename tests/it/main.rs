@@ -39,6 +39,7 @@ mod mini;
 mod names;
 mod network;
 mod no_mapping;
+mod operators;
 mod other_file;
 mod papers;
 mod per_address;

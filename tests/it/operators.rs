@@ -1,0 +1,80 @@
+//! What an operator reads, to the letter: the texts that help somebody who has typed something
+//! wrong, or whose system is not as the configuration says.
+
+use crate::daemon::Daemon;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+/// What `plumbd` with these words prints in that folder: exit status, standard output,
+/// standard error. The folder is called DIR.
+fn plumbd(dir: &Path, words: &[&str]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_plumbd"))
+        .args(words)
+        .current_dir(dir)
+        .env_remove("PLUMBD_CONTROL")
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(dir.to_str().unwrap(), "DIR");
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+/// The same, as one text.
+fn said(dir: &Path, words: &[&str]) -> String {
+    let (status, out, err) = plumbd(dir, words);
+    format!("{out}{err}exit status {status}")
+}
+
+fn folder(config: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("plumbd.toml"), config).unwrap();
+    dir
+}
+
+/// The first line of each problem.
+fn headlines(text: &str) -> Vec<&str> {
+    text.lines().filter(|line| line.starts_with("plumbd.toml:")).collect()
+}
+
+#[test]
+fn a_script_that_can_not_run_is_told_with_what_would_mend_it() {
+    let names = ["badinterp", "crlf", "none", "gen.py"];
+    let child = |name: &str| format!("[children.{}]\ncommand = [\"./{name}\"]\n", name.replace('.', "_"));
+    let dir = folder(&names.map(child).concat());
+    for (name, text, mode) in [
+        ("badinterp", "#!/usr/bin/pyhton3\n", 0o755),
+        ("crlf", "#!/bin/sh\r\nexit\r\n", 0o755),
+        ("none", "exit\n", 0o755),
+        ("gen.py", "#!/bin/sh\n", 0o644),
+    ] {
+        std::fs::write(dir.path().join(name), text).unwrap();
+        std::fs::set_permissions(dir.path().join(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let (status, out, err) = plumbd(dir.path(), &["check"]);
+    assert_eq!((status, &*out), (78, ""));
+    let expected = [
+        "plumbd.toml:2:12: cannot run DIR/badinterp: its interpreter /usr/bin/pyhton3 does not exist; correct its first \
+         line, or install the interpreter",
+        r"plumbd.toml:4:12: cannot run DIR/crlf: its lines end in CR LF, and the CR counts as part of a name; sed -i 's/\r$//' DIR/crlf",
+        "plumbd.toml:6:12: cannot run DIR/none: it is a text without a #! line that names an interpreter; if it is a \
+         shell script, begin it with #!/bin/sh",
+        "plumbd.toml:8:12: cannot run DIR/gen.py: it is not marked executable; chmod +x DIR/gen.py",
+    ];
+    assert_eq!(headlines(&err), expected);
+}
+
+#[test]
+fn what_only_a_shell_understands_in_a_command_is_warned_about() {
+    let dir = folder(
+        "[children.a]\ncommand = [\"ls\", \"|\", \"wc\"]\n[children.b]\ncommand = [\"cat\", \"~/x\"]\n\
+         [children.c]\ncommand = [\"sh\", \"-c\", \"ls\", \"|\"]\n",
+    );
+    let warned = |line, program, word| {
+        format!(
+            "plumbd.toml:{line}: warning: no shell reads this command: {program} is given \"{word}\" as it is; if a \
+             shell is meant, write [\"/bin/sh\", \"-c\", \"...\"]\n"
+        )
+    };
+    let err = format!("{}{}", warned(2, "ls", "|"), warned(4, "cat", "~/x"));
+    assert_eq!(plumbd(dir.path(), &["check"]), (0, "plumbd.toml: no problems\n".to_owned(), err));
+}
