@@ -1,4 +1,4 @@
-//! What must hold of any bytes: the functions that the proof runs too.
+//! Checks that must hold for any bytes. tests/proof runs the same functions.
 
 #[path = "../../tests/proof/bytes/targets/mod.rs"]
 pub mod targets;

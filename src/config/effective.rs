@@ -11,9 +11,9 @@ use crate::schema::value::{duration_text, size_text};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Prints it as TOML in the shape of the manual. Checking that gives the same model again,
-/// except for its file and lines. Paths are absolute, programs are found, environments
-/// are whole.
+/// Prints a model as TOML in the shape of the manual. Checking the text gives the same model
+/// again, except for its file and lines. In it, all paths are absolute, also those of
+/// programs that were looked up in PATH, and environments are complete.
 pub fn effective(model: &Model) -> String {
     let mut out = String::new();
     let daemon = &model.daemon;
@@ -43,7 +43,7 @@ pub fn effective(model: &Model) -> String {
     out
 }
 
-/// The first of each name, because all instances have one table.
+/// The first item of each name, because all instances of a child share one table.
 fn firsts<T>(all: &[T], name: impl Fn(&T) -> &str) -> Vec<&T> {
     let mut firsts: Vec<&T> = Vec::new();
     for item in all {
@@ -168,7 +168,7 @@ mod tests {
     use std::rc::Rc;
 
     #[test]
-    fn the_built_in_configuration_checks_again_to_the_same() {
+    fn the_built_in_configuration_as_printed_gives_the_same_model() {
         let base = Path::new("/");
         let model = crate::config::check_text(crate::config::BUILTIN.as_bytes(), "builtin", base).unwrap();
         let mut again = crate::config::check_text(effective(&model).as_bytes(), "effective", base).unwrap();

@@ -5,7 +5,7 @@
 pub struct Example {
     /// `plumbd example NAME`.
     pub name: &'static str,
-    /// What it shows, in a line.
+    /// What it shows, in one line.
     pub about: &'static str,
     /// Its text.
     pub text: &'static str,
@@ -40,7 +40,7 @@ pub static EXAMPLES: [Example; 5] = [
     },
 ];
 
-/// The example of that name; a file's name will do.
+/// The example of that name, with or without `.toml`.
 pub fn find(name: &str) -> Option<&'static Example> {
     let name = name.strip_suffix(".toml").unwrap_or(name);
     EXAMPLES.iter().find(|example| example.name == name)

@@ -1,6 +1,6 @@
-//! Loads a configuration in two halves. A process aside finds and reads the file and asks
-//! the system everything that the check asks. Then this process checks the file from the
-//! answers alone, so that it never waits for a file system or an account database.
+//! Loads a configuration in two halves. A separate process finds and reads the file, and
+//! asks the system everything that the check needs to know. Then this process checks the
+//! file from the answers alone, so it never waits for a file system or an account database.
 
 use super::model::{Child, Model, Program};
 use super::{Loaded, Problems, Reader, Source, Which, check_source, source};
@@ -17,7 +17,7 @@ const SOURCE: &str = "source";
 /// What runs a built-in plugin: this very executable.
 pub const OWN_PROGRAM: &str = "/proc/self/exe";
 
-/// The half of the process aside.
+/// The half that the separate process does.
 pub fn look(path: Option<&Path>, is_daemon: bool, scribe: &Scribe<'_>) {
     let what = path.map_or("looking for the configuration".to_owned(), looking_at);
     scribe.does(&what);
@@ -29,7 +29,7 @@ pub fn look(path: Option<&Path>, is_daemon: bool, scribe: &Scribe<'_>) {
     }
 }
 
-/// [`look`] for a configuration that was read already.
+/// Like [`look`], for a configuration that has already been read.
 pub fn look_again(found: &Rc<Source>, scribe: &Scribe<'_>) {
     if let Ok(loaded) = check_source(found, &Asking { scribe }, Which::OfTheFile) {
         for program in programs(&loaded.model) {
@@ -38,7 +38,7 @@ pub fn look_again(found: &Rc<Source>, scribe: &Scribe<'_>) {
     }
 }
 
-/// The half of this process.
+/// The half that this process does.
 ///
 /// # Errors
 /// Every problem that there is.
@@ -49,7 +49,7 @@ pub fn loaded(answers: &Answers, which: Which) -> Result<Loaded, Problems> {
     loaded_again(&Rc::new(found?), answers, which)
 }
 
-/// [`loaded`] for a configuration that was read already.
+/// Like [`loaded`], for a configuration that has already been read.
 ///
 /// # Errors
 /// As [`loaded`].
@@ -65,7 +65,7 @@ fn programs(model: &Model) -> BTreeSet<&Path> {
     model.children.iter().map(|child| program_of(child)).collect()
 }
 
-/// The file that is executed.
+/// The file that is executed for a child.
 pub(crate) fn program_of(child: &Child) -> &Path {
     match &child.program {
         Program::Plugin(_) => Path::new(OWN_PROGRAM),
@@ -81,7 +81,7 @@ fn looking_at(path: &Path) -> String {
     format!("looking at {}", path.display())
 }
 
-/// Asks the system and notes the answers.
+/// A system that really is asked, and whose answers are noted.
 struct Asking<'a> {
     scribe: &'a Scribe<'a>,
 }
@@ -125,7 +125,7 @@ impl System for Asking<'_> {
     }
 }
 
-/// Has the answers.
+/// A system of which only the noted answers are known.
 struct Answered<'a> {
     answers: &'a Answers,
 }
@@ -212,13 +212,13 @@ mod tests {
     use super::*;
     use crate::sys::look::noted;
 
-    /// The second half of what the first has noted.
+    /// Does the second half from what the first half noted.
     fn both(path: &Path) -> Result<Loaded, Problems> {
         loaded(&noted(|scribe| look(Some(path), true, scribe)), Which::All)
     }
 
     #[test]
-    fn both_halves_come_to_what_the_whole_does() {
+    fn both_halves_together_give_the_same_as_loading_in_one() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("plumbd.toml");
         let good = "[children.a]\ncommand = [\"sh\", \"-c\", \"exit\"]\ndirectory = \".\"\n\
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_half_asks_nobody() {
+    fn the_second_half_asks_the_system_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let (file, program) = (folder.path().join("plumbd.toml"), folder.path().join("program"));
         std::fs::write(&file, "[children.a]\ncommand = [\"./program\"]\ndirectory = \"d\"\n").unwrap();

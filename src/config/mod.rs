@@ -1,16 +1,16 @@
 //! The configuration: from a file's bytes to a [`model::Model`].
 //!
 //! - [`load`] finds the file and reads it, [`check_text`] checks its text;
-//!   both give a model, or every [`Problem`] there is;
+//!   both give a model, or a list of every [`Problem`];
 //! - [`looked`] does the same in two halves: another process asks the system, and this
 //!   one works from the answers;
 //! - [`effective`] prints a model with every default filled in;
 //! - [`order`] says which child must be ready before which;
 //! - [`plan`] says what a reload does;
-//! - [`keys`] has every key of it; [`schema`] has them for editors;
+//! - [`keys`] has every key; [`schema`] has them for editors;
 //! - [`examples`] ship with the program.
 //!
-//! Nothing here changes anything outside, and nothing here names a plugin.
+//! Nothing in this module changes anything outside it, and nothing in it names a plugin.
 
 mod check;
 pub mod effective;
@@ -39,11 +39,11 @@ use std::rc::Rc;
 
 /// The built-in configuration, used if there is no file.
 pub const BUILTIN: &str = include_str!("builtin.toml");
-/// What it is called in messages.
+/// What messages call it.
 pub const BUILTIN_NAME: &str = "built-in configuration";
-/// The first place of a configuration, in the working directory.
+/// The first place where a configuration is looked for, in the working directory.
 const HERE: &str = "plumbd.toml";
-/// The last place of a configuration.
+/// The last place where a configuration is looked for.
 const SYSTEM: &str = "/etc/plumbd/plumbd.toml";
 
 /// The largest configuration, in bytes. The supervisor does nothing else while it reads
@@ -61,7 +61,7 @@ pub struct Loaded {
     pub builtin: bool,
     /// Its programs that are known to be [at hand](crate::sys::at_hand::is_at_hand).
     pub at_hand: BTreeSet<PathBuf>,
-    /// What it was made of.
+    /// The text that it was made from.
     pub source: Rc<Source>,
 }
 
@@ -80,7 +80,7 @@ pub struct Source {
 }
 
 impl Loaded {
-    /// Whether executing that child's program waits for no file system.
+    /// Whether that child's program can be executed without waiting for a file system.
     pub fn is_at_hand(&self, child: &model::Child) -> bool {
         self.at_hand.contains(looked::program_of(child))
     }
@@ -113,11 +113,11 @@ fn places_of(is_root: bool, settings: Option<PathBuf>, home: Option<PathBuf>) ->
     [Some(PathBuf::from(HERE)), own, Some(PathBuf::from(SYSTEM))].into_iter().flatten().collect()
 }
 
-/// Where the configuration is: `path` if it is given, else the first of [`places`] that
-/// exists. `None` is the built-in one.
+/// Where the configuration is: `path` if it is given, otherwise the first of [`places`] that
+/// exists. `None` stands for the built-in one.
 ///
-/// A place that exists and can't be read is taken, and so is a place that may exist: the
-/// error is reported rather than ignored.
+/// This includes a place that can't be read, and one of which it is unknown whether it
+/// exists, so that the error is reported rather than ignored.
 pub fn find(path: Option<&Path>) -> Option<PathBuf> {
     match path {
         Some(path) => Some(path.to_owned()),
@@ -133,7 +133,7 @@ fn may_exist(place: &Path) -> bool {
 /// The text of a configuration, for a command that only looks for a word in it.
 ///
 /// # Errors
-/// It can't be read, or is no ordinary file.
+/// It can't be read, or is not an ordinary file.
 pub fn text(path: &Path) -> io::Result<Vec<u8>> {
     read(path, Reader::Word)
 }
@@ -149,7 +149,7 @@ pub fn load(path: Option<&Path>) -> Result<Loaded, Problems> {
 /// Who reads a configuration.
 #[derive(Clone, Copy)]
 pub enum Reader<'a> {
-    /// A command, which may wait for its input and calls that before it does.
+    /// A command, which may wait for its input. It calls this function before it does.
     Command(&'a dyn Fn()),
     /// A running daemon, which reads only ordinary files.
     Daemon,
@@ -192,7 +192,7 @@ pub fn check_source(source: &Rc<Source>, system: &dyn System, which: Which) -> R
     let mut model = check::check(text, name, base, system, which)?;
     let builtin = file.is_none();
     if builtin {
-        // There is no file that these could be lines of.
+        // There is no file that these lines could refer to.
         model.daemon.lines = Lines::default();
         for child in model.children.iter_mut().map(Rc::make_mut) {
             (child.line, child.lines) = (0, Lines::default());
@@ -203,7 +203,7 @@ pub fn check_source(source: &Rc<Source>, system: &dyn System, which: Which) -> R
     Ok(Loaded { model, name: name.clone(), builtin, at_hand: BTreeSet::new(), source: source.clone() })
 }
 
-/// Checks a configuration's text. `name` is what messages call it, `base` the
+/// Checks a configuration's text. `name` is what messages call it; `base` is the
 /// absolute folder that relative paths are relative to.
 ///
 /// # Errors
@@ -212,7 +212,7 @@ pub fn check_text(text: &[u8], name: &str, base: &Path) -> Result<Model, Problem
     check_text_on(text, name, base, &Real)
 }
 
-/// [`check_text`] on a given system, with its accounts and files.
+/// Like [`check_text`], on a given system with its accounts and files.
 ///
 /// # Errors
 /// Every problem that there is.
@@ -244,13 +244,13 @@ fn read(path: &Path, reader: Reader<'_>) -> io::Result<Vec<u8>> {
         return Err(io::Error::other(why));
     }
     if is_daemon && !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no ordinary file: nothing is waited for here"));
+        return Err(io::Error::other("it is no ordinary file, so reading it might wait forever"));
     }
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// A path as bytes, because a string of JSON can't hold a path that is no UTF-8.
+/// Paths as bytes, because a JSON string can't hold a path that is not UTF-8.
 mod bytes {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
     use std::ffi::OsString;
@@ -277,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_has_a_configuration_between_the_folders_and_the_systems() {
+    fn a_users_own_configuration_comes_after_the_folders_and_before_the_systems() {
         let path = |text: &str| Some(PathBuf::from(text));
         let own = |is_root, settings: Option<PathBuf>, home: Option<PathBuf>| {
             let places = places_of(is_root, settings, home);

@@ -1,7 +1,7 @@
 //! The configuration as it is meant: valid by construction.
 //!
-//! Only [`super::check_text`] makes these values, so whoever holds a [`Model`] need
-//! not ask again whether a link's ends exist or an address is bound twice.
+//! Only [`super::check_text`] makes these values, so code that has a [`Model`] need not
+//! check again whether a link's ends exist or an address is bound twice.
 
 use crate::journal::LogLimit;
 use crate::link::handover::Protocol;
@@ -33,24 +33,24 @@ pub struct Daemon {
     pub control: PathBuf,
     /// Where the log goes.
     pub log: LogTarget,
-    /// Under which facility it goes to the system's log: a name of [`crate::journal::FACILITIES`].
+    /// The facility in the system's log: a name of [`crate::journal::FACILITIES`].
     pub syslog_facility: &'static str,
     /// What is logged.
     pub log_level: log::LevelFilter,
-    /// Bound on a drain.
+    /// How long a drain may take.
     pub stop_timeout: Duration,
-    /// Where its keys stand.
+    /// The lines of its keys.
     pub lines: Lines,
 }
 
 /// `daemon.log`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogTarget {
-    /// syslog where it daemonized, else stderr.
+    /// To syslog if the daemon daemonized, otherwise to standard error.
     Auto,
-    /// Standard error, a line an entry.
+    /// To standard error, one entry per line.
     Stderr,
-    /// The system's log, through /dev/log.
+    /// To the system's log, through /dev/log.
     Syslog,
 }
 
@@ -65,21 +65,21 @@ pub struct Child {
     pub program: Program,
     /// Sockets that the supervisor binds and keeps; instances share them.
     pub listen: Vec<Address>,
-    /// What the supervisor goes by while it runs.
+    /// The rules by which the supervisor starts and stops it.
     pub policy: Policy,
-    /// Instances (by name) that are ready before this one starts.
+    /// Instances, by name, that must be ready before this one starts.
     pub after: Vec<String>,
-    /// Who it runs as; `None`: as the supervisor.
+    /// The user that it runs as; `None`: the supervisor's.
     pub user: Option<Identity>,
     /// Its working directory; `None`: the supervisor's.
     pub directory: Option<PathBuf>,
     /// Its file mode creation mask.
     pub umask: u32,
-    /// Its whole environment but for what the supervisor adds at start (section 7 of the manual).
+    /// Its whole environment, except for what the supervisor adds at the start (plumbd-plugin(7)).
     pub environment: Vec<(String, String)>,
     /// Names passed on from the supervisor's own environment.
     pub pass_environment: Vec<String>,
-    /// Resource limits: setrlimit(2) resource by lower-case name without RLIMIT_, and its soft and hard value.
+    /// Resource limits of setrlimit(2), each with the value of both its soft and its hard limit.
     pub limits: Vec<(Resource, u64)>,
     /// How many bytes of its last log entries are kept in memory.
     pub log_keep: u64,
@@ -87,42 +87,42 @@ pub struct Child {
     pub log_limit: Option<LogLimit>,
     /// Given to the plugin as JSON; checked by the plugin's own rules.
     pub settings: serde_json::Value,
-    /// Where its keys stand.
+    /// The lines of its keys.
     pub lines: Lines,
-    /// What it lacks of the system, as problems of the file are told; only where a
-    /// [start](super::Which) lets that be. Such a child is not to be started: what
-    /// could not be found is left out of it, its user too.
+    /// What it needs and the system lacks, worded like problems of the file. Only a check for
+    /// [`super::Which::OfTheFile`] fills this in. Such a child must not be started, because
+    /// what could not be found is left out of it, even its user.
     pub lacks: Vec<String>,
 }
 
-/// When a child is started and stopped: a reload changes it without a new process, but
-/// for `ready`, which a process is told when it starts.
+/// When a child is started and stopped. A reload changes this without a new process,
+/// except for `ready`, which a process learns when it starts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
-    /// When it is started again.
+    /// When the child is started again.
     pub restart: Restart,
-    /// How long after.
+    /// How long to wait before that.
     pub backoff: Backoff,
-    /// How often at most.
+    /// How often it may be started.
     pub start_limit: StartLimit,
-    /// How it says that it is ready.
+    /// How it reports that it is ready.
     pub ready: Ready,
-    /// How long that may take.
+    /// How long it may take to become ready.
     pub ready_timeout: Duration,
-    /// What asks it to stop.
+    /// The signal that asks it to stop.
     pub stop_signal: Signal,
-    /// Whom that goes to.
+    /// Which processes get that signal.
     pub stop_to: StopTo,
-    /// How long that may take before SIGKILL.
+    /// How long it may take to stop before it gets SIGKILL.
     pub stop_timeout: Duration,
-    /// Which ends are no failures.
+    /// Which ends are not failures.
     pub success: Success,
 }
 
 impl Policy {
-    /// The keys in which this one and `new` differ.
+    /// The keys in which this policy and `new` differ.
     pub fn differing(&self, new: &Policy) -> Vec<&'static str> {
-        // Named one by one, so that none is forgotten.
+        // Each is named, so that the compiler notices if one is forgotten.
         let Policy { restart, backoff, start_limit, ready, ready_timeout, stop_signal, stop_to, stop_timeout, success } =
             self;
         let differ = [
@@ -140,10 +140,10 @@ impl Policy {
     }
 }
 
-/// On which line of the file each key of a table stands, from 1; keys of a
-/// table within it are `table.key`.
+/// The line of each key of a table, from 1. The keys of a table within it are called
+/// `table.key`.
 ///
-/// Any two are equal: where something stands is no part of what it says.
+/// Any two values are equal, because the place of a key does not change its meaning.
 #[derive(Debug, Clone, Default)]
 pub struct Lines(BTreeMap<String, usize>);
 
@@ -162,8 +162,8 @@ impl FromIterator<(String, usize)> for Lines {
 }
 
 impl Lines {
-    /// The line of that key; for `table.key` that of `table`, where it is
-    /// written in one. `None` where the file does not give it.
+    /// The line of that key, or for a `table.key` without a line of its own, that of `table`.
+    /// `None` if the file does not give the key.
     pub fn of(&self, key: &str) -> Option<usize> {
         let table = key.split_once('.').map(|(table, _)| table);
         self.0.get(key).or_else(|| self.0.get(table?)).copied()
@@ -173,7 +173,7 @@ impl Lines {
 /// What a child runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Program {
-    /// A built-in plugin, by the name in the table of plugins.
+    /// A built-in plugin, by its name in the table of plugins.
     Plugin(&'static str),
     /// Any program and its arguments; the first is an absolute path.
     Command(Vec<String>),
@@ -184,26 +184,26 @@ pub enum Program {
 pub enum Restart {
     /// However it ended.
     Always,
-    /// After an exit status other than 0, or a signal.
+    /// Only after an end that `success` does not list.
     OnFailure,
     /// Not at all.
     Never,
 }
 
-/// `backoff`: how long to wait before the n-th start in a row.
+/// `backoff`: how long to wait before each restart in a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Backoff {
-    /// Before the first; zero: at once, and 100 ms before the second.
+    /// The wait before the first restart. Zero: no wait, and 100 ms before the second.
     pub first: Duration,
-    /// By what each is longer than the one before; at least 1.
+    /// Each wait is this many times the one before; at least 1.
     pub factor: f64,
-    /// No longer than this.
+    /// The longest wait.
     pub max: Duration,
-    /// Up for this long: the row is over.
+    /// If the child was up for this long, the row is over.
     pub reset_after: Duration,
 }
 
-/// `start_limit`: more than `burst` starts `within` that time, and the child is failed.
+/// `start_limit`: after more than `burst` starts `within` that time, the child is failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StartLimit {
     /// How many starts; at least 1.
@@ -215,24 +215,24 @@ pub struct StartLimit {
 /// `ready`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ready {
-    /// When exec succeeded.
+    /// As soon as exec succeeded.
     Exec,
-    /// READY=1 to $NOTIFY_SOCKET (sd_notify(3)).
+    /// When it sends READY=1 to $NOTIFY_SOCKET (sd_notify(3)).
     Notify,
-    /// A newline on $PLUMBD_READY_FD.
+    /// When it writes a newline to $PLUMBD_READY_FD.
     Fd,
 }
 
-/// `stop_to`: whom `stop_signal` goes to.
+/// `stop_to`: which processes get `stop_signal`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopTo {
     /// The whole process group.
     Group,
-    /// The process that was started, alone.
+    /// Only the process that was started.
     Leader,
 }
 
-/// `success`: ends that are no failures.
+/// `success`: ends that are not failures.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Success {
     /// Exit statuses.
@@ -278,19 +278,19 @@ pub struct Link {
     pub to: String,
     /// The line of its table in the file, from 1; 0 for the built-in configuration.
     pub line: usize,
-    /// Bytes that the queue shall hold.
+    /// How many bytes the queue is to hold.
     pub capacity: usize,
-    /// How messages stand in the queue.
+    /// How the link carries messages.
     pub protocol: Protocol,
 }
 
-/// The name in the file of an instance: `NAME` of `NAME.0`, and of `NAME`.
+/// The name that an instance has in the file: `NAME` for `NAME.0`, and for `NAME`.
 pub fn base_name(instance: &str) -> &str {
     instance.split_once('.').map_or(instance, |(base, _)| base)
 }
 
 impl Child {
-    /// The name in the file and the number, from 0, of one of several instances.
+    /// The name in the file and the number, from 0, if this is one of several instances.
     pub fn instance(&self) -> Option<(&str, usize)> {
         let (base, number) = self.name.split_once('.')?;
         Some((base, number.parse().ok()?))

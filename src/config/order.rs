@@ -1,21 +1,20 @@
 //! Which child must be ready before which.
 //!
-//! Start order: a child waits for what it `needs`. Stop order is the other way
-//! round: a child is stopped once all that need it are down.
+//! Start order: a child waits for the children that it needs. Stop order is the other way
+//! round: a child is stopped once all children that need it are down.
 
 use super::model::Model;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// For each child, the children that must be ready before it starts. Every
-/// child has its entry.
+/// child has an entry.
 pub type Needs = BTreeMap<String, BTreeSet<String>>;
 
 /// What each child needs: what its `after` says, and the sinks of its links.
 ///
-/// A sink that already needs its source, directly or not, is not waited for:
-/// two programs that talk both ways can't both be first. So there is never a
-/// cycle, provided there is none in `after` alone (the configuration's check
-/// sees to that).
+/// If a sink already needs its source, directly or not, the source does not wait for it,
+/// because of two programs that talk both ways only one can be first. So there is never a
+/// cycle unless `after` alone has one, and the configuration's check rules that out.
 pub fn needs(model: &Model) -> Needs {
     let mut needs: Needs =
         model.children.iter().map(|child| (child.name.clone(), child.after.iter().cloned().collect())).collect();
@@ -39,7 +38,7 @@ pub fn needed_by(needs: &Needs) -> Needs {
     reverse
 }
 
-/// Whether `from` is `to`, or needs it directly or not.
+/// Whether `from` is `to`, or needs it, directly or not.
 fn reaches(needs: &Needs, from: &str, to: &str) -> bool {
     let mut seen = BTreeSet::new();
     let mut open = vec![from];
@@ -124,14 +123,14 @@ mod tests {
     }
 
     #[test]
-    fn of_two_that_talk_both_ways_the_first_link_decides() {
+    fn if_two_talk_both_ways_the_first_link_decides() {
         let needs = needs(&model(&[], &[(0, 1), (1, 0)], 2));
         assert_eq!(needed(&needs, "c0"), ["c1"]);
         assert!(needs["c1"].is_empty());
     }
 
     #[test]
-    fn after_goes_before_a_link() {
+    fn after_takes_precedence_over_a_link() {
         let needs = needs(&model(&[(1, 0)], &[(0, 1)], 2));
         assert!(needs["c0"].is_empty());
         assert_eq!(needed(&needs, "c1"), ["c0"]);
@@ -154,7 +153,7 @@ mod tests {
             after in proptest::collection::vec((0..10usize, 0..10usize), 0..20),
             links in proptest::collection::btree_map(0..10usize, 0..10usize, 0..10),
         ) {
-            // Whatever the order of the names, no `after` goes round in a circle.
+            // The names come in any order, but no `after` is part of a cycle.
             let after: Vec<_> = after.iter().filter(|(a, b)| a < b).map(|(a, b)| (order[*a], order[*b])).collect();
             let links: Vec<_> = links.into_iter().filter(|(from, to)| from != to).collect();
             let needs = needs(&model(&after, &links, 10));

@@ -7,19 +7,19 @@ use std::fmt;
 use std::path::PathBuf;
 
 /// What a reload does. Children and links are in the order of the new file; those that
-/// go come last.
+/// are removed come last.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Plan {
     /// The new file; `None` for the built-in configuration.
     pub file: Option<PathBuf>,
     /// Every child of either configuration.
     pub children: Vec<ChildPlan>,
-    /// Links that come, go or change.
+    /// Links that are added, removed or changed.
     pub links: Vec<LinkPlan>,
-    /// Sockets that come or go. A socket that only moves to another child is kept, so it
-    /// is not here.
+    /// Sockets that are bound or closed. A socket that only moves to another child is kept,
+    /// so it is not in this list.
     pub sockets: Vec<SocketPlan>,
-    /// What changes of the daemon itself.
+    /// Keys of the daemon itself that change.
     pub daemon: Vec<DaemonPlan>,
 }
 
@@ -39,10 +39,10 @@ pub struct ChildPlan {
 /// Why something happens to a child.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason {
-    /// In words.
+    /// The reason in words.
     pub why: String,
-    /// The line in the new file that is the reason: that of the key, or else of the
-    /// table; 0 if there is none.
+    /// The line in the new file that is the reason: the key's, or otherwise the table's;
+    /// 0 if there is none.
     pub line: usize,
 }
 
@@ -57,7 +57,7 @@ pub enum Action {
     Restart,
     /// It is new.
     Start,
-    /// It is gone.
+    /// It is not in the new configuration.
     Stop,
 }
 
@@ -77,15 +77,15 @@ pub struct LinkPlan {
 /// What happens to a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkChange {
-    /// It is new, or replaces a link of the same ends that has another protocol.
+    /// It is new, or replaces a link between the same children with another protocol.
     Added,
-    /// It goes, once its sink has taken what is in it.
+    /// It is removed, once its sink has taken what is in it.
     Removed,
-    /// It holds another number of bytes; both its ends keep their pids.
+    /// Its capacity changes; both its ends keep their pids.
     Capacity {
-        /// Bytes until now.
+        /// The old capacity, in bytes.
         from: usize,
-        /// Bytes from now on.
+        /// The new capacity, in bytes.
         to: usize,
     },
 }
@@ -97,11 +97,11 @@ pub struct SocketPlan {
     pub address: Address,
     /// The line in the new file that names it; 0 if there is none.
     pub line: usize,
-    /// Bound, or closed.
+    /// Whether it is bound; otherwise it is closed.
     pub added: bool,
 }
 
-/// What changes of the daemon itself.
+/// A key of the daemon itself that changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DaemonPlan {
     /// The key of `[daemon]`.
@@ -133,7 +133,7 @@ impl Plan {
             && self.daemon.is_empty()
     }
 
-    /// Restarts the child of that name, for one more reason.
+    /// Makes the plan restart the child of that name, and puts the reason first.
     pub fn restart(&mut self, name: &str, reason: Reason) {
         let Some(child) = self.children.iter_mut().find(|child| child.name == name) else { return };
         if child.action != Action::Stop {
@@ -147,7 +147,7 @@ impl Plan {
         self.children.iter().find(|child| child.name == name)
     }
 
-    /// The children whose process ends: they go, or are given something else.
+    /// The children whose process ends, because they are stopped or restarted.
     pub fn going(&self) -> BTreeSet<String> {
         let going = self.children.iter().filter(|child| matches!(child.action, Action::Restart | Action::Stop));
         going.map(|child| child.name.clone()).collect()
@@ -261,7 +261,7 @@ fn settings(old: &Child, new: &Child) -> Vec<(String, String)> {
 /// Changes of what only the supervisor uses, each with its key.
 fn policy(old: &Child, new: &Child) -> Vec<(&'static str, String)> {
     let mut keys = old.policy.differing(&new.policy);
-    // Its process is told that.
+    // This one is given to the process, so it is not for the supervisor alone.
     keys.retain(|key| *key != "ready");
     keys.extend((old.after != new.after).then_some("after"));
     keys.extend((old.log_keep != new.log_keep).then_some("log_keep"));
@@ -292,7 +292,7 @@ fn ends_of(model: &Model, name: &str) -> Vec<End> {
     .collect()
 }
 
-/// Changes of the links of a child. It gets them as descriptors when it starts.
+/// Changes of a child's links. A child gets its links as descriptors when it starts.
 fn linked(old: &Model, new: &Model, child: &Child) -> Vec<Reason> {
     let name = child.name.as_str();
     let ends = |model| ends_of(model, name);
@@ -305,7 +305,7 @@ fn linked(old: &Model, new: &Model, child: &Child) -> Vec<Reason> {
     let come = after.iter().filter(|end| !before.contains(end)).map(|(out, other, (protocol, _))| {
         let why = match before.iter().find(|(o, p, _)| (o, p) == (out, other)) {
             Some((_, _, (was, _))) if was != protocol => format!("the link {} {other} speaks {protocol}", word(*out)),
-            Some(_) => format!("the link {} {other} is made anew, for what runs at its sink", word(*out)),
+            Some(_) => format!("the link {} {other} is made anew, because something else runs at its sink", word(*out)),
             None => format!("a link {} {other} comes", word(*out)),
         };
         Reason { why, line: line_of(*out, other) }
@@ -406,8 +406,8 @@ impl Plan {
         links.chain(sockets).chain(daemon)
     }
 
-    /// What it prints, without children that are kept as they are. This goes to the log,
-    /// because most reloads leave most children alone.
+    /// The lines that [`Display`](fmt::Display) prints, except those about children that are
+    /// kept as they are. These go to the log, because most reloads leave most children alone.
     pub fn changes(&self) -> Vec<String> {
         let children = self.children.iter().filter(|child| child.action != Action::Keep);
         children.flat_map(|child| self.child_lines(child)).chain(self.others()).collect()
@@ -457,7 +457,7 @@ to = "logger"
         Model { file: Some("/t".into()), ..model.unwrap_or_else(|problems| panic!("{problems}")) }
     }
 
-    /// Why, of that child.
+    /// The reasons for what happens to that child.
     fn whys<'a>(plan: &'a Plan, child: &str) -> Vec<&'a str> {
         plan.child(child).unwrap().reasons.iter().map(|reason| reason.why.as_str()).collect()
     }
@@ -489,7 +489,7 @@ to = "logger"
     }
 
     #[test]
-    fn what_a_process_is_given_restarts_it() {
+    fn a_change_of_what_a_process_is_given_restarts_it() {
         for (keys, why) in [
             ("umask = \"0077\"", "umask changes"),
             ("directory = \"/tmp\"", "directory changes"),
@@ -518,7 +518,7 @@ to = "logger"
     }
 
     #[test]
-    fn a_socket_comes_and_another_goes() {
+    fn a_new_address_is_bound_and_the_old_one_closed() {
         let said = "restart  echo    /t:4: listens on tcp://127.0.0.1:7008, no longer on tcp://127.0.0.1:7007\n\
                     keep     logger\nsocket   tcp://127.0.0.1:7008  /t:4: bound\nsocket   tcp://127.0.0.1:7007  closed";
         assert_eq!(changed(":7007", ":7008"), said);
@@ -534,7 +534,7 @@ to = "logger"
     }
 
     #[test]
-    fn a_capacity_restarts_nobody() {
+    fn a_new_capacity_restarts_no_child() {
         let said = "keep     echo\nkeep     logger\nlink     echo -> logger  /t:10: holds 2MiB instead of 1MiB";
         assert_eq!(changed("to = \"logger\"", "to = \"logger\"\ncapacity = \"2MiB\""), said);
     }
@@ -564,7 +564,7 @@ to = "logger"
     }
 
     #[test]
-    fn a_link_that_speaks_otherwise_is_another_link() {
+    fn a_link_with_another_protocol_is_another_link() {
         let more = "settings = { echo_after = \"queued\" }\nplugin = \"echo\"";
         let records = TWO.replacen("plugin = \"echo\"", more, 1);
         let lines = format!("{records}protocol = \"lines\"\n");
@@ -576,17 +576,17 @@ to = "logger"
     }
 
     #[test]
-    fn a_source_restarts_where_its_sink_becomes_a_plugin() {
+    fn a_source_restarts_if_its_sink_becomes_a_plugin() {
         const ORDINARY: &str = "[children.a]\ncommand = [\"/bin/sh\"]\n[children.b]\ncommand = [\"/bin/cat\"]\n\
                                 [[links]]\nfrom = \"a\"\nto = \"b\"\n";
         let logger = "plugin = \"logger\"\nsettings = { file = \"messages.log\" }";
         let plan = plan(&model(ORDINARY), &model(&ORDINARY.replace("command = [\"/bin/cat\"]", logger)));
-        let why = "the link to b is made anew, for what runs at its sink";
+        let why = "the link to b is made anew, because something else runs at its sink";
         assert_eq!(whys(&plan, "a"), [why]);
     }
 
     #[test]
-    fn the_daemon_changes_what_it_can() {
+    fn the_daemon_changes_in_place_what_it_can() {
         let keys = "[daemon]\nlog_level = \"debug\"\nstop_timeout = \"1s\"\ncontrol = \"/other.sock\"\nlog = \"syslog\"\nsyslog_facility = \"local0\"\n\n[children.echo]";
         let said = "keep     echo\nkeep     logger\n\
                     daemon   control  /t:5: changes\n\

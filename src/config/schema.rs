@@ -1,5 +1,5 @@
-//! The keys as a JSON schema, for editors. What depends on the whole file, as links,
-//! programs and sockets do, only `plumbd check` can check.
+//! The keys as a JSON schema, for editors. Only `plumbd check` can check what depends on
+//! the whole file or on the system, such as links, programs and sockets.
 
 use super::keys;
 use crate::plugin::PLUGINS;

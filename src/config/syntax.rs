@@ -1,9 +1,9 @@
 //! Finds every mistake of syntax in one run.
 //!
-//! After a mistake, a TOML parser can only guess where the next statement begins, and a
-//! wrong guess makes it report many mistakes that are none. So if a file does not parse,
+//! After a mistake, a TOML parser can only guess where the next statement begins, and if the
+//! guess is wrong, it reports many mistakes that don't exist. So if a file does not parse,
 //! its statements are parsed one by one. Those that are wrong are reported and blanked
-//! out, and the rest is read in its place.
+//! out, and the rest is read as if they were not there.
 
 use crate::schema::table::Span;
 use toml::de::DeTable;
@@ -14,19 +14,19 @@ pub(super) type Mistake = (Span, String, String);
 /// A file's text made readable.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Readable {
-    /// It parses and is as long as the text itself; wrong statements are blank.
+    /// Text that parses and is as long as the original; wrong statements are blank.
     pub(super) text: String,
     /// What is wrong with them.
     pub(super) mistakes: Vec<Mistake>,
 }
 
-/// The most mistakes that are reported. A file with more is probably no TOML.
+/// The most mistakes that are reported. A file with more is probably not TOML.
 const MAX_MISTAKES: usize = 100;
-/// The most lines within a statement that look like statements, as in a string of several
-/// lines.
+/// The most lines in one statement that look like statements of their own, for example in
+/// a string of several lines.
 const MAX_LINES_WITHIN: usize = 64;
 
-/// Any bytes as UTF-8. Bytes that are none become U+FFFD and are reported.
+/// Any bytes as UTF-8. Bytes that are not UTF-8 become U+FFFD and are reported.
 pub(super) fn decode(bytes: &[u8]) -> (String, Vec<Mistake>) {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut text = String::with_capacity(bytes.len());
@@ -40,7 +40,7 @@ pub(super) fn decode(bytes: &[u8]) -> (String, Vec<Mistake>) {
         text.push(char::REPLACEMENT_CHARACTER);
         let room = mistakes.len() < MAX_MISTAKES;
         match mistakes.last_mut() {
-            // Neighbours are one mistake.
+            // Adjacent bytes are reported as one mistake.
             Some((span, ..)) if span.end == at => span.end = text.len(),
             _ if room => {
                 let byte = chunk.invalid().first().copied().unwrap_or_default();
@@ -149,8 +149,8 @@ fn statement_starts(text: &str) -> Vec<usize> {
     starts
 }
 
-/// Whether a line begins with `[`, or with a key and `=`, or with neither but is no part
-/// of a list.
+/// Whether a line begins with `[` or with a key and `=`, or looks like a key that lacks its
+/// `=` rather than an item of a list.
 fn looks_like_statement(line: &str) -> bool {
     let line = line.trim();
     let word = line.trim_start_matches(|c: char| c.is_alphanumeric() || "-_.\"' \t".contains(c));
@@ -182,7 +182,7 @@ fn blank(part: &str) -> String {
     part.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }).collect()
 }
 
-/// What the parser said, in words for whoever wrote the file.
+/// The parser's message, in words for the author of the file.
 fn mistake(text: &str, offset: usize, error: &toml::de::Error) -> Mistake {
     let span = error.span().unwrap_or(0..0);
     let span = span.start + offset..span.end + offset;
@@ -221,16 +221,16 @@ fn mistake(text: &str, offset: usize, error: &toml::de::Error) -> Mistake {
 mod tests {
     use super::*;
 
-    fn told(text: &str) -> Vec<(&str, String)> {
+    fn reported(text: &str) -> Vec<(&str, String)> {
         let readable = readable(text);
         assert_eq!(readable.text.len(), text.len());
         readable.mistakes.iter().map(|(span, what, _)| (&text[span.clone()], what.clone())).collect()
     }
 
     #[test]
-    fn every_statement_is_told_on_its_own() {
+    fn every_wrong_statement_is_reported_on_its_own() {
         let text = "a = \n[b]\nc = auto\nd = \"x\ne = [1, 2\nf = 1\n[g\nh = 1\n[i]\nf f\nk = 01\nm = 3\n";
-        let all = told(text);
+        let all = reported(text);
         assert_eq!(all.len(), 7, "{all:?}");
         let kept = readable(text).text;
         assert_eq!(kept.split_whitespace().collect::<Vec<_>>().join(" "), "[b] f = 1 [i] m = 3");
@@ -238,16 +238,16 @@ mod tests {
 
     #[test]
     fn a_list_over_several_lines_is_one_statement() {
-        assert_eq!(told("a = [\n  [1],\n  [2],\n]\nb = \"\"\"\nx = 1\n[y]\n\"\"\"\nc = oops\n").len(), 1);
+        assert_eq!(reported("a = [\n  [1],\n  [2],\n]\nb = \"\"\"\nx = 1\n[y]\n\"\"\"\nc = oops\n").len(), 1);
     }
 
     #[test]
-    fn what_is_given_twice_is_told() {
-        assert_eq!(told("a = 1\na = 2\n[b]\nc = 1\n[b]\nd = 1\n").len(), 2);
+    fn a_key_or_table_that_is_given_twice_is_reported() {
+        assert_eq!(reported("a = 1\na = 2\n[b]\nc = 1\n[b]\nd = 1\n").len(), 2);
     }
 
     #[test]
-    fn bytes_that_are_no_text_keep_their_place() {
+    fn mistakes_in_the_encoding_have_the_right_place() {
         let (text, mistakes) = decode(b"a = \"\xff\xfe\"\n");
         assert_eq!(text, "a = \"\u{fffd}\u{fffd}\"\n");
         assert_eq!(mistakes.len(), 1);

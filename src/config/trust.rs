@@ -29,7 +29,7 @@ pub(super) fn why_not(path: &Path, opened: &Metadata) -> Option<String> {
     let is_placed = is_trusted(named.uid()) && (opened.nlink() <= 1 || !opened.is_file());
     let is_shared = || Folder::of(path).map_or(true, |folder| folder.is_shared());
     if !is_placed && is_shared() {
-        return Some("somebody else may have put it there: others may write to its folder".to_owned());
+        return Some("another user may have put it there: others may write to its folder".to_owned());
     }
     None
 }

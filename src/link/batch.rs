@@ -1,9 +1,10 @@
-//! The law of a link, driven: the steps of a batch, in their order, and what a
-//! sink that comes back does about one that was under way.
-//! doc/law-of-a-link.md has them by number.
+//! The law of a link in code: the steps of a batch in their order, and what a new sink
+//! does about a batch that was under way. The numbers of the steps are those in
+//! doc/law-of-a-link.md.
 //!
-//! [`Intakes`] does what concerns the links; a [`Destination`] answers with what
-//! concerns the place where messages go. So a sink is a destination and a loop.
+//! [`Intakes`] does the part of each step that concerns the links; a [`Destination`] does
+//! the part that concerns the place where messages go. So a sink is a destination and a
+//! loop.
 
 use super::handover::Inbound;
 use super::intake::Tools;
@@ -23,16 +24,16 @@ pub struct Message<'a> {
     pub time: i64,
     /// The child that sent it to the sink.
     pub child: &'a str,
-    /// Who sent it to that child; `None`: the child itself wrote it.
+    /// The sender, as that child reports it; `None`: the child wrote the message itself.
     pub peer: Option<Peer>,
-    /// It.
+    /// The message itself.
     pub bytes: &'a [u8],
-    /// Whether it is a part of a longer one, and not the last.
+    /// Whether it is a part of a longer message, and not the last part.
     pub more: bool,
 }
 
-/// Where a batch begins. The ledgers keep it; what the numbers mean is up to the
-/// destination.
+/// Where a batch begins. The ledgers keep this, but only the destination knows what the
+/// numbers mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     /// The file.
@@ -49,8 +50,8 @@ pub struct Promised<'a> {
 }
 
 impl Promised<'_> {
-    /// The batch was promised anew, to another place. If the promise itself is
-    /// lost later on, the ledgers say where the batch began.
+    /// Notes in the ledgers that the batch was promised anew, to another place. If the
+    /// promise itself is lost later on, the ledgers still say where the batch begins.
     pub fn note_place(&self) {
         let Promise { batch, offset, file, .. } = self.promise;
         for source in self.sources {
@@ -58,7 +59,7 @@ impl Promised<'_> {
         }
     }
 
-    /// Whether a message in it is to be on the disk before it is acknowledged.
+    /// Whether a message in it must be on the disk before it is acknowledged.
     pub fn asks_for_sync(&self) -> bool {
         self.sources.iter().filter_map(|source| source.part).any(|part| part.tally.sync)
     }
@@ -78,34 +79,35 @@ impl DerefMut for Promised<'_> {
     }
 }
 
-/// What a destination knows, as a sink starts, of a batch that it has promised.
+/// What a destination knows about a promised batch when a sink starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
-    /// None is promised. If one was prepared, not a byte of it was saved.
+    /// No batch is promised. If one was prepared, not a byte of it was saved.
     Nothing,
-    /// Promises were lost, so there may be a part of a batch that none explains.
+    /// Promises were lost, so there may be a part of a batch that no promise explains.
     Lost,
-    /// That one is promised, and all of it is there to be saved.
+    /// This batch is promised, and all its bytes are there to be saved.
     Promised(Promise),
 }
 
 /// Where the messages of a sink go. Each method is one step of a batch, and
-/// returns only once that is done: it waits for a trouble to pass, or gives up.
+/// returns only once the step is done: if there is trouble, it waits until that passes, or
+/// gives up.
 pub trait Destination {
     /// Why it gives up.
     type Halt: From<String>;
 
-    /// Step 3 begins: no message is in the batch yet. `now`: the batch's time.
+    /// Step 3 begins, with an empty batch. `now` is the batch's time.
     fn begin(&mut self, now: i64);
 
     /// Step 3: renders one message into the batch.
     ///
     /// # Errors
-    /// The batch has no room for it: how much room it needs.
+    /// The batch has no room for the message. The error is how much room it needs.
     fn put(&mut self, message: &Message<'_>) -> Result<(), usize>;
 
     /// How many bytes of whole lines the batch can take just as they are, in one
-    /// piece; 0 if each message is to be rendered by itself.
+    /// piece; 0 if each message must be rendered separately.
     fn room_for_lines(&self) -> usize;
 
     /// Step 3: takes whole lines, each of which is a message, just as they are.
@@ -114,27 +116,27 @@ pub trait Destination {
     /// How many bytes the batch has.
     fn length(&self) -> u64;
 
-    /// A message needs this much room. If even an empty batch has less, makes more, and
-    /// returns true: the batch is to be rendered again.
+    /// Called for a message that needs this much room. If even an empty batch has less, makes
+    /// room and returns true; then the batch must be rendered again.
     ///
     /// # Errors
     /// It gives up.
     fn grow(&mut self, needs: usize) -> Result<bool, Self::Halt>;
 
-    /// Finds room for the batch before anything is promised. `None`: there is only
-    /// room for less, and the batch is to be rendered again.
+    /// Finds room for the batch before anything is promised. `None`: there is not enough
+    /// room, so a smaller batch must be rendered.
     ///
     /// # Errors
     /// It gives up.
     fn reserve(&mut self) -> Result<Option<Place>, Self::Halt>;
 
-    /// Waits a while because a link can't be prepared. Nothing was promised yet.
+    /// Waits a while because a link can't be prepared. Nothing has been promised yet.
     ///
     /// # Errors
     /// It gives up.
     fn endure(&mut self, trouble: &str, error: &io::Error) -> Result<(), Self::Halt>;
 
-    /// Step 5: promises the batch. `false`: there is only room for less, and
+    /// Step 5: promises the batch. `false`: there is not enough room, and
     /// nothing is promised.
     ///
     /// # Errors
@@ -147,30 +149,30 @@ pub trait Destination {
     /// It gives up. A part of the batch may be saved.
     fn save(&mut self, batch: &mut Promised<'_>) -> Result<(), Self::Halt>;
 
-    /// Step 7: makes it last, as far as that is asked for. `false`: it is gone from where
-    /// it was saved, and promised anew to another place: it is to be saved there.
+    /// Step 7: syncs the batch, if that is asked for. `false`: it is gone from the place where
+    /// it was saved, and has been promised anew to another place, where it must be saved.
     ///
     /// # Errors
     /// It gives up. The batch stays promised.
     fn confirm(&mut self, batch: &mut Promised<'_>) -> Result<bool, Self::Halt>;
 
-    /// Takes back the promise of a batch that it gave up to save. `false`: the
-    /// promise stands, because a part may be saved, and the next sink completes it.
+    /// Withdraws the promise of a batch after it gave up saving it. `false`: the promise
+    /// stands, because a part of the batch may be saved, and the next sink completes it.
     fn withdraw(&mut self, batch: &Promise) -> bool;
 
-    /// Step 10: the batch is saved and consumed, so it is promised no more.
+    /// Step 10: the batch is saved and consumed, so it is no longer promised.
     ///
     /// # Errors
-    /// It gives up. The next sink finds a link that is done with the batch.
+    /// It gives up. The next sink sees from a link that the batch is done.
     fn close(&mut self) -> Result<(), Self::Halt>;
 
     /// The name of the destination, which the ledgers keep with each batch.
     fn name(&self) -> &Path;
 
-    /// The highest id of a batch that it knows; 0: none.
+    /// The highest batch id that it knows; 0: none.
     fn last_batch(&self) -> u64;
 
-    /// What another incarnation had promised.
+    /// What an earlier sink had promised.
     ///
     /// # Errors
     /// It gives up.
@@ -179,27 +181,27 @@ pub trait Destination {
     /// Whether a recovery has completed that batch.
     fn is_settled(&self, batch: u64) -> bool;
 
-    /// Steps 6 and 7 of a batch of another incarnation.
+    /// Steps 6 and 7 for a batch of an earlier sink.
     ///
     /// # Errors
     /// It gives up.
     fn complete(&mut self, batch: &mut Promised<'_>) -> Result<(), Self::Halt>;
 
-    /// Removes what there is of batches that are to be taken again, from the
-    /// links, because their promises are lost.
+    /// Removes the saved parts of batches whose promises are lost. These batches will be
+    /// taken from the links again.
     ///
     /// # Errors
     /// It gives up.
     fn take_back(&mut self, lost: &[ledger::Batch]) -> Result<(), Self::Halt>;
 
-    /// Each batch is saved whole now, or not at all. Remembers that this one is
-    /// settled, if one was found.
+    /// Called when each batch is saved as a whole or not at all. If a batch was found,
+    /// remembers that it is settled.
     ///
     /// # Errors
     /// It gives up.
     fn settle(&mut self, batch: Option<u64>) -> Result<(), Self::Halt>;
 
-    /// Recovery ends: nothing is promised any more.
+    /// Called when recovery ends: nothing is promised any more.
     ///
     /// # Errors
     /// It gives up.
@@ -209,16 +211,16 @@ pub trait Destination {
 /// All inbound links of a sink.
 #[derive(Debug)]
 pub struct Intakes {
-    /// Each of them.
+    /// The links.
     pub sources: Vec<Source>,
-    /// What they share.
+    /// The tools that they share.
     pub tools: Tools,
-    /// Where a message of several records is put together.
+    /// Space in which a message of several records is put together.
     joined: Vec<u8>,
-    /// Which link comes first in the batch.
+    /// Decides which link comes first in the batch.
     turn: usize,
     last_batch: u64,
-    /// The sink's process id, which is a part of its batches' numbers.
+    /// The sink's process id, which is part of its batch ids.
     process: u32,
 }
 
@@ -226,7 +228,7 @@ impl Intakes {
     /// Takes up all links.
     ///
     /// # Errors
-    /// One of them can't be.
+    /// One of them can't be taken up.
     pub fn open(inbound: &[Inbound]) -> Result<Intakes, String> {
         let sources = inbound.iter().map(Source::open).collect::<Result<Vec<_>, _>>()?;
         let capacity = sources.iter().map(|source| source.capacity).max().unwrap_or(0);
@@ -234,7 +236,7 @@ impl Intakes {
         Ok(Intakes { sources, tools, joined: Vec::new(), turn: 0, last_batch: 0, process: std::process::id() })
     }
 
-    /// Whether there is something to save that is known already.
+    /// Whether there may be something to save right now.
     pub fn is_busy(&self) -> bool {
         self.sources.iter().any(|source| source.ready || source.has_work())
     }
@@ -244,8 +246,8 @@ impl Intakes {
         self.sources.iter().all(Source::is_finished)
     }
 
-    /// Saves what the links have, as much as goes in one batch. Returns whether
-    /// there was anything.
+    /// Saves as much of what the links have as fits in one batch. Returns whether there was
+    /// anything.
     ///
     /// # Errors
     /// The destination gives up, or a link is broken.
@@ -268,9 +270,9 @@ impl Intakes {
             if self.prepare_and_save(to)? {
                 break;
             }
-            // There is no room for that: the same again, but less of it.
+            // There is not enough room: try a smaller batch.
         }
-        // 8 acknowledge: what is saved is saved, whoever consumes it
+        // 8 acknowledge: it is saved, even if the next sink has to consume it
         for source in &mut self.sources {
             if let (Some(last), Some(replies)) = (source.awaited(), &mut source.replies) {
                 replies.send(last);
@@ -290,7 +292,7 @@ impl Intakes {
         Ok(true)
     }
 
-    /// Step 3, for each link; each time another one is first.
+    /// Step 3 for each link, beginning with another link each time.
     fn gather<D: Destination>(&mut self, to: &mut D) -> Result<(), D::Halt> {
         let now = now();
         self.turn = self.turn.wrapping_add(1);
@@ -306,14 +308,14 @@ impl Intakes {
                 }
             }
             match starved {
-                // It would never go, however empty the batch is when its turn comes.
+                // The message would not fit even into an empty batch.
                 Some(needs) if to.grow(needs)? => {}
                 _ => return Ok(()),
             }
         }
     }
 
-    /// Steps 4 to 7. `false`: there is no room for this much, and nothing happened.
+    /// Steps 4 to 7. `false`: there is not enough room, and nothing happened.
     fn prepare_and_save<D: Destination>(&mut self, to: &mut D) -> Result<bool, D::Halt> {
         self.last_batch = batch_id(self.last_batch, self.process);
         let Some(Place { file, offset }) = to.reserve()? else {
@@ -325,13 +327,13 @@ impl Intakes {
         let prepared = ledger::Batch { id: promise.batch, take: 0, last: Ack { epoch: 0, sequence: 0 }, offset, file };
         for source in &self.sources {
             let Some(part) = &source.part else { continue };
-            // Nothing was promised yet, so what passes can be waited for.
+            // Nothing has been promised yet, so it can wait until the trouble passes.
             while let Err(error) = source.intake.prepare(&part.taking, &prepared) {
                 to.endure(&format!("cannot prepare the link from {}: {error}", source.intake.from), &error)?;
             }
         }
         if promise.length == 0 {
-            // Nothing to save: each link is consumed by itself.
+            // There is nothing to save, so each link is consumed separately.
             return Ok(true);
         }
         // 5 intend: the point of no return
@@ -355,8 +357,8 @@ impl Intakes {
         }
     }
 
-    /// The destination gave up. If it has nothing of the batch, that is the next
-    /// sink's to save, wherever that may be.
+    /// The destination gave up. If it has no part of the batch, the next sink saves the batch
+    /// to its own destination.
     fn withdraw<D: Destination>(&self, to: &mut D, batch: &Promise, halt: D::Halt) -> D::Halt {
         if to.withdraw(batch) {
             self.forget();
@@ -370,26 +372,26 @@ impl Intakes {
         }
     }
 
-    /// What a sink does before all else: brings the destination and every link to
-    /// where nothing is under way. doc/law-of-a-link.md has the cases as tables.
+    /// What a sink does first of all: brings the destination and every link to a state in
+    /// which nothing is under way. doc/law-of-a-link.md has the cases as tables.
     ///
     /// # Errors
     /// The destination gives up, or a link is refused.
     pub fn recover<D: Destination>(&mut self, to: &mut D) -> Result<(), D::Halt> {
         let found = match to.found()? {
-            // Its disk went back in time, as one does that was taken away and
-            // mounted again: that batch is long done.
+            // The disk has gone back in time, as can happen if it was taken away and mounted
+            // again. That batch was done long ago.
             Found::Promised(promise) if self.knows_later(to, promise.batch) => {
                 self.take_back(to)?;
                 Found::Nothing
             }
             found => found,
         };
-        // Asked before a link forgets it for the batch that it is at.
+        // This must be asked before a link forgets that batch in favour of its current one.
         let is_done = matches!(found, Found::Promised(promise) if self.is_saved(to, promise.batch));
-        // First, because only the last few settled batches are known: to settle another
-        // one may be to forget that one. A link that is refused is refused later, when
-        // the destination has no half of a batch any more.
+        // Links whose batch is saved come first. Only the last few settled batches are
+        // remembered, so settling another one may forget theirs. If a link is refused, that
+        // is reported later, when the destination has no half of a batch any more.
         let mut refused = Ok(());
         for at in 0..self.sources.len() {
             if self.is_prepared_and_saved(to, at) {
@@ -397,8 +399,8 @@ impl Intakes {
             }
         }
         match found {
-            // Saved, synced as far as it was to be, and consumed by a link: its
-            // file may have been moved or compressed since.
+            // It is saved, synced if that was asked for, and consumed by a link, so its file
+            // may have been moved or compressed since.
             Found::Promised(promise) if is_done => to.settle(Some(promise.batch))?,
             Found::Promised(promise) => {
                 log::info!("completing a batch of {} bytes", promise.length);
@@ -429,13 +431,13 @@ impl Intakes {
         Ok(())
     }
 
-    /// A batch that another incarnation has promised.
+    /// A batch that an earlier sink has promised.
     pub fn promised(&self, promise: Promise) -> Promised<'_> {
         Promised { promise, sources: &self.sources }
     }
 
-    /// The promise of a batch is lost, and its bytes with it. All of it is in staging
-    /// still: what there is of it is removed, and it is taken again.
+    /// Called if the promise of a batch is lost, and with it the rendered bytes. The whole
+    /// batch is still in staging, so its saved part is removed, and it is taken again.
     ///
     /// # Errors
     /// The destination gives up.
@@ -452,7 +454,8 @@ impl Intakes {
         matches!(self.sources[at].intake.phase(), Phase::Prepared(batch) if self.is_saved(to, batch.id))
     }
 
-    /// Whether that batch is saved: it was settled, or another link consumed its part of it.
+    /// Whether that batch is saved, which is so if it was settled or if a link has consumed its
+    /// part of it.
     fn is_saved<D: Destination>(&self, to: &D, id: u64) -> bool {
         let is_done = |source: &Source| {
             source.intake.done_batch() == id
@@ -464,7 +467,7 @@ impl Intakes {
     /// Whether any link has seen a later batch. Batches are promised one at a time, so
     /// an earlier one must be done.
     fn knows_later<D: Destination>(&self, to: &D, id: u64) -> bool {
-        // A link that had another destination knows nothing of this one.
+        // A link that had another destination knows nothing about this one.
         let is_here = |source: &&Source| source.intake.path().ok().flatten().is_none_or(|path| path == to.name());
         self.sources.iter().filter(is_here).any(|source| {
             let under_way = match source.intake.phase() {
@@ -482,10 +485,10 @@ pub fn now() -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// A number for a batch of that process that is above all those before.
+/// An id for a batch of that process. It is higher than all earlier ones.
 fn batch_id(last: u64, process: u32) -> u64 {
-    // After the highest number there is, the time alone is one that differs.
-    // Two sinks seldom have the same, which may have had the same file.
+    // After the highest possible id, the time alone still gives a different one. The process
+    // id makes it unlikely that two sinks that had the same file give the same id.
     let process = u64::from(process % 1000);
     u64::try_from(now()).unwrap_or(0).saturating_mul(1000).saturating_add(process).max(last.wrapping_add(1))
 }

@@ -1,8 +1,8 @@
 //! A cell: a value in words of 8 bytes, and one word with their checksum.
 //!
-//! Ledger and intent file are both made of cells, so that what another process
-//! finds is a whole value or none. Which words those are is the layout of each;
-//! where they are kept, in mapped memory or in a file, is up to the caller.
+//! Ledger and intent file are both made of cells, so that another process finds a whole
+//! value or none. Each of them defines which words make up a cell; the caller decides
+//! where the words are kept, in mapped memory or in a file.
 
 use super::words::crc_of;
 use std::marker::PhantomData;
@@ -23,7 +23,7 @@ impl<const N: usize> Value<N> for [u64; N] {
     }
 }
 
-/// Where a value is: its words, and the one with their checksum.
+/// Where a value is: its words, and the word with their checksum.
 #[derive(Debug)]
 pub(super) struct Cell<T, const N: usize> {
     at: [usize; N],
@@ -36,25 +36,25 @@ impl<T: Value<N>, const N: usize> Cell<T, N> {
         Cell { at, checksum, value: PhantomData }
     }
 
-    /// The value; `None` if it does not check out.
+    /// The value; `None` if its checksum is wrong.
     pub(super) fn read(&self, word: impl Fn(usize) -> u64) -> Option<T> {
         let words = self.at.map(&word);
         (word(self.checksum) == crc_of(words)).then(|| T::of(words))
     }
 
-    /// The value, where something else says that it counts.
+    /// The value, for a caller that knows that it counts.
     pub(super) fn read_unchecked(&self, word: impl Fn(usize) -> u64) -> T {
         T::of(self.at.map(word))
     }
 
-    /// Writes the value, and its checksum last: that one store makes it count.
+    /// Writes the value, with its checksum last. That one store makes the value count.
     pub(super) fn write(&self, value: &T, mut set: impl FnMut(usize, u64)) {
         let words = value.words();
         self.at.into_iter().zip(words).for_each(|(at, word)| set(at, word));
         set(self.checksum, crc_of(words));
     }
 
-    /// Makes the value count no more, so that another can be written in its place.
+    /// Makes the value no longer count, so that another can be written in its place.
     pub(super) fn clear(&self, mut set: impl FnMut(usize, u64)) {
         set(self.checksum, 0);
     }
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_bit_is_no_value() {
+    fn with_a_wrong_bit_there_is_no_value() {
         let mut words = [0; 4];
         CELL.write(&[7, 8], |at, word| words[at] = word);
         for at in [0, 1, 3] {

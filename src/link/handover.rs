@@ -1,24 +1,24 @@
-//! Which descriptors of its links a child is given, and how it is told.
+//! Which descriptors of its links a child is given, and how it learns their numbers.
 //!
 //! The supervisor sets `PLUMBD_LINKS` to [`Links`] as JSON; the plugin reads
-//! it back into the same type, so the two can't disagree. Where that is too long
-//! for an environment, `PLUMBD_LINKS_FD` is the number of a read-only file with
-//! it instead. A child whose links are plain lines on stdin and stdout has
-//! neither.
+//! it back into the same type, so the two can't disagree. If the JSON is too long
+//! for an environment, it is in a read-only file, and `PLUMBD_LINKS_FD` is the descriptor
+//! of that file. A child whose links are plain lines on stdin and stdout has
+//! neither variable.
 
 use serde::{Deserialize, Serialize};
 
 /// The environment variable.
 pub const VARIABLE: &str = "PLUMBD_LINKS";
 
-/// The environment variable in its place, where there are many links.
+/// The environment variable that takes its place if there are many links.
 pub const FILE_VARIABLE: &str = "PLUMBD_LINKS_FD";
 
-/// How messages stand in a link's queue.
+/// The form that messages have in a link's queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
-    /// A line each, as any program writes and reads them.
+    /// Each message is a line, which any program can write and read.
     Lines,
     /// Records, see [`super::record`].
     Records,
@@ -38,17 +38,17 @@ pub struct Links {
 /// A link at its sink.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inbound {
-    /// The source's name (`echo`, or `echo.0` where it has instances).
+    /// The source's name (`echo`, or `echo.0` if it has instances).
     pub from: String,
-    /// How messages stand in the queue.
+    /// The form of messages in the queue.
     pub protocol: Protocol,
-    /// Read end of the queue.
+    /// The read end of the queue.
     pub queue: i32,
-    /// Read and write end of the staging pipe, which only the sink uses.
+    /// The read and write end of the staging pipe, which only the sink uses.
     pub staging: [i32; 2],
-    /// The ledger: a memory file, a page and two areas for what is carried over.
+    /// The ledger: a memory file with a page of words and two areas for carries.
     pub ledger: i32,
-    /// Write end of the replies pipe, O_NONBLOCK; `None` for lines.
+    /// The write end of the replies pipe, O_NONBLOCK; `None` for lines.
     pub replies: Option<i32>,
 }
 
@@ -57,8 +57,8 @@ pub struct Inbound {
 pub struct Outbound {
     /// The sink's name.
     pub to: String,
-    /// How messages stand in the queue. With records, stdout is O_NONBLOCK.
+    /// The form of messages in the queue. With records, stdout is O_NONBLOCK.
     pub protocol: Protocol,
-    /// Read end of the replies pipe, O_NONBLOCK; `None` for lines.
+    /// The read end of the replies pipe, O_NONBLOCK; `None` for lines.
     pub replies: Option<i32>,
 }

@@ -1,5 +1,5 @@
-//! The intake of a link: bytes out of its queue, none consumed before it is
-//! saved. doc/law-of-a-link.md has the steps by number.
+//! The intake of a link takes bytes out of its queue, and consumes none before it is
+//! saved. The numbers of the steps are those in doc/law-of-a-link.md.
 
 use super::handover::{Inbound, Protocol};
 use super::intent::FileId;
@@ -13,24 +13,24 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// More than any pipe holds: as much as there is, and room for.
+/// More than any pipe holds, to move as much as there is and as there is room for.
 const ALL: usize = 1 << 30;
 
-/// What all intakes of a sink share.
+/// The tools that all intakes of a sink share.
 #[derive(Debug)]
 pub struct Tools {
-    /// A private pipe: bytes are read from here, while staging keeps them.
+    /// A private pipe, from which bytes are read while staging keeps them.
     scratch: Pipe,
     scratch_read: File,
-    /// Where consumed bytes go.
+    /// /dev/null, where consumed bytes go.
     null: File,
 }
 
 impl Tools {
-    /// For intakes of at most `capacity` bytes.
+    /// Tools for intakes of at most `capacity` bytes.
     ///
     /// # Errors
-    /// EMFILE, ENFILE, ENOMEM, or /dev/null is not there.
+    /// EMFILE, ENFILE, ENOMEM, or there is no /dev/null.
     pub fn new(capacity: usize) -> io::Result<Tools> {
         let scratch = Pipe::new(capacity)?;
         let scratch_read = File::from(scratch.read.try_clone()?);
@@ -38,29 +38,29 @@ impl Tools {
     }
 }
 
-/// What a batch takes of what is [`Intake::unread`].
+/// Which of the [unread](Intake::unread) bytes a batch takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taking {
-    /// This many bytes, from the first on, are rendered or passed over.
+    /// This many bytes from the first on are rendered or passed over.
     pub upto: usize,
-    /// Whether all was looked at. If so, what is left is a message that is not whole
-    /// yet, and is carried over. Otherwise the next batch takes it.
+    /// Whether all bytes were looked at. If so, what is left is a message that is not whole
+    /// yet, and is carried over. Otherwise the next batch takes what is left.
     pub whole: bool,
-    /// The last message; zeros: none, or none that is acknowledged.
+    /// The last message that is to be acknowledged; zeros: none.
     pub last: Ack,
 }
 
-/// A link at its sink.
+/// A link as its sink sees it.
 #[derive(Debug)]
 pub struct Intake {
     /// The source's name.
     pub from: String,
-    /// How messages stand in the queue.
+    /// The form of messages in the queue.
     pub protocol: Protocol,
     queue: OwnedFd,
     staging: Pipe,
     ledger: Ledger,
-    /// From `start` to `end`: the carry, then what staging holds at its head.
+    /// From `start` to `end`, it has the carry, then the bytes at the head of staging.
     window: Vec<u8>,
     start: usize,
     end: usize,
@@ -70,8 +70,8 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// Takes up a link. A batch of another incarnation is in
-    /// [`Intake::phase`], to be dealt with before all else.
+    /// Takes up a link. [`Intake::phase`] shows whether an earlier sink left a batch under
+    /// way, which must be dealt with first.
     ///
     /// # Errors
     /// Its ledger makes no sense.
@@ -79,7 +79,7 @@ impl Intake {
         let from = &inbound.from;
         let [read, write] = inbound.staging;
         let take = |fd| inherited(fd).map_err(|e| format!("cannot take descriptor {fd} (link from {from}): {e}"));
-        // It owns all descriptors from here on, even if something is wrong with them.
+        // From here on it owns all descriptors, even if something is wrong with them.
         let (queue, ledger) = (take(inbound.queue)?, take(inbound.ledger)?);
         let staging = Pipe { read: take(read)?, write: take(write)? };
         let ledger = Ledger::open(ledger).map_err(|e| format!("{e} (link from {from})"))?;
@@ -103,7 +103,7 @@ impl Intake {
         self.ledger.phase()
     }
 
-    /// The message file that the last batch is for, where that is known.
+    /// The message file that the last batch is for, if that is known.
     ///
     /// # Errors
     /// From pread(2).
@@ -111,7 +111,7 @@ impl Intake {
         self.ledger.path()
     }
 
-    /// The message file of the batches to come.
+    /// Sets the message file of the batches to come.
     ///
     /// # Errors
     /// From pwrite(2).
@@ -132,18 +132,18 @@ impl Intake {
     /// How many bytes staging can hold.
     ///
     /// # Errors
-    /// None that can happen to a pipe that is held.
+    /// None, for an open pipe.
     pub fn capacity(&self) -> io::Result<usize> {
         pipe::capacity(&self.staging.write)
     }
 
-    /// The queue's read end, to be polled.
+    /// The queue's read end, for polling.
     pub fn queue(&self) -> BorrowedFd<'_> {
         self.queue.as_fd()
     }
 
-    /// Settles a batch of another incarnation: it is in the message file
-    /// (`saved`), or was never intended. Then takes up what was carried over.
+    /// Settles a batch of an earlier sink, which is in the message file (`saved`) or
+    /// was never promised. Then takes up what was carried over.
     ///
     /// # Errors
     /// The ledger and staging contradict each other, or cannot be read.
@@ -152,7 +152,7 @@ impl Intake {
         let what = |e: io::Error| format!("cannot take up the link from {from}: {e}");
         self.staged = pipe::bytes_in(&self.staging.read).map_err(what)?;
         let staged = self.staged as u64;
-        // Checked before a byte is consumed: a ledger that can't be right must not cost one.
+        // This is checked before a byte is consumed, so that a wrong ledger costs none.
         let there = |rest: Option<u64>| {
             rest.filter(|&rest| rest <= staged).ok_or_else(|| {
                 format!("cannot take up the link from {from}: its ledger contradicts what staging holds")
@@ -178,8 +178,8 @@ impl Intake {
         Ok(())
     }
 
-    /// Steps 1 and 2: gets more bytes to look at, if all that are known were taken.
-    /// Notices the end of the link too.
+    /// Steps 1 and 2: gets more bytes to look at, if all that were read before are taken.
+    /// Also notices the end of the link.
     ///
     /// # Errors
     /// From splice(2), tee(2), read(2).
@@ -211,7 +211,8 @@ impl Intake {
         if self.window.len() < end {
             self.window.resize(end, 0);
         }
-        // A pipe of packets (pipe(2), O_DIRECT) gives one a read.
+        // One read might not be enough: a pipe in packet mode (pipe(2), O_DIRECT) gives one
+        // packet at a time.
         (&tools.scratch_read).read_exact(&mut self.window[self.end..end])?;
         self.end = end;
         Ok(())
@@ -222,18 +223,19 @@ impl Intake {
         &self.window[self.start..self.end]
     }
 
-    /// Whether all that was written is known: the queue is empty, and what
-    /// staging holds was looked at, all of it.
+    /// Whether all that was written has been read: the queue is empty, and everything in
+    /// staging was looked at.
     pub fn is_all_there(&self) -> bool {
         self.unread().len() - self.carried == self.staged && pipe::bytes_in(&self.queue).is_ok_and(|bytes| bytes == 0)
     }
 
-    /// Whether bytes are known that no batch has looked at yet.
+    /// Whether there are bytes that no batch has looked at yet.
     pub fn has_more(&self) -> bool {
         self.unread().len() > self.carried || self.staged > 0
     }
 
-    /// Whether nobody can write to the queue any more, and all of it was staged.
+    /// Whether no process can write to the queue any more, and nothing is left in it or in
+    /// staging.
     pub fn ended(&self) -> bool {
         self.ended && self.staged == 0
     }
@@ -243,24 +245,24 @@ impl Intake {
         taking.upto > 0 || taking.whole && self.unread().len() > self.carried
     }
 
-    /// Step 4.
+    /// Step 4: notes in the ledger what the batch takes.
     ///
     /// # Errors
-    /// What is carried over can't be written: nothing happened.
+    /// The carry can't be written. Then nothing happened.
     pub fn prepare(&self, taking: &Taking, batch: &Batch) -> io::Result<()> {
         let (take, carry) = self.split(taking);
         let same = if taking.upto == 0 { self.carried } else { 0 };
         self.ledger.prepare(&Batch { take: take as u64, last: taking.last, ..*batch }, carry, same)
     }
 
-    /// A batch that is prepared begins at another place now.
+    /// Notes that a prepared batch now begins at another place.
     pub fn moved(&self, batch: u64, offset: u64, file: FileId) {
         if matches!(self.phase(), Phase::Prepared(prepared) if prepared.id == batch) {
             self.ledger.moved(offset, file);
         }
     }
 
-    /// Step 9.
+    /// Step 9: consumes what the batch takes.
     ///
     /// # Errors
     /// From splice(2).
@@ -274,17 +276,17 @@ impl Intake {
         Ok(())
     }
 
-    /// The batch that was prepared is given up.
+    /// Gives up the batch that was prepared.
     pub fn withdraw(&self) {
         self.ledger.forget();
     }
 
-    /// How many bytes of staging a batch takes.
+    /// How many bytes a batch takes out of staging.
     pub fn takes(&self, taking: &Taking) -> usize {
         self.split(taking).0
     }
 
-    /// How many bytes of staging it takes, and what it carries over.
+    /// How many bytes a batch takes out of staging, and what it carries over.
     fn split(&self, taking: &Taking) -> (usize, &[u8]) {
         let unread = self.unread();
         if taking.whole {
@@ -296,13 +298,13 @@ impl Intake {
         }
     }
 
-    /// Takes this many bytes out of staging. If it is killed in the middle, phase
-    /// CONSUMING and what staging still holds say how far it came.
+    /// Discards this many bytes of staging. If the sink is killed in the middle of this, phase
+    /// CONSUMING and what staging still holds show how far it came.
     fn discard(&mut self, bytes: u64, tools: &Tools) -> io::Result<()> {
         let mut left = usize::try_from(bytes).map_err(io::Error::other)?;
         while left > 0 {
             kill_point();
-            // In tests, a few at a time, so that it is killed in between too.
+            // In tests only a few at a time, so that the sink can be killed in between.
             let most = if cfg!(test) { left.min(7) } else { left };
             match pipe::splice(&self.staging.read, &tools.null, most)? {
                 Moved::Bytes(n) => {
@@ -328,7 +330,7 @@ mod tests {
     const NONE: Ack = Ack { epoch: 0, sequence: 0 };
 
     #[test]
-    fn a_ledger_that_takes_more_than_staging_has_consumes_nothing() {
+    fn if_a_ledger_takes_more_than_staging_has_nothing_is_consumed() {
         for consuming in [false, true] {
             let link = Link::to_intake(4096, Protocol::Lines).unwrap();
             let staging = link.intake.unwrap();
@@ -359,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn not_all_is_there_while_staging_holds_what_was_not_looked_at() {
+    fn not_all_has_been_read_while_staging_holds_more_than_was_looked_at() {
         for (scratch, all) in [(4096, false), (1 << 16, true)] {
             let link = Link::to_intake(1 << 16, Protocol::Records).unwrap();
             let staging = link.intake.unwrap();

@@ -1,18 +1,19 @@
-//! The intent file: what a sink is about to save, next to the file it saves to.
+//! The intent file, in which a sink notes what it is about to save. It is next to the
+//! message file.
 //!
-//! A header page, then the rendered bytes of the batch under way. Everything in
+//! It has a header page, then the rendered bytes of the current batch. Everything in
 //! it is written with pwrite(2), never through a mapping: a file system that is
-//! full, copies on write or fails refuses a write with an error that can be
-//! waited out, but refuses a store to a mapping with SIGBUS. What was written is
-//! in the page cache, so killing every process takes nothing of it back. After
-//! the machine went down it is worth nothing, and the boot id says so.
+//! full, copies on write or fails answers a write with an error, after which the sink can
+//! wait, but answers a store to a mapping with SIGBUS. What was written is
+//! in the page cache, so it survives even if every process is killed. After
+//! the machine went down it is worthless, and the boot id shows that.
 //!
 //! The header has two slots. A slot says that a batch is promised, or that none
-//! is; of those whose checksums are right, the later one counts. The slot
-//! that counts is never the one that is written, with a single exception: where
-//! slot 1 says that nothing is promised, a promise goes to slot 0 together with
-//! the body behind it, in one write. doc/law-of-a-link.md, "Intent file", has every
-//! state and what a kill in each of these writes leaves.
+//! is. Of the slots whose checksums are right, the later one counts. A write never
+//! goes to the slot that counts, with a single exception: if slot 1 says that nothing
+//! is promised, a promise goes to slot 0 together with the body behind it, in one
+//! write. doc/law-of-a-link.md, "Intent file", has every state, and what is left by a kill
+//! in the middle of each of these writes.
 
 use super::cell::{Cell, Value};
 use crate::sys::beside::{self, Whose};
@@ -39,28 +40,28 @@ impl FileId {
     }
 }
 
-/// What will be in the message file.
+/// The promise that a batch will be in the message file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Promise {
-    /// The batch.
+    /// The batch's id.
     pub batch: u64,
     /// The message file.
     pub file: FileId,
     /// Where the batch begins in it.
     pub offset: u64,
-    /// How many bytes of the body it is.
+    /// How many bytes of the body belong to it.
     pub length: u64,
 }
 
-/// What a sink that comes back finds.
+/// What a new sink finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
-    /// A new file, or one of which nothing can be said: maybe a promise that
-    /// was cut short, and then not a byte of the batch was saved.
+    /// A new file, or one whose slots do not check out. That may be a promise that
+    /// was cut short; if so, not a byte of the batch was saved.
     Nothing,
-    /// No batch under way.
+    /// No batch is under way.
     Idle,
-    /// A batch was under way when the machine went down: its body is worth nothing.
+    /// A batch was under way when the machine went down. Its body is worthless.
     OtherBoot,
     /// A batch is under way, and its body is whole.
     Writing(Promise),
@@ -70,7 +71,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"plumbdi\x02");
 
 // Words of the header page.
 const HEADER: usize = 0;
-/// The first slot ends where the body begins, so one write can have both.
+/// The first slot ends where the body begins, so one write can write both.
 const SLOTS: [usize; 2] = [WORDS - SLOT, 2];
 const NOTES: usize = 18;
 const WORDS: usize = PAGE / 8;
@@ -83,7 +84,7 @@ const SLOT_CELL: Cell<Slot, 10> = Cell::new([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], 10);
 const IDLE: u64 = u64::from_le_bytes(*b"idle    ");
 const PROMISED: u64 = u64::from_le_bytes(*b"promised");
 
-/// One of the header's two slots. One that says "idle" knows the last batch alone.
+/// One of the header's two slots. A slot that says "idle" has only the id of the last batch.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     serial: u64,
@@ -115,7 +116,7 @@ impl Slot {
     }
 }
 
-/// What is known besides the batch under way: three cells.
+/// What is noted besides the current batch, in three cells.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Notes {
     untrusted: Option<FileId>,
@@ -123,7 +124,7 @@ struct Notes {
     settled: [u64; SETTLED],
 }
 
-/// A file, and when its first message came, in microseconds since 1970.
+/// A file, and when its first message was received, in microseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Began {
     file: FileId,
@@ -153,8 +154,8 @@ impl Value<3> for Option<Began> {
     }
 }
 
-/// How many batches that were completed for another sink are remembered: more
-/// than there are sinks that can have left one in the same file.
+/// How many of the batches that a recovery completed are remembered. More sinks than this
+/// can't have left a batch for the same file.
 const SETTLED: usize = 8;
 const NOTES_WORDS: usize = 2 + 3 + SETTLED + 3;
 
@@ -173,7 +174,7 @@ impl Notes {
         words
     }
 
-    /// A note that does not check out is none.
+    /// Reads the notes. A note whose checksum is wrong counts as absent.
     fn of(words: &[u64]) -> Notes {
         let word = |at: usize| words[at];
         Notes {
@@ -193,7 +194,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads it. What is not there is zero.
+    /// Reads the header. What is missing from the file counts as zeros.
     ///
     /// # Errors
     /// From pread(2).
@@ -214,7 +215,7 @@ impl Header {
     /// Looks at the header of an intent file that another process may hold.
     ///
     /// # Errors
-    /// From open(2) and pread(2); it is not this user's own.
+    /// From open(2) and pread(2), or the file does not belong to this user.
     pub fn at(path: &Path) -> io::Result<Header> {
         Header::read(&beside::open(path, OFlag::O_RDONLY, Whose::Own)?)
     }
@@ -229,7 +230,7 @@ impl Header {
         }
     }
 
-    /// The slot that counts, where it has a promise.
+    /// The slot that counts, if it has a promise.
     fn promised(&self) -> Option<(usize, Slot)> {
         let at = self.top()?;
         self.slots[at].filter(|slot| slot.state == PROMISED).map(|slot| (at, slot))
@@ -245,11 +246,11 @@ impl Header {
         batch != 0 && self.notes.settled.contains(&batch)
     }
 
-    /// What a sink finds if the file has this many bytes of a body.
+    /// What a sink finds, if the file has a body of this many bytes.
     fn found(&self, boot: [u64; 2], body: u64) -> Found {
         let Some((_, slot)) = self.promised() else {
-            // Beside one that says "idle", a slot that does not check out may
-            // have had a promise.
+            // If one slot says "idle" and the other does not check out, that one may have had
+            // a promise.
             return if self.slots.iter().all(Option::is_some) { Found::Idle } else { Found::Nothing };
         };
         match slot.promise {
@@ -266,28 +267,28 @@ pub struct Intent {
     path: PathBuf,
     file: Flock<File>,
     boot: [u64; 2],
-    /// A slot, and behind it the body: what one write of a promise writes.
+    /// A slot, and behind it the body. A promise writes both in one write.
     buffer: Vec<u8>,
     found: Found,
-    /// The last serial that was given.
+    /// The last serial number that was used.
     serial: u64,
     state: State,
     notes: Notes,
-    /// Whether the notes in the file are these.
+    /// Whether the file has these notes.
     noted: bool,
     last_batch: u64,
     /// Whether it had a header when it was looked at.
     known: bool,
 }
 
-/// What this process has made of the slots.
+/// The state in which this process has left the slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Nothing yet, or a close that is not done.
+    /// Unknown, or a close that is not finished.
     Unclear,
     /// Slot 1 says "idle", and counts.
     Closed,
-    /// A promise was written to slot 0, and failed half-way.
+    /// Writing a promise to slot 0 was begun, and may have failed half-way.
     Begun,
     /// The promise in that slot counts.
     Promised(usize),
@@ -300,19 +301,19 @@ const SLOT_BYTES: usize = 8 * SLOT;
 
 impl Intent {
     /// Opens the intent file, and makes it if there is none. `None`: another process
-    /// holds it. Only this user can open it, so nobody else can
-    /// hold it, nor say what it has.
+    /// holds it. Only this user can open the file, so no other user can
+    /// hold it or change it.
     ///
     /// # Errors
-    /// What open(2), flock(2) and pread(2) say; ENOMEM where there is no memory
-    /// for a body of `body` bytes; [`ErrorKind::PermissionDenied`], in words:
-    /// it is not this user's own.
+    /// From open(2), flock(2) and pread(2); ENOMEM if there is no memory for a body
+    /// of `body` bytes; [`ErrorKind::PermissionDenied`], in words, if the file does not
+    /// belong to this user.
     pub fn open(path: &Path, body: usize) -> io::Result<Option<Intent>> {
         let (file, _is_new) = beside::open_or_make(path, OFlag::O_RDWR, 0o600, Whose::Own)?;
         Intent::of(path, body, file)
     }
 
-    /// Opens the intent file that is there.
+    /// Opens the intent file, which must exist.
     ///
     /// # Errors
     /// As [`Intent::open`]; ENOENT.
@@ -326,7 +327,7 @@ impl Intent {
             Err((_, nix::errno::Errno::EWOULDBLOCK | nix::errno::Errno::EINTR)) => return Ok(None),
             Err((_, errno)) => return Err(errno.into()),
         };
-        // Whoever held it may have removed it meanwhile.
+        // The process that held it may have removed it meanwhile.
         if !names(path, FileId::of(&file.metadata()?)) {
             return Ok(None);
         }
@@ -348,7 +349,7 @@ impl Intent {
         Ok(Some(intent))
     }
 
-    /// Reads all of it.
+    /// Reads the whole file.
     ///
     /// # Errors
     /// From pread(2); ENOMEM.
@@ -372,7 +373,7 @@ impl Intent {
                 self.state = State::Promised(at);
             } else {
                 // The message file is written to only once body and promise
-                // are whole, so nothing of it was saved.
+                // are whole, so no part of the batch was saved.
                 self.found = Found::Nothing;
             }
         }
@@ -384,15 +385,15 @@ impl Intent {
         self.found
     }
 
-    /// Whether it had a header when it was looked at. A promise that does not
-    /// check out was cut short then, and not a byte of its batch was saved;
-    /// without a header, this file may not be the one with the promise.
+    /// Whether it had a header when it was looked at. If so, a promise that does not
+    /// check out was cut short, and not a byte of its batch was saved.
+    /// Without a header, this may not be the file that had the promise.
     pub fn is_known(&self) -> bool {
         self.known
     }
 
-    /// Makes the header a new one, with nothing under way. When a file began,
-    /// and which batches were settled, outlives the machine's end.
+    /// Writes a new header, with nothing under way. The notes on when a file began and which
+    /// batches were settled are kept, because they stay valid after a reboot.
     ///
     /// # Errors
     /// From pwrite(2): try again.
@@ -405,8 +406,8 @@ impl Intent {
             self.serial = self.serial.wrapping_add(1);
             page[slot..slot + SLOT].copy_from_slice(&self.idle());
         }
-        // A page of body besides, so that a small batch has its room whatever
-        // becomes of the disk.
+        // There is also a page for the body, so that a small batch has room even if the
+        // disk becomes full.
         let mut bytes = bytes(&page);
         bytes.resize(LEAST, 0);
         self.put(&bytes, 0)?;
@@ -419,13 +420,14 @@ impl Intent {
         Slot { serial: self.serial, state: IDLE, promise, boot: [0; 2], body_crc: 0 }.sealed()
     }
 
-    /// The batch in the body will be in that file: the point of no return.
+    /// Promises that the batch in the body will be in that file. This is the point of no
+    /// return.
     ///
-    /// While a batch is under way, this is the same one, promised anew.
+    /// While a batch is promised, this promises the same batch anew.
     ///
     /// # Errors
-    /// From pwrite(2): nothing more is promised than before. To go on, try again, or
-    /// [`Intent::close`] it.
+    /// From pwrite(2). Nothing more is promised than before. To go on, try again, or
+    /// [close](Intent::close) it.
     pub fn promise(&mut self, promise: &Promise) -> io::Result<()> {
         let length = usize::try_from(promise.length).map_err(io::Error::other)?;
         self.serial = self.serial.wrapping_add(1);
@@ -449,16 +451,18 @@ impl Intent {
         Ok(())
     }
 
-    /// The batch is saved and consumed, or withdrawn before a byte of it was saved.
+    /// Ends the promise: the batch is saved and consumed, or is withdrawn before a byte of it
+    /// was saved.
     ///
     /// # Errors
-    /// From pwrite(2): it may still be promised, and must be closed before anything else.
+    /// From pwrite(2). The batch may still be promised, so closing it must be tried again before
+    /// anything else.
     pub fn close(&mut self) -> io::Result<()> {
         if !self.noted {
             self.note()?;
         }
-        // Slot 1 must not have a promise that is over when the next one is
-        // written to slot 0: cut short, that would make it count again.
+        // When the next promise is written to slot 0, slot 1 must not have an old one. If
+        // that write were cut short, the old promise would count again.
         let slots: &[usize] = if let State::Promised(1) | State::Begun = self.state { &[0, 1] } else { &[1] };
         for &slot in slots {
             self.serial = self.serial.wrapping_add(1);
@@ -471,14 +475,14 @@ impl Intent {
         Ok(())
     }
 
-    /// Whether nothing is promised, and all notes are written. If not, [`Intent::close`]
-    /// it before the next promise.
+    /// Whether nothing is promised, and all notes are written. If not, it must be
+    /// [closed](Intent::close) before the next promise.
     pub fn is_closed(&self) -> bool {
         self.state == State::Closed && self.noted
     }
 
-    /// Takes over what another intent file of the same message file noted, for
-    /// [`Intent::reset`] to write, and the bytes of the batch under way.
+    /// Takes over the notes of another intent file for the same message file, which
+    /// [`Intent::reset`] then writes, and the bytes of the current batch.
     ///
     /// # Errors
     /// ENOMEM.
@@ -489,13 +493,13 @@ impl Intent {
         Ok(())
     }
 
-    /// A file of which fdatasync(2) said that bytes may be missing on the
-    /// disk; asked again it would say that all is well.
+    /// A file for which fdatasync(2) failed, so that bytes may be missing on the
+    /// disk. If called again, it would report success.
     pub fn untrusted(&self) -> Option<FileId> {
         self.notes.untrusted
     }
 
-    /// Remembers such a file, until it is out of the way (`None`).
+    /// Remembers such a file. `None`: it has been put aside.
     ///
     /// # Errors
     /// From pwrite(2): it is not known to the next sink yet.
@@ -507,18 +511,18 @@ impl Intent {
         self.note()
     }
 
-    /// When the first message of that file came, in microseconds since 1970,
-    /// where that is known.
+    /// When the first message of that file was received, in microseconds since 1970,
+    /// if that is known.
     pub fn began(&self, file: FileId) -> Option<i64> {
         self.notes.began.filter(|began| began.file == file).map(|began| began.time)
     }
 
-    /// The last file of which that is known.
+    /// The file for which that is known.
     pub fn begun(&self) -> Option<FileId> {
         self.notes.began.map(|began| began.file)
     }
 
-    /// Remembers that.
+    /// Remembers when a file began.
     ///
     /// # Errors
     /// From pwrite(2): it is not known to the next sink yet.
@@ -527,8 +531,8 @@ impl Intent {
         self.note()
     }
 
-    /// Remembers that a batch was completed, and closes it: a sink whose ledger
-    /// still has it, and which has another file by now, learns of it here.
+    /// Remembers that a batch was completed, and closes it. A sink whose ledger still has the
+    /// batch, but which has another file now, learns from this note that it is done.
     ///
     /// # Errors
     /// From pwrite(2): try again.
@@ -554,7 +558,7 @@ impl Intent {
         Ok(())
     }
 
-    /// The highest batch id in it.
+    /// The highest batch id in the file.
     pub fn last_batch(&self) -> u64 {
         self.last_batch
     }
@@ -564,22 +568,22 @@ impl Intent {
         &self.buffer[SLOT_BYTES..]
     }
 
-    /// Room for rendered bytes.
+    /// Where rendered bytes are put.
     pub fn body_mut(&mut self) -> &mut [u8] {
         &mut self.buffer[SLOT_BYTES..]
     }
 
-    /// Makes room in memory for at least `body` bytes. On the disk it takes none before
+    /// Makes room in memory for at least `body` bytes. It takes room on the disk only when
     /// a batch needs it.
     ///
     /// # Errors
-    /// ENOMEM: the room is what it was.
+    /// ENOMEM. The room has not changed.
     pub fn grow(&mut self, body: usize) -> io::Result<()> {
         let needed = SLOT_BYTES.saturating_add(body);
         let no_memory = |_| io::Error::from_raw_os_error(nix::libc::ENOMEM);
         if self.buffer.is_empty() {
-            // The kernel zeroes pages as they are used. Without enough memory, vec!
-            // aborts, so the memory is asked for without zeros first.
+            // vec! gets pages that the kernel zeroes only as they are used, but it aborts if
+            // there is not enough memory. So this asks for the memory in another way first.
             let mut trial: Vec<u8> = Vec::new();
             trial.try_reserve_exact(needed).map_err(no_memory)?;
             drop(std::hint::black_box(trial));
@@ -592,8 +596,8 @@ impl Intent {
         Ok(())
     }
 
-    /// Gives the room that past batches took back to the disk, between two batches.
-    /// Whether there was any.
+    /// Between two batches, gives the room that past batches took back to the disk. Returns
+    /// whether there was any.
     ///
     /// # Errors
     /// From fstat(2) and ftruncate(2).
@@ -610,12 +614,12 @@ impl Intent {
         &self.path
     }
 
-    /// It has another name now.
+    /// Notes that the file has another name now.
     pub fn is_renamed(&mut self, path: &Path) {
         path.clone_into(&mut self.path);
     }
 
-    /// Whether its path still names it.
+    /// Whether its path still names this file.
     ///
     /// # Errors
     /// From fstat(2).
@@ -623,7 +627,7 @@ impl Intent {
         Ok(names(&self.path, FileId::of(&self.file.metadata()?)))
     }
 
-    /// Writes all of it.
+    /// Writes all of these bytes.
     fn put(&self, bytes: &[u8], mut at: u64) -> io::Result<()> {
         #[cfg(not(test))]
         let mut bytes = bytes;
@@ -645,7 +649,7 @@ impl Intent {
     }
 }
 
-/// Whether a serial was given after another: there is no highest one.
+/// Whether a serial number was given after another. They wrap around, so none is the highest.
 fn is_after(serial: u64, other: u64) -> bool {
     (1..1 << 63).contains(&serial.wrapping_sub(other))
 }
@@ -676,12 +680,12 @@ fn read_at(file: &File, mut to: &mut [u8], mut at: u64) -> io::Result<usize> {
     Ok(read)
 }
 
-/// Whether that path names that file. One that can't be looked at does not.
+/// Whether that path names that file. If it can't be looked at, it does not.
 pub fn names(path: &Path, file: FileId) -> bool {
     std::fs::metadata(path).is_ok_and(|m| FileId::of(&m) == file)
 }
 
-/// Which boot of which machine this is (random(4)).
+/// An id of the current boot of this machine (random(4)).
 fn boot_id() -> io::Result<[u64; 2]> {
     boot_id_at(Path::new("/proc/sys/kernel/random/boot_id"))
 }
@@ -689,7 +693,7 @@ fn boot_id() -> io::Result<[u64; 2]> {
 fn boot_id_at(path: &Path) -> io::Result<[u64; 2]> {
     let wrong = |why: &dyn std::fmt::Display| io::Error::other(format!("cannot read {}: {why}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| match error.kind() {
-        // Without /proc there is nothing to wait for.
+        // Waiting would not help if there is no /proc.
         ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied => wrong(&error),
         _ => error,
     })?;

@@ -1,9 +1,10 @@
-//! The ledger of a link: what its sink was doing, in memory that outlives it.
+//! The ledger of a link, in which its sink notes what it is doing. It is in memory that
+//! outlives the sink.
 //!
-//! A page of 8-byte words, and behind it two areas for a **carry**: bytes of a
-//! message that is not whole yet, taken out of staging and set aside here. (If
-//! they stayed in staging, a source that writes a byte at a time would fill
-//! every slot of that pipe with a message that could then never end.)
+//! It has a page of 8-byte words, and behind it two areas for a **carry**: bytes of a
+//! message that is not whole yet, which are taken out of staging and kept here. (If they
+//! stayed in staging, a source that writes one byte at a time would fill every slot of
+//! that pipe with the beginning of a message, and the message could never end.)
 
 use super::cell::{Cell, Value};
 use super::intent::FileId;
@@ -18,26 +19,26 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// How many bytes of an unfinished message a sink may set aside: more than the
-/// longest message takes as records.
+/// The most bytes of an unfinished message that a sink may set aside. This is more than
+/// the longest message takes as records.
 pub const CARRY_MAX: usize = super::record::MESSAGE_MAX + super::record::MESSAGE_MAX / 16;
 
 const LAYOUT: u64 = 1;
 
-// Words that are no cell.
+// Words that are not part of a cell.
 const VERSION: usize = 0;
 const PHASE: usize = 1;
 const BATCH: usize = 2;
 const HELD: usize = 4;
 const CARRY: usize = 15;
-/// Those of layout 1 end here. What follows was zero when it was made, and is
-/// believed only if it checks out.
+/// The words of layout 1 end here. Those that follow were zero when the ledger was made, and
+/// are believed only if they check out.
 const CORE: usize = 18;
 const PLACE: usize = 18;
 const PATH_LEN: usize = 19;
 const WORDS: usize = 24;
 
-// The cells. The batch's id is a part of two of them.
+// The cells. The batch's id is part of two of them.
 const PREPARATION: Cell<Preparation, 8> = Cell::new([BATCH, 3, 5, 6, 9, 10, 11, 12], 13);
 const DONE_CRC: usize = 16;
 const DONE: Cell<Ack, 2> = Cell::new([7, 8], DONE_CRC);
@@ -45,11 +46,11 @@ const STANDS_CRC: usize = 17;
 const STANDS: Cell<Stands, 2> = Cell::new([14, CARRY], STANDS_CRC);
 const MOVED: Cell<Moved, 4> = Cell::new([BATCH, 20, 21, 22], 23);
 
-/// Where the message file's path is in the page, and how long it may be.
+/// Where the message file's path begins in the page, and how long it may be.
 const PATH: u64 = 256;
 const PATH_MAX: usize = map::PAGE - PATH as usize;
 
-/// What a batch will do: it, and the carry that it leaves.
+/// What a batch will do: what it takes, and the carry that it leaves.
 #[derive(Debug, Clone, Copy)]
 struct Preparation {
     batch: Batch,
@@ -95,7 +96,7 @@ impl Value<2> for Stands {
     }
 }
 
-/// Where a batch begins since it was promised to another place.
+/// Where a batch begins after it was promised anew, to another place.
 #[derive(Debug, Clone, Copy)]
 struct Moved {
     batch: u64,
@@ -113,17 +114,17 @@ impl Value<4> for Moved {
     }
 }
 
-// A phase is one store, so no checksum can go with it: no few wrong bits make
-// one of another.
+// A phase is set by one store, so it can't have a checksum. Instead, the words are such that
+// a few wrong bits can't turn one phase into another.
 const IDLE: u64 = u64::from_le_bytes(*b"idle    ");
 const PREPARED: u64 = u64::from_le_bytes(*b"prepared");
 const CONSUMING: u64 = u64::from_le_bytes(*b"consumes");
 
-/// How long a ledger is.
+/// The length of a ledger.
 const LENGTH: usize = map::PAGE + 2 * CARRY_MAX;
 
-/// Makes a fresh ledger: a memory file of zeros, so it takes no memory yet. Its
-/// sink can't change its length.
+/// Makes a fresh ledger, a memory file of zeros, which takes no memory yet. The sink can't
+/// change its length.
 ///
 /// # Errors
 /// EMFILE, ENFILE, ENOMEM.
@@ -133,12 +134,12 @@ pub fn create() -> io::Result<OwnedFd> {
     Ok(file)
 }
 
-/// Whether what somebody kept can be a ledger, and stay one: a file of the right
-/// length, which is sealed. One that an earlier version made can't be sealed,
-/// and is taken all the same.
+/// Checks that a descriptor that was kept can be a ledger and stay one: it is a file of the
+/// right length, which is sealed. A file that an earlier version made can't be sealed, and
+/// is accepted anyway.
 ///
 /// # Errors
-/// Why it can't, for a person.
+/// Why it can't, in words.
 pub fn adopt(file: impl AsFd) -> Result<(), String> {
     let _unsealable = map::seal_size(file.as_fd());
     match nix::sys::stat::fstat(file.as_fd()) {
@@ -148,23 +149,23 @@ pub fn adopt(file: impl AsFd) -> Result<(), String> {
     }
 }
 
-/// A ledger, as its sink holds it.
+/// A ledger, as its sink uses it.
 #[derive(Debug)]
 pub struct Ledger {
     page: SharedMap,
     file: File,
-    /// Checksum of the path that is in it for the batches to come; 0: none is.
+    /// The checksum of the path that it has for the batches to come; 0: it has none.
     path_crc: u64,
 }
 
-/// What a batch is to one link.
+/// A batch as one link sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Batch {
-    /// The batch, of which other links may be part too.
+    /// The batch's id. Other links may be part of the batch too.
     pub id: u64,
-    /// Bytes of staging that it takes.
+    /// How many bytes of staging it takes.
     pub take: u64,
-    /// Its last message; zeros: none, or none that is acknowledged.
+    /// Its last message that is to be acknowledged; zeros: none.
     pub last: Ack,
     /// Where it begins in the message file.
     pub offset: u64,
@@ -172,28 +173,28 @@ pub struct Batch {
     pub file: FileId,
 }
 
-/// What a sink that comes back finds.
+/// What a new sink finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Nothing under way.
+    /// Nothing is under way.
     Idle,
-    /// A batch that may have been intended, or not.
+    /// A batch that may or may not have been promised.
     Prepared(Batch),
-    /// A batch that is saved, and consumed in part.
+    /// A batch that is saved, and may be consumed in part.
     Consuming {
-        /// It.
+        /// The batch.
         batch: Batch,
-        /// Bytes that staging held before.
+        /// How many bytes staging held before.
         held: u64,
     },
 }
 
 impl Ledger {
-    /// Takes up a ledger, fresh or not.
+    /// Takes up a ledger, whether fresh or used.
     ///
     /// # Errors
-    /// What is in it makes no sense, so no byte of its link may be touched; or
-    /// it can't be mapped.
+    /// The ledger can't be mapped, or makes no sense, so that no byte of its link may be
+    /// touched.
     pub fn open(fd: OwnedFd) -> Result<Ledger, String> {
         let file = File::from(fd);
         let page = SharedMap::new(&file, map::PAGE).map_err(|e| format!("cannot map a ledger: {e}"))?;
@@ -206,7 +207,8 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Makes a ledger of a page of zeros. Another sink may have been killed doing this.
+    /// Makes a ledger of a page of zeros. An earlier sink may have been killed while it did
+    /// this.
     fn begin(&self) -> Result<(), String> {
         let zeros = crc_of([0, 0]);
         let fresh = [(PHASE, IDLE), (DONE_CRC, zeros), (STANDS_CRC, zeros)];
@@ -234,7 +236,7 @@ impl Ledger {
         let held = self.get(HELD) == self.held_word(self.get(HELD) & HELD_MAX);
         let done = self.read(&DONE).is_some();
         let stands = self.read(&STANDS).is_some();
-        // What a batch that is being consumed puts in their place need not check out.
+        // While a batch is being consumed, the values that it replaces need not check out.
         let right = is_carry(self.get(CARRY))
             && match (phase, prepared) {
                 (IDLE, _) => done && stands,
@@ -258,7 +260,7 @@ impl Ledger {
         }
     }
 
-    /// The path of the message file that the last batch is for, whether that is
+    /// The path of the message file that the last batch is for, whether the batch is
     /// under way or done; `None`: that is not known.
     ///
     /// # Errors
@@ -274,8 +276,8 @@ impl Ledger {
         Ok(right.then(|| OsString::from_vec(path).into()))
     }
 
-    /// The message file of the batches to come, where none is under way. A path
-    /// that is too long is not known to the next sink.
+    /// Sets the message file of the batches to come, while none is under way. A path that is
+    /// too long is not noted, so the next sink does not know it.
     ///
     /// # Errors
     /// From pwrite(2).
@@ -300,7 +302,7 @@ impl Ledger {
         STANDS.read_unchecked(|word| self.get(word)).batch
     }
 
-    /// Appends the carry that stands to `to`.
+    /// Appends the current carry to `to`.
     ///
     /// # Errors
     /// From pread(2).
@@ -311,16 +313,16 @@ impl Ledger {
         self.file.read_exact_at(&mut to[old..], area(carry))
     }
 
-    /// Step 4: what the batch will do, and the carry that it leaves, of which
-    /// the first `same` bytes are the carry that stands.
+    /// Step 4: notes what the batch will do, and the carry that it leaves. The first `same`
+    /// bytes of that are the current carry.
     ///
-    /// The carry that stands is not touched: only done makes the other count.
+    /// The current carry is not touched. The new one counts only once the batch is consumed.
     ///
     /// # Errors
-    /// The carry can't be written (ENOMEM, ENOSPC): nothing happened.
+    /// The carry can't be written (ENOMEM, ENOSPC). Then nothing happened.
     ///
     /// # Panics
-    /// Where the carry is longer than [`CARRY_MAX`].
+    /// If the carry is longer than [`CARRY_MAX`].
     pub fn prepare(&self, batch: &Batch, carry: &[u8], same: usize) -> io::Result<()> {
         assert!(carry.len() <= CARRY_MAX, "a carry is at most {CARRY_MAX} bytes");
         let stands = self.get(CARRY);
@@ -334,15 +336,15 @@ impl Ledger {
         Ok(())
     }
 
-    /// The batch that is prepared begins elsewhere now. If this is cut short, the
-    /// place where it was prepared to begin counts.
+    /// Notes that the prepared batch now begins elsewhere. If this is cut short, the
+    /// place for which it was prepared counts.
     pub fn moved(&self, offset: u64, file: FileId) {
-        // One that counts must not be half another.
+        // A place that counts must not be half of one place and half of another.
         MOVED.clear(|word, value| self.set(word, value));
         self.write(&MOVED, &Moved { batch: self.get(BATCH), offset, file });
     }
 
-    /// The prepared batch was never intended, or is withdrawn.
+    /// Forgets the prepared batch, which was never promised, or is withdrawn.
     pub fn forget(&self) {
         self.set(PHASE, IDLE);
     }
@@ -376,7 +378,8 @@ impl Ledger {
         cell.write(value, |word, value| self.set(word, value));
     }
 
-    /// What staging held, and behind it the checksum of that and the batch's id.
+    /// The number of bytes that staging held, and above it, the checksum of that and the
+    /// batch's id.
     fn held_word(&self, held: u64) -> u64 {
         let held = held & HELD_MAX;
         held | crc_of([self.get(BATCH), held]) << 32
@@ -395,10 +398,10 @@ impl Ledger {
     }
 }
 
-/// What the holder of a ledger, which takes no part in it, sees of it.
+/// A ledger as the supervisor sees it, which holds it but does not use it.
 ///
-/// It is read, not mapped: its sink writes to it at any time, and whatever a sink does
-/// to its ledger must lead to no more than a wrong number here.
+/// It is read, not mapped, because its sink may write to it at any time, and whatever a sink
+/// does to its ledger must cause no more than a wrong number here.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a>(BorrowedFd<'a>);
 
@@ -408,23 +411,23 @@ impl<'a> View<'a> {
         View(ledger.as_fd())
     }
 
-    /// The batch that the sink took last; it changes with each.
+    /// The id of the batch that the sink took last. It changes with each batch.
     pub fn batch(self) -> u64 {
         self.word(BATCH)
     }
 
-    /// How many bytes the sink took out of the link and has not saved: the
+    /// How many bytes the sink has taken out of the link and not saved. They are the
     /// beginning of a message.
     pub fn carried(self) -> usize {
         let length = carry_len(self.word(CARRY));
-        // What makes no sense is refused by the sink, not here.
+        // A length that makes no sense is for the sink to refuse.
         if length <= CARRY_MAX { length } else { 0 }
     }
 
     fn word(self, word: usize) -> u64 {
         let mut bytes = [0; 8];
         let at = nix::libc::off_t::try_from(8 * word).unwrap_or(nix::libc::off_t::MAX);
-        // One that is too short has no such word.
+        // If the file is too short, it has no such word.
         match nix::sys::uio::pread(self.0, &mut bytes, at) {
             Ok(8) => u64::from_ne_bytes(bytes),
             Ok(_) | Err(_) => 0,
@@ -435,7 +438,7 @@ impl<'a> View<'a> {
 /// More than a pipe can hold.
 const HELD_MAX: u64 = u32::MAX as u64;
 
-/// A carry in a word: its length, and the top bit for the second area.
+/// A carry is described by one word: its length, and the top bit for the second area.
 const SECOND_AREA: u64 = 1 << 63;
 
 fn carry_len(word: u64) -> usize {
@@ -484,15 +487,15 @@ mod tests {
     }
 
     #[test]
-    fn what_was_kept_is_a_ledger_only_where_it_has_a_ledgers_length() {
+    fn a_kept_descriptor_is_a_ledger_only_if_it_has_a_ledgers_length() {
         for length in [0, 8, map::PAGE, LENGTH - 1, LENGTH + 1] {
             let kept = map::memory_file(c"cut", length).unwrap();
             let why = adopt(&kept).unwrap_err();
             assert_eq!(why, format!("its ledger has {length} bytes, not {LENGTH}"));
-            // To look at it is harmless all the same.
+            // Looking at it is harmless nevertheless.
             assert_eq!((View::of(&kept).batch(), View::of(&kept).carried()), (0, 0));
         }
-        // One of a version that sealed none can be cut once it is looked at.
+        // A ledger of a version that did not seal them can be truncated after it is accepted.
         let unsealed =
             File::from(nix::sys::memfd::memfd_create(c"old", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).unwrap());
         unsealed.set_len(LENGTH as u64).unwrap();
@@ -516,8 +519,8 @@ mod tests {
         assert_eq!(next.done(), Some(Ack { epoch: 7, sequence: 3 }));
     }
 
-    /// The words as earlier versions write them, and as later ones must: an upgrade
-    /// takes up the ledgers of the version before.
+    /// Earlier versions write these words, and later ones must too, because after an upgrade
+    /// the new version takes up the ledgers of the old one.
     #[test]
     fn the_words_are_those_of_the_manual() {
         #[rustfmt::skip]
@@ -557,11 +560,11 @@ mod tests {
             ledger.consumed();
             assert_eq!(path(&file).as_deref(), Some(Path::new(name)));
         }
-        // One that knows nothing of paths has had a batch since.
+        // After a batch of a version that knows nothing about paths, none is known.
         ledger.path_crc = 0;
         ledger.prepare(&batch(4), b"", 0).unwrap();
         assert_eq!(path(&file), None);
-        // A new path counts with its first batch, whichever store is the last.
+        // A new path counts from its first batch on, wherever setting it is cut short.
         ledger.consumed();
         for stores in 0..3 {
             killed_after(stores, || ledger.set_path(Path::new("/another")).unwrap());
@@ -573,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn a_carry_stands_until_the_batch_is_consumed() {
+    fn the_old_carry_counts_until_the_batch_is_consumed() {
         let (ledger, file) = ledger();
         ledger.prepare(&batch(1), b"half", 0).unwrap();
         assert_eq!(carry(&again(&file).unwrap()), b"");
@@ -597,7 +600,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_without_messages_leaves_the_last_acknowledged_one() {
+    fn a_batch_without_messages_does_not_change_the_last_acknowledged_one() {
         let (ledger, _file) = ledger();
         ledger.prepare(&batch(1), b"", 0).unwrap();
         ledger.consumed();
@@ -606,8 +609,8 @@ mod tests {
         assert_eq!(ledger.done(), Some(Ack { epoch: 7, sequence: 1 }));
     }
 
-    /// Everything that a batch does to the ledger, from the start or from what
-    /// another left.
+    /// Does everything that a batch does to the ledger, from the start or from where another
+    /// sink stopped.
     fn go_on(ledger: &Ledger) {
         match ledger.phase() {
             Phase::Idle if ledger.done_batch() == 2 => return,
@@ -619,7 +622,7 @@ mod tests {
     }
 
     #[test]
-    fn whichever_store_was_the_last_the_next_sink_can_go_on() {
+    fn after_a_kill_at_any_store_the_next_sink_can_go_on() {
         for stores in 0.. {
             let (ledger, file) = ledger();
             ledger.prepare(&batch(1), b"old", 0).unwrap();
@@ -628,7 +631,7 @@ mod tests {
             let next = again(&file).unwrap();
             let is_done = next.phase() == Phase::Idle && next.done_batch() == 2;
             if !is_done {
-                // While it is consuming, what the batch leaves may stand already.
+                // While it is consuming, the batch's new carry may count already.
                 assert!(carry(&next) == b"old" || matches!(next.phase(), Phase::Consuming { .. }), "{stores}");
                 go_on(&next);
             }
@@ -641,7 +644,7 @@ mod tests {
         }
     }
 
-    /// All that the next sink takes from it.
+    /// All that the next sink takes from a ledger.
     fn taken_up(ledger: &Ledger) -> (Phase, Option<Ack>, u64, Vec<u8>) {
         (ledger.phase(), ledger.done(), ledger.done_batch(), carry(ledger))
     }
@@ -666,7 +669,7 @@ mod tests {
             let value = if flip { ledger.get(word) ^ value } else { value };
             ledger.set(word, value);
             if let Ok(next) = again(&file) {
-                // While it is consuming, what stands is about to be replaced.
+                // While it is consuming, the current carry is about to be replaced.
                 let (phase, done, done_batch, carry) = taken_up(&next);
                 prop_assert_eq!(phase, before.0);
                 if !matches!(phase, Phase::Consuming { .. }) {

@@ -1,24 +1,24 @@
 //! Messages in the bytes of a program that writes lines.
 
-/// The most bytes a line has in one piece; a longer one is saved in parts.
+/// The most bytes of a line that is saved as one message. A longer one is saved in parts.
 pub const LINE_MAX: usize = 64 * 1024;
 
 /// A line, or a part of a long one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Line<'a> {
-    /// It, without its line end (`\n` or `\r\n`).
+    /// Its bytes, without the line end (`\n` or `\r\n`).
     pub bytes: &'a [u8],
-    /// Whether it is a part, and not the last.
+    /// Whether it is a part of a long line, and not the last part.
     pub more: bool,
-    /// How many bytes it takes, line end and all.
+    /// How many bytes it takes, including the line end.
     pub len: usize,
 }
 
-/// The line at the head of `bytes`; `None` where it is not whole yet. At the
-/// end of the link (`last`) it needs no newline.
+/// The line at the head of `bytes`; `None` if it is not whole yet. At the
+/// end of the link (`last`), it needs no newline.
 pub fn next_line(bytes: &[u8], last: bool) -> Option<Line<'_>> {
-    // Room for "\r\n" after the longest line: where it is cut does not depend
-    // on how the bytes came.
+    // With room for "\r\n" after the longest line, the place where a line is cut does
+    // not depend on how its bytes arrived.
     let near = &bytes[..bytes.len().min(LINE_MAX + 2)];
     let (line, len) = match memchr::memchr(b'\n', near) {
         Some(at) => (near[..at].strip_suffix(b"\r").unwrap_or(&near[..at]), at + 1),
@@ -32,17 +32,17 @@ pub fn next_line(bytes: &[u8], last: bool) -> Option<Line<'_>> {
     Some(Line { bytes: part, more: true, len: part.len() })
 }
 
-/// Whole lines at the head of `bytes`, at most `most` bytes, in which nothing is
-/// to be changed: each ends with `\n` alone and is no longer than [`LINE_MAX`].
-/// Many are looked through faster at once than one by one.
+/// Whole lines at the head of `bytes`, at most `most` bytes of them, that can be saved just
+/// as they are: each ends with `\n` alone and is no longer than [`LINE_MAX`].
+/// It is faster to look through many lines at once than one by one.
 pub fn same_lines(bytes: &[u8], most: usize) -> Option<&[u8]> {
-    // No line is longer than all of them are.
+    // If all lines together fit into LINE_MAX, so does each of them.
     let near = &bytes[..bytes.len().min(most).min(LINE_MAX)];
     let near = &near[..memchr::memchr(b'\r', near).unwrap_or(near.len())];
     Some(&near[..=memchr::memrchr(b'\n', near)?])
 }
 
-/// Where a part ends: at most [`LINE_MAX`], and not inside a character.
+/// Where a part ends: at [`LINE_MAX`] or a little before it, but not inside a character.
 fn cut(line: &[u8]) -> usize {
     let is_inside = |at: usize| line[at] & 0xc0 == 0x80;
     (LINE_MAX - 3..=LINE_MAX).rev().find(|&at| !is_inside(at)).unwrap_or(LINE_MAX)
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_the_same_where_nothing_is_to_be_changed() {
+    fn lines_that_need_no_change_are_taken_as_they_are() {
         assert_eq!(same_lines(b"one\n\ntwo\nthree", 100), Some(&b"one\n\ntwo\n"[..]));
         assert_eq!(same_lines(b"one\ntwo\n", 7), Some(&b"one\n"[..]));
         assert_eq!(same_lines(b"one\ntwo\r\n", 100), Some(&b"one\n"[..]));
@@ -119,7 +119,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn lines_that_are_the_same_are_what_they_are_one_by_one(bytes in prop::collection::vec(prop::sample::select(&b"a\n\r"[..]), 0..40), most in 0usize..50) {
+        fn lines_taken_as_they_are_equal_lines_taken_one_by_one(bytes in prop::collection::vec(prop::sample::select(&b"a\n\r"[..]), 0..40), most in 0usize..50) {
             if let Some(lines) = same_lines(&bytes, most) {
                 let (mut one_by_one, mut at) = (Vec::new(), 0);
                 while at < lines.len() {
@@ -133,7 +133,7 @@ mod tests {
         }
 
         #[test]
-        fn where_lines_end_does_not_depend_on_how_bytes_came(
+        fn where_lines_end_does_not_depend_on_how_bytes_arrive(
             runs in proptest::collection::vec((any::<u8>(), 0usize..70_000, "(\n|\r\n|\r)"), 0..4),
             steps in proptest::collection::vec(1usize..70_000, 1..30),
         ) {

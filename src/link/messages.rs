@@ -3,43 +3,44 @@
 use super::ledger::CARRY_MAX;
 use super::record::{Decoded, Flags, Head, MAGIC, MESSAGE_MAX, RECORD_MAX, decode};
 
-/// What stands at the head of some bytes.
+/// What is at the head of some bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next<'a> {
     /// A whole message.
     Message {
-        /// What its last record says about it.
+        /// The head of its last record.
         head: Head,
-        /// Whether any of its records asked for the disk.
+        /// Whether any of its records asks for it to be on the disk.
         sync: bool,
-        /// It.
+        /// Its bytes.
         bytes: &'a [u8],
         /// How many bytes its records take.
         len: usize,
     },
-    /// So many bytes of a message whose last record never came.
+    /// This many bytes of a message whose last record never came.
     Incomplete(usize),
-    /// So many bytes that are no record, or a piece of a message that did not begin.
+    /// This many bytes that are not a record, or are a later record of a message whose first
+    /// record is missing.
     Garbage(usize),
 }
 
-/// The message at the head of `bytes`; `None` where it is not whole yet. At
-/// the end of the link (`last`) it never will be.
+/// The message at the head of `bytes`; `None` if it is not whole yet. At
+/// the end of the link (`last`), a message that is not whole never will be.
 ///
 /// A message of several records is put together in `joined`.
 pub fn next_message<'a>(bytes: &'a [u8], joined: &'a mut Vec<u8>, last: bool) -> Option<Next<'a>> {
     next(bytes, joined, last, last)
 }
 
-/// The same where all that was written is in `bytes`: a record comes whole or
-/// not at all, so one of which a part is there, with another behind it, was
-/// torn by the end of its source.
+/// Like [`next_message`], if `bytes` has all that was written. A record is written as a
+/// whole or not at all, so if only a part of one is there with another record behind it,
+/// it was torn when its source ended.
 pub fn next_behind_torn<'a>(bytes: &'a [u8], joined: &'a mut Vec<u8>) -> Option<Next<'a>> {
     next(bytes, joined, false, true)
 }
 
-/// Whether a whole record stands somewhere behind the head of `bytes`, of which
-/// [`next_message`] found that it is not whole.
+/// Whether there is a whole record somewhere in `bytes` behind the message at its head,
+/// which according to [`next_message`] is not whole.
 pub fn hides_records(bytes: &[u8]) -> bool {
     let mut at = 0;
     while let Decoded::Record(record) = decode(&bytes[at..]) {
@@ -56,8 +57,8 @@ fn next_record(bytes: &[u8]) -> Option<usize> {
     begins.find(|&at| matches!(decode(&bytes[at..]), Decoded::Record(_)))
 }
 
-/// A record, or what else stands there; where `torn` is possible, one that is
-/// not whole, and has a whole one behind it, is garbage up to that.
+/// Like [`decode`]. But if records may be `torn`, one that is not whole and has a whole one
+/// behind it counts as garbage, up to the whole one.
 fn decode_torn(bytes: &[u8], torn: bool) -> Decoded<'_> {
     match decode(bytes) {
         Decoded::Incomplete if torn => next_record(bytes).map_or(Decoded::Incomplete, Decoded::Garbage),
@@ -93,7 +94,7 @@ fn next<'a>(bytes: &'a [u8], joined: &'a mut Vec<u8>, last: bool, torn: bool) ->
         };
         let same = (next.head.epoch, next.head.sequence) == (head.epoch, head.sequence);
         let longer = joined.len() + next.payload.len();
-        // What never ends must not fill the ledger.
+        // A message that never ends must not fill the ledger.
         let fits = longer <= MESSAGE_MAX && at + next.len <= CARRY_MAX - RECORD_MAX;
         if !same || next.head.flags.has(Flags::FIRST) || !fits {
             return Some(Next::Incomplete(at));
@@ -123,7 +124,8 @@ mod tests {
         bytes
     }
 
-    /// Sequence and message of each, bytes of garbage, incomplete messages, bytes left.
+    /// The sequence and bytes of each message, the number of bytes that are garbage, of
+    /// incomplete messages, and of bytes that are left.
     fn all(mut bytes: &[u8], last: bool) -> (Vec<(u64, Vec<u8>)>, usize, usize, usize) {
         let (mut messages, mut garbage, mut incomplete, mut joined) = (Vec::new(), 0, 0, Vec::new());
         while let Some(next) = next_message(bytes, &mut joined, last) {
@@ -165,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_passed_over_and_what_it_tore_is_left_out() {
+    fn garbage_is_passed_over_and_a_message_torn_by_it_is_left_out() {
         let long = records(1, &[b'x'; 10_000]);
         let mut bytes = b"noise".to_vec();
         bytes.extend_from_slice(&records(0, b"zero"));
@@ -243,7 +245,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn messages_do_not_depend_on_how_bytes_came(
+        fn messages_do_not_depend_on_how_bytes_arrive(
             lens in proptest::collection::vec(0usize..9000, 0..8),
             steps in proptest::collection::vec(1usize..9000, 1..20),
         ) {

@@ -1,16 +1,18 @@
 //! Links: what flows from a source to a sink, and how it survives both.
 //!
-//! - [`Link`]: the kernel objects, as the supervisor makes and holds them;
-//! - [`handover`]: which descriptors of a link a child is given, and how it is told;
+//! - [`Link`]: the kernel objects, which the supervisor makes and holds;
+//! - [`handover`]: which descriptors of a link a child is given, and how it learns their
+//!   numbers;
 //! - [`record`]: the record protocol between a source and a sink that acknowledges;
-//! - [`replies`]: acknowledgements, as a sink sends them;
-//! - [`ledger`]: what a sink was doing, in memory that outlives it;
-//! - [`intent`]: what a sink is about to save, in a file that outlives every process;
-//! - [`intake`]: bytes out of a queue, none consumed before it is saved;
-//! - [`source`]: a link at its sink, with its intake; [`messages`], [`lines`]: what
-//!   its bytes are;
+//! - [`replies`]: the acknowledgements that a sink sends;
+//! - [`ledger`]: where a sink notes what it is doing, in memory that outlives it;
+//! - [`intent`]: where a sink notes what it is about to save, in a file that outlives every
+//!   process;
+//! - [`intake`]: takes bytes out of a queue, and consumes none before it is saved;
+//! - [`source`]: a link as its sink sees it; [`messages`], [`lines`]: the messages in
+//!   its bytes;
 //! - [`batch`]: the steps of a batch, from all links of a sink to its
-//!   destination, and the recovery of one that was under way.
+//!   destination, and the recovery of a batch that was under way.
 
 pub(crate) mod batch;
 mod cell;
@@ -30,21 +32,21 @@ use handover::Protocol;
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// The kernel objects of one link. Whoever holds them keeps what flows there,
-/// though source and sink both die.
+/// The kernel objects of one link. As long as a process holds them, what is in the link
+/// survives, even if source and sink both die.
 #[derive(Debug)]
 pub struct Link {
-    /// The source writes (its stdout), the sink reads. Several sources into
-    /// one ordinary sink share one.
+    /// The source writes to it (its stdout), and the sink reads it. Several sources that feed
+    /// one ordinary program share a queue.
     pub queue: Pipe,
-    /// What a sink with an intake works with; `None` for an ordinary program.
+    /// What a sink with an intake needs besides; `None` for an ordinary program.
     pub intake: Option<Intake>,
-    /// Acknowledgements, from sink to source; with records alone. Both ends
+    /// Acknowledgements, from sink to source; only with records. Both ends
     /// are O_NONBLOCK.
     pub replies: Option<Pipe>,
 }
 
-/// What only the sink touches, each of its incarnations in turn.
+/// What only the sink uses, and after it its successor.
 #[derive(Debug)]
 pub struct Intake {
     /// A pipe of the queue's capacity; the sink has both ends.
@@ -53,20 +55,20 @@ pub struct Intake {
     pub ledger: OwnedFd,
 }
 
-/// What of a link may outlive the supervisor that made it: the read ends of
-/// its queue and of staging, and the ledger. Replies need not: a source that
-/// begins anew waits for no old ones.
+/// The parts of a link that may outlive the supervisor that made it: the read ends of
+/// its queue and of staging, and the ledger. Replies need not outlive it, because a
+/// restarted source waits for no old ones.
 #[derive(Debug)]
 pub struct Kept {
-    /// Read end of the queue.
+    /// The read end of the queue.
     pub queue: OwnedFd,
-    /// Read end of staging, and the ledger, where the sink has an intake.
+    /// The read end of staging, and the ledger, if the sink has an intake.
     pub intake: Option<(OwnedFd, OwnedFd)>,
 }
 
 impl Kept {
-    /// The link again, whole; with a fresh intake where its sink has one and
-    /// none was kept.
+    /// Makes a whole link of it again. If its sink needs an intake and none was kept,
+    /// it gets a fresh one.
     ///
     /// # Errors
     /// A write end can't be opened; EMFILE, ENFILE, ENOMEM.
@@ -85,8 +87,8 @@ impl Kept {
     }
 }
 
-/// The acknowledgements' way back, with records; and how the queue's write end
-/// then is.
+/// The pipe for acknowledgements, with records. In that case, the queue's write end
+/// becomes O_NONBLOCK too.
 fn way_back(queue: &Pipe, protocol: Protocol) -> io::Result<Option<Pipe>> {
     match protocol {
         Protocol::Lines => Ok(None),
@@ -100,17 +102,17 @@ fn way_back(queue: &Pipe, protocol: Protocol) -> io::Result<Option<Pipe>> {
     }
 }
 
-/// How many bytes of acknowledgements the way back of a queue can hold.
+/// How many bytes the replies pipe holds for a queue of that capacity.
 pub fn replies_capacity(queue: usize) -> usize {
     queue.min(1 << 16)
 }
 
 impl Link {
     /// A link from any source to a sink with an intake. The queue holds
-    /// `capacity` bytes where the kernel grants that ([`Link::capacity`]).
+    /// `capacity` bytes if the kernel grants them ([`Link::capacity`]).
     ///
-    /// With records the queue's write end is O_NONBLOCK and there are replies;
-    /// a source of lines may be any program, so its stdout blocks.
+    /// With records, the queue's write end is O_NONBLOCK and there are replies.
+    /// A source of lines may be any program, so its stdout blocks.
     ///
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM.
@@ -130,10 +132,10 @@ impl Link {
         Ok(Link { queue: Pipe::new(capacity)?, intake: None, replies: None })
     }
 
-    /// How many bytes the queue really holds at most.
+    /// How many bytes the queue can really hold.
     ///
     /// # Errors
-    /// None that can happen to a pipe that is held.
+    /// None, for an open pipe.
     pub fn capacity(&self) -> io::Result<usize> {
         pipe::capacity(&self.queue.write)
     }

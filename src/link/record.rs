@@ -2,9 +2,9 @@
 //! other. Wire format only, no I/O.
 //!
 //! A **record** carries a message, or a piece of one, from source to sink. It
-//! is at most [`RECORD_MAX`] bytes, so that it goes in one `write` which is
-//! whole or absent, also under SIGKILL (pipe(7), PIPE_BUF). Several small
-//! records share one write; a long message goes as several records, which
+//! is at most [`RECORD_MAX`] bytes, so that one `write` writes it as a whole or not
+//! at all, even under SIGKILL (pipe(7), PIPE_BUF). Several small
+//! records share one write. A long message is sent as several records, which
 //! follow each other in the pipe with no other record between them.
 //!
 //! All numbers are little-endian:
@@ -24,7 +24,7 @@
 //! | .. | .. | payload |
 //!
 //! An **acknowledgement** goes the other way and is cumulative: every message
-//! of that epoch up to that sequence is saved (and on the disk where a record
+//! of that epoch up to that sequence is saved (and on the disk, if a record
 //! asked for it). It may be repeated.
 //!
 //! | at | size | what |
@@ -36,14 +36,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-/// The most a record takes, header and all: PIPE_BUF of Linux (pipe(7)).
+/// The most bytes that a record takes, including its header: PIPE_BUF of Linux (pipe(7)).
 pub const RECORD_MAX: usize = 4096;
-/// The most bytes that a message may have, in however many records: a source
+/// The most bytes that a message may have, in all its records together. A source
 /// cuts longer ones into parts.
 pub const MESSAGE_MAX: usize = 1 << 20;
-/// The most a header takes.
+/// The most bytes that a header takes.
 pub const HEADER_MAX: usize = FIXED + 18;
-/// The first four bytes of a record; none of them is a byte of any text.
+/// The first four bytes of a record. The first of them occurs in no UTF-8 text.
 pub const MAGIC: u32 = u32::from_le_bytes([0xf8, b'p', b'd', 0x01]);
 /// The first four bytes of an acknowledgement.
 pub const ACK_MAGIC: u32 = u32::from_le_bytes([0xf8, b'p', b'a', 0x01]);
@@ -52,7 +52,7 @@ pub const ACK_LEN: usize = 24;
 
 const FIXED: usize = 40;
 
-/// What a record's flag byte says.
+/// A record's flag byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Flags(u8);
 
@@ -63,9 +63,9 @@ impl Flags {
     pub const LAST: Flags = Flags(2);
     /// The message is a part of a longer one, and not its last part.
     pub const MORE: Flags = Flags(4);
-    /// Acknowledge only what is on the disk.
+    /// The message is to be acknowledged only once it is on the disk.
     pub const SYNC: Flags = Flags(8);
-    /// No acknowledgement is wanted: that it is in the queue is enough.
+    /// No acknowledgement is wanted: it is enough that the message is in the queue.
     pub const QUIET: Flags = Flags(16);
     const ALL: u8 = 31;
 
@@ -74,7 +74,7 @@ impl Flags {
         self.0 & other.0 == other.0
     }
 
-    /// These flags and those of `other`.
+    /// These flags together with those of `other`.
     #[must_use]
     pub const fn with(self, other: Flags) -> Flags {
         Flags(self.0 | other.0)
@@ -84,7 +84,7 @@ impl Flags {
 /// Who sent a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Peer {
-    /// Nobody that has an address.
+    /// A sender without an address.
     None,
     /// A local process, by its id.
     Process(u32),
@@ -92,14 +92,14 @@ pub enum Peer {
     Net(SocketAddr),
 }
 
-/// What is said about a message, in each of its records.
+/// What each record of a message says about the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
-    /// First, last, more, sync.
+    /// The flags.
     pub flags: Flags,
     /// Who sent it.
     pub peer: Peer,
-    /// The connection it came by.
+    /// The connection that it arrived on.
     pub connection: u32,
     /// The running instance of the source.
     pub epoch: u64,
@@ -109,10 +109,10 @@ pub struct Head {
     pub time: i64,
 }
 
-/// One record as it stands in the bytes it was read from.
+/// A record, in the bytes that it was read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// What is said about its message.
+    /// What it says about its message.
     pub head: Head,
     /// The message's bytes, or some of them.
     pub payload: &'a [u8],
@@ -120,14 +120,14 @@ pub struct Record<'a> {
     pub len: usize,
 }
 
-/// What the head of some bytes turned out to be.
+/// What was found at the head of some bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decoded<'a> {
     /// A whole record.
     Record(Record<'a>),
     /// The start of a record; the rest has yet to come.
     Incomplete,
-    /// No record: so many bytes to pass over before one may start.
+    /// Not a record: this many bytes are to be passed over before one may start.
     Garbage(usize),
 }
 
@@ -140,7 +140,7 @@ impl Head {
     /// Appends one record. The payload is at most [`Head::room`] bytes.
     ///
     /// # Panics
-    /// Where it is longer.
+    /// If it is longer.
     pub fn encode(&self, payload: &[u8], out: &mut Vec<u8>) {
         let len = FIXED + self.peer.wire_len() + payload.len();
         assert!(len <= RECORD_MAX, "a record is at most {RECORD_MAX} bytes");
@@ -162,8 +162,8 @@ impl Head {
         out[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
     }
 
-    /// Appends a whole message as one or more records, and calls `cut` with
-    /// the length of `out` at each place where a write may end.
+    /// Appends a whole message as one or more records. Calls `cut` with the length of
+    /// `out` at each place where a write may end.
     pub fn encode_message(&self, mut message: &[u8], out: &mut Vec<u8>, mut cut: impl FnMut(usize)) {
         let room = self.room();
         let mut flags = self.flags.with(Flags::FIRST);
@@ -212,12 +212,12 @@ pub fn decode(bytes: &[u8]) -> Decoded<'_> {
     Decoded::Record(Record { head, payload: &record[body..], len })
 }
 
-/// Where the next record may start, past the first byte.
+/// Passes over the bytes up to where the next record may start, past the first byte.
 fn garbage(bytes: &[u8]) -> Decoded<'_> {
     let magic = MAGIC.to_le_bytes();
     let rest = bytes.get(1..).unwrap_or_default();
     let skip = memchr::memmem::find(rest, &magic).unwrap_or_else(|| {
-        // The last bytes may be the start of a magic that is cut here.
+        // The last bytes may be the start of a magic number that has not all arrived.
         let tail = (1..magic.len()).rev().find(|&n| rest.ends_with(&magic[..n])).unwrap_or(0);
         rest.len() - tail
     });
@@ -227,7 +227,7 @@ fn garbage(bytes: &[u8]) -> Decoded<'_> {
 /// An acknowledgement: everything up to here is saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ack {
-    /// The instance of the source that it is meant for.
+    /// The running instance of the source that it is for.
     pub epoch: u64,
     /// The last message that is saved.
     pub sequence: u64,
@@ -245,7 +245,7 @@ impl Ack {
         out
     }
 
-    /// Reads one acknowledgement; `None` where the bytes are none.
+    /// Reads one acknowledgement; `None` if the bytes are not one.
     pub fn decode(bytes: &[u8; ACK_LEN]) -> Option<Ack> {
         if u32_at(bytes, 0) != ACK_MAGIC || u32_at(bytes, 4) != crc32fast::hash(&bytes[8..]) {
             return None;
@@ -295,7 +295,7 @@ impl Peer {
         }
     }
 
-    /// `bytes` has the length that goes with `kind`.
+    /// Reads a peer. `bytes` has the length that goes with `kind`.
     fn get(kind: u8, bytes: &[u8]) -> Peer {
         fn net<const N: usize>(bytes: &[u8]) -> Option<([u8; N], u16)> {
             let (ip, port) = bytes.split_first_chunk::<N>()?;
@@ -360,7 +360,8 @@ mod tests {
             noise in proptest::collection::vec(any::<u8>(), 0..50),
             split in any::<proptest::sample::Index>(),
         ) {
-            // Noise that looks like the start of a record may swallow what follows until its length is there.
+            // Noise that looks like the start of a record may hide what follows, until as many
+            // bytes as its length says have arrived.
             prop_assume!(!noise.contains(&MAGIC.to_le_bytes()[0]));
             let mut bytes = noise.clone();
             let mut cuts = vec![bytes.len()];
@@ -397,7 +398,7 @@ mod tests {
         }
 
         #[test]
-        fn garbage_never_panics_and_always_moves_on(bytes in proptest::collection::vec(any::<u8>(), 0..9000), start in 0usize..3) {
+        fn garbage_never_causes_a_panic_and_is_always_passed_over(bytes in proptest::collection::vec(any::<u8>(), 0..9000), start in 0usize..3) {
             let mut all = MAGIC.to_le_bytes()[..start].to_vec();
             all.extend_from_slice(&bytes);
             let mut at = 0;
@@ -414,7 +415,7 @@ mod tests {
         }
 
         #[test]
-        fn a_changed_byte_is_no_record(head in head(), message in "[a-z]{0,100}", at in any::<proptest::sample::Index>(), bit in 0u8..8) {
+        fn a_record_with_a_changed_bit_is_not_a_record(head in head(), message in "[a-z]{0,100}", at in any::<proptest::sample::Index>(), bit in 0u8..8) {
             let mut bytes = Vec::new();
             head.encode_message(message.as_bytes(), &mut bytes, |_| {});
             let at = at.index(bytes.len());

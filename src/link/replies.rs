@@ -1,4 +1,4 @@
-//! Acknowledgements, as the sink of a link sends them.
+//! The acknowledgements that the sink of a link sends.
 
 use super::record::{ACK_LEN, Ack};
 use super::words::kill_point;
@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 #[derive(Debug)]
 pub struct Replies {
     pipe: File,
-    /// The newest; it says all that those before it said.
+    /// The newest acknowledgement that is not sent yet. It includes all earlier ones.
     waiting: Option<Ack>,
 }
 
@@ -20,20 +20,20 @@ impl Replies {
         Replies { pipe: pipe.into(), waiting: None }
     }
 
-    /// Step 8: sends it, or keeps it until there is room.
+    /// Step 8: sends an acknowledgement, or keeps it until there is room.
     pub fn send(&mut self, ack: Ack) {
         self.waiting = Some(ack);
         self.send_waiting();
     }
 
-    /// Sends what waits, where there is room now.
+    /// Sends the acknowledgement that waits, if there is room now.
     pub fn send_waiting(&mut self) {
         let Some(ack) = self.waiting else {
             return;
         };
         let sent = loop {
             kill_point();
-            // 24 bytes are far below PIPE_BUF: all or nothing.
+            // 24 bytes are far below PIPE_BUF, so all of them are written or none.
             match self.pipe.write(&ack.encode()) {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 other => break other,
@@ -43,8 +43,8 @@ impl Replies {
             Err(e) if e.kind() == ErrorKind::WouldBlock => {}
             other => {
                 if let Err(error) = check(other) {
-                    // Nobody reads any more (EPIPE): the source's next
-                    // incarnation has no use for it either.
+                    // Nothing reads the pipe any more (EPIPE), and the source's
+                    // successor has no use for the acknowledgement.
                     log::debug!("cannot acknowledge: {error}");
                 }
                 self.waiting = None;
@@ -52,7 +52,7 @@ impl Replies {
         }
     }
 
-    /// Whether one waits until the pipe has room.
+    /// Whether an acknowledgement waits until the pipe has room.
     pub fn is_waiting(&self) -> bool {
         self.waiting.is_some()
     }
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_at_the_other_end_is_no_error() {
+    fn a_closed_read_end_is_no_error() {
         let Pipe { read, write } = Pipe::new(4096).unwrap();
         drop(read);
         let mut replies = Replies::new(write);

@@ -1,5 +1,5 @@
-//! One inbound link of a sink: its intake, the way back to its source, and what
-//! the batch under way takes of it.
+//! One inbound link of a sink: its intake, the replies to its source, and what
+//! the current batch takes from it.
 
 use super::batch::{Destination, Message};
 use super::handover::{Inbound, Protocol};
@@ -13,41 +13,41 @@ use crate::sys::inherited;
 /// An inbound link.
 #[derive(Debug)]
 pub struct Source {
-    /// Its bytes.
+    /// Takes its bytes.
     pub intake: Intake,
-    /// Where its source waits for acknowledgements.
+    /// Sends acknowledgements to its source.
     pub replies: Option<Replies>,
-    /// How many bytes its queue can hold, which is as many as staging can.
+    /// How many bytes its queue can hold, and staging too.
     pub capacity: usize,
-    /// Whether its queue may have something.
+    /// Whether there may be bytes in its queue.
     pub ready: bool,
-    /// What the batch under way, or else the last one, takes of it.
+    /// What the current batch takes from it, or if there is none, what the last one took.
     pub part: Option<Part>,
 }
 
 /// One link's part of a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Part {
-    /// What it takes of the intake.
+    /// What it takes from the intake.
     pub taking: Taking,
-    /// How many bytes of staging that is.
+    /// How many bytes that takes out of staging.
     pub bytes: usize,
-    /// What that comes to.
+    /// How many messages that is, and what they need.
     pub tally: Tally,
 }
 
-/// A part in numbers.
+/// What a part consists of, in numbers.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tally {
-    /// Messages.
+    /// How many messages.
     pub messages: u64,
-    /// Their bytes.
+    /// How many bytes these have.
     pub bytes: u64,
-    /// Messages whose last record never came.
+    /// How many messages are left out because their last record never came.
     pub incomplete: u64,
-    /// Bytes that are no record.
+    /// How many bytes are not part of any record.
     pub garbage: u64,
-    /// Whether one of them is to be on the disk before it is acknowledged.
+    /// Whether one of the messages must be on the disk before it is acknowledged.
     pub sync: bool,
 }
 
@@ -67,8 +67,8 @@ impl Source {
         Ok(Source { intake, replies, capacity, ready: true, part: None })
     }
 
-    /// Step 3: gives the destination the messages that are known of the link, until
-    /// it has no room for one. Returns how much room that one needs.
+    /// Step 3: gives the destination the messages of the link that have been read, until it
+    /// has no room for one. If so, returns how much room that one needs.
     pub(super) fn gather<D: Destination>(&mut self, to: &mut D, now: i64, joined: &mut Vec<u8>) -> Option<usize> {
         self.part = None;
         if !self.has_work() {
@@ -87,22 +87,22 @@ impl Source {
         needs
     }
 
-    /// Whether a batch would find something to do with it, without more coming.
+    /// Whether a batch would find something to do here even if no more bytes came.
     pub fn has_work(&self) -> bool {
         self.intake.has_more() || self.intake.ended() && !self.intake.unread().is_empty()
     }
 
-    /// The last message of the batch that is acknowledged, if any.
+    /// The last message of the batch that is to be acknowledged, if any.
     pub fn awaited(&self) -> Option<Ack> {
         self.part.map(|part| part.taking.last).filter(|last| last.epoch != 0)
     }
 
-    /// Whether a message is half there, of which the rest comes at once.
+    /// Whether a part of a message is there, so that the rest is about to come.
     pub fn is_in_a_message(&self) -> bool {
         self.intake.protocol == Protocol::Records && !self.intake.unread().is_empty()
     }
 
-    /// Whether its end came and nothing is left to save.
+    /// Whether the link has ended and nothing is left to save.
     pub fn is_finished(&self) -> bool {
         self.intake.ended() && self.intake.unread().is_empty()
     }
@@ -148,7 +148,7 @@ fn gather_records<D: Destination>(
     loop {
         let rest = &unread[taking.upto..];
         let next = match next_message(rest, joined, last) {
-            // Asked for only then, because it takes a system call.
+            // The last question comes last because it takes a system call.
             None if hides_records(rest) && intake.is_all_there() => next_behind_torn(rest, joined),
             next => next,
         };

@@ -1,11 +1,11 @@
 //! Words of 8 bytes in memory that outlives the process.
 //!
-//! Stores are in program order, and SIGKILL takes none back: what another
-//! process finds is some prefix of what this one did.
+//! Stores are made in program order, and SIGKILL undoes none of them. So another process
+//! finds some prefix of the stores of this one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Some words.
+/// A number of words.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Words<'a>(pub(super) &'a [AtomicU64]);
 
@@ -33,7 +33,8 @@ pub(super) fn crc_of(values: impl IntoIterator<Item = u64>) -> u64 {
     u64::from(crc.finalize())
 }
 
-/// Before each thing that a sink does to what outlives it: a test may kill it there.
+/// Called before each change that a sink makes to something that outlives it. A test may
+/// kill the sink there.
 #[inline]
 pub(super) fn kill_point() {
     #[cfg(test)]
@@ -46,7 +47,7 @@ pub(super) mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
     thread_local! {
-        /// How many stores are left before this process dies; below zero: one was lost.
+        /// How many stores are left before this process dies. Below zero: a store was lost.
         static LEFT: Cell<i64> = const { Cell::new(i64::MAX) };
     }
 
@@ -65,8 +66,8 @@ pub(super) mod tests {
         }
     }
 
-    /// Does something as a sink that is killed after this many points, and
-    /// returns whether it was killed.
+    /// Does some work as a sink that is killed after this many points. Returns
+    /// whether it was killed.
     pub(crate) fn killed_at(points: i64, work: impl FnOnce()) -> bool {
         POINTS.set(points);
         let outcome = catch_unwind(AssertUnwindSafe(work));
@@ -83,14 +84,14 @@ pub(super) mod tests {
         LEFT.get() < 0
     }
 
-    /// What a process writes of these bytes before it is killed, a store a word.
+    /// The part of these bytes that a process writes before it is killed. Each word is one store.
     pub(crate) fn as_far_as_it_lives(bytes: &[u8]) -> &[u8] {
         let words = bytes.chunks(8).take_while(|_| !is_dead()).count();
         &bytes[..bytes.len().min(8 * words)]
     }
 
-    /// Does something as a process that is killed after this many stores, and
-    /// returns whether it was killed.
+    /// Does some work as a process that is killed after this many stores. Returns
+    /// whether it was killed.
     pub(crate) fn killed_after(stores: i64, work: impl FnOnce()) -> bool {
         LEFT.set(stores);
         work();

@@ -1,20 +1,20 @@
-//! What the check of a plugin's settings sees, and what it finds out: all that a
-//! configuration's check needs to know of a plugin beside its row.
+//! What the check of a plugin's settings gets and what it returns. Apart from the plugin's
+//! row, this is all that the check of a configuration knows of a plugin.
 
 use crate::schema::address::Address;
 use crate::schema::table::{Placed, Reader, Section, Span};
 use serde_json::Value;
 
-/// Settings whose values are right one by one.
+/// The settings to check. Each value has passed the check of its own key.
 pub struct Check<'a, 'r> {
     pub(crate) reader: &'a mut Reader<'r>,
-    /// As they stand in the file.
+    /// The settings as written in the file.
     pub(crate) section: &'a Section<'a>,
     /// Their values, with every default filled in.
     pub(crate) values: &'a Value,
     /// Where the child listens.
     pub(crate) listen: &'a [Placed<Address>],
-    /// Who it runs as; `None`: as the supervisor.
+    /// The user that it runs as; `None` means the supervisor's own.
     pub(crate) user: Option<User<'a>>,
 }
 
@@ -24,7 +24,7 @@ impl std::fmt::Debug for Check<'_, '_> {
     }
 }
 
-/// Who a child runs as.
+/// The user that a child runs as.
 #[derive(Debug, Clone, Copy)]
 pub struct User<'a> {
     /// The user's name.
@@ -36,39 +36,39 @@ pub struct User<'a> {
 }
 
 impl Check<'_, '_> {
-    /// Says that something is wrong with the value of that key.
+    /// Reports a problem with the value of that key.
     pub(crate) fn problem(&mut self, key: &str, what: impl Into<String>, help: impl Into<String>) {
         self.reader.problem(self.section.place(key), what, help);
     }
 }
 
-/// What a source asks of the link out of it.
+/// What a source asks of its outbound link.
 #[derive(Debug, Default)]
 pub struct Asks {
-    /// That its sink acknowledges what it has saved.
+    /// That the sink acknowledges what it has saved.
     pub saved: Option<Saved>,
-    /// That its queue holds some messages of the longest.
+    /// That the queue has room for a few of the longest messages.
     pub largest: Option<Largest>,
 }
 
 /// A setting that needs acknowledgements.
 #[derive(Debug)]
 pub struct Saved {
-    /// As it is written.
+    /// The setting as it is written in the file.
     pub setting: &'static str,
-    /// What needs none.
+    /// The same setting with a value that needs no acknowledgements.
     pub without: &'static str,
-    /// Where it stands; `None`: it is the default.
+    /// Its place in the file; `None` if it is the default.
     pub span: Option<Span>,
 }
 
 /// The longest message.
 #[derive(Debug)]
 pub struct Largest {
-    /// The key that says so.
+    /// The key that sets it.
     pub key: &'static str,
-    /// In bytes.
+    /// Its length in bytes.
     pub bytes: u64,
-    /// Where that is said; `None`: it is the default.
+    /// Its place in the file; `None` if it is the default.
     pub span: Option<Span>,
 }

@@ -1,7 +1,7 @@
-//! The built-in plugins: one table, one way to open.
+//! The built-in plugins: one table, and one way to start.
 //!
 //! Each is this same executable, run as `plumbd plugin NAME`, and gets nothing
-//! that another program could not get. What the rest of plumbd knows of one is its row:
+//! that another program could not get. The rest of plumbd knows only its row in the table:
 //! a new plugin is a folder here and a row.
 
 pub(crate) mod check;
@@ -23,7 +23,7 @@ use start::Start;
 pub struct Plugin {
     /// `plugin = "NAME"`, `plumbd plugin NAME`.
     pub name: &'static str,
-    /// What it is, in a line.
+    /// One line about it.
     pub about: &'static str,
     /// What its name means as the value of `plugin`, in a few words.
     pub meaning: &'static str,
@@ -32,23 +32,22 @@ pub struct Plugin {
     /// Whether it can be the sink of a link: it has an intake, so its links
     /// have staging and a ledger, and it acknowledges records.
     pub sink: bool,
-    /// Schemes of the addresses that it serves. It listens if there are any.
+    /// The schemes of the addresses that it serves. If there are none, it does not listen.
     pub listens: &'static [&'static str],
     /// Whether `instances` may be above 1.
     pub instances: bool,
     /// Whether it reopens a file at SIGUSR1.
     pub reopens: bool,
-    /// Its settings.
+    /// The keys of its settings.
     pub keys: Keys,
-    /// What its metrics page has, slot by slot.
+    /// The slots of its metrics page, in order.
     pub metrics: &'static [Metric],
-    /// What must hold of its settings beside each key's own kind, and what it asks of
-    /// its link.
+    /// Checks its settings beyond each key's own kind, and returns what it asks of its link.
     pub check: fn(&mut Check<'_, '_>) -> Asks,
-    /// How many bytes each of several instances shares with the others, by these settings
-    /// ([`shared`]); 0: none.
+    /// How many bytes each of several instances shares with the others, given these settings
+    /// ([`shared`]). 0 means none.
     pub shared: fn(&Value) -> usize,
-    /// Runs it until it is told to stop or its input ends.
+    /// Runs it until it is asked to stop or its input ends.
     pub run: fn(Start) -> Result<(), String>,
 }
 
@@ -57,11 +56,11 @@ pub struct Plugin {
 pub struct Metric {
     /// Its name in `plumbd status --json`.
     pub name: &'static str,
-    /// Whether it goes up and down; else it counts.
+    /// Whether it goes up and down. If not, it only rises.
     pub is_gauge: bool,
-    /// What it is a number of.
+    /// The unit that it counts.
     pub unit: &'static str,
-    /// What it says, in a sentence.
+    /// One sentence that explains it.
     pub help: &'static str,
 }
 
@@ -127,8 +126,8 @@ pub static PLUGINS: &[Plugin] = &[
     },
 ];
 
-/// What a plugin starts for work beside its own. It plays no role in a
-/// configuration.
+/// A program that a plugin starts to do work in the background. A configuration
+/// can't name it.
 #[derive(Debug)]
 pub struct Worker {
     /// `plumbd plugin NAME`.
@@ -137,7 +136,7 @@ pub struct Worker {
     pub run: fn(Start) -> Result<(), String>,
 }
 
-/// All of them.
+/// All workers.
 pub static WORKERS: [Worker; 1] = [Worker { name: logger::archivist::NAME, run: logger::archivist::run }];
 
 /// The plugin of that name.
@@ -151,7 +150,7 @@ pub fn worker(name: &str) -> Option<&'static Worker> {
 }
 
 impl Plugin {
-    /// Its name with the article.
+    /// Its name with its article.
     pub fn one(&self) -> String {
         let article = if self.name.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
         format!("{article} {}", self.name)
@@ -170,7 +169,7 @@ impl Plugin {
             "sink": self.sink,
             "listens": self.listens,
             "instances": self.instances,
-            // Settings that it takes while it runs.
+            // Settings that it can change while it runs.
             "reload": [],
             "keys": manifest::keys(self.keys),
             "metrics": metrics.collect::<Value>(),
@@ -183,7 +182,7 @@ mod tests {
     use super::*;
     use crate::schema::kind::Kind;
 
-    /// The words of a row and those of the type that it is read into can't disagree.
+    /// Every word that a row allows can be read into the setting's type.
     #[test]
     fn each_word_of_a_setting_is_understood() {
         let understood = |plugin: &str, settings: &Value| match plugin {

@@ -1,34 +1,34 @@
 //! Memory that all instances of one child share: a memory file that the supervisor makes and
-//! holds. Each instance has a region of it. What is in there is the plugin's own business,
-//! but one thing: a region is zero again when the process of its instance is gone, before
+//! holds. Each instance has a region of it. Its contents are the plugin's own business, except
+//! that the supervisor zeroes a region after the process of its instance is gone and before
 //! the next one starts.
 //!
-//! The file is made for as many instances as there can be, and sparse: a reload may add
-//! instances beside others that go on, and those have mapped it already.
+//! The file is sparse and has room for the largest possible number of instances, because a
+//! reload may add instances beside running ones that have already mapped it.
 
 use std::os::fd::OwnedFd;
 
-/// How many instances a child has at most (`instances`).
+/// The most instances that a child can have (`instances`).
 pub const MOST_INSTANCES: usize = 256;
 
-/// Regions begin at multiples of this, and so at a page of their own on any machine that
-/// Linux runs on: nobody's page is touched when another's region is zeroed.
+/// Regions begin at multiples of this, so no two share a page on any machine that
+/// Linux runs on, and zeroing one region touches no other instance's page.
 const UNIT: usize = 64 * 1024;
 
-/// Where what is in such a file.
+/// Where the regions are in such a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Layout {
     region: usize,
 }
 
 impl Layout {
-    /// That of a file whose regions have at least that many bytes.
+    /// The layout of a file whose regions have at least this many bytes.
     pub fn new(region: usize) -> Layout {
         Layout { region: region.next_multiple_of(UNIT) }
     }
 
-    /// How long the file is. What is before the first region belongs to all, and is never
-    /// zeroed.
+    /// How long the file is. The part before the first region belongs to all instances, and
+    /// is never zeroed.
     pub fn bytes(self) -> usize {
         self.region_of(MOST_INSTANCES)
     }
@@ -44,7 +44,7 @@ impl Layout {
     }
 }
 
-/// What an instance is given of it.
+/// The shared memory as an instance gets it.
 #[derive(Debug)]
 pub struct Shared {
     /// The file.

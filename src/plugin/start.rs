@@ -1,7 +1,7 @@
 //! How each plugin starts up: descriptors, signals, settings, links, in this order.
 //!
-//! What a plugin is given is in the environment; the shapes are those of
-//! sd_listen_fds(3) and sd_notify(3) where they exist.
+//! A plugin gets everything through its environment, in the formats of
+//! sd_listen_fds(3) and sd_notify(3) where they apply.
 
 use crate::link::handover::{self, Links};
 use crate::plugin::shared::{MOST_INSTANCES, Shared};
@@ -20,19 +20,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Start {
     /// The child's name.
     pub child: String,
-    /// Its settings, as JSON text, right by the plugin's own rules.
+    /// Its settings, as JSON text, already checked by the plugin's own rules.
     pub settings: String,
     /// Its listening sockets, non-blocking.
     pub listeners: Vec<OwnedFd>,
     /// Its links, by descriptor number; [`take`] makes them owned.
     pub links: Links,
-    /// Where it counts.
+    /// Its counters.
     pub metrics: Metrics,
     /// What it shares with other instances of the child, if there are any.
     pub shared: Option<Shared>,
     /// SIGTERM (stop) and SIGUSR1 (reopen).
     pub signals: Signals,
-    /// The process that started it; another one later means that the
+    /// The process that started it. If the parent is a different one later, the
     /// supervisor is dead.
     pub supervisor: nix::unistd::Pid,
 }
@@ -41,13 +41,13 @@ impl Start {
     /// Takes everything from the environment.
     ///
     /// # Errors
-    /// What is missing or wrong, for a person who ran `plumbd plugin` by hand
-    /// or wrote a supervisor of their own.
+    /// Says what is missing or wrong, for people who run `plumbd plugin` by hand
+    /// or write a supervisor of their own.
     pub fn from_environment() -> Result<Start, String> {
         let supervisor = nix::unistd::getppid();
         sys::signals::ignore(sys::signals::accidental());
-        // `pkill -HUP plumbd` hits plugins too, which have that in their names. The
-        // supervisor says when they end, in an order that loses nothing.
+        // `pkill -HUP plumbd` hits plugins too, because their names contain "plumbd". The
+        // supervisor ends them itself, in an order that loses nothing.
         sys::signals::ignore([SIGHUP, SIGINT, SIGQUIT]);
         let signals = Signals::catch(&[SIGTERM, SIGUSR1]).map_err(|e| format!("cannot catch signals: {e}"))?;
         let child = std::env::var("PLUMBD_CHILD")
@@ -80,15 +80,15 @@ impl Start {
     }
 }
 
-/// Owns a descriptor that the environment named. Each is named once.
+/// Takes ownership of a descriptor that the environment names. Each is named once.
 ///
 /// # Panics
-/// Where it is not open: whoever named it was wrong.
+/// If it is not open, which is the fault of the process that named it.
 pub fn take(fd: RawFd) -> OwnedFd {
     sys::inherited(fd).unwrap_or_else(|e| panic!("cannot take descriptor {fd}: {e}"))
 }
 
-/// What is said of its links, in the environment or in a file.
+/// Reads the description of its links, from the environment or from a file.
 fn links() -> Result<Links, String> {
     let (variable, json) = match (std::env::var(handover::VARIABLE), descriptor(handover::FILE_VARIABLE)?) {
         (Ok(json), _) => (handover::VARIABLE, json),
@@ -102,13 +102,13 @@ fn links() -> Result<Links, String> {
     serde_json::from_str(&json).map_err(|e| format!("cannot read {variable}: {e}"))
 }
 
-/// The memory that it shares with other instances, and which of them it is.
+/// The memory that it shares with other instances, and its own instance number.
 fn shared() -> Result<Option<Shared>, String> {
     let Some(fd) = descriptor("PLUMBD_SHARED")? else { return Ok(None) };
     let text = std::env::var("PLUMBD_INSTANCE").map_err(|e| format!("cannot read PLUMBD_INSTANCE: {e}"))?;
     let instance = text.parse().ok().filter(|instance| *instance < MOST_INSTANCES);
     let instance = instance.ok_or_else(|| {
-        format!("cannot use PLUMBD_INSTANCE={text}: it is no number from 0 to {}", MOST_INSTANCES - 1)
+        format!("cannot use PLUMBD_INSTANCE={text}: it is not a number from 0 to {}", MOST_INSTANCES - 1)
     })?;
     Ok(Some(Shared { file: take(fd), instance }))
 }
@@ -119,7 +119,7 @@ fn descriptor(variable: &str) -> Result<Option<RawFd>, String> {
         Err(error) => Err(format!("cannot read {variable}: {error}")),
         Ok(text) => match text.parse() {
             Ok(fd) if fd > 2 => Ok(Some(fd)),
-            _ => Err(format!("cannot use {variable}={text}: it is no descriptor number above 2")),
+            _ => Err(format!("cannot use {variable}={text}: it is not a descriptor number above 2")),
         },
     }
 }
@@ -132,9 +132,9 @@ fn read_all(fd: OwnedFd) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// Says something to the supervisor (sd_notify(3)): READY=1, STATUS=...,
-/// EXTEND_TIMEOUT_USEC=..., and `X_PLUMBD_PROBLEM=...` for what `plumbd
-/// status` shows as the child's problem (empty: none any more).
+/// Sends a notification to the supervisor (sd_notify(3)): READY=1, STATUS=...,
+/// EXTEND_TIMEOUT_USEC=..., or `X_PLUMBD_PROBLEM=...`, which `plumbd status` shows as the
+/// child's problem (an empty one clears it).
 pub fn notify(lines: &str) {
     if let Err(error) = sys::notify::send(lines) {
         log::warn!("cannot notify the supervisor: {error}");
@@ -142,7 +142,7 @@ pub fn notify(lines: &str) {
 }
 
 /// Counters that `plumbd status` shows: a page of 8-byte words in a memory
-/// file that the supervisor holds, one word a name in the plugin's row.
+/// file that the supervisor holds, one word for each metric in the plugin's row.
 #[derive(Debug)]
 pub struct Metrics {
     page: Option<SharedMap>,
@@ -153,7 +153,7 @@ pub struct Metrics {
 pub const SLOTS: usize = sys::map::PAGE / 8;
 
 impl Metrics {
-    /// Counts in the supervisor's page, from zero.
+    /// Counters in the supervisor's page, all set to zero.
     ///
     /// # Errors
     /// From mmap(2).
@@ -165,7 +165,7 @@ impl Metrics {
         Ok(Metrics { page: Some(page), own: Vec::new() })
     }
 
-    /// Counts where nobody looks.
+    /// Counters that nobody else can see.
     pub fn private() -> Metrics {
         Metrics { page: None, own: (0..SLOTS).map(|_| AtomicU64::new(0)).collect() }
     }
@@ -173,7 +173,7 @@ impl Metrics {
     /// Adds to a counter.
     pub fn add(&self, slot: usize, n: u64) {
         let word = &self.words()[slot];
-        // One writer: this process, one thread.
+        // This process is the only writer, and it has one thread.
         word.store(word.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 

@@ -12,14 +12,14 @@ pub enum Address {
     Tcp(HostPort),
     /// udp://HOST:PORT
     Udp(HostPort),
-    /// unix:PATH, absolute here; a stream socket.
+    /// unix:PATH, a stream socket. The path is absolute.
     Unix(PathBuf),
 }
 
-/// HOST:PORT. An IPv4-mapped address is the IPv4 one.
+/// HOST:PORT. An IPv4-mapped address becomes the IPv4 address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HostPort {
-    /// Without the zone.
+    /// The address and port, without the zone.
     pub at: SocketAddr,
     /// The interface of a link-local address, by name or number. Only the running system
     /// knows whether it exists (RFC 4007, 11).
@@ -42,7 +42,7 @@ impl std::fmt::Display for HostPort {
 }
 
 impl std::fmt::Display for Address {
-    /// As it is written in a configuration.
+    /// The address as a configuration has it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Address::Tcp(address) => write!(f, "tcp://{address}"),
@@ -127,7 +127,7 @@ fn host_port(text: &str) -> Read<HostPort> {
         (_, Some(port), Ok(IpAddr::V6(ip))) => {
             wrong("an IPv6 address goes in brackets", format!("write [{ip}]:{port}"))
         }
-        // `::1` as a whole reads as host `:` and port `1`.
+        // Without this, `::1` would be read as the host `:` and the port `1`.
         _ if text.parse::<std::net::Ipv6Addr>().is_ok() => {
             wrong("an IPv6 address goes in brackets", format!("write [{text}]:PORT"))
         }
@@ -178,7 +178,7 @@ fn in_zone(at: SocketAddr, zone: Option<&str>) -> Read<HostPort> {
     }
 }
 
-/// A path that a socket can be bound to: unix(7) leaves 108 bytes with a NUL.
+/// A path that a socket can be bound to. It has room for 108 bytes, including a NUL (unix(7)).
 pub(crate) fn socket_path(path: &Path) -> Read<PathBuf> {
     const MAX: usize = 107;
     let length = path.as_os_str().len();

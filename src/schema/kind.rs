@@ -1,7 +1,7 @@
-//! What a key is: the shape of a row of the tables.
+//! What a key is: the shape of a row in the tables of keys.
 //!
-//! All of it is `'static`, so that tables are constants. Rows that are read at run
-//! time, from the manifest of another program, are leaked once for each manifest.
+//! Everything is `'static`, so that tables are constants. Rows that are read at run time,
+//! from the manifest of another program, are leaked once for each manifest.
 
 use nix::sys::signal::Signal;
 use std::time::Duration;
@@ -12,20 +12,20 @@ use toml::de::DeValue;
 pub struct Key {
     /// Its name.
     pub name: &'static str,
-    /// What its value is.
+    /// What kind of value it has.
     pub kind: Kind,
-    /// Its default as TOML. Empty if it must be given, or if leaving it out has a
+    /// Its default as TOML. Empty if the key must be given, or if leaving it out has a
     /// meaning of its own.
     pub default: &'static str,
     /// Whether it must be given.
     pub required: bool,
-    /// What it does, in a line: the comment beside it in etc/plumbd.toml.
+    /// What it does, in one line: the comment beside it in etc/plumbd.toml.
     pub doc: &'static str,
     /// What it does, in sentences, for the manual and for editors; `code` is
     /// between backticks.
     pub text: &'static str,
-    /// What to write if it is missing, is no list, or is none of its words; empty:
-    /// what its kind says.
+    /// The advice if it is missing, is not a list, or is none of its words. If empty, the
+    /// advice depends on its kind alone.
     pub help: &'static str,
 }
 
@@ -49,7 +49,7 @@ impl Key {
     /// Its default as a value of TOML, if it has one.
     ///
     /// # Panics
-    /// If the default is no TOML. A test reads them all.
+    /// If the default is not TOML. A test reads all defaults.
     pub fn default_value(&self) -> Option<DeValue<'static>> {
         let parse = |text| DeValue::parse(text).expect("every default is TOML: a test reads them all").into_inner();
         Some(self.default).filter(|text| !text.is_empty()).map(parse)
@@ -64,9 +64,9 @@ pub type Keys = &'static [Key];
 pub enum Kind {
     /// Any text.
     Text,
-    /// A path; relative ones are relative to the file.
+    /// A path; a relative one is relative to the folder of the file.
     Path,
-    /// A file that only this child may write to; and what messages call it.
+    /// A file that only this child may write to, with the words that messages use for it.
     File(&'static str),
     /// A group of the system, by name or number. The program gets an object with both,
     /// `name` and `id`.
@@ -75,7 +75,7 @@ pub enum Kind {
     Name,
     /// An address to listen on.
     Address,
-    /// A network, or one address of it.
+    /// A network, or a single address.
     Network,
     /// The name of a signal, except these.
     Signal(Useless),
@@ -116,7 +116,7 @@ pub type Useless = &'static [(Signal, &'static str)];
 pub type Word = (&'static str, &'static str);
 
 impl Kind {
-    /// What it is called in the manual.
+    /// What the manual calls it.
     pub fn called(&self) -> String {
         let one = match self {
             Kind::Text | Kind::Group => "string",

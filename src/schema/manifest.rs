@@ -5,7 +5,7 @@ use super::value::{duration_text, json, size_text};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-/// A row a key.
+/// A row for each key.
 pub fn keys(keys: Keys) -> Value {
     keys.iter().map(row).collect()
 }

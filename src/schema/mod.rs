@@ -1,13 +1,13 @@
-//! How any table of keys is read, checked, shown and documented. Nothing here knows a
-//! key or a plugin.
+//! How any table of keys is read, checked, shown and documented. No code in this module
+//! knows a particular key or plugin.
 //!
 //! - [`kind`]: what a key is: the rows of the tables;
-//! - `value`, [`address`], `network`, [`limits`]: from a value of TOML to what it means;
+//! - `value`, [`address`], `network`, [`limits`]: from a TOML value to what it means;
 //! - `table`: a file's tables, and a problem for each value that is not right;
 //! - [`problem`]: what is wrong, where, and what would be right;
 //! - [`system`]: what a check asks of the system;
-//! - [`settings`]: a whole table by its rows alone, as JSON in the words of the file,
-//!   and how a program reads that;
+//! - [`settings`]: reads a whole table by its rows alone, into JSON with the values as the
+//!   file has them, and lets a program read that;
 //! - [`show`]: values as TOML again;
 //! - [`editor`]: rows as a JSON schema; [`manifest`]: rows as JSON.
 
@@ -24,11 +24,11 @@ pub mod system;
 pub(crate) mod table;
 pub(crate) mod value;
 
-/// The longest name of a child: it stands before each of its lines in the log, and both
-/// ends of a link are in the name by which a service manager keeps it.
+/// The longest name of a child. The name is at the front of each of the child's lines in
+/// the log, and a service manager keeps a link under a name that has both ends in it.
 pub const NAME_MOST: usize = 64;
 
-/// The known name nearest to one that is not known; `None` where none is near.
+/// The known name nearest to an unknown one; `None` if none is near.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_lowercase().replace('-', "_");
     let near = known.into_iter().map(|other| (strsim::damerau_levenshtein(&name, &other.to_lowercase()), other));
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_finds_the_key_that_was_meant() {
+    fn a_misspelt_key_finds_the_one_that_was_meant() {
         let known = || ["plugin", "command", "listen", "start_limit"].into_iter();
         assert_eq!(nearest("listten", known()), Some("listen"));
         assert_eq!(nearest("Start-Limit", known()), Some("start_limit"));

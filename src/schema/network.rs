@@ -5,8 +5,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv6Addr};
 use toml::de::DeValue;
 
-/// A network that clients can come from. Of IPv4-mapped ones the IPv4 ones are meant:
-/// an IPv4 client has an IPv4 address, whatever socket it came to (RFC 4291, 2.5.5.2).
+/// A network that clients can come from. An IPv4-mapped network becomes the IPv4 network,
+/// because an IPv4 client has an IPv4 address here, whatever socket it connected to
+/// (RFC 4291, 2.5.5.2).
 pub(crate) fn network(value: &DeValue<'_>) -> Read<IpNet> {
     const HELP: &str = "write an address and its prefix, as in \"10.0.0.0/8\" or \"::1/128\"";
     let text = match value {
@@ -47,7 +48,7 @@ fn canonical(network: IpNet) -> IpNet {
     v4.map_or(network, IpNet::from)
 }
 
-/// A prefix within the mapped ones that is too short to mean them alone.
+/// Whether a network contains all IPv4-mapped addresses, and others besides.
 fn mapped_and_others(network: &IpNet) -> bool {
     matches!(network, IpNet::V6(net) if net.addr().to_ipv4_mapped().is_some() && net.contains(&MAPPED))
 }

@@ -17,8 +17,8 @@ pub struct Problem {
     pub what: String,
     /// What would be right. May be empty.
     pub help: String,
-    /// The child that lacks something on the system: an account, a program or a folder
-    /// that does not exist, or not yet. `None` if the file is wrong.
+    /// If an account, a program or a folder does not exist, or not yet: the child that needs
+    /// it. `None` if the file is wrong.
     pub lacking: Option<String>,
 }
 
@@ -27,12 +27,12 @@ pub struct Problem {
 pub struct Problems {
     /// The file's name as it was given.
     name: String,
-    /// Its text, with U+FFFD in place of bytes that are no UTF-8.
+    /// Its text, with U+FFFD in place of bytes that are not UTF-8.
     text: String,
     list: Vec<Problem>,
 }
 
-/// The widest part of a line that is shown.
+/// The most characters of a line that are shown.
 const WINDOW: usize = 100;
 /// How many characters before the column are shown if the line is cut.
 const LEAD: usize = 30;
@@ -59,7 +59,7 @@ impl Problems {
         self.list.len()
     }
 
-    /// Each, by position.
+    /// The problems, sorted by position.
     pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
         self.list.iter()
     }
@@ -87,7 +87,8 @@ impl<'a> IntoIterator for &'a Problems {
 impl std::error::Error for Problems {}
 
 impl fmt::Display for Problems {
-    /// Each problem: its headline, the line, and a line of carets; no newline at the end.
+    /// For each problem, its headline, the line, and a line of carets. There is no newline at
+    /// the end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines: Vec<&str> = self.text.split('\n').collect();
         for (i, problem) in self.list.iter().enumerate() {
@@ -135,7 +136,7 @@ fn show(c: char) -> String {
     }
 }
 
-/// Control characters, and those that change the direction of writing.
+/// Whether a character controls the terminal, or changes the direction of writing.
 fn steers(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -144,7 +145,7 @@ fn printable(text: &str) -> String {
     text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()
 }
 
-/// Columns of a terminal that a character takes, by the blocks of Unicode's
+/// How many columns of a terminal a character takes, by the blocks of Unicode's
 /// East Asian Width and of combining marks.
 fn width(c: char) -> usize {
     match c {
@@ -185,8 +186,8 @@ impl<'a> Places<'a> {
         self.starts.partition_point(|start| *start <= at)
     }
 
-    /// A problem with a part of the text. If the part is past the end, the problem is at
-    /// the end, where an editor can go; if it has several lines, at the first.
+    /// A problem with a part of the text. If the part is past the end, the problem is shown at
+    /// the end, where an editor can go; if the part has several lines, at the first of them.
     pub(crate) fn problem(&self, span: Range<usize>, what: String, help: String) -> Problem {
         let at = (0..=span.start.min(self.end)).rev().find(|at| self.text.is_char_boundary(*at)).unwrap_or(0);
         let line = self.line(at);
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caret_stands_under_what_is_meant() {
+    fn carets_are_below_the_part_that_is_wrong() {
         assert_eq!(shown("a = 1\nbcd = 2\n", 6..9), "x.toml:2:1: what; help\n2 | bcd = 2\n  | ^^^");
     }
 
@@ -230,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn past_the_end_is_the_end() {
+    fn a_place_past_the_end_is_shown_at_the_end() {
         assert_eq!(shown("a = [\n\n", 7..7), "x.toml:1:6: what; help\n1 | a = [\n  |      ^");
         assert_eq!(shown("", 0..0), "x.toml:1:1: what; help\n1 |\n  | ^");
     }

@@ -1,6 +1,6 @@
-//! A whole table by its rows alone: the check makes JSON of it, in the words of the
-//! file and with every default filled in, and a program reads that into a type of its
-//! own. Neither end knows a key that has no row.
+//! Reads a whole table by its rows alone. The check turns it into JSON, with the values as
+//! the file has them and every default filled in, and a program reads that into a type of
+//! its own. Neither end knows a key that has no row.
 
 use super::address::address;
 use super::kind::{Key, Keys, Kind};
@@ -15,8 +15,8 @@ use std::path::Path;
 use toml::de::DeValue;
 
 impl Reader<'_> {
-    /// Every key of a table with its value, or else its default. A key that has neither,
-    /// or whose value is not right and that has no default, is left out.
+    /// Every key of a table with its value or its default. A key is left out if it has
+    /// neither, or if its value is wrong and it has no default.
     pub(crate) fn settings(&mut self, section: &Section<'_>) -> Map<String, Value> {
         let keys = section.keys.iter();
         keys.filter_map(|key| Some((key.name.to_owned(), self.setting(section, key)?))).collect()
@@ -72,7 +72,7 @@ impl Reader<'_> {
         Some(value)
     }
 
-    /// Reports a path that can be no file that a program writes to.
+    /// Reports a path that can't be a file for a program to write to.
     fn can_be_file(&mut self, span: Span, path: &Path, what: &str) {
         match (self.system.regular_file(path), path.parent()) {
             (Ok(()), Some(folder)) => self.folder_exists(span, folder, what),
@@ -84,7 +84,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Reports a folder that something goes into and that does not exist.
+    /// Reports a folder that does not exist, and that a file or socket would be made in.
     pub(crate) fn folder_exists(&mut self, span: Span, folder: &Path, what: &str) {
         if let Err(cause) = self.system.folder(folder) {
             let what = format!("cannot use the folder of {what}, {}: {cause}", folder.display());
@@ -97,7 +97,7 @@ impl Reader<'_> {
         let cause = match self.system.group(name) {
             Ok(Some(id)) => return Some(id),
             Ok(None) => match name.parse() {
-                // A number needs no name: setgid(2) takes any but -1.
+                // A group that is given as a number needs no name: setgid(2) takes any but -1.
                 Ok(id) if id != u32::MAX => return Some(id),
                 _ => format!("there is no group {}", quoted(name)),
             },
@@ -108,12 +108,12 @@ impl Reader<'_> {
     }
 }
 
-/// What to write, in the row's own words if it has any.
+/// Advice on what to write, in the row's own words if it has any.
 fn advice(key: &Key, general: impl Fn() -> String) -> String {
     if key.help.is_empty() { general() } else { key.help.to_owned() }
 }
 
-/// A value by its kind alone. Tables within are not looked into here.
+/// Reads a value by its kind alone, without checking tables within it.
 fn parse(kind: &Kind, key: &Key, base: &Path, value: &DeValue<'_>) -> Read<Value> {
     Ok(match kind {
         Kind::Text | Kind::Name | Kind::Group => value::string(value)?.into(),
@@ -149,20 +149,20 @@ fn parse(kind: &Kind, key: &Key, base: &Path, value: &DeValue<'_>) -> Read<Value
     })
 }
 
-/// Reads settings that are JSON into a program's own type. What they leave out has its
+/// Reads settings from JSON into a program's own type. A key that is left out has its
 /// default.
 ///
 /// # Errors
-/// They are no JSON, or not of that type.
+/// They are not JSON, or not of that type.
 pub fn read<T: DeserializeOwned>(keys: Keys, json: &str) -> Result<T, String> {
     let given = serde_json::from_str(json).map_err(|error| error.to_string())?;
     typed(keys, given).map_err(|error| error.to_string())
 }
 
-/// Settings of which nothing is given.
+/// Settings that are all defaults.
 ///
 /// # Panics
-/// If a key must be given, or the defaults do not fit the type: tests read all defaults.
+/// If a key must be given, or the defaults do not fit the type. Tests read all defaults.
 pub fn defaults<T: DeserializeOwned>(keys: Keys) -> T {
     typed(keys, Value::Object(Map::new())).expect("the defaults of a table fit its type")
 }
@@ -190,7 +190,7 @@ fn fill(keys: Keys, given: &mut Value) {
     }
 }
 
-/// Milliseconds of a duration, as `"10s"`; a number is in milliseconds.
+/// Milliseconds of a duration such as `"10s"`; a number is in milliseconds.
 ///
 /// # Errors
 /// It is neither.
@@ -198,7 +198,7 @@ pub fn millis<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     number(from, |text| u64::try_from(parse_duration(text).ok()?.as_millis()).ok())
 }
 
-/// Bytes of a size, as `"64KiB"`; a number is in bytes.
+/// Bytes of a size such as `"64KiB"`; a number is in bytes.
 ///
 /// # Errors
 /// It is neither, or too large for the type.
@@ -207,7 +207,7 @@ pub fn bytes<'de, D: Deserializer<'de>, T: TryFrom<u64>>(from: D) -> Result<T, D
     T::try_from(bytes).map_err(|_| D::Error::custom(format!("{bytes} bytes are too many")))
 }
 
-/// A mode in octal digits, as `"0640"`, or as a number.
+/// A mode in octal digits, such as `"0640"`, or as a number.
 ///
 /// # Errors
 /// It is neither.
@@ -216,7 +216,7 @@ pub fn mode<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
     u32::try_from(mode).map_err(|_| D::Error::custom(format!("{mode:o} is no mode")))
 }
 
-/// [`millis`] of a key that may be left out; such a field needs `serde(default)` too.
+/// Like [`millis`], for a key that may be left out. The field needs `serde(default)` too.
 ///
 /// # Errors
 /// As [`millis`].
@@ -224,7 +224,7 @@ pub fn some_millis<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D:
     millis(from).map(Some)
 }
 
-/// [`bytes`] of a key that may be left out; such a field needs `serde(default)` too.
+/// Like [`bytes`], for a key that may be left out. The field needs `serde(default)` too.
 ///
 /// # Errors
 /// As [`bytes`].
@@ -232,7 +232,7 @@ pub fn some_bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::
     bytes(from).map(Some)
 }
 
-/// A value of which an empty string, or the word `"none"`, is none.
+/// A value, or `None` for an empty string or the word `"none"`.
 ///
 /// # Errors
 /// It is not of that type.

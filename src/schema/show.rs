@@ -1,10 +1,11 @@
-//! Values as TOML again.
+//! Turns values into TOML again.
 
 use super::kind::{Keys, Kind};
 use serde_json::Value;
 use std::fmt::Write;
 
-/// The keys of a table that was read by its rows, in their order, each with its value.
+/// The keys of a table that was read by its rows, in the order of the rows, each with its
+/// value.
 pub fn settings(keys: Keys, settings: &Value) -> Vec<(String, String)> {
     let of = |name| settings.get(name).filter(|value| !value.is_null());
     keys.iter().filter_map(|key| Some((key.name.to_owned(), setting(&key.kind, of(key.name)?)))).collect()
@@ -27,7 +28,7 @@ pub fn table<K: AsRef<str>>(out: &mut String, header: &str, pairs: impl IntoIter
     write!(out, "{gap}{header}\n{}", lines.collect::<String>()).expect("a String takes all that is written");
 }
 
-/// A basic string.
+/// A basic string of TOML.
 pub fn string(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
@@ -44,7 +45,7 @@ pub fn string(text: &str) -> String {
     out + "\""
 }
 
-/// A key, in quotes where it needs them.
+/// A key, in quotes if it needs them.
 pub fn key(name: &str) -> String {
     let bare = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     if bare { name.to_owned() } else { string(name) }

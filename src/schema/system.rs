@@ -15,7 +15,7 @@ pub struct Account {
     pub name: String,
     /// User id.
     pub uid: u32,
-    /// Id of its own group.
+    /// The id of its own group.
     pub gid: u32,
     /// Its home.
     pub home: PathBuf,
@@ -26,7 +26,7 @@ pub struct Account {
 /// Why a file can't be executed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotRunnable {
-    /// As `No such file or directory`.
+    /// Such as `No such file or directory`.
     pub cause: String,
     /// What would mend it; empty if that is not known.
     pub help: String,
@@ -38,14 +38,14 @@ impl From<String> for NotRunnable {
     }
 }
 
-/// The questions. An error is a cause in words, as `No such file or directory`.
+/// The questions. An error is a cause in words, such as `No such file or directory`.
 pub trait System {
     /// A variable of the supervisor's own environment.
     fn variable(&self, name: &str) -> Option<String>;
     /// Whether the check runs as root.
     fn is_root(&self) -> bool;
-    /// The account of that name or number. The empty name is the account that runs the
-    /// check.
+    /// The account of that name or number. The empty name stands for the account that runs
+    /// the check.
     ///
     /// # Errors
     /// Why the accounts can't be read.
@@ -55,28 +55,28 @@ pub trait System {
     /// # Errors
     /// Why the groups can't be read.
     fn group(&self, name: &str) -> Result<Option<u32>, String>;
-    /// The ids of all groups of that user. For the empty name, those of this process.
+    /// The ids of all groups of that user, or for the empty name, of this process.
     ///
     /// # Errors
     /// Why they can't be read.
     fn groups(&self, user: &str) -> Result<Vec<u32>, String>;
-    /// Whether that is a folder.
+    /// Checks that this is a folder.
     ///
     /// # Errors
     /// Why not.
     fn folder(&self, path: &Path) -> Result<(), String>;
-    /// Whether that is a file that can be executed.
+    /// Checks that this is a file that can be executed.
     ///
     /// # Errors
     /// Why not.
     fn program(&self, path: &Path) -> Result<(), NotRunnable>;
-    /// Whether that is a regular file, or does not exist yet.
+    /// Checks that this is a regular file, or does not exist yet.
     ///
     /// # Errors
     /// What it is instead.
     fn regular_file(&self, path: &Path) -> Result<(), String>;
-    /// The path without symbolic links, so that two names of one file are found to be the
-    /// same. A path that does not exist stays as it is.
+    /// The path without symbolic links, so that two names of one file can be recognized.
+    /// A path that does not exist stays as it is.
     fn resolve(&self, path: &Path) -> PathBuf;
 }
 
@@ -177,8 +177,8 @@ impl System for Real {
     }
 }
 
-/// Whether programs are registered that run files of other formats (binfmt_misc in the
-/// kernel's documentation). Only execve(2) can tell which formats.
+/// Whether the kernel has handlers for files of other formats (binfmt_misc in the kernel's
+/// documentation). Only execve(2) finds out whether one of them takes a file.
 fn has_registered_formats() -> bool {
     let entries = std::fs::read_dir("/proc/sys/fs/binfmt_misc").into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name()).any(|name| name != "register" && name != "status")

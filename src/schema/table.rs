@@ -1,5 +1,5 @@
-//! Reads the tables of a file: each value, or its default, and a problem for each value
-//! that is wrong.
+//! Reads the tables of a file: the value or the default of each key, and a problem for each
+//! value that is wrong.
 
 use super::kind::{Key, Keys, Kind};
 use super::nearest;
@@ -19,15 +19,15 @@ pub(crate) type Span = Range<usize>;
 pub(crate) struct Reader<'a> {
     pub(crate) places: Places<'a>,
     pub(crate) problems: Vec<Problem>,
-    /// Some parts of the file can't be read, and what seems missing may be in them.
+    /// Whether parts of the file can't be read. What seems missing may be in them.
     pub(crate) partial: bool,
-    /// Where mistakes of syntax are. They are reported already, so no other problem is
+    /// Where mistakes of syntax are. They have already been reported, so no other problem is
     /// reported there.
-    pub(crate) told: Vec<Span>,
+    pub(crate) reported: Vec<Span>,
     /// What relative paths are relative to.
     pub(crate) base: &'a Path,
     pub(crate) system: &'a dyn System,
-    /// The child whose table is read.
+    /// The child whose table is being read.
     pub(crate) child: Option<String>,
     /// What a key that is not known in a table means, if it is known by another name or
     /// in another table.
@@ -46,14 +46,14 @@ pub(crate) struct Meant {
 /// A table of the file.
 #[derive(Debug)]
 pub(crate) struct Section<'t> {
-    /// As it is called in messages: `[children.NAME]`.
+    /// What messages call it: `[children.NAME]`.
     pub(crate) title: String,
     /// Where it begins.
     pub(crate) span: Span,
     /// The keys that it can have.
     pub(crate) keys: Keys,
     entries: Vec<Entry<'t>>,
-    /// Known keys that an unknown one seems to mean. They do not count as missing.
+    /// Known keys that seem to be meant by unknown ones. They do not count as missing.
     slips: Vec<&'static str>,
     /// Whether it is a table at all.
     whole: bool,
@@ -100,8 +100,8 @@ impl<'t> Section<'t> {
         Section { title: title.to_owned(), span, keys, entries, slips, whole: table.is_some() }
     }
 
-    /// The table of a key that was read before; an empty one if the key is not given. No
-    /// problem is reported again.
+    /// The table of a key that has been read before; an empty one if the key is not given.
+    /// Its problems are not reported again.
     pub(crate) fn within(&self, name: &str, keys: Keys) -> Section<'_> {
         match self.entry(name) {
             Some(entry) => Section::new(name, entry.key_span.clone(), keys, entry.value.get_ref().as_table()),
@@ -138,7 +138,7 @@ impl<'t> Section<'t> {
         self.whole && !self.has(name) && !self.slips.contains(&name)
     }
 
-    /// The key's value as it stands.
+    /// The key's value as the file has it.
     pub(crate) fn value(&self, name: &str) -> Option<&Spanned<DeValue<'_>>> {
         self.entry(name).map(|entry| entry.value)
     }
@@ -164,7 +164,7 @@ impl<'t> Section<'t> {
     }
 
     fn key(&self, name: &str) -> &'static Key {
-        self.keys.iter().find(|key| key.name == name).expect("the table of keys has each that is read")
+        self.keys.iter().find(|key| key.name == name).expect("every key that is read is in the table of keys")
     }
 
     fn default(&self, name: &str) -> DeValue<'static> {
@@ -175,13 +175,13 @@ impl<'t> Section<'t> {
 impl<'a> Reader<'a> {
     /// Reports that something is wrong.
     pub(crate) fn problem(&mut self, span: Span, what: impl Into<String>, help: impl Into<String>) {
-        if !self.told.iter().any(|told| told.start < span.end && span.start < told.end) {
+        if !self.reported.iter().any(|part| part.start < span.end && span.start < part.end) {
             self.problems.push(self.places.problem(span, what.into(), help.into()));
         }
     }
 
-    /// Reports that the system lacks something, perhaps only for now, that the child
-    /// needs whose table is being read.
+    /// Reports that the system lacks something, perhaps only for now, that is needed by the
+    /// child whose table is being read.
     pub(crate) fn absent(&mut self, span: Span, what: impl Into<String>, help: impl Into<String>) {
         let before = self.problems.len();
         self.problem(span, what, help);
@@ -321,7 +321,7 @@ impl<'a> Reader<'a> {
         self.items(section, name, &format!("as in {name} = {example}"), parse)
     }
 
-    /// As [`Reader::list`], with advice for a value that is no list.
+    /// Like [`Reader::list`], with other advice for a value that is not a list.
     pub(crate) fn items<T>(
         &mut self,
         section: &Section<'_>,

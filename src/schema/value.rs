@@ -26,14 +26,14 @@ pub(crate) fn wrong<T>(what: impl Into<String>, help: impl Into<String>) -> Read
 /// The longest duration: a year of 365 days.
 pub(crate) const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// The value has another type than the key.
+/// Reports that the value has the wrong type.
 fn not<T>(found: &DeValue<'_>, wanted: &str, example: &str) -> Read<T> {
     let (kind, value) = (kind(found), scalar(found));
     let help = if example.is_empty() { String::new() } else { format!("as in {example}") };
     wrong(format!("expected {wanted}, found {kind}{value}"), help)
 }
 
-/// The type of a value, with its article.
+/// The name of a value's type, with its article.
 pub(crate) fn kind(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
@@ -69,7 +69,7 @@ pub(crate) fn clip(text: &str) -> String {
     }
 }
 
-/// A string without NUL, which no system call takes.
+/// A string without a NUL, because no system call takes one.
 pub(crate) fn string(value: &DeValue<'_>) -> Read<String> {
     match value {
         DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) => {
@@ -96,7 +96,7 @@ pub(crate) fn filled(value: &DeValue<'_>) -> Read<String> {
     }
 }
 
-/// One of some words, each with what it means here.
+/// What one of some words means.
 pub(crate) fn choice<T: Clone>(words: &[(&str, T)]) -> impl Fn(&DeValue<'_>) -> Read<T> {
     move |value| {
         let found = word(words.iter().map(|(word, _)| *word), value)?;
@@ -196,7 +196,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         _ => return Err(HELP.to_owned()),
     };
     let number = number.parse::<u64>().ok().and_then(|number| number.checked_mul(millis));
-    // What overflows is out of any range.
+    // A number that overflows is out of any range.
     Ok(number.map_or(Duration::MAX, Duration::from_millis))
 }
 
@@ -281,7 +281,7 @@ pub(crate) fn signal(useless: Useless) -> impl Fn(&DeValue<'_>) -> Read<Signal> 
     }
 }
 
-/// An octal number in a string, as chmod(1) and umask take it.
+/// An octal number in a string, as for chmod(1) and umask.
 pub(crate) fn octal(value: &DeValue<'_>) -> Read<u32> {
     const HELP: &str = "write octal digits in a string, from \"0000\" to \"0777\"";
     let text = match value {
@@ -299,7 +299,7 @@ pub(crate) fn absolute(base: &Path, path: &str) -> PathBuf {
     base.join(path).components().filter(|part| *part != Component::CurDir).collect()
 }
 
-/// A value as JSON, as programs get their settings. Dates become strings.
+/// A value as JSON, the form in which programs get their settings. Dates become strings.
 pub(crate) fn json(value: &DeValue<'_>) -> Read<serde_json::Value> {
     use serde_json::Value;
     Ok(match value {
@@ -323,7 +323,7 @@ pub(crate) fn json(value: &DeValue<'_>) -> Read<serde_json::Value> {
                 Some(number) => Value::Number(number),
                 None => {
                     return wrong(
-                        format!("{number} can't be told in JSON"),
+                        format!("{number} can't be written in JSON"),
                         "settings go to the program as JSON: write a number or a string",
                     );
                 }

@@ -1,24 +1,23 @@
-//! When something happened, by a clock that nobody sets: a machine's wall clock may be
-//! decades wrong when the daemon starts, and be put right later.
+//! When something happened, by a clock that nobody sets: the wall clock may be decades
+//! wrong when the daemon starts, and be corrected later.
 
 use jiff::{SignedDuration, Timestamp};
 use nix::time::{ClockId, clock_gettime};
 use std::time::Duration;
 
-/// The wall clock is taken to have been set if it is this far from where it should be.
-/// Less is the time that passes between reading two clocks: times that are shown twice
-/// are to be the same.
+/// The wall clock counts as set if it is off by this much. Smaller differences come from
+/// reading two clocks one after the other, and must not change a time that was already shown.
 const STEP: SignedDuration = SignedDuration::from_millis(100);
 
-/// An instant, as the time since the machine was booted. The time for which it was
-/// suspended counts (CLOCK_BOOTTIME, clock_gettime(2)), as a person counts it.
+/// An instant, as the time since the machine was booted. Time spent suspended counts
+/// (CLOCK_BOOTTIME, clock_gettime(2)), as people would expect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(Duration);
 
 impl Moment {
-    /// This one.
+    /// The present moment.
     pub fn now() -> Moment {
-        // There since Linux 2.6.39.
+        // Exists since Linux 2.6.39.
         Moment(clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from))
     }
 
@@ -28,15 +27,15 @@ impl Moment {
     }
 }
 
-/// What the wall clock shows of moments.
+/// Converts moments to wall-clock time.
 #[derive(Debug)]
 pub struct Wall {
-    /// When the machine was booted, by what the wall clock shows now.
+    /// When the machine was booted, according to the wall clock now.
     boot: Timestamp,
 }
 
 impl Wall {
-    /// By the wall clock as it is now.
+    /// Uses the wall clock as it is now.
     pub fn new() -> Wall {
         Wall { boot: boot() }
     }
@@ -52,7 +51,7 @@ impl Wall {
         }
     }
 
-    /// When that was, by what the wall clock shows now.
+    /// When that moment was, according to the wall clock now.
     pub fn time(&self, moment: Moment) -> Timestamp {
         self.boot.checked_add(moment.0).unwrap_or(Timestamp::MAX)
     }
@@ -68,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_shown_follows_a_clock_that_is_set_and_stands_still_otherwise() {
+    fn shown_times_change_only_if_the_clock_is_set() {
         let start: Timestamp = "1970-01-01T00:01:00Z".parse().unwrap();
         let mut wall = Wall { boot: start };
         let moment = Moment(Duration::from_secs(40));
@@ -84,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_is_now_by_the_wall_clock() {
+    fn the_present_moment_is_what_the_wall_clock_shows() {
         let (wall, now) = (Wall::new(), Timestamp::now());
         assert!(wall.time(Moment::now()).duration_since(now).abs() < SignedDuration::from_secs(10));
     }

@@ -1,4 +1,4 @@
-//! Numbers that look random, for simulations.
+//! Pseudo-random numbers for simulations.
 
 use std::time::Duration;
 

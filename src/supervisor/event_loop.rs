@@ -1,4 +1,4 @@
-//! The loop: everything that happens is an event, and each event is in one match.
+//! The loop: everything that happens is an event, and one match handles all events.
 
 use super::Options;
 use crate::config::model::{Model, Program};
@@ -34,11 +34,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// How long the service manager may take to hear the last of it.
+/// How long the service manager may take at the end to read the last messages.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// The supervisor. What a part can do alone is a method of that part; the methods here
-/// need several.
+/// The supervisor. What one part can do alone is a method of that part; the methods of the
+/// supervisor need several parts.
 pub(crate) struct Supervisor {
     /// The configuration in force.
     pub(crate) loaded: Loaded,
@@ -58,40 +58,40 @@ pub(crate) struct Supervisor {
 
 /// The first start, and who waits for it.
 pub(crate) struct Startup {
-    /// The caller of a daemon.
+    /// Tells the caller that started the daemon.
     pub(crate) ready: Ready,
-    /// Each child has been up once, or is known not to be.
+    /// Whether the first start is over: each child was up, or was known not to be.
     pub(crate) has_started: bool,
-    /// A start that fails ends the daemon.
+    /// Whether a failed first start ends the daemon.
     pub(crate) must_start: bool,
-    /// Why the daemon ends, if a start failed that had to succeed.
+    /// Why the daemon ends, if the first start had to succeed but failed.
     pub(crate) failed_start: Option<String>,
     /// [`Options::renew`].
     pub(crate) renew: Box<dyn FnMut()>,
 }
 
-/// What the loop and all starts need of the kernel.
+/// The kernel objects that the loop and all starts need.
 pub(crate) struct System {
     pub(crate) poll: Poll,
     signals: Signals,
     /// /dev/null.
     pub(crate) null: OwnedFd,
-    /// The soft limit on descriptors that programs get, as it was for this process.
+    /// The soft limit on descriptors that programs get: the one this process had at first.
     pub(crate) soft_descriptors: u64,
 }
 
-/// What the loop is to do next.
+/// What the loop has to do next.
 #[derive(Debug)]
 pub(crate) struct Agenda {
     /// Something changed that [`Supervisor::advance`] may have been waiting for.
     pub(crate) dirty: bool,
-    /// Look again then, because no event reports it.
+    /// When to look again at something that no event reports.
     look_at: Option<Instant>,
-    /// Set at the end: what [`Supervisor::run`] returns.
+    /// What [`Supervisor::run`] returns; set at the end.
     pub(crate) end: Option<Result<(), String>>,
 }
 
-/// What operators read of the daemon itself.
+/// What the status shows about the daemon itself.
 #[derive(Debug)]
 pub(crate) struct Figures {
     pub(crate) since: Moment,
@@ -125,7 +125,7 @@ impl Supervisor {
     /// Does everything that can fail before the first child is started.
     pub(crate) fn open(options: Options) -> Result<Supervisor, String> {
         let Options { loaded, daemonized, renew } = options;
-        // Before anything else is opened: they have the first numbers.
+        // Before anything else is opened, because these descriptors have the first numbers.
         let store = Store::open()?;
         let mut system = System::open()?;
         let control = &loaded.model.daemon.control;
@@ -166,12 +166,12 @@ impl Supervisor {
         }
         // Nothing fails from here on.
         supervisor.kept.sockets.keep(bound);
-        // Before the first child can write anything.
+        // This comes before the first child can write anything.
         supervisor.kept.keep_in_store(&mut supervisor.manager);
         for (from, to, bytes) in supervisor.kept.store.waiting() {
             log::warn!(
                 "the last supervisor left {bytes} bytes in the link {from} -> {to}, which is not in the configuration: \
-                 they wait for a reload that has it again"
+                 they wait until a reload configures it again"
             );
         }
         Ok(supervisor)
@@ -197,19 +197,19 @@ impl Supervisor {
             }
             if self.startup.has_started && !given_back {
                 given_back = true;
-                // It runs for years, and does so little that a tenth of the start's memory is enough.
+                // The daemon runs for years, and needs only a tenth of the memory that the start did.
                 if let Err(error) = give_back() {
                     log::debug!("cannot give back the memory that the start needed: {error}");
                 }
             }
             self.operators.feed_log_readers();
             let timeout = self.timeout();
-            // A deadline counts once all that came before it was looked at: this process may be
-            // halted at any place here (SIGTSTP, SIGSTOP, a suspended machine), for any time.
+            // A deadline counts only after all earlier events were handled, because this process
+            // may be stopped anywhere here (SIGTSTP, SIGSTOP, a suspended machine) for any time.
             let now = Instant::now();
             self.system.poll.wait(&mut events, timeout).map_err(|e| format!("cannot wait for events: {e}"))?;
             for (token, flags) in events.drain(..) {
-                // What goes to the log changes nothing else.
+                // Events of the log change nothing else.
                 self.agenda.dirty |= !matches!(token, Token::Log(_) | Token::Journal);
                 self.event(token, flags);
             }
@@ -217,7 +217,7 @@ impl Supervisor {
         }
     }
 
-    /// Until the nearest deadline.
+    /// The time until the nearest deadline.
     fn timeout(&self) -> Option<Duration> {
         let journal = match journal::waiting() {
             Waiting::Until(at) => Some(at),
@@ -263,7 +263,7 @@ impl Supervisor {
         for came in all {
             let first = std::mem::replace(&mut before, came.number) != came.number;
             match came.number {
-                // Each counts: the second one ends at once.
+                // Each of these counts, because the second one ends the daemon at once.
                 SIGTERM | SIGINT | SIGQUIT => {
                     log::info!("{}", told(came));
                     self.asked_to_end();
@@ -278,7 +278,7 @@ impl Supervisor {
                     log::info!("{}", told(came));
                     self.reopen();
                 }
-                // A log that is at a limit of its size (RLIMIT_FSIZE) is one reason for it.
+                // The kernel sends it when the log is at its size limit (RLIMIT_FSIZE), for example.
                 SIGXFSZ if came.sender.is_none() => {}
                 // A child can have the kernel send any signal to any process that it may signal
                 // (F_SETOWN, F_SETSIG: fcntl(2)).
@@ -304,10 +304,9 @@ impl Supervisor {
         self.operators.on_time(now);
     }
 
-    /// Passes SIGUSR1 on to the children that have a handler for it, but for plugins
-    /// that have nothing to reopen; returns
-    /// their names, and what went wrong. One that starts just now has no handler
-    /// before it has opened anything.
+    /// Passes SIGUSR1 on to the children that have a handler for it, except plugins that have
+    /// nothing to reopen. Returns their names, and what went wrong. A child that is just
+    /// starting has no handler yet, but has not opened anything yet either.
     pub(crate) fn reopen(&mut self) -> (Vec<String>, Vec<String>) {
         let (mut told, mut failed) = (Vec::new(), Vec::new());
         for (id, child) in self.children.iter() {

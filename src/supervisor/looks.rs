@@ -1,7 +1,7 @@
-//! Looks at the system that are under way beside the loop, and what each is for.
+//! Looks at the system, each by a process aside, and what each is for.
 //!
-//! Nothing changes meanwhile: children are reaped and started, operators are
-//! answered. The end gives a look up.
+//! The loop goes on meanwhile: children are reaped and started, operators are
+//! answered. Looks that are under way at the end are given up.
 
 use crate::config::looked;
 use crate::supervisor::change::reload::Begun;
@@ -19,14 +19,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// One that was killed has this long to die before it is named.
+/// A look that was killed has this long to die before it is reported.
 const TO_DIE: Duration = Duration::from_secs(1);
 
 /// What a look is for.
 pub(crate) enum Purpose {
-    /// A reload, and whose; `None`: a signal's.
+    /// A reload for that connection; `None`: a signal asked for it.
     Reload(Option<u32>),
-    /// What a reload would do, for that connection.
+    /// To tell that connection what a reload would do.
     Plan(u32),
     /// Names of sockets, for a reload whose configuration was read.
     Names(Making, Box<Begun>),
@@ -36,34 +36,34 @@ pub(crate) enum Purpose {
     Lost,
 }
 
-/// Those under way.
+/// The looks that are under way.
 #[derive(Default)]
 pub(crate) struct Looks {
     next: u32,
     under_way: BTreeMap<u32, UnderWay>,
-    /// A reload that is to make names, once a look for what a child lacks has made the same.
+    /// A reload that waits to make names until a look for what a child lacks has made them.
     reload: Option<Box<Begun>>,
-    /// Names that may be gone are not looked at again before.
+    /// Names that may be gone are not looked at again before this.
     lost_at: Option<Instant>,
-    /// Those that were killed, until they are reaped or named: what each was doing.
+    /// Looks that were killed, until they are reaped or reported, and what each was doing.
     killed: BTreeMap<Pid, (Instant, String)>,
 }
 
 struct UnderWay {
     look: Watched<Look>,
     purpose: Purpose,
-    /// See then whether it hangs.
+    /// When to check whether it hangs.
     ask_at: Instant,
 }
 
 impl Looks {
-    /// When one may take too long.
+    /// When to check next whether a look takes too long.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let under_way = self.under_way.values().map(|under_way| under_way.ask_at);
         under_way.chain(self.killed.values().map(|(at, _)| *at)).min()
     }
 
-    /// That process was reaped.
+    /// Notes that a process was reaped.
     pub(crate) fn reaped(&mut self, pid: Pid) {
         self.killed.remove(&pid);
         let looks = self.under_way.values_mut().map(|under_way| &mut under_way.look);
@@ -83,12 +83,12 @@ impl Looks {
         self.reload.is_some() || self.purposes().any(|purpose| matches!(purpose, Purpose::Names(..)))
     }
 
-    /// Whether one is for what that child lacks.
+    /// Whether one looks for what that child lacks.
     pub(crate) fn look_for(&self, id: Id) -> bool {
         self.purposes().any(|purpose| matches!(purpose, Purpose::Lacking(lacking) if lacking.id() == id))
     }
 
-    /// Whether one of these names is just being made for a child that lacks it.
+    /// Whether one of these names is being made at the moment for a child that lacks it.
     fn make_one_of(&self, wanted: &Wanted) -> bool {
         self.purposes()
             .any(|purpose| matches!(purpose, Purpose::Lacking(lacking) if lacking.making().makes_one_of(wanted)))
@@ -96,23 +96,23 @@ impl Looks {
 }
 
 impl Supervisor {
-    /// Whether a reload is under way, looks for it included.
+    /// Whether a reload is under way, including looks for one.
     pub(crate) fn is_reloading(&self) -> bool {
         !self.changes.reloads.is_empty() || self.looks.are_for_reload()
     }
 
-    /// Whether a reload takes addresses that nobody else is to take meanwhile: it has their names
-    /// made, or holds them for what is to be started.
+    /// Whether a reload is taking addresses, so that nothing else may take them: it has their
+    /// names made, or holds them for children that it will start.
     pub(crate) fn is_taking_addresses(&self) -> bool {
         self.changes.reloads.iter().any(|reload| reload.change.is_before_effect()) || self.looks.make_names()
     }
 
-    /// Has the names of sockets looked at that this process can't look at itself: what is seen
-    /// is in the next status.
+    /// Begins to look at the names of sockets that this process can't look at itself. The
+    /// next status shows the result.
     pub(crate) fn look_for_lost_names(&mut self) {
         let (now, names) = (Instant::now(), self.kept.sockets.far_names());
         let is_early = self.looks.lost_at.is_some_and(|at| now < at);
-        // Where a file system answers nobody, one that hangs there is enough.
+        // If a file system does not answer, one look that hangs there is enough.
         if names.is_empty() || is_early || !self.looks.killed.is_empty() || self.changes.is_ending() {
             return;
         }
@@ -129,7 +129,7 @@ impl Supervisor {
         }
     }
 
-    /// Begins to look at the configuration, in that file or where it came from.
+    /// Begins to look at the configuration, in that file or in the one that it came from.
     pub(crate) fn look_at_configuration(&mut self, file: Option<&Path>, purpose: Purpose) {
         let file = file.or(self.model().file.as_deref()).map(Path::to_owned);
         let begun = Look::begin(Keeps::Only(&[]), |scribe| looked::look(file.as_deref(), true, scribe));
@@ -141,8 +141,9 @@ impl Supervisor {
         }
     }
 
-    /// Begins to make the names that a reload needs. One that is just being made for a child
-    /// that lacks it would be met as in use: that look is waited for, which is bounded.
+    /// Begins to make the names that a reload needs. If one of them is being made for a child
+    /// that lacks it, it would be found in use, so the reload waits for that look, which takes
+    /// a bounded time.
     pub(crate) fn make_names(&mut self, wanted: Wanted, reload: Begun) {
         if self.looks.make_one_of(&wanted) {
             self.looks.reload = Some(Box::new(reload));
@@ -167,7 +168,7 @@ impl Supervisor {
         }
     }
 
-    /// The process that looks has ended.
+    /// Takes the answers of a look whose process has ended.
     pub(crate) fn on_look(&mut self, id: u32) {
         let Some(UnderWay { look, purpose, .. }) = self.looks.under_way.remove(&id) else { return };
         let answers = look.answers();
@@ -175,7 +176,7 @@ impl Supervisor {
         self.looked(purpose, answers);
     }
 
-    /// Gives up those that hang.
+    /// Gives up looks that hang.
     pub(crate) fn hung_looks(&mut self, now: Instant) {
         self.name_left(now);
         let due: Vec<u32> =
@@ -194,7 +195,8 @@ impl Supervisor {
         }
     }
 
-    /// It is killed as it is dropped; if that does not end it, it is named.
+    /// Notes a look that is given up. It is killed when it is dropped; if that does not end it,
+    /// it is reported.
     fn give_up(&mut self, look: &Look, why: &str) {
         if !look.is_reaped() {
             self.looks.killed.insert(look.pid(), (Instant::now() + TO_DIE, why.to_owned()));
@@ -211,7 +213,7 @@ impl Supervisor {
         });
     }
 
-    /// The end: nobody needs them any more.
+    /// Gives up all looks at the end, when nobody needs them any more.
     pub(crate) fn give_up_looks(&mut self) {
         for UnderWay { look, purpose, .. } in std::mem::take(&mut self.looks.under_way).into_values() {
             self.give_up(&look, "it looked at the system for a reload");
@@ -227,7 +229,7 @@ impl Supervisor {
             }
         }
         if let Some(reload) = self.looks.reload.take() {
-            // A change back has refused it already.
+            // If this is a change back, it was refused already.
             self.operators.refuse(reload.waiter, "cannot reload: the daemon is stopping");
         }
     }

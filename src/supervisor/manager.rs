@@ -1,19 +1,19 @@
-//! What the supervisor says to the service manager that started it, in order
-//! and without ever waiting for it (sd_notify(3)).
+//! Messages to the service manager that started the supervisor, sent in order and
+//! without ever waiting for it (sd_notify(3)).
 
 use crate::sys::notify::{self, Sent};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How soon it is tried again while the manager takes nothing.
+/// How soon to try again while the manager takes nothing.
 const AGAIN: Duration = Duration::from_millis(200);
-/// The watchdog's feed is tried again this many times within the watchdog's
-/// time, or as often as everything else.
+/// Feeding the watchdog is tried again at least this many times within the watchdog's
+/// time, and at least as often as sending everything else.
 const FEEDS: u32 = 10;
-/// How soon at the end, when nothing else is to be done.
+/// How soon to try again at the end, when there is nothing else to do.
 const LAST_AGAIN: Duration = Duration::from_millis(10);
-/// Once this many messages wait, the manager is told nothing more.
+/// When this many messages wait, further ones are dropped.
 const MOST: usize = 1024;
 
 /// The service manager, if there is one.
@@ -29,29 +29,30 @@ pub struct Manager {
 struct Watchdog {
     within: Duration,
     next: Instant,
-    /// The manager did not take the last one.
+    /// Whether the manager did not take the last message.
     missed: bool,
 }
 
 impl Manager {
-    /// One that wants to hear that the loop goes round, `within` this time.
+    /// The service manager; if it has a watchdog, it wants to hear from the loop `within` this
+    /// time.
     pub fn new(within: Option<Duration>) -> Manager {
         let watchdog = within.map(|within| Watchdog { within, next: Instant::now(), missed: false });
         Manager { watchdog, ..Manager::default() }
     }
 
-    /// Tells it `NAME=value` lines, now or as soon as it takes them. `false`: it
-    /// will not be told, because too much waits already; that is logged.
+    /// Sends it `NAME=value` lines, now or as soon as it takes them. Returns `false` if they
+    /// will not be sent, because too much waits already; that is logged.
     pub fn tell(&mut self, lines: &str) -> bool {
         self.send(lines, None)
     }
 
-    /// The same with a descriptor.
+    /// Sends it lines as [`tell`](Manager::tell) does, with a descriptor.
     pub fn hand(&mut self, lines: &str, fd: BorrowedFd<'_>) -> bool {
         self.send(lines, Some(fd))
     }
 
-    /// Tells it what is due by now: that the loop goes round, and what waits.
+    /// Sends what is due: the watchdog's message, and those that wait.
     pub fn on_time(&mut self, now: Instant) {
         self.feed(now);
         if self.again.is_some_and(|at| at <= now) {
@@ -65,7 +66,7 @@ impl Manager {
             Ok(Sent::Taken) => false,
             Ok(Sent::NotNow) => true,
             Err(error) => {
-                // Whoever listened may be there again in a moment.
+                // The service manager may be back in a moment.
                 if !watchdog.missed {
                     log::warn!("cannot feed the watchdog: {error}; trying again");
                 }
@@ -82,7 +83,7 @@ impl Manager {
             return true;
         }
         if self.waiting.len() >= MOST {
-            log::error!("the service manager takes nothing: it is not told {}", lines.escape_debug());
+            log::error!("cannot tell the service manager {}: it takes nothing", lines.escape_debug());
             return false;
         }
         let kept = match fd.map(|fd| fd.try_clone_to_owned()).transpose() {
@@ -100,8 +101,8 @@ impl Manager {
     }
 
     fn flush(&mut self) {
-        // A manager that misses this ends the process, so it goes ahead of all
-        // that waits, however little the manager takes.
+        // If the manager misses the watchdog's message, it ends this process. So that message
+        // goes ahead of all that wait, however little the manager takes.
         if let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| watchdog.missed) {
             let now = Instant::now();
             watchdog.next = now;
@@ -117,7 +118,7 @@ impl Manager {
         self.again = None;
     }
 
-    /// Tells it the rest before the process ends, for no longer than `bound`.
+    /// Sends the rest before the process ends; this takes no longer than `bound`.
     pub fn finish(&mut self, bound: Duration) {
         let until = Instant::now() + bound;
         self.flush();
@@ -127,20 +128,20 @@ impl Manager {
         }
         if let Some((lines, _)) = self.waiting.front() {
             log::error!(
-                "the service manager takes nothing: it is not told {} and {} more",
+                "cannot tell the service manager {} and {} more messages: it takes nothing",
                 lines.escape_debug(),
                 self.waiting.len() - 1
             );
         }
     }
 
-    /// When it is [time](Manager::on_time).
+    /// When [`Manager::on_time`] has something to do.
     pub fn deadline(&self) -> Option<Instant> {
         [self.again, self.watchdog.as_ref().map(|watchdog| watchdog.next)].into_iter().flatten().min()
     }
 }
 
-/// Whether it is done with: taken, or refused for good.
+/// Sends a message. Returns whether it is done with: taken, or refused for good.
 fn attempt(lines: &str, fd: Option<BorrowedFd<'_>>) -> bool {
     match notify::try_send(lines, fd) {
         Ok(Sent::Taken) => true,

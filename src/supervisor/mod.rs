@@ -1,7 +1,7 @@
 //! The supervisor: one thread, one loop, never blocks.
 //!
 //! Everything that happens is an event of `poll`: a signal, a deadline, a
-//! descriptor. Deciding is apart from doing: `family::child`,
+//! descriptor. Decisions are separate from actions: `family::child`,
 //! `family::backoff`, `family::outcome`, `change::drain` and `change::steps` are pure;
 //! the rest does what they say.
 //!
@@ -9,10 +9,10 @@
 //! |---|---|
 //! | `event_loop` | every event, in one match |
 //! | `family` | children: states, start, end, what they say and leave behind |
-//! | `kept` | what outlives a child: links, sockets, the service manager's store |
-//! | `change` | what takes several steps: start, reload, end |
+//! | `kept` | what outlives a child's process: links, sockets, the service manager's store |
+//! | `change` | everything that takes several steps: start, reload, end |
 //! | `operators` | operators' connections and requests |
-//! | `looks` | processes aside that look at what may not answer, so that the loop never waits |
+//! | `looks` | processes aside that look at things that may not answer, so that the loop never waits |
 //! | `manager`, `clock`, `poll` | the service manager, time, descriptors |
 
 mod change;
@@ -38,18 +38,18 @@ use ready::Ready;
 pub struct Options {
     /// The configuration.
     pub loaded: Loaded,
-    /// Whether this process went to the background: then a start that fails
-    /// ends it, for somebody waits to be told so.
+    /// Whether this process went to the background. If so, a failed start ends it,
+    /// because its caller waits for the result.
     pub daemonized: bool,
-    /// Makes again what the caller keeps by a name in a file system, if somebody removed
-    /// that: a reload does the same for the supervisor's own names.
+    /// Makes the caller's own files again, if somebody removed them. A reload calls it, as
+    /// it also makes the supervisor's own names again.
     pub renew: Box<dyn FnMut()>,
 }
 
-/// Supervises until it is told to end. `ready` is told once how the start went.
+/// Supervises until it is asked to end. `ready` reports once how the start went.
 ///
 /// # Errors
-/// What it could not do before the first child was started, untold to `ready`;
+/// Something failed before the first child was started, which `ready` does not report;
 /// or, at the end, why the start failed, or what was lost.
 pub fn run(options: Options, ready: &mut Ready) -> Result<(), String> {
     event_loop::Supervisor::open(options)?.run(ready)

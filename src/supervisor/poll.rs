@@ -1,4 +1,4 @@
-//! What the loop waits for: which descriptor is whose.
+//! What the loop waits for, and what each descriptor belongs to.
 
 use crate::sys::poll;
 
@@ -7,19 +7,19 @@ pub use poll::Watched;
 /// The descriptors that the loop watches.
 pub type Poll = poll::Poll<Token>;
 
-/// A child, by a number that is never given again.
+/// The number of a child; it is never reused.
 pub type Id = u32;
 
-/// Whose descriptor it is.
+/// What an event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Token {
-    /// Signals came.
+    /// Signals have arrived.
     Signals,
     /// An operator connects.
     Control,
     /// An operator's connection.
     Connection(u32),
-    /// A child's exec is decided.
+    /// A child's exec has succeeded or failed.
     Exec(Id),
     /// A child wrote to its log pipe.
     Log(Id),
@@ -29,7 +29,7 @@ pub enum Token {
     Ready(Id),
     /// A process that looks at the system has ended.
     Look(u32),
-    /// The log's output takes more.
+    /// There is room in the log's output again.
     Journal,
 }
 

@@ -1,5 +1,5 @@
 //! `plumbd run --daemon`: the caller gets its exit status once every child is
-//! ready, or the reason why not.
+//! ready, or the reason why one is not.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -24,7 +24,7 @@ struct Folder {
 impl Folder {
     fn new(config: &str) -> Folder {
         let dir = tempfile::tempdir().unwrap();
-        // Nobody need listen on /dev/log here; so nothing is logged, and it says so.
+        // Perhaps nothing listens on /dev/log here. So nothing is logged, and the daemon reports that.
         fs::write(dir.path().join("plumbd.toml"), format!("daemon.log = \"stderr\"\n{config}")).unwrap();
         Folder { dir }
     }
@@ -38,7 +38,7 @@ impl Folder {
         self.run_by(Command::new(env!("CARGO_BIN_EXE_plumbd")))
     }
 
-    /// The same by a program that becomes it.
+    /// Like [`Folder::run`], by a program that then executes plumbd.
     fn run_by(&self, command: Command) -> (i32, String) {
         let output = prepared(command, self.dir.path(), &RUN).output().unwrap();
         assert!(output.stdout.is_empty());
@@ -88,7 +88,7 @@ fn assert_streams_are_null(pid: i32) {
     }
 }
 
-/// Session and terminal (0: none) of a process, as proc_pid_stat(5) has them.
+/// The session and the terminal (0: none) of a process, from proc_pid_stat(5).
 fn session(pid: i32) -> (i32, i32) {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     // After the state come parent, group, session, terminal.
@@ -99,7 +99,7 @@ fn session(pid: i32) -> (i32, i32) {
 const SLEEPER: &str = "[children.x]\ncommand = [\"/bin/sleep\", \"1000\"]\n";
 
 #[test]
-fn all_is_up_when_the_caller_comes_back_and_gone_after_shutdown() {
+fn all_children_are_up_when_the_caller_returns_and_gone_after_a_shutdown() {
     let folder = Folder::new(SLEEPER);
     assert_eq!(folder.run(), (0, String::new()));
     let status = folder.status();
@@ -113,7 +113,7 @@ fn all_is_up_when_the_caller_comes_back_and_gone_after_shutdown() {
 }
 
 #[test]
-fn a_child_that_is_not_ready_in_time_is_the_reason() {
+fn a_child_that_is_not_ready_in_time_makes_the_start_fail() {
     let folder = Folder::new(&format!("{SLEEPER}ready = \"notify\"\nready_timeout = \"100ms\"\nrestart = \"never\"\n"));
     let (status, why) = folder.run();
     assert_eq!(status, 1);
@@ -122,7 +122,7 @@ fn a_child_that_is_not_ready_in_time_is_the_reason() {
 }
 
 #[test]
-fn a_child_that_is_held_back_is_the_reason() {
+fn a_child_that_is_held_back_makes_the_start_fail() {
     let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("tcp://{}", held.local_addr().unwrap());
     for (more, reason) in [
@@ -152,7 +152,7 @@ fn a_second_daemon_is_refused_and_leaves_the_first_alone() {
 }
 
 #[test]
-fn a_daemon_that_was_killed_is_followed_by_another() {
+fn a_new_daemon_can_follow_one_that_was_killed() {
     let folder = Folder::new(SLEEPER);
     assert_eq!(folder.run(), (0, String::new()));
     let killed = folder.pid().unwrap();
@@ -168,7 +168,7 @@ fn a_daemon_that_was_killed_is_followed_by_another() {
 fn a_daemon_holds_nothing_that_its_caller_had_open() {
     let folder = Folder::new(SLEEPER);
     let file = fs::File::create(folder.path("theirs")).unwrap();
-    // dup(2) without close-on-exec, as a shell's `9>theirs`.
+    // dup(2) without close-on-exec, like `9>theirs` in a shell.
     let inherited = nix::unistd::dup(file.as_fd()).unwrap();
     assert_eq!(folder.run(), (0, String::new()));
     drop(inherited);
@@ -179,9 +179,9 @@ fn a_daemon_holds_nothing_that_its_caller_had_open() {
 }
 
 #[test]
-fn a_daemon_has_no_terminal_and_outlives_that_of_its_caller() {
+fn a_daemon_has_no_terminal_and_outlives_its_callers() {
     let folder = Folder::new(SLEEPER);
-    // A terminal that is gone once the caller has ended.
+    // The terminal is gone once the caller has ended.
     let caller = format!("{} {}", env!("CARGO_BIN_EXE_plumbd"), RUN.join(" "));
     let mut script = std::process::Command::new("script");
     let status = script.args(["-qec", &caller, "/dev/null"]).current_dir(folder.dir.path()).output().unwrap().status;
@@ -189,14 +189,14 @@ fn a_daemon_has_no_terminal_and_outlives_that_of_its_caller() {
     let pid = folder.pid().unwrap();
     let (session, terminal) = session(pid);
     assert_eq!(terminal, 0);
-    assert_ne!(session, pid, "a leader of a session could get a terminal");
-    assert!(!alive(session), "nobody else is in its session");
+    assert_ne!(session, pid, "the leader of a session could get a terminal");
+    assert!(!alive(session), "no other process is in its session");
     assert!(folder.status().all_up());
     assert_streams_are_null(pid);
 }
 
 #[test]
-fn it_starts_where_no_standard_stream_is_open() {
+fn it_starts_even_if_no_standard_stream_is_open() {
     let folder = Folder::new(SLEEPER);
     let script = format!("exec {} {} <&- >&- 2>&-", env!("CARGO_BIN_EXE_plumbd"), RUN.join(" "));
     let mut shell = std::process::Command::new("sh");
@@ -234,7 +234,7 @@ fn a_relative_configuration_is_read_again_where_it_was() {
 }
 
 #[test]
-fn of_two_that_start_at_once_one_holds_the_pid_file() {
+fn if_two_start_at_once_only_one_gets_the_pid_file() {
     let folder = Folder::new(SLEEPER);
     let (one, other) = std::thread::scope(|scope| {
         let one = scope.spawn(|| folder.run());
@@ -249,7 +249,7 @@ fn of_two_that_start_at_once_one_holds_the_pid_file() {
 }
 
 #[test]
-fn the_service_manager_is_told_who_the_daemon_is() {
+fn the_service_manager_learns_the_daemons_pid() {
     let folder = Folder::new(SLEEPER);
     let manager = std::os::unix::net::UnixDatagram::bind(folder.path("notify")).unwrap();
     let mut plumbd = Command::new(env!("CARGO_BIN_EXE_plumbd"));

@@ -1,5 +1,5 @@
 //! Chains of a source, filters and a sink: what a filter has not taken when it is
-//! stopped or dies is in the file at the end, whatever ends, and however.
+//! stopped or dies is in the file at the end, whatever ends and for whatever reason.
 
 use crate::daemon::{Daemon, free_port, kill, wait_for};
 use nix::libc::{SIGKILL, SIGTERM};
@@ -10,13 +10,13 @@ use std::io::{Read, Write};
 /// How many lines a source writes.
 const LINES: usize = 400;
 
-/// Takes one line at a time, so that it has at most one in its hands; slow.
+/// A slow filter that takes one line at a time, so that it holds at most one.
 const FILTER: &str = r#"
     command = ["/bin/sh", "-c", "while IFS= read -r line; do sleep 0.002; printf '%s\n' \"$line\"; done"]
     stop_timeout = "1000s"
     "#;
 
-/// A chain of children of these names, the first the source and the last the logger.
+/// A chain of children with these names. The first is the source and the last the logger.
 fn chain(names: &[&str]) -> String {
     let mut config = "[daemon]\nstop_timeout = \"100s\"\n".to_owned();
     let (first, last) = (names[0], names[names.len() - 1]);
@@ -42,9 +42,9 @@ fn wait_written(daemon: &Daemon) {
     wait_for("the source has written", || daemon.path("written").exists().then_some(()));
 }
 
-/// How many lines of the source are in the file: in order, and none twice. A shell
-/// that is killed while it reads takes a part of a line with it, so there may be
-/// that many rests of lines.
+/// How many lines of the source are in the file. Checks that they are in order, and none is
+/// there twice. A shell that is killed while it reads loses the beginning of a line, so
+/// there may be one remainder of a line for each kill.
 #[track_caller]
 fn lines_in_order(daemon: &Daemon, kills: usize) -> usize {
     let text = daemon.read_text("out.log");
@@ -59,7 +59,7 @@ fn lines_in_order(daemon: &Daemon, kills: usize) -> usize {
     lines
 }
 
-/// No line of the source went to the log.
+/// Checks that no line of the source went to the log.
 #[track_caller]
 fn log_has_no_lines(daemon: &Daemon) {
     let log = daemon.log();
@@ -68,8 +68,8 @@ fn log_has_no_lines(daemon: &Daemon) {
 }
 
 #[test]
-fn a_filter_that_was_stopped_is_started_at_the_end_for_what_waits() {
-    // Whatever the order of the names, and whichever of the filters is down.
+fn a_stopped_filter_is_started_at_the_end_to_take_what_waits_for_it() {
+    // For different orders of the names, and with either of the filters down.
     for (names, stopped) in [
         (vec!["source", "transform", "logger"], "transform"),
         (vec!["a", "b", "c", "d"], "b"),
@@ -83,7 +83,7 @@ fn a_filter_that_was_stopped_is_started_at_the_end_for_what_waits() {
         daemon.signal(SIGTERM);
         let status = daemon.wait_end();
         assert!(status.success(), "{names:?}: {status}\n{}", daemon.log());
-        // What it had in its hands when it was asked to stop went with it.
+        // The line that it held when it was asked to stop is lost.
         let lines = lines_in_order(&daemon, 1);
         assert!(lines >= LINES - 1, "{names:?}: {lines}\n{}", daemon.log());
         log_has_no_lines(&daemon);
@@ -91,7 +91,7 @@ fn a_filter_that_was_stopped_is_started_at_the_end_for_what_waits() {
 }
 
 #[test]
-fn filters_that_die_while_they_drain_come_again_before_their_sinks_input_ends() {
+fn filters_that_die_while_they_drain_are_restarted_before_their_sinks_input_ends() {
     for names in [vec!["source", "filter", "logger"], vec!["c", "b", "a", "d"], vec!["a", "e", "b", "d", "c"]] {
         let filters = &names[1..names.len() - 1];
         let mut daemon = Daemon::spawn(&chain(&names));
@@ -100,7 +100,7 @@ fn filters_that_die_while_they_drain_come_again_before_their_sinks_input_ends() 
         daemon.wait_state(DaemonState::Stopping);
         let mut kills = 0;
         for filter in filters {
-            // Still at work: it dies with what it has in its hands.
+            // It is still at work, so the line that it holds dies with it.
             let drains = |child: &plumbd::control::status::Child| child.state == ChildState::Stopping;
             let pid = wait_for("it drains, or is done", || {
                 let status = daemon.try_status();
@@ -126,7 +126,7 @@ fn filters_that_die_while_they_drain_come_again_before_their_sinks_input_ends() 
 }
 
 #[test]
-fn a_filter_that_dies_while_a_reload_takes_it_out_comes_again_for_the_rest() {
+fn a_filter_that_dies_while_a_reload_removes_it_is_restarted_to_take_the_rest() {
     let mut daemon = Daemon::spawn(&chain(&["source", "filter", "logger"]));
     wait_written(&daemon);
     daemon.wait_state(DaemonState::Running);
@@ -148,7 +148,7 @@ fn a_filter_that_dies_while_a_reload_takes_it_out_comes_again_for_the_rest() {
 }
 
 #[test]
-fn a_filter_that_may_not_come_again_is_a_loss_that_is_reported() {
+fn if_a_filter_may_not_be_restarted_the_loss_is_reported() {
     let config = chain(&["source", "filter", "logger"]).replace("stop_timeout = \"1000s\"", "restart = \"never\"");
     let mut daemon = Daemon::spawn(&config);
     wait_written(&daemon);
@@ -160,7 +160,7 @@ fn a_filter_that_may_not_come_again_is_a_loss_that_is_reported() {
     log_has_no_lines(&daemon);
 }
 
-/// An echo server and its logger, which comes again after a long time if it dies.
+/// An echo server and its logger, which is restarted only after a long time if it dies.
 fn echo(port: u16) -> String {
     format!(
         r#"
@@ -182,7 +182,7 @@ fn echo(port: u16) -> String {
 }
 
 #[test]
-fn a_sink_that_is_down_at_the_end_is_started_for_what_its_source_holds() {
+fn a_sink_that_is_down_at_the_end_is_started_to_take_what_its_source_holds() {
     for down in ["stopped", "in backoff"] {
         let port = free_port();
         let mut daemon = Daemon::start(&echo(port));
@@ -207,7 +207,7 @@ fn a_sink_that_is_down_at_the_end_is_started_for_what_its_source_holds() {
 }
 
 #[test]
-fn what_a_source_wrote_into_a_sink_that_is_down_is_saved_at_the_end() {
+fn what_a_source_wrote_while_its_sink_was_down_is_saved_at_the_end() {
     let mut daemon = Daemon::spawn(&chain(&["source", "logger"]));
     wait_written(&daemon);
     daemon.done(&Request::Stop { children: named("logger") });
@@ -220,7 +220,7 @@ fn what_a_source_wrote_into_a_sink_that_is_down_is_saved_at_the_end() {
 }
 
 #[test]
-fn an_ordinary_sink_that_is_down_at_the_end_takes_its_sources_last_words() {
+fn an_ordinary_sink_that_is_down_at_the_end_gets_its_sources_last_lines() {
     let mut daemon = Daemon::start(
         r#"
         [children.source]

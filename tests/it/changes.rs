@@ -1,5 +1,5 @@
-//! Stops, starts and reloads that meet each other: what goes is not started once
-//! more, answers are true, jobs run once, and an end has a bound.
+//! Stops, starts and reloads that overlap: a child that is being removed is not started once
+//! more, answers are true, jobs run once, and a shutdown takes a bounded time.
 
 use crate::daemon::{Daemon, alive, kill, wait_for};
 use crate::strace::Strace;
@@ -12,7 +12,7 @@ fn named(name: &str) -> Vec<String> {
     vec![name.to_owned()]
 }
 
-/// Counts its starts, and takes its time to stop: until `go` is there.
+/// A child that counts its starts, and stops only once the file `go` exists.
 fn slow(name: &str, more: &str) -> String {
     format!(
         r#"
@@ -38,7 +38,7 @@ fn starts(daemon: &Daemon, name: &str) -> usize {
 const BAD: &str = "[children.bad]\ncommand = [\"sleep\", \"1000\"]\nready = \"fd\"\nready_timeout = \"200ms\"\n";
 
 #[test]
-fn a_restart_under_way_is_no_start_when_the_daemon_ends() {
+fn a_restart_under_way_starts_nothing_if_the_daemon_ends() {
     let mut daemon = Daemon::start(&slow("one", ""));
     let restart = daemon.ask_meanwhile(Request::Restart { children: named("one") });
     daemon.wait_child("one", ChildState::Stopping);
@@ -51,7 +51,7 @@ fn a_restart_under_way_is_no_start_when_the_daemon_ends() {
 }
 
 #[test]
-fn a_restart_under_way_is_no_start_when_a_reload_removes_the_child() {
+fn a_restart_under_way_starts_nothing_if_a_reload_removes_the_child() {
     let other = "[children.other]\ncommand = [\"sleep\", \"1000\"]\n";
     let mut daemon = Daemon::start(&(slow("one", "") + other));
     let restart = daemon.ask_meanwhile(Request::Restart { children: named("one") });
@@ -68,7 +68,7 @@ fn a_restart_under_way_is_no_start_when_a_reload_removes_the_child() {
 }
 
 #[test]
-fn a_child_killed_because_it_was_late_is_not_started_again_by_the_undoing() {
+fn a_child_killed_because_it_was_late_is_not_started_again_when_the_reload_is_undone() {
     let one = "[children.one]\ncommand = [\"sleep\", \"1000\"]\n";
     let mut daemon = Daemon::start(one);
     let late = r#"
@@ -84,7 +84,7 @@ fn a_child_killed_because_it_was_late_is_not_started_again_by_the_undoing() {
 }
 
 #[test]
-fn a_start_or_restart_during_a_reload_is_answered_when_it_is_so() {
+fn a_start_or_restart_during_a_reload_is_answered_once_it_is_done() {
     for restart in [false, true] {
         let mut daemon = Daemon::start(&slow("one", ""));
         let before = daemon.child_pid("one");
@@ -94,7 +94,7 @@ fn a_start_or_restart_during_a_reload_is_answered_when_it_is_so() {
         let children = named("one");
         let asked = if restart { Request::Restart { children } } else { Request::Start { children } };
         let asked = daemon.ask_meanwhile(asked);
-        // It is known to the daemon, which answers one after the other.
+        // The daemon answers requests in order, so after this it knows the first one.
         daemon.status();
         std::thread::sleep(Duration::from_millis(50));
         assert!(!asked.is_finished(), "answered while the child is on its way down");
@@ -136,7 +136,8 @@ fn a_job_that_failed_does_not_run_again_because_a_reload_is_undone() {
         daemon.wait_state(DaemonState::Running);
         wait_for("it has run", || (daemon.child("job").last_exit.is_some()).then_some(()));
         let before = daemon.child("job");
-        // Undone, with and without a change of the job itself; its own run by the reload is one.
+        // The reload is undone, with and without a change of the job itself. If the job changes,
+        // the reload itself runs it once.
         for (more, runs) in [("", 1), ("umask = \"0077\"", 2)] {
             daemon.configure(&(job(policy, exit, more) + BAD));
             assert_eq!(daemon.ask(&Request::Reload).0, 1);
@@ -150,8 +151,8 @@ fn a_job_that_failed_does_not_run_again_because_a_reload_is_undone() {
 }
 
 #[test]
-fn an_end_during_a_reload_starts_again_what_the_reload_had_asked_to_go() {
-    // The filter ends well when it is asked, and may not come again by itself.
+fn a_shutdown_during_a_reload_restarts_what_the_reload_had_asked_to_stop() {
+    // The filter ends successfully when it is asked to stop, and is not restarted by itself.
     let config = |umask: &str| {
         // A hundred lines take a busy machine a while.
         "[daemon]\nstop_timeout = \"60s\"\n".to_owned()
@@ -188,12 +189,12 @@ fn an_end_during_a_reload_starts_again_what_the_reload_had_asked_to_go() {
     assert_eq!(reload.join().unwrap().unwrap().0, 1);
     std::fs::write(daemon.path("go"), "").unwrap();
     assert!(daemon.wait_end().success(), "{}", daemon.log());
-    // It may have had one line in its hands.
+    // It may have held one line.
     assert!(daemon.read_text("out.log").lines().count() >= 99, "{}", daemon.read_text("out.log"));
 }
 
 #[test]
-fn a_child_that_an_operator_stopped_meanwhile_stays_down_when_the_reload_is_undone() {
+fn a_child_that_an_operator_stops_during_a_reload_stays_down_when_it_is_undone() {
     let one = "[children.one]\ncommand = [\"sleep\", \"1000\"]\n";
     let mut daemon = Daemon::start(&(slow("slow", "") + one));
     daemon.configure(&(slow("slow", "umask = \"0077\"") + BAD));
@@ -209,7 +210,7 @@ fn a_child_that_an_operator_stopped_meanwhile_stays_down_when_the_reload_is_undo
 }
 
 #[test]
-fn what_waits_in_a_link_that_an_undone_reload_takes_away_is_there_when_it_comes_again() {
+fn what_waits_in_a_link_is_still_there_after_a_reload_that_removes_it_is_undone() {
     let one = "[daemon]\nstop_timeout = \"200ms\"\n[children.one]\ncommand = [\"sleep\", \"1000\"]\n";
     let link = |source: &str, sink: &str| {
         format!(
@@ -237,7 +238,7 @@ fn what_waits_in_a_link_that_an_undone_reload_takes_away_is_there_when_it_comes_
 }
 
 #[test]
-fn a_child_that_was_given_up_stays_so_when_a_reload_is_undone() {
+fn a_child_that_has_failed_stays_failed_when_a_reload_is_undone() {
     let job = |more: &str| {
         format!(
             "[children.job]\ncommand = [\"/bin/sh\", \"-c\", \"echo x >> job.starts; exit 1\"]\n\
@@ -259,8 +260,8 @@ fn a_child_that_was_given_up_stays_so_when_a_reload_is_undone() {
 }
 
 #[test]
-fn an_end_is_bounded_whoever_takes_no_signal() {
-    // Four in a row, each waits for the one before it.
+fn a_shutdown_is_bounded_even_if_children_ignore_signals() {
+    // There are four in a row, and each waits for the one before it.
     let deaf = |name: &str, after: &str| {
         format!(
             "[children.{name}]\ncommand = [\"/bin/sh\", \"-c\", \"trap '' TERM; echo >&$PLUMBD_READY_FD; while :; do sleep 0.1; done\"]\n\
@@ -278,19 +279,19 @@ fn an_end_is_bounded_whoever_takes_no_signal() {
     let began = Instant::now();
     daemon.signal(SIGTERM);
     daemon.wait_end();
-    // In order it would be four times 2 s.
+    // One after the other, they would take four times 2 s.
     assert!(began.elapsed() < Duration::from_millis(6500), "{:?}", began.elapsed());
 }
 
-/// A strace that keeps the supervisor's kill(2) from doing anything.
+/// A strace that makes the supervisor's kill(2) do nothing.
 fn powerless(daemon: &Daemon) -> Strace {
     Strace::inject(daemon.pid(), "kill", "retval=0")
 }
 
 #[test]
 #[ignore = "needs strace, run by .ci/run"]
-fn a_child_that_nobody_can_kill_is_named_and_holds_up_no_second_sigterm() {
-    // It takes no notice of its supervisor's death either.
+fn a_child_that_cannot_be_killed_is_reported_and_a_second_sigterm_does_not_wait_for_it() {
+    // Nor does it end when its supervisor dies.
     let mut daemon = Daemon::start(
         "[children.one]\nready = \"fd\"\n\
          command = [\"sh\", \"-c\", \"trap '' TERM; echo >&$PLUMBD_READY_FD; while :; do sleep 0.1; done\"]\n",
@@ -311,7 +312,7 @@ fn a_child_that_nobody_can_kill_is_named_and_holds_up_no_second_sigterm() {
 
 #[test]
 #[ignore = "needs strace, run by .ci/run"]
-fn a_child_that_nobody_can_kill_is_a_reason_to_undo_a_reload() {
+fn a_child_that_cannot_be_killed_makes_a_reload_be_undone() {
     let config = |more: &str| {
         format!(
             "[daemon]\nstop_timeout = \"500ms\"\n[children.one]\ncommand = [\"sleep\", \"1000\"]\nstop_timeout = \"100ms\"\n{more}\n\
@@ -325,7 +326,7 @@ fn a_child_that_nobody_can_kill_is_a_reason_to_undo_a_reload() {
     let (status, _, err) = daemon.ask(&Request::Reload);
     assert_eq!(status, 1);
     assert!(err.contains(&format!("cannot end one: process {one} does not die of SIGKILL")), "{err}");
-    // It is the operator's to end it, and then all is as before.
+    // Once the operator has ended it, everything is as before.
     drop(strace);
     kill(one, SIGKILL);
     daemon.wait_replaced("one", one);

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 const BIN: &str = env!("CARGO_BIN_EXE_plumbd");
 
-/// How long anything here may take at most.
+/// The longest time that anything in these tests may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Every command; the last one is hidden.
@@ -72,12 +72,12 @@ impl FakeDaemon {
         FakeDaemon::answering(vec![answer; connections])
     }
 
-    /// One that is up, and answers that to the request that comes then.
+    /// A daemon that is up, and then gives that answer to a request.
     fn up(answer: &str) -> FakeDaemon {
         FakeDaemon::answering(vec![status_answer("up"), answer.to_owned()])
     }
 
-    /// It gives each connection its answer.
+    /// A daemon that gives each connection its own answer.
     fn answering(answers: Vec<String>) -> FakeDaemon {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("plumbd.sock")).unwrap();
@@ -86,7 +86,7 @@ impl FakeDaemon {
             for answer in answers {
                 let mut listening = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
                 let called = poll(&mut listening, PollTimeout::try_from(PATIENCE).unwrap()).unwrap();
-                assert_eq!(called, 1, "nobody called the daemon");
+                assert_eq!(called, 1, "no client called the daemon");
                 let (stream, _) = listener.accept().unwrap();
                 stream.set_read_timeout(Some(PATIENCE)).unwrap();
                 let mut line = String::new();
@@ -127,10 +127,10 @@ fn status(logger: &str) -> Value {
     })
 }
 
-/// How often a daemon is asked for one status: twice, for what counts.
+/// How often a command asks the daemon for one status: twice, to compare two counts.
 const LOOKS: usize = 2;
 
-/// The same as it is shown, with what is seen by looking twice.
+/// That status as it is shown, with what only shows by looking twice.
 fn shown(logger: &str) -> Value {
     let mut status = status(logger);
     status["children"][0]["rates"] = json!({"messages": 0.0});
@@ -165,7 +165,7 @@ fn wrong_usage_exits_2_and_prints_nothing_on_standard_output() {
 }
 
 #[test]
-fn a_name_that_nothing_has_is_answered_with_those_that_there_are() {
+fn an_unknown_name_is_answered_with_the_known_ones() {
     let folder = tempfile::tempdir().unwrap();
     let called = plumbd(folder.path(), &["plugin", "ecko"]);
     assert_eq!(called.err, "plumbd: cannot run plugin \"ecko\": there are echo, logger\n");
@@ -186,7 +186,7 @@ fn every_command_has_help_with_examples_and_without_colours() {
 }
 
 #[test]
-fn help_lists_every_command_but_the_hidden_one() {
+fn help_lists_every_command_except_the_hidden_one() {
     let folder = tempfile::tempdir().unwrap();
     let called = plumbd(folder.path(), &["--help"]);
     for name in COMMANDS {
@@ -196,7 +196,7 @@ fn help_lists_every_command_but_the_hidden_one() {
 }
 
 #[test]
-fn the_version_is_the_package_s() {
+fn the_version_is_that_of_the_package() {
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(plumbd(folder.path(), &["--version"]).out, format!("plumbd {}\n", env!("CARGO_PKG_VERSION")));
 }
@@ -217,7 +217,7 @@ fn examples_are_listed_and_printed_as_they_ship() {
 }
 
 #[test]
-fn status_exits_3_where_no_daemon_runs() {
+fn status_exits_3_if_no_daemon_runs() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("s");
     for (left_over, cause) in [(false, "No such file or directory"), (true, "Connection refused")] {
@@ -232,7 +232,7 @@ fn status_exits_3_where_no_daemon_runs() {
 }
 
 #[test]
-fn every_other_request_exits_1_where_no_daemon_runs() {
+fn every_other_request_exits_1_if_no_daemon_runs() {
     let folder = tempfile::tempdir().unwrap();
     let requests: [&[&str]; 7] =
         [&["plan"], &["reload"], &["start", "x"], &["stop", "x"], &["restart", "x"], &["shutdown"], &["reopen"]];
@@ -277,7 +277,7 @@ fn the_effective_configuration_is_a_configuration() {
 }
 
 #[test]
-fn a_request_goes_as_documented_and_the_answers_come_back_in_their_places() {
+fn a_request_has_the_documented_form_and_its_answers_go_to_the_right_streams() {
     let answers =
         "{\"out\":\"echo: stopped\"}\n{\"err\":\"cannot stop child \\\"x\\\": no such child\"}\n{\"exit\":1}\n";
     let daemon = FakeDaemon::up(answers);
@@ -315,7 +315,7 @@ fn each_command_is_the_request_of_its_name() {
 }
 
 #[test]
-fn a_daemon_that_dies_or_babbles_in_the_middle_is_no_success() {
+fn if_the_daemon_dies_or_sends_nonsense_the_command_fails() {
     let broken = [
         ("{\"out\":\"so far\"}\n", "plumbd: cannot tell the outcome: the daemon closed the connection\n"),
         ("HTTP/1.1 400 Bad Request\r\n", "plumbd: cannot read the daemon's answer: "),
@@ -331,7 +331,7 @@ fn a_daemon_that_dies_or_babbles_in_the_middle_is_no_success() {
 }
 
 #[test]
-fn status_exits_0_where_all_is_up_and_4_where_not() {
+fn status_exits_0_if_all_is_up_and_4_otherwise() {
     for (state, exit) in [("up", 0), ("backoff", 4)] {
         let daemon = FakeDaemon::new(LOOKS, status_answer(state));
         let called = daemon.plumbd(&["status"]);
@@ -342,7 +342,7 @@ fn status_exits_0_where_all_is_up_and_4_where_not() {
 }
 
 #[test]
-fn status_as_json_is_the_documented_shape() {
+fn status_as_json_has_the_documented_shape() {
     let daemon = FakeDaemon::new(LOOKS, status_answer("up"));
     let called = daemon.plumbd(&["status", "--json"]);
     assert_eq!(serde_json::from_str::<Value>(&called.out).unwrap(), shown("up"));
@@ -355,7 +355,7 @@ fn the_socket_is_found_by_option_then_environment_then_configuration() {
     let socket = daemon.socket();
     let elsewhere = tempfile::tempdir().unwrap();
     let config = daemon.folder.path().join("x.toml");
-    // It has a problem, and still says where the daemon is.
+    // The configuration has a problem, but still shows where the daemon is.
     std::fs::write(&config, "[daemon]\ncontrol = \"plumbd.sock\"\nlog = \"paper\"\n").unwrap();
     let words = ["status", "-c", config.to_str().unwrap()];
     command(elsewhere.path(), &words).assert().success();
@@ -365,14 +365,14 @@ fn the_socket_is_found_by_option_then_environment_then_configuration() {
     daemon.requests();
 }
 
-/// The end of a pipe that nobody reads.
+/// The write end of a pipe that no process reads.
 fn unread_pipe() -> Stdio {
     let (_read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
     write.into()
 }
 
 #[test]
-fn a_reader_that_is_gone_changes_no_outcome() {
+fn if_the_reader_is_gone_the_exit_status_does_not_change() {
     for (words, state, exit) in [("status", "up", 0), ("status", "down", 4), ("man", "", 0)] {
         let daemon = FakeDaemon::new(if words == "status" { LOOKS } else { 0 }, status_answer(state));
         let output = std::process::Command::new(BIN)
@@ -399,7 +399,7 @@ fn an_answer_that_can_not_be_written_is_a_failure() {
 }
 
 #[test]
-fn a_watched_status_is_printed_again_until_nobody_reads() {
+fn a_watched_status_is_printed_again_until_its_reader_is_gone() {
     let daemon = FakeDaemon::new(LOOKS + 2, status_answer("up"));
     let mut watch = std::process::Command::new(BIN)
         .args(["status", "--watch", "--json"])
@@ -419,7 +419,7 @@ fn a_watched_status_is_printed_again_until_nobody_reads() {
             Some(exit) => break exit,
             None if Instant::now() > deadline => {
                 watch.kill().unwrap();
-                panic!("it watches on, though nobody reads");
+                panic!("it goes on although nothing reads its output");
             }
             None => std::thread::sleep(Duration::from_millis(10)),
         }
@@ -429,7 +429,7 @@ fn a_watched_status_is_printed_again_until_nobody_reads() {
 }
 
 #[test]
-fn a_pid_file_that_a_living_process_holds_is_refused_by_its_id() {
+fn a_pid_file_that_another_process_holds_is_refused_with_its_pid() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("x.toml"), "daemon.log = \"stderr\"\n[children.x]\ncommand = [\"/bin/cat\"]\n")
         .unwrap();
@@ -442,7 +442,7 @@ fn a_pid_file_that_a_living_process_holds_is_refused_by_its_id() {
         let called = plumbd(folder.path(), &words);
         assert_eq!((called.status, called.out.as_str()), (1, ""), "{extra:?}");
         let why = format!("plumbd: cannot lock the pid file {}: process 4242 holds it\n", path.display());
-        // Before it, with --daemon, that there is no log.
+        // With --daemon, the line before it reports that there is no log.
         assert!(called.err.ends_with(&why) && called.err.lines().count() == 1 + extra.len(), "{}", called.err);
     }
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "4242\n");

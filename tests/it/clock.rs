@@ -1,4 +1,4 @@
-//! A wall clock that is set while the daemon runs: what it shows is as long ago as before.
+//! The wall clock is set while the daemon runs: the ages that the daemon shows do not change.
 
 use crate::daemon::{DEADLINE, Daemon, kill, wait_for};
 use jiff::{SignedDuration, Timestamp};
@@ -6,7 +6,7 @@ use plumbd::control::status::ChildState;
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-/// A library that has the wall clock go wrong by as many seconds as a file says.
+/// A library that makes the wall clock wrong by as many seconds as a file says.
 const WRONG_CLOCK: &str = r#"
     #define _GNU_SOURCE
     #include <stdio.h>
@@ -40,11 +40,11 @@ fn set(daemon: &Daemon, wrong: i64) {
     std::fs::rename(daemon.path("wrong.new"), daemon.path("wrong")).unwrap();
 }
 
-/// A machine without a battery comes up in 1970, and one whose battery is bad in any year.
+/// A machine without a battery boots in 1970, and one with a bad battery in any year.
 const SET: [i64; 4] = [19_675 * 86_400, -20 * 365 * 86_400, 3, 0];
 
 #[test]
-fn what_is_shown_is_as_long_ago_as_before_when_the_clock_is_set() {
+fn the_ages_that_are_shown_do_not_change_when_the_clock_is_set() {
     let before = Instant::now();
     let mut daemon = start(
         r#"
@@ -70,7 +70,7 @@ fn what_is_shown_is_as_long_ago_as_before_when_the_clock_is_set() {
             assert!(ago <= before.elapsed() + Duration::from_secs(1), "{time} is {ago:?} before {now}");
         }
     }
-    // Twice the same, to the letter.
+    // Two looks give exactly the same.
     let times = || daemon.status().children.iter().map(|child| child.since).collect::<Vec<_>>();
     let first = times();
     assert!((0..20).all(|_| times() == first));
@@ -78,7 +78,7 @@ fn what_is_shown_is_as_long_ago_as_before_when_the_clock_is_set() {
 }
 
 #[test]
-fn a_sink_has_stood_no_longer_because_the_clock_is_set() {
+fn setting_the_clock_makes_no_stall_longer() {
     let port = crate::daemon::free_port();
     let mut daemon = start(&format!(
         r#"

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 const TWO: &str = "[children.echoes]\ncommand = [\"sleep\", \"1000\"]\ninstances = 2\n\
                    [children.other]\ncommand = [\"sleep\", \"1000\"]\n";
 
-/// A shell with that script in a folder; `None` where it is not installed.
+/// What a shell prints for that script in a folder; `None` if it is not installed.
 fn shell(program: &str, words: &[&str], folder: &Path) -> Option<String> {
     let bin = Path::new(env!("CARGO_BIN_EXE_plumbd")).parent().unwrap();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
@@ -101,7 +101,7 @@ fn zsh_and_fish_complete_relative_files() {
 fn children_of_the_daemon_that_runs_are_completed() {
     let mut daemon = Daemon::start(TWO);
     let socket = daemon.path("plumbd.sock");
-    // The file may say something else by now.
+    // The file may say something else meanwhile.
     daemon.configure("[children.later]\ncommand = [\"sleep\", \"1000\"]\n");
     let all = ["echoes", "echoes.0", "echoes.1", "other"];
     let elsewhere = tempfile::tempdir().unwrap();
@@ -115,7 +115,7 @@ fn children_of_the_daemon_that_runs_are_completed() {
 }
 
 #[test]
-fn where_no_daemon_runs_the_configuration_is_asked() {
+fn if_no_daemon_runs_the_names_come_from_the_configuration() {
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(bash(folder.path(), &["plumbd", "stop", ""]), ["echo", "logger"], "the built-in one");
     std::fs::write(folder.path().join("x.toml"), TWO).unwrap();
@@ -131,7 +131,7 @@ fn a_daemon_that_hangs_is_not_waited_for() {
     daemon.signal(nix::libc::SIGSTOP);
     wait_for("it stands", || (crate::daemon::state(daemon.pid()) == Some('T')).then_some(()));
     let start = Instant::now();
-    // Nobody answers, so the file is asked.
+    // The daemon does not answer, so the names come from the file.
     assert_eq!(bash(daemon.dir.path(), &["plumbd", "stop", "o"]), ["other"]);
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     daemon.signal(nix::libc::SIGCONT);
@@ -139,10 +139,10 @@ fn a_daemon_that_hangs_is_not_waited_for() {
     daemon.stop();
 }
 
-/// What a terminal with zsh shows when that is typed and Tab is pressed, up to a word;
-/// `None` where zsh is not installed.
+/// What a terminal with zsh shows, up to a word, when that is typed and Tab is pressed.
+/// `None` if zsh is not installed.
 fn zsh(folder: &Path, typed: &str, word: &str) -> Option<String> {
-    // As a file in $fpath, and a terminal to press Tab in.
+    // The completions are a file in $fpath, and Tab is pressed in a terminal.
     let script = format!(
         "mkdir -p f; plumbd completions zsh >f/_plumbd; fpath=($PWD/f $fpath)\n\
          autoload -U compinit; compinit -u -d $PWD/dump; zmodload zsh/zpty\n\

@@ -1,8 +1,8 @@
-//! Configuration files: bad ones with all that is said about them, good ones
-//! with what they mean.
+//! Configuration files: bad ones with every problem that is reported, and good ones
+//! with their meaning.
 //!
-//! `UPDATE_EXPECT=1 cargo test --test it config` writes the expected output
-//! anew; read it before you keep it.
+//! `UPDATE_EXPECT=1 cargo test --test it config` rewrites the expected output;
+//! read it before you keep it.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// A system that is the same wherever the tests run.
+/// A pretended system, which is the same wherever the tests run.
 struct Pretend {
     root: bool,
 }
@@ -78,13 +78,12 @@ fn check(text: &[u8], name: &str, root: bool) -> Result<Model, Problems> {
     config::check_text_on(text, name, Path::new(BASE), &Pretend { root })
 }
 
-/// Whether a text is a configuration, for whoever is root on a system that is
-/// the same everywhere.
+/// Whether a text is a configuration without problems, for root on the pretended system.
 pub fn is_right(text: &str) -> bool {
     check(text.as_bytes(), "text", true).is_ok()
 }
 
-/// Every table of keys, with what it is called.
+/// Every table of keys, with its name.
 pub fn tables() -> Vec<(String, Keys)> {
     let mut tables = vec![("the file".to_owned(), keys::FILE), ("[daemon]".to_owned(), keys::DAEMON)];
     let mut add = |name: &str, keys: Keys| {
@@ -127,7 +126,7 @@ fn expect(path: &Path, extension: &str, actual: &str) -> Result<(), String> {
     }
 }
 
-/// Without what depends on where in a file something stands.
+/// The model without anything that depends on lines of a file.
 fn placeless(mut model: Model) -> Model {
     model.file = None;
     model.children.iter_mut().for_each(|child| Rc::make_mut(child).line = 0);
@@ -136,7 +135,7 @@ fn placeless(mut model: Model) -> Model {
 }
 
 #[test]
-fn each_bad_file_is_told_with_every_problem() {
+fn each_bad_file_is_reported_with_every_problem() {
     let files = files("bad");
     assert!(files.len() >= 40, "only {} bad files", files.len());
     let mut wrong = Vec::new();
@@ -189,8 +188,8 @@ fn uncommented(line: &str) -> &str {
     line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase())).unwrap_or(line)
 }
 
-/// etc/plumbd.toml shows every key there is, each with its default and its
-/// line of doc; to take away the `#` from a default changes nothing.
+/// etc/plumbd.toml shows every key, with its default and its line of documentation.
+/// Removing the `#` before a default changes nothing.
 #[test]
 fn the_commented_configuration_has_every_key() {
     let text = config::examples::find("plumbd").unwrap().text;
@@ -234,9 +233,9 @@ fn a_file_that_cannot_be_read_is_a_problem_without_a_place() {
     assert!(said.contains("larger than 256 KiB"), "{said}");
 }
 
-/// What the supervisor reads while it does nothing else is bounded.
+/// The supervisor does nothing else while it checks a file, so the file's size is bounded.
 #[test]
-fn too_many_children_links_or_instances_are_told_once() {
+fn too_many_children_links_or_instances_are_reported_once() {
     let child = |i: usize, more: &str| format!("[children.c{i}]\ncommand = ['sh']\n{more}");
     let said = |text: String| check(text.as_bytes(), "x", false).unwrap_err().to_string();
     let children = said((0..1100).map(|i| child(i, "")).collect());
@@ -291,7 +290,7 @@ fn mangled() -> impl Strategy<Value = Vec<u8>> {
         .prop_map(|(mut text, edits, typed)| {
             for (from, to, with) in edits {
                 let (a, b) = (from.index(text.len() + 1), to.index(text.len() + 1));
-                // Mostly short cuts, so that most of the file stays.
+                // Most cuts are short, so that most of the file stays.
                 let range = a.min(b)..a.max(b).min(a.min(b) + 20);
                 text.splice(range, with);
             }
@@ -303,7 +302,7 @@ fn mangled() -> impl Strategy<Value = Vec<u8>> {
         })
 }
 
-/// Whatever the bytes: a model, or problems that can be shown.
+/// Checks that any bytes give a model, or problems that can be shown.
 fn never_panics(bytes: &[u8]) {
     match check(bytes, "x.toml", false) {
         Ok(model) => assert!(plan(&model, &model).is_empty()),
@@ -334,11 +333,11 @@ proptest! {
     }
 
     #[test]
-    fn a_reload_to_what_runs_does_nothing(which in any::<prop::sample::Index>(), other in any::<prop::sample::Index>()) {
+    fn a_reload_to_the_running_configuration_does_nothing(which in any::<prop::sample::Index>(), other in any::<prop::sample::Index>()) {
         let models: Vec<Model> = files("good").iter().map(|path| check(&std::fs::read(path).unwrap(), "x", true).unwrap()).collect();
         let (a, b) = (&models[which.index(models.len())], &models[other.index(models.len())]);
         prop_assert!(plan(a, a).is_empty());
-        // Every child of either is in the plan, once.
+        // Every child of either configuration is in the plan once.
         let planned = plan(a, b);
         for child in a.children.iter().chain(&b.children) {
             prop_assert_eq!(planned.children.iter().filter(|c| c.name == child.name).count(), 1);
@@ -353,12 +352,12 @@ fn a_folder_that_may_not_be_looked_into_is_no_reason_to_take_the_next_configurat
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("plumbd.toml"), "[children.one]\ncommand = [\"sleep\", \"1\"]\n").unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
-    // Where another user can reach it.
+    // In a place that another user can reach.
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let program = folder.path().join("plumbd");
-    // Not by this process: what another test forks just then would have it open
-    // for writing, and such a file is not executed (ETXTBSY).
+    // Another process copies it. If this one did, a process that another test forks at that
+    // moment would have it open for writing, and such a file can't be executed (ETXTBSY).
     let copied = std::process::Command::new("cp").arg(env!("CARGO_BIN_EXE_plumbd")).arg(&program).status().unwrap();
     assert!(copied.success());
     let output = std::process::Command::new("setpriv")

@@ -1,5 +1,5 @@
-//! plumbd as the first process of a container: a pid namespace of its own, a
-//! root that can't be written but for one folder, no accounts, no environment,
+//! plumbd as the first process of a container, with a pid namespace of its own, a
+//! root that is read-only except for one folder, no accounts, no environment and
 //! no /dev/log.
 
 use crate::daemon::{DEADLINE, alive, children_of, free_port, kill, state, wait_for};
@@ -16,7 +16,7 @@ struct Container {
     dir: TempDir,
     /// unshare(1), which waits for the first process and exits as it did.
     outside: Child,
-    /// The first process, by its number outside.
+    /// The first process, by its pid outside.
     first: i32,
     port: u16,
 }
@@ -70,7 +70,7 @@ impl Container {
         stream
     }
 
-    /// What somebody says and hears.
+    /// Sends a line and checks its echo.
     fn echo(&self, stream: &mut TcpStream, line: &str) {
         stream.write_all(line.as_bytes()).unwrap();
         let mut echoed = vec![0; line.len()];
@@ -83,15 +83,15 @@ impl Container {
         self.read("data/messages.log").trim_end().to_owned()
     }
 
-    /// A shell command inside, in its folder.
+    /// Runs a shell command inside, in its folder.
     fn inside(&self, command: &str) -> bool {
         let target = format!("--target={}", self.first);
         let script = format!("cd {} && {command}", self.dir.path().display());
         Command::new("nsenter").args([&target, "--pid", "--mount", "sh", "-c", &script]).status().unwrap().success()
     }
 
-    /// The first process gets a signal from inside. Who sends it may be killed
-    /// with everybody else when the first process has ended.
+    /// Sends the first process a signal from inside. The sender may be killed
+    /// with all others when the first process has ended.
     fn signal_inside(&self, signal: &str) {
         self.inside(&format!("kill -{signal} 1"));
     }
@@ -107,7 +107,7 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        // The first process is killed with it, and with that one all others.
+        // This kills the first process too, and with that all others.
         let _killed = self.outside.kill();
         let _reaped = self.outside.wait();
         if std::thread::panicking() {
@@ -137,7 +137,7 @@ fn config(port: u16, more: &str) -> String {
 
 #[test]
 #[ignore = "needs root"]
-fn a_signal_from_inside_or_outside_drains_and_ends_it_well() {
+fn a_signal_from_inside_or_outside_drains_it_and_ends_it_with_status_0() {
     for (inside, signal) in [(true, "TERM"), (false, "TERM"), (true, "INT")] {
         let mut container = Container::start("");
         let mut client = container.connect();
@@ -159,7 +159,7 @@ fn a_signal_from_inside_or_outside_drains_and_ends_it_well() {
 
 #[test]
 #[ignore = "needs root"]
-fn it_reaps_whatever_becomes_its_child() {
+fn it_reaps_every_process_that_becomes_its_child() {
     let mut container = Container::start(
         r#"
         [children.careless]
@@ -167,23 +167,23 @@ fn it_reaps_whatever_becomes_its_child() {
         restart = "never"
         "#,
     );
-    // Somebody who came in from outside leaves orphans too.
+    // A process that came in from outside leaves orphans too.
     assert!(container.inside("i=0; while [ $i -lt 100 ]; do (setsid sleep 0.$((i % 10)) &); i=$((i+1)); done"));
-    wait_for("all who left their parents are gone", || {
+    wait_for("all that left their parents are gone", || {
         let children = children_of(container.first);
         let sleeps = fs::read_to_string(container.path("data/left")).is_ok();
         (sleeps && children.len() == 3 && !children.iter().any(|&pid| state(pid) == Some('Z'))).then_some(())
     });
     container.echo(&mut container.connect(), "still here\n");
     assert!(container.inside("setsid sleep 1000 & setsid sleep 1000 &"));
-    wait_for("two more that nobody waits for", || (children_of(container.first).len() == 5).then_some(()));
+    wait_for("two more that no process waits for", || (children_of(container.first).len() == 5).then_some(()));
     container.signal_inside("TERM");
     assert_eq!(container.wait_end(), 0);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn it_reloads_and_passes_on_and_is_not_hit_by_other_signals() {
+fn it_reloads_and_reopens_and_ignores_other_signals() {
     let mut container = Container::start("");
     let mut client = container.connect();
     container.echo(&mut client, "before\n");
@@ -206,7 +206,7 @@ fn it_reloads_and_passes_on_and_is_not_hit_by_other_signals() {
 
 #[test]
 #[ignore = "needs root"]
-fn without_proc_programs_run_and_plugins_say_what_they_lack() {
+fn without_proc_programs_run_and_plugins_report_what_they_lack() {
     let dir = tempfile::tempdir().unwrap();
     let config = "
         [children.program]
@@ -246,12 +246,12 @@ fn without_proc_programs_run_and_plugins_say_what_they_lack() {
 
 #[test]
 #[ignore = "needs root"]
-fn when_all_of_it_is_killed_what_was_echoed_is_saved() {
+fn if_the_whole_container_is_killed_what_was_echoed_is_saved() {
     let mut container = Container::start("");
     let mut client = container.connect();
     container.echo(&mut client, "hello\n");
     let inside = children_of(container.first);
     container.outside.kill().unwrap();
-    wait_for("nobody is left", || (!alive(container.first) && !inside.iter().any(|&pid| alive(pid))).then_some(()));
+    wait_for("no process is left", || (!alive(container.first) && !inside.iter().any(|&pid| alive(pid))).then_some(()));
     assert!(container.messages().ends_with("hello"));
 }

@@ -1,4 +1,4 @@
-//! The control socket: what comes from anybody, and who may speak.
+//! The control socket: it copes with any bytes, and only some users may use it.
 
 use crate::daemon::{Daemon, kill, wait_for};
 use plumbd::control::Request;
@@ -17,7 +17,7 @@ fn connect(daemon: &Daemon) -> UnixStream {
     stream
 }
 
-/// What it answers until it closes; a reset, for it did not read all, is a close.
+/// What it answers until it closes. A reset counts as a close; it comes if not all was read.
 fn answer(mut stream: UnixStream) -> String {
     let mut answer = Vec::new();
     let _closed = stream.read_to_end(&mut answer);
@@ -45,7 +45,7 @@ fn any_bytes_are_refused_and_logged_and_the_daemon_lives() {
         let len = usize::try_from(seed).unwrap() * 7 % 400;
         let mut bytes = noise(seed, len);
         bytes.push(b'\n');
-        // It may have refused the first line before it gets the rest.
+        // The daemon may have refused the first line before it gets the rest.
         let _refused = stream.write_all(&bytes);
         let answer = answer(stream);
         assert!(answer.starts_with("{\"err\":\"cannot read the request: "), "{answer}");
@@ -97,7 +97,7 @@ fn a_mebibyte_of_garbage_is_refused_and_takes_no_memory() {
 }
 
 #[test]
-fn half_requests_and_silence_keep_nobody_from_being_served() {
+fn half_requests_and_silence_do_not_keep_others_from_being_served() {
     let mut daemon = Daemon::start(ONE);
     let before = daemon.descriptors();
     let mut silent: Vec<UnixStream> = Vec::new();
@@ -110,19 +110,19 @@ fn half_requests_and_silence_keep_nobody_from_being_served() {
     }
     assert!(daemon.status().all_up());
     assert!(daemon.descriptors() <= before + 65, "{} descriptors", daemon.descriptors());
-    // Half a request and its other half, a byte at a time.
+    // Half a request, and then the other half, one byte at a time.
     let mut stream = connect(&daemon);
     for byte in b"{\"command\":\"reopen\"}\n" {
         stream.write_all(&[*byte]).unwrap();
     }
     assert!(answer(stream).ends_with("{\"exit\":0}\n"));
     drop(silent);
-    wait_for("all are let go", || (daemon.descriptors() <= before).then_some(()));
+    wait_for("all are closed", || (daemon.descriptors() <= before).then_some(()));
     daemon.stop();
 }
 
 #[test]
-fn an_operator_who_leaves_before_his_answer_harms_nobody() {
+fn an_operator_that_leaves_before_the_answer_does_no_harm() {
     let mut daemon = Daemon::start(ONE);
     let before = daemon.descriptors();
     for request in [Request::Status, Request::Reload, Request::Restart { children: vec!["one".into()] }] {
@@ -130,13 +130,13 @@ fn an_operator_who_leaves_before_his_answer_harms_nobody() {
             connect(&daemon).write_all(&request.line().unwrap()).unwrap();
         }
     }
-    wait_for("all are let go", || (daemon.descriptors() <= before).then_some(()));
+    wait_for("all are closed", || (daemon.descriptors() <= before).then_some(()));
     wait_for("the child is up", || daemon.status().all_up().then_some(()));
     daemon.stop();
 }
 
 #[test]
-fn the_socket_is_for_its_owner_alone() {
+fn only_the_owner_has_access_to_the_socket() {
     let mut daemon = Daemon::start_after("umask 0000", ONE);
     let mode = std::fs::metadata(daemon.path("plumbd.sock")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -147,7 +147,7 @@ fn the_socket_is_for_its_owner_alone() {
 #[ignore = "needs root, run by .ci/run"]
 fn another_user_is_refused_and_logged() {
     let mut daemon = Daemon::start(ONE);
-    // Let him as far as the socket, so that only the kernel's word about him is left.
+    // Let that user reach the socket, so that only the kernel's report of who it is counts.
     for path in [daemon.dir.path().to_owned(), daemon.path("plumbd.sock")] {
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o777)).unwrap();
     }
@@ -166,7 +166,7 @@ fn another_user_is_refused_and_logged() {
     daemon.stop();
 }
 
-/// A second daemon in the same folder: what became of it.
+/// Runs a second daemon in the same folder, and returns how it ended.
 fn second(daemon: &Daemon) -> std::process::Output {
     let run = Command::new(env!("CARGO_BIN_EXE_plumbd"))
         .args(["run", "-c", "plumbd.toml"])
@@ -211,9 +211,9 @@ fn a_second_daemon_on_the_same_socket_is_refused() {
 }
 
 #[test]
-fn a_stale_socket_is_taken_over_and_what_is_no_socket_is_not() {
+fn a_stale_socket_is_taken_over_but_not_another_kind_of_file() {
     let dir = tempfile::tempdir().unwrap();
-    // Its listener is gone, its name is not.
+    // The listener is gone, but not its name.
     drop(UnixListener::bind(dir.path().join("plumbd.sock")).unwrap());
     assert!(dir.path().join("plumbd.sock").exists());
     let mut daemon = Daemon::spawn_in(dir, ONE);
@@ -228,7 +228,7 @@ fn a_stale_socket_is_taken_over_and_what_is_no_socket_is_not() {
 }
 
 #[test]
-fn status_tells_the_contracts_facts() {
+fn status_has_the_documented_facts() {
     let mut daemon = Daemon::start(ONE);
     let status = daemon.status();
     assert_eq!((status.version, status.pid, status.reloads), (1, daemon.pid(), 0));
@@ -252,7 +252,7 @@ fn plumbd(daemon: &Daemon, words: &[&str]) -> (i32, String, String) {
 }
 
 #[test]
-fn a_child_that_finished_as_it_should_is_no_reason_for_alarm() {
+fn a_child_that_finished_successfully_is_no_problem() {
     let once = |name: &str, code: u8| {
         format!("[children.{name}]\ncommand = [\"sh\", \"-c\", \"exit {code}\"]\nrestart = \"never\"\n")
     };
@@ -261,7 +261,7 @@ fn a_child_that_finished_as_it_should_is_no_reason_for_alarm() {
     let (status, out, _) = plumbd(&daemon, &["status"]);
     assert_eq!(status, 0, "{out}");
     assert!(out.lines().any(|line| line.starts_with("setup  finished")) && !out.contains('!'), "{out}");
-    // One that an operator stopped is another matter, and so is one that failed.
+    // A child that an operator stopped is different, and so is one that failed.
     daemon.done(&Request::Stop { children: vec!["one".into()] });
     let (status, out, _) = plumbd(&daemon, &["status"]);
     assert_eq!(status, 4);
@@ -276,14 +276,14 @@ fn a_child_that_finished_as_it_should_is_no_reason_for_alarm() {
 }
 
 #[test]
-fn a_daemon_that_hangs_is_told_from_one_that_does_not_run() {
+fn a_daemon_that_hangs_is_distinguished_from_one_that_does_not_run() {
     let mut daemon = Daemon::start(ONE);
     daemon.signal(nix::libc::SIGSTOP);
     wait_for("it stands", || (crate::daemon::state(daemon.pid()) == Some('T')).then_some(()));
     let (status, out, err) = plumbd(&daemon, &["status"]);
     assert_eq!((status, out.as_str()), (1, ""));
     assert_eq!(err, "plumbd: cannot talk to the daemon: it runs, but does not answer\n");
-    // Those that may take long are not begun.
+    // Commands that may take long are not even begun.
     for words in [&["stop", "one"][..], &["reload"], &["shutdown"]] {
         let said = plumbd(&daemon, words);
         assert_eq!(said, (1, String::new(), err.clone()), "{words:?}");
@@ -294,14 +294,14 @@ fn a_daemon_that_hangs_is_told_from_one_that_does_not_run() {
 }
 
 #[test]
-fn half_a_line_that_a_sink_carries_is_queued_and_no_stall() {
+fn half_a_line_that_a_sink_carries_is_queued_but_is_no_stall() {
     let mut daemon = Daemon::start(
         "[children.source]\ncommand = [\"sh\", \"-c\", \"printf half; exec sleep 1000\"]\n\
          [children.logger]\nplugin = \"logger\"\nsettings = { file = \"messages.log\" }\n\
          [[links]]\nfrom = \"source\"\nto = \"logger\"\n",
     );
-    // Later than it takes to tell an accident from a stall: bytes that counted
-    // would have stood since the first look.
+    // This waits longer than it takes for queued bytes to count as a stall. If these counted,
+    // they would have waited since the first look.
     let start = std::time::Instant::now();
     wait_for("it is carried", || {
         let link = daemon.link("source", "logger");
@@ -312,7 +312,7 @@ fn half_a_line_that_a_sink_carries_is_queued_and_no_stall() {
 }
 
 #[test]
-fn one_status_is_enough_to_see_that_a_sink_stands_and_since_when() {
+fn one_status_is_enough_to_see_that_a_sink_is_stalled_and_since_when() {
     let port = crate::daemon::free_port();
     let mut daemon = Daemon::start(&format!(
         "[children.echo]\nplugin = \"echo\"\nlisten = [\"tcp://127.0.0.1:{port}\"]\n\
@@ -330,7 +330,7 @@ fn one_status_is_enough_to_see_that_a_sink_stands_and_since_when() {
     wait_for("it stands", || (crate::daemon::state(logger) == Some('T')).then_some(()));
     client.write_all(b"two\n").unwrap();
     let stalled = wait_for("a status that tells", || {
-        // The first that sees bytes wait, by looking twice, tells all there is to tell.
+        // The first status that sees bytes wait already has all of it, because it looks twice.
         let least = saved.elapsed();
         let (_, out, _) = plumbd(&daemon, &["status", "--json"]);
         let status: plumbd::control::Status = serde_json::from_str(&out).unwrap();
@@ -348,7 +348,7 @@ fn one_status_is_enough_to_see_that_a_sink_stands_and_since_when() {
 }
 
 #[test]
-fn of_several_that_start_at_once_on_a_stale_socket_one_runs_and_can_be_reached() {
+fn if_several_start_at_once_on_a_stale_socket_one_runs_and_can_be_reached() {
     for _ in 0..5 {
         let dir = tempfile::tempdir().unwrap();
         drop(UnixListener::bind(dir.path().join("plumbd.sock")).unwrap());
@@ -381,8 +381,8 @@ fn of_several_that_start_at_once_on_a_stale_socket_one_runs_and_can_be_reached()
             let why = String::from_utf8(output.stderr).unwrap();
             assert!(why.contains("another plumbd runs there"), "{why}");
         }
-        // The others may have been refused because it was about to take the name.
-        wait_for("it has its name, and no lock any more", || {
+        // The others may have been refused while it was about to take the name.
+        wait_for("it has its name, and the lock is gone", || {
             let mut names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
             names.sort();
             (names == ["plumbd.sock", "plumbd.toml"]).then_some(())
@@ -397,7 +397,7 @@ fn of_several_that_start_at_once_on_a_stale_socket_one_runs_and_can_be_reached()
 }
 
 #[test]
-fn however_many_operators_wait_another_one_is_served() {
+fn another_operator_is_served_however_many_wait() {
     let slow = "[children.slow]\ncommand = [\"sleep\", \"1000\"]\nready = \"fd\"\nready_timeout = \"1000s\"\n";
     let mut daemon = Daemon::spawn(slow);
     daemon.status();
@@ -408,7 +408,7 @@ fn however_many_operators_wait_another_one_is_served() {
             stream
         })
         .collect();
-    // Several that have come and have not asked yet.
+    // Several have connected and not asked for anything yet.
     let late: Vec<UnixStream> = (0..5).map(|_| connect(&daemon)).collect();
     daemon.status();
     for mut stream in late {
@@ -420,7 +420,7 @@ fn however_many_operators_wait_another_one_is_served() {
 }
 
 #[test]
-fn a_crowd_that_asks_for_nothing_keeps_nobody_out() {
+fn a_crowd_of_silent_clients_keeps_no_other_out() {
     let mut daemon = Daemon::start(ONE);
     let _crowd: Vec<UnixStream> = (0..200).map(|_| connect(&daemon)).collect();
     daemon.status();

@@ -1,5 +1,5 @@
-//! A whole daemon in a folder of its own, for tests of the contract. It ends
-//! with "no strays, no zombies, no leaked descriptors", whatever the test did.
+//! A whole daemon in a folder of its own. However a test uses it, it ends with a check that
+//! there are no strays, no zombies and no leaked descriptors.
 
 use crate::manager::Manager;
 use plumbd::control::status::{Child, ChildState, DaemonState, Link, Status};
@@ -13,13 +13,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Every wait for a fact ends with this; on a loaded machine it is long.
+/// The longest that a test waits for a fact. On a loaded machine, facts take long.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Whether the folder of one that failed stays, and is named.
+/// Whether the folder of a failed test is kept, and its name printed.
 pub static KEEP: AtomicBool = AtomicBool::new(false);
 
-/// To be called before that folder is dropped.
+/// Must be called before the folder of a test is dropped.
 pub fn keep_if_failed(dir: &mut tempfile::TempDir) {
     if std::thread::panicking() && KEEP.load(Ordering::Relaxed) {
         dir.disable_cleanup(true);
@@ -30,7 +30,7 @@ pub fn keep_if_failed(dir: &mut tempfile::TempDir) {
 /// Waits until `fact` gives something.
 ///
 /// # Panics
-/// With `what`, when it does not within the deadline.
+/// With `what`, if it gives nothing within the deadline.
 #[track_caller]
 pub fn wait_for<T>(what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
@@ -45,20 +45,20 @@ pub fn wait_for<T>(what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
 
 /// A daemon and its folder.
 pub struct Daemon {
-    /// Who started it, where it was not just a shell. Before the folder, which
-    /// its socket is in.
+    /// The service manager that started it, if one did. It comes before the folder, which its
+    /// socket is in.
     pub manager: Option<Manager>,
     pub dir: tempfile::TempDir,
     process: std::process::Child,
-    /// What a shell does before it becomes the daemon.
+    /// What a shell runs before it executes the daemon.
     first: String,
     over: bool,
 }
 
 impl Daemon {
-    /// Starts `plumbd run` with that configuration, in a folder of its own
-    /// (its control socket must be `plumbd.sock` there, the default), and
-    /// waits until it is past starting.
+    /// Starts `plumbd run` with that configuration in a folder of its own, and
+    /// waits until it is no longer starting. The control socket must be the default,
+    /// `plumbd.sock`.
     pub fn start(config: &str) -> Daemon {
         let daemon = Daemon::spawn(config);
         daemon.wait_state(DaemonState::Running);
@@ -86,8 +86,8 @@ impl Daemon {
         Daemon { dir, manager: None, process, first: String::new(), over: false }
     }
 
-    /// Starts it from a shell that has done `first` before it becomes the
-    /// daemon, and waits until it is past starting.
+    /// Starts it from a shell that runs `first` before it executes the
+    /// daemon, and waits until it is no longer starting.
     pub fn start_after(first: &str, config: &str) -> Daemon {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("plumbd.toml"), config).unwrap();
@@ -97,7 +97,7 @@ impl Daemon {
         daemon
     }
 
-    /// Starts it under a service manager, and waits until it is past starting.
+    /// Starts it under a service manager, and waits until it is no longer starting.
     pub fn start_managed(config: &str) -> Daemon {
         let dir = tempfile::tempdir().unwrap();
         let manager = Manager::new(dir.path());
@@ -117,13 +117,13 @@ impl Daemon {
         self.manager.as_ref().unwrap()
     }
 
-    /// Starts another one in the same folder; the one before must be dead.
+    /// Starts another daemon in the same folder. The one before must be dead.
     pub fn start_again(&mut self) {
         self.spawn_again();
         self.wait_state(DaemonState::Running);
     }
 
-    /// Starts another one in the same folder and does not wait; the one before must be dead.
+    /// Starts another daemon in the same folder and does not wait. The one before must be dead.
     pub fn spawn_again(&mut self) {
         self.process = match &self.manager {
             Some(manager) => manager.start(self.dir.path(), log_of(self.dir.path())),
@@ -140,7 +140,7 @@ impl Daemon {
         i32::try_from(self.process.id()).unwrap()
     }
 
-    /// What a file in its folder holds; nothing where there is none.
+    /// The content of a file in its folder; empty if there is none.
     pub fn read(&self, name: &str) -> Vec<u8> {
         std::fs::read(self.path(name)).unwrap_or_default()
     }
@@ -159,19 +159,20 @@ impl Daemon {
         wait_for(&format!("{text:?} in the log"), || self.log().contains(text).then_some(()));
     }
 
-    /// One request: exit status, what goes to standard output, what to standard error.
+    /// Sends a request. Returns the exit status and what a command would print on standard
+    /// output and standard error.
     #[track_caller]
     pub fn ask(&self, request: &Request) -> (u8, String, String) {
         ask(&self.path("plumbd.sock"), request).unwrap_or_else(|e| panic!("{e}\nlog:\n{}", self.log()))
     }
 
-    /// One request whose answer may take a while.
+    /// Sends a request whose answer may take a while.
     pub fn ask_meanwhile(&self, request: Request) -> JoinHandle<Result<(u8, String, String), String>> {
         let socket = self.path("plumbd.sock");
         std::thread::spawn(move || ask(&socket, &request))
     }
 
-    /// A request that must succeed; what it says.
+    /// Sends a request that must succeed. Returns its output.
     #[track_caller]
     pub fn done(&self, request: &Request) -> String {
         let (status, out, err) = self.ask(request);
@@ -179,7 +180,7 @@ impl Daemon {
         out
     }
 
-    /// Replaces its configuration and reloads it, which must succeed; what that says.
+    /// Replaces its configuration and reloads it, which must succeed. Returns the output.
     #[track_caller]
     pub fn reload(&self, config: &str) -> String {
         self.configure(config);
@@ -226,7 +227,7 @@ impl Daemon {
         });
     }
 
-    /// Waits until that child is in that state; returns what its status says then.
+    /// Waits until that child is in that state. Returns its status then.
     #[track_caller]
     pub fn wait_child(&self, name: &str, state: ChildState) -> Child {
         wait_for(&format!("{name} is {state}"), || Some(self.child(name)).filter(|c| c.state == state))
@@ -243,7 +244,7 @@ impl Daemon {
         self.process.try_wait().unwrap()
     }
 
-    /// Waits for its end after it was killed; its folder stays as it was.
+    /// Waits for its end after it was killed, without any check.
     #[track_caller]
     pub fn wait_killed(&mut self) -> ExitStatus {
         wait_for("the daemon is dead", || self.process.try_wait().unwrap())
@@ -258,7 +259,7 @@ impl Daemon {
         })
     }
 
-    /// Replaces its configuration; a reload is the test's own step.
+    /// Replaces its configuration, without a reload.
     pub fn configure(&self, config: &str) {
         std::fs::write(self.path("plumbd.toml"), config).unwrap();
     }
@@ -272,13 +273,13 @@ impl Daemon {
     pub fn wait_end(&mut self) -> ExitStatus {
         let status = wait_for("the daemon ends", || self.process.try_wait().unwrap());
         wait_for("no strays", || strays(self.dir.path()).is_empty().then_some(()));
-        // Where there are some, its drop ends them.
+        // If there are any, dropping the daemon ends them.
         self.over = true;
         status
     }
 
-    /// Stops it as an operator would, checking on the way that it leaks and
-    /// leaves nothing, and that its exit status is 0.
+    /// Stops it as an operator would. Checks that it leaks nothing and leaves nothing behind, and
+    /// that its exit status is 0.
     #[track_caller]
     pub fn stop(&mut self) {
         self.check_clean();
@@ -288,8 +289,8 @@ impl Daemon {
         assert!(!self.path("plumbd.sock").exists(), "the control socket is left behind");
     }
 
-    /// No zombies now, and each built-in child has the descriptors it was
-    /// given and made itself, not others'.
+    /// Checks that there are no zombies now, and that each built-in child has only the
+    /// descriptors that it was given or made itself.
     #[track_caller]
     pub fn check_clean(&self) {
         let zombies = || children_of(self.pid()).into_iter().filter(|&pid| is_zombie(pid)).count();
@@ -301,7 +302,7 @@ impl Daemon {
         descriptors(self.pid())
     }
 
-    /// A client of a listener on that port, which is there at once or soon.
+    /// A client of that port, on which a child listens now or soon.
     #[track_caller]
     pub fn connect(&self, port: u16) -> TcpStream {
         let stream = wait_for("a connection", || TcpStream::connect(("127.0.0.1", port)).ok());
@@ -317,7 +318,7 @@ impl Drop for Daemon {
         if !self.over {
             let _killed = self.process.kill();
             let _reaped = self.process.wait();
-            // A failed test must not leave processes behind, whatever it did.
+            // Even a failed test must not leave processes behind.
             for pid in strays(self.dir.path()) {
                 kill(pid, nix::libc::SIGKILL);
             }
@@ -361,8 +362,8 @@ fn run(dir: &Path, first: &str, log: Stdio) -> std::process::Child {
         .unwrap()
 }
 
-/// A port that nobody listens on at this moment, outside the range that the
-/// kernel gives to clients, and that no other test of this run was given.
+/// A port on which no process listens at this moment. It is outside the range that the
+/// kernel gives to clients, and no other test of this run was given it.
 pub fn free_port() -> u16 {
     use std::sync::atomic::{AtomicU16, Ordering};
     static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -387,8 +388,9 @@ pub fn send(pid: i32, signal: i32) {
     assert!(sent.success());
 }
 
-/// The environment that a program was given. Its descriptors close, and so it is up,
-/// before the kernel notes where its environment is (fs/binfmt_elf.c).
+/// The environment that a program was given. A child counts as up as soon as exec closes its
+/// descriptors, which is before the kernel notes where its environment is
+/// (fs/binfmt_elf.c).
 pub fn environment(pid: i32) -> Vec<(String, String)> {
     let bytes = wait_for("an environment", || {
         let bytes = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
@@ -411,8 +413,8 @@ pub fn alive(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok() && !is_zombie(pid)
 }
 
-/// Processes whose working directory is that folder: a daemon's children and
-/// theirs stay there unless they are told otherwise.
+/// Processes whose working directory is that folder. A daemon's children and their
+/// children stay there unless they go elsewhere.
 pub fn strays(dir: &Path) -> BTreeSet<i32> {
     let dir = dir.canonicalize().unwrap();
     processes().filter(|pid| std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == dir)).collect()

@@ -1,4 +1,4 @@
-//! The plugin `echo`, as its supervisor and its sink see it.
+//! The plugin `echo`, seen by its supervisor and its sink.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -34,7 +34,7 @@ fn noise(count: usize) -> Vec<u8> {
     .collect()
 }
 
-/// Writes until the other side takes no more; how many bytes it took.
+/// Writes until the other side takes no more. Returns how many bytes it took.
 pub(crate) fn write_all_it_takes(client: &mut TcpStream, bytes: &[u8]) -> usize {
     client.set_nonblocking(true).unwrap();
     let mut sent = 0;
@@ -50,7 +50,7 @@ pub(crate) fn write_all_it_takes(client: &mut TcpStream, bytes: &[u8]) -> usize 
 }
 
 #[test]
-fn a_saved_echo_leaves_when_its_message_is_acknowledged() {
+fn a_saved_echo_is_sent_when_its_message_is_acknowledged() {
     let mut echo = Setup::new(json!({})).start();
     let mut client = echo.client();
     client.write_all(b"one\r\ntwo\n\nthree\n").unwrap();
@@ -61,8 +61,7 @@ fn a_saved_echo_leaves_when_its_message_is_acknowledged() {
     assert!(records.iter().all(|r| r.flags == Flags::FIRST.with(Flags::LAST)));
     assert_eq!(records[0].peer, Peer::Net(client.local_addr().unwrap()));
 
-    // By the time that a later message is queued, any echo that left too early
-    // would have arrived.
+    // Once a later message is queued, any echo that left too early would have arrived.
     let mut other = echo.client();
     other.write_all(b"later\n").unwrap();
     let later = echo.sink.records(1);
@@ -97,7 +96,7 @@ fn a_synced_echo_asks_for_the_disk() {
 }
 
 #[test]
-fn an_acknowledgement_for_another_instance_lets_nothing_go() {
+fn an_acknowledgement_for_another_epoch_releases_no_echo() {
     let mut echo = Setup::new(json!({})).start();
     let mut client = echo.client();
     client.write_all(b"one\n").unwrap();
@@ -120,7 +119,7 @@ fn bytes_without_a_newline_become_a_message_when_idle() {
     assert_eq!(records[0].payload, b"login: ");
     echo.sink.acknowledge(&records[0]);
     assert_eq!(read_exact(&mut client, 7), b"login: ");
-    // Its line end comes back and is no message.
+    // The line end is echoed, but is not a message.
     client.write_all(b"\r\n").unwrap();
     assert_eq!(read_exact(&mut client, 2), b"\r\n");
     client.write_all(b"next\n").unwrap();
@@ -129,7 +128,7 @@ fn bytes_without_a_newline_become_a_message_when_idle() {
 }
 
 #[test]
-fn the_line_end_of_a_partial_waits_behind_it() {
+fn the_line_end_of_a_partial_message_is_echoed_after_it() {
     let mut echo = Setup::new(json!({ "partial_after": 5 })).start();
     let mut client = echo.client();
     client.write_all(b"abc").unwrap();
@@ -218,20 +217,20 @@ fn binary_comes_back_byte_for_byte() {
 }
 
 #[test]
-fn a_client_that_never_reads_slows_nobody() {
+fn a_client_that_never_reads_slows_no_other() {
     let mut echo = Setup::new(json!({})).start();
     let auto = echo.acknowledge_all();
     let (mut hog, mut other) = (echo.client(), echo.client());
-    let flood = b"a line that nobody reads\n".repeat(10_000);
+    let flood = b"a line whose echo is never read\n".repeat(10_000);
     let (mut sent, mut rounds) = (0, 0);
-    // Until it takes nothing more while somebody else is served a thousand times.
+    // Until it takes nothing more while another client is served a thousand times.
     while rounds < 1000 {
         let taken = write_all_it_takes(&mut hog, &flood);
         sent += taken;
         rounds = if taken > 0 { 0 } else { rounds + 1 };
         other.write_all(b"quick\n").unwrap();
         assert_eq!(read_exact(&mut other, 6), b"quick\n");
-        assert!(sent < 256 << 20, "it takes without end");
+        assert!(sent < 256 << 20, "it never stops taking bytes");
     }
     assert!(echo.resident() < 32 << 20, "{} bytes resident", echo.resident());
     // Nothing of it is lost.
@@ -296,7 +295,7 @@ fn a_full_queue_makes_clients_wait_and_loses_nothing() {
         let before = (sent.clone(), echo.metric("bytes"));
         for (client, sent) in clients.iter_mut().zip(&mut sent) {
             *sent += write_all_it_takes(client, &lines[*sent..]);
-            assert!(*sent < lines.len(), "it takes without end");
+            assert!(*sent < lines.len(), "it never stops taking bytes");
         }
         if before == (sent.clone(), echo.metric("bytes")) && before.1 > 0 {
             break;
@@ -321,7 +320,7 @@ fn a_full_queue_makes_clients_wait_and_loses_nothing() {
 }
 
 #[test]
-fn told_to_stop_it_sends_every_echo_first() {
+fn asked_to_stop_it_sends_every_echo_first() {
     let mut echo = Setup::new(json!({})).start();
     let (mut client, mut idle) = (echo.client(), echo.client());
     client.write_all(b"one\n").unwrap();
@@ -330,7 +329,7 @@ fn told_to_stop_it_sends_every_echo_first() {
     echo.signal(Signal::SIGTERM);
     assert_eq!(read_to_end(&mut idle), b"");
     let rest = echo.sink.records(2).remove(1);
-    // Who comes now is served by the next one.
+    // A client that connects now is served by the next echo.
     let mut next_client = echo.client();
     next_client.write_all(b"wait\n").unwrap();
     assert!(has_nothing(&client) && echo.is_running());
@@ -346,7 +345,7 @@ fn told_to_stop_it_sends_every_echo_first() {
 }
 
 #[test]
-fn a_stop_under_load_echoes_what_it_saved() {
+fn a_stop_under_load_echoes_all_that_was_saved() {
     let mut echo = Setup::new(json!({})).start();
     let auto = echo.acknowledge_all();
     let clients: Vec<_> = (0..20)
@@ -355,7 +354,7 @@ fn a_stop_under_load_echoes_what_it_saved() {
             std::thread::spawn(move || {
                 let (mut echoed, mut buffer) = (Vec::new(), [0; 4096]);
                 let mut writer = client.try_clone().unwrap();
-                // Its end may come as a reset while it still sends.
+                // The connection may end with a reset while this client still sends.
                 let writing = std::thread::spawn(move || (0..).find(|n| writeln!(writer, "line {n:200}").is_err()));
                 while let Ok(count @ 1..) = client.read(&mut buffer) {
                     echoed.extend_from_slice(&buffer[..count]);
@@ -371,7 +370,7 @@ fn a_stop_under_load_echoes_what_it_saved() {
     assert_eq!(echo.wait().code(), Some(0), "{}", echo.log());
     let mut echoed: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
     echoed.iter_mut().for_each(|bytes| bytes.retain(|byte| *byte != b'\n'));
-    // Some may not have come to send anything.
+    // Some may not have got as far as sending anything.
     echoed.retain(|bytes| !bytes.is_empty());
     let mut saved: Vec<_> = by_connection(&auto.end()).into_values().collect();
     echoed.sort();
@@ -384,11 +383,11 @@ fn lengths(all: &[Vec<u8>]) -> Vec<usize> {
 }
 
 #[test]
-fn told_to_stop_it_gives_up_on_who_takes_nothing() {
+fn asked_to_stop_it_gives_up_on_a_client_that_takes_nothing() {
     let mut echo = Setup::new(json!({})).start();
     let auto = echo.acknowledge_all();
     let mut hog = echo.client();
-    let flood = b"a line that nobody reads\n".repeat(10_000);
+    let flood = b"a line whose echo is never read\n".repeat(10_000);
     let (mut last, mut bytes) = (1, 0);
     while last != bytes {
         last = bytes;
@@ -404,7 +403,7 @@ fn told_to_stop_it_gives_up_on_who_takes_nothing() {
 }
 
 #[test]
-fn it_ends_when_nobody_acknowledges_any_more() {
+fn it_ends_when_the_sink_closes_the_replies() {
     let mut echo = Setup::new(json!({})).start();
     echo.sink.replies = None;
     assert_eq!(echo.wait().code(), Some(1));
@@ -412,24 +411,25 @@ fn it_ends_when_nobody_acknowledges_any_more() {
 }
 
 #[test]
-fn it_ends_when_nobody_reads_the_queue_any_more() {
+fn it_ends_when_the_queue_has_no_reader_any_more() {
     for lines in [false, true] {
         let setup = Setup::new(json!({ "echo_after": "queued" }));
         let mut echo = if lines { setup.lines() } else { setup }.start();
         echo.sink.queue = None;
-        // Another test may be about to start a program, which has the other end until then.
+        // A process that another test has just forked has the other end until it executes its
+        // program.
         eventually("it has ended", || {
             let sent = TcpStream::connect(echo.address).and_then(|mut client| client.write_all(b"to nobody\n"));
             sent.is_err() || !echo.is_running()
         });
-        assert_eq!(echo.wait().code(), Some(1), "an exit, and not a signal");
+        assert_eq!(echo.wait().code(), Some(1), "it exits by itself, not by a signal");
         assert!(echo.log().contains("nobody reads"), "{}", echo.log());
     }
 }
 
 #[test]
-fn all_that_came_while_it_did_not_look_is_echoed_whatever_ended_each_read() {
-    // It is told of all of this once.
+fn all_that_arrived_while_it_was_stopped_is_echoed_whatever_cuts_a_read_short() {
+    // epoll reports all of this only once.
     let many = "x".repeat(1023) + "\n";
     let many = many.repeat(50);
     for (end, urgent) in [(false, false), (true, false), (false, true), (true, true)] {
@@ -438,7 +438,7 @@ fn all_that_came_while_it_did_not_look_is_echoed_whatever_ended_each_read() {
         echo.signal(Signal::SIGSTOP);
         client.write_all(b"a\n").unwrap();
         if urgent {
-            // recv(2) stops before it.
+            // recv(2) stops before an urgent byte.
             assert_eq!(send(client.as_raw_fd(), b"!", MsgFlags::MSG_OOB), Ok(1));
         }
         client.write_all(many.as_bytes()).unwrap();
@@ -453,13 +453,13 @@ fn all_that_came_while_it_did_not_look_is_echoed_whatever_ended_each_read() {
 }
 
 #[test]
-fn one_that_sends_without_end_holds_nobody_up() {
+fn a_client_that_sends_without_end_holds_up_no_other() {
     let mut echo = Setup::new(json!({ "echo_after": "queued" })).start();
     let mut other = echo.client();
     let mut hog = echo.client();
     let mut echoes = hog.try_clone().unwrap();
     let _auto = echo.acknowledge_all();
-    // Empty messages: a few of them fill all that waits for the sink.
+    // Empty messages: a few writes of them fill all the room that there is before the sink.
     let sends = std::thread::spawn(move || while hog.write_all(&[b'\n'; 65536]).is_ok() {});
     let reads = std::thread::spawn(move || {
         let mut came = 0;
@@ -473,7 +473,7 @@ fn one_that_sends_without_end_holds_nobody_up() {
     }
     echo.signal(Signal::SIGKILL);
     sends.join().unwrap();
-    assert!(reads.join().unwrap() > 65536, "it was not served itself");
+    assert!(reads.join().unwrap() > 65536, "the client that sends without end was not served");
 }
 
 #[test]
@@ -505,7 +505,7 @@ fn a_full_queue_of_lines_makes_clients_wait() {
 }
 
 #[test]
-fn an_ordinary_sink_cannot_say_what_is_saved() {
+fn an_ordinary_sink_cannot_acknowledge() {
     let mut echo = Setup::new(json!({})).lines().spawn();
     assert_eq!(echo.wait().code(), Some(1));
     assert!(echo.log().contains("does not acknowledge"), "{}", echo.log());
@@ -535,7 +535,7 @@ fn out_of_descriptors_new_clients_wait() {
     for client in &mut clients {
         client.write_all(b"hello\n").unwrap();
     }
-    // Those that are in are served; as they leave, the others come in.
+    // The accepted ones are served. As they leave, the others are accepted.
     for client in &mut clients {
         assert_eq!(read_exact(client, 6), b"hello\n");
         client.shutdown(Shutdown::Write).unwrap();
@@ -545,7 +545,7 @@ fn out_of_descriptors_new_clients_wait() {
 }
 
 #[test]
-fn when_the_last_that_waits_is_in_and_another_leaves_nothing_is_short_any_more() {
+fn it_reports_the_end_of_a_shortage_once_the_last_waiting_client_is_accepted_and_another_leaves() {
     let echo = Setup::new(json!({ "echo_after": "queued" })).descriptors(20).start();
     let mut clients = Vec::new();
     while !echo.log().contains("cannot accept clients for now: Too many open files") {
@@ -555,12 +555,12 @@ fn when_the_last_that_waits_is_in_and_another_leaves_nothing_is_short_any_more()
             echo.metric("accepted") > before || echo.log().contains("cannot accept")
         });
     }
-    // It may have been told so when nobody waited yet.
+    // It may have reported this when no client was waiting yet.
     let inside = echo.metric("accepted");
     if clients.len() as u64 == inside {
         clients.push(echo.client());
     }
-    // The one that waits takes the place of the first that leaves.
+    // The client that waits takes the place of the first that leaves.
     for (waits, client) in (0..).zip(clients.iter().take(2)) {
         client.shutdown(Shutdown::Write).unwrap();
         let all = u64::try_from(clients.len()).unwrap();
@@ -572,7 +572,7 @@ fn when_the_last_that_waits_is_in_and_another_leaves_nothing_is_short_any_more()
 }
 
 #[test]
-fn others_than_the_allowed_are_closed_at_once() {
+fn clients_that_are_not_allowed_are_closed_at_once() {
     let echo = Setup::new(json!({ "allow": ["10.0.0.0/8"] })).start();
     let mut client = echo.client();
     assert_eq!(read_to_end(&mut client), b"");
@@ -593,7 +593,7 @@ fn a_silent_client_is_disconnected_after_idle_timeout() {
 }
 
 #[test]
-fn short_connections_leave_no_memory_behind_however_long_a_client_may_be_silent() {
+fn short_connections_leave_no_memory_behind_even_with_a_long_idle_timeout() {
     let mut echo = Setup::new(json!({ "idle_timeout": 86_400_000 })).start();
     let sink = echo.acknowledge_all();
     let mut all = 0;
@@ -604,12 +604,12 @@ fn short_connections_leave_no_memory_behind_however_long_a_client_may_be_silent(
                 client.write_all(b"hello\n").unwrap();
                 assert_eq!(read_exact(&mut client, 6), b"hello\n");
             }
-            // By a reset: no port waits for a minute.
+            // A reset, so that no port stays in TIME_WAIT for a minute.
             let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
             setsockopt(&client, sockopt::Linger, &linger).unwrap();
             drop(client);
             all += 1;
-            // More at once than the backlog holds would wait for a second try.
+            // If more come at once than the backlog holds, they wait for a second try.
             if each % 50 == 0 {
                 eventually("they have come and gone", || {
                     (echo.metric("accepted"), echo.metric("connections")) == (all, 0)

@@ -1,5 +1,5 @@
-//! Clients that an echo has to get along with: that send urgent data, take nothing,
-//! leave, vanish, or are many.
+//! Clients that an echo has to cope with: those that send urgent data, take nothing,
+//! leave or vanish, and very many at once.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -17,7 +17,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-/// Sends each part; those that begin with `!` as urgent data, of which the last byte is
+/// Sends each part. Parts that begin with `!` are sent as urgent data, whose last byte is
 /// the urgent one (tcp(7)).
 fn send_parts(client: &mut TcpStream, parts: &[&str]) -> String {
     for part in parts {
@@ -41,7 +41,7 @@ fn urgent_bytes_are_bytes_like_any_other() {
         &["a", "!1", "!2", "!3", "b", "!4", "\n"],
         &["abc\n", "!X", "!YZ", "def\n"],
         &["line\nab", "!c", "!\n"],
-        // Where the first buffer ends, and the next.
+        // The urgent bytes are where the first buffer ends, and the next one.
         &[&room, "!X", &more, "!Y", "\n"],
     ];
     for stopped in [false, true] {
@@ -50,7 +50,7 @@ fn urgent_bytes_are_bytes_like_any_other() {
             let auto = echo.acknowledge_all();
             let mut client = echo.client();
             if stopped {
-                // All is there by the time that it looks, and is told once.
+                // Everything has arrived before it looks, and is reported once.
                 echo.signal(Signal::SIGSTOP);
             }
             let sent = send_parts(&mut client, parts);
@@ -68,7 +68,7 @@ fn urgent_bytes_are_bytes_like_any_other() {
 }
 
 #[test]
-fn urgent_bytes_of_a_client_that_came_before_are_too() {
+fn urgent_bytes_that_arrive_before_the_accept_are_too() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = connect(listener.local_addr().unwrap());
     let sent = send_parts(&mut client, &["abc", "!X", "def\n"]);
@@ -80,7 +80,7 @@ fn urgent_bytes_of_a_client_that_came_before_are_too() {
 }
 
 #[test]
-fn told_to_stop_it_takes_what_stands_behind_an_urgent_byte_too() {
+fn asked_to_stop_it_takes_what_is_behind_an_urgent_byte_too() {
     for parts in [&["abc", "!X", "def\nend"][..], &["!X", "abc\n", "!Y", "def"], &["abc\n", "!\n", "d"]] {
         let mut echo = Setup::new(json!({ "echo_after": "queued" })).start();
         let mut client = echo.client();
@@ -94,18 +94,18 @@ fn told_to_stop_it_takes_what_stands_behind_an_urgent_byte_too() {
     }
 }
 
-/// A client whose kernel takes and keeps little.
+/// A client with small buffers in the kernel.
 fn small_client(address: SocketAddr) -> TcpStream {
     client_that_takes(16384, address)
 }
 
-/// A client whose kernel takes about that many bytes.
+/// A client with a receive buffer of about that many bytes.
 fn client_that_takes(bytes: usize, address: SocketAddr) -> TcpStream {
     let kind = (AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC);
     let socket = socket(kind.0, kind.1, kind.2, None).unwrap();
     setsockopt(&socket, sockopt::RcvBuf, &bytes).unwrap();
     setsockopt(&socket, sockopt::SndBuf, &16384).unwrap();
-    // Segments as over Ethernet.
+    // With segments of the size that Ethernet has.
     setsockopt(&socket, sockopt::TcpMaxSeg, &1400).unwrap();
     nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, address.port())).unwrap();
     let client = TcpStream::from(socket);
@@ -119,8 +119,8 @@ fn lines(count: usize) -> Vec<u8> {
     (0..count).flat_map(|n| format!("line {n:94}\n").into_bytes()).collect()
 }
 
-/// Sends until nothing more is taken while somebody else is served so often; how many
-/// bytes of the lines each sent.
+/// Has each hog send until nothing more is taken while another client is served many times.
+/// Returns how many bytes of the lines each has sent.
 fn fill(echo: &Echo, hogs: &mut [TcpStream], lines: &[u8]) -> Vec<usize> {
     let (mut sent, mut in_vain) = (vec![0; hogs.len()], 0);
     let mut other = echo.client();
@@ -128,7 +128,7 @@ fn fill(echo: &Echo, hogs: &mut [TcpStream], lines: &[u8]) -> Vec<usize> {
         let before = sent.clone();
         for (hog, sent) in hogs.iter_mut().zip(&mut sent) {
             *sent += write_all_it_takes(hog, &lines[*sent..]);
-            assert!(*sent < lines.len(), "it takes without end");
+            assert!(*sent < lines.len(), "it never stops taking bytes");
         }
         in_vain = if before == sent { in_vain + 1 } else { 0 };
         other.write_all(b"quick\n").unwrap();
@@ -144,16 +144,16 @@ fn a_client_that_never_reads_costs_kilobytes() {
     let lines = lines(100_000);
     let mut hogs = [small_client(echo.address), small_client(echo.address)];
     for sent in fill(&echo, &mut hogs, &lines) {
-        // 128 KiB of its own, as much unsent in the kernel and unread; what is on its way
-        // in the client's own kernel.
+        // 128 KiB in echo, and as much again unsent and unread in the kernel, and what is in
+        // the client's own buffers.
         assert!(sent < 700 << 10, "{sent} bytes");
     }
     auto.stop();
 }
 
 #[test]
-fn a_client_that_takes_nothing_of_what_is_due_is_closed() {
-    // All that echo takes, or no more than the kernel does.
+fn a_client_that_takes_none_of_its_echoes_is_closed() {
+    // As much as echo takes, or no more than fits in the kernel's buffers.
     for most in [usize::MAX, 100_000] {
         let mut echo = Setup::new(json!({ "send_timeout": 1000 })).start();
         let auto = echo.acknowledge_all();
@@ -167,11 +167,11 @@ fn a_client_that_takes_nothing_of_what_is_due_is_closed() {
         }
         eventually("it is closed", || (echo.metric("send_timeouts"), echo.metric("connections")) == (1, 0));
         assert!(began.elapsed() >= Duration::from_secs(1));
-        eventually("it is told so", || echo.log().contains("closed: took no echoes"));
+        eventually("this is logged", || echo.log().contains("closed: took no echoes"));
         let mut back = Vec::new();
         let error = hog.read_to_end(&mut back).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-        // Others are served, and what came of it is saved.
+        // Others are served, and what arrived from it is saved.
         let mut other = echo.client();
         other.write_all(b"other\n").unwrap();
         assert_eq!(read_exact(&mut other, 6), b"other\n");
@@ -207,7 +207,7 @@ fn a_client_that_takes_slowly_but_steadily_stays() {
     auto.stop();
 }
 
-/// A small memory for all connections; long buffers have a part of it.
+/// A small limit for the memory of all connections. Long buffers may use a part of it.
 const MEMORY: usize = 1 << 20;
 
 #[test]
@@ -220,7 +220,7 @@ fn all_connections_together_hold_no_more_than_max_memory_and_nothing_is_lost() {
     let sent = fill(&echo, &mut hogs, &lines);
     let memory = usize::try_from(echo.metric("memory")).unwrap();
     assert!((MEMORY / 4..=MEMORY).contains(&memory), "{memory} bytes");
-    // So is one whose message needs a longer buffer, one after the other.
+    // So are clients whose messages need a longer buffer, one after the other.
     let long = [&[b'x'; 60_000][..], b"\n"].concat();
     for _ in 0..3 {
         let mut other = echo.client();
@@ -231,7 +231,7 @@ fn all_connections_together_hold_no_more_than_max_memory_and_nothing_is_lost() {
         hog.shutdown(Shutdown::Write).unwrap();
         assert!(read_to_end(hog) == lines[..*sent], "{sent} bytes");
     }
-    eventually("all is let go of", || (echo.metric("connections"), echo.metric("memory")) == (0, 0));
+    eventually("all memory is released", || (echo.metric("connections"), echo.metric("memory")) == (0, 0));
     let saved = by_connection(&auto.stop());
     for (number, sent) in (1..).zip(&sent) {
         let mut wanted = lines[..*sent].to_vec();
@@ -241,11 +241,11 @@ fn all_connections_together_hold_no_more_than_max_memory_and_nothing_is_lost() {
 }
 
 #[test]
-fn many_that_need_more_than_there_is_get_it_one_after_the_other() {
+fn many_that_need_more_memory_than_there_is_get_it_one_after_the_other() {
     let mut echo = Setup::new(json!({ "max_memory": MEMORY, "max_connections": 64 })).start();
     let auto = echo.acknowledge_all();
     let mut clients: Vec<TcpStream> = (0..60).map(|_| echo.client()).collect();
-    // Of each a half, so all have begun; the memory is enough for some.
+    // Half a message from each, so that all have begun. There is memory for only some of them.
     for (n, client) in clients.iter_mut().enumerate() {
         client.write_all(&[b'a' + u8::try_from(n % 26).unwrap(); 30_000]).unwrap();
     }
@@ -258,14 +258,14 @@ fn many_that_need_more_than_there_is_get_it_one_after_the_other() {
     for client in &mut clients {
         assert_eq!(read_exact(client, 60_001).last(), Some(&b'\n'));
     }
-    // None was cut.
+    // None was cut into parts.
     assert_eq!(echo.metric("messages"), 60);
     drop(auto.stop());
 }
 
 #[test]
-fn past_max_memory_nobody_new_is_read_until_there_is_room() {
-    // 64 first buffers, beside the longest for one at a time.
+fn past_max_memory_no_new_client_is_read_until_there_is_room() {
+    // Room for 64 first buffers, and for one buffer of the longest kind at a time.
     let changes = json!({ "max_memory": 64 * 4096 + 32 * 1024, "max_message": 1000, "echo_after": "queued" });
     let mut echo = Setup::new(changes).start();
     let half = |client: &mut TcpStream| client.write_all(b"half a ").unwrap();
@@ -277,10 +277,10 @@ fn past_max_memory_nobody_new_is_read_until_there_is_room() {
     let mut idle: Vec<TcpStream> = (0..10).map(|_| echo.client()).collect();
     eventually("all are in", || echo.metric("connections") == 64 + 40 + 10);
     assert_eq!((echo.metric("bytes"), echo.metric("memory")), (64 * 7, 64 * 4096));
-    // Whose end is all there is to read needs no memory.
+    // A client that sends only its end needs no memory.
     idle.clear();
     eventually("they are gone", || echo.metric("connections") == 64 + 40);
-    // The first that waits is read when one lets go, the second when another does.
+    // The first waiting client is read when one releases its memory, the second when another does.
     for (n, client) in clients.iter_mut().take(40).enumerate() {
         client.write_all(b"line\n").unwrap();
         assert_eq!(read_exact(client, 12), b"half a line\n");
@@ -291,8 +291,8 @@ fn past_max_memory_nobody_new_is_read_until_there_is_room() {
     assert_eq!(echo.sink.records(80).len(), 80);
 }
 
-/// An echo whose sink takes nothing, and which takes no more itself; and the clients
-/// that have filled it.
+/// An echo whose sink takes nothing, and which itself takes no more, with the clients that
+/// have filled it.
 fn hanging(changes: serde_json::Value) -> (Echo, Vec<TcpStream>) {
     let echo = Setup::new(changes).capacity(64 * 1024).start();
     let lines = lines(2000);
@@ -310,7 +310,7 @@ fn hanging(changes: serde_json::Value) -> (Echo, Vec<TcpStream>) {
     (echo, full)
 }
 
-/// Has the connection end with a reset.
+/// Makes the connection end with a reset.
 fn reset(client: TcpStream) {
     setsockopt(&client, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
     drop(client);
@@ -322,12 +322,12 @@ fn while_the_sink_hangs_clients_that_leave_give_up_their_places() {
     let come = |count: usize| (0..count).map(|_| echo.client()).collect::<Vec<_>>();
     let accepted = |count| eventually("they are in", || echo.metric("accepted") == count);
     let places = |count| eventually("their places are free", || echo.metric("connections") == count);
-    // Of whom there was nothing to read.
+    // Clients from which there was nothing to read.
     let idle = come(6);
     accepted(14);
     drop(idle);
     places(8);
-    // Who sent something that is not read yet, and reset the connection.
+    // Clients that sent something that is not read yet, and reset the connection.
     let mut sent = come(4);
     accepted(18);
     for (n, client) in sent.iter_mut().enumerate() {
@@ -335,7 +335,7 @@ fn while_the_sink_hangs_clients_that_leave_give_up_their_places() {
     }
     sent.into_iter().for_each(reset);
     places(8);
-    // Who sent something and may still take its echo keeps it.
+    // A client that sent something and may still take its echo keeps its place.
     let mut half = come(6);
     accepted(24);
     for client in &mut half {
@@ -345,7 +345,7 @@ fn while_the_sink_hangs_clients_that_leave_give_up_their_places() {
     let mut waits = echo.client();
     waits.write_all(b"waits\n").unwrap();
     assert_eq!((echo.metric("accepted"), echo.metric("connections")), (24, 14));
-    // And of those whose messages are taken: they have reset it too.
+    // And clients whose messages were taken, which reset the connection too.
     full.into_iter().for_each(reset);
     places(6 + 1);
     assert!(has_nothing(&waits));
@@ -367,7 +367,7 @@ fn clients_that_are_gone_are_bounded_too() {
     let (mut echo, full) = hanging(json!({ "max_connections": 8 }));
     full.into_iter().for_each(reset);
     eventually("their places are free", || echo.metric("connections") == 0);
-    // Each of them has a descriptor until the sink goes on.
+    // Each of them still takes a descriptor until the sink goes on.
     let mut waits = echo.client();
     waits.write_all(b"waits\n").unwrap();
     assert_eq!(echo.metric("accepted"), 8);
@@ -377,7 +377,7 @@ fn clients_that_are_gone_are_bounded_too() {
 }
 
 #[test]
-fn a_client_that_is_not_read_for_now_is_not_idle() {
+fn a_client_that_is_not_being_read_does_not_count_as_idle() {
     let (mut echo, _full) = hanging(json!({ "idle_timeout": 300 }));
     let (mut sends, mut idle) = (echo.client(), echo.client());
     sends.write_all(b"not idle\n").unwrap();
@@ -390,7 +390,7 @@ fn a_client_that_is_not_read_for_now_is_not_idle() {
     auto.stop();
 }
 
-/// How many clients the lines with that text tell of, and how many lines there are.
+/// How many clients the lines with that text are about, and how many lines there are.
 fn told(log: &str, text: &str) -> (u64, usize) {
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(text)).collect();
     let count = |line: &&str| {
@@ -402,7 +402,7 @@ fn told(log: &str, text: &str) -> (u64, usize) {
 }
 
 #[test]
-fn a_stop_beside_many_that_never_read_is_short_and_says_so_once() {
+fn a_stop_with_many_that_never_read_is_short_and_is_logged_once() {
     let mut echo = Setup::new(json!({})).start();
     let auto = echo.acknowledge_all();
     let mut hogs: Vec<TcpStream> = (0..300).map(|_| small_client(echo.address)).collect();
@@ -416,11 +416,12 @@ fn a_stop_beside_many_that_never_read_is_short_and_says_so_once() {
     auto.end();
 }
 
-/// An echo that was told to stop beside a client that has read nothing yet: of its echoes the
-/// client's kernel has a part and echo's own the rest, and two messages more are at the sink.
-fn stopping_beside_one_that_is_behind(changes: serde_json::Value) -> (Echo, TcpStream, Vec<u8>, Vec<Got>) {
+/// An echo that was asked to stop, with a client that has read nothing yet. A part of its echoes
+/// is in the client's receive buffer and the rest in echo's send buffer, and two more of its
+/// messages are at the sink.
+fn stopping_with_a_client_that_is_behind(changes: serde_json::Value) -> (Echo, TcpStream, Vec<u8>, Vec<Got>) {
     let mut echo = Setup::new(changes).start();
-    // Its kernel tells that it has room again each time that so much was read.
+    // The kernel announces new room each time that this much was read.
     let mut client = client_that_takes(4096, echo.address);
     let mut sent = lines(700);
     client.write_all(&sent).unwrap();
@@ -437,14 +438,14 @@ fn stopping_beside_one_that_is_behind(changes: serde_json::Value) -> (Echo, TcpS
 }
 
 #[test]
-fn told_to_stop_it_does_not_cut_off_a_client_that_takes_slowly() {
+fn asked_to_stop_it_does_not_cut_off_a_client_that_takes_slowly() {
     for send_timeout_ms in [60_000, 0] {
         let changes = json!({ "send_timeout": send_timeout_ms });
-        let (mut echo, mut client, sent, last) = stopping_beside_one_that_is_behind(changes);
+        let (mut echo, mut client, sent, last) = stopping_with_a_client_that_is_behind(changes);
         echo.sink.acknowledge(&last[0]);
         let (began, mut back) = (Instant::now(), Vec::new());
-        // For longer than one may take nothing, and less than what was on its way when this
-        // echo left.
+        // For longer than a client may take nothing, and less than what was still under way
+        // when this echo ended.
         while began.elapsed() < Duration::from_millis(3500) {
             back.extend(read_exact(&mut client, 2000));
             std::thread::sleep(Duration::from_millis(150));
@@ -457,17 +458,17 @@ fn told_to_stop_it_does_not_cut_off_a_client_that_takes_slowly() {
 }
 
 #[test]
-fn told_to_stop_it_does_not_wait_for_the_sink_beside_a_client_that_takes_nothing() {
+fn asked_to_stop_it_does_not_wait_for_the_sink_because_of_a_client_that_takes_nothing() {
     for send_timeout_ms in [60_000, 0] {
         let changes = json!({ "send_timeout": send_timeout_ms });
-        let (mut echo, _client, ..) = stopping_beside_one_that_is_behind(changes);
+        let (mut echo, _client, ..) = stopping_with_a_client_that_is_behind(changes);
         assert_eq!(echo.wait().code(), Some(0), "{}", echo.log());
         assert_eq!(told(&echo.log(), "given up at the stop: takes no echoes").0, 1, "{}", echo.log());
     }
 }
 
 #[test]
-fn many_that_are_refused_are_told_in_few_lines() {
+fn many_refused_clients_are_logged_in_few_lines() {
     for (changes, text, served) in [
         (json!({ "allow": ["10.0.0.0/8"] }), "refused: allow has no network", 0),
         (json!({ "max_connections_per_address": 2 }), "refused: max_connections_per_address", 2),
@@ -487,12 +488,12 @@ fn many_that_are_refused_are_told_in_few_lines() {
 }
 
 #[test]
-fn told_to_stop_it_frees_the_address_beside_a_client_that_is_not_done() {
+fn asked_to_stop_it_frees_the_address_even_if_a_client_is_not_done() {
     let mut echo = Setup::new(json!({})).start();
     let mut client = echo.client();
     client.write_all(b"hello\n").unwrap();
     let record = echo.sink.records(1).remove(0);
-    // Nobody else has the listening socket.
+    // No other process has the listening socket.
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = std::mem::replace(&mut echo.listener, other).local_addr().unwrap();
     echo.signal(Signal::SIGTERM);
@@ -504,7 +505,7 @@ fn told_to_stop_it_frees_the_address_beside_a_client_that_is_not_done() {
 }
 
 #[test]
-fn a_start_right_after_a_kill_succeeds_beside_a_client_that_never_reads() {
+fn a_start_right_after_a_kill_succeeds_even_with_a_client_that_never_reads() {
     let port = free_port();
     let mut daemon = Daemon::start(&format!(
         "[children.echo]\nplugin = \"echo\"\nlisten = [\"tcp://127.0.0.1:{port}\"]\n\
@@ -513,7 +514,7 @@ fn a_start_right_after_a_kill_succeeds_beside_a_client_that_never_reads() {
     ));
     let lines = lines(100_000);
     let mut took = Duration::MAX;
-    // On a busy machine not at the first try.
+    // On a busy machine, this may not work at the first try.
     for _ in 0..5 {
         let (mut hog, mut sent, mut in_vain) = (small_client(([127, 0, 0, 1], port).into()), 0, 0);
         while in_vain < 100 {
@@ -540,7 +541,7 @@ fn a_start_right_after_a_kill_succeeds_beside_a_client_that_never_reads() {
 
 #[test]
 fn the_kernel_asks_a_silent_client_whether_it_is_there() {
-    // A timer of kind 2 is that of keepalive (proc_pid_net(5), tcp), its time in hundredths of a second.
+    // Kind 2 is the keepalive timer (proc_pid_net(5), tcp). Its time is in hundredths of a second.
     for (keepalive_ms, wanted) in [(60_000, Some(6000)), (1500, Some(200)), (0, None)] {
         let echo = Setup::new(json!({ "keepalive": keepalive_ms })).start();
         let client = echo.client();
@@ -560,7 +561,7 @@ fn the_kernel_asks_a_silent_client_whether_it_is_there() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_client_that_vanished_is_found_out() {
+fn a_client_that_vanished_is_noticed() {
     own_network();
     let echo = Setup::new(json!({ "keepalive": 1000 })).start();
     let _client = echo.client();
@@ -572,7 +573,7 @@ fn a_client_that_vanished_is_found_out() {
 }
 
 #[test]
-fn ipv4_networks_are_the_same_however_they_are_written() {
+fn an_ipv4_network_is_the_same_however_it_is_written() {
     for (allow, is_allowed) in [
         ("\"::ffff:127.0.0.0/104\"", true),
         ("\"::ffff:127.0.0.1\"", true),
@@ -598,10 +599,10 @@ fn ipv4_networks_are_the_same_however_they_are_written() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_link_local_address_is_one_of_its_interface() {
+fn a_link_local_address_belongs_to_its_interface() {
     own_network();
     ip("-6 addr add fe80::7/64 dev lo nodad");
-    // The loopback interface is the first of each network (network_namespaces(7)).
+    // The loopback interface is the first one in each network namespace (network_namespaces(7)).
     for zone in ["lo", "1"] {
         let port = free_port();
         let mut daemon = Daemon::start(&link_local(zone, port));

@@ -1,5 +1,5 @@
 //! Where plumbd is started: limits, folders, descriptors and programs that are not as
-//! one would have them. Each is told in words that name what to do.
+//! they should be. Each is reported in words that say what to do.
 
 use crate::daemon::{Daemon, strays, wait_for};
 use plumbd::control::Request;
@@ -25,7 +25,7 @@ to = "logger"
 
 const SLEEPER: &str = "[children.one]\ncommand = [\"sleep\", \"1000\"]\n";
 
-/// What a shell in that folder says that does this; `$P` is plumbd.
+/// The output of a shell script in that folder; `$P` is plumbd.
 fn shell(folder: &Path, script: &str) -> Output {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", script]).current_dir(folder).env("P", PLUMBD).env_remove("PLUMBD_CONTROL");
@@ -48,9 +48,9 @@ fn program(folder: &Path, name: &str, text: &[u8], mode: u32) {
 }
 
 #[test]
-fn a_limit_on_the_size_of_files_ends_nothing_by_a_signal_and_is_named() {
+fn a_limit_on_the_size_of_files_kills_no_process_and_is_named_in_messages() {
     let dir = folder(BOTH);
-    // In blocks of 512 bytes; memory files count.
+    // The limit is in blocks of 512 bytes, and memory files count.
     for blocks in [0, 1, 2000] {
         let output = shell(dir.path(), &format!("ulimit -f {blocks}; exec $P run -c plumbd.toml"));
         let err = text(&output.stderr);
@@ -62,7 +62,7 @@ fn a_limit_on_the_size_of_files_ends_nothing_by_a_signal_and_is_named() {
 }
 
 #[test]
-fn a_log_that_has_reached_a_limit_of_its_size_ends_nothing_and_programs_have_the_usual_signal() {
+fn a_log_at_a_limit_of_its_size_ends_nothing_and_programs_get_the_usual_signal() {
     let mut daemon = Daemon::start_after(
         "head -c 8192 /dev/zero | tr '\\000' '\\n' >&2; ulimit -f 16",
         r#"
@@ -79,7 +79,7 @@ fn a_log_that_has_reached_a_limit_of_its_size_ends_nothing_and_programs_have_the
 }
 
 #[test]
-fn a_limit_on_descriptors_is_named_wherever_it_is_met() {
+fn a_limit_on_descriptors_is_named_wherever_it_is_reached() {
     let dir = folder(BOTH);
     let mut met = 0;
     for limit in [10, 20, 30, 34] {
@@ -113,7 +113,7 @@ fn a_plugin_that_has_too_few_descriptors_names_its_own_limit() {
 }
 
 #[test]
-fn a_working_directory_that_was_removed_is_no_matter_where_a_file_is_named() {
+fn a_removed_working_directory_does_not_matter_if_a_file_is_given() {
     let dir = folder(SLEEPER);
     let gone = "mkdir gone; cd gone; rmdir ../gone;";
     let file = dir.path().join("plumbd.toml");
@@ -132,7 +132,7 @@ fn a_working_directory_that_was_removed_is_no_matter_where_a_file_is_named() {
 }
 
 #[test]
-fn what_is_no_regular_file_is_no_message_file() {
+fn only_a_regular_file_can_be_the_message_file() {
     let dir = tempfile::tempdir().unwrap();
     assert!(Command::new("mkfifo").arg(dir.path().join("fifo")).status().unwrap().success());
     std::fs::create_dir(dir.path().join("folder")).unwrap();
@@ -158,14 +158,14 @@ fn what_is_no_regular_file_is_no_message_file() {
 }
 
 #[test]
-fn closed_standard_streams_are_dev_null() {
+fn closed_standard_streams_become_dev_null() {
     let dir = folder(SLEEPER);
     for closed in [">&-", "2>&-", "<&-", "<&- >&- 2>&-"] {
         for words in ["schema", "man", "check", "example echo-store"] {
             let output = shell(dir.path(), &format!("exec $P {words} {closed}"));
             assert!(output.status.success(), "{words} {closed}: {}", text(&output.stderr));
         }
-        // What should fail still does.
+        // Commands that should fail still do.
         let output = shell(dir.path(), &format!("exec $P check -c none.toml {closed}"));
         assert_eq!(output.status.code(), Some(78), "{closed}");
     }
@@ -188,7 +188,7 @@ fn the_first_process_of_a_container_does_not_go_to_the_background() {
 }
 
 #[test]
-fn a_reload_that_keeps_all_is_one_line_in_the_log() {
+fn a_reload_that_changes_nothing_is_one_line_in_the_log() {
     let children: String = (0..20).map(|n| SLEEPER.replace("one", &format!("c{n}"))).collect();
     let mut daemon = Daemon::start(&children);
     let before = daemon.log().lines().count();
@@ -198,7 +198,7 @@ fn a_reload_that_keeps_all_is_one_line_in_the_log() {
     let log = daemon.log();
     let said: Vec<&str> = log.lines().skip(before).map(|line| line.split_once(' ').unwrap().1).collect();
     assert_eq!(said, ["INFO plumbd: reloaded: nothing changes"; 5]);
-    // One that changes something has a line for that, and none for what it keeps.
+    // A reload that changes something logs a line for that, and none for what it keeps.
     let before = log.lines().count();
     daemon.reload(&children.replacen("1000", "1001", 1));
     let log = daemon.log();
@@ -212,7 +212,7 @@ fn a_reload_that_keeps_all_is_one_line_in_the_log() {
 }
 
 #[test]
-fn a_program_that_can_not_run_is_told_with_what_is_wrong_with_it() {
+fn a_program_that_cannot_run_is_reported_with_the_reason() {
     let flaws: [(&str, &[u8], u32, &str); 8] = [
         ("orphan", b"#!/no/such/interpreter\n", 0o755, "its interpreter /no/such/interpreter does not exist"),
         ("spelt", b"#! /usr/bin/pyton3 -u\n", 0o755, "its interpreter /usr/bin/pyton3 does not exist"),
@@ -251,7 +251,7 @@ fn a_program_that_can_not_run_is_told_with_what_is_wrong_with_it() {
         assert!(line.contains(why), "{line}");
     }
 
-    // The same of one that was right when it was checked.
+    // Programs that were right when they were checked are reported in the same way.
     flaws.iter().for_each(|(name, ..)| put(name, b"#!/bin/sh\n", 0o755));
     let mut daemon =
         Daemon::spawn_in(tempfile::tempdir().unwrap(), &config.replace("./", &format!("{}/", dir.path().display())));
@@ -267,7 +267,7 @@ fn a_program_that_can_not_run_is_told_with_what_is_wrong_with_it() {
 }
 
 #[test]
-fn one_that_ran_and_died_was_started() {
+fn a_program_that_died_early_is_not_reported_as_one_that_could_not_start() {
     let dir = tempfile::tempdir().unwrap();
     let mut daemon = Daemon::spawn_in(
         dir,
@@ -302,7 +302,7 @@ fn one_that_ran_and_died_was_started() {
 }
 
 #[test]
-fn only_those_are_told_to_reopen_that_have_a_file() {
+fn only_children_with_a_file_are_asked_to_reopen_it() {
     let mut daemon = Daemon::start(&format!(
         "{}[children.own]\ncommand = [\"sh\", \"-c\", \"trap 'echo again' USR1; touch up; while :; do sleep 0.05; done\"]\n{SLEEPER}",
         BOTH
@@ -316,11 +316,11 @@ fn only_those_are_told_to_reopen_that_have_a_file() {
     daemon.stop();
 }
 
-/// What plumbd says with these words to a user who is not root, whose home is that.
+/// The output of plumbd with these words for a user who is not root, with that home.
 fn as_user(home: &Path, here: &Path, settings: Option<&Path>, words: &[&str]) -> Output {
     let program = home.join("plumbd");
     if !program.exists() {
-        // By another process: see ETXTBSY in execve(2).
+        // Another process copies it: see ETXTBSY in execve(2).
         assert!(Command::new("cp").arg(PLUMBD).arg(&program).status().unwrap().success());
     }
     let mut command = if nix::unistd::geteuid().is_root() {
@@ -359,7 +359,7 @@ fn a_users_own_configuration_is_found_by_every_command_in_its_place() {
         let (_, _, err) = said(Some(&settings), words);
         assert!(err.contains(&format!("{}.sock", place("settings"))), "{words:?}: {err}");
     }
-    // It is taken by nobody else, nor where a relative name is given.
+    // Other users do not use it, nor is it used if a relative name is given.
     if !Path::new("/etc/plumbd/plumbd.toml").exists() {
         assert!(said(none, &["check"]).1.starts_with("built-in configuration"));
     }
@@ -396,7 +396,7 @@ fn a_daemon_that_runs_by_a_users_configuration_is_found_by_it() {
 }
 
 #[test]
-fn nothing_that_is_said_has_an_error_number() {
+fn no_message_has_an_error_number() {
     let dir = folder(SLEEPER);
     std::fs::write(dir.path().join("control.toml"), format!("[daemon]\ncontrol = \"none/ctl\"\n{SLEEPER}")).unwrap();
     std::fs::write(dir.path().join("long.toml"), format!("[daemon]\ncontrol = \"plumbd.toml/x\"\n{SLEEPER}")).unwrap();
@@ -420,7 +420,7 @@ fn nothing_that_is_said_has_an_error_number() {
         let err = text(&output.stderr);
         assert!(!output.status.success() && !err.is_empty() && !err.contains("os error"), "{words}: {err}");
     }
-    // What a daemon says to an operator, in its log, and as a child's problem.
+    // What a daemon reports to an operator, in its log, and as a child's problem.
     let config = format!("{BOTH}{SLEEPER}directory = \"gone\"\n");
     let dir = folder(&config);
     std::fs::create_dir(dir.path().join("gone")).unwrap();

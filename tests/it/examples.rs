@@ -1,4 +1,4 @@
-//! The ready configurations, as `plumbd example` prints them, do what they say.
+//! The example configurations that `plumbd example` prints do what they promise.
 
 use crate::daemon::{Daemon, free_port, wait_for};
 use std::io::{Read, Write};
@@ -42,7 +42,7 @@ fn pipeline_filters_and_stores() {
 /// Lines that a careless filter changes, and what is left of them in capitals.
 const ODD: [&str; 6] = ["  two blanks before", "\ta tab", "back\\slash \\n \\c \\\\", "-n", "-e x", "trailing blank  "];
 
-/// What the filter of a text, from `#!/bin/sh` to the word about its input, makes of [`ODD`].
+/// What the filter in a text, from `#!/bin/sh` to the line about its input, makes of [`ODD`].
 #[track_caller]
 fn filtered(text: &str) -> String {
     let from = text.find("#!/bin/sh\n").unwrap();
@@ -55,7 +55,7 @@ fn filtered(text: &str) -> String {
 }
 
 #[test]
-fn the_filter_of_the_papers_changes_nothing_but_what_it_says() {
+fn the_filter_in_the_documentation_changes_only_what_it_should() {
     let capitals = ODD.join("\n").to_uppercase() + "\n";
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     assert_eq!(filtered(&readme), capitals);

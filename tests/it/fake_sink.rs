@@ -1,6 +1,6 @@
-//! A supervisor and a sink in one, for one echo: it makes the descriptors,
-//! starts the plugin, reads its records and acknowledges them when a test says
-//! so.
+//! A supervisor and a sink in one, for a single echo: it makes the descriptors,
+//! starts the plugin, reads its records, and acknowledges them when a test wants
+//! that.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -44,8 +44,8 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// The defaults, but for these settings, and that silence ends no message:
-    /// on a busy machine it may come between any two bytes.
+    /// The default settings with these changes. Besides, a pause ends no message, because on a
+    /// busy machine there may be a pause between any two bytes.
     pub(crate) fn new(changes: Value) -> Setup {
         let mut settings = serde_json::to_value(plumbd::plugin::echo::settings::Settings::default()).unwrap();
         settings["partial_after"] = json!(60_000);
@@ -70,7 +70,7 @@ impl Setup {
         Setup { descriptors, ..self }
     }
 
-    /// An ordinary program is the sink.
+    /// Makes the sink an ordinary program.
     pub(crate) fn lines(self) -> Setup {
         Setup { protocol: "lines", ..self }
     }
@@ -84,8 +84,8 @@ impl Setup {
         echo
     }
 
-    /// Starts it. What a child may have besides its first three descriptors
-    /// comes to it through those, so that other tests' children never get it.
+    /// Starts it. Its other descriptors are handed over through its first three, so that
+    /// children of other tests never inherit them.
     pub(crate) fn spawn(self) -> Echo {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("settings"), self.settings.to_string()).unwrap();
@@ -139,7 +139,7 @@ pub(crate) struct Echo {
 }
 
 impl Echo {
-    /// A client whose reads and writes don't wait for ever.
+    /// A client whose reads and writes don't wait forever.
     pub(crate) fn client(&self) -> TcpStream {
         connect(self.address)
     }
@@ -197,7 +197,7 @@ impl Echo {
                 let from = records.len();
                 let more = sink.read(Duration::from_millis(10));
                 sink.take(&mut records);
-                // A message is there once its last record is.
+                // A message has arrived once its last record has.
                 if let Some(record) = records[from..].iter().rfind(|record| record.flags.has(Flags::LAST)) {
                     sink.acknowledge_epoch(record.epoch, record.sequence);
                 }
@@ -218,7 +218,7 @@ impl Drop for Echo {
     }
 }
 
-/// A client whose reads and writes don't wait for ever.
+/// A client whose reads and writes don't wait forever.
 pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     let client = TcpStream::connect(address).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -227,7 +227,7 @@ pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     client
 }
 
-/// Reads exactly so many bytes.
+/// Reads exactly this many bytes.
 pub(crate) fn read_exact(client: &mut TcpStream, count: usize) -> Vec<u8> {
     let mut bytes = vec![0; count];
     client.read_exact(&mut bytes).unwrap();
@@ -268,7 +268,7 @@ pub(crate) struct Sink {
 }
 
 impl Sink {
-    /// Reads what the queue has, up to 64 KiB; `None` where nothing came in time.
+    /// Reads what the queue has, up to 64 KiB; `None` if nothing came in time.
     fn read(&mut self, patience: Duration) -> Option<usize> {
         let queue = self.queue.as_mut()?;
         let mut fds = [PollFd::new(queue.as_fd(), PollFlags::POLLIN)];
@@ -298,7 +298,7 @@ impl Sink {
                     });
                 }
                 Decoded::Incomplete => break,
-                Decoded::Garbage(count) => panic!("{count} bytes that are no record"),
+                Decoded::Garbage(count) => panic!("{count} bytes that are not a record"),
             }
         }
         self.bytes.drain(..used);
@@ -327,14 +327,14 @@ impl Sink {
         String::from_utf8(std::mem::take(&mut self.bytes)).unwrap()
     }
 
-    /// Says that everything up to this record is saved.
+    /// Acknowledges everything up to this record.
     pub(crate) fn acknowledge(&mut self, record: &Got) {
         self.acknowledge_epoch(record.epoch, record.sequence);
     }
 
     fn acknowledge_epoch(&mut self, epoch: u64, sequence: u64) {
-        // A full pipe means that it has acknowledgements to read; the echo that
-        // a test waits for needs none of them after it ended.
+        // If the pipe is full, the echo has acknowledgements to read; if it has ended, it
+        // needs none.
         let _full_or_gone = self.replies.as_mut().unwrap().write(&Ack { epoch, sequence }.encode());
     }
 }
@@ -346,13 +346,13 @@ pub(crate) struct Auto {
 }
 
 impl Auto {
-    /// Stops, and tells what came.
+    /// Stops, and returns what came.
     pub(crate) fn stop(self) -> Vec<Got> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap().1
     }
 
-    /// What came by the time that the queue ended.
+    /// Waits for the end of the queue, and returns what came.
     pub(crate) fn end(self) -> Vec<Got> {
         self.thread.join().unwrap().1
     }

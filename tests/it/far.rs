@@ -1,4 +1,4 @@
-//! A file system that stops answering, as one behind a dead server does.
+//! A file system that stops answering, like one whose server is dead.
 
 use crate::daemon::{state, wait_for};
 use std::path::{Path, PathBuf};
@@ -11,13 +11,13 @@ pub struct Far {
 }
 
 impl Far {
-    /// One whose waiters SIGKILL ends.
+    /// A file system whose waiting processes can be killed.
     pub fn new() -> Far {
         Far::of(&["far"])
     }
 
-    /// One whose waiters nothing ends: its server has taken their requests, and
-    /// itself waits for another that does not answer.
+    /// A file system whose waiting processes can't be killed, because its server has taken their
+    /// requests, and itself waits for another server that does not answer.
     pub fn unkillable() -> Far {
         Far::of(&["behind", "far"])
     }
@@ -36,7 +36,7 @@ impl Far {
                 .stdin(Stdio::null())
                 .spawn()
                 .unwrap();
-            // Several threads: one of them takes a request though another waits.
+            // There are several threads, so that one can take a request while another waits.
             servers.push((at.clone(), server));
             let mounts = || std::fs::read_to_string("/proc/self/mounts").unwrap();
             wait_for("the mount", || mounts().contains(&format!(" {} fuse", at.display())).then_some(()));
@@ -50,7 +50,7 @@ impl Far {
         self.folder.path().join("far").join(name)
     }
 
-    /// The same file, as long as it answers or not.
+    /// The same file by a path that always works.
     pub fn near(&self, name: &str) -> PathBuf {
         self.folder.path().join("near").join(name)
     }
@@ -61,14 +61,14 @@ impl Far {
         self.path(name)
     }
 
-    /// It answers nobody from now on.
+    /// Makes it stop answering.
     pub fn hang(&self) {
         let server = i32::try_from(self.servers[0].1.id()).unwrap();
         crate::daemon::kill(server, nix::libc::SIGSTOP);
-        wait_for("it stands still", || (state(server) == Some('T')).then_some(()));
+        wait_for("it is stopped", || (state(server) == Some('T')).then_some(()));
     }
 
-    /// It answers again.
+    /// Makes it answer again.
     pub fn answer(&self) {
         crate::daemon::kill(i32::try_from(self.servers[0].1.id()).unwrap(), nix::libc::SIGCONT);
     }
@@ -76,7 +76,7 @@ impl Far {
 
 impl Drop for Far {
     fn drop(&mut self) {
-        // All that wait get ENOTCONN as the server goes.
+        // All processes that wait get ENOTCONN when the server ends.
         for (at, server) in self.servers.iter_mut().rev() {
             let _killed = server.kill();
             unmount(at);

@@ -1,6 +1,6 @@
-//! The guarantee: clients under way, processes killed at any instant, and the
-//! file compared with what came back. An echoed message is in it exactly once,
-//! whole, each connection's in order; nothing is in it that nobody sent.
+//! The guarantee: clients send, processes are killed at any instant, and the
+//! file is compared with the echoes. Each echoed message is in it exactly once and whole,
+//! those of each connection are in order, and nothing is in it that no client sent.
 
 use crate::daemon::{DEADLINE, Daemon, alive, children_of, free_port, kill, wait_for};
 use crate::load::checker::{self, Format, Verdict};
@@ -34,7 +34,7 @@ impl Service {
         Service { port, format, daemon: Daemon::start(&Service::config(echo_after, format, port, settings)) }
     }
 
-    /// The same under a service manager that keeps its descriptors.
+    /// Like [`Service::start`], under a service manager that keeps its descriptors.
     fn start_managed(echo_after: &str, format: Format) -> Service {
         let port = free_port();
         Service { port, format, daemon: Daemon::start_managed(&Service::config(echo_after, format, port, "")) }
@@ -68,7 +68,7 @@ impl Service {
         )
     }
 
-    /// Clients that go on until told to stop, on a thread of their own.
+    /// Clients that go on until they are stopped, on a thread of their own.
     pub(crate) fn load(&self, first: u32) -> Load {
         let plan = Plan { first, ..Plan::usual(self.port) };
         let stop = Arc::new(AtomicBool::new(false));
@@ -82,7 +82,7 @@ impl Service {
         size / 128
     }
 
-    /// Waits until the file has grown by some more messages, or is a new one.
+    /// Waits until some more messages are in the file, or it is a new one.
     pub(crate) fn wait_progress(&self) {
         let before = self.messages();
         wait_for("messages are saved", || {
@@ -96,7 +96,7 @@ impl Service {
         checker::check(all, self.format, &outcome.connections).unwrap()
     }
 
-    /// The verdict must be clean, and about something.
+    /// The verdict must be clean, and there must have been enough echoes.
     #[track_caller]
     fn assert_kept(&self, outcome: &Outcome) {
         let verdict = self.check(outcome);
@@ -119,13 +119,13 @@ impl Load {
     }
 }
 
-/// Some time, so that a kill falls on any instant. Nothing depends on it.
+/// Lets some time pass, so that a kill falls on any instant. Nothing depends on how much.
 fn moment() {
     let random = RandomState::new().build_hasher().finish();
     std::thread::sleep(Duration::from_micros(random % 5000));
 }
 
-/// Kills these children again and again while clients are under way.
+/// Kills these children again and again while clients send.
 fn survives_kills_of(names: &[&str], echo_after: &str, format: Format) {
     let mut service = Service::start(echo_after, format);
     let load = service.load(0);
@@ -207,8 +207,8 @@ fn saved_survives_kills_while_the_file_is_rotated_and_compressed() {
     service.assert_kept(&outcome);
 }
 
-/// Kills the supervisor (and its children, where `all`) while clients are
-/// under way, again and again; each time the next daemon goes on with the file.
+/// Kills the supervisor (and its children, if `all`) again and again while clients
+/// send. Each time, the next daemon goes on with the file.
 fn survives_kills_of_the_supervisor(all: bool, echo_after: &str) {
     let mut service = Service::start(echo_after, Format::Text);
     let mut connections = Vec::new();
@@ -257,8 +257,8 @@ fn synced_survives_kills_of_all_at_once() {
     survives_kills_of_the_supervisor(true, "synced");
 }
 
-/// The same where a service manager keeps sockets and links: the clients go on
-/// while one daemon follows the other.
+/// Like [`survives_kills_of_the_supervisor`], but a service manager keeps sockets and links, so
+/// the clients go on while one daemon follows the other.
 fn survives_kills_under_a_manager(all: bool, echo_after: &str) {
     let mut service = Service::start_managed(echo_after, Format::Text);
     let load = service.load(0);
@@ -272,7 +272,7 @@ fn survives_kills_under_a_manager(all: bool, echo_after: &str) {
             children.iter().for_each(|&pid| kill(pid, SIGKILL));
         }
         service.daemon.wait_killed();
-        // As a service manager does, before it starts the next one.
+        // A service manager also waits for this before it starts the next daemon.
         wait_for("the children end by themselves", || children.iter().all(|&pid| !alive(pid)).then_some(()));
         service.daemon.start_again();
     }
@@ -281,7 +281,7 @@ fn survives_kills_under_a_manager(all: bool, echo_after: &str) {
     service.daemon.stop();
     service.assert_kept(&outcome);
     assert_eq!(outcome.refused, 0, "a client was refused");
-    // Its links are empty; its socket is there for a restart.
+    // Its links are empty, and its socket is kept for a restart.
     service.daemon.manager().wait_stored(&[&format!("listen/tcp%3A//127.0.0.1%3A{}", service.port)]);
 }
 
@@ -319,7 +319,7 @@ fn a_stop_under_load_loses_nothing() {
 }
 
 #[test]
-fn restarts_under_load_lose_nothing_and_refuse_nobody() {
+fn restarts_under_load_lose_nothing_and_refuse_no_client() {
     use plumbd::control::Request;
     let mut service = Service::start("saved", Format::Text);
     let load = service.load(0);
@@ -336,7 +336,7 @@ fn restarts_under_load_lose_nothing_and_refuse_nobody() {
 }
 
 #[test]
-fn a_reload_under_load_loses_nothing_and_refuses_nobody() {
+fn a_reload_under_load_loses_nothing_and_refuses_no_client() {
     use plumbd::control::Request;
     let mut service = Service::start("saved", Format::Text);
     let load = service.load(0);
@@ -359,7 +359,7 @@ fn a_reload_under_load_loses_nothing_and_refuses_nobody() {
 }
 
 #[test]
-fn a_reload_that_is_undone_under_load_loses_nothing_and_refuses_nobody() {
+fn a_reload_that_is_undone_under_load_loses_nothing_and_refuses_no_client() {
     use plumbd::control::Request;
     let mut service = Service::start("saved", Format::Text);
     let load = service.load(0);
@@ -373,7 +373,7 @@ fn a_reload_that_is_undone_under_load_loses_nothing_and_refuses_nobody() {
         service.wait_progress();
         let (status, _, err) = service.daemon.ask(&Request::Reload);
         assert_eq!(status, 1);
-        assert!(err.contains("; undone: the configuration of before runs again"), "{err}");
+        assert!(err.contains("; undone: the previous configuration runs again"), "{err}");
     }
     service.wait_progress();
     let outcome = load.end();
@@ -383,7 +383,7 @@ fn a_reload_that_is_undone_under_load_loses_nothing_and_refuses_nobody() {
 }
 
 #[test]
-fn a_stop_of_echo_and_logger_by_name_under_load_lets_the_echo_finish() {
+fn if_echo_and_logger_are_stopped_by_name_under_load_echo_can_finish() {
     use plumbd::control::Request;
     let mut service = Service::start("saved", Format::Text);
     let load = service.load(0);

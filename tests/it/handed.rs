@@ -1,5 +1,5 @@
-//! What a child is given is at each start as the supervisor made it, whatever
-//! its predecessors and its neighbours did to theirs.
+//! At each start, what a child is given is as the supervisor made it, whatever
+//! earlier processes and other children did to it.
 
 use crate::daemon::{Daemon, free_port, kill, wait_for};
 use nix::libc::SIGKILL;
@@ -19,13 +19,13 @@ fn start(run: &str, config: &str) -> Daemon {
     Daemon::start(&prepared(run, config))
 }
 
-/// A configuration with the shell's script and misuse.pl put in.
+/// Fills the shell script and misuse.pl into a configuration.
 fn prepared(run: &str, config: &str) -> String {
     let config = config.replace("MISUSE", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/misuse.pl"));
     config.replace("RUN", &run.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// What perl does to one of its descriptors, in a shell.
+/// A shell command that runs this perl code.
 fn perl(code: &str) -> String {
     format!("perl -MFcntl -e '{code}'")
 }
@@ -184,12 +184,12 @@ fn all_that_a_child_is_given_is_the_same_at_its_next_start() {
         let (first, second) = (daemon.read_text("given.1"), daemon.read_text("given.2"));
         assert!(first.lines().count() > 15, "{first}");
         assert_eq!(first, second, "{how}\n{}", daemon.log());
-        // And the supervisor lives to tell.
+        // And the supervisor still lives.
         assert_eq!(daemon.child("misuse").restarts, 1);
     }
 }
 
-/// A server on a socket of each kind, that does this to them in its first run.
+/// A server with a socket of each kind, which does this to them in its first run.
 fn server(how: &str, ports: [u16; 2]) -> String {
     let [tcp, udp] = ports;
     prepared(
@@ -233,7 +233,7 @@ fn sockets_serve_again_at_the_next_start_whatever_was_done_to_them() {
         assert_eq!(daemon.read_text("given.1"), daemon.read_text("given.2"), "{how}");
         assert_eq!(daemon.child("server").restarts, 1, "{how}\n{}", daemon.log());
         daemon.stop();
-        assert!(!daemon.path("socket").exists(), "{how}: its name goes");
+        assert!(!daemon.path("socket").exists(), "{how}: its name is removed");
     }
 }
 
@@ -263,7 +263,7 @@ fn no_dead_socket_goes_to_the_next_daemon() {
     for how in ["shutdown2", "connect"] {
         let ports = [free_port(), free_port()];
         let never = format!("{}\nrestart = \"never\"\n", server(how, ports));
-        // It ends as told; the next one finds nothing of it that does not serve.
+        // It ends when asked, and the next one gets no socket from it that does not serve.
         let mut daemon = Daemon::start_managed(&never);
         wait_for("its end", || daemon.child("server").last_exit);
         daemon.stop();
@@ -277,7 +277,7 @@ fn no_dead_socket_goes_to_the_next_daemon() {
 fn a_socket_that_is_dead_when_the_daemon_is_killed_is_bound_anew() {
     let ports = [free_port(), free_port()];
     let [tcp, udp] = ports;
-    // It shuts them down and goes on.
+    // It shuts its sockets down and goes on.
     let config = prepared(
         "[ -e given.1 ] && exec perl \"$0\" given; perl \"$0\" given shutdown2; touch done; exec sleep 1000",
         &format!(
@@ -326,12 +326,12 @@ fn an_instance_that_starts_leaves_the_flags_that_its_neighbour_set() {
     assert!(flags(&daemon, "server.1"), "server.0 relies on it");
     daemon.done(&Request::Stop { children: vec!["server".to_owned()] });
     daemon.done(&Request::Start { children: vec!["server.1".to_owned()] });
-    assert!(!flags(&daemon, "server.1"), "nobody relies on it");
+    assert!(!flags(&daemon, "server.1"), "no instance relies on it");
     daemon.stop();
 }
 
 #[test]
-fn the_name_of_a_unix_socket_that_is_another_servers_by_now_stays() {
+fn the_name_of_a_unix_socket_that_now_belongs_to_another_server_stays() {
     let config = "[children.server]\ncommand = [\"sleep\", \"1000\"]\nlisten = [\"unix:socket\"]\n";
     let mut daemon = Daemon::start(config);
     std::fs::remove_file(daemon.path("socket")).unwrap();
@@ -342,20 +342,20 @@ fn the_name_of_a_unix_socket_that_is_another_servers_by_now_stays() {
 }
 
 #[test]
-fn a_unix_socket_whose_name_was_removed_has_it_again_at_the_next_start() {
+fn a_unix_socket_whose_name_was_removed_gets_it_back_at_the_next_start() {
     let config = "[children.server]\ncommand = [\"sleep\", \"1000\"]\nlisten = [\"unix:socket\"]\n";
     let mut daemon = Daemon::start(config);
     std::fs::remove_file(daemon.path("socket")).unwrap();
     daemon.done(&Request::Restart { children: vec!["server".to_owned()] });
     UnixStream::connect(daemon.path("socket")).unwrap();
-    // Shut down, and given to somebody: both are as they were.
+    // Even if its mode was changed, its name is removed at the end.
     std::fs::set_permissions(daemon.path("socket"), std::fs::Permissions::from_mode(0o602)).unwrap();
     daemon.stop();
     assert!(!daemon.path("socket").exists());
 }
 
 #[test]
-fn what_an_administrator_gave_a_unix_socket_is_kept_when_it_is_bound_anew() {
+fn owner_and_mode_of_a_unix_socket_are_kept_when_it_is_bound_anew() {
     let mut daemon = start(
         "",
         r#"
@@ -376,7 +376,7 @@ fn what_an_administrator_gave_a_unix_socket_is_kept_when_it_is_bound_anew() {
 }
 
 #[test]
-fn a_unix_socket_whose_owner_cannot_be_given_again_still_listens_with_its_mode() {
+fn a_unix_socket_whose_owner_cannot_be_restored_still_listens_with_its_mode() {
     if !nix::unistd::geteuid().is_root() {
         return;
     }
@@ -409,7 +409,7 @@ fn a_unix_socket_whose_owner_cannot_be_given_again_still_listens_with_its_mode()
 }
 
 #[test]
-fn a_sink_that_cuts_its_ledger_ends_nobody() {
+fn a_sink_that_truncates_its_ledger_ends_no_other_process() {
     let mut daemon = start(
         "",
         r#"
@@ -428,8 +428,8 @@ fn a_sink_that_cuts_its_ledger_ends_nobody() {
     daemon.stop();
 }
 
-/// Children of several users, in a folder of the supervisor that `first` begins.
-/// Each writes to its log and to its link by name, and tries what is not its own.
+/// A daemon, started after `first`, with children of several users. Each opens its log and its
+/// link by name and writes to them, and tries to open what it was not given.
 fn of_several_users(first: &str) -> Daemon {
     let daemon = Daemon::start_after(
         &format!("chmod 777 .; {first}"),
@@ -481,7 +481,7 @@ fn children_of_other_users_open_what_they_were_given_and_no_more() {
     daemon.stop();
 }
 
-/// A supervisor that is root and may do next to nothing.
+/// A shell command that makes root give up all capabilities except these.
 fn with_capabilities(those: &str) -> String {
     format!("exec setpriv --inh-caps -all --bounding-set -all,+setuid,+setgid,+kill{those} \"$0\" run -c plumbd.toml")
 }
@@ -493,7 +493,8 @@ fn a_root_that_may_only_give_pipes_away_keeps_children_apart() {
     for file in ["one.reads", "two.reads", "sink.writes"] {
         assert!(!daemon.path(file).exists(), "{file}");
     }
-    // Each is given the same again, by one that can't open what it has given away.
+    // At a restart each is given the same again, although the supervisor can't open what it has
+    // given away.
     daemon.done(&Request::Restart { children: vec!["sink".into(), "one".into()] });
     wait_for("another line", || daemon.read_text("out").contains("one\n").then_some(()));
     assert!(!daemon.path("sink.writes").exists());
@@ -510,8 +511,8 @@ fn a_root_that_may_give_no_pipe_away_starts_children_of_other_users() {
     daemon.stop();
 }
 
-/// The process that the daemon forks next, held before it has done anything.
-/// The daemon goes on once that is dead, or with it.
+/// The process that the daemon forks next, stopped before it has done anything.
+/// The daemon goes on once that process does, or is dead.
 fn next_forked(daemon: Pid) -> Pid {
     loop {
         match waitpid(daemon, Some(WaitPidFlag::__WALL)).unwrap() {
@@ -528,7 +529,7 @@ fn next_forked(daemon: Pid) -> Pid {
 
 #[test]
 fn a_child_that_is_killed_before_it_executes_was_never_up() {
-    // Sharing the daemon's memory, and forked.
+    // Both for a process that shares the daemon's memory and for one that is forked.
     for more in ["", "directory = \"/\"\n"] {
         let mut daemon = Daemon::start(&format!(
             "[children.one]\ncommand = [\"/bin/sleep\", \"1000\"]\nrestart = \"never\"\n{more}"
@@ -554,7 +555,7 @@ fn a_child_that_is_killed_before_it_executes_was_never_up() {
 
 #[test]
 #[ignore = "starts a thousand processes"]
-fn a_logger_of_as_many_links_as_may_be_starts_and_saves() {
+fn a_logger_with_the_most_links_allowed_starts_and_saves() {
     let mut config = "[children.logger]\nplugin = \"logger\"\nready_timeout = \"100s\"\n\
          [children.logger.settings]\nfile = \"messages.log\"\nformat = \"raw\"\n"
         .to_owned();

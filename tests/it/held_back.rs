@@ -1,4 +1,5 @@
-//! At a start, what the system lacks holds back the child that needs it, and nobody else.
+//! At a start, something that the system lacks holds back the child that needs it, and no
+//! other.
 
 use crate::daemon::{DEADLINE, Daemon, free_port, wait_for};
 use plumbd::control::Request;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 const SLEEP: &str = "command = [\"sleep\", \"1000\"]\n";
 
-/// Why that child is held back.
+/// The reason why that child is held back.
 #[track_caller]
 fn held_back(daemon: &Daemon, name: &str) -> String {
     wait_for(&format!("{name} is held back, and why\n{}", daemon.log()), || {
@@ -43,7 +44,7 @@ fn a_child_that_lacks_something_waits_for_it_and_all_others_run() {
         assert!(told.contains(&begin) && told.contains("No such file or directory"), "{told} ({file})");
         daemon.wait_log(&format!("{name}: held back: "));
     }
-    // By itself, or at once when it is told to.
+    // It starts by itself, or at once when it is asked to.
     std::fs::copy("/bin/sleep", daemon.path("late")).unwrap();
     daemon.wait_child("program", ChildState::Up);
     let (status, _, err) = daemon.ask(&start("folder"));
@@ -59,7 +60,7 @@ fn a_child_that_lacks_something_waits_for_it_and_all_others_run() {
 }
 
 #[test]
-fn problems_of_the_file_end_a_start_and_a_reload_refuses_both() {
+fn a_problem_of_the_file_ends_a_start_and_a_reload_refuses_both_kinds() {
     let bad = format!("[children.good]\n{SLEEP}[children.bad]\n{SLEEP}directory = \"none\"\n");
     let mut daemon = Daemon::spawn(&format!("{bad}umaks = \"0077\"\n"));
     assert_eq!(daemon.wait_killed().code(), Some(78));
@@ -69,7 +70,7 @@ fn problems_of_the_file_end_a_start_and_a_reload_refuses_both() {
     daemon.configure(&bad);
     let (status, _, err) = daemon.ask(&Request::Reload);
     assert!(status == 78 && err.contains("cannot run in"), "{err}");
-    // One that is held back is changed by a reload as any other.
+    // A reload changes a child that is held back like any other.
     daemon.stop();
     let mut daemon = Daemon::start(&bad);
     held_back(&daemon, "bad");
@@ -85,7 +86,7 @@ fn problems_of_the_file_end_a_start_and_a_reload_refuses_both() {
 }
 
 #[test]
-fn an_address_that_is_in_use_is_waited_for_and_told_with_its_line_and_holder() {
+fn an_address_in_use_is_waited_for_and_reported_with_its_line_and_holder() {
     let [tcp, udp] = [free_port(), free_port()];
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
@@ -145,7 +146,7 @@ fn a_port_that_is_free_a_second_later_delays_a_start_by_no_more_than_three() {
 }
 
 #[test]
-fn in_a_chain_sources_wait_for_the_sink_that_is_held_back_and_a_sink_for_nobody() {
+fn in_a_chain_sources_wait_for_a_held_back_sink_but_sinks_wait_for_no_source() {
     let mut daemon = Daemon::start(&format!(
         "[children.source]\n{SLEEP}\
          [children.logger]\nplugin = \"logger\"\nsettings = {{ file = \"late/messages.log\" }}\n\
@@ -165,7 +166,7 @@ fn in_a_chain_sources_wait_for_the_sink_that_is_held_back_and_a_sink_for_nobody(
 }
 
 #[test]
-fn a_stop_takes_no_longer_for_one_that_is_held_back() {
+fn a_stop_takes_no_longer_if_a_child_is_held_back() {
     let mut daemon = Daemon::start(&format!("[children.good]\n{SLEEP}[children.late]\ncommand = [\"./late\"]\n"));
     held_back(&daemon, "late");
     daemon.done(&Request::Stop { children: vec!["late".to_owned()] });
@@ -176,11 +177,11 @@ fn a_stop_takes_no_longer_for_one_that_is_held_back() {
 }
 
 #[test]
-fn one_that_is_held_back_does_not_meet_the_socket_that_a_reload_holds_for_it() {
+fn a_held_back_child_does_not_collide_with_the_socket_that_a_reload_holds_for_it() {
     let slow = "[children.slow]\ncommand = [\"sh\", \"-c\", \"trap 'until [ -e go ]; do sleep 0.01; done; exit 0' TERM; \
                 : > up; while :; do sleep 0.01; done\"]\nstop_timeout = \"20s\"\n";
     let late = format!("[children.late]\n{SLEEP}listen = [\"unix:late/socket\"]\n");
-    // It is tried as often, and after that one.
+    // This child is tried as often as that one, and after it.
     let next = format!("[children.next]\n{SLEEP}directory = \"next\"\n");
     let mut daemon = Daemon::start(&format!("{slow}{late}{next}"));
     wait_for("slow is up", || daemon.path("up").exists().then_some(()));
@@ -203,7 +204,7 @@ fn one_that_is_held_back_does_not_meet_the_socket_that_a_reload_holds_for_it() {
 
 #[test]
 #[ignore = "needs root, run by .ci/run"]
-fn an_unknown_account_holds_back_its_child_which_never_runs_as_another() {
+fn an_unknown_account_holds_back_its_child_which_never_runs_as_another_user() {
     let mut daemon = Daemon::start(&format!(
         "[children.good]\n{SLEEP}\
          [children.user]\n{SLEEP}user = \"nobody-such\"\n\

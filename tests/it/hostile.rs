@@ -1,7 +1,8 @@
-//! Another local user, who may write to the folder of the message file, or may only
-//! read the file: gains, reads, destroys and stops nothing.
+//! Another local user may write to the folder of the message file, or may only read the
+//! file. Such a user gains, reads, destroys and stops nothing.
 //!
-//! What they plant is made here by root and given to them, which is what counts.
+//! What that user plants is made by root here and then given to that user. Only the owner
+//! matters.
 
 use crate::daemon::Daemon;
 use crate::mini::{Logger, Rig, records, wait_until, write_record};
@@ -23,12 +24,12 @@ use std::process::{Child, Command, Stdio};
 const OTHER: u32 = 65534;
 const AS_OTHER: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
 
-/// In which folder of theirs the message file is.
+/// The kind of shared folder that the message file is in.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Shared {
     /// Like /tmp.
     Sticky,
-    /// Their own.
+    /// It belongs to the other user.
     Theirs,
 }
 
@@ -55,7 +56,7 @@ fn is_root() -> bool {
     is_root
 }
 
-/// A rig whose file is in such a folder, and a file of root's outside of it.
+/// A rig whose file is in such a folder, and a file of root outside of it.
 struct Scene {
     rig: Rig,
     folder: PathBuf,
@@ -105,11 +106,11 @@ impl Scene {
         path
     }
 
-    /// Nothing outside the folder was read into it, written or changed.
+    /// Checks that nothing outside the folder was copied into it, written or changed.
     fn assert_untouched(&self, what: &str) {
         assert_eq!(fs::read(&self.victim).unwrap(), SECRET, "{what}");
         let (mut now, mut before) = (looks(&self.victim), self.before);
-        // Hard links that were planted, and are there still or not.
+        // Hard links that were planted may or may not be there still.
         (now.3, before.3) = (0, 0);
         assert_eq!(now, before, "{what}");
         assert!(!self.rig.folder.path().join("new").exists(), "{what}");
@@ -136,7 +137,7 @@ fn stop(logger: Logger) {
 }
 
 #[test]
-fn what_is_planted_where_the_logger_must_open_is_refused_with_the_reason_and_waited_out() {
+fn what_is_planted_where_the_logger_must_open_a_file_is_refused_with_the_reason_until_it_is_gone() {
     if !is_root() {
         return;
     }
@@ -186,7 +187,7 @@ fn what_is_planted_at_its_other_names_keeps_no_message_from_being_saved() {
                 scene.rig.end();
                 logger.wait_success();
                 scene.rig.start_archivist(&[]).wait();
-                // What is theirs there is none of what was rotated.
+                // What the other user has planted does not count as an archive.
                 remove(&planted);
                 assert_eq!(scene.rig.all_text(), text, "{what}");
                 scene.assert_untouched(&what);
@@ -196,7 +197,7 @@ fn what_is_planted_at_its_other_names_keeps_no_message_from_being_saved() {
 }
 
 #[test]
-fn a_link_on_the_way_is_followed_only_where_an_administrator_put_it() {
+fn a_link_on_the_way_is_followed_only_if_an_administrator_made_it() {
     if !is_root() {
         return;
     }
@@ -221,7 +222,7 @@ fn a_link_on_the_way_is_followed_only_where_an_administrator_put_it() {
     }
 }
 
-/// The intent file of a logger that was to write those bytes to that file.
+/// An intent file that promises those bytes to that file.
 fn forged(scene: &Scene, file: &Path, bytes: &[u8]) -> Vec<u8> {
     let path = scene.rig.folder.path().join("forged");
     let mut intent = Intent::open(&path, 4096).unwrap().unwrap();
@@ -236,14 +237,14 @@ fn forged(scene: &Scene, file: &Path, bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn an_intent_file_of_somebody_elses_is_never_believed() {
+fn an_intent_file_of_another_user_is_never_believed() {
     if !is_root() {
         return;
     }
     for shared in BOTH {
         for way in [Plant::Link, Plant::HardLink, Plant::File] {
             let mut scene = Scene::new(shared, Rig::with("raw", Lines));
-            // The file that is promised to: by a link, as another name of it, or their own.
+            // The file of the promise: a link, another name of a file, or a file of their own.
             let target = scene.plant(way, "target");
             let bytes = forged(&scene, &target, b"forged\n");
             let intent = scene.folder.join(".m.log.intent");
@@ -263,14 +264,14 @@ fn an_intent_file_of_somebody_elses_is_never_believed() {
 }
 
 #[test]
-fn nothing_that_others_give_themselves_to_read_gets_a_message() {
+fn no_message_goes_to_a_file_that_others_made_readable_for_themselves() {
     if !is_root() {
         return;
     }
-    // In a folder of root's they are what an administrator wants.
+    // In a folder of root, an administrator wants this.
     for (shared, is_given) in [(Shared::Theirs, false), (Shared::Sticky, true)] {
         let mut scene = Scene::new(shared, Rig::with("raw", Records));
-        // All that is made there is of their group, and they may read and write it.
+        // All that is made there belongs to their group, which may read and write it.
         chown(&scene.folder, None, Some(OTHER)).unwrap();
         let mode = fs::metadata(&scene.folder).unwrap().mode();
         fs::set_permissions(&scene.folder, Permissions::from_mode(mode | 0o2000)).unwrap();
@@ -315,14 +316,14 @@ fn archives_that_others_planted_do_not_count() {
         scene.rig.links[0].source().write_all("x\n".repeat(3000).as_bytes()).unwrap();
         scene.rig.drain();
         scene.rig.start_archivist(&[]).wait_success();
-        // The name of what is rotated is now's, not one above theirs.
+        // The new archive has the name of the current time, not one after theirs.
         assert_eq!((ours(&scene), scene.rig.files("m.log.2099").len()), (1, PLANTS.len()), "{shared:?}");
         scene.assert_untouched(&format!("{shared:?}"));
     }
 }
 
 #[test]
-fn of_two_loggers_of_different_users_the_second_waits() {
+fn if_two_loggers_belong_to_different_users_the_second_waits() {
     if !is_root() {
         return;
     }
@@ -367,7 +368,7 @@ fn a_check_warns_of_a_folder_that_others_may_write_to() {
         (0o755, 0, "user = \"nobody\"", false),
         (0o755, OTHER, "user = \"nobody\"", false),
         (0o755, 1, "user = \"nobody\"", true),
-        // A service manager may run it as that user.
+        // A folder of that user alone is no reason: a service manager may run plumbd as that user.
         (0o755, OTHER, "", false),
         (0o775, OTHER, "", false),
         (0o777, 0, "", true),
@@ -386,11 +387,11 @@ fn a_check_warns_of_a_folder_that_others_may_write_to() {
     }
 }
 
-/// A process of the other user's, which ends with the test.
+/// A process of the other user, which ends with the test.
 struct Other(Child);
 
 impl Other {
-    /// Starts it, and waits until it says that it is there.
+    /// Starts it, and waits until it reports that it is ready.
     fn start(command: &mut Command) -> Other {
         let mut other = Other(command.stdout(Stdio::piped()).spawn().unwrap());
         other.0.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
@@ -405,14 +406,14 @@ impl Drop for Other {
     }
 }
 
-/// One that has that file locked.
+/// A process that has locked that file.
 fn locked_by_other(path: &Path, how: &str) -> Other {
     let script = format!("exec 9<\"$0\"; flock {how} 9; echo; exec sleep 1000");
     Other::start(Command::new(AS_OTHER[0]).args(&AS_OTHER[1..]).args(["sh", "-c", &script]).arg(path))
 }
 
 #[test]
-fn who_may_only_read_the_file_stops_nothing_by_a_lock() {
+fn a_user_who_may_only_read_the_file_stops_nothing_by_a_lock() {
     if !is_root() {
         return;
     }
@@ -433,7 +434,7 @@ fn who_may_only_read_the_file_stops_nothing_by_a_lock() {
             });
         };
         send(1);
-        // A new file after a rename, too: they are at it before a reopen.
+        // This holds for a new file after a rename too, which they lock before the reopen.
         fs::rename(rig.path(), rig.folder.path().join("m.log.1")).unwrap();
         fs::write(rig.path(), "").unwrap();
         let again = locked_by_other(&rig.path(), how);
@@ -441,7 +442,7 @@ fn who_may_only_read_the_file_stops_nothing_by_a_lock() {
         wait_until("it is reopened", || rig.logged().contains("reopened").then_some(()));
         send(2);
         assert_eq!(rig.text(), "m\n");
-        // But another logger waits, by whatever name it knows the file.
+        // But another logger waits, whatever name it has for the file.
         let link = rig.folder.path().join("link.log");
         symlink(rig.path(), &link).unwrap();
         let mut second = Rig::with("raw", Records);
@@ -541,10 +542,10 @@ fn a_configuration_that_others_may_have_written_is_refused() {
     };
     put(0o644, OTHER);
     refused("it belongs to user 65534, who is neither root nor you");
-    // Who only looks there for the control socket asks that who listens.
+    // A command that only looks for the control socket in it checks who listens there instead.
     let (status, _, err) = plumbd(folder.path(), &["status"]);
     assert!(status == Some(3) && !err.contains("belongs"), "{status:?} {err}");
-    // What an administrator hands over, or mounts read-only, is his word.
+    // A file that is handed over as a descriptor, or mounted read-only, is trusted.
     let sh = |script: &str| {
         let mut sh = Command::new("unshare");
         sh.args(["-m", "sh", "-c", script, env!("CARGO_BIN_EXE_plumbd")]).current_dir(folder.path());
@@ -563,25 +564,25 @@ fn a_configuration_that_others_may_have_written_is_refused() {
     put(0o664, 0);
     chown(&file, None, Some(4)).unwrap();
     refused("others than its owner may write to it (mode 0664)");
-    // A file of root's, in a folder where anybody may have put it.
+    // A file of root in a folder where any user may have put it.
     put(0o644, 0);
     let other = folder.path().join("other");
     fs::hard_link(&file, &other).unwrap();
     for (mode, owner) in [(0o1777, 0), (0o755, OTHER)] {
         fs::set_permissions(folder.path(), Permissions::from_mode(mode)).unwrap();
         chown(folder.path(), Some(owner), None).unwrap();
-        refused("somebody else may have put it there");
+        refused("another user may have put it there");
     }
     fs::remove_file(&file).unwrap();
     symlink(&other, &file).unwrap();
     lchown(&file, Some(OTHER), None).unwrap();
     fs::set_permissions(folder.path(), Permissions::from_mode(0o1777)).unwrap();
-    refused("somebody else may have put it there");
+    refused("another user may have put it there");
 }
 
 #[test]
 fn a_configuration_by_links_of_an_administrator_is_taken() {
-    // As Kubernetes mounts a ConfigMap.
+    // This is how Kubernetes mounts a ConfigMap.
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
     let data = folder.path().join("..2026_11_22");
@@ -627,7 +628,7 @@ fn manual_pages_are_written_through_no_link() {
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
 }
 
-/// A listener of the other user's that answers each request with that.
+/// A listener of the other user that gives each request that answer.
 fn planted_listener(path: &Path, answer: &str) -> Other {
     let script = "use Socket; $SIG{PIPE} = \"IGNORE\"; socket(S, AF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un($ARGV[0])) or die; listen(S, 9); \
                   $| = 1; print \"\\n\"; while (accept(C, S)) { sysread(C, $b, 9999); syswrite(C, $ARGV[1]); close C }";
@@ -638,7 +639,7 @@ fn planted_listener(path: &Path, answer: &str) -> Other {
 const STEERING: &str = "{\"err\":\"\\u001b[2J\\u009bx\"}\n{\"out\":\"\\u001b]0;x\\u0007\"}\n{\"exit\":0}\n";
 
 #[test]
-fn a_listener_that_others_planted_is_not_trusted_and_steers_no_terminal() {
+fn a_listener_that_others_planted_is_not_trusted_and_does_not_control_the_terminal() {
     if !is_root() {
         return;
     }
@@ -661,7 +662,7 @@ fn a_listener_that_others_planted_is_not_trusted_and_steers_no_terminal() {
         let why = format!("plumbd: cannot trust who listens at {path}: it is a process of user 65534");
         assert!(status == Some(1) && out.is_empty() && err.starts_with(&why), "{words:?} {status:?} {out} {err}");
     }
-    // In a folder of theirs alone, it is theirs to say; but it is only text.
+    // In a folder of their own, their answer is taken, but only as text.
     chown(folder.path(), Some(OTHER), None).unwrap();
     fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
     for words in &ways[1..4] {
@@ -707,7 +708,7 @@ fn a_control_socket_is_made_through_no_link() {
 }
 
 #[test]
-fn a_daemon_with_its_file_in_a_folder_of_theirs_saves_whatever_comes_and_goes_there() {
+fn a_daemon_with_its_file_in_a_folder_of_theirs_saves_whatever_they_do_there() {
     if !is_root() {
         return;
     }

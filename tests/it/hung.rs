@@ -1,4 +1,4 @@
-//! A file system that does not answer holds up what needs it, and nobody else.
+//! A file system that does not answer holds up what needs it, and nothing else.
 
 use crate::daemon::{Daemon, alive, kill, wait_for};
 use crate::far::Far;
@@ -9,10 +9,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const SLEEP: &str = "command = [\"sleep\", \"1000\"]\n";
-/// What needs no hung file system takes no longer, on a machine that does much else.
+/// What needs no hung file system takes no longer than this, even on a busy machine.
 const SOON: Duration = Duration::from_secs(5);
 
-/// Whatever hangs: operators are answered, and a child that dies comes again.
+/// Checks that, whatever hangs, operators are answered, and a child that dies is restarted.
 #[track_caller]
 fn goes_on(daemon: &Daemon, child: &str) {
     let began = Instant::now();
@@ -31,8 +31,8 @@ fn ends_soon(daemon: &mut Daemon, status: i32) {
     assert!(began.elapsed() < SOON, "it took {:?}", began.elapsed());
 }
 
-/// The same where a process that looked at it may be beyond SIGKILL, for the file system's server
-/// had taken its request when it was stopped: that goes when the file system answers.
+/// Like [`ends_soon`]. But a process that looked at the file system may be beyond SIGKILL, if the
+/// server had taken its request before it was stopped. It ends when the file system answers.
 #[track_caller]
 fn ends_soon_beside(far: &Far, daemon: &mut Daemon) {
     let began = Instant::now();
@@ -43,7 +43,7 @@ fn ends_soon_beside(far: &Far, daemon: &mut Daemon) {
     daemon.wait_end();
 }
 
-/// Ways to need that file system for a start.
+/// Different ways in which a start can need that file system.
 fn needs(far: &Far) -> Vec<(&'static str, String)> {
     let program = far.program("sleep", "/bin/sleep");
     let folder = tempfile::tempdir_in(far.near("").parent().unwrap()).unwrap().keep();
@@ -71,7 +71,7 @@ fn needs(far: &Far) -> Vec<(&'static str, String)> {
 
 #[test]
 #[ignore = "needs root and bindfs, run by .ci/run"]
-fn a_child_whose_file_system_hangs_holds_up_nobody() {
+fn a_child_whose_file_system_hangs_holds_up_no_other() {
     let far = Far::new();
     let needs = needs(&far);
     let mut config = format!("[children.near]\n{SLEEP}");
@@ -92,7 +92,7 @@ fn a_child_whose_file_system_hangs_holds_up_nobody() {
 
 #[test]
 #[ignore = "needs root and bindfs, run by .ci/run"]
-fn a_child_that_nothing_ends_holds_up_neither_others_nor_the_end() {
+fn a_child_that_cannot_be_killed_holds_up_neither_others_nor_a_shutdown() {
     let far = Far::unkillable();
     for (name, child) in needs(&far) {
         let mut daemon = Daemon::start(&format!(
@@ -140,7 +140,7 @@ fn configurations(far: &Far) -> Vec<(&'static str, String)> {
 
 #[test]
 #[ignore = "needs root and bindfs, run by .ci/run"]
-fn a_reload_that_hangs_is_refused_and_named_while_all_else_goes_on() {
+fn a_reload_that_hangs_is_refused_with_the_reason_while_all_else_goes_on() {
     let far = Far::new();
     let near = format!("[children.near]\n{SLEEP}");
     let configurations = configurations(&far);
@@ -169,7 +169,7 @@ fn a_reload_that_hangs_is_refused_and_named_while_all_else_goes_on() {
                 let (status, _, err) = plan.join().unwrap().unwrap();
                 assert!(status == 1 && err.starts_with("cannot plan: looking at "), "{name}: {err}");
                 assert_eq!(daemon.child_pid("near"), pid);
-                // Nothing of it stays behind, and the next one is as any other.
+                // Nothing of it is left, and the next reload works as usual.
                 daemon.reload(&format!("{near}[children.more]\n{SLEEP}"));
                 ends_soon(&mut daemon, 0);
             });
@@ -194,7 +194,7 @@ fn a_configuration_file_that_hangs_is_given_up_at_the_end_and_read_when_it_answe
         }
         assert_eq!(daemon.status().reloads, 0);
         far.answer();
-        // The first, and one more for all that came meanwhile.
+        // The first one, and one more for all requests that came meanwhile.
         wait_for("both reloads", || (daemon.status().reloads == 2).then_some(()));
         daemon.wait_child("more", ChildState::Up);
         far.hang();
@@ -228,7 +228,7 @@ fn start_with(dir: &Path, config: &str, words: &[&str]) -> std::process::Child {
 
 #[test]
 #[ignore = "needs root and bindfs, run by .ci/run"]
-fn a_start_that_hangs_ends_and_says_where() {
+fn a_start_that_hangs_fails_and_reports_where() {
     let far = Far::new();
     let configurations = configurations(&far);
     far.hang();
@@ -253,24 +253,24 @@ fn a_start_that_hangs_ends_and_says_where() {
 
 #[test]
 #[ignore = "needs root and bindfs, run by .ci/run"]
-fn sockets_in_a_folder_that_hangs_hold_up_no_end() {
+fn sockets_in_a_folder_that_hangs_do_not_hold_up_a_shutdown() {
     let far = Far::new();
     let dir = tempfile::tempdir().unwrap();
-    // As any other as long as it answers.
+    // While the file system answers, they work like any other.
     let socket = |name: &str| format!("unix:{}", far.path(name).display());
     let config = |listen: &[String]| format!("[children.near]\n{SLEEP}[children.server]\n{SLEEP}listen = {listen:?}\n");
     let one = config(&[socket("socket")]);
     let mut daemon = Daemon::spawn_in(dir, &one);
     daemon.wait_state(DaemonState::Running);
     std::os::unix::net::UnixStream::connect(far.path("socket")).unwrap();
-    // Its name is made again by a reload where it went.
+    // If a name was removed, a reload makes it again.
     std::fs::remove_file(far.near("socket")).unwrap();
     daemon.reload(&one);
     std::os::unix::net::UnixStream::connect(far.path("socket")).unwrap();
     daemon.stop();
     assert!(!far.near("socket").exists());
 
-    // However many, they are waited for once.
+    // However many there are, the daemon waits only once.
     let many: Vec<String> = (0..10).map(|n| socket(&format!("socket{n}"))).collect();
     let mut daemon = Daemon::start(&config(&many));
     far.hang();
@@ -282,7 +282,7 @@ fn sockets_in_a_folder_that_hangs_hold_up_no_end() {
 
 #[test]
 #[ignore = "needs root and bindfs, run by .ci/run"]
-fn a_reload_takes_the_name_that_is_just_made_for_a_child_that_is_held_back() {
+fn a_reload_takes_over_a_name_that_is_just_being_made_for_a_held_back_child() {
     let far = Far::new();
     let near = format!("[children.near]\n{SLEEP}");
     let listen = "listen = [\"unix:late/socket\"]\n";
@@ -290,7 +290,7 @@ fn a_reload_takes_the_name_that_is_just_made_for_a_child_that_is_held_back() {
     let lacks = format!("{near}[children.late]\ncommand = [\"{program}\"]\n{listen}");
     let mut daemon = Daemon::start(&lacks);
     daemon.wait_child("late", ChildState::Backoff);
-    // Its name is made first; then the look hangs at its program, until it is killed.
+    // The name is made first. Then the process that looks hangs at the program, until it is killed.
     far.hang();
     std::fs::create_dir(daemon.path("late")).unwrap();
     wait_for("its name", || daemon.path("late/socket").exists().then_some(()));
@@ -306,7 +306,7 @@ fn a_reload_takes_the_name_that_is_just_made_for_a_child_that_is_held_back() {
 
 #[test]
 #[ignore = "needs root and bindfs, run by .ci/run"]
-fn a_pid_file_that_hangs_holds_up_neither_a_start_nor_the_loop_nor_an_end() {
+fn a_pid_file_that_hangs_holds_up_neither_a_start_nor_the_loop_nor_a_shutdown() {
     let far = Far::new();
     let dir = tempfile::tempdir().unwrap();
     let config = format!("[children.near]\n{SLEEP}");
@@ -353,7 +353,7 @@ fn a_pid_file_that_hangs_holds_up_neither_a_start_nor_the_loop_nor_an_end() {
 
 #[test]
 #[ignore = "needs root and bindfs, run by .ci/run"]
-fn a_socket_in_a_far_folder_that_nobody_can_connect_to_is_told_and_one_that_was_shut_down_is_bound_again() {
+fn a_socket_in_a_far_folder_without_its_name_is_reported_and_one_that_was_shut_down_is_bound_again() {
     let far = Far::new();
     let serve = "open($s, '+<&=', 3); while (accept($c, $s)) { shutdown($s, 2); exit 1 }";
     let config = format!(
@@ -361,7 +361,8 @@ fn a_socket_in_a_far_folder_that_nobody_can_connect_to_is_told_and_one_that_was_
         far.path("socket").display()
     );
     let mut daemon = Daemon::start(&config);
-    // Each client has it shut its socket down and end; the next one is served by another.
+    // Each client makes the server shut its socket down and end; the next client is served by
+    // its successor.
     for _ in 0..3 {
         let pid = daemon.child_pid_when_up("server");
         std::os::unix::net::UnixStream::connect(far.path("socket")).unwrap();
@@ -380,8 +381,8 @@ fn a_socket_in_a_far_folder_that_nobody_can_connect_to_is_told_and_one_that_was_
 
 #[test]
 #[ignore = "needs root and bindfs, run by .ci/run"]
-fn what_a_look_leaves_that_is_killed_while_it_makes_a_name_is_taken_over_by_the_next_try() {
-    // With the lock of the name, or with the name that nobody listens on yet.
+fn what_is_left_by_a_look_that_is_killed_while_it_makes_a_name_is_taken_over_by_the_next_try() {
+    // It leaves the lock of the name, or the name on which no process listens yet.
     for left in [".socket.lock", "socket"] {
         let is_left = |_: usize| {
             let far = Far::new();
@@ -408,7 +409,7 @@ fn what_a_look_leaves_that_is_killed_while_it_makes_a_name_is_taken_over_by_the_
             assert!(!far.near("late/socket").exists());
             is_left
         };
-        // It may have been done with it before the file system hung.
+        // The process may have been past this before the file system hung.
         assert!((0..50).any(is_left), "no look hung with {left}");
     }
 }

@@ -1,4 +1,5 @@
-//! Links between ordinary programs: what flows, what waits, what outlives whom.
+//! Links between ordinary programs: what flows through them, what waits in them, and that
+//! they outlive both ends.
 
 use crate::daemon::{Daemon, alive, kill, wait_for};
 use plumbd::control::Request;
@@ -43,8 +44,8 @@ fn two_programs_talk_both_ways_over_two_pipes() {
     );
     wait_for("the answer", || (daemon.read_text("host") == "Hi, I am the guest!\n").then_some(()));
     assert_eq!(daemon.read_text("guest"), "Hello, who are you?\n");
-    // Neither sees the end of its input before the other has gone, so the
-    // first one is asked, and not waited for until its deadline.
+    // Neither sees the end of its input before the other has ended. So the first one is asked
+    // to stop, rather than waited for until its deadline.
     daemon.stop();
 }
 
@@ -95,13 +96,13 @@ fn a_slow_sink_holds_its_source_back_and_nothing_is_lost() {
         (link.queued_bytes == link.capacity_bytes).then_some(link)
     });
     assert_eq!(full.capacity_bytes, 65536);
-    wait_for("it is seen to stand", || (daemon.link("source", "sink").stalled_for_ms > 20).then_some(()));
+    wait_for("a stall is reported", || (daemon.link("source", "sink").stalled_for_ms > 20).then_some(()));
     assert_eq!(daemon.child("source").state, ChildState::Up);
     assert!(!daemon.path("done").exists(), "the source waits");
     std::fs::write(daemon.path("go"), "").unwrap();
     wait_for("all of it", || (daemon.read("out").len() == 3_000_000).then_some(()));
     daemon.wait_child("source", ChildState::Down);
-    wait_for("it is seen to flow", || (daemon.link("source", "sink").stalled_for_ms == 0).then_some(()));
+    wait_for("the stall is over", || (daemon.link("source", "sink").stalled_for_ms == 0).then_some(()));
     daemon.stop();
     assert_eq!(daemon.read("out").len(), 3_000_000);
 }
@@ -133,7 +134,7 @@ fn a_link_keeps_what_is_in_it_while_both_ends_die_and_come_back() {
         assert_eq!(daemon.link("source", "sink").queued_bytes, 8);
     }
     let pid = daemon.child_pid("sink");
-    wait_for("it has seen that it is to read nothing", || {
+    wait_for("it has seen that it must read nothing", || {
         (std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "sleep\n").then_some(())
     });
     std::fs::write(daemon.path("go"), "").unwrap();
@@ -172,7 +173,7 @@ fn what_a_killed_source_has_written_arrives_exactly_once() {
     wait_for("the link is empty", || (daemon.link("source", "sink").queued_bytes == 0).then_some(()));
     assert_eq!(daemon.child_pid("sink"), sink);
     daemon.stop();
-    // Each incarnation counts from 1: every line whole, and none missing or twice.
+    // Each process counts from 1. Every line is whole, and none is missing or there twice.
     let mut runs = 0;
     let mut last = 0;
     for line in daemon.read_text("out").lines() {
@@ -184,7 +185,7 @@ fn what_a_killed_source_has_written_arrives_exactly_once() {
         }
         last = number;
     }
-    assert!((20..=31).contains(&runs), "{runs} incarnations wrote something");
+    assert!((20..=31).contains(&runs), "{runs} processes wrote something");
 }
 
 #[test]
@@ -217,7 +218,7 @@ fn a_killed_sink_loses_only_what_it_had_read() {
     wait_for("the link is empty", || (daemon.link("source", "sink").queued_bytes == 0).then_some(()));
     assert_eq!(daemon.child_pid("source"), source);
     daemon.stop();
-    // It reads a byte at a time, so each kill can cost one byte, and nothing
+    // It reads one byte at a time, so each kill can lose one byte, and nothing
     // comes twice or in another order.
     let out = daemon.read("out");
     let mut rest = expected.iter();
@@ -275,7 +276,7 @@ fn a_source_whose_sink_is_down_waits_rather_than_dies() {
 }
 
 #[test]
-fn a_link_gets_the_most_that_the_kernel_grants_where_that_is_less_than_asked_for() {
+fn a_link_gets_the_most_that_the_kernel_grants_if_that_is_less_than_asked_for() {
     let most: u64 = std::fs::read_to_string("/proc/sys/fs/pipe-max-size").unwrap().trim().parse().unwrap();
     let config = |asked: u64| {
         format!(
@@ -291,7 +292,7 @@ fn a_link_gets_the_most_that_the_kernel_grants_where_that_is_less_than_asked_for
             "#
         )
     };
-    // Root may have more, unless it gives up the capability.
+    // Root may exceed the limit, unless it gives up the capability.
     let first = if nix::unistd::geteuid().is_root() {
         "exec setpriv --bounding-set=-sys_resource --inh-caps=-sys_resource -- \"$0\" run -c plumbd.toml"
     } else {
@@ -300,7 +301,7 @@ fn a_link_gets_the_most_that_the_kernel_grants_where_that_is_less_than_asked_for
     let mut daemon = Daemon::start_after(first, &config(4 * most));
     assert_eq!(daemon.link("source", "sink").capacity_bytes, most);
     daemon.wait_log(&format!("link source -> sink: the kernel grants {most} of {} bytes", 4 * most));
-    // The same where a reload enlarges it.
+    // This is also reported when a reload enlarges it.
     daemon.reload(&config(most / 4));
     assert_eq!(daemon.link("source", "sink").capacity_bytes, most / 4);
     daemon.reload(&config(3 * most));
@@ -310,7 +311,7 @@ fn a_link_gets_the_most_that_the_kernel_grants_where_that_is_less_than_asked_for
 }
 
 #[test]
-fn a_link_of_which_only_a_part_can_be_made_smaller_says_which() {
+fn if_only_a_part_of_a_link_can_be_made_smaller_the_other_is_named() {
     let config = |capacity: u32| {
         format!(
             r#"

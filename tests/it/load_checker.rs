@@ -1,4 +1,4 @@
-//! The checker finds each kind of wrong in a message file, and nothing in a right one.
+//! The checker finds each kind of fault in a message file, and none in a right one.
 
 use crate::load::checker::{Format, Verdict, check};
 use crate::load::generator::Connection;
@@ -7,7 +7,8 @@ use base64::Engine;
 
 const LENGTH: usize = 64;
 
-/// Two connections; the second broke within its fourth message, after the echo of its second.
+/// Two connections. The second broke in the middle of its fourth message, after the echo of
+/// its second.
 fn connections() -> Vec<Connection> {
     vec![
         Connection {
@@ -59,7 +60,7 @@ fn line(format: Format, peer: &str, message: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The lines of a file with which nothing is wrong: all that was echoed, interleaved.
+/// The lines of a right file: all that was echoed, interleaved.
 fn right(format: Format) -> Vec<Vec<u8>> {
     [(0, 0), (1, 0), (0, 1), (0, 2), (1, 1), (0, 3), (0, 4)].map(|(c, n)| sent(format, c, n)).to_vec()
 }
@@ -72,7 +73,7 @@ fn verdict(format: Format, lines: &[Vec<u8>]) -> Verdict {
     check(&*lines.concat(), format, &connections()).expect("memory can be read")
 }
 
-/// Every format, for its lines are taken apart differently.
+/// Runs a test for every format, because lines of each are parsed differently.
 fn in_each_format(test: impl Fn(Format)) {
     for name in ["text", "raw", "json"] {
         test(Format::named(name).expect("a format of that name"));
@@ -166,7 +167,7 @@ fn a_line_broken_in_two_is_found() {
         let mut lines = right(Format::Raw);
         lines[3].insert(cut, b'\n');
         let verdict = verdict(Format::Raw, &lines);
-        // A first digit alone might be all that connection 8 could send of its last message.
+        // The first digit alone might be all that connection 8 had sent of its last message.
         let wrong = verdict.torn + verdict.forged;
         assert_eq!((wrong + verdict.parts, wrong >= 1, verdict.lost), (2, true, 1), "cut at {cut}: {verdict}");
     }
@@ -251,7 +252,7 @@ fn an_escaped_line_is_read_back() {
 }
 
 #[test]
-fn problems_are_counted_beyond_those_that_are_told() {
+fn more_problems_are_counted_than_are_printed() {
     let lines = vec![b"hello\n".to_vec(); 1000];
     let verdict = verdict(Format::Raw, &lines);
     assert_eq!((verdict.forged, verdict.lost, verdict.problems.len()), (1000, 7, 10));
@@ -262,8 +263,8 @@ fn problems_are_counted_beyond_those_that_are_told() {
 const LONG: usize = 200_000;
 const PARTS: [(usize, usize); 4] = [(0, 65_536), (65_536, 131_072), (131_072, 196_608), (196_608, LONG - 1)];
 
-/// Two connections with long messages; the second broke within its second one,
-/// of whose echo so many bytes came.
+/// Two connections with long messages. The second broke in the middle of its second message,
+/// after this many bytes of its echo.
 fn long_connections(part: usize, echoed_part: usize) -> Vec<Connection> {
     let one = |number: u32, sent, part, echoed, echoed_part| {
         let peer = format!("127.0.0.1:400{number}");
@@ -284,7 +285,7 @@ fn part(format: Format, connection: u32, sequence: u32, (from, to): (usize, usiz
     line
 }
 
-/// The parts of all messages, those of the two connections by turns.
+/// The parts of all messages, taken from the two connections in turn.
 fn long_lines(format: Format) -> Vec<Vec<u8>> {
     let parts = |c, n| PARTS.map(|ends| part(format, c, n, ends, ends.1 < LONG - 1));
     let (first, second) = (parts(1, 0), parts(2, 0));
@@ -305,7 +306,7 @@ fn the_parts_of_long_messages_are_joined() {
     });
 }
 
-/// What somebody did to the lines, at one of them.
+/// A change to the lines, at one of them.
 type Change = fn(&mut Vec<Vec<u8>>, usize);
 
 #[test]
@@ -341,7 +342,7 @@ fn a_part_that_has_another_length_or_mark_is_found() {
 }
 
 #[test]
-fn what_came_of_a_long_message_is_there_as_far_as_it_was_echoed() {
+fn a_long_message_that_was_cut_off_must_be_there_as_far_as_it_was_echoed() {
     in_each_format(|format| {
         let mut lines = long_lines(format);
         let whole = [part(format, 2, 1, PARTS[0], true), part(format, 2, 1, PARTS[1], true)];
@@ -361,7 +362,7 @@ fn what_came_of_a_long_message_is_there_as_far_as_it_was_echoed() {
 }
 
 #[test]
-fn a_message_that_ends_with_its_first_parts_is_right_only_where_it_was_not_echoed() {
+fn a_message_that_ends_after_its_first_parts_is_right_only_if_it_was_not_echoed() {
     in_each_format(|format| {
         let mut lines = long_lines(format);
         lines.pop();
@@ -378,7 +379,7 @@ fn a_message_that_ends_with_its_first_parts_is_right_only_where_it_was_not_echoe
 }
 
 #[test]
-fn what_came_of_a_message_that_was_sent_whole_is_told_apart() {
+fn a_cut_message_that_was_sent_whole_is_distinguished() {
     in_each_format(|format| {
         let cut = |sequence, to: usize| line(format, "[::1]:4002", &message(1, sequence)[..to]);
         for to in [3, 20, LENGTH - 2] {

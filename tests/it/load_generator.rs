@@ -28,7 +28,7 @@ fn load(plan: &Plan) -> Outcome {
     run(plan, &AtomicBool::new(false)).expect("the server listens")
 }
 
-/// The yardstick on a thread of its own, for as long as this lives.
+/// The yardstick on a thread of its own, until this is dropped.
 struct Yardstick {
     address: SocketAddr,
     end: Option<UnixStream>,
@@ -53,7 +53,7 @@ impl Drop for Yardstick {
     }
 }
 
-/// A server of one connection at a time that does this with each, until `count` were served.
+/// A server for one connection at a time that does this with each, until it has served `count`.
 fn server(count: usize, each: impl Fn(TcpStream) + Send + 'static) -> (SocketAddr, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback can be bound");
     let address = listener.local_addr().expect("it is bound");
@@ -109,7 +109,7 @@ fn a_request_to_stop_ends_it() {
 }
 
 #[test]
-fn a_wrong_echo_is_told() {
+fn a_wrong_echo_is_reported() {
     let (address, server) = server(1, |mut stream| {
         let mut message = [0; 128];
         stream.read_exact(&mut message).expect("it sends a message");
@@ -123,7 +123,7 @@ fn a_wrong_echo_is_told() {
 }
 
 #[test]
-fn an_echo_of_nothing_that_was_sent_is_told() {
+fn an_echo_of_something_that_was_not_sent_is_reported() {
     let (address, server) = server(1, |mut stream| {
         let mut message = [0; 128];
         stream.read_exact(&mut message).expect("it sends a message");
@@ -142,7 +142,7 @@ fn what_is_not_echoed_is_recorded_and_not_waited_for_longer_than_planned() {
         let mut message = [0; 128];
         stream.read_exact(&mut message).expect("it sends a message");
         stream.write_all(&message).expect("it reads");
-        // Reads on, answers nothing, until the client goes.
+        // It reads on and answers nothing, until the client leaves.
         let mut rest = Vec::new();
         let _reset = stream.read_to_end(&mut rest);
     });
@@ -164,7 +164,7 @@ fn a_lost_connection_is_followed_by_one_with_a_number_of_its_own() {
     let lasts = Duration::from_secs(3600);
     let outcome = load(&Plan { connections: 1, reconnect: true, lasts, ..plan(address) });
     server.join().expect("the server did its part");
-    // The server took three and closed; there is no hour to wait for a fourth.
+    // The server took three connections and closed. The load does not wait an hour for a fourth.
     assert_eq!(outcome.refused, 1, "{outcome:?}");
     let numbers: Vec<u32> = outcome.connections.iter().map(|c| c.number).collect();
     assert_eq!(numbers[..3], [100, 101, 102]);
@@ -172,7 +172,7 @@ fn a_lost_connection_is_followed_by_one_with_a_number_of_its_own() {
 }
 
 #[test]
-fn messages_tell_their_numbers() {
+fn a_message_has_its_numbers_in_it() {
     for (connection, sequence, length) in [(0, 0, message::SHORTEST), (1, u32::MAX, 128), (0xdead_beef, 77, 4097)] {
         let mut out = Vec::new();
         message::append(connection, sequence, length, &mut out);

@@ -1,4 +1,4 @@
-//! The daemon's log on standard error: what children print, however much.
+//! The daemon's log on standard error: what children print, however much it is.
 
 use crate::daemon::{Daemon, wait_for};
 use nix::fcntl::OFlag;
@@ -29,7 +29,7 @@ fn crashes_in_a_row_are_summed_up() {
 }
 
 #[test]
-fn one_that_floods_the_log_is_cut_off_and_gets_on_and_its_errors_are_logged() {
+fn a_child_that_floods_the_log_is_limited_but_goes_on_and_its_errors_are_logged() {
     let mut daemon = Daemon::start(
         r#"
         [children.loud]
@@ -50,7 +50,7 @@ fn one_that_floods_the_log_is_cut_off_and_gets_on_and_its_errors_are_logged() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_holds_no_child_up() {
+fn a_log_that_is_not_read_holds_up_no_child() {
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
     let mut daemon = Daemon::logging_to(
         write,
@@ -73,7 +73,7 @@ fn a_log_that_nobody_reads_holds_no_child_up() {
 }
 
 #[test]
-fn a_line_without_end_and_bytes_of_any_kind_stay_one_childs_entries() {
+fn an_endless_line_and_any_bytes_are_logged_as_entries_of_their_child() {
     let mut daemon = Daemon::start(
         r#"
         [children.wild]
@@ -101,7 +101,7 @@ fn a_line_without_end_and_bytes_of_any_kind_stay_one_childs_entries() {
     assert!(log.lines().all(|line| line.starts_with("20")), "a time before each entry");
 }
 
-/// The priorities and texts of what that child has logged, as systemd's journal gets them.
+/// The priorities and texts of the child's log lines, in the form for systemd's journal.
 fn said(log: &str, child: &str) -> Vec<(char, String)> {
     let lines = log.lines().filter_map(|line| {
         let (priority, text) = line.split_once(&format!(">{child}: "))?;
@@ -113,7 +113,7 @@ fn said(log: &str, child: &str) -> Vec<(char, String)> {
 const TO_JOURNAL: &str = "export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2)";
 
 #[test]
-fn all_of_a_long_line_has_the_priority_that_it_begins_with() {
+fn all_parts_of_a_long_line_have_the_priority_that_it_begins_with() {
     let mut daemon = Daemon::start_after(
         TO_JOURNAL,
         r#"
@@ -145,7 +145,7 @@ fn all_of_a_long_line_has_the_priority_that_it_begins_with() {
 }
 
 #[test]
-fn a_long_line_is_cut_between_letters_and_not_within_what_stands_for_a_byte() {
+fn a_long_line_is_cut_between_characters_and_not_within_an_escaped_byte() {
     let mut daemon = Daemon::start(
         r#"
         [children.long]
@@ -170,7 +170,7 @@ fn a_long_line_is_cut_between_letters_and_not_within_what_stands_for_a_byte() {
 }
 
 #[test]
-fn a_prompt_is_logged_after_a_pause_and_what_follows_as_its_rest() {
+fn a_prompt_is_logged_after_a_pause_and_the_rest_of_its_line_later() {
     let mut daemon = Daemon::start_after(
         TO_JOURNAL,
         r#"
@@ -208,7 +208,7 @@ fn a_prompt_is_logged_after_a_pause_and_what_follows_as_its_rest() {
 }
 
 #[test]
-fn a_limit_of_its_own_bounds_what_a_child_logs_and_a_reload_changes_it_alone() {
+fn a_child_can_have_a_log_limit_of_its_own_and_a_reload_changes_it_without_a_restart() {
     let config = |limit: &str| {
         format!(
             "[children.loud]\ncommand = [\"sh\", \"-c\", \"trap 'seq $n; n=3000' USR1; n=3000; touch up; while :; do \
@@ -255,7 +255,7 @@ fn without_a_limit_the_same_line_is_logged_again_and_again() {
 }
 
 #[test]
-fn systemds_journal_is_told_priorities_and_no_times() {
+fn systemds_journal_gets_priorities_and_no_times() {
     let mut daemon = Daemon::start_after(
         "export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2)",
         r#"

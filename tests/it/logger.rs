@@ -1,4 +1,4 @@
-//! What the logger does with what it is given, and with what goes wrong.
+//! What the logger does with its input, and when something goes wrong.
 
 use crate::daemon::{Daemon, kill, wait_for};
 use crate::mini::{DEADLINE, Held, Rig, records, wait_until, write_record};
@@ -56,7 +56,7 @@ fn json_names_the_child_and_the_peer() {
 }
 
 #[test]
-fn what_is_no_record_and_what_never_ends_is_left_out_and_counted() {
+fn bytes_that_are_no_record_and_messages_without_end_are_left_out_and_counted() {
     let mut rig = Rig::with("raw", Records);
     let source = rig.links[0].source();
     let cut = records(1, 7, &[b'x'; 9000], false);
@@ -80,7 +80,7 @@ fn lines_of_any_program_are_saved_with_its_name() {
 }
 
 #[test]
-fn half_a_line_waits_for_its_end_through_any_number_of_incarnations() {
+fn half_a_line_waits_for_its_end_through_any_number_of_restarts() {
     let mut rig = Rig::with("raw", Lines);
     for piece in ["a li", "ne of ", "many pie", "ces\nand ha"] {
         rig.links[0].source().write_all(piece.as_bytes()).unwrap();
@@ -98,7 +98,7 @@ fn half_a_line_waits_for_its_end_through_any_number_of_incarnations() {
 fn a_line_that_comes_byte_by_byte_is_one_line() {
     let mut rig = Rig::with("raw", Lines);
     let logger = rig.start();
-    // More bytes than a pipe of that capacity has slots.
+    // The line has more bytes than a pipe of that capacity has slots.
     let line = "0123456789".repeat(100);
     for byte in line.bytes() {
         rig.links[0].source().write_all(&[byte]).unwrap();
@@ -181,7 +181,7 @@ fn a_torn_tail_that_nothing_explains_is_moved_away() {
     assert_eq!(std::fs::read_to_string(&torn[0]).unwrap(), "to");
 }
 
-/// What a logger leaves that was killed before it saved a batch.
+/// Writes what a logger leaves if it is killed before it saves a batch.
 pub(crate) fn promised(rig: &Rig, to: &std::path::Path, offset: u64, batch: &[u8]) {
     let file = FileId::of(&std::fs::metadata(to).unwrap());
     let mut intent = Intent::open(&rig.folder.path().join(".m.log.intent"), 4096).unwrap().unwrap();
@@ -191,7 +191,7 @@ pub(crate) fn promised(rig: &Rig, to: &std::path::Path, offset: u64, batch: &[u8
 }
 
 #[test]
-fn a_batch_is_completed_where_its_beginning_is_and_else_saved_whole() {
+fn a_batch_is_completed_where_it_begins_or_otherwise_saved_whole() {
     for (there, after) in [
         ("one\nbat", "one\nbatch\n"),
         ("one\nbatch\n", "one\nbatch\n"),
@@ -211,7 +211,7 @@ fn a_batch_is_completed_where_its_beginning_is_and_else_saved_whole() {
 }
 
 #[test]
-fn a_batch_that_somebody_wrote_into_is_there_once_and_what_he_wrote_is_kept() {
+fn a_batch_that_another_process_wrote_into_is_saved_once_and_the_others_bytes_are_kept() {
     let mut rig = Rig::with("raw", Lines);
     std::fs::write(rig.path(), "one\nhis\nfirst\nsecohis\nhis\n").unwrap();
     promised(&rig, &rig.path(), 4, b"first\nsecond\n");
@@ -223,7 +223,7 @@ fn a_batch_that_somebody_wrote_into_is_there_once_and_what_he_wrote_is_kept() {
 }
 
 #[test]
-fn a_file_that_has_the_number_of_one_that_is_gone_is_left_alone() {
+fn a_file_with_the_inode_number_of_a_removed_one_is_left_alone() {
     for (renamed, left, new) in [
         ("one\nbat", "one\nbatch\n", ""),
         ("one\n", "one\n", "batch\n"),
@@ -240,7 +240,7 @@ fn a_file_that_has_the_number_of_one_that_is_gone_is_left_alone() {
 }
 
 #[test]
-fn what_is_cut_back_for_want_of_an_intent_file_is_moved_away() {
+fn what_is_cut_off_because_the_intent_file_is_gone_is_moved_away() {
     let mut rig = Rig::with("raw", Lines);
     std::fs::write(rig.path(), "one\nbatch\n").unwrap();
     let file = FileId::of(&std::fs::metadata(rig.path()).unwrap());
@@ -254,7 +254,7 @@ fn what_is_cut_back_for_want_of_an_intent_file_is_moved_away() {
 }
 
 #[test]
-fn a_line_that_somebody_cuts_in_two_meanwhile_is_moved_away() {
+fn a_line_that_another_process_cuts_in_two_is_moved_away() {
     let mut rig = Rig::with("raw", Lines);
     let logger = rig.start();
     let mut source = rig.links[0].source();
@@ -272,7 +272,7 @@ fn a_line_that_somebody_cuts_in_two_meanwhile_is_moved_away() {
 }
 
 #[test]
-fn while_somebody_goes_on_writing_half_a_line_the_logger_says_so_and_can_be_stopped() {
+fn while_another_process_keeps_writing_half_lines_the_logger_reports_it_and_can_be_stopped() {
     let rig = Rig::with("raw", Lines);
     std::fs::write(rig.path(), "whole\nto").unwrap();
     let (path, goes_on) = (rig.path(), AtomicBool::new(true));
@@ -284,12 +284,12 @@ fn while_somebody_goes_on_writing_half_a_line_the_logger_says_so_and_can_be_stop
                 file.write_all(b"x").unwrap();
             }
         });
-        let logger = wait_until("he writes while it mends the end", || {
+        let logger = wait_until("the other process writes while the logger mends the end", || {
             let logger = rig.start();
             let said = || rig.was_notified("X_PLUMBD_PROBLEM=cannot mend the end of");
             wait_until("it has begun", || (said() || rig.was_notified("READY=1")).then_some(()));
             if !said() {
-                // It was done before he came to write.
+                // The logger was done before the other process came to write.
                 rig.wait_notified("READY=1");
                 return None;
             }
@@ -326,7 +326,7 @@ fn a_file_system_that_is_read_only_at_its_start_is_waited_for() {
 
 #[test]
 #[ignore = "needs strace, run by .ci/run"]
-fn a_batch_costs_no_more_calls_than_it_needs() {
+fn a_batch_makes_no_unnecessary_system_calls() {
     const BATCHES: u64 = 20;
     let mut rig = Rig::with("text", Records);
     let trace = rig.folder.path().join("trace");
@@ -345,15 +345,15 @@ fn a_batch_costs_no_more_calls_than_it_needs() {
     let calls: Vec<&str> = trace.lines().collect();
     let is_saved = |line: &&str| line.starts_with("pwrite64(") && line.contains("/m.log>");
     let saved: Vec<usize> = (0..calls.len()).filter(|&at| is_saved(&calls[at])).collect();
-    // Behind the first, the file is watched for the first time.
+    // The first batch is left out, because the logger begins to watch the file after it.
     let calls = &calls[saved[1]..*saved.last().unwrap()];
     let count = |name: &str, with: &str| {
         calls.iter().filter(|line| line.starts_with(&format!("{name}(")) && line.contains(with)).count() as u64
     };
-    // Its promise, the batch, and that nothing is promised any more.
+    // The writes are the promise, the batch, and the end of the promise.
     assert_eq!(count("pwrite64", ""), 3 * BATCHES, "{calls:#?}");
-    // Its length before, its names after; a file whose times were asked for has more to
-    // write with the next batch.
+    // The logger asks for the length before and for the link count after. It never asks for
+    // times, because then the next batch would have more to write.
     for asked in ["/m.log>", ", STATX_NLINK|STATX_SIZE, "] {
         assert_eq!(count("statx", asked), 2 * BATCHES, "{asked}: {calls:#?}");
     }
@@ -363,7 +363,7 @@ fn a_batch_costs_no_more_calls_than_it_needs() {
 }
 
 #[test]
-fn a_second_logger_on_a_file_waits_and_says_so() {
+fn a_second_logger_on_a_file_waits_and_reports_it() {
     let mut rig = Rig::with("raw", Lines);
     let first = rig.start();
     rig.wait_notified("READY=1");
@@ -382,7 +382,7 @@ fn a_second_logger_on_a_file_waits_and_says_so() {
     second.wait_success();
     assert_eq!(rig.text(), "first\nother\n");
 
-    // While it waits it can be stopped.
+    // It can be stopped while it waits.
     let rig = Rig::new("raw");
     let _holder = rig.start();
     rig.wait_notified("READY=1");
@@ -395,7 +395,7 @@ fn a_second_logger_on_a_file_waits_and_says_so() {
 }
 
 #[test]
-fn a_renamed_file_is_reopened_on_order_and_missed_before() {
+fn a_renamed_file_is_reported_and_a_reopen_makes_a_new_one() {
     let mut rig = Rig::with("raw", Lines);
     let logger = rig.start();
     let mut source = rig.links[0].source();
@@ -416,7 +416,7 @@ fn a_renamed_file_is_reopened_on_order_and_missed_before() {
     rig.wait_notified("has lost its name");
     rig.wait_notified("X_PLUMBD_PROBLEM=");
     assert!(std::fs::read_to_string(&renamed).unwrap().starts_with("one\n-\n"));
-    // An order when nothing is amiss changes nothing.
+    // If nothing is wrong, a reopen changes nothing.
     logger.signal(SIGUSR1);
     source.write_all(b"three\n").unwrap();
     drop(source);
@@ -426,7 +426,7 @@ fn a_renamed_file_is_reopened_on_order_and_missed_before() {
 }
 
 #[test]
-fn a_file_that_has_its_name_back_while_the_lock_of_another_is_waited_for_is_gone_on_with() {
+fn the_logger_goes_on_with_a_file_that_gets_its_name_back_while_it_waits_for_the_lock_of_another() {
     let mut rig = Rig::with("raw", Lines);
     let logger = rig.start();
     let mut source = rig.links[0].source();
@@ -447,7 +447,7 @@ fn a_file_that_has_its_name_back_while_the_lock_of_another_is_waited_for_is_gone
 }
 
 #[test]
-fn without_links_it_waits_for_the_order_to_stop() {
+fn without_links_it_waits_until_it_is_asked_to_stop() {
     let rig = Rig::new("raw");
     let mut logger = rig.start();
     rig.wait_notified("READY=1");
@@ -462,7 +462,7 @@ fn when_the_supervisor_is_dead_it_goes_on_until_its_links_end() {
     let mut rig = Rig::with("raw", Lines);
     let mut supervisor = rig.start_under(&["/bin/sh", "-c", "\"$@\" & echo $! >\"$0\"; wait", &rig.pid_file()]);
     rig.wait_notified("READY=1");
-    let pid = wait_until("its number is told", || std::fs::read_to_string(rig.pid_file()).ok()?.trim().parse().ok());
+    let pid = wait_until("its pid is written", || std::fs::read_to_string(rig.pid_file()).ok()?.trim().parse().ok());
     let pid = nix::unistd::Pid::from_raw(pid);
     supervisor.kill_and_reap();
     let state = || {
@@ -474,13 +474,13 @@ fn when_the_supervisor_is_dead_it_goes_on_until_its_links_end() {
     rig.links[0].source().write_all(b"one\nlast").unwrap();
     wait_until("it goes on", || (rig.text() == "one\n").then_some(()));
     rig.end();
-    // Whoever is its parent now may take its time to reap it.
+    // Its new parent may take its time to reap it.
     wait_until("it has ended", || state().is_none_or(|s| s.starts_with('Z')).then_some(()));
     assert_eq!(rig.text(), "one\nlast\n");
 }
 
 #[test]
-fn what_is_no_file_is_an_error() {
+fn a_path_that_is_not_a_file_is_an_error() {
     let mut rig = Rig::new("raw");
     for wrong in [rig.folder.path().join("notify"), rig.folder.path().to_owned()] {
         rig.settings["file"] = wrong.to_str().unwrap().into();
@@ -490,7 +490,7 @@ fn what_is_no_file_is_an_error() {
 }
 
 #[test]
-fn a_folder_that_is_away_at_its_start_is_waited_for() {
+fn a_folder_that_is_missing_at_its_start_is_waited_for() {
     let mut rig = Rig::with("raw", Lines);
     let folder = rig.folder.path().join("folder");
     rig.settings["file"] = folder.join("m.log").to_str().unwrap().into();
@@ -506,7 +506,7 @@ fn a_folder_that_is_away_at_its_start_is_waited_for() {
 }
 
 #[test]
-fn a_folder_that_is_away_for_long_uses_no_starts_up() {
+fn a_folder_that_is_missing_for_long_uses_up_no_starts() {
     let dir = tempfile::tempdir().unwrap();
     let (here, gone) = (dir.path().join("here"), dir.path().join("gone"));
     std::fs::create_dir(&here).unwrap();
@@ -542,7 +542,7 @@ fn a_folder_that_is_away_for_long_uses_no_starts_up() {
 }
 
 #[test]
-fn at_least_so_often_is_on_the_disk_and_then_sleeps() {
+fn with_a_sync_interval_it_syncs_that_often_and_then_sleeps() {
     let mut rig = Rig::with("raw", Lines);
     rig.settings["sync"] = "1ms".into();
     let logger = rig.start();
@@ -560,12 +560,12 @@ fn at_least_so_often_is_on_the_disk_and_then_sleeps() {
 }
 
 #[test]
-fn a_full_replies_pipe_holds_nothing_up_and_gets_the_newest() {
+fn a_full_replies_pipe_holds_up_nothing_and_then_gets_the_newest_acknowledgement() {
     let rig = Rig::with("raw", Records);
     rig.links[0].shrink_replies();
     let _logger = rig.start();
     let source = rig.links[0].source();
-    // More acknowledgements than 4096 bytes hold, which are nobody's to read meanwhile.
+    // More acknowledgements than 4096 bytes hold. Nothing reads them meanwhile.
     let sent = 400;
     for sequence in 1..=sent {
         write_record(&source, &records(sequence, 7, b"m", false)[0]);
@@ -576,13 +576,13 @@ fn a_full_replies_pipe_holds_nothing_up_and_gets_the_newest() {
         acks.extend(rig.links[0].acks().into_iter().map(|ack| ack.sequence));
         (acks.last() == Some(&sent)).then_some(())
     });
-    // What fitted, and the newest; one more may have come while these were read.
+    // Those that fitted, and the newest. One more may have come while these were read.
     assert!(acks.iter().take(170).copied().eq(1..=170) && acks.len() <= 172, "{acks:?}");
     assert_eq!(rig.text().lines().count() as u64, sent);
 }
 
 #[test]
-fn the_intent_file_is_made_again_where_somebody_removed_it() {
+fn the_intent_file_is_made_again_if_it_was_removed() {
     let rig = Rig::with("raw", Lines);
     let logger = rig.start();
     let intent = rig.folder.path().join(".m.log.intent");

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::Write;
 use std::time::Duration;
 
-/// Numbers that look random and are the same each time.
+/// Numbers that look random but are the same each time.
 pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
@@ -31,7 +31,7 @@ fn message(i: usize) -> Vec<u8> {
     message
 }
 
-/// What a link's messages look like in the file, each without its time.
+/// The messages of a link as they should be in the file, each without its time.
 pub(crate) fn expected(peer: &str, count: usize) -> Vec<Vec<u8>> {
     (0..count).map(|i| [peer.as_bytes(), b" ", &message(i)].concat()).collect()
 }
@@ -73,7 +73,7 @@ fn write_all(protocol: Protocol, mut queue: File, count: usize, dice: &mut Dice)
             Lines => {
                 lines.extend_from_slice(&message(i).into_iter().filter(|&b| b != b'\n').collect::<Vec<_>>());
                 lines.push(b'\n');
-                // Writes end anywhere, not where lines do.
+                // Writes end anywhere, not only where lines do.
                 let cut = dice.below(4000);
                 if lines.len() > cut {
                     queue.write_all(&lines[..cut]).unwrap();
@@ -119,8 +119,8 @@ fn records_under_load_survive_kills_at_random_instants() {
     under_load(Rig::with("text", Records), ECHO, 60);
 }
 
-/// A rig with a link of lines and one of records, full of messages that take
-/// more than one batch, and ended.
+/// A rig with a link of lines and one of records. Both are full of messages that take more than
+/// one batch, and have ended.
 pub(crate) fn full_rig(count: usize) -> Rig {
     let mut rig = Rig::new("text");
     for (from, protocol) in [("tick", Lines), ("echo", Records)] {
@@ -239,7 +239,7 @@ pub(crate) fn start_failing(rig: &Rig, inject: &str) -> Logger {
 
 #[test]
 #[ignore = "needs strace, run by .ci/run"]
-fn a_full_disk_is_waited_for_and_said() {
+fn a_full_disk_is_waited_for_and_reported() {
     let rig = full_rig(COUNT);
     // The third write to the file fails five times; the others come through.
     let logger = start_failing(&rig, "pwrite64:error=ENOSPC:when=2..6");
@@ -256,7 +256,7 @@ fn a_logger_that_is_stopped_on_a_full_disk_leaves_the_rest_to_the_next() {
         let mut rig = full_rig(COUNT);
         let logger = start_failing(&rig, &format!("pwrite64:error=ENOSPC:when={from}+"));
         rig.wait_notified("X_PLUMBD_PROBLEM=cannot write to");
-        // strace passes it on from the process group.
+        // strace passes the signal on, if it is sent to the process group.
         nix::sys::signal::killpg(logger.pid(), SIGTERM).unwrap();
         logger.wait_success();
         rig.drain();
@@ -287,7 +287,7 @@ fn a_torn_end_that_cannot_be_cut_off_is_waited_for_without_leaving_copies() {
     std::fs::write(rig.path(), "whole\nto").unwrap();
     rig.links[0].source().write_all(b"next\n").unwrap();
     rig.end();
-    // As `chattr +a` makes it.
+    // This is the error that `chattr +a` causes.
     let logger = start_failing(&rig, "ftruncate:error=EPERM:when=1..3");
     rig.wait_notified("X_PLUMBD_PROBLEM=cannot mend the end of");
     logger.wait_success();
@@ -305,7 +305,7 @@ fn a_file_that_cannot_be_written_to_is_promised_nothing() {
     nix::sys::signal::killpg(logger.pid(), SIGTERM).unwrap();
     logger.wait_success();
     assert_eq!(rig.bytes(), b"");
-    // So the next one saves all of it in whatever file there is.
+    // So the next logger saves everything in the file that it finds.
     std::fs::remove_file(rig.path()).unwrap();
     rig.drain();
     assert_all_saved(&rig, "after a file that was read-only");
@@ -391,7 +391,7 @@ fn a_disk_that_is_really_full_holds_the_sources_until_there_is_room() {
     let writer = std::thread::spawn(move || write_all(Lines, queue, 20_000, &mut Dice(5)));
     let logger = rig.start();
     rig.wait_notified("X_PLUMBD_PROBLEM=cannot write to");
-    // Killed and stopped while it is full, in turn.
+    // It is killed, and then stopped, while the disk is full.
     logger.kill();
     let logger = rig.start();
     rig.wait_notified("X_PLUMBD_PROBLEM=cannot write to");
@@ -411,7 +411,7 @@ fn a_disk_that_is_really_full_holds_the_sources_until_there_is_room() {
 
 #[test]
 #[ignore = "needs root for a file system of its own, run by .ci/run"]
-fn a_batch_that_a_full_disk_has_no_room_for_goes_whole_to_another_file() {
+fn a_batch_that_does_not_fit_on_a_full_disk_goes_to_another_file_as_a_whole() {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
     for is_killed in [false, true] {
         let mut rig = full_rig(COUNT);
@@ -419,7 +419,7 @@ fn a_batch_that_a_full_disk_has_no_room_for_goes_whole_to_another_file() {
         std::fs::create_dir(&disk).unwrap();
         mount(Some("tmpfs"), &disk, Some("tmpfs"), MsFlags::empty(), Some("size=4m")).unwrap();
         rig.settings["file"] = disk.join("m.log").to_str().unwrap().into();
-        // There is room for some batches, and then for none.
+        // There is room for some batches, but not for all.
         std::fs::write(disk.join("filler"), vec![0; 3_700_000]).unwrap();
         let logger = rig.start();
         rig.wait_notified("X_PLUMBD_PROBLEM=cannot write to");
@@ -430,10 +430,10 @@ fn a_batch_that_a_full_disk_has_no_room_for_goes_whole_to_another_file() {
             logger.wait_success();
         }
         let full = rig.settings["file"].clone();
-        // What a reload does.
+        // This is what a reload does.
         rig.settings["file"] = other.clone();
         rig.drain();
-        // There is room again, and somebody comes back to it.
+        // There is room again, and a logger comes back to that file.
         std::fs::remove_file(disk.join("filler")).unwrap();
         rig.settings["file"] = full;
         rig.links_anew();
@@ -467,12 +467,12 @@ fn a_batch_is_completed_in_a_file_that_was_renamed_meanwhile() {
 
 #[test]
 #[ignore = "needs ptrace, run by .ci/run"]
-fn a_file_that_is_truncated_at_the_instant_of_a_write_has_no_gap() {
+fn a_file_that_is_truncated_just_before_a_write_has_no_gap() {
     let mut rig = Rig::with("raw", Lines);
     std::fs::write(rig.path(), "one\ntwo\n").unwrap();
     rig.links[0].source().write_all(b"three\n").unwrap();
     rig.end();
-    // It has looked where the file ends, and promised to write there.
+    // It has found where the file ends, and promised to write there.
     let logger = held_before_a_write(&rig);
     File::options().write(true).open(rig.path()).unwrap().set_len(4).unwrap();
     let_go(&logger);
@@ -482,7 +482,7 @@ fn a_file_that_is_truncated_at_the_instant_of_a_write_has_no_gap() {
 
 #[test]
 #[ignore = "needs ptrace, run by .ci/run"]
-fn a_batch_that_is_cut_short_and_written_behind_is_saved_whole() {
+fn a_batch_that_is_cut_short_and_followed_by_other_bytes_is_saved_whole() {
     let mut rig = Rig::with("raw", Lines);
     std::fs::write(rig.path(), "one\n").unwrap();
     rig.links[0].source().write_all(b"first\nsecond\n").unwrap();
@@ -511,7 +511,7 @@ fn a_file_that_is_truncated_while_its_end_is_mended_has_no_gap() {
     std::fs::write(rig.path(), "whole\nto").unwrap();
     rig.links[0].source().write_all(b"next\n").unwrap();
     rig.end();
-    // It has copied what is torn, and is to cut that off.
+    // It has copied the torn part, and is about to cut it off.
     let logger = held_at(&rig, nix::libc::SYS_fsync, Place { stop: 0, steps: 0 });
     File::options().write(true).open(rig.path()).unwrap().set_len(0).unwrap();
     let_go(&logger);

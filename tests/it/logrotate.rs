@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 const STANZA: &str = include_str!("../../etc/plumbd.logrotate");
 const ROTATIONS: u32 = 6;
 
-/// The stanza's second way: what its comment shows, in place of its own script.
+/// The stanza in its second form, with the scripts of its comment in place of its own.
 fn with_the_logger_stopped() -> String {
     let (begin, end) = ("#    prerotate\n", "#        plumbd start logger\n#    endscript\n");
     let (from, to) = (STANZA.find(begin).unwrap(), STANZA.find(end).unwrap() + end.len());
@@ -36,7 +36,7 @@ fn configuration(stanza: &str, daemon: &Daemon) -> PathBuf {
 }
 
 fn rotate(configuration: &Path, daemon: &Daemon) {
-    // The rotation before is over when there is a file again.
+    // The previous rotation is over when there is a file again.
     wait_for("there is a message file", || daemon.path("messages.log").exists().then_some(()));
     let mut logrotate = Command::new("logrotate");
     let out = logrotate.arg("-f").arg("-s").arg(daemon.path("state")).arg(configuration).output().unwrap();
@@ -53,7 +53,7 @@ fn all_bytes(daemon: &Daemon) -> Vec<u8> {
     [all, daemon.read("messages.log.1"), daemon.read("messages.log")].concat()
 }
 
-/// What the files hold, and what tail printed meanwhile.
+/// The outcome, what the files have, and what tail printed meanwhile.
 fn rotated_under_load(stanza: &str) -> (Outcome, Vec<u8>, Vec<u8>) {
     let mut service = Service::with("saved", Format::Text, "");
     let configuration = configuration(stanza, &service.daemon);
@@ -98,7 +98,7 @@ fn logrotate_with_a_reopen_loses_and_doubles_nothing_under_load() {
     let files = verdict(&outcome, &saved);
     assert!(files.is_clean() && files.echoed == outcome.echoed() && files.echoed > 1000, "{files}");
     assert_eq!((outcome.disconnected, outcome.refused), (0, 0), "a client noticed");
-    // What was saved between a rename and the reopen tail did not see, but for that all is right.
+    // tail did not see what was saved between a rename and the reopen. Everything else is right.
     let seen = verdict(&outcome, &printed);
     assert_eq!((seen.doubled, seen.disordered, seen.torn, seen.forged), (0, 0, 0, 0), "{seen}");
 }

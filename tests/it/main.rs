@@ -1,4 +1,4 @@
-//! Integration tests: one binary, a file a behaviour.
+//! Integration tests: one binary, with a file for each behaviour.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the answer")]
 

@@ -1,4 +1,4 @@
-//! A service manager as far as plumbd sees one: it is told things
+//! A service manager as plumbd sees one: it gets notifications
 //! (sd_notify(3)), keeps descriptors by name (FDSTORE=1), and hands them, and
 //! sockets of its own, to the daemon that it starts (sd_listen_fds(3)).
 
@@ -14,10 +14,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-/// More than a test stores.
+/// More descriptors than a test stores.
 const MOST: usize = 64;
 const QUIT: &[u8] = b"QUIT";
-/// All that was told before it is heard.
+/// When this message has been received, so have all earlier ones.
 const FENCE: &[u8] = b"FENCE";
 /// Names the socket over which [`launcher`] gets its descriptors.
 const HANDED: &str = "PLUMBD_TEST_HANDED";
@@ -36,7 +36,7 @@ pub struct Manager {
     listener: Option<JoinHandle<()>>,
     /// Sockets of a socket unit.
     pub lent: Vec<OwnedFd>,
-    /// What else the daemon finds in its environment.
+    /// Other variables in the daemon's environment.
     pub environment: Vec<(&'static str, String)>,
 }
 
@@ -82,8 +82,8 @@ impl Manager {
         started
     }
 
-    /// Waits until all that was told so far is heard: what a daemon said that is
-    /// dead counts before the next one is started, as with systemd.
+    /// Waits until all messages so far have been received. As with systemd, the messages of a
+    /// dead daemon count before the next one is started.
     fn hear_all(&self) {
         let fences = self.heard.lock().unwrap().fences;
         UnixDatagram::unbound().unwrap().send_to(FENCE, &self.path).unwrap();
@@ -99,13 +99,13 @@ impl Manager {
         });
     }
 
-    /// Loses what it keeps under that name, as one does that has no room.
+    /// Loses what it keeps under that name, like a manager that has no room.
     pub fn lose(&self, name: &str) {
         assert!(self.heard.lock().unwrap().store.remove(name).is_some(), "{name} is not stored");
     }
 
-    /// Another descriptor of what it keeps under that name, and its whole name:
-    /// `begin` is how that begins.
+    /// Another descriptor of what it keeps under a name that begins with `begin`, and the whole
+    /// name.
     pub fn kept(&self, begin: &str) -> (String, OwnedFd) {
         wait_for(&format!("{begin:?} is stored"), || {
             let heard = self.heard.lock().unwrap();
@@ -114,13 +114,13 @@ impl Manager {
         })
     }
 
-    /// Keeps this, as one that was not told to forget it.
+    /// Keeps this, like a manager that was not told to forget it.
     pub fn keep(&self, (name, fd): (String, OwnedFd)) {
         self.hear_all();
         self.heard.lock().unwrap().store.insert(name, fd);
     }
 
-    /// Waits until it was told a message that begins so.
+    /// Waits until it has received a message that begins with this.
     #[track_caller]
     pub fn wait_heard(&self, text: &str) {
         wait_for(&format!("{text:?} is heard"), || {
@@ -183,24 +183,24 @@ fn listen(socket: &UnixDatagram, heard: &Mutex<Heard>) {
     }
 }
 
-/// No test: [`Manager::start`] runs it in a process of its own, which gets its
-/// descriptors, gives them the numbers from 3 on, and becomes the daemon.
+/// Not a test: [`Manager::start`] runs it in a process of its own, which receives its
+/// descriptors, gives them the numbers from 3 on, and executes the daemon.
 #[test]
 fn launcher() {
     become_daemon();
 }
 
-/// Where this process is the launcher, it never comes back.
+/// If this process is the launcher, this does not return.
 pub fn become_daemon() {
     let Some(path) = std::env::var_os(HANDED) else { return };
     let socket = UnixDatagram::bind(path).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
     let (names, fds) = receive(&socket);
     let count = fds.len();
-    // Out of the way first: the targets may be numbers of these.
+    // They are moved out of the way first, because they may have the numbers that are wanted.
     let high: Vec<OwnedFd> = fds.iter().map(|fd| above(fd, 3 + 2 * count)).collect();
     for (target, fd) in (3..).zip(&high) {
-        // SAFETY: whoever owned that number is never used again: exec is next.
+        // SAFETY: the owner of that number is never used again, because exec comes next.
         #[allow(unsafe_code)]
         let copied = unsafe { nix::libc::dup2(fd.as_raw_fd(), target) };
         assert_eq!(copied, target);
@@ -219,7 +219,7 @@ pub fn become_daemon() {
 fn above(fd: &OwnedFd, least: usize) -> OwnedFd {
     use nix::fcntl::{FcntlArg, fcntl};
     let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(i32::try_from(least).unwrap())).unwrap();
-    // SAFETY: fcntl has just made it.
+    // SAFETY: fcntl has just made this descriptor.
     #[allow(unsafe_code)]
     unsafe {
         OwnedFd::from_raw_fd(copy)

@@ -1,5 +1,5 @@
-//! The manual pages: made of what the program knows about itself, and right as
-//! roff, by each formatter that is here.
+//! The manual pages are made from what the program knows about itself, and are right for
+//! each roff formatter that is installed.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,7 +12,7 @@ fn plumbd(words: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Every page in a folder, as man(1) looks for them.
+/// A folder with every page, laid out as man(1) expects.
 fn written() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     plumbd(&["man", "--out", folder.path().to_str().unwrap()]);
@@ -23,8 +23,8 @@ fn file(folder: &Path, (name, section): (&str, u8)) -> std::path::PathBuf {
     folder.join(format!("man{section}/{name}.{section}"))
 }
 
-/// What a program says of a page on standard error and, where it is a
-/// linter, on standard output; `None` where it is not installed.
+/// What a program prints about a page on standard error and, if it is a
+/// linter, on standard output; `None` if it is not installed.
 fn said(program: &str, words: &[&str], page: &Path) -> Option<String> {
     let mut command = Command::new(program);
     command.args(words).arg(page).env("LC_ALL", "C.UTF-8").env("MANWIDTH", "80").stdin(Stdio::null());
@@ -38,7 +38,7 @@ fn read(page: &Path) -> String {
     let mut man = Command::new("man");
     man.args(["-l", "-P", "cat"]).arg(page).env("MANWIDTH", "80").env("LC_ALL", "C.UTF-8");
     let text = String::from_utf8(man.env("GROFF_NO_SGR", "1").output().unwrap().stdout).unwrap();
-    // Bold is a character over itself.
+    // A bold character is printed over itself.
     let chars: Vec<char> = text.chars().collect();
     let is_over = |at: usize| chars.get(at + 1) == Some(&'\u{8}') || chars[at] == '\u{8}';
     (0..chars.len()).filter(|&at| !is_over(at)).map(|at| chars[at]).collect()
@@ -62,7 +62,7 @@ fn pages_are_listed_printed_and_written() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_is_told() {
+fn a_folder_that_cannot_be_written_is_reported() {
     let words = ["man", "--out", "/proc/none"];
     let output = Command::new(env!("CARGO_BIN_EXE_plumbd")).args(words).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -106,9 +106,9 @@ fn the_second_page_has_every_key_with_its_default() {
     }
 }
 
-/// man(1) and groff(1) warn of what they do not understand, mandoc(1) of more.
+/// man(1) and groff(1) warn of what they do not understand, and mandoc(1) of more.
 #[test]
-fn formatters_have_nothing_to_say() {
+fn formatters_report_nothing() {
     let folder = written();
     let formatters: [(&str, &[&str]); 3] = [
         ("man", &["--warnings", "-l", "-P", "true"]),
@@ -135,7 +135,7 @@ fn what_a_person_reads_has_no_roff_in_it() {
     for page in PAGES {
         let text = read(&file(folder.path(), page));
         assert!(text.lines().count() > 100, "{text}");
-        // Paragraphs; what is shown as it is may be wider.
+        // Only paragraphs, because preformatted text may be wider.
         let is_text = |line: &&str| line.starts_with("       ") && !line.starts_with("        ");
         let wide = text.lines().filter(is_text).find(|line| line.chars().count() > 80);
         assert_eq!(wide, None, "{}", page.0);

@@ -1,5 +1,5 @@
-//! A supervisor that is just enough for one logger: it makes the links, holds
-//! them, and starts one incarnation after the other.
+//! A minimal supervisor for one logger: it makes the links, holds them, and starts one
+//! logger after the other.
 
 use crate::daemon::keep_if_failed;
 use crate::load::rotated;
@@ -21,13 +21,13 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// How long a fact may take to become one.
+/// How long a fact may take to come true.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Polls until there is something, in short steps.
+/// Polls in short steps until `look` returns something.
 ///
 /// # Panics
-/// At the deadline, naming what was waited for.
+/// At the deadline, with what it waited for.
 pub(crate) fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + DEADLINE;
     loop {
@@ -39,7 +39,7 @@ pub(crate) fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
     }
 }
 
-/// A link that the rig holds. Its write end can be closed apart from the rest.
+/// A link that the rig holds. Its write end can be closed separately.
 pub(crate) struct Held {
     from: &'static str,
     protocol: Protocol,
@@ -74,7 +74,7 @@ impl Held {
         bytes.chunks(ACK_LEN).map(|c| Ack::decode(c.try_into().unwrap()).unwrap()).collect()
     }
 
-    /// Makes the replies pipe as small as can be.
+    /// Makes the replies pipe as small as possible.
     pub(crate) fn shrink_replies(&self) {
         plumbd::sys::pipe::set_capacity(&self.replies.as_ref().expect("it has replies").write, 4096).unwrap();
     }
@@ -86,7 +86,7 @@ impl Held {
     }
 }
 
-/// A logger's place: its folder, links, settings, notifications and counters.
+/// All that a logger needs: a folder, links, settings, a notification socket and counters.
 pub(crate) struct Rig {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) links: Vec<Held>,
@@ -97,7 +97,7 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    /// With a file `m.log` in a folder of its own, and no links.
+    /// A rig with a file `m.log` in a folder of its own, and no links.
     pub(crate) fn new(format: &str) -> Rig {
         let folder = tempfile::tempdir().unwrap();
         let notifications = UnixDatagram::bind(folder.path().join("notify")).unwrap();
@@ -107,7 +107,7 @@ impl Rig {
         Rig { folder, links: Vec::new(), settings, notifications, notified: RefCell::default(), counters }
     }
 
-    /// With one link.
+    /// A rig with one link.
     pub(crate) fn with(format: &str, protocol: Protocol) -> Rig {
         let mut rig = Rig::new(format);
         rig.links.push(Held::new("tick", protocol, 1 << 20));
@@ -119,24 +119,24 @@ impl Rig {
         self.settings["file"].as_str().unwrap().into()
     }
 
-    /// What is in the message file; nothing where it does not exist.
+    /// The content of the message file; empty if it does not exist.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         std::fs::read(self.path()).unwrap_or_default()
     }
 
-    /// What is in the message file, behind all that was rotated from it.
+    /// The content of all that was rotated from the message file, then of the file itself.
     pub(crate) fn all_bytes(&self) -> Vec<u8> {
         let mut all = Vec::new();
         rotated::open(&self.path()).unwrap().read_to_end(&mut all).unwrap();
         all
     }
 
-    /// The same as text.
+    /// That content as text.
     pub(crate) fn all_text(&self) -> String {
         String::from_utf8(self.all_bytes()).unwrap()
     }
 
-    /// What was rotated from the message file, the oldest first, in whatever form.
+    /// The archives of the message file, the oldest first, compressed or not.
     pub(crate) fn archives(&self) -> Vec<PathBuf> {
         let mut all = self.files("m.log.2");
         all.sort();
@@ -163,7 +163,7 @@ impl Rig {
         std::fs::read_to_string(self.log()).unwrap_or_default()
     }
 
-    /// Files in the folder whose names begin so.
+    /// Files in the folder whose names begin with this.
     pub(crate) fn files(&self, begin: &str) -> Vec<PathBuf> {
         let all = std::fs::read_dir(self.path().parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
         all.filter(|p| p.file_name().unwrap().to_str().unwrap().starts_with(begin)).collect()
@@ -176,7 +176,8 @@ impl Rig {
         }
     }
 
-    /// All processes died, and the links with them: new ones of the same names.
+    /// Replaces the links by new ones of the same names, as if all processes had died and the
+    /// links with them.
     pub(crate) fn links_anew(&mut self) {
         let made = self.links.iter().map(|l| Held::new(l.from, l.protocol, 1 << 20)).collect();
         self.links = made;
@@ -198,7 +199,7 @@ impl Rig {
     }
 
     fn start_plugin(&self, name: &str, wrapper: &[&str]) -> Logger {
-        // A socket holds few of them; a logger would wait for one that nobody reads.
+        // A socket holds few notifications, and a logger would wait if nothing read them.
         self.receive();
         let plumbd = env!("CARGO_BIN_EXE_plumbd");
         let words: Vec<&str> = wrapper.iter().copied().chain([plumbd, "plugin", name]).collect();
@@ -227,7 +228,7 @@ impl Rig {
         Logger { child }
     }
 
-    /// Waits until a notification has that text, whatever came before or with it.
+    /// Waits until some notification has that text.
     pub(crate) fn wait_notified(&self, text: &str) {
         wait_until(text, || {
             self.receive();
@@ -238,7 +239,7 @@ impl Rig {
         });
     }
 
-    /// Whether a notification has that text by now.
+    /// Whether some notification so far has that text.
     pub(crate) fn was_notified(&self, text: &str) -> bool {
         self.receive();
         self.notified.borrow().iter().any(|n| n.contains(text))
@@ -258,7 +259,7 @@ impl Rig {
         page.words(slot + 1)[slot].load(Ordering::Relaxed)
     }
 
-    /// Ends the links and has a plain logger save what is left.
+    /// Ends the links and lets a logger save what is left.
     pub(crate) fn drain(&mut self) {
         self.end();
         self.start().wait_success();
@@ -287,8 +288,8 @@ impl Held {
     }
 }
 
-/// A descriptor that a child inherits by its number. (Children that other
-/// tests start just then have it too; it is never the write end of a queue.)
+/// A descriptor that a child inherits by its number. (Children that other tests start at that
+/// moment inherit it too, so it is never the write end of a queue.)
 fn give(fd: impl AsFd, given: &mut Vec<OwnedFd>) -> i32 {
     let copy = dup(fd).unwrap();
     let number = copy.as_raw_fd();
@@ -296,7 +297,7 @@ fn give(fd: impl AsFd, given: &mut Vec<OwnedFd>) -> i32 {
     number
 }
 
-/// A running logger; killed where a test forgets it.
+/// A running logger. It is killed if a test fails to end it.
 pub(crate) struct Logger {
     child: Child,
 }
@@ -312,12 +313,12 @@ impl Logger {
         nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap())
     }
 
-    /// SIGKILL, and gone.
+    /// Kills it, and waits until it is gone.
     pub(crate) fn kill(mut self) {
         self.kill_and_reap();
     }
 
-    /// SIGKILL, and gone, but its number is still known.
+    /// Kills it, and waits until it is gone. Its pid is still known.
     pub(crate) fn kill_and_reap(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -339,7 +340,7 @@ impl Logger {
         assert!(status.success(), "{status:?}");
     }
 
-    /// Waits until it has ended; whether by SIGKILL. Otherwise it was a success.
+    /// Waits until it has ended. Returns whether it was killed; otherwise it must have succeeded.
     pub(crate) fn wait_killed(mut self) -> bool {
         let status = self.wait();
         assert!(status.success() || status.signal() == Some(9), "{status:?}");
@@ -354,7 +355,7 @@ impl Drop for Logger {
     }
 }
 
-/// A message as records, in writes that are whole or absent.
+/// A message as records, each for a write of its own.
 pub(crate) fn records(sequence: u64, epoch: u64, message: &[u8], sync: bool) -> Vec<Vec<u8>> {
     let flags = if sync { Flags::SYNC } else { Flags::default() };
     let peer = Peer::Net("127.0.0.1:40312".parse().unwrap());

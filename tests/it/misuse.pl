@@ -1,6 +1,6 @@
-# A child that misuses what it is given. `perl misuse.pl FILE HOW...`: its first
-# run writes down what it was given, misuses it and fails; the later ones write
-# it down too, and then do as their links and sockets want.
+# A child that misuses what it is given: `perl misuse.pl FILE HOW...`. Its first
+# run writes down what it was given, misuses it and fails. Later runs write
+# it down too, and then work as their links and sockets require.
 use strict;
 use warnings;
 use Fcntl;

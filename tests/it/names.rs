@@ -1,5 +1,5 @@
-//! Names in the file system that somebody removed: a reload makes them again, and an end
-//! removes only what is the daemon's own.
+//! Names in the file system that were removed: a reload makes them again, and at its end
+//! the daemon removes only its own.
 
 use crate::daemon::{Daemon, kill, wait_for};
 use plumbd::control::status::{ChildState, DaemonState};
@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Serves at once, and says by which of its starts. `other` has nothing to do with it.
+/// A server that answers with the number of its start. `other` has nothing to do with it.
 const SERVER: &str = r#"
     [children.server]
     command = ["perl", "-e", """
@@ -22,7 +22,7 @@ const SERVER: &str = r#"
     command = ["sleep", "1000"]
     "#;
 
-/// What the server says.
+/// The server's answer.
 fn ask(daemon: &Daemon) -> String {
     let stream = UnixStream::connect(daemon.path("one.sock")).unwrap();
     stream.set_read_timeout(Some(crate::daemon::DEADLINE)).unwrap();
@@ -30,12 +30,12 @@ fn ask(daemon: &Daemon) -> String {
 }
 
 #[test]
-fn a_reload_makes_the_name_of_a_unix_socket_again_and_restarts_who_listens_there() {
+fn a_reload_makes_the_name_of_a_unix_socket_again_and_restarts_its_server() {
     let mut daemon = Daemon::start(SERVER);
     let other = daemon.child_pid("other");
     assert_eq!(ask(&daemon), "1\n");
     assert_eq!(daemon.done(&Request::Plan { file: None }), "keep     server\nkeep     other\nnothing would change\n");
-    // By a cleaner; by another name of it; by one that nobody listens on.
+    // A cleaner removes the name; it is renamed; a socket without a listener replaces it.
     let ways: [&dyn Fn(); 3] = [
         &|| std::fs::remove_file(daemon.path("one.sock")).unwrap(),
         &|| std::fs::rename(daemon.path("one.sock"), daemon.path("away.sock")).unwrap(),
@@ -66,7 +66,7 @@ fn a_reload_makes_the_name_of_a_unix_socket_again_and_restarts_who_listens_there
 }
 
 #[test]
-fn all_names_that_went_are_made_again_at_a_signal() {
+fn all_removed_names_are_made_again_at_a_signal() {
     let mut daemon = Daemon::start(SERVER);
     assert_eq!(ask(&daemon), "1\n");
     for name in ["one.sock", "two.sock", "plumbd.sock"] {
@@ -124,7 +124,7 @@ impl Run {
         i32::try_from(self.0.id()).unwrap()
     }
 
-    /// Asks it to end, which it does well.
+    /// Asks it to end, and checks that it succeeds.
     fn end(&mut self) {
         kill(self.pid(), nix::libc::SIGTERM);
         assert!(self.0.wait().unwrap().success());
@@ -157,7 +157,7 @@ fn folder() -> tempfile::TempDir {
     dir
 }
 
-/// What is in it.
+/// The names in a folder.
 fn names(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).unwrap();
     let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -197,7 +197,7 @@ fn a_daemon_that_starts_while_another_ends_is_not_cut_off() {
         let mut next = Run::start(dir.path());
         assert!(first.0.wait().unwrap().success());
         wait_for("the second one answers", || {
-            // Refused as long as the first one was there.
+            // It is refused while the first one is still there.
             if next.0.try_wait().unwrap().is_some() {
                 next = Run::start(dir.path());
             }

@@ -1,9 +1,9 @@
-//! A network of a test's own.
+//! A network namespace for a single test.
 
 use std::process::Command;
 
-/// From here on this thread, and what it starts, is in a network of its own: its loopback
-/// interface is up, and there is no other.
+/// From here on, this thread and what it starts are in a network namespace of their own. Its
+/// loopback interface is up, and there is no other.
 pub(crate) fn own_network() {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
     ip("link set lo up");

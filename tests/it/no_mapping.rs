@@ -1,5 +1,5 @@
-//! The intent file needs no more than writes: any file system will do, and a
-//! full one is waited for.
+//! The intent file needs only writes, so any file system will do, and the logger waits if
+//! it is full.
 
 use crate::mini::{Logger, Rig, records, wait_until, write_record};
 use plumbd::link::handover::Protocol::{Lines, Records};
@@ -49,8 +49,8 @@ fn no_file_in_the_folder_is_mapped_for_writing() {
 
 #[test]
 #[ignore = "needs root for a file system of its own, run by .ci/run"]
-fn a_small_disk_is_used_to_its_end() {
-    // With a mebibyte; with hardly more than two pages for each of the files.
+fn a_small_disk_is_used_to_its_last_byte() {
+    // The largest has a mebibyte, the smallest hardly more than two pages for each of the files.
     for (size, least) in [("1m", 700_000), ("200k", 60_000), ("64k", 15_000)] {
         let folder = tempfile::tempdir().unwrap();
         let disk =
@@ -68,7 +68,7 @@ fn a_small_disk_is_used_to_its_end() {
             text.as_bytes().starts_with(&saved[..=saved.iter().rposition(|&byte| byte == b'\n').unwrap()]),
             "{size}"
         );
-        // It may have more room, and goes on.
+        // With more room, the logger goes on.
         let more = Command::new("mount").args(["-o", "remount,size=8m"]).arg(&disk.0).status().unwrap();
         assert!(more.success());
         writer.join().unwrap().unwrap();
@@ -81,7 +81,7 @@ fn a_small_disk_is_used_to_its_end() {
 
 #[test]
 #[ignore = "needs root and btrfs-progs for a file system of its own, run by .ci/run"]
-fn a_full_file_system_that_copies_on_write_is_waited_for() {
+fn the_logger_waits_for_a_full_file_system_that_copies_on_write() {
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join("image");
     std::fs::File::create(&image).unwrap().set_len(128 << 20).unwrap();
@@ -99,7 +99,7 @@ fn a_full_file_system_that_copies_on_write_is_waited_for() {
     let before = say(200);
     wait_until("they are saved", || (rig.bytes() == before.as_bytes()).then_some(()));
     assert!(Command::new("sync").arg("-f").arg(&disk.0).status().unwrap().success());
-    // Full to the last page.
+    // The disk is full to the last page.
     let filler = disk.0.join("filler");
     let mut file = std::fs::File::create(&filler).unwrap();
     for size in [1 << 20, 4096] {
@@ -118,7 +118,7 @@ fn a_full_file_system_that_copies_on_write_is_waited_for() {
 
 #[test]
 #[ignore = "needs root and bindfs, run by .ci/run"]
-fn a_file_system_without_shared_mappings_is_as_any_other() {
+fn a_file_system_without_shared_mappings_is_like_any_other() {
     let folder = tempfile::tempdir().unwrap();
     let below = folder.path().join("below");
     std::fs::create_dir(&below).unwrap();
@@ -128,13 +128,13 @@ fn a_file_system_without_shared_mappings_is_as_any_other() {
     let text: String = (0..30_000).map(|i| format!("line {i}\n")).collect();
     rig.links[0].source().write_all(text.as_bytes()).unwrap();
     rig.wait_notified("READY=1");
-    // Killed meanwhile, wherever that is.
+    // The logger is killed meanwhile, at any place.
     logger.kill();
     rig.drain();
     assert!(rig.text() == text);
 }
 
-/// Feeds a link without end, until it is told to stop.
+/// Feeds a link until it is asked to stop.
 fn busy(rig: &Rig, link: usize) -> (std::sync::Arc<std::sync::atomic::AtomicBool>, std::thread::JoinHandle<()>) {
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let (mut source, told) = (rig.links[link].source(), stop.clone());
@@ -148,9 +148,8 @@ fn busy(rig: &Rig, link: usize) -> (std::sync::Arc<std::sync::atomic::AtomicBool
 }
 
 #[test]
-fn a_large_message_does_not_starve_beside_a_busy_link() {
-    // Each byte takes four in the file, so the largest is larger than a body;
-    // one that is just above, and several behind each other.
+fn a_busy_link_does_not_starve_a_large_message() {
+    // Each byte takes four in the file, so each of these is larger than a body.
     for sizes in [vec![1_000_000], vec![1 << 20], vec![600_000; 3]] {
         let mut rig = Rig::with("text", Records);
         rig.links.push(crate::mini::Held::new("yes", Lines, 1 << 20));
@@ -182,7 +181,7 @@ fn whole_records_behind_a_torn_one_are_saved_and_acknowledged() {
         let mut rig = Rig::with("raw", Records);
         let logger = rig.start();
         let mut source = rig.links[0].source();
-        // A source that dies within a write, and its next instance, which waits for an answer.
+        // A source dies in the middle of a write, and its successor waits for an acknowledgement.
         source.write_all(&long[..cut]).unwrap();
         for (i, text) in (1..).zip(["one", "two", "three"]) {
             for record in records(i, 7, text.as_bytes(), false) {
@@ -194,7 +193,7 @@ fn whole_records_behind_a_torn_one_are_saved_and_acknowledged() {
             newest = rig.links[0].acks().last().map_or(newest, |ack| ack.sequence);
             (newest == 3).then_some(())
         });
-        // The same at the end of the link.
+        // This also holds at the end of the link.
         source.write_all(&long[..cut]).unwrap();
         write_record(&source, &records(4, 7, b"four", false)[0]);
         source.write_all(&long[..cut]).unwrap();
@@ -206,17 +205,17 @@ fn whole_records_behind_a_torn_one_are_saved_and_acknowledged() {
     }
 }
 
-/// Whether a logger that runs under strace has synced its file by now.
+/// How often a logger under strace has synced its file.
 fn synced(log: &Path) -> usize {
     std::fs::read_to_string(log).unwrap_or_default().matches("fdatasync(").count()
 }
 
 #[test]
 #[ignore = "needs strace, run by .ci/run"]
-fn a_sync_that_is_owed_is_not_forgotten_over_a_kill_nor_at_a_stop() {
+fn a_sync_that_is_due_is_made_up_for_after_a_kill_and_at_a_stop() {
     for stopped in [false, true] {
         let mut rig = Rig::with("raw", Lines);
-        // Far off: what is there is not synced by the first one.
+        // The interval is so long that the first logger does not sync.
         rig.settings["sync"] = "1h".into();
         let log = rig.folder.path().join("calls");
         let first = rig.start();

@@ -1,5 +1,5 @@
-//! A logger that is killed, and whose `file` is another when it starts again:
-//! each message is once in both files together.
+//! A logger is killed, and has another `file` when it starts again: each message is in
+//! exactly one of the two files, once.
 
 use crate::logger_kills::{COUNT, Dice, ECHO, assert_same, expected, full_rig};
 use crate::mini::{Held, Rig, records, wait_until, write_record};
@@ -50,7 +50,7 @@ fn a_kill_at_any_system_call_and_another_file_lose_and_double_nothing() {
         let place = Place { stop, steps: 0 };
         let killed = kill_at(&rig, place);
         let before = change_file(&mut rig, "other.log");
-        // The one that settles it may be killed too.
+        // The logger that settles the batch may be killed too.
         if stop % 3 == 0 {
             kill_at(&rig, Place { stop: stop % 40, steps: 0 });
         }
@@ -58,7 +58,7 @@ fn a_kill_at_any_system_call_and_another_file_lose_and_double_nothing() {
         let when = format!("after a kill at {place:?} and another file");
         let after = rig.path();
         assert_once(&[&before, &after], &when);
-        // Somebody comes back to the first file: nothing is left to complete there.
+        // A logger comes back to the first file, and finds nothing left to complete there.
         let (first, second) = (read(&before), read(&after));
         rig.settings["file"] = before.to_str().unwrap().into();
         rig.links_anew();
@@ -93,7 +93,7 @@ fn kills_at_random_with_another_file_each_time_lose_and_double_nothing() {
     }
 }
 
-/// One synced message, and a logger that is held as it brings it to the disk.
+/// A rig with one synced message, and a logger that is stopped in its fdatasync.
 fn rig_in_fdatasync() -> (Rig, crate::mini::Logger) {
     let mut rig = Rig::with("raw", Records);
     write_record(&rig.links[0].source(), &records(1, 7, b"one", true)[0]);
@@ -104,7 +104,7 @@ fn rig_in_fdatasync() -> (Rig, crate::mini::Logger) {
 
 #[test]
 #[ignore = "needs ptrace, run by .ci/run"]
-fn a_batch_that_was_not_synced_yet_stays_in_the_file_before() {
+fn a_batch_that_was_not_synced_yet_stays_in_the_old_file() {
     let (mut rig, logger) = rig_in_fdatasync();
     logger.kill();
     let before = change_file(&mut rig, "other.log");
@@ -115,7 +115,7 @@ fn a_batch_that_was_not_synced_yet_stays_in_the_file_before() {
 
 #[test]
 #[ignore = "needs ptrace, run by .ci/run"]
-fn a_batch_that_another_process_is_at_is_waited_for() {
+fn the_logger_waits_for_a_batch_that_another_process_is_saving() {
     let (mut rig, logger) = rig_in_fdatasync();
     let before = change_file(&mut rig, "other.log");
     let next = rig.start();
@@ -152,7 +152,7 @@ fn a_batch_whose_file_is_gone_is_taken_again() {
         rig.drain();
         assert_eq!((before.exists(), rig.bytes()), (false, b"one\n".to_vec()), "{also_the_intent}");
         assert!(rig.logged().contains("the batch that was for it is taken again"));
-        // Nor does it come back there.
+        // Nor is it completed in the old file later.
         rig.settings["file"] = before.to_str().unwrap().into();
         rig.links_anew();
         rig.drain();
@@ -174,7 +174,7 @@ fn a_batch_whose_intent_file_is_gone_is_cut_out_there_and_taken_again() {
 
 #[test]
 #[ignore = "needs ptrace, run by .ci/run"]
-fn a_batch_that_was_promised_and_not_begun_is_saved_in_the_file_before() {
+fn a_batch_that_was_promised_and_not_begun_is_saved_in_the_old_file() {
     let mut rig = Rig::with("raw", Lines);
     rig.links[0].source().write_all(b"one\n").unwrap();
     rig.end();
@@ -213,7 +213,7 @@ fn loggers_that_are_killed_and_exchange_files_lose_and_double_nothing() {
                 loggers.into_iter().for_each(crate::mini::Logger::wait_success);
                 break;
             }
-            // In turn 1 one of them may settle what is the other's.
+            // In turn 1, one logger may settle a batch of the other.
             for (rig, _) in rigs.iter().skip(if turn == 1 { dice.below(2) } else { 0 }) {
                 let place = Place { stop: dice.below(90), steps: dice.below(2) * dice.below(500) };
                 places.push(place);
@@ -243,14 +243,14 @@ fn a_batch_that_the_next_owner_of_a_file_completed_is_not_taken_again() {
     rig.links[0].source().write_all(b"one\n").unwrap();
     rig.end();
     let logger = held_before_a_write(&rig);
-    // Its bytes are in the file, and nothing more.
+    // The bytes are in the file, and nothing more has been done.
     go_on(&logger, 1);
     logger.kill();
     let mut other = Rig::with("raw", Lines);
     other.settings["file"] = rig.path().to_str().unwrap().into();
     let running = other.start();
     other.wait_notified("READY=1");
-    // While it has the file, and after it moved it away.
+    // The next owner still has the file, although it has been moved away.
     std::fs::rename(rig.path(), rig.path().with_file_name("moved.log")).unwrap();
     let before = change_file(&mut rig, "other.log");
     rig.drain();

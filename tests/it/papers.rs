@@ -1,4 +1,4 @@
-//! The project's papers: short where they promise to be, and their links lead somewhere.
+//! The project's documentation: its links lead somewhere, and ARCHITECTURE.md stays short.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
-//! `max_connections_per_address` with several instances: it is over all of them.
+//! `max_connections_per_address` with several instances: the limit is for all of them
+//! together.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -32,7 +33,7 @@ fn is_served(client: &mut TcpStream) -> bool {
     client.write_all(b"hello\n").and_then(|()| client.read_exact(&mut back)).is_ok_and(|()| &back == b"hello\n")
 }
 
-/// Several instances, of which a test lets one run at a time: that one accepts.
+/// Several instances. A test lets only one run at a time, so that this one accepts clients.
 struct Instances {
     daemon: Daemon,
     port: u16,
@@ -61,19 +62,19 @@ impl Instances {
         self.pids().into_iter().flatten().for_each(|pid| kill(pid, SIGCONT));
     }
 
-    /// A client that comes to that instance, if it is served.
+    /// A client of that instance; `None` if it is not served.
     fn come(&self, instance: usize) -> Option<TcpStream> {
         self.only(instance);
         let before = self.metric(instance, "accepted") + self.metric(instance, "refused");
         let mut client = self.daemon.connect(self.port);
         let served = is_served(&mut client);
-        // Who is refused is closed first, and counted then.
+        // A refused client is closed first, and counted after that.
         let counted = || self.metric(instance, "accepted") + self.metric(instance, "refused");
         wait_for("it came there", || (counted() == before + 1).then_some(()));
         served.then_some(client)
     }
 
-    /// That one leaves, and that instance has noticed.
+    /// Lets a client leave, and waits until its instance has noticed.
     fn leave(&self, instance: usize, client: TcpStream) {
         self.only(instance);
         let before = self.metric(instance, "connections");
@@ -99,7 +100,7 @@ fn an_address_has_no_more_clients_than_the_limit_over_all_instances() {
     for instance in 0..3 {
         assert!(all.come(instance).is_none(), "{instance}");
     }
-    // Who leaves makes room, at whichever instance.
+    // A client that leaves makes room, whichever instance it had.
     all.leave(0, first);
     let third = all.come(2).unwrap();
     assert!(all.come(0).is_none() && all.come(1).is_none());
@@ -112,7 +113,7 @@ fn an_address_has_no_more_clients_than_the_limit_over_all_instances() {
 }
 
 #[test]
-fn of_many_that_come_at_once_no_more_than_the_limit_are_served() {
+fn if_many_come_at_once_no_more_than_the_limit_are_served() {
     const CLIENTS: usize = 12;
     let all = Instances::start(3, "");
     for round in 0..30 {
@@ -122,7 +123,7 @@ fn of_many_that_come_at_once_no_more_than_the_limit_are_served() {
                 barrier.wait();
                 let mut client = all.daemon.connect(all.port);
                 let served = is_served(&mut client);
-                // All are told before one leaves.
+                // All know whether they are served before one leaves.
                 barrier.wait();
                 usize::from(served)
             };
@@ -140,8 +141,8 @@ fn of_many_that_come_at_once_no_more_than_the_limit_are_served() {
 }
 
 #[test]
-fn the_clients_of_an_instance_that_is_killed_count_no_more() {
-    // Whether another process comes in its place or not.
+fn the_clients_of_a_killed_instance_no_longer_count() {
+    // Whether or not another process takes its place.
     for (more, comes_again) in [("restart = \"never\"\n", false), ("", true)] {
         let all = Instances::start(3, more);
         let clients = [all.come(0).unwrap(), all.come(0).unwrap()];
@@ -167,7 +168,7 @@ fn the_clients_of_an_instance_that_is_killed_count_no_more() {
 }
 
 #[test]
-fn instances_that_a_reload_adds_or_takes_away_count_together_with_the_others() {
+fn instances_that_a_reload_adds_or_removes_count_together_with_the_others() {
     let mut all = Instances::start(2, "");
     let pids = all.pids();
     let first = all.come(0).unwrap();
@@ -179,7 +180,7 @@ fn instances_that_a_reload_adds_or_takes_away_count_together_with_the_others() {
     assert!(all.come(2).is_none(), "it sees those of the others");
     all.leave(1, second);
     let third = all.come(2).unwrap();
-    assert!(all.come(0).is_none() && all.come(1).is_none(), "they see that of the new one");
+    assert!(all.come(0).is_none() && all.come(1).is_none(), "they see the client of the new one");
     all.all_run();
     all.daemon.reload(&config(all.port, 2, ""));
     all.count = 2;

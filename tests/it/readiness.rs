@@ -1,4 +1,4 @@
-//! When a child counts as ready, and who waits for it.
+//! When a child counts as ready, and which others wait for it.
 
 use crate::daemon::{Daemon, kill, wait_for};
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg, setsockopt, sockopt};
@@ -11,8 +11,8 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// Not a test but a program that tests run as a child: it says READY=1 once
-/// there is a file named `go`, and stays.
+/// Not a test but a program that tests run as a child: it sends READY=1 once
+/// there is a file named `go`, and goes on.
 #[test]
 #[ignore = "a program that other tests run as a child"]
 fn says_ready_when_told() {
@@ -41,13 +41,13 @@ fn notifier(name: &str) -> String {
 }
 
 #[test]
-fn a_child_that_notifies_is_ready_when_it_says_so_and_nobody_else_can() {
+fn a_child_that_notifies_is_ready_when_it_reports_it_and_no_stranger_can_do_so() {
     let mut daemon = Daemon::spawn(&notifier("one"));
     let name = wait_for("the socket's name", || Some(daemon.read_text("socket")).filter(|name| name.starts_with('@')));
     assert_eq!(daemon.status().state, DaemonState::Starting);
     let address = SocketAddr::from_abstract_name(&name[1..]).unwrap();
     UnixDatagram::unbound().unwrap().send_to_addr(b"READY=1", &address).unwrap();
-    daemon.wait_log(&format!("a notification of process {} is not its own", std::process::id()));
+    daemon.wait_log(&format!("ignoring a notification from process {}", std::process::id()));
     let one = daemon.child("one");
     assert_eq!((one.state, one.ready), (ChildState::Starting, false));
     std::fs::write(daemon.path("go"), "").unwrap();
@@ -57,9 +57,9 @@ fn a_child_that_notifies_is_ready_when_it_says_so_and_nobody_else_can() {
     daemon.stop();
 }
 
-/// Not a test but a program that tests run below a child: it says `$SAYS`, with an end of
-/// a pipe. With `$GOES` it ends at once; else once that end is closed, and once there is
-/// the file `$UNTIL`, if that is set.
+/// Not a test but a program that tests run below a child: it sends `$SAYS`, with an end of
+/// a pipe. With `$GOES` it ends at once. Otherwise it ends once that end of the pipe is closed
+/// and, if `$UNTIL` is set, the file of that name exists.
 #[test]
 #[ignore = "a program that other tests run below a child"]
 fn says_something() {
@@ -70,7 +70,7 @@ fn says_something() {
     if std::env::var_os("GOES").is_some() {
         return;
     }
-    // In every process, as a barrier wants it.
+    // This waits until every process has closed it, as with BARRIER=1 (sd_notify(3)).
     assert_eq!(nix::unistd::read(&read, &mut [0]), Ok(0));
     if let Ok(until) = std::env::var("UNTIL") {
         wait_for("the end is allowed", || std::path::Path::new(&until).exists().then_some(()));
@@ -92,12 +92,12 @@ fn speaker(name: &str, script: &str, environment: &str) -> String {
     )
 }
 
-/// Ways to have another process say something.
+/// Ways in which a child can have another process send something.
 const WAYS: [(&str, &str); 5] = [
     ("below", "SPEAK & exec sleep 1000"),
     ("group", "set -m; SPEAK & exec sleep 1000"),
     ("session", "setsid SPEAK & exec sleep 1000"),
-    // Its parent ends, so it is the supervisor's child, in a session of its own.
+    // Its parent ends, so it becomes the supervisor's child, in a session of its own.
     ("orphan", "(setsid SPEAK &); exec sleep 1000"),
     ("deep", "setsid sh -c 'setsid sh -c \"setsid SPEAK & wait\" & wait' & exec sleep 1000"),
 ];
@@ -110,13 +110,13 @@ fn any_process_of_a_child_may_say_that_it_is_ready() {
         let mut daemon = Daemon::spawn(&children.collect::<String>());
         daemon.wait_state(DaemonState::Running);
         assert!(daemon.status().all_up());
-        assert!(!daemon.log().contains("is not its own"), "{}", daemon.log());
+        assert!(!daemon.log().contains("ignoring a notification"), "{}", daemon.log());
         std::fs::write(daemon.path("end"), "").unwrap();
         daemon.stop();
     }
 }
 
-/// Has children speak, each by a process that is gone before the supervisor hears it.
+/// Has each child send something by a process that is gone before the supervisor receives it.
 fn heard_late(children: &[(&str, &str)]) -> Daemon {
     let tables = children.iter().map(|(name, command)| {
         let script =
@@ -124,7 +124,7 @@ fn heard_late(children: &[(&str, &str)]) -> Daemon {
         speaker(name, &script, "SAYS = \"READY=1\", GOES = \"yes\"")
     });
     let dir = tempfile::tempdir().unwrap();
-    // Another user looks and writes here too.
+    // Another user reads and writes here too.
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
     let daemon = Daemon::spawn_in(dir, &tables.collect::<String>());
     for (name, _) in children {
@@ -141,7 +141,7 @@ fn heard_late(children: &[(&str, &str)]) -> Daemon {
 }
 
 #[test]
-fn a_process_that_is_gone_when_it_is_heard_is_believed() {
+fn a_process_that_is_gone_when_its_message_is_received_is_believed() {
     let mut daemon = heard_late(&[("plain", "SPEAK"), ("session", "setsid SPEAK"), ("deep", "sh -c 'SPEAK; true'")]);
     daemon.wait_state(DaemonState::Running);
     assert!(daemon.status().all_up());
@@ -150,13 +150,13 @@ fn a_process_that_is_gone_when_it_is_heard_is_believed() {
 
 #[test]
 #[ignore = "needs root"]
-fn one_that_is_gone_is_believed_by_its_user() {
+fn a_process_that_is_gone_is_attributed_by_its_user() {
     let nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups";
     let dropped = format!("exec {nobody} sh -c 'SPEAK; touch dropped.spoken; exec sleep 1000'");
     let mut daemon = heard_late(&[("dropped", &dropped), ("helper", &format!("{nobody} SPEAK"))]);
-    // The child's own process is that user by now.
+    // The child's own process is that user now.
     daemon.wait_child("dropped", ChildState::Up);
-    daemon.wait_log("helper: a notification of process ");
+    daemon.wait_log("helper: ignoring a notification from process ");
     assert_eq!(daemon.child("helper").state, ChildState::Starting);
     daemon.signal(nix::libc::SIGTERM);
     assert!(daemon.wait_end().success());
@@ -164,7 +164,7 @@ fn one_that_is_gone_is_believed_by_its_user() {
 
 #[test]
 #[ignore = "needs root"]
-fn one_of_another_user_is_believed_by_what_it_is_below() {
+fn a_process_of_another_user_is_attributed_by_its_ancestors() {
     let script = "setpriv --reuid=65534 --regid=65534 --clear-groups SPEAK & exec sleep 1000";
     let mut daemon = Daemon::start(&speaker("one", script, "SAYS = \"READY=1\", UNTIL = \"/nonexistent\""));
     assert!(daemon.status().all_up());
@@ -172,7 +172,7 @@ fn one_of_another_user_is_believed_by_what_it_is_below() {
 }
 
 #[test]
-fn any_process_of_a_child_may_tell_what_is_wrong() {
+fn any_process_of_a_child_may_report_a_problem() {
     let script = "SPEAK & SAYS=X_PLUMBD_PROBLEM=thirsty setsid SPEAK; exec sleep 1000";
     let environment = "SAYS = \"READY=1\\nFDSTORE=1\\nBARRIER=1\\nMAINPID=1\"";
     let mut daemon = Daemon::start(&speaker("one", script, environment));
@@ -186,7 +186,7 @@ fn another_childs_process_cannot_speak_for_a_child() {
         "while ! test -s socket; do sleep 0.01; done; NOTIFY_SOCKET=$(cat socket) setsid SPEAK & exec sleep 1000";
     let two = speaker("two", script, "SAYS = \"READY=1\", UNTIL = \"end\"");
     let mut daemon = Daemon::spawn(&(notifier("one") + &two));
-    daemon.wait_log("one: a notification of process ");
+    daemon.wait_log("one: ignoring a notification from process ");
     assert_eq!(daemon.child("one").state, ChildState::Starting);
     std::fs::write(daemon.path("end"), "").unwrap();
     std::fs::write(daemon.path("go"), "").unwrap();
@@ -207,7 +207,7 @@ fn lingering() -> (TcpStream, TcpStream) {
 }
 
 #[test]
-fn what_strangers_send_along_with_a_notification_holds_nobody_up() {
+fn descriptors_that_strangers_send_with_a_notification_hold_up_nothing() {
     let mut daemon = Daemon::spawn(&notifier("one"));
     let name = wait_for("the socket's name", || Some(daemon.read_text("socket")).filter(|name| name.starts_with('@')));
     let address = UnixAddr::new_abstract(&name.as_bytes()[1..]).unwrap();
@@ -218,13 +218,14 @@ fn what_strangers_send_along_with_a_notification_holds_nobody_up() {
         peers.extend(read);
         let numbers: Vec<i32> = sent.iter().map(AsRawFd::as_raw_fd).collect();
         let with = [ControlMessage::ScmRights(&numbers)];
-        // Stopped meanwhile, so that the message has the last use of each connection.
+        // The daemon is stopped meanwhile, so that the message holds the last descriptor of each
+        // connection.
         kill(daemon.pid(), nix::libc::SIGSTOP);
         sendmsg(sender.as_raw_fd(), &[IoSlice::new(b"READY=1")], &with, MsgFlags::empty(), Some(&address)).unwrap();
         drop(sent);
         kill(daemon.pid(), nix::libc::SIGCONT);
     }
-    daemon.wait_log(&format!("a notification of process {} is not its own", std::process::id()));
+    daemon.wait_log(&format!("ignoring a notification from process {}", std::process::id()));
     std::fs::write(daemon.path("go"), "").unwrap();
     daemon.wait_child("one", ChildState::Up);
     daemon.stop();
@@ -335,7 +336,7 @@ fn sinks_start_before_their_sources() {
 }
 
 #[test]
-fn those_that_need_a_failed_child_wait_and_say_so_until_it_is_mended() {
+fn children_that_need_a_failed_one_wait_and_report_it_until_it_is_repaired() {
     let mut daemon = Daemon::start(
         r#"
         [children.source]
@@ -370,7 +371,7 @@ fn those_that_need_a_failed_child_wait_and_say_so_until_it_is_mended() {
 }
 
 #[test]
-fn a_dependent_stays_when_what_it_came_after_restarts() {
+fn a_dependent_keeps_running_when_the_child_it_started_after_restarts() {
     let mut daemon = Daemon::start(
         r#"
         [children.first]

@@ -1,5 +1,5 @@
-//! What a logger makes of what others left: each batch is once in the files, and
-//! nobody else's messages are touched.
+//! What a logger does with what other loggers left: each batch is in the files once, and
+//! no other messages are touched.
 
 use crate::logger::promised;
 use crate::logger_kills::start_failing;
@@ -26,8 +26,8 @@ fn intent_file(rig: &Rig) -> PathBuf {
     rig.folder.path().join(".m.log.intent")
 }
 
-/// A rig with `batch` in its link, which its ledger has as batch 7, to begin at
-/// `offset` of a file.
+/// A rig with `batch` in its link. Its ledger has that as batch 7, which begins at `offset` of
+/// a file.
 fn prepared(at: &Path, offset: u64, batch: &str) -> Rig {
     let rig = Rig::with("raw", Lines);
     let file = FileId::of(&std::fs::metadata(at).unwrap());
@@ -38,16 +38,16 @@ fn prepared(at: &Path, offset: u64, batch: &str) -> Rig {
     rig
 }
 
-/// Makes the promise in an intent file one whose body is not whole.
+/// Changes the promise in an intent file so that its body is not whole.
 fn tear(intent: &Path) {
     let file = std::fs::OpenOptions::new().write(true).open(intent).unwrap();
     file.write_all_at(b"~", 4096).unwrap();
 }
 
 #[test]
-fn a_batch_that_was_never_promised_takes_nothing_of_anybody_s_out_of_a_file() {
-    // Its own promise was cut short, or another logger's that came later, with
-    // the same file in hand or another.
+fn a_batch_that_was_never_promised_removes_no_other_bytes_from_a_file() {
+    // Either its own promise was cut short, or the promise of a later logger, whose file is
+    // the same or another.
     for (elsewhere, closed) in [(false, false), (false, true), (true, false), (true, true)] {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path().join("m.log");
@@ -73,7 +73,7 @@ fn a_batch_that_was_never_promised_takes_nothing_of_anybody_s_out_of_a_file() {
 }
 
 #[test]
-fn a_promise_that_a_link_is_done_with_is_not_completed_again_wherever_its_file_is() {
+fn a_promise_that_a_link_is_done_with_is_not_completed_again_whatever_became_of_its_file() {
     for moved in [true, false] {
         let mut rig = Rig::with("raw", Lines);
         std::fs::write(rig.path(), "one\nbatch\n").unwrap();
@@ -84,10 +84,10 @@ fn a_promise_that_a_link_is_done_with_is_not_completed_again_wherever_its_file_i
         ledger.consuming(0);
         ledger.consumed();
         if moved {
-            // Moved to another folder, or compressed.
+            // The file was moved to another folder, or compressed.
             std::fs::remove_file(rig.path()).unwrap();
         } else {
-            // logrotate's copytruncate.
+            // This is what copytruncate of logrotate does.
             std::fs::write(rig.path(), "").unwrap();
         }
         rig.links[0].source().write_all(b"next\n").unwrap();
@@ -96,7 +96,7 @@ fn a_promise_that_a_link_is_done_with_is_not_completed_again_wherever_its_file_i
     }
 }
 
-/// A rig with a batch that is promised to a file which has another name by now.
+/// A rig with a batch that is promised to a file which has been renamed since.
 fn renamed(text: &str, batch: &str) -> (Rig, PathBuf) {
     let rig = Rig::with("raw", Lines);
     let other = rig.folder.path().join("other");
@@ -106,7 +106,7 @@ fn renamed(text: &str, batch: &str) -> (Rig, PathBuf) {
 }
 
 #[test]
-fn a_renamed_file_that_somebody_wrote_into_has_no_line_that_is_there_twice() {
+fn a_renamed_file_that_another_process_wrote_into_has_no_line_twice() {
     for (text, moved) in [
         ("one\nfirst\nhis\n", "first\nhis\n"),
         ("one\nfirst\nsechis\n", "first\nsechis\n"),
@@ -130,7 +130,7 @@ fn a_renamed_file_that_has_all_of_a_batch_needs_neither_a_lock_nor_a_write() {
 }
 
 #[test]
-fn a_renamed_file_that_another_process_has_locked_is_waited_for() {
+fn the_logger_waits_for_a_renamed_file_that_another_process_has_locked() {
     let (mut rig, other) = renamed("one\nbat", "batch\n");
     let lock = Flock::lock(File::open(&other).unwrap(), FlockArg::LockExclusive).unwrap();
     let logger = rig.start();
@@ -156,7 +156,7 @@ fn a_renamed_file_that_cannot_be_synced_is_put_aside_and_the_batch_saved_whole()
 
 #[test]
 #[ignore = "needs strace, run by .ci/run"]
-fn bytes_that_were_there_already_are_written_again_before_a_sync_says_that_they_are_saved() {
+fn bytes_that_were_there_already_are_written_again_before_they_are_synced() {
     let mut rig = Rig::with("raw", Lines);
     std::fs::write(rig.path(), "one\nbatch\nhis\n").unwrap();
     promised(&rig, &rig.path(), 4, b"batch\n");
@@ -182,7 +182,7 @@ fn a_batch_that_could_not_be_synced_before_a_stop_is_saved_in_a_file_that_is_tru
     wait_until("it is saved", || (rig.text() == "one\n").then_some(()));
     write_record(&source, &records(2, 7, b"two", true)[0]);
     rig.wait_notified("X_PLUMBD_PROBLEM=cannot bring ");
-    // strace passes it on from the process group.
+    // strace passes the signal on, if it is sent to the process group.
     nix::sys::signal::killpg(logger.pid(), SIGTERM).unwrap();
     logger.wait_success();
     drop(source);
@@ -193,7 +193,7 @@ fn a_batch_that_could_not_be_synced_before_a_stop_is_saved_in_a_file_that_is_tru
 
 #[test]
 #[ignore = "needs ptrace, run by .ci/run"]
-fn a_folder_that_is_emptied_in_the_middle_of_a_batch_takes_no_promise_with_it() {
+fn if_a_folder_is_emptied_in_the_middle_of_a_batch_the_promise_is_not_lost() {
     for stops in 0.. {
         let mut rig = Rig::with("raw", Lines);
         rig.links[0].source().write_all(b"one\n").unwrap();

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 const SLEEP: &str = "command = [\"sleep\", \"1000\"]\n";
 
-/// With one space wherever there are more, or an end of a line.
+/// The text with each run of spaces and line ends as one space.
 fn words(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -48,14 +48,14 @@ fn only_what_changed_gets_another_process() {
     assert_eq!((daemon.child_pid("same"), daemon.child_pid("policy")), (same, policy));
     assert_ne!(daemon.child_pid("changed"), changed);
     assert!(!alive(changed) && !alive(gone));
-    // The new policy holds for the process that stayed.
+    // The new policy applies to the process that stayed.
     kill(policy, nix::libc::SIGKILL);
     daemon.wait_child("policy", ChildState::Down);
     daemon.stop();
 }
 
 #[test]
-fn a_reload_by_signal_does_the_same() {
+fn a_reload_by_signal_does_the_same_as_by_request() {
     let mut daemon = Daemon::start(&format!("[children.one]\n{SLEEP}"));
     let one = daemon.child_pid("one");
     daemon.configure(&format!("[children.one]\n{SLEEP}[children.two]\n{SLEEP}"));
@@ -67,7 +67,7 @@ fn a_reload_by_signal_does_the_same() {
 }
 
 #[test]
-fn ports_come_and_go_and_one_that_stays_never_refuses() {
+fn ports_are_added_and_removed_and_one_that_stays_never_refuses() {
     let [stays, goes, comes] = [free_port(), free_port(), free_port()];
     let config = |umask: &str, other: u16| {
         format!(
@@ -106,7 +106,7 @@ fn ports_come_and_go_and_one_that_stays_never_refuses() {
 }
 
 #[test]
-fn a_wrong_file_changes_nothing_and_every_problem_is_told() {
+fn a_wrong_file_changes_nothing_and_every_problem_is_reported() {
     let good = format!("[children.one]\n{SLEEP}[children.two]\n{SLEEP}");
     let mut daemon = Daemon::start(&good);
     let pids = [daemon.child_pid("one"), daemon.child_pid("two")];
@@ -136,7 +136,7 @@ fn a_wrong_file_changes_nothing_and_every_problem_is_told() {
 }
 
 #[test]
-fn a_service_manager_hears_of_a_reload_also_where_it_is_refused() {
+fn a_service_manager_is_notified_of_a_reload_even_if_it_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
@@ -228,7 +228,7 @@ fn a_reload_during_a_reload_waits_for_its_turn() {
     daemon.configure(&slow_to_stop(&format!("umask = \"0077\"\n[children.late]\n{SLEEP}")));
     let second = daemon.ask_meanwhile(Request::Reload);
     let third = daemon.ask_meanwhile(Request::Reload);
-    // Half-way, all still answer.
+    // In the middle of the reload, status is still answered.
     assert_eq!(daemon.child("slow").state, ChildState::Stopping);
     assert_eq!(daemon.status().children.len(), 1);
     std::fs::write(daemon.path("go"), "").unwrap();
@@ -242,7 +242,7 @@ fn a_reload_during_a_reload_waits_for_its_turn() {
 }
 
 #[test]
-fn a_reload_that_fails_loses_none_that_wait_behind_it() {
+fn a_reload_that_fails_does_not_lose_those_that_wait_behind_it() {
     let mut daemon = Daemon::start(&slow_to_stop(""));
     let before = daemon.descriptors();
     daemon.configure(&slow_to_stop("umask = \"0077\""));
@@ -250,8 +250,8 @@ fn a_reload_that_fails_loses_none_that_wait_behind_it() {
     daemon.wait_state(DaemonState::Reloading);
     daemon.configure("wrong");
     let others = [(); 3].map(|()| daemon.ask_meanwhile(Request::Reload));
-    // The first one's connection and at least two more (what was counted
-    // before may have been the end of another).
+    // The connection of the first one and at least two more. (One that was counted before
+    // may have been closed since.)
     wait_for("others wait behind it", || (daemon.descriptors() >= before + 3).then_some(()));
     daemon.status();
     std::fs::write(daemon.path("go"), "").unwrap();
@@ -275,7 +275,7 @@ fn the_last_of_many_hangups_counts() {
     let mut daemon = Daemon::start(&config(0));
     let kept = daemon.child_pid("kept");
     for generation in 1..=100 {
-        // Renamed into place, so that no reload reads half a file.
+        // It is renamed into place, so that no reload reads half a file.
         std::fs::write(daemon.path("new"), config(generation)).unwrap();
         std::fs::rename(daemon.path("new"), daemon.path("plumbd.toml")).unwrap();
         daemon.signal(nix::libc::SIGHUP);
@@ -316,7 +316,7 @@ const SOURCE: &str = r#"
     "#;
 
 #[test]
-fn a_link_that_goes_is_emptied_first() {
+fn a_link_that_is_removed_is_emptied_first() {
     let sink = r#"
         [children.sink]
         command = ["sh", "-c", "test -e again && exec sleep 1000; touch again; while ! test -e go; do sleep 0.01; done; cat > out"]
@@ -337,7 +337,7 @@ fn a_link_that_goes_is_emptied_first() {
 }
 
 #[test]
-fn another_source_takes_the_place_of_one_that_goes() {
+fn another_source_takes_the_place_of_one_that_is_removed() {
     let config = |name: &str| {
         format!(
             r#"
@@ -361,7 +361,7 @@ fn another_source_takes_the_place_of_one_that_goes() {
 }
 
 #[test]
-fn one_of_several_sources_goes_while_another_never_pauses() {
+fn one_of_several_sources_is_removed_while_another_never_pauses() {
     let config = |sources: &[&str]| {
         let mut text =
             "[daemon]\nstop_timeout = \"1000s\"\n[children.sink]\ncommand = [\"sh\", \"-c\", \"exec cat >> out\"]\n"
@@ -422,9 +422,9 @@ fn a_reload_whose_new_child_does_not_start_is_undone() {
     let why = format!("bad ({}:6) exited with status 3 before it was ready, and restart = \"never\"", file.display());
     assert_eq!(
         (status, err.as_str()),
-        (1, &*format!("cannot reload: {why}; undone: the configuration of before runs again\n"))
+        (1, &*format!("cannot reload: {why}; undone: the previous configuration runs again\n"))
     );
-    assert!(out.contains(&format!("{why}\ngoing back to the configuration of before\n")), "{out}");
+    assert!(out.contains(&format!("{why}\ngoing back to the previous configuration\n")), "{out}");
     assert_eq!(daemon.child_pid("one"), one, "nothing of it changed");
     let two = daemon.wait_child("two", ChildState::Up);
     let umask = std::fs::read_to_string(format!("/proc/{}/status", two.pid.unwrap())).unwrap();
@@ -449,7 +449,7 @@ fn a_reload_whose_child_is_not_ready_in_time_is_undone() {
 }
 
 #[test]
-fn what_a_reload_took_away_is_there_again_when_it_is_undone() {
+fn what_a_reload_removed_is_restored_when_it_is_undone() {
     let before = format!(
         "[children.gone]\n{SLEEP}listen = [\"unix:gone.sock\"]\n[children.held]\n{SLEEP}\
          [children.reader]\ncommand = [\"sh\", \"-c\", \"exec cat >>out\"]\n\
@@ -461,7 +461,7 @@ fn what_a_reload_took_away_is_there_again_when_it_is_undone() {
     daemon.done(&Request::Stop { children: vec!["held".into()] });
     let (_, inode) =
         (daemon.child_pid("gone"), std::os::unix::fs::MetadataExt::ino(&daemon.path("gone.sock").metadata().unwrap()));
-    // Half-way it waits for a child that is to say that it is ready.
+    // In the middle, the reload waits for a child to become ready.
     daemon.configure("[children.new]\ncommand = [\"sh\", \"-c\", \"while ! test -e go; do sleep 0.01; done; exit 1\"]\nready = \"fd\"\n");
     let reload = daemon.ask_meanwhile(Request::Reload);
     wait_for("what is new starts", || {
@@ -482,10 +482,10 @@ fn what_a_reload_took_away_is_there_again_when_it_is_undone() {
 }
 
 #[test]
-fn a_child_that_did_not_serve_before_is_no_reason_to_go_back() {
+fn a_child_that_did_not_serve_before_is_no_reason_to_undo_a_reload() {
     let bad = BAD.replace("exit 3", "test -e mended || exit 3; echo >&$PLUMBD_READY_FD; exec sleep 1000");
     let mut daemon = Daemon::start(&bad);
-    // Still bad, and another one waits for it; but what is new and good comes.
+    // It is still bad, and another child waits for it. But the new one that is good is started.
     daemon.configure(&format!(
         "{}[children.good]\n{SLEEP}[children.waits]\n{SLEEP}after = [\"bad\"]\n",
         bad.replace("exit 3", "exit 4")
@@ -552,13 +552,13 @@ fn a_reload_whose_logger_may_not_open_its_file_is_undone() {
     let (status, _, err) = daemon.ask(&Request::Reload);
     assert_eq!(status, 1);
     assert!(err.contains("cannot start logger (") && err.contains("Permission denied"), "{err}");
-    assert!(err.contains("; undone: the configuration of before runs again"), "{err}");
+    assert!(err.contains("; undone: the previous configuration runs again"), "{err}");
     assert_eq!(daemon.child("logger").state, ChildState::Up);
     daemon.stop();
 }
 
 #[test]
-fn a_reload_that_would_lose_what_a_link_holds_is_none() {
+fn a_reload_that_would_lose_what_a_link_holds_changes_nothing() {
     let config = |sink: &str| {
         format!(
             "[daemon]\nstop_timeout = \"200ms\"\n{SOURCE}[children.{sink}]\n\
@@ -571,15 +571,15 @@ fn a_reload_that_would_lose_what_a_link_holds_is_none() {
     daemon.configure(&config("other"));
     let (status, out, err) = daemon.ask(&Request::Reload);
     assert_eq!(status, 1, "{out}");
-    assert!(err.contains("nobody took 48894 bytes in the link source -> slow, which goes; undone"), "{err}");
-    // All of it is there, and what the source writes from now on.
+    assert!(err.contains("nobody took 48894 bytes in the link source -> slow, which is removed; undone"), "{err}");
+    // All of it is still there, and so is what the source writes from now on.
     std::fs::write(daemon.path("go"), "").unwrap();
     wait_for("the sink has both runs' lines", || (daemon.read_text("out").lines().count() == 20000).then_some(()));
     daemon.stop();
 }
 
 #[test]
-fn an_undone_reload_does_nothing_again_that_was_done() {
+fn an_undone_reload_does_not_run_a_finished_job_again() {
     let once = "[children.once]\ncommand = [\"sh\", \"-c\", \"echo done >>once\"]\nrestart = \"never\"\n";
     let mut daemon = Daemon::start(&format!("{once}[children.one]\n{SLEEP}"));
     wait_for("it has finished", || daemon.child("once").finished.then_some(()));
@@ -590,7 +590,7 @@ fn an_undone_reload_does_nothing_again_that_was_done() {
         let changed = usize::from(config.contains("0077"));
         daemon.configure(&config);
         assert_eq!(daemon.ask(&Request::Reload).0, 1);
-        // Changed, it was started; whether it wrote before it was stopped is chance.
+        // If it was changed, it was started. It may or may not have written before it was stopped.
         let now = daemon.read_text("once").lines().count();
         assert!((before..=before + changed).contains(&now), "run again on the way back: {before}, {now}");
         assert!(daemon.child("once").finished);
@@ -599,7 +599,7 @@ fn an_undone_reload_does_nothing_again_that_was_done() {
 }
 
 #[test]
-fn a_child_that_an_operator_stops_meanwhile_is_no_reason_to_go_back() {
+fn a_child_that_an_operator_stops_meanwhile_is_no_reason_to_undo_a_reload() {
     let slow = "[children.slow]\ncommand = [\"sleep\", \"1000\"]\nready = \"fd\"\nready_timeout = \"1000s\"\n";
     let mut daemon = Daemon::start(&format!("[children.one]\n{SLEEP}"));
     daemon.configure(&format!("[children.one]\n{SLEEP}umask = \"0077\"\n{slow}"));
@@ -614,7 +614,7 @@ fn a_child_that_an_operator_stops_meanwhile_is_no_reason_to_go_back() {
 }
 
 #[test]
-fn the_control_socket_moves_with_a_reload_and_comes_back_where_it_was_removed() {
+fn a_reload_moves_the_control_socket_and_restores_it_if_it_was_removed() {
     let config = |control: &str| format!("[daemon]\ncontrol = \"{control}\"\n[children.one]\n{SLEEP}");
     let mut daemon = Daemon::start(&config("plumbd.sock"));
     daemon.reload(&config("other.sock"));
@@ -633,7 +633,7 @@ fn the_control_socket_moves_with_a_reload_and_comes_back_where_it_was_removed() 
 }
 
 #[test]
-fn a_configuration_that_is_no_ordinary_file_keeps_nobody_waiting() {
+fn a_configuration_that_is_not_an_ordinary_file_holds_up_nothing() {
     let mut daemon = Daemon::start(&format!("[children.one]\n{SLEEP}"));
     let pipe = daemon.path("pipe");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();

@@ -1,4 +1,4 @@
-//! The message file is removed, replaced, linked or renamed beneath the logger.
+//! The message file is removed, replaced, linked or renamed while a logger has it.
 
 use crate::mini::{Logger, Rig, records, wait_until, write_record};
 use nix::sys::signal::Signal::{SIGTERM, SIGUSR1};
@@ -39,7 +39,7 @@ fn what_is_acknowledged_after_a_removal_is_in_a_file_with_a_name() {
 }
 
 #[test]
-fn an_idle_logger_makes_a_removed_file_anew_at_once() {
+fn an_idle_logger_makes_a_new_file_at_once_if_its_own_is_removed() {
     let rig = Rig::with("raw", Records);
     let logger = rig.start();
     rig.wait_notified("READY=1");
@@ -49,7 +49,7 @@ fn an_idle_logger_makes_a_removed_file_anew_at_once() {
         wait_until("there is a new file", || inode(&rig));
         assert_ne!(inode(&rig), Some(old.metadata().unwrap().ino()));
     }
-    // The watch is on the new file each time, also on one that was renamed.
+    // The logger watches the new file each time, even if that is then renamed.
     let moved = rig.folder.path().join("moved");
     fs::rename(rig.path(), &moved).unwrap();
     assert!(!rig.path().exists());
@@ -61,7 +61,7 @@ fn an_idle_logger_makes_a_removed_file_anew_at_once() {
 }
 
 #[test]
-fn a_file_of_another_that_takes_its_place_is_gone_on_with() {
+fn the_logger_goes_on_with_a_file_that_replaces_its_own() {
     let rig = Rig::with("raw", Records);
     let logger = rig.start();
     for sequence in (1..40).step_by(2) {
@@ -77,7 +77,7 @@ fn a_file_of_another_that_takes_its_place_is_gone_on_with() {
 }
 
 #[test]
-fn a_file_that_was_removed_and_made_by_another_is_gone_on_with() {
+fn the_logger_goes_on_with_a_file_that_another_process_made_after_a_removal() {
     let rig = Rig::with("raw", Records);
     let logger = rig.start();
     send(&rig, 1, "one", false);
@@ -99,7 +99,7 @@ fn a_file_that_has_another_name_is_not_replaced_before_a_reopen() {
     fs::remove_file(rig.path()).unwrap();
     send(&rig, 3, "three", false);
     assert_eq!((fs::read_to_string(&other).unwrap().as_str(), rig.path().exists()), ("one\ntwo\nthree\n", false));
-    // Its last name goes, too.
+    // Its last name is removed too.
     fs::remove_file(&other).unwrap();
     send(&rig, 4, "four", false);
     assert_eq!(rig.text(), "four\n");
@@ -110,7 +110,7 @@ fn a_file_that_has_another_name_is_not_replaced_before_a_reopen() {
 }
 
 #[test]
-fn with_its_folder_removed_nothing_is_acknowledged_until_that_is_back() {
+fn if_its_folder_is_removed_nothing_is_acknowledged_until_that_is_back() {
     let mut rig = Rig::with("raw", Records);
     let folder = rig.folder.path().join("logs");
     rig.settings["file"] = folder.join("m.log").to_str().unwrap().into();
@@ -130,7 +130,7 @@ fn with_its_folder_removed_nothing_is_acknowledged_until_that_is_back() {
 }
 
 #[test]
-fn the_file_behind_a_symbolic_link_is_made_again_where_the_link_says() {
+fn the_file_behind_a_symbolic_link_is_made_again_where_the_link_points() {
     let rig = Rig::with("raw", Records);
     let folder = rig.folder.path().join("elsewhere");
     fs::create_dir(&folder).unwrap();
@@ -162,14 +162,14 @@ fn lines_of_any_program_are_never_consumed_into_a_removed_file() {
 }
 
 #[test]
-fn the_folder_that_has_the_file_is_synced_wherever_links_lead() {
+fn the_folder_with_the_file_is_synced_wherever_links_lead() {
     for levels in [0, 1, 2] {
         let mut rig = Rig::with("raw", Records);
         let folder = rig.folder.path().canonicalize().unwrap();
         let names: Vec<_> = (0..=levels).map(|level| folder.join(format!("folder{level}"))).collect();
         names.iter().for_each(|name| fs::create_dir(name).unwrap());
         for pair in names.windows(2) {
-            // One link relative, the other not.
+            // One link is relative, the other is not.
             let target = if pair[0] == names[0] { "../folder1/m.log".into() } else { pair[1].join("m.log") };
             symlink(target, pair[0].join("m.log")).unwrap();
         }

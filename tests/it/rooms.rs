@@ -1,5 +1,5 @@
-//! The rooms of `src/`, and which of them may know which: what ARCHITECTURE.md
-//! promises, held against the code.
+//! The rooms of `src/`, and which of them may know which: compares the code with what
+//! ARCHITECTURE.md promises.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -17,15 +17,15 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("cli", &["config", "control", "journal", "link", "plugin", "schema", "supervisor", "sys"]),
 ];
 
-/// A source file: its path below `src/`, and its lines, numbered, without comments and
-/// without its unit tests.
+/// A source file: its path below `src/`, and its numbered lines, without comments and
+/// unit tests.
 struct Source {
     path: PathBuf,
     lines: Vec<(usize, String)>,
 }
 
 impl Source {
-    /// `cli` of `cli/man/mod.rs`.
+    /// The room, which is `cli` for `cli/man/mod.rs`.
     fn room(&self) -> &str {
         self.path.iter().next().and_then(|first| first.to_str()).expect("a name in UTF-8")
     }
@@ -34,7 +34,7 @@ impl Source {
         format!("src/{}:{number}", self.path.display())
     }
 
-    /// Where one of these texts stands.
+    /// The places that have one of these texts.
     fn having<'a>(&'a self, texts: &'a [&str]) -> impl Iterator<Item = String> + 'a {
         let has = |line: &str| texts.iter().any(|text| line.contains(text));
         self.lines
@@ -67,7 +67,7 @@ fn sources() -> Vec<Source> {
     found
 }
 
-/// The numbered lines of a file up to its unit tests, which end it, without comments.
+/// The numbered lines of a file without comments, up to its unit tests, which are at the end.
 fn code(text: &str) -> Vec<(usize, String)> {
     let lines = text.lines().collect::<Vec<_>>();
     let ends = lines.windows(2).position(|pair| pair[0] == "#[cfg(test)]" && pair[1] == "mod tests {");
@@ -76,7 +76,7 @@ fn code(text: &str) -> Vec<(usize, String)> {
     numbered.map(|(at, line)| (at + 1, without_comment(line))).collect()
 }
 
-/// The rooms that a line names: `crate::sys` in any place of it.
+/// The rooms that a line names, as in `crate::sys`, anywhere in it.
 fn named(line: &str) -> impl Iterator<Item = &str> {
     line.match_indices("crate::").map(|(at, found)| {
         let rest = &line[at + found.len()..];
@@ -114,7 +114,7 @@ fn a_room_uses_only_the_rooms_below_it() {
 }
 
 #[test]
-fn uses_are_written_one_to_a_line() {
+fn each_use_is_on_a_line_of_its_own() {
     // So that the test above sees them all.
     let found = sources()
         .iter()
@@ -183,4 +183,21 @@ fn there_is_no_thread_and_no_async_runtime() {
         })
         .collect();
     none(found, "one thread, one loop");
+}
+
+/// `let` chains came with Rust 1.88, and `rust-version` promises an older one.
+#[test]
+fn nothing_needs_a_newer_rust_than_is_promised() {
+    let mut found = Vec::new();
+    for source in sources() {
+        found.extend(source.having(&["&& let ", "|| let "]));
+        for pair in source.lines.windows(2) {
+            let [(number, line), (_, next)] = pair else { continue };
+            let begins = ["if let ", "while let "].iter().any(|words| line.trim().starts_with(words));
+            if begins && next.trim().starts_with("&& ") {
+                found.push(format!("{}: {}", source.at(*number), line.trim()));
+            }
+        }
+    }
+    none(found, "a `let` chain");
 }

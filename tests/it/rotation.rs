@@ -1,4 +1,4 @@
-//! The logger rotates its file, and its archivist looks after what that makes.
+//! The logger rotates its file, and its archivist compresses and removes archives.
 
 use crate::mini::{Logger, Rig, records, wait_until, write_record};
 use nix::sys::signal::Signal::SIGTERM;
@@ -22,7 +22,7 @@ fn put(rig: &Rig, name: &str, content: impl AsRef<[u8]>) {
     fs::write(rig.folder.path().join(name), content).unwrap();
 }
 
-/// The names of archives, without the file's own.
+/// The names of the archives, without the name of the file at their beginning.
 fn archives(rig: &Rig) -> Vec<String> {
     let name = |path: &std::path::PathBuf| path.to_str().unwrap().rsplit_once("m.log.").unwrap().1.to_owned();
     rig.archives().iter().map(name).collect()
@@ -34,7 +34,7 @@ fn stop(logger: Logger) {
 }
 
 #[test]
-fn a_file_that_is_large_enough_is_rotated_and_each_has_whole_lines() {
+fn a_file_that_is_large_enough_is_rotated_and_every_file_has_whole_lines() {
     let mut rig = rig(json!({"size": 4096}));
     let logger = rig.start();
     let mut source = rig.links[0].source();
@@ -62,7 +62,7 @@ fn a_file_that_is_large_enough_is_rotated_and_each_has_whole_lines() {
 }
 
 #[test]
-fn two_rotations_are_so_far_apart_whatever_the_size() {
+fn rotations_are_never_closer_than_the_least_time_apart() {
     let mut rig = rig(json!({"size": 4096}));
     rig.settings["rotate"]["least_ms"] = json!(3_600_000);
     let line = "x".repeat(99) + "\n";
@@ -80,14 +80,14 @@ fn two_rotations_are_so_far_apart_whatever_the_size() {
 }
 
 #[test]
-fn an_old_file_is_rotated_however_often_its_logger_starts_anew() {
+fn an_old_file_is_rotated_however_often_its_logger_is_restarted() {
     for is_remembered in [true, false] {
         let rig = rig(json!({"age": 1000}));
         rig.links[0].source().write_all(b"one\n").unwrap();
         wait_until("it is rotated", || {
             let logger = rig.start();
             rig.wait_notified("READY=1");
-            // Each is younger than the file must be.
+            // Each logger runs for less than the age at which the file is rotated.
             std::thread::sleep(Duration::from_millis(200));
             logger.kill();
             if !is_remembered {
@@ -100,14 +100,14 @@ fn an_old_file_is_rotated_however_often_its_logger_starts_anew() {
 }
 
 #[test]
-fn an_old_file_is_rotated_without_a_message_and_an_empty_one_never() {
+fn an_old_file_is_rotated_even_without_a_new_message_and_an_empty_one_never() {
     let rig = rig(json!({"age": 300}));
     let logger = rig.start();
     rig.wait_notified("READY=1");
     std::thread::sleep(Duration::from_millis(400));
     rig.links[0].source().write_all(b"one\n").unwrap();
     wait_until("it is saved", || (rig.text() == "one\n").then_some(()));
-    // Its age is that of its first message.
+    // A file's age is that of its first message.
     assert!(rig.archives().is_empty());
     wait_until("it is rotated", || (!rig.archives().is_empty()).then_some(()));
     std::thread::sleep(Duration::from_millis(400));
@@ -116,14 +116,14 @@ fn an_old_file_is_rotated_without_a_message_and_an_empty_one_never() {
 }
 
 #[test]
-fn the_oldest_archives_go_and_nothing_that_is_none() {
+fn the_oldest_archives_are_removed_and_nothing_else() {
     let rig = rig(json!({"size": 4096, "keep": 3}));
     let others = ["m.log.1", "m.log.torn-20200101T000000.000000Z", "m.log.20200101T000000.000000Z.xz", "n.log"];
     others.iter().for_each(|name| put(&rig, name, "other"));
     for second in 0..5 {
         put(&rig, &format!("m.log.20200101T00000{second}.000000Z.gz"), "");
     }
-    // A link to a file is none either, whatever its name.
+    // A link to a file is not an archive either, whatever its name.
     let link = rig.folder.path().join("m.log.20200101T000000.000009Z");
     std::os::unix::fs::symlink(rig.path(), &link).unwrap();
     let logger = rig.start();
@@ -140,7 +140,7 @@ fn the_oldest_archives_go_and_nothing_that_is_none() {
 }
 
 #[test]
-fn archives_are_kept_by_their_bytes_and_the_newest_always() {
+fn archives_are_kept_up_to_a_total_size_and_the_newest_always() {
     for (keep_size, left) in [(2500, 2), (1000, 1), (100, 1), (3000, 3)] {
         let rig = rig(json!({"size": 4096, "keep_size": keep_size}));
         for second in 0..3 {
@@ -152,7 +152,7 @@ fn archives_are_kept_by_their_bytes_and_the_newest_always() {
 }
 
 #[test]
-fn archives_are_read_by_the_tools_that_people_have() {
+fn the_usual_tools_can_read_the_archives() {
     for (compress, tool) in [("gzip", "gzip"), ("zstd", "zstd")] {
         if Command::new(tool).arg("--version").output().is_err() {
             println!("left out: there is no {tool} here");
@@ -179,7 +179,7 @@ fn archives_are_read_by_the_tools_that_people_have() {
 }
 
 #[test]
-fn a_rotation_that_fails_is_told_once_and_saving_goes_on() {
+fn a_rotation_that_fails_is_reported_once_and_saving_goes_on() {
     let mut rig = rig(json!({"size": 4096}));
     rig.settings["rotate"]["least_ms"] = json!(50);
     put(&rig, ".m.log.new", "somebody's");
@@ -198,11 +198,11 @@ fn a_rotation_that_fails_is_told_once_and_saving_goes_on() {
 }
 
 #[test]
-fn an_archivist_that_fails_is_told_and_leaves_the_raw_file() {
+fn an_archivist_that_fails_is_reported_and_leaves_the_raw_file() {
     let rig = rig(json!({"size": 4096, "compress": "zstd"}));
     fs::create_dir(rig.folder.path().join(".m.log.archive")).unwrap();
     let logger = rig.start();
-    // A folder there is work for it, too.
+    // The archivist takes that folder for a leftover, so it starts without a rotation.
     rig.wait_notified("X_PLUMBD_PROBLEM=logger-archivist exited with status 1");
     rig.links[0].source().write_all("x\n".repeat(3000).as_bytes()).unwrap();
     wait_until("it is rotated, and that failed too", || {
@@ -228,10 +228,10 @@ fn archivist(logger: &Logger) -> Option<u32> {
 }
 
 #[test]
-fn compressing_stands_back_delays_nobody_and_ends_with_its_logger() {
+fn compressing_has_low_priority_delays_nothing_and_ends_with_its_logger() {
     let mut rig = Rig::with("raw", Records);
     rig.settings["rotate"] = json!({"size": 4096, "compress": "gzip", "least_ms": 0});
-    // Much, and nothing that gets smaller.
+    // A lot of data, which does not get smaller.
     let mut noise = vec![0u8; 60 << 20];
     fs::File::open("/dev/urandom").and_then(|mut f| std::io::Read::read_exact(&mut f, &mut noise)).unwrap();
     put(&rig, "m.log.20200101T000000.000000Z", &noise);
@@ -251,7 +251,7 @@ fn compressing_stands_back_delays_nobody_and_ends_with_its_logger() {
     stop(logger);
     wait_until("the archivist is gone", || (!fs::exists(format!("/proc/{pid}")).unwrap()).then_some(()));
     assert!(archives(&rig)[0].ends_with('Z'), "{:?}", archives(&rig));
-    // The next one takes it up.
+    // The next archivist does it.
     let logger = rig.start();
     wait_until("it is compressed", || (archives(&rig) == ["20200101T000000.000000Z.gz"]).then_some(()));
     wait_until("its workshop is gone", || (!workshop.exists()).then_some(()));
@@ -269,9 +269,9 @@ fn start_failing(rig: &Rig, inject: &str) -> Logger {
 
 #[test]
 #[ignore = "needs strace, run by .ci/run"]
-fn whichever_rename_fails_nothing_is_lost_and_it_is_rotated_in_the_end() {
+fn if_any_rename_fails_nothing_is_lost_and_the_file_is_rotated_in_the_end() {
     let lines: String = (0..2000).map(|i| format!("{i} line\n")).collect();
-    // Away fails; into place fails; a file system that knows no RENAME_NOREPLACE.
+    // The rename away fails; the one into place fails; the file system has no RENAME_NOREPLACE.
     for (inject, told) in [
         ("renameat2:error=ENOSPC:when=1", true),
         ("renameat2:error=EROFS:when=1..3", true),
@@ -313,7 +313,7 @@ fn names_are_on_the_disk_before_what_follows_is_acknowledged() {
     logger.wait_success();
     assert_eq!(rig.counter("rotations"), 5);
     let trace = fs::read_to_string(trace).unwrap();
-    // What is not on the disk yet: bytes of the file, its name.
+    // What is not on the disk yet: bytes of the file, and its name.
     let (mut bytes, mut name, mut acks) = (false, true, 0);
     for call in trace.lines() {
         match call.split('(').next().unwrap() {
@@ -333,7 +333,7 @@ fn names_are_on_the_disk_before_what_follows_is_acknowledged() {
 
 #[test]
 #[ignore = "needs root for a file system of its own, run by .ci/run"]
-fn on_a_full_disk_the_oldest_archives_go_and_then_the_sources_wait() {
+fn on_a_full_disk_the_oldest_archives_are_removed_and_then_the_sources_wait() {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
     let mut rig = rig(json!({"size": 4096, "compress": "gzip"}));
     rig.settings["when_full"] = json!("drop-archives");
@@ -346,7 +346,7 @@ fn on_a_full_disk_the_oldest_archives_go_and_then_the_sources_wait() {
         let name = format!("m.log.20200101T00000{second}.000000Z.zst");
         fs::write(disk.join(name), vec![0; 1 << 20]).unwrap();
     }
-    // What an archivist that was killed left goes before any of them.
+    // The leftovers of a killed archivist are removed before any archive.
     fs::write(disk.join(".m.log.archive"), vec![0; 2 << 20]).unwrap();
     fs::write(disk.join("m.log.torn-20200101T000000.000000Z"), vec![0; 1 << 20]).unwrap();
     let logger = rig.start();
@@ -374,7 +374,7 @@ fn on_a_full_disk_the_oldest_archives_go_and_then_the_sources_wait() {
 }
 
 #[test]
-fn archives_are_looked_after_where_the_kernel_gives_no_descriptor_of_a_process() {
+fn archives_are_compressed_even_if_the_kernel_gives_no_pidfd() {
     let mut rig = rig(json!({"size": 4096, "keep": 2, "compress": "gzip"}));
     let trace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=pidfd_open", "-e"];
     let logger = rig.start_under(&[&trace[..], &["inject=pidfd_open:error=EPERM"]].concat());
@@ -391,14 +391,14 @@ fn archives_are_looked_after_where_the_kernel_gives_no_descriptor_of_a_process()
     logger.wait_success();
 }
 
-/// Mode, owner and group.
+/// The mode, owner and group.
 fn rights(path: &std::path::Path) -> (u32, u32, u32) {
     let is = path.metadata().unwrap();
     (is.mode() & 0o7777, is.uid(), is.gid())
 }
 
 #[test]
-fn what_an_administrator_gave_the_file_is_kept_in_the_new_one_and_in_each_archive() {
+fn mode_and_owner_of_the_file_are_kept_for_the_new_one_and_for_each_archive() {
     let is_root = nix::unistd::geteuid().is_root();
     for compress in ["none", "gzip", "zstd"] {
         let mut rig = rig(json!({"size": 4096}));
@@ -424,7 +424,7 @@ fn what_an_administrator_gave_the_file_is_kept_in_the_new_one_and_in_each_archiv
             }
         }
         stop(logger);
-        // Nor does a new logger forget it.
+        // A new logger keeps them too.
         let logger = rig.start();
         rig.wait_notified("READY=1");
         assert_eq!(rights(&rig.path()), given);
@@ -433,7 +433,7 @@ fn what_an_administrator_gave_the_file_is_kept_in_the_new_one_and_in_each_archiv
 }
 
 #[test]
-fn a_file_that_is_not_trusted_leaves_its_rights_to_the_next() {
+fn a_file_that_is_not_trusted_passes_its_mode_and_owner_on_to_the_next() {
     let mut rig = Rig::with("raw", Records);
     records(1, 7, b"one", true).iter().for_each(|record| write_record(&rig.links[0].source(), record));
     put(&rig, "m.log", "");
@@ -447,7 +447,7 @@ fn a_file_that_is_not_trusted_leaves_its_rights_to_the_next() {
 }
 
 #[test]
-fn a_new_file_has_the_group_of_the_settings_and_so_have_its_archives() {
+fn a_new_file_and_its_archives_have_the_group_of_the_settings() {
     if !nix::unistd::geteuid().is_root() {
         println!("left out: needs root");
         return;
@@ -462,7 +462,7 @@ fn a_new_file_has_the_group_of_the_settings_and_so_have_its_archives() {
     wait_until("there is a new file", || rig.path().exists().then_some(()));
     let all: Vec<_> = rig.archives().into_iter().chain([rig.path()]).collect();
     assert!(all.iter().all(|path| rights(path) == (0o640, 0, 4)));
-    // One that was removed is a new file, too.
+    // After a removal there is a new file too.
     fs::remove_file(rig.path()).unwrap();
     wait_until("there is a new file", || rig.path().exists().then_some(()));
     wait_until("it has its group", || (rights(&rig.path()) == (0o640, 0, 4)).then_some(()));
@@ -471,7 +471,7 @@ fn a_new_file_has_the_group_of_the_settings_and_so_have_its_archives() {
 
 const NOBODY: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
 
-/// Whether a logger can be nobody's here; its folder is one for everybody then.
+/// Whether a logger can run as the user nobody here. If so, opens its folder to all users.
 fn may_be_nobody(rig: &Rig) -> bool {
     let is_root = nix::unistd::geteuid().is_root();
     if is_root {
@@ -485,7 +485,7 @@ fn may_be_nobody(rig: &Rig) -> bool {
 }
 
 #[test]
-fn what_it_may_not_give_is_reported_and_no_other_group_gets_the_rights() {
+fn if_the_group_cannot_be_set_that_is_reported_and_no_other_group_gets_access() {
     let mut rig = rig(json!({"size": 4096}));
     if !may_be_nobody(&rig) {
         return;
@@ -497,7 +497,7 @@ fn what_it_may_not_give_is_reported_and_no_other_group_gets_the_rights() {
     fs::set_permissions(rig.path(), fs::Permissions::from_mode(0o660)).unwrap();
     std::os::unix::fs::chown(rig.path(), None, Some(4)).unwrap();
     rig.links[0].source().write_all("x\n".repeat(3000).as_bytes()).unwrap();
-    rig.wait_notified("m.log the group of the one before: Operation not permitted");
+    rig.wait_notified("m.log the group of the file that it replaces: Operation not permitted");
     wait_until("it is rotated", || (rig.archives().len() == 1 && rig.path().exists()).then_some(()));
     assert_eq!(rights(&rig.path()), (0o600, 65534, 65534));
     assert_eq!(rights(&rig.archives()[0]), (0o660, 65534, 4));
@@ -521,7 +521,7 @@ fn archives_of_another_owner_are_removed_where_the_folder_allows_it() {
     wait_until("all but the newest are gone", || (rig.archives().len() == 1).then_some(()));
     assert!(rig.archives()[0].ends_with(&names[3]));
     stop(logger);
-    // In a folder like /tmp nobody removes what is another's.
+    // In a folder like /tmp, a user can't remove files of another.
     put(&rig, &names[0], "x");
     fs::set_permissions(rig.folder.path().join(&names[0]), fs::Permissions::from_mode(0o600)).unwrap();
     fs::set_permissions(rig.folder.path(), fs::Permissions::from_mode(0o1777)).unwrap();
@@ -547,7 +547,7 @@ fn an_archive_of_another_owner_that_a_logger_writes_to_stays() {
     }
     let held = fs::File::open(&rig.archives()[0]).unwrap();
     let _held = Flock::lock(held, FlockArg::LockExclusiveNonblock).unwrap();
-    // A logger in another container: its lock is not listed here.
+    // This stands for a logger in another container, whose lock is not listed here.
     put(&rig, ".m.log.20200101T000001.000000Z.intent", "");
     rig.start_archivist(&NOBODY).wait_success();
     let left: Vec<String> = archives(&rig);
@@ -556,7 +556,7 @@ fn an_archive_of_another_owner_that_a_logger_writes_to_stays() {
 }
 
 #[test]
-fn what_an_archivist_of_another_user_left_is_no_obstacle() {
+fn leftovers_of_an_archivist_of_another_user_are_no_obstacle() {
     let rig = rig(json!({"size": 4096, "compress": "zstd"}));
     if !may_be_nobody(&rig) {
         return;
@@ -565,11 +565,12 @@ fn what_an_archivist_of_another_user_left_is_no_obstacle() {
     fs::set_permissions(rig.folder.path().join(".m.log.archive"), fs::Permissions::from_mode(0o600)).unwrap();
     let path = rig.folder.path().join("m.log.20200101T000000.000000Z");
     fs::write(&path, "one\n").unwrap();
-    // Of another owner, but not secret: what can't be given is no reason to leave it.
+    // It belongs to another owner, but is not secret. So it is compressed even if the owner can't be
+    // restored.
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     rig.start_archivist(&NOBODY).wait_success();
     assert_eq!(archives(&rig), ["20200101T000000.000000Z.zst"]);
     assert_eq!(rights(&rig.archives()[0]), (0o604, 65534, 65534));
     let log = fs::read_to_string(rig.folder.path().join("log")).unwrap();
-    assert!(log.contains("the owner of the one before: Operation not permitted"), "{log}");
+    assert!(log.contains("the owner of the file that it replaces: Operation not permitted"), "{log}");
 }

@@ -1,4 +1,4 @@
-//! Whenever a logger is killed over a rotation, or its archivist at work, each
+//! Whenever a logger is killed in a rotation, or its archivist at work, each
 //! message is in the file or an archive exactly once.
 
 use crate::logger_kills::{COUNT, Dice, ECHO, assert_same, expected, full_rig, saved, under_load};
@@ -24,7 +24,7 @@ fn rotating_rig() -> Rig {
     rig
 }
 
-/// After one more pass of the archivist nothing is raw, nothing stands in two
+/// Checks that after one more pass of the archivist, nothing is raw, nothing exists in two
 /// forms, and nothing is left over.
 fn assert_all_archived(rig: &Rig, when: &str) {
     let before = rig.all_bytes();
@@ -90,7 +90,7 @@ fn kills_at_any_instruction_of_rotations_lose_and_double_nothing() {
 
 #[test]
 #[ignore = "needs ptrace and a minute, run by .ci/run"]
-fn if_all_are_killed_over_a_rotation_what_was_acknowledged_is_saved_once_and_nothing_is_torn() {
+fn if_all_are_killed_in_a_rotation_what_was_acknowledged_is_saved_once_and_nothing_is_torn() {
     let mut dice = Dice(std::process::id().into());
     println!("seed {}", dice.0);
     let mut stop = 0;
@@ -129,7 +129,7 @@ fn an_archivist_that_is_killed_at_any_system_call_leaves_all_to_the_next() {
             for (i, text) in texts.iter().enumerate() {
                 put(&format!("m.log.20200101T000001.00000{i}Z"), text);
             }
-            // Not half of it, which somebody was at when he was killed.
+            // A half archive, at which another archivist was killed, is not used.
             put(&format!("m.log.20200101T000001.000001Z.{ending}"), "half");
             put(".m.log.archive", &"left over".repeat(100_000));
             put("m.log.torn-20200101T000000.000000Z", "torn");
@@ -158,7 +158,7 @@ fn an_archivist_that_is_killed_at_any_system_call_leaves_all_to_the_next() {
 #[test]
 fn a_batch_is_completed_in_a_file_that_was_made_an_archive_meanwhile() {
     let mut rig = rotating_rig();
-    // Its own name only, until it is killed.
+    // It is not rotated before it is killed.
     rig.settings["rotate"]["size"] = serde_json::json!(1_u64 << 40);
     let logger = rig.start();
     wait_until("a batch is under way", || (!rig.bytes().is_empty()).then_some(()));

@@ -1,5 +1,5 @@
-//! The JSON schema that editors use: it says nothing that `plumbd check` does
-//! not, and tells what a schema can tell.
+//! The JSON schema that editors use: it refuses nothing that `plumbd check` accepts, and
+//! finds the mistakes that a schema can find.
 
 use crate::config::{BAD, GOOD, files, is_right, tables};
 use plumbd::config::BUILTIN;
@@ -11,8 +11,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Whether the schema takes each of these documents, by Debian's
-/// python3-jsonschema; and that it is a schema.
+/// Whether the schema accepts each of these documents, according to Debian's
+/// python3-jsonschema. Also checks that it is a schema.
 fn taken(documents: &[Value]) -> Vec<bool> {
     const VALIDATE: &str = "import json, sys, jsonschema\n\
                             schema, documents = json.load(sys.stdin)\n\
@@ -32,7 +32,7 @@ fn taken(documents: &[Value]) -> Vec<bool> {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The file as a value; `None` where it is no TOML.
+/// The file as a value; `None` if it is not TOML.
 fn document(path: &Path) -> Option<Value> {
     let text = String::from_utf8(std::fs::read(path).ok()?).ok()?;
     let table: toml::Table = text.trim_start_matches('\u{feff}').parse().ok()?;
@@ -45,7 +45,7 @@ fn name(path: &Path) -> String {
 
 #[test]
 #[ignore = "needs python3-jsonschema, run by .ci/run"]
-fn every_right_file_is_taken() {
+fn every_right_file_is_accepted() {
     let mut paths = files(GOOD);
     paths.extend(files("../../etc"));
     let documents: Vec<Value> = paths.iter().map(|path| document(path).unwrap()).collect();
@@ -54,7 +54,7 @@ fn every_right_file_is_taken() {
     }
 }
 
-/// Bad files whose problem is within one table, so that a schema can tell.
+/// Bad files whose problem is within one table, so that a schema can find it.
 const TELLING: [&str; 27] = [
     "addresses",
     "backoff-factor",
@@ -87,7 +87,7 @@ const TELLING: [&str; 27] = [
 
 #[test]
 #[ignore = "needs python3-jsonschema, run by .ci/run"]
-fn wrong_files_are_refused_where_a_schema_can_tell() {
+fn wrong_files_are_refused_if_a_schema_can_find_the_problem() {
     let (paths, documents): (Vec<_>, Vec<_>) =
         files(BAD).into_iter().filter_map(|path| Some((name(&path), document(&path)?))).unzip();
     let taken = taken(&documents);
@@ -122,10 +122,10 @@ fn with(table: &str, key: &str, value: &str) -> String {
     )
 }
 
-/// An editor must not cry over what is right.
+/// An editor must not complain about what is right.
 #[test]
 #[ignore = "needs python3-jsonschema, run by .ci/run"]
-fn no_value_of_any_key_is_refused_that_the_check_takes() {
+fn no_value_that_the_check_accepts_is_refused() {
     const VALUES: [&str; 24] = [
         "'x'",
         "''",
@@ -182,7 +182,7 @@ fn no_value_of_any_key_is_refused_that_the_check_takes() {
     assert!(right > 100 && refused > 500, "{right} right, {refused} refused of {}", cases.len());
 }
 
-/// A manifest is a row as it stands, and its defaults are those of the check.
+/// A manifest has the plugin's row, and its defaults are those of the check.
 #[test]
 fn each_plugin_describes_itself() {
     let plumbd = |words: &[&str], here: &Path| {
@@ -220,7 +220,7 @@ fn each_plugin_describes_itself() {
                 defaults += &format!("{} = {}\n", key.name, show::json(default));
             }
         }
-        // All of them written out mean the same as none.
+        // Writing out all defaults means the same as writing none.
         let header = format!("[children.{}.settings]\n", plugin.name);
         let (there, anew) = (BUILTIN.replace(&header, &format!("{header}{defaults}")), format!("{header}{defaults}"));
         let given = if there == BUILTIN { format!("{BUILTIN}\n{anew}") } else { there };

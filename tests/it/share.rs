@@ -1,13 +1,13 @@
 //! share/ has what the package and `make install` take from it: manual pages,
 //! completions and the JSON schema, as the commands print them.
-//! `UPDATE_EXPECT=1 cargo test --test it share` writes it anew.
+//! `UPDATE_EXPECT=1 cargo test --test it share` rewrites it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What prints completions and the schema, and where each shell, and the first
-/// line of etc/plumbd.toml, look for them, below share/.
+/// The commands that print completions and the schema, and the places below share/ where
+/// each shell, and the first line of etc/plumbd.toml, look for them.
 const PRINTED: [(&[&str], &str); 4] = [
     (&["completions", "bash"], "bash-completion/completions/plumbd"),
     (&["completions", "fish"], "fish/vendor_completions.d/plumbd.fish"),

@@ -1,5 +1,4 @@
-//! Out of descriptors, memory or watches while a reload goes on: what it says is
-//! what is so.
+//! A reload runs out of descriptors, memory or watches: what it reports is true.
 
 use crate::daemon::{Daemon, alive, environment, free_port, wait_for};
 use crate::strace::Strace;
@@ -43,8 +42,8 @@ fn is_new(daemon: &Daemon) -> bool {
     new
 }
 
-/// Sets how many descriptors the daemon may have more than it has; `None`: as
-/// many as the system lets it.
+/// Sets how many more descriptors the daemon may have than it has now; `None`: as
+/// many as the system allows.
 fn leave_descriptors(daemon: &Daemon, more: Option<usize>) {
     let soft = match more {
         None => String::new(),
@@ -66,7 +65,7 @@ fn leave_descriptors(daemon: &Daemon, more: Option<usize>) {
 }
 
 #[test]
-fn a_reload_that_runs_out_of_descriptors_anywhere_says_what_is_so() {
+fn a_reload_that_runs_out_of_descriptors_anywhere_reports_the_truth() {
     let port = free_port();
     let mut daemon = Daemon::start(&config(port, "3s", false));
     let (mut undone, mut done) = (0, 0);
@@ -95,7 +94,7 @@ fn a_reload_that_runs_out_of_descriptors_anywhere_says_what_is_so() {
     daemon.stop();
 }
 
-/// A reload under that fault fails, changes nothing and says so.
+/// Checks that a reload under that fault fails, changes nothing and reports that.
 #[track_caller]
 fn changes_nothing(call: &str, inject: &str, other: bool, why: &str) {
     let port = free_port();
@@ -117,7 +116,7 @@ fn changes_nothing(call: &str, inject: &str, other: bool, why: &str) {
 #[test]
 #[ignore = "needs strace, run by .ci/run"]
 fn a_child_whose_settings_cannot_be_made_changes_nothing() {
-    // The first is for what a process aside says of the configuration.
+    // The first one is for what a separate process finds out about the configuration.
     changes_nothing(
         "memfd_create",
         "error=EMFILE:when=2+",
@@ -128,7 +127,7 @@ fn a_child_whose_settings_cannot_be_made_changes_nothing() {
 
 #[test]
 #[ignore = "needs strace, run by .ci/run"]
-fn a_look_that_cannot_be_had_changes_nothing() {
+fn a_look_that_cannot_be_started_changes_nothing() {
     let start = "cannot reload: cannot start a process that looks at the system: ";
     changes_nothing("memfd_create", "error=EMFILE:when=1", false, &format!("{start}Too many open files"));
     changes_nothing("clone", "error=EAGAIN:when=1", false, &format!("{start}Resource temporarily unavailable"));
@@ -145,8 +144,8 @@ fn a_child_whose_settings_do_not_fit_into_memory_changes_nothing() {
 #[test]
 #[ignore = "needs strace, run by .ci/run"]
 fn a_child_whose_notifications_cannot_be_watched_changes_nothing() {
-    // Before it: the operator's connection, which then waits, and the process that looks,
-    // which is then gone.
+    // Earlier calls are for the operator's connection, which then waits, and for the process
+    // that looks, which is then gone.
     changes_nothing("epoll_ctl", "error=ENOSPC:when=5", false, "cannot prepare child \"echo\": No space left");
 }
 
@@ -158,7 +157,7 @@ fn a_new_child_whose_log_cannot_be_watched_changes_nothing() {
 
 #[test]
 #[ignore = "needs strace, run by .ci/run"]
-fn a_child_whose_start_cannot_be_watched_is_killed_and_comes_again() {
+fn a_child_whose_start_cannot_be_watched_is_killed_and_restarted() {
     let port = free_port();
     let mut daemon = Daemon::start(&config(port, "3s", false));
     let pid = daemon.child_pid("one");
@@ -172,18 +171,18 @@ fn a_child_whose_start_cannot_be_watched_is_killed_and_comes_again() {
 
 #[test]
 #[ignore = "needs strace, run by .ci/run"]
-fn an_operator_who_hangs_up_while_a_forked_child_is_slow_keeps_the_loop_asleep() {
-    // It is forked, with a copy of every descriptor, because of its directory.
+fn if_an_operator_hangs_up_while_a_forked_child_is_slow_the_loop_stays_asleep() {
+    // Because it has a directory, it is forked, with a copy of every descriptor.
     let slow = "[children.one]\ncommand = [\"sleep\", \"1000\"]\ndirectory = \".\"\n";
     let mut daemon = Daemon::start(slow);
     daemon.done(&Request::Stop { children: vec!["one".into()] });
     let trace = daemon.path("trace");
     let options = ["-f", "-o", trace.to_str().unwrap(), "-e", "trace=umask,epoll_wait,epoll_pwait"];
-    // What is forked stays for so long before it becomes the program.
+    // The forked process waits for this long before it executes the program.
     let late = ["-e", "inject=umask:delay_enter=3000000"];
     let strace = Strace::attach(daemon.pid(), &[&options[..], &late].concat());
     let idle = std::os::unix::net::UnixStream::connect(daemon.path("plumbd.sock")).unwrap();
-    // The one that asks waits for the child, and so long nothing else is to be done.
+    // The operator waits for the child, and meanwhile there is nothing else to do.
     let asked = daemon.ask_meanwhile(Request::Start { children: vec!["one".into()] });
     wait_for("a child is forked", || (crate::daemon::children_of(daemon.pid()).len() == 1).then_some(()));
     drop(idle);
@@ -196,7 +195,7 @@ fn an_operator_who_hangs_up_while_a_forked_child_is_slow_keeps_the_loop_asleep()
 
 #[test]
 #[ignore = "needs strace, run by .ci/run"]
-fn what_a_child_left_behind_ends_where_no_process_can_be_had() {
+fn strays_are_ended_even_if_no_process_can_be_started() {
     let leaves = "setsid sh -c 'echo $$ >> left; exec sleep 1000' & while ! test -e go; do sleep 0.01; done";
     let mut daemon =
         Daemon::start(&format!("[children.one]\ncommand = [\"sh\", \"-c\", \"{leaves}\"]\nrestart = \"never\"\n"));

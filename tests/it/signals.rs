@@ -1,5 +1,5 @@
-//! Signals: to the supervisor and to built-in plugins, those included that nobody means;
-//! and whom a child's stop signal reaches.
+//! Signals to the supervisor and to built-in plugins, including those that are not sent
+//! on purpose, and which processes a child's stop signal reaches.
 
 use crate::daemon::{Daemon, alive, children_of, free_port, kill, send, wait_for};
 use nix::libc::{
@@ -17,7 +17,7 @@ fn named(name: &str) -> Vec<String> {
 }
 
 #[test]
-fn sigquit_ends_in_order_and_who_sent_it_is_logged() {
+fn sigquit_ends_it_in_order_and_its_sender_is_logged() {
     let mut daemon = Daemon::start(
         r#"
         [children.source]
@@ -41,7 +41,7 @@ fn sigquit_ends_in_order_and_who_sent_it_is_logged() {
 }
 
 #[test]
-fn signals_that_nobody_means_are_logged_and_else_ignored() {
+fn unintended_signals_are_logged_and_otherwise_ignored() {
     let mut daemon = Daemon::start(ONE);
     let one = daemon.child_pid("one");
     let real_time = [SIGRTMIN(), SIGRTMIN() + 6, SIGRTMAX()];
@@ -58,7 +58,7 @@ fn signals_that_nobody_means_are_logged_and_else_ignored() {
     }
     send(daemon.pid(), SIGPIPE);
     assert_eq!(daemon.child_pid("one"), one);
-    // A child has none of it.
+    // A child is not affected.
     kill(one, SIGKILL);
     let one = daemon.wait_replaced("one", one);
     kill(one, SIGALRM);
@@ -68,7 +68,7 @@ fn signals_that_nobody_means_are_logged_and_else_ignored() {
 }
 
 #[test]
-fn plugins_are_not_hit_by_what_is_sent_to_all_that_is_called_plumbd() {
+fn plugins_do_not_get_signals_that_are_sent_to_all_processes_called_plumbd() {
     let port = free_port();
     let mut daemon = Daemon::start(&format!(
         r#"
@@ -97,7 +97,7 @@ fn plugins_are_not_hit_by_what_is_sent_to_all_that_is_called_plumbd() {
 }
 
 #[test]
-fn stop_signals_of_job_control_arrive() {
+fn stop_signals_of_job_control_work() {
     for signal in ["TSTP", "TTIN", "TTOU", "WINCH"] {
         for halted in [false, true] {
             let mut daemon = Daemon::start(&format!(
@@ -123,8 +123,8 @@ fn stop_signals_of_job_control_arrive() {
     }
 }
 
-/// A server with two workers, each of which ends its work once there is a file `go`, but
-/// is cut off in it by SIGTERM. `leader` is what the server does at SIGTERM.
+/// A server with two workers. Each of them finishes its work once there is a file `go`, but
+/// SIGTERM would interrupt it. `leader` is what the server does at SIGTERM.
 fn prefork(leader: &str, keys: &str) -> String {
     format!(
         r#"
@@ -149,7 +149,7 @@ fn prefork(leader: &str, keys: &str) -> String {
 }
 
 #[test]
-fn a_leader_that_is_told_alone_has_its_workers_finish() {
+fn if_only_the_leader_gets_the_signal_its_workers_can_finish() {
     let mut daemon = Daemon::start(&prefork("wait; exit 0", "stop_to = \"leader\"\nstop_timeout = \"1000s\""));
     let stop = daemon.ask_meanwhile(Request::Stop { children: named("server") });
     daemon.wait_child("server", ChildState::Stopping);
@@ -161,7 +161,7 @@ fn a_leader_that_is_told_alone_has_its_workers_finish() {
 }
 
 #[test]
-fn by_default_the_whole_group_is_told() {
+fn by_default_the_whole_group_gets_the_signal() {
     let mut daemon = Daemon::start(&prefork("wait; exit 0", "stop_timeout = \"1000s\""));
     daemon.done(&Request::Stop { children: named("server") });
     assert_eq!(daemon.read_text("ends"), "cut\ncut\n");
@@ -169,19 +169,19 @@ fn by_default_the_whole_group_is_told() {
 }
 
 #[test]
-fn what_a_leader_leaves_is_killed_when_it_has_ended_or_is_out_of_time() {
+fn what_a_leader_leaves_is_killed_when_it_has_ended_or_its_time_is_up() {
     for (leader, keys) in [("exit 0", "stop_timeout = \"1000s\""), ("", "stop_timeout = \"100ms\"")] {
         let mut daemon = Daemon::start(&prefork(leader, &format!("stop_to = \"leader\"\n{keys}")));
         let workers = children_of(daemon.child_pid("server"));
         daemon.done(&Request::Stop { children: named("server") });
         assert!(workers.into_iter().all(|pid| !alive(pid)));
-        assert_eq!(daemon.read_text("ends"), "", "nobody told them");
+        assert_eq!(daemon.read_text("ends"), "", "they got no signal");
         daemon.stop();
     }
 }
 
 #[test]
-fn whom_a_stop_goes_to_changes_with_a_reload_and_no_restart() {
+fn stop_to_changes_with_a_reload_and_no_restart() {
     let config = |more: &str| prefork("wait; exit 0", &format!("stop_timeout = \"1000s\"\n{more}"));
     let mut daemon = Daemon::start(&config(""));
     let server = daemon.child_pid("server");

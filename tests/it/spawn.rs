@@ -1,16 +1,16 @@
-//! What a child starts with, and what is told where it can't start.
+//! What a child starts with, and what is reported if it can't start.
 
 use crate::daemon::{self, Daemon, alive, kill, wait_for};
 use plumbd::control::Request;
 use plumbd::control::status::ChildState;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A child's descriptors: number and what proc(5) says that it is.
+/// A child's descriptors: their numbers, and their targets from proc(5).
 fn descriptors(pid: i32) -> BTreeMap<i32, String> {
     let folder = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     let each = folder.map(|entry| {
         let entry = entry.unwrap();
-        // It may be closed by now.
+        // It may have been closed since.
         let target = std::fs::read_link(entry.path()).unwrap_or_default().to_str().unwrap().to_owned();
         (entry.file_name().to_str().unwrap().parse().unwrap(), target)
     });
@@ -30,8 +30,8 @@ fn environment(pid: i32) -> BTreeMap<String, String> {
 
 #[test]
 fn a_child_has_the_descriptors_that_it_was_given_and_no_other() {
-    // The daemon itself is started with one too many. (Its end waits for no
-    // sink: this one does not see the end of its input.)
+    // The daemon itself is started with an extra descriptor. (This sink does not see the end of
+    // its input, so the daemon's end does not wait for it.)
     let mut daemon = Daemon::start_after(
         "exec 9</etc/passwd",
         r#"
@@ -52,7 +52,7 @@ fn a_child_has_the_descriptors_that_it_was_given_and_no_other() {
         .replace("127.0.0.1:0", &format!("127.0.0.1:{}", daemon::free_port()))
         .as_str(),
     );
-    // While it starts, the program itself opens this and that.
+    // While it starts, the program itself opens some files.
     let settled = |name: &str, expected: &[i32]| {
         let pid = daemon.child_pid(name);
         wait_for(&format!("{name} has {expected:?}, not {:?}", descriptors(pid)), || {
@@ -146,7 +146,7 @@ fn the_environment_is_the_minimal_one_and_what_was_asked_for() {
     let given = |name: &str| {
         let pid = daemon.child_pid(name);
         let mut given = environment(pid);
-        // The mark by which what it starts is found; it ends with the child's own process id.
+        // This mark identifies what the child starts. It ends with the child's own pid.
         let mark = given.remove("PLUMBD_START").unwrap();
         assert!(mark.contains(&format!(":{}.", daemon.pid())), "{mark}");
         assert!(mark.contains(&format!(":{name}:")) && mark.ends_with(&format!(":{pid}")), "{mark}");
@@ -188,7 +188,7 @@ fn listening_sockets_come_as_sd_listen_fds_has_them() {
         "#
     );
     let mut daemon = Daemon::start(&config);
-    // Whoever comes after a death has its own process id in it.
+    // Each new process after a death has its own pid in LISTEN_PID.
     for _ in 0..2 {
         let pid = daemon.child_pid("one");
         let environment = environment(pid);
@@ -206,7 +206,7 @@ fn listening_sockets_come_as_sd_listen_fds_has_them() {
 }
 
 #[test]
-fn settings_are_json_at_each_start_and_nobody_can_write_them() {
+fn settings_are_json_at_each_start_and_cannot_be_written_to() {
     let mut daemon = Daemon::start(
         r#"
         [children.one]
@@ -251,14 +251,14 @@ fn children_die_with_the_supervisor() {
     daemon.signal(nix::libc::SIGKILL);
     daemon.wait_end();
     assert!(pids.iter().all(|&pid| !alive(pid)));
-    // What it left behind (its socket) is no hindrance to the next one.
+    // The socket that it left behind does not hinder the next daemon.
     daemon.start_again();
     assert!(daemon.status().all_up());
     daemon.stop();
 }
 
 #[test]
-fn a_directory_that_vanished_is_told_and_the_child_comes_back_with_it() {
+fn a_directory_that_vanished_is_reported_and_the_child_starts_when_it_is_back() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("there")).unwrap();
     let mut daemon = Daemon::spawn_in(
@@ -286,7 +286,7 @@ fn a_directory_that_vanished_is_told_and_the_child_comes_back_with_it() {
 }
 
 #[test]
-fn what_a_child_says_is_in_the_log_by_its_name_and_priority() {
+fn what_a_child_prints_is_in_the_log_with_its_name_and_priority() {
     let mut daemon = Daemon::start(
         r#"
         [daemon]
@@ -319,7 +319,7 @@ fn what_a_child_says_is_in_the_log_by_its_name_and_priority() {
 }
 
 #[test]
-fn what_the_log_level_leaves_out_is_left_out() {
+fn entries_below_the_log_level_are_left_out() {
     let mut daemon = Daemon::start(
         r#"
         [daemon]

@@ -1,4 +1,4 @@
-//! A daemon that runs for long: nothing leaks, nothing wakes up for nothing.
+//! A daemon that runs for long: nothing leaks, and nothing wakes up for no reason.
 
 use crate::daemon::{Daemon, children_of, kill, wait_for};
 use plumbd::control::status::ChildState;
@@ -43,7 +43,7 @@ fn kills_and_reloads_leak_no_descriptor_and_leave_no_zombie() {
                 daemon.wait_replaced(name, child.pid.unwrap());
             }
         }
-        // A child changes, and each time its ports.
+        // Each time, a child and its ports change.
         daemon.reload(&config(if round % 2 == 0 { "0077" } else { "0022" }));
     }
     let status = daemon.status();
@@ -56,7 +56,7 @@ fn kills_and_reloads_leak_no_descriptor_and_leave_no_zombie() {
     daemon.stop();
 }
 
-/// How often a process went to sleep: once each time it was woken.
+/// How often a process went to sleep, which it does once after each wake-up.
 fn wake_ups(pid: i32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
@@ -67,8 +67,8 @@ fn wake_ups(pid: i32) -> u64 {
 fn an_idle_daemon_sleeps() {
     let mut daemon = Daemon::start(&config("0022"));
     wait_for("all is up", || daemon.status().all_up().then_some(()));
-    // This is about time: nothing is awaited. A second without any wake-up
-    // must come soon, for there is nothing to wake up for.
+    // This waits for time, not for a fact. A second without any wake-up must come soon,
+    // because there is nothing to wake up for.
     wait_for("a second of sleep", || {
         let before = wake_ups(daemon.pid());
         std::thread::sleep(Duration::from_secs(1));

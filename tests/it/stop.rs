@@ -1,4 +1,4 @@
-//! Stopping: one child by an operator's word, or everything, in order.
+//! Stopping: one child at an operator's request, or everything, in order.
 
 use crate::daemon::{Daemon, alive, children_of, kill, wait_for};
 use crate::mini::Rig;
@@ -14,7 +14,7 @@ fn named(name: &str) -> Vec<String> {
     vec![name.to_owned()]
 }
 
-/// A source that has last words, a filter, and a sink that is slow to begin.
+/// A source that writes when it is stopped, a filter, and a sink that is slow to begin.
 const PIPELINE: &str = r#"
     [children.source]
     command = ["sh", "-c", """
@@ -37,7 +37,7 @@ const PIPELINE: &str = r#"
     "#;
 
 #[test]
-fn sources_stop_first_and_sinks_when_they_have_taken_everything() {
+fn sources_stop_first_and_sinks_once_they_have_taken_everything() {
     let mut daemon = Daemon::start(PIPELINE);
     daemon.stop();
     let expected: String = (1..=20000).map(|n| format!("line {n}\n")).collect();
@@ -54,7 +54,7 @@ fn an_operators_shutdown_drains_and_waits_for_the_end() {
     assert!(!daemon.path("plumbd.sock").exists());
 }
 
-/// Ignores its stop signal, and has all the time in the world.
+/// A child that ignores its stop signal, with a very long time to stop.
 const DEAF: &str = r#"
     [daemon]
     stop_timeout = "1000s"
@@ -65,7 +65,7 @@ const DEAF: &str = r#"
     "#;
 
 #[test]
-fn a_second_signal_ends_at_once() {
+fn a_second_signal_ends_the_daemon_at_once() {
     for (first, second) in [
         (nix::libc::SIGTERM, nix::libc::SIGTERM),
         (nix::libc::SIGINT, nix::libc::SIGTERM),
@@ -91,7 +91,7 @@ fn a_fast_shutdown_does_not_drain_nor_wait() {
     daemon.done(&Request::Shutdown { fast: true });
     assert!(daemon.wait_end().success());
 
-    // Also where another is under way; both are answered.
+    // This holds even if another shutdown is under way. Both are answered.
     let mut daemon = Daemon::start(DEAF);
     let slow = daemon.ask_meanwhile(Request::Shutdown { fast: false });
     daemon.wait_state(DaemonState::Stopping);
@@ -105,7 +105,7 @@ fn a_fast_shutdown_does_not_drain_nor_wait() {
 }
 
 #[test]
-fn a_drain_takes_no_longer_than_its_bound_and_tells_what_was_lost() {
+fn a_drain_takes_no_longer_than_its_limit_and_reports_what_was_lost() {
     let mut daemon = Daemon::start(
         r#"
         [daemon]
@@ -126,7 +126,7 @@ fn a_drain_takes_no_longer_than_its_bound_and_tells_what_was_lost() {
 }
 
 #[test]
-fn a_sink_that_dies_while_it_drains_comes_back_for_the_rest() {
+fn a_sink_that_dies_while_it_drains_is_restarted_to_take_the_rest() {
     let mut daemon = Daemon::start(
         r#"
         [daemon]
@@ -149,9 +149,9 @@ fn a_sink_that_dies_while_it_drains_comes_back_for_the_rest() {
 }
 
 #[test]
-fn a_stop_in_the_instant_of_a_start_reaches_the_child() {
-    // The supervisor finds a death and its own end at once: it starts the next
-    // one and asks it to go before that has made its process group.
+fn a_stop_at_the_moment_of_a_start_reaches_the_child() {
+    // The supervisor learns of a death and of its own end at once. So it starts the next
+    // process, and asks it to stop before that has made its process group.
     for _ in 0..10 {
         let mut daemon = Daemon::start(
             r#"
@@ -186,7 +186,7 @@ fn children_are_stopped_started_and_restarted_by_name() {
     let stopped = daemon.child("one");
     assert_eq!((stopped.state, stopped.pid, stopped.ready), (ChildState::Down, None, false));
     assert!(!alive(one));
-    // Twice is no error.
+    // Stopping it twice is no error.
     daemon.done(&Request::Stop { children: named("one") });
     daemon.done(&Request::Start { children: named("one") });
     let started = daemon.child_pid("one");
@@ -211,7 +211,7 @@ fn children_are_stopped_started_and_restarted_by_name() {
 }
 
 #[test]
-fn a_name_that_nobody_has_is_refused_and_nothing_is_done() {
+fn a_request_with_an_unknown_name_is_refused_and_nothing_is_done() {
     let mut daemon = Daemon::start("[children.one]\ncommand = [\"sleep\", \"1000\"]\n");
     let one = daemon.child_pid("one");
     let both = vec!["one".to_owned(), "two".to_owned()];
@@ -229,7 +229,7 @@ fn a_name_that_nobody_has_is_refused_and_nothing_is_done() {
 }
 
 #[test]
-fn what_an_operator_stopped_stays_down_over_a_reload_until_he_starts_it() {
+fn what_an_operator_stopped_stays_down_over_a_reload_until_it_is_started() {
     let config = |umask: &str| format!("[children.one]\ncommand = [\"sleep\", \"1000\"]\numask = \"{umask}\"\n");
     let mut daemon = Daemon::start(&config("0022"));
     daemon.done(&Request::Stop { children: named("one") });
@@ -245,7 +245,7 @@ fn what_an_operator_stopped_stays_down_over_a_reload_until_he_starts_it() {
 }
 
 #[test]
-fn a_start_while_it_is_being_stopped_brings_it_back() {
+fn a_child_that_is_started_while_it_is_being_stopped_runs_again() {
     let config = |umask: &str| {
         format!(
             r#"
@@ -271,7 +271,7 @@ fn a_start_while_it_is_being_stopped_brings_it_back() {
     std::fs::write(daemon.path("go"), "").unwrap();
     assert_eq!(start.join().unwrap().unwrap().0, 0);
     assert_ne!(daemon.child_pid("one"), pid);
-    // And it is no longer one that an operator stopped.
+    // And it no longer counts as stopped by an operator.
     daemon.reload(&config("0077"));
     assert_eq!(daemon.child("one").state, ChildState::Up);
     daemon.stop();
@@ -309,7 +309,7 @@ fn strays_of_a_child_do_not_outlive_the_daemon() {
 }
 
 #[test]
-fn half_a_line_that_a_stopped_logger_had_set_aside_is_saved_at_the_end() {
+fn half_a_line_that_a_stopped_logger_carried_is_saved_at_the_end() {
     let mut daemon = Daemon::start(
         r#"
         [children.source]
@@ -332,15 +332,15 @@ fn half_a_line_that_a_stopped_logger_had_set_aside_is_saved_at_the_end() {
     assert_eq!(daemon.read_text("messages.log"), "half\n");
 }
 
-/// Between sigaction(2) and the note of what a signal shall do there was an
-/// instant at which it did nothing.
+/// There was once an instant, after sigaction(2) and before it was noted what a signal should
+/// do, at which the signal did nothing.
 #[test]
 #[ignore = "needs ptrace, run by .ci/run"]
-fn a_stop_is_heard_however_early_it_comes() {
+fn a_stop_signal_is_obeyed_however_early_it_comes() {
     let mut stopped_by_itself = 0;
     for stop in 0..40 {
         let rig = Rig::with("raw", Lines);
-        // The pair tells of signals; it is made just before they are caught.
+        // The socket pair reports signals. It is made just before they are caught.
         let mut logger = held_at(&rig, SYS_socketpair, Place { stop, steps: 0 });
         logger.signal(SIGTERM);
         let_go(&logger);

@@ -1,5 +1,5 @@
-//! What a service manager keeps for the next supervisor, and gives to the
-//! first: links, listening sockets, sockets of its own.
+//! What a service manager keeps for the next supervisor, and what it gives to the first:
+//! links, listening sockets, and sockets of its own.
 
 use crate::daemon::{Daemon, alive, children_of, free_port, kill, wait_for};
 use crate::manager::Manager;
@@ -22,7 +22,7 @@ const LINES: &str = "[children.lines]\ncommand = [\"./lines\"]\n\
      [children.sink]\ncommand = [\"/bin/sleep\", \"1000\"]\nstop_signal = \"SIGKILL\"\n\
      [[links]]\nfrom = \"lines\"\nto = \"sink\"\n";
 
-/// Kills the daemon and all below it, as a crash would that leaves nothing.
+/// Kills the daemon and all its children, like a crash that leaves no process.
 fn kill_all(daemon: &mut Daemon) {
     let children = children_of(daemon.pid());
     kill(daemon.pid(), SIGKILL);
@@ -50,7 +50,7 @@ fn sockets_and_links_are_stored_while_they_are_in_use_and_sockets_for_a_restart(
     stored(&daemon, first);
     daemon.stop();
     daemon.manager().wait_stored(&[&format!("listen/tcp%3A//127.0.0.1%3A{first}")]);
-    // A client that comes now waits for the restart.
+    // A client that connects now waits for the restart.
     let mut client = daemon.connect(first);
     client.write_all(b"early\n").unwrap();
     daemon.start_again();
@@ -62,7 +62,7 @@ fn sockets_and_links_are_stored_while_they_are_in_use_and_sockets_for_a_restart(
 }
 
 #[test]
-fn a_client_that_comes_between_two_supervisors_waits_and_is_served() {
+fn a_client_that_connects_between_two_supervisors_waits_and_is_served() {
     let port = free_port();
     let mut daemon = Daemon::start_managed(&echo_and_logger(port));
     kill_all(&mut daemon);
@@ -77,7 +77,7 @@ fn a_client_that_comes_between_two_supervisors_waits_and_is_served() {
 }
 
 #[test]
-fn what_was_in_an_ordinary_link_is_there_for_the_next_sink() {
+fn what_was_in_an_ordinary_link_is_kept_for_the_next_sink() {
     let dir = tempfile::tempdir().unwrap();
     write_program(&dir, "lines", "echo one; echo two; touch written; exec sleep 1000");
     let manager = Manager::new(dir.path());
@@ -86,7 +86,7 @@ fn what_was_in_an_ordinary_link_is_there_for_the_next_sink() {
     kill_all(&mut daemon);
     daemon.manager().wait_stored(&["link/lines/*/sink/queue"]);
 
-    // The next configuration knows nothing of the link: it says so and keeps it.
+    // The next configuration does not have the link. The daemon reports that and keeps it.
     write_program(&daemon.dir, "lines", "exec sleep 1000");
     let without = LINES.split("[[links]]").next().unwrap().to_owned();
     daemon.configure(&without);
@@ -94,7 +94,7 @@ fn what_was_in_an_ordinary_link_is_there_for_the_next_sink() {
     daemon.wait_log("the last supervisor left 8 bytes in the link * -> sink");
     daemon.manager().wait_stored(&["link/lines/*/sink/queue"]);
 
-    // One that has it again takes it up.
+    // A configuration that has the link again takes it up.
     let reading = LINES.replace(
         "[\"/bin/sleep\", \"1000\"]",
         "[\"/bin/sh\", \"-c\", \"while read -r line; do echo $line >>taken; done\"]",
@@ -106,7 +106,7 @@ fn what_was_in_an_ordinary_link_is_there_for_the_next_sink() {
 }
 
 #[test]
-fn what_nobody_takes_at_the_end_is_said_and_kept() {
+fn what_no_sink_takes_before_the_end_is_reported_and_kept() {
     let dir = tempfile::tempdir().unwrap();
     write_program(&dir, "lines", "echo one; touch written; exec sleep 1000");
     let manager = Manager::new(dir.path());
@@ -141,11 +141,11 @@ fn sockets_of_a_socket_unit_are_taken_and_given_back() {
     client.write_all(b"hello\n").unwrap();
     client.read_exact(&mut [0; 6]).unwrap();
     drop(client);
-    // The sockets are the manager's own.
+    // The sockets belong to the manager, so they are not stored.
     let [ledger, queue, staging] =
         ["ledger", "queue", "staging"].map(|part| format!("link/records/echo/logger/{part}"));
     daemon.manager().wait_stored(&[&ledger, &queue, &staging]);
-    // Gone and come again, it is the same socket.
+    // If it is removed and added again, it is the same socket.
     daemon.reload(&echo_and_logger(free_port()));
     daemon.reload(&echo_and_logger(port));
     daemon.wait_child("echo", ChildState::Up);
@@ -170,19 +170,19 @@ fn the_watchdog_is_fed_while_nothing_happens() {
 fn write_program(dir: &tempfile::TempDir, name: &str, script: &str) {
     use std::os::unix::fs::PermissionsExt;
     let path = dir.path().join(name);
-    // A new file: the old one may be executed just now.
+    // It must be a new file, because the old one may be running just now.
     let _none_before = std::fs::remove_file(&path);
     std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
 }
 
 #[test]
-fn a_queue_that_was_kept_alone_is_taken_up_and_what_is_not_there_is_said() {
+fn a_queue_that_was_kept_alone_is_taken_up_and_what_is_missing_is_reported() {
     let port = free_port();
     let mut daemon = Daemon::start_managed(
         &echo_and_logger(port).replace("[children.echo]", "[children.echo]\nsettings = { echo_after = \"queued\" }"),
     );
-    // So that the line stays in the queue.
+    // The logger is stopped, so that the line stays in the queue.
     daemon.done(&Request::Stop { children: vec!["logger".into()] });
     let mut client = daemon.connect(port);
     client.write_all(b"early\n").unwrap();
@@ -196,13 +196,13 @@ fn a_queue_that_was_kept_alone_is_taken_up_and_what_is_not_there_is_said() {
     daemon.stop();
 }
 
-/// A child that listens at `s.sock`, and a client that has come to it.
+/// A child that listens at `s.sock`.
 const UNIX: &str = "[children.one]\ncommand = [\"/bin/sleep\", \"1000\"]\nlisten = [\"unix:s.sock\"]\n";
 
 #[track_caller]
 fn is_reached(daemon: &Daemon) {
     let client = std::os::unix::net::UnixStream::connect(daemon.path("s.sock")).unwrap();
-    // In the backlog of a socket that this daemon holds, not of anybody else's.
+    // The connection is in the backlog of a socket that this daemon holds, and no other.
     let peer = nix::sys::socket::getsockopt(&client, nix::sys::socket::sockopt::PeerCredentials).unwrap();
     assert_eq!(peer.pid(), daemon.pid());
 }
@@ -223,7 +223,7 @@ fn a_unix_socket_is_taken_up_with_its_name() {
 }
 
 #[test]
-fn a_stored_unix_socket_whose_name_is_gone_or_anothers_is_made_anew() {
+fn a_stored_unix_socket_whose_name_is_gone_or_belongs_to_another_is_made_anew() {
     let mut daemon = Daemon::start_managed(UNIX);
     let path = daemon.path("s.sock");
     let mut rounds: Vec<Box<dyn Fn()>> = Vec::new();
@@ -231,7 +231,7 @@ fn a_stored_unix_socket_whose_name_is_gone_or_anothers_is_made_anew() {
     rounds.push(Box::new(move || std::fs::remove_file(&at).unwrap()));
     let at = path.clone();
     rounds.push(Box::new(move || {
-        // A dead socket of another daemon's.
+        // A dead socket of another daemon.
         std::fs::remove_file(&at).unwrap();
         drop(UnixListener::bind(&at).unwrap());
     }));
@@ -269,7 +269,7 @@ fn a_start_that_fails_leaves_a_stored_unix_socket_to_the_next_one() {
     daemon.configure(UNIX);
     daemon.start_again();
     daemon.manager().wait_stored(&[&first]);
-    // Its connection was not reset: it still waits to be accepted.
+    // The connection was not reset: it still waits to be accepted.
     early.set_nonblocking(true).unwrap();
     assert_eq!(early.read(&mut [0; 1]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
     daemon.stop();
@@ -307,7 +307,7 @@ fn a_unix_socket_that_the_manager_was_not_told_to_forget_is_made_anew() {
 }
 
 #[test]
-fn a_name_that_is_a_living_daemons_by_now_is_left_to_it() {
+fn a_name_that_now_belongs_to_a_living_daemon_is_left_to_it() {
     let mut daemon = Daemon::start_managed(UNIX);
     kill_all(&mut daemon);
     let path = daemon.path("s.sock");
@@ -324,7 +324,7 @@ fn a_name_that_is_a_living_daemons_by_now_is_left_to_it() {
 }
 
 #[test]
-fn a_unix_socket_whose_name_became_anothers_leaves_it_there_at_the_end() {
+fn a_name_that_now_belongs_to_another_socket_is_left_at_the_end() {
     let mut daemon = Daemon::start(UNIX);
     let path = daemon.path("s.sock");
     std::fs::remove_file(&path).unwrap();
@@ -333,7 +333,7 @@ fn a_unix_socket_whose_name_became_anothers_leaves_it_there_at_the_end() {
     std::os::unix::net::UnixStream::connect(&path).unwrap();
 }
 
-/// A manager's socket that has no room, and how many datagrams fill it.
+/// A manager's socket that is full, and the number of datagrams in it.
 fn full_socket(dir: &tempfile::TempDir) -> (std::os::unix::net::UnixDatagram, usize) {
     let path = dir.path().join("full");
     let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
@@ -344,7 +344,7 @@ fn full_socket(dir: &tempfile::TempDir) -> (std::os::unix::net::UnixDatagram, us
     (manager, count)
 }
 
-/// The next thing that was said to it.
+/// The next message that was sent to it.
 #[track_caller]
 fn hear(manager: &std::os::unix::net::UnixDatagram) -> String {
     let mut bytes = [0; 4096];
@@ -356,11 +356,11 @@ fn hear(manager: &std::os::unix::net::UnixDatagram) -> String {
 }
 
 #[test]
-fn a_missed_watchdog_feed_is_tried_again_at_once_and_before_all_that_waits() {
+fn a_missed_watchdog_feed_is_tried_again_at_once_and_before_all_other_messages() {
     let dir = tempfile::tempdir().unwrap();
     let (manager, count) = full_socket(&dir);
     let socket = dir.path().join("full");
-    // Half of it is longer than this test waits for anything.
+    // Half of this interval is longer than this test waits for anything.
     let first = format!("export NOTIFY_SOCKET='{}' WATCHDOG_USEC=3600000000", socket.display());
     let mut daemon = Daemon::start_after(&first, "[children.one]\ncommand = [\"/bin/sleep\", \"1000\"]\n");
     for _ in 0..30 {
@@ -378,7 +378,7 @@ fn a_missed_watchdog_feed_is_tried_again_at_once_and_before_all_that_waits() {
 }
 
 #[test]
-fn a_watchdog_feed_that_nobody_was_there_to_hear_is_tried_again_at_once() {
+fn a_watchdog_feed_that_no_process_received_is_tried_again_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("notify");
     let first = format!("export NOTIFY_SOCKET='{}' WATCHDOG_USEC=3600000000", socket.display());
@@ -410,7 +410,7 @@ fn a_unix_socket_that_a_reload_made_anew_is_stored_and_taken_up() {
 }
 
 #[test]
-fn what_the_manager_could_not_take_is_told_at_the_end() {
+fn what_the_manager_could_not_take_is_reported_at_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let (manager, count) = full_socket(&dir);
     let first = format!("export NOTIFY_SOCKET='{}'", dir.path().join("full").display());
@@ -425,7 +425,7 @@ fn what_the_manager_could_not_take_is_told_at_the_end() {
 }
 
 #[test]
-fn a_manager_that_listens_to_nothing_keeps_nobody_waiting() {
+fn a_manager_that_does_not_listen_holds_up_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("deaf");
     let deaf = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
@@ -435,7 +435,7 @@ fn a_manager_that_listens_to_nothing_keeps_nobody_waiting() {
     for _ in 0..50 {
         daemon.done(&Request::Reload);
     }
-    // Once it listens, it hears all, in order.
+    // Once it listens, it receives everything in order.
     deaf.set_read_timeout(Some(crate::daemon::DEADLINE)).unwrap();
     let (mut bytes, mut reloads) = ([0; 4096], 0);
     while reloads < 50 {

@@ -1,20 +1,20 @@
-//! strace(1) on a process that runs: what is seen, and faults that it makes.
+//! strace(1) on a running process: what it sees, and the faults that it injects.
 
 use crate::daemon::{kill, wait_for};
 use nix::libc::SIGTERM;
 use std::process::{Child, Command, Stdio};
 
-/// It lets go of the process when this is dropped.
+/// An strace. It detaches from the process when this is dropped.
 pub(crate) struct Strace(Child);
 
 impl Strace {
-    /// These calls of that process go wrong like that ("Tampering" in strace(1)).
+    /// Makes these system calls of that process fail in that way ("Tampering" in strace(1)).
     pub(crate) fn inject(pid: i32, calls: &str, fault: &str) -> Strace {
         let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:{fault}"));
         Strace::attach(pid, &["-o", "/dev/null", "-e", &trace, "-e", &inject])
     }
 
-    /// Is attached with these options.
+    /// Attaches with these options.
     pub(crate) fn attach(pid: i32, options: &[&str]) -> Strace {
         let mut strace = Command::new("strace");
         strace.args(["-qq", "-p", &pid.to_string()]).args(options);

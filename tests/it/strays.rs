@@ -1,4 +1,5 @@
-//! What a child started ends with it, wherever it went; also if its supervisor was killed.
+//! Whatever a child started ends with the child, wherever it went, even if the supervisor was
+//! killed.
 
 use crate::daemon::{Daemon, alive, children_of, kill, strays, wait_for};
 use crate::strace::Strace;
@@ -8,8 +9,8 @@ use plumbd::control::status::{ChildState, DaemonState};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-/// How a child leaves something behind; each writes its process id to `$0`, which
-/// stands for a file of its own, and goes on for ever.
+/// Ways in which a child leaves a process behind. Each such process writes its pid to `$0`,
+/// which stands for a file of its own, and goes on forever.
 const SORTS: &[(&str, &str)] = &[
     ("session", "setsid sh -c 'echo $$ >> $0; exec sleep 1000' $0 &"),
     ("forked-twice", "(setsid setsid sh -c 'echo $$ >> $0; exec sleep 1000' $0 &)"),
@@ -39,7 +40,7 @@ fn one_of_each(then: &str, more: &str) -> String {
     config
 }
 
-/// Which process each sort has left the `nth` time.
+/// The process that each sort has left behind the `nth` time.
 fn left(daemon: &Daemon, nth: usize) -> Vec<i32> {
     let one = |sort: &str| {
         wait_for(&format!("{sort} has left something"), || {
@@ -49,7 +50,7 @@ fn left(daemon: &Daemon, nth: usize) -> Vec<i32> {
     SORTS.iter().map(|(sort, _)| one(sort)).collect()
 }
 
-/// Nothing is there but the daemon and its children's own processes.
+/// Checks that there are no processes except the daemon and its children's own.
 fn assert_alone(daemon: &Daemon) {
     let mut known: BTreeSet<i32> = daemon.status().children.iter().filter_map(|child| child.pid).collect();
     known.insert(daemon.pid());
@@ -116,7 +117,7 @@ fn what_a_child_left_behind_ends_when_it_is_stopped_restarted_or_removed() {
 }
 
 #[test]
-fn no_end_is_longer_for_a_stray() {
+fn a_stray_makes_no_shutdown_longer() {
     let mut daemon = Daemon::start(&one_of_each("exec sleep 1000", ""));
     left(&daemon, 0);
     // All children have a stop_timeout of 1000 s.
@@ -151,7 +152,7 @@ fn a_stray_that_holds_a_pipe_does_not_keep_the_sink_from_seeing_its_end() {
 }
 
 #[test]
-fn a_stray_of_a_living_child_is_its_own_business() {
+fn a_stray_of_a_living_child_is_left_alone() {
     let mut daemon = Daemon::start(&format!(
         "{}\n[children.other]\ncommand = [\"sleep\", \"1000\"]\n",
         one_of_each("exec sleep 1000", "")
@@ -168,8 +169,8 @@ fn a_stray_of_a_living_child_is_its_own_business() {
     daemon.stop();
 }
 
-/// For the supervisor and its looks it takes so many milliseconds to open that file of that
-/// process's in /proc, until this ends.
+/// Until this is dropped, it takes the supervisor and the processes that look for it this many
+/// milliseconds to open that file of that process in /proc.
 fn slow_reads(daemon: &Daemon, of: i32, file: &str, ms: u32) -> Strace {
     let (trace, path) = (daemon.path("trace"), format!("/proc/{of}/{file}"));
     let late = format!("inject=openat:delay_enter={ms}000");
@@ -179,8 +180,8 @@ fn slow_reads(daemon: &Daemon, of: i32, file: &str, ms: u32) -> Strace {
 
 #[test]
 #[ignore = "needs strace, run by .ci/run"]
-fn a_stray_whose_environment_could_not_be_read_at_first_is_ended_too() {
-    // Nothing but its environment says whose it is.
+fn a_stray_whose_environment_cannot_be_read_at_first_is_ended_too() {
+    // Only its environment shows whose it is.
     let mut daemon = Daemon::start(
         r#"
         [children.other]
@@ -194,16 +195,16 @@ fn a_stray_whose_environment_could_not_be_read_at_first_is_ended_too() {
         let one = daemon.child_pid("one");
         let strace = slow_reads(&daemon, stray, "environ", 100);
         kill(one, SIGKILL);
-        wait_for("another read, for one took too long", || {
+        wait_for("another read, because one took too long", || {
             (daemon.read_text("trace").matches("environ").count() > 1).then_some(())
         });
         drop(strace);
         daemon.wait_replaced("one", one);
-        if !daemon.log().contains(&format!("which child has left process {stray} behind; going on without")) {
+        if !daemon.log().contains(&format!("which child has left process {stray} behind; no longer waiting for it")) {
             assert!(!alive(stray), "log:\n{}", daemon.log());
             return daemon.stop();
         }
-        // The machine was so busy that all its time went by.
+        // The machine was so busy that the time was up.
         kill(stray, SIGKILL);
     }
     panic!("nothing was read in time:\n{}", daemon.log());
@@ -211,7 +212,7 @@ fn a_stray_whose_environment_could_not_be_read_at_first_is_ended_too() {
 
 #[test]
 #[ignore = "needs strace, run by .ci/run"]
-fn what_a_stray_leaves_that_ends_as_it_is_looked_at_is_ended_too() {
+fn the_child_of_a_stray_that_ends_while_it_is_looked_at_is_ended_too() {
     let mut daemon = Daemon::start(
         r#"
         [children.other]
@@ -232,7 +233,7 @@ fn what_a_stray_leaves_that_ends_as_it_is_looked_at_is_ended_too() {
     let strace = slow_reads(&daemon, first, "stat", 1000);
     kill(one, SIGKILL);
     wait_for("it is looked at", || daemon.read_text("trace").contains("stat").then_some(()));
-    // It was listed, and is dead with a child of its own before it is looked at.
+    // It was listed, but before it is looked at, it has started a child of its own and died.
     std::fs::write(daemon.path("go"), "").unwrap();
     let second = process("second");
     wait_for("it is dead", || (!alive(first)).then_some(()));
@@ -244,7 +245,7 @@ fn what_a_stray_leaves_that_ends_as_it_is_looked_at_is_ended_too() {
 
 /// Each generation starts the next, in a session of its own, and ends.
 #[test]
-fn a_stray_that_is_another_process_each_moment_is_ended_too() {
+fn a_stray_that_keeps_replacing_itself_is_ended_too() {
     let mut daemon = Daemon::start(
         r#"
         [children.one]
@@ -263,7 +264,7 @@ fn a_stray_that_is_another_process_each_moment_is_ended_too() {
 }
 
 #[test]
-fn a_lock_of_a_stray_is_free_for_the_next() {
+fn a_lock_of_a_stray_is_free_for_the_next_process() {
     let mut daemon = Daemon::start(
         r#"
         [children.one]
@@ -290,7 +291,7 @@ fn a_lock_of_a_stray_is_free_for_the_next() {
 }
 
 #[test]
-fn what_the_supervisor_had_before_it_began_is_nobodys_stray() {
+fn children_that_the_supervisor_had_before_it_began_are_not_strays() {
     let mut daemon = Daemon::start_after(
         r#"sleep 1000 & setsid sleep 1000 &
         sh -c 'until test -e go; do sleep 0.01; done; sleep 1000 & setsid sleep 1000 & echo $$ > later' &"#,
@@ -321,7 +322,7 @@ fn what_the_supervisor_had_before_it_began_is_nobodys_stray() {
     assert!(daemon.wait_end().success());
 }
 
-/// Besides all sorts, a shell that waits for its server, and one that ignores its signal.
+/// All sorts, and besides a shell that waits for its server, and one that ignores its signal.
 fn killed_with_all_sorts() -> String {
     let config = one_of_each("exec sleep 1000", "").replace("\"1000s\"", "\"200ms\"");
     config
@@ -348,7 +349,7 @@ fn a_start_ends_what_is_left_of_a_supervisor_that_was_killed() {
         let of_sorts = left(&daemon, nth);
         let mut before = servers(&daemon, 2 * (nth + 1)).split_off(2 * nth);
         for ((sort, _), pid) in SORTS.iter().zip(of_sorts) {
-            // These show nothing once their parents are gone.
+            // Nothing shows whose these are once their parents are gone.
             if ["no-environment", "orphan"].contains(sort) {
                 kill(pid, SIGKILL);
             } else {
@@ -404,7 +405,7 @@ fn a_logger_of_a_killed_supervisor_is_given_its_time() {
     daemon.stop();
 }
 
-/// Ignores its signal, and has all the time that there is.
+/// A child that ignores its signal, with a very long time to stop.
 const IGNORES: &str = r#"
     [children.ignores]
     command = ["sh", "-c", "trap '' TERM; echo $$ >> servers; while :; do sleep 1000; done"]
@@ -412,7 +413,7 @@ const IGNORES: &str = r#"
     "#;
 
 #[test]
-fn a_start_that_waits_for_what_is_left_can_be_told_to_end() {
+fn a_start_that_waits_for_leftover_processes_can_be_ended() {
     for signals in [vec![SIGTERM], vec![SIGHUP, SIGTERM]] {
         let mut daemon = Daemon::start(IGNORES);
         let left = daemon.child_pid("ignores");
@@ -445,7 +446,8 @@ fn what_another_supervisor_has_left_is_not_touched() {
     others.into_iter().for_each(|pid| kill(pid, SIGKILL));
     other.start_again();
     assert!(alive(left));
-    // Nor while its supervisor lives: its control socket's name is gone, so another can start.
+    // Nor is it touched while its supervisor lives. The name of the control socket is gone, so another
+    // supervisor can start.
     let living = other.child_pid("ignores");
     std::fs::remove_file(other.path("plumbd.sock")).unwrap();
     let second = std::process::Command::new(env!("CARGO_BIN_EXE_plumbd"))
@@ -499,7 +501,7 @@ fn what_a_plumbd_below_another_leaves_ends_with_it() {
         kill(inner, SIGKILL);
         daemon.wait_replaced("inner", inner);
         assert!(!alive(server), "log:\n{}", daemon.log());
-        // It shows no sign; it ends once none is left that may have started it.
+        // Nothing shows whose it is, so it ends once nothing is left that may have started it.
         kill(stray, SIGKILL);
     }
     let (server, stray) = (nth("servers", 3), nth("inner.strays", 3));
@@ -512,7 +514,7 @@ fn what_a_plumbd_below_another_leaves_ends_with_it() {
 }
 
 #[test]
-fn what_a_killed_supervisor_left_is_found_where_a_reload_had_moved_its_control_socket() {
+fn what_a_killed_supervisor_left_is_found_even_if_a_reload_had_moved_its_control_socket() {
     let config = IGNORES.replace("1000s", "100ms");
     let mut daemon = Daemon::spawn(&format!("[daemon]\ncontrol = \"other.sock\"\n{config}"));
     let servers = || daemon.read_text("servers").lines().count();

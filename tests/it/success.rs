@@ -1,4 +1,4 @@
-//! Ends that are no failures, by `success`.
+//! Ends that are not failures, according to `success`.
 
 use crate::daemon::{Daemon, wait_for};
 use plumbd::control::Request;
@@ -56,7 +56,7 @@ fn an_end_that_is_no_failure_finishes_a_job() {
 }
 
 #[test]
-fn an_end_that_is_not_listed_is_a_failure_also_status_0() {
+fn an_end_that_is_not_listed_is_a_failure_even_status_0() {
     let again = "test $(wc -l < NAME.starts) = 3 && exec sleep 1000";
     let failing = |name: &str, end: &str, success: &str| {
         let script = format!("{}; {end}", again.replace("NAME", name));
@@ -80,7 +80,7 @@ fn an_end_that_is_not_listed_is_a_failure_also_status_0() {
 }
 
 #[test]
-fn what_success_is_changes_with_a_reload_and_no_restart() {
+fn success_changes_with_a_reload_and_no_restart() {
     let config = |success: &str| {
         child("job", "exit 3", &format!("restart = \"never\"\n{success}")) + &child("one", "exec sleep 1000", success)
     };
@@ -93,7 +93,7 @@ fn what_success_is_changes_with_a_reload_and_no_restart() {
     let job = daemon.child("job");
     assert!(job.finished && job.problem.is_none() && daemon.status().all_up(), "{job:?}");
     assert_eq!((daemon.child_pid("one"), starts(&daemon, "job")), (one, 1));
-    // What has finished stays so.
+    // A child that has finished stays finished.
     daemon.reload(&config(""));
     assert!(daemon.child("job").finished);
     daemon.done(&Request::Stop { children: vec!["one".to_owned()] });
@@ -109,7 +109,7 @@ fn a_start_counts_however_the_one_before_it_ended() {
             ends("well", "exit 0", ""),
             ends("listed", "exit 3", "success = { codes = [3] }"),
             ends("badly", "exit 3", "restart = \"on-failure\""),
-            // One that finishes is not started again, so it has no limit to come to.
+            // A child that has finished is not started again, so it can't reach its limit.
             ends("once", "exit 0", "restart = \"on-failure\""),
         ]
         .concat(),

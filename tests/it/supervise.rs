@@ -1,5 +1,5 @@
-//! Ordinary programs that end: started again, or not, or given up; and what
-//! they leave behind.
+//! Ordinary programs that end: whether they are started again or given up, and what
+//! becomes of what they leave behind.
 
 use crate::daemon::{Daemon, alive, children_of, free_port, kill, wait_for};
 use plumbd::control::Request;
@@ -7,7 +7,7 @@ use plumbd::control::status::{ChildState, DaemonState, Ended};
 use std::time::{Duration, Instant};
 
 #[test]
-fn policies_decide_whether_a_child_comes_again() {
+fn the_restart_policy_decides_whether_a_child_is_restarted() {
     let child = |name: &str, exit: u8, policy: &str| {
         format!(
             r#"
@@ -73,7 +73,7 @@ fn plugins_have_names_in_process_lists() {
 }
 
 #[test]
-fn a_killed_child_is_replaced_at_once_and_what_it_was_killed_by_is_told() {
+fn a_killed_child_is_replaced_at_once_and_the_signal_is_reported() {
     let mut daemon = Daemon::start(
         r#"
         [children.one]
@@ -86,7 +86,7 @@ fn a_killed_child_is_replaced_at_once_and_what_it_was_killed_by_is_told() {
     let one = daemon.child("one");
     assert_eq!((one.restarts, one.last_exit.unwrap().how), (1, Ended::Signal("SIGKILL".to_owned())));
     daemon.wait_log("one: was killed by SIGKILL; starts again at once");
-    // Ordinary signals, and those that have no name.
+    // This holds for ordinary signals and for those without a name.
     kill(next, nix::libc::SIGSEGV);
     let next = daemon.wait_replaced("one", next);
     assert_eq!(daemon.child("one").last_exit.unwrap().how, Ended::Signal("SIGSEGV".to_owned()));
@@ -98,7 +98,7 @@ fn a_killed_child_is_replaced_at_once_and_what_it_was_killed_by_is_told() {
 }
 
 #[test]
-fn starts_in_a_row_are_ever_further_apart() {
+fn starts_in_a_row_are_further_and_further_apart() {
     let mut daemon = Daemon::start(
         r#"
         [children.one]
@@ -111,7 +111,8 @@ fn starts_in_a_row_are_ever_further_apart() {
     let starts: Vec<u64> = daemon.read_text("starts").lines().map(|line| line.parse().unwrap()).collect();
     assert_eq!(starts.len(), 5);
     let gaps: Vec<u64> = starts.windows(2).map(|pair| (pair[1] - pair[0]) / 1_000_000).collect();
-    // At once, 100 ms, 300 ms cut to 250 ms, 250 ms; no earlier. A start itself takes a little.
+    // The waits are 0, 100 ms, 300 ms cut to 250 ms, and 250 ms; never less. A start itself takes a
+    // little.
     let slack = 20;
     assert!(gaps[1] + slack >= 100 && gaps[2] + slack >= 250 && gaps[3] + slack >= 250, "{gaps:?}");
     daemon.wait_log("starts again at once");
@@ -140,7 +141,7 @@ fn a_child_that_dies_at_once_is_given_up_and_an_operator_starts_it_again() {
     daemon.done(&Request::Start { children: vec!["one".into()] });
     let one = daemon.wait_child("one", ChildState::Up);
     assert_eq!(one.problem, None);
-    // What was counted before no longer is: it may die three times more.
+    // Earlier starts no longer count: it may die three times more.
     for _ in 0..3 {
         let pid = daemon.child_pid("one");
         kill(pid, nix::libc::SIGKILL);
@@ -151,7 +152,7 @@ fn a_child_that_dies_at_once_is_given_up_and_an_operator_starts_it_again() {
 
 #[test]
 fn what_a_child_leaves_in_its_group_is_gone_before_the_next_one_starts() {
-    // The second incarnation can only have the lock when nobody of the first one lives.
+    // The second process can only get the lock once no process of the first group lives.
     let mut daemon = Daemon::start(
         r#"
         [children.one]
@@ -242,8 +243,8 @@ fn a_stopped_process_can_be_stopped_for_good() {
 }
 
 #[test]
-fn one_that_writes_without_end_keeps_nobody_from_being_served() {
-    // The log goes into a pipe that nobody reads until the end.
+fn a_child_that_writes_without_end_does_not_keep_others_from_being_served() {
+    // The log goes into a pipe that is not read until the end.
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
     let mut daemon = Daemon::logging_to(
         write,
@@ -257,7 +258,7 @@ fn one_that_writes_without_end_keeps_nobody_from_being_served() {
         "#,
     );
     daemon.wait_state(DaemonState::Running);
-    wait_for("a log pipe is full, and who writes it waits a moment", || {
+    wait_for("a log pipe is full, and its writer waits a moment", || {
         let pid = daemon.child_pid("louder");
         let text = std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
         let state = crate::daemon::state(pid);
@@ -283,7 +284,7 @@ fn one_that_writes_without_end_keeps_nobody_from_being_served() {
 }
 
 #[test]
-fn who_has_no_descriptor_left_can_say_so() {
+fn a_plugin_without_any_descriptor_left_can_report_that() {
     let port = free_port();
     let mut daemon = Daemon::start(&format!(
         r#"
@@ -304,6 +305,6 @@ fn who_has_no_descriptor_left_can_say_so() {
     let told = "cannot accept clients for now: Too many open files (the limit is";
     wait_for("the status says so", || problem().filter(|problem| problem.starts_with(told)));
     drop(clients);
-    wait_for("the status says it no more", || problem().is_none().then_some(()));
+    wait_for("the status no longer says so", || problem().is_none().then_some(()));
     daemon.stop();
 }

@@ -1,4 +1,4 @@
-//! The log in the system's log: a real rsyslogd at /dev/log, in a mount
+//! Logging to syslog: a real rsyslogd at /dev/log, in a mount
 //! namespace of its own with a /dev of its own.
 
 use crate::daemon::{alive, kill, wait_for};
@@ -11,10 +11,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// A machine as far as /dev/log goes, with a syslog daemon and plumbd.
+/// What looks like a machine with its own /dev/log, with a syslog daemon and plumbd.
 struct Machine {
     dir: TempDir,
-    /// It holds the namespace, and ends with its standard input.
+    /// It holds the namespace, and ends when its standard input does.
     holder: Child,
     rsyslogd: Option<Child>,
     plumbd: Option<Child>,
@@ -27,7 +27,7 @@ const STREAM: &str =
 
 const PLUMBD: &str = env!("CARGO_BIN_EXE_plumbd");
 
-/// Its lines are what the test writes to a pipe with a name.
+/// A child that prints the lines which the test writes to a named pipe.
 const TALKER: &str = "
     [daemon]
     log = \"syslog\"
@@ -56,7 +56,7 @@ impl Machine {
         self.dir.path().join(name)
     }
 
-    /// A program in there; its process is the one that is started.
+    /// A program inside; the process that is started becomes it.
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--mount=/proc/{}/ns/mnt", self.holder.id()));
@@ -86,7 +86,7 @@ impl Machine {
         wait_for("rsyslogd is gone", || rsyslogd.try_wait().unwrap());
     }
 
-    /// rsyslogd's process does not run for a while.
+    /// Sends rsyslogd a signal, such as SIGSTOP.
     fn signal_rsyslogd(&self, signal: i32) {
         kill(i32::try_from(self.rsyslogd.as_ref().unwrap().id()).unwrap(), signal);
     }
@@ -112,12 +112,12 @@ impl Machine {
         wait_for(&format!("{text:?} in the system's log"), || self.out().contains(text).then_some(()));
     }
 
-    /// Where the talker's lines are written to.
+    /// The pipe to which the talker's lines are written.
     fn lines(&self) -> File {
         File::options().write(true).open(self.path("lines")).unwrap()
     }
 
-    /// What the talker is known to have said, by rsyslogd.
+    /// The talker's lines that rsyslogd has saved.
     fn said(&self) -> Vec<String> {
         let out = self.out();
         out.lines().filter_map(|line| line.split_once(" talker: ").map(|(_, said)| said.to_owned())).collect()
@@ -193,7 +193,7 @@ fn each_entry_has_its_facility_severity_process_and_child() {
 
 #[test]
 #[ignore = "needs root and rsyslogd"]
-fn what_is_logged_while_no_syslog_daemon_runs_comes_when_one_does() {
+fn what_is_logged_while_no_syslog_daemon_runs_is_sent_when_one_does() {
     for input in [DATAGRAM, STREAM] {
         let mut machine = Machine::new();
         machine.start_plumbd(TALKER);
@@ -220,18 +220,18 @@ fn what_is_logged_while_no_syslog_daemon_runs_comes_when_one_does() {
 
 #[test]
 #[ignore = "needs root and rsyslogd"]
-fn what_does_not_fit_while_none_runs_is_counted() {
+fn what_does_not_fit_while_no_syslog_daemon_runs_is_counted() {
     let mut machine = Machine::new();
     machine.start_plumbd(TALKER);
     let mut lines = machine.lines();
     for number in 0..1000 {
         writeln!(lines, "line {number} {}", "x".repeat(500)).unwrap();
     }
-    // What the shell's pipe to the log takes is read at once, or this never ends.
+    // The shell's pipe to the log must be read at once, or this never ends.
     let written = Instant::now();
     assert!(machine.answers());
     assert!(written.elapsed() < Duration::from_secs(5));
-    wait_for("status tells of most of them", || {
+    wait_for("the status reports most of them", || {
         let json = machine.command(PLUMBD).args(["status", "--json"]).stdout(Stdio::piped()).output().unwrap().stdout;
         let status: Status = serde_json::from_slice(&json).ok()?;
         (status.unlogged > 800).then_some(())
@@ -251,14 +251,14 @@ fn what_does_not_fit_while_none_runs_is_counted() {
 
 #[test]
 #[ignore = "needs root and rsyslogd"]
-fn a_syslog_daemon_that_hangs_holds_nobody_up() {
+fn a_syslog_daemon_that_hangs_holds_up_nothing() {
     for input in [DATAGRAM, STREAM] {
         let mut machine = Machine::new();
         machine.start_rsyslogd(input);
         machine.start_plumbd(TALKER);
         machine.signal_rsyslogd(SIGSTOP);
         let mut lines = machine.lines();
-        // More than waits anywhere, and both times together fewer lines than are left out as a flood.
+        // More than can wait anywhere, but both times together fewer lines than count as a flood.
         for number in 0..800 {
             writeln!(lines, "line {number} {}", "x".repeat(700)).unwrap();
         }
@@ -279,8 +279,8 @@ fn a_syslog_daemon_that_hangs_holds_nobody_up() {
         assert!(machine.answers());
         machine.end_rsyslogd(SIGKILL);
         machine.start_rsyslogd(input);
-        // The first time it may have been told more than once.
-        wait_for("what was lost this time is told", || {
+        // The first time, it may have been reported more than once.
+        wait_for("what was lost this time is reported", || {
             (machine.out().matches("entries could not be logged\n").count() > before).then_some(())
         });
         lines.write_all(b"<4>another\n").unwrap();
@@ -315,7 +315,7 @@ fn a_flood_is_cut_and_counted() {
 
 #[test]
 #[ignore = "needs root and rsyslogd"]
-fn what_no_syslog_daemon_took_is_told_at_the_end() {
+fn what_no_syslog_daemon_took_is_reported_at_the_end() {
     let mut machine = Machine::new();
     machine.start_plumbd(TALKER);
     machine.end_plumbd();

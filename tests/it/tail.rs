@@ -1,4 +1,4 @@
-//! GNU tail reads along over rotations, and misses and repeats nothing.
+//! GNU tail follows the file over rotations, and misses and repeats nothing.
 
 use crate::mini::{Rig, wait_until};
 use plumbd::link::handover::Protocol::Lines;
@@ -11,14 +11,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Bytes of a line.
+/// The length of a line in bytes.
 const LINE: u64 = 64;
 
 fn line(number: u64) -> String {
     format!("{number:063}\n")
 }
 
-/// A tail that runs, and what it has printed: lines that count up from 0.
+/// A running tail, and what it has printed: lines that count up from 0.
 struct Tail {
     process: Child,
     reader: JoinHandle<()>,
@@ -60,9 +60,9 @@ impl Tail {
     }
 }
 
-/// Rotates a hundred times under load. The load waits for tail where that is
-/// half a file behind, so that no file comes and goes between two of its looks
-/// at the name: that is what the least time between rotations is for.
+/// Rotates a hundred times under load. If tail is half a file behind, the load waits for it,
+/// so that no file comes and goes between two of tail's looks at the name. Normally the least
+/// time between rotations prevents that.
 fn follows_a_hundred_rotations(options: &[&str], compress: Option<&str>) {
     const SIZE: u64 = 64 * 1024;
     let mut rig = Rig::with("raw", Lines);
@@ -76,7 +76,7 @@ fn follows_a_hundred_rotations(options: &[&str], compress: Option<&str>) {
         let lines: String = (written..written + 16).map(line).collect();
         source.write_all(lines.as_bytes()).unwrap();
         written += 16;
-        wait_until("tail has come near", || ((written - tail.printed()) * LINE < SIZE / 2).then_some(()));
+        wait_until("tail has caught up", || ((written - tail.printed()) * LINE < SIZE / 2).then_some(()));
     }
     drop(source);
     rig.end();
@@ -96,7 +96,7 @@ fn tail_follows_a_hundred_rotations_that_are_compressed() {
 }
 
 #[test]
-fn tail_follows_a_hundred_rotations_by_looking() {
+fn tail_follows_a_hundred_rotations_by_polling() {
     follows_a_hundred_rotations(&["---disable-inotify", "-s", "0.01"], Some("zstd"));
 }
 
@@ -107,7 +107,7 @@ fn the_least_time_between_rotations_is_enough_for_any_tail_whatever_the_load() {
     rig.settings["rotate"] = json!({"size": 4096});
     let logger = rig.start();
     wait_until("there is a file", || rig.path().exists().then_some(()));
-    // Each as people run it: the second looks once a second.
+    // Both ways in which people run it. The second one looks once a second.
     let tails = [Tail::start(&rig, &[]), Tail::start(&rig, &["---disable-inotify"])];
     let mut source = rig.links[0].source();
     let (mut written, began) = (0, Instant::now());

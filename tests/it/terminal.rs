@@ -1,4 +1,4 @@
-//! What a person sees, on a real terminal: the pseudo-terminal of script(1).
+//! What a person sees on a real terminal, the pseudo-terminal of script(1).
 
 use crate::daemon::{DEADLINE, Daemon, alive, children_of, free_port, kill, state, wait_for};
 use nix::libc::{SIGCONT, SIGTERM, SIGTSTP};
@@ -64,7 +64,7 @@ impl Terminal {
         wait_for(&format!("{text:?} in {:?}", self.all()), || self.all().contains(text).then_some(()));
     }
 
-    /// Waits until that is written again after now.
+    /// Waits until that is written once more.
     #[track_caller]
     fn wait_again(&self, text: &str) {
         let now = self.shown.lock().unwrap().len();
@@ -77,7 +77,7 @@ impl Terminal {
         self.script.stdin.as_mut().unwrap().write_all(keys).unwrap();
     }
 
-    /// The process of `plumbd`: below script(1) is a shell, below that it is.
+    /// The process of `plumbd`, which is a child of a shell below script(1).
     fn plumbd(&self) -> i32 {
         let script = i32::try_from(self.script.id()).unwrap();
         wait_for("plumbd in its terminal", || {
@@ -96,8 +96,8 @@ impl Terminal {
         assert!(Command::new("stty").args(words).status().unwrap().success());
     }
 
-    /// Waits for its end, and until all that it wrote is here; the exit
-    /// status, a signal's as the shell has it.
+    /// Waits for its end, and until all that it wrote has arrived. Returns the exit
+    /// status; for a signal, the shell's.
     #[track_caller]
     fn end(&mut self) -> i32 {
         let status = wait_for("the end of it", || self.script.try_wait().unwrap());
@@ -113,7 +113,7 @@ impl Drop for Terminal {
     }
 }
 
-/// What a screen shows after all that: each line where it was put last.
+/// What the screen shows after all that output, as lines.
 fn screen(all: &str) -> Vec<String> {
     let page = all.rsplit("\x1b[H").next().unwrap();
     let mut plain = String::new();
@@ -142,7 +142,7 @@ fn a_watched_status_is_refreshed_in_place_and_ctrl_c_leaves_the_terminal_as_it_w
     let all = terminal.all();
     let after = all.rsplit(LEAVE).next().unwrap();
     assert_eq!(all.matches(LEAVE).count(), 1);
-    // Cursor and long lines are back too, and nothing is left behind.
+    // The cursor and line wrapping are restored too, and nothing is left behind.
     assert!(all.contains("\x1b[?25h") && all.contains("\x1b[?7h"));
     assert!(!after.contains("plumbd"), "{after:?}");
     daemon.stop();
@@ -160,7 +160,7 @@ fn a_signal_leaves_the_terminal_as_it_was() {
 }
 
 #[test]
-fn a_halt_leaves_the_terminal_and_going_on_comes_back() {
+fn a_halt_restores_the_terminal_and_a_continue_shows_the_screen_again() {
     let mut daemon = Daemon::start(TWO);
     let mut terminal = Terminal::start(daemon.dir.path(), "status --watch");
     terminal.wait("children up");
@@ -180,7 +180,7 @@ fn a_halt_leaves_the_terminal_and_going_on_comes_back() {
 #[test]
 fn a_watcher_sees_the_daemon_go_and_come_back() {
     let mut daemon = Daemon::start(TWO);
-    // In a folder of its own: nothing that belongs to the daemon is left in its.
+    // It has a folder of its own, because nothing may be left in the daemon's.
     let elsewhere = tempfile::tempdir().unwrap();
     let words = format!("status --watch --control '{}'", daemon.path("plumbd.sock").display());
     let mut terminal = Terminal::start(elsewhere.path(), &words);
@@ -197,7 +197,7 @@ fn a_watcher_sees_the_daemon_go_and_come_back() {
 }
 
 #[test]
-fn a_window_that_shrinks_shows_what_fits() {
+fn a_window_that_shrinks_shows_as_much_as_fits() {
     let long = "[children.a-child-with-a-name-that-is-longer-than-any-window]\ncommand = [\"sleep\", \"1000\"]\n";
     let mut daemon = Daemon::start(&format!("{TWO}{long}"));
     let mut terminal = Terminal::start(daemon.dir.path(), "status --watch");
@@ -209,7 +209,7 @@ fn a_window_that_shrinks_shows_what_fits() {
             // The daemon's own line is cut by the terminal.
             let table = shown.iter().filter(|line| !line.starts_with("process "));
             let fits = shown.len() <= rows && table.clone().all(|line| line.chars().count() <= columns);
-            // Not the half of a page that was written by now.
+            // This is not half a page, with the rest still to come.
             let whole = all.ends_with("\x1b[J") || all.ends_with("... a taller window shows the rest");
             (fits && whole).then_some(shown)
         })
@@ -233,7 +233,7 @@ fn a_reload_is_followed_on_a_terminal_and_nowhere_else() {
     let mut terminal = Terminal::start(daemon.dir.path(), "reload");
     assert_eq!(terminal.end(), 0, "{}", terminal.all());
     let pid = daemon.child_pid("two");
-    let two = ["restart  two", "two: stopping", "two: down", "the new configuration holds", "two: starting"];
+    let two = ["restart  two", "two: stopping", "two: down", "the new configuration is in force", "two: starting"];
     let up = format!("two: up, process {pid}");
     let mut rest = terminal.all();
     for step in two.iter().copied().chain([up.as_str(), "reloaded"]) {
@@ -271,7 +271,7 @@ fn colours_are_for_a_terminal_without_no_color() {
 }
 
 #[test]
-fn watching_where_there_is_no_terminal_prints_table_after_table() {
+fn watching_without_a_terminal_prints_table_after_table() {
     let mut daemon = Daemon::start(TWO);
     let mut watch = Command::new(env!("CARGO_BIN_EXE_plumbd"))
         .args(["status", "--watch"])
@@ -287,13 +287,13 @@ fn watching_where_there_is_no_terminal_prints_table_after_table() {
     }
     assert!(start.elapsed() < DEADLINE);
     drop(out);
-    let ended = wait_for("it ends, for nobody reads", || watch.try_wait().unwrap());
+    let ended = wait_for("it ends because its reader is gone", || watch.try_wait().unwrap());
     assert_eq!(ended.code(), Some(0));
     daemon.stop();
 }
 
 #[test]
-fn a_daemon_that_ctrl_z_halts_goes_on_serving_and_no_deadline_that_passed_meanwhile_counts_against_a_child() {
+fn after_ctrl_z_a_daemon_goes_on_and_deadlines_that_passed_meanwhile_do_not_count() {
     let (port, bound) = (free_port(), Duration::from_secs(3));
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -313,7 +313,7 @@ fn a_daemon_that_ctrl_z_halts_goes_on_serving_and_no_deadline_that_passed_meanwh
     let late = wait_for("late", || child("late")?.pid);
     let (began, echo) = (Instant::now(), up("echo"));
     let pid = terminal.plumbd();
-    // It is to be busy when it is halted; the last who asks waits until it goes on.
+    // It must be busy when it is halted. The last request waits until it goes on.
     let halted = Arc::new(AtomicBool::new(false));
     let asking = {
         let (folder, halted) = (folder.path().to_owned(), halted.clone());
@@ -331,7 +331,7 @@ fn a_daemon_that_ctrl_z_halts_goes_on_serving_and_no_deadline_that_passed_meanwh
     assert_eq!(state(pid), Some('T'));
     halted.store(true, Ordering::Relaxed);
 
-    // Its children are no part of the terminal's job.
+    // Its children are not part of the terminal's job.
     let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
     client.set_read_timeout(Some(DEADLINE)).unwrap();
     client.write_all(b"meanwhile\n").unwrap();
@@ -345,7 +345,7 @@ fn a_daemon_that_ctrl_z_halts_goes_on_serving_and_no_deadline_that_passed_meanwh
     assert_eq!(state(pid), Some('T'));
 
     terminal.press(b"\n");
-    assert!(asking.join().unwrap(), "who asked meanwhile is answered");
+    assert!(asking.join().unwrap(), "a request that came meanwhile is answered");
     assert_eq!(up("late"), late, "{}", terminal.all());
     wait_for("another echo", || (up("echo") != echo).then_some(()));
     assert!(!terminal.all().contains("not ready"), "{}", terminal.all());
@@ -354,7 +354,7 @@ fn a_daemon_that_ctrl_z_halts_goes_on_serving_and_no_deadline_that_passed_meanwh
     assert!(!alive(late) && !alive(pid));
 }
 
-/// What the daemon in that folder says of itself.
+/// The status of the daemon in that folder.
 fn status_in(folder: &Path) -> Option<Status> {
     let mut status = None;
     let asked = client::ask(&folder.join("plumbd.sock"), &Request::Status, |response| {

@@ -1,5 +1,5 @@
 //! Kills a process at an exact place: before or after any of its system
-//! calls, or so many instructions later (ptrace(2)).
+//! calls, or a number of instructions later (ptrace(2)).
 
 use crate::mini::{Logger, Rig, wait_until};
 use nix::sys::ptrace;
@@ -8,26 +8,26 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use std::path::PathBuf;
 
-/// A place in the run of a logger, from its first flock(2) on: before that it
-/// has touched nothing.
+/// A place in the run of a logger, counted from its first flock(2). Before that it has
+/// changed nothing.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
-    /// How many stops later: each system call has one before it and one after it.
+    /// How many stops later. Each system call has one before it and one after it.
     pub(crate) stop: usize,
     /// How many instructions after that.
     pub(crate) steps: usize,
 }
 
-/// A wrapper that stops itself before it becomes the program.
+/// A wrapper that stops itself before it executes the program.
 pub(crate) const STOPPED: [&str; 4] = ["/bin/sh", "-c", "kill -STOP $$; exec \"$@\"", "sh"];
 
-/// Runs a logger to that place and kills it there. `false`: it ended before
-/// it came there, with success.
+/// Runs a logger to that place and kills it there. `false`: it ended successfully before it
+/// got there.
 pub(crate) fn kill_at(rig: &Rig, place: Place) -> bool {
     kill_started_at(|wrapper| rig.start_under(wrapper), place)
 }
 
-/// The same with whatever else begins with a flock(2), started under a wrapper.
+/// Like [`kill_at`], for any program that begins with a flock(2), started under a wrapper.
 pub(crate) fn kill_started_at(start: impl FnOnce(&[&str]) -> Logger, place: Place) -> bool {
     let logger = start(&STOPPED);
     seize(logger.pid());
@@ -39,15 +39,15 @@ pub(crate) fn kill_started_at(start: impl FnOnce(&[&str]) -> Logger, place: Plac
     reached
 }
 
-/// A logger that is held at that place.
+/// A logger that is stopped at that place.
 pub(crate) fn held_at(rig: &Rig, first: i64, place: Place) -> Logger {
     let logger = rig.start_under(&STOPPED);
     seize(logger.pid());
-    assert!(run_to(logger.pid(), first, place), "it ended before it came there");
+    assert!(run_to(logger.pid(), first, place), "it ended before it got there");
     logger
 }
 
-/// A logger that is held just before it writes to its message file.
+/// A logger that is stopped just before it writes to its message file.
 pub(crate) fn held_before_a_write(rig: &Rig) -> Logger {
     let logger = held_at(rig, nix::libc::SYS_pwrite64, Place { stop: 0, steps: 0 });
     while current_file(logger.pid()) != rig.path() {
@@ -58,20 +58,20 @@ pub(crate) fn held_before_a_write(rig: &Rig) -> Logger {
     logger
 }
 
-/// Lets it go on for so many stops more, each before or after a system call.
+/// Lets it go on for this many more stops, each before or after a system call.
 pub(crate) fn go_on(logger: &Logger, stops: usize) {
     for _ in 0..stops {
-        assert!(try_go_on(logger), "it ended before it came there");
+        assert!(try_go_on(logger), "it ended before it got there");
     }
 }
 
-/// Lets it go on to the next stop. `false`: it ended before.
+/// Lets it go on to the next stop. `false`: it ended before that.
 pub(crate) fn try_go_on(logger: &Logger) -> bool {
     ptrace::syscall(logger.pid(), None).unwrap();
     next_stop(logger.pid()).is_some()
 }
 
-/// The file that the system call which it is in is about.
+/// The file that its current system call is about.
 fn current_file(pid: Pid) -> PathBuf {
     let text = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap();
     let number = text.split_whitespace().nth(1).and_then(|word| word.strip_prefix("0x")).unwrap();
@@ -84,7 +84,7 @@ pub(crate) fn let_go(logger: &Logger) {
     ptrace::detach(logger.pid(), None).unwrap();
 }
 
-/// Begins to trace what was started under [`STOPPED`].
+/// Begins to trace a process that was started under [`STOPPED`].
 pub(crate) fn seize(pid: Pid) {
     wait_until("it has stopped itself", || {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
@@ -94,8 +94,8 @@ pub(crate) fn seize(pid: Pid) {
     kill(pid, Signal::SIGCONT).unwrap();
 }
 
-/// Runs it to that place, which counts from the first call of that number.
-/// `false`: it has ended before.
+/// Runs it to that place, counted from the first system call of that number.
+/// `false`: it ended before that.
 pub(crate) fn run_to(pid: Pid, first: i64, place: Place) -> bool {
     let mut stops = None;
     while let Some(status) = next_stop(pid) {
@@ -115,7 +115,7 @@ pub(crate) fn run_to(pid: Pid, first: i64, place: Place) -> bool {
                 stops = Some(at);
                 ptrace::syscall(pid, None).unwrap();
             }
-            // Signals are passed on; group stops and the like are over.
+            // Signals are passed on. Group stops and the like are ignored.
             WaitStatus::Stopped(_, signal)
                 if !matches!(signal, Signal::SIGSTOP | Signal::SIGTRAP | Signal::SIGCONT) =>
             {
@@ -137,7 +137,7 @@ fn step(pid: Pid, steps: usize) -> bool {
     true
 }
 
-/// The next stop; `None` when it has ended, which is left for its parent to reap.
+/// The next stop; `None` if it has ended. Its parent still has to reap it.
 fn next_stop(pid: Pid) -> Option<WaitStatus> {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WSTOPPED | WaitPidFlag::WNOWAIT;
     match waitid(Id::Pid(pid), flags).unwrap() {
@@ -146,7 +146,7 @@ fn next_stop(pid: Pid) -> Option<WaitStatus> {
     }
 }
 
-/// The system call that it is in (proc(5), /proc/PID/syscall).
+/// Its current system call (proc(5), /proc/PID/syscall).
 fn current_call(pid: Pid) -> i64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap();
     text.split_whitespace().next().unwrap().parse().unwrap_or(-1)

@@ -1,5 +1,5 @@
-//! Troubles of the message file that pass: limits of its size, servers that are
-//! away, and a supervisor that dies meanwhile.
+//! Trouble with the message file that passes: limits on its size, servers that don't
+//! answer, and a supervisor that dies meanwhile.
 
 use crate::mini::{Logger, Rig, wait_until};
 use nix::sys::signal::Signal::{SIGTERM, SIGUSR1};
@@ -19,7 +19,7 @@ fn limited(rig: &Rig) -> Logger {
     rig.start_under(&["prlimit", &format!("--fsize={LIMIT}:{}", LIMIT * 3)])
 }
 
-/// So many lines of a hundred bytes each, numbered.
+/// Numbered lines of a hundred bytes each.
 fn lines(from: usize, to: usize) -> String {
     (from..to).map(|i| format!("{i:08} {}\n", "x".repeat(90))).collect()
 }
@@ -35,7 +35,7 @@ fn feed(rig: &Rig, text: String) -> std::thread::JoinHandle<()> {
 const COUNT: usize = 60_000;
 
 #[test]
-fn a_limit_of_its_size_is_waited_for_without_half_a_line_and_a_reopen_gets_on() {
+fn at_a_limit_of_its_size_no_half_line_is_left_and_a_reopen_helps() {
     let mut rig = Rig::with("raw", Lines);
     let mut logger = limited(&rig);
     let feeding = feed(&rig, lines(0, COUNT));
@@ -69,7 +69,7 @@ fn a_limit_of_its_size_is_waited_for_without_half_a_line_and_a_reopen_gets_on() 
 }
 
 #[test]
-fn a_limit_that_is_raised_is_gone_on_with() {
+fn the_logger_goes_on_when_a_limit_is_raised() {
     let mut rig = Rig::with("raw", Lines);
     let logger = limited(&rig);
     let feeding = feed(&rig, lines(0, COUNT));
@@ -83,7 +83,7 @@ fn a_limit_that_is_raised_is_gone_on_with() {
 }
 
 #[test]
-fn a_file_at_its_limit_is_rotated_where_it_may_be() {
+fn a_file_at_its_limit_is_rotated_if_rotation_is_on() {
     for rule in [json!({"size": 100_000_000}), json!({"age": 3_600_000})] {
         let mut rig = Rig::with("raw", Lines);
         rig.settings["rotate"] = rule;
@@ -101,7 +101,7 @@ fn a_file_at_its_limit_is_rotated_where_it_may_be() {
 
 #[test]
 fn a_batch_that_a_limit_cuts_short_is_taken_out_again() {
-    // The file system's limit, of which nothing is known before the write.
+    // The limit is the file system's, so it shows only in the write.
     let mut rig = Rig::with("raw", Lines);
     let logger = rig.start();
     rig.links[0].source().write_all(b"one\n").unwrap();
@@ -129,7 +129,7 @@ const EXT4_LONGEST: u64 = 17_247_252_480;
 
 #[test]
 #[ignore = "needs root, a loop device, and strace"]
-fn at_the_limit_of_a_file_system_half_a_batch_is_written_and_cut_off_once() {
+fn at_the_limit_of_a_file_system_half_a_batch_is_written_and_cut_off_only_once() {
     let folder = tempfile::tempdir().unwrap();
     let [image, at] = ["image", "fs"].map(|name| folder.path().join(name));
     fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
@@ -165,16 +165,16 @@ fn stop(logger: Logger) {
     logger.wait_success();
 }
 
-/// Starts a logger under strace, with system calls that fail like that.
+/// Starts a logger under strace, which makes system calls fail in that way.
 fn failing(rig: &Rig, calls: &str, fault: &str) -> Logger {
     let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:{fault}"));
-    // Of the message file alone, which is opened by its name in its folder.
+    // Only those on the message file, which is opened by its name in its folder.
     let path = rig.path().to_str().unwrap().to_owned();
     rig.start_under(&["strace", "-qq", "-o", "/dev/null", "-P", &path, "-P", "m.log", "-e", &trace, "-e", &inject])
 }
 
 #[test]
-fn a_server_that_is_away_is_waited_for_wherever_the_file_is_used() {
+fn the_logger_waits_for_a_server_that_is_away_wherever_it_uses_the_file() {
     let faults = ["ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "ESTALE", "EREMOTEIO", "ENETUNREACH", "ECONNABORTED"];
     let calls = ["openat", "flock", "statx", "fallocate", "pwrite64", "fdatasync"];
     for (at, call) in calls.iter().enumerate() {
@@ -192,7 +192,7 @@ fn a_server_that_is_away_is_waited_for_wherever_the_file_is_used() {
 }
 
 #[test]
-fn what_never_passes_ends_it_at_once() {
+fn errors_that_never_pass_end_it_at_once() {
     let mut rig = Rig::with("raw", Lines);
     let long = rig.folder.path().join("x".repeat(300));
     let link = rig.folder.path().join("link");
@@ -205,7 +205,7 @@ fn what_never_passes_ends_it_at_once() {
 }
 
 #[test]
-fn whose_supervisor_is_dead_ends_soon_whatever_it_waits_for() {
+fn if_its_supervisor_is_dead_it_ends_soon_whatever_it_waits_for() {
     let in_start = [("openat", "ENOSPC"), ("flock", "ENOLCK"), ("openat", "ENOTCONN")];
     let later = [("fallocate", "ENOSPC"), ("pwrite64", "EIO"), ("fdatasync", "EIO"), ("statx", "ETIMEDOUT")];
     let rigs: Vec<(Rig, i32)> = in_start
@@ -228,7 +228,7 @@ fn whose_supervisor_is_dead_ends_soon_whatever_it_waits_for() {
     }
 }
 
-/// A logger in a trouble, whose supervisor is dead: its process id.
+/// The pid of a logger that is in trouble and whose supervisor is dead.
 fn orphan(rig: &Rig, call: &str, errno: &str) -> i32 {
     let (trace, inject) = (format!("trace={call}"), format!("inject={call}:error={errno}"));
     let path = rig.path().to_str().unwrap().to_owned();
@@ -271,7 +271,7 @@ fn assert_moved(rig: &Rig, tail: u64) {
 }
 
 #[test]
-fn a_long_torn_end_asks_for_time_and_says_what_it_does() {
+fn for_a_long_torn_end_it_asks_for_more_time_and_reports_what_it_does() {
     let mut rig = Rig::with("raw", Lines);
     let tail = long_tail(&rig);
     let logger = rig.start();
@@ -313,7 +313,7 @@ fn kills_while_a_long_torn_end_is_moved_leave_one_copy() {
         let tail = long_tail(&rig);
         let mut kills = 0;
         for when in 1.. {
-            // Each gets a little further than the one before.
+            // Each logger gets a little further than the one before.
             let when = if call == "pwrite64" { when * 150 } else { when };
             let kill = format!("inject={call}:signal=KILL:when={when}");
             let trace = format!("trace={call}");
@@ -343,7 +343,7 @@ fn a_limit_that_is_lowered_while_it_runs_loses_nothing() {
     };
     let source = || rig.links[0].source();
     let mut expected = String::new();
-    // Within the room that was asked for ahead: in the middle of a line, and before it.
+    // The limit is within the room that was reserved: in the middle of a line, and before it.
     for (round, below) in [(0, 40), (1, 0)] {
         source().write_all(lines(round, round + 1).as_bytes()).unwrap();
         expected += &lines(round, round + 1);

@@ -16,34 +16,35 @@ use plumbd::control::status::DaemonState;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// At `--times 1`.
+/// How many chains there are with `--times 1`.
 const CHAINS: u32 = 120;
-/// At a time: they mostly wait.
+/// How many run at a time, because they mostly wait.
 const AT_ONCE: u32 = 4;
 const LINES: u32 = 300;
 const SEED: u64 = 0x5eed_c4a1;
-/// How long a whole end may take: `daemon.stop_timeout`, the longest
-/// `stop_timeout`, and what a loaded machine adds.
+/// How long a whole shutdown may take: `daemon.stop_timeout`, the longest
+/// `stop_timeout`, and some more on a loaded machine.
 const END: Duration = Duration::from_secs(10 + 10 + 5);
 
 /// What is done to a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Deed {
-    /// A filter is stopped, then the daemon shut down.
+    /// A filter is stopped, then the daemon is shut down.
     Stop,
-    /// All filters are.
+    /// All filters are stopped, then the daemon is shut down.
     StopAll,
-    /// The logger is.
+    /// The logger is stopped, then the daemon is shut down.
     StopLogger,
-    /// A filter is killed, and the daemon shut down.
+    /// A filter is killed, and the daemon is shut down.
     Kill,
     /// A filter is killed, twice at most, while the daemon ends.
     KillInEnd,
-    /// A filter is killed while it is being stopped, and the daemon shut down.
+    /// A filter is killed while it is being stopped, and the daemon is shut down.
     KillInStop,
     /// A reload takes one filter out; it is killed meanwhile.
     TakeOut,
-    /// A reload takes all of the chain but the logger away, which gets another source; filters are killed meanwhile.
+    /// A reload removes the whole chain except the logger, which gets another source; filters
+    /// are killed meanwhile.
     TakeAway,
     /// A reload takes one filter out, while it is stopped.
     TakeOutStopped,
@@ -51,9 +52,10 @@ enum Deed {
     Undone,
     /// A filter hangs, and goes on while the daemon ends.
     Hang,
-    /// A reload puts another filter in behind one, which so is restarted.
+    /// A reload inserts another filter behind one, which is therefore restarted.
     PutIn,
-    /// The same while the daemon ends; the reload waits for a child that ignores its stop signal.
+    /// A reload inserts a filter while the daemon ends, and waits for a child that ignores its
+    /// stop signal.
     EndInReload,
 }
 
@@ -74,7 +76,7 @@ const DEEDS: &[Deed] = &[
     Deed::EndInReload,
 ];
 
-/// What came of one chain.
+/// The outcome of one chain.
 struct Came {
     deed: Deed,
     lines: u64,
@@ -188,13 +190,13 @@ fn one(seed: u64) -> Came {
     );
     let astray = log.lines().filter(|line| line.contains(".0000")).count();
     assert_eq!(astray, 0, "{what}: lines went to the log");
-    // All the filters are lossless and quick: nothing has to be given up.
+    // All the filters are lossless and quick, so nothing has to be given up.
     assert!(!is_named, "{what}: {status}\n{log}");
     Came { deed, lines: found.lines, kills, named: is_named }
 }
 
-/// With exit status 0 all is saved; with 1 what is lost is named. Either way
-/// nothing is there twice, torn or out of order.
+/// Whether the files are right. With exit status 0 everything is saved; with 1 what is lost is
+/// named. Either way, nothing is there twice, torn or out of order.
 fn found_is_right(status: &std::process::ExitStatus, lost: u64, is_named: bool, only_lost: bool) -> bool {
     only_lost && (status.success() && lost == 0 || is_named)
 }
@@ -285,7 +287,7 @@ fn kill_child(daemon: &Daemon, name: &str) -> u32 {
     1
 }
 
-/// All that sources noted against all that is saved.
+/// Compares all that sources noted with all that is saved.
 fn compare(daemon: &Daemon) -> Found {
     let dir = daemon.dir.path();
     let expected: Vec<Expected> = told(dir)

@@ -1,4 +1,4 @@
-//! Clients: very many, at once, in pieces, that break off or never read.
+//! Clients: very many at once, some that send in pieces, break off or never read.
 
 use crate::clients_crowd::{CROWD, flood, half_lines, ten_thousand};
 use crate::clients_lines::{every_byte, long_lines};
@@ -18,8 +18,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         },
         Trial {
             name: "clients/flood",
-            fault: "two thousand clients come at once where 100 may",
-            promise: "nobody is refused: they wait in the backlog, and are served in turn; others' latency stays within 2 times",
+            fault: "two thousand clients connect at once where 100 are allowed",
+            promise: "none is refused: they wait in the backlog, and are served in turn; others' latency stays within 2 times",
             missing: needs_backlog,
             attempt: flood,
         },
@@ -72,7 +72,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// This process has a descriptor for each client, and so has the echo.
+/// Why this can't run with too few descriptors: this process needs one for each client, and
+/// so does the echo.
 fn needs_descriptors() -> Option<String> {
     plumbd::sys::process::raise_descriptor_limit().unwrap();
     let (soft, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();

@@ -1,4 +1,4 @@
-//! How others are served beside clients that misbehave: each kind for itself.
+//! How others are served beside clients that misbehave, for each kind of misbehaviour.
 
 use crate::clients_crowd::{self, CROWD, HALF, LINE};
 use crate::clients_latency::{Latency, Quantiles, Served, compare, stalled};
@@ -13,22 +13,22 @@ use std::net::TcpStream;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// What others met.
+/// How others were served.
 pub(crate) struct Beside {
     pub(crate) outcome: String,
     pub(crate) control: String,
 }
 
-/// Compared, with its control; all of them end as they should.
+/// The comparison and its control. All clients end as they should.
 fn held(latency: &Latency, with: &mut Served, without: &mut Served) -> Beside {
     assert!(latency.holds(), "others' latency is {latency}");
     Beside { outcome: format!("others' latency {latency}"), control: stalled(with, without) }
 }
 
-/// While a client after the other resets its connection, and while a client
-/// after the other sends as much and does not.
+/// Others are served while one client after the other resets its connection, and, to compare,
+/// while one client after the other sends as much and does not.
 pub(crate) fn resets() -> Beside {
-    /// A number for each, and more.
+    /// More than there are clients, to number them.
     const MOST: u32 = 10_000;
     let (mut with, mut without) = (Served::start_as(Format::Text, ""), Served::start(""));
     assert_eq!((with.numbers(MOST), without.numbers(MOST)), (0, 0));
@@ -50,7 +50,7 @@ pub(crate) fn resets() -> Beside {
     Beside { outcome, ..beside }
 }
 
-/// Others are measured while clients come, each of which ends before the next.
+/// Measures others while clients come, each of which ends before the next.
 fn one_after_the_other(
     served: &mut Served,
     all: &mut Vec<Connection>,
@@ -61,7 +61,7 @@ fn one_after_the_other(
         let mut clients = Vec::new();
         while !done.load(Ordering::Relaxed) {
             clients.push(one(service, first + u32::try_from(clients.len()).unwrap()));
-            // They are a trouble of the echo's, not of a machine that has other things to do.
+            // They should trouble the echo, not the whole machine.
             std::thread::sleep(Duration::from_millis(2));
         }
         clients
@@ -70,7 +70,7 @@ fn one_after_the_other(
     quantiles
 }
 
-/// Beside lines of 1 MiB, and beside the same bytes in lines of max_message.
+/// Others are served beside lines of 1 MiB, and beside the same bytes in lines of max_message.
 pub(crate) fn long_lines() -> Beside {
     let (mut with, mut without) = (Served::start_as(Format::Json, ""), Served::start(""));
     let latency = compare(|| beside_lines(&mut with, 1, 1 << 20), || beside_lines(&mut without, 16, 64 << 10));
@@ -80,7 +80,7 @@ pub(crate) fn long_lines() -> Beside {
     Beside { outcome: format!("{} what it is beside the same bytes in lines of 64 KiB", beside.outcome), ..beside }
 }
 
-/// One client sends so many at once, again and again.
+/// One client sends this many lines at once, again and again.
 fn beside_lines(served: &mut Served, at_once: u32, length: usize) -> Quantiles {
     let number = served.number();
     let (quantiles, connection) = served.measure_while(|service, done| {
@@ -100,7 +100,7 @@ fn beside_lines(served: &mut Served, at_once: u32, length: usize) -> Quantiles {
     quantiles
 }
 
-/// Sends it and reads as much.
+/// Sends bytes and reads as many.
 fn exchanged(stream: &mut TcpStream, sent: &[u8]) -> Vec<u8> {
     let mut writer = stream.try_clone().unwrap();
     let mut back = vec![0; sent.len()];
@@ -111,7 +111,7 @@ fn exchanged(stream: &mut TcpStream, sent: &[u8]) -> Vec<u8> {
     back
 }
 
-/// Beside ten thousand who have sent half a line.
+/// Others are served beside ten thousand clients that have sent half a line.
 pub(crate) fn half_lines() -> Beside {
     let (mut with, mut without) = (Served::start("max_connections = 20000"), Served::start(""));
     let first = with.numbers(CROWD);
@@ -131,7 +131,8 @@ pub(crate) fn half_lines() -> Beside {
     beside
 }
 
-/// While many more come than may: others are in before.
+/// Others, which have been accepted before, are served while many more connect than are
+/// allowed.
 pub(crate) fn flood() -> Beside {
     const AT_ONCE: u64 = 100;
     const COMERS: u32 = 300;

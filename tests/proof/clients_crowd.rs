@@ -10,18 +10,19 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 
-/// So many are many.
+/// How many clients count as very many.
 pub(crate) const CROWD: u32 = 10_000;
-/// The bytes of a line, and of its first half.
+/// The length of a line, and of its first half.
 pub(crate) const LINE: usize = 128;
 pub(crate) const HALF: usize = 60;
-/// What echo holds a client with, whatever it sends, and the least buffer.
+/// The memory that echo needs for a client, whatever that sends, and for the smallest buffer.
 const CLIENT: u64 = 512;
 const BUFFER: u64 = 4096;
-/// Buffers that are kept for the next, records under way, and what waits for them.
+/// Memory for buffers that are kept for later clients, for records under way, and for what
+/// waits for them.
 const SHARED: u64 = 6 << 20;
 
-/// [`CROWD`] at once.
+/// [`CROWD`] clients at once.
 pub(crate) fn ten_thousand(times: f64) -> Tried {
     let service = Service::start(&Wanted::default());
     let before = service.memory("echo");
@@ -49,7 +50,7 @@ pub(crate) fn ten_thousand(times: f64) -> Tried {
     }
 }
 
-/// The same by a sink that leaves out every thousandth line.
+/// The control: a sink that leaves out every thousandth line.
 fn sink_that_drops() -> String {
     let mut service = Service::start(&Wanted {
         format: Format::Raw,
@@ -69,7 +70,7 @@ fn sink_that_drops() -> String {
 const AT_ONCE: u64 = 100;
 const COMERS: u32 = 2000;
 
-/// More than may come.
+/// More clients than are allowed.
 pub(crate) fn flood(times: f64) -> Tried {
     let service = Service::start(&Wanted { echo: &format!("max_connections = {AT_ONCE}"), ..Wanted::default() });
     let rounds = scaled(3, times);
@@ -79,7 +80,7 @@ pub(crate) fn flood(times: f64) -> Tried {
         let comers = come(&service, round * COMERS, COMERS);
         service.wait_metric("echo", "connections", AT_ONCE);
         let served = serve(comers, |nth| {
-            // Asking takes longer than serving.
+            // A status takes longer than serving a client, so it is asked for rarely.
             if nth % 100 == 0 {
                 let now = service.metric("echo", "connections");
                 assert!(now <= AT_ONCE, "{now} are in");
@@ -110,7 +111,7 @@ pub(crate) fn flood(times: f64) -> Tried {
     }
 }
 
-/// The same where those over the number are closed at once.
+/// The control: an echo that closes clients beyond the limit at once.
 fn echo_that_refuses() -> String {
     let echo = format!("max_connections_per_address = {AT_ONCE}");
     let service = Service::start(&Wanted { echo: &echo, ..Wanted::default() });
@@ -121,7 +122,7 @@ fn echo_that_refuses() -> String {
     format!("{refused} found refused")
 }
 
-/// Clients that come one after the other without waiting to be let in; each
+/// Clients that connect one after the other without waiting to be accepted. Each
 /// sends one message.
 pub(crate) fn come(service: &Service, first: u32, count: u32) -> Vec<(TcpStream, Connection)> {
     let one = |number| {
@@ -133,7 +134,7 @@ pub(crate) fn come(service: &Service, first: u32, count: u32) -> Vec<(TcpStream,
     (first..first + count).map(one).collect()
 }
 
-/// Each reads its echo and leaves, so that the next may come in; returns those
+/// Each client reads its echo and leaves, so that the next can be accepted. Returns those
 /// that were answered.
 pub(crate) fn serve(comers: Vec<(TcpStream, Connection)>, mut look: impl FnMut(usize)) -> Vec<Connection> {
     let mut served = Vec::new();
@@ -228,7 +229,7 @@ fn half_lines_held() -> (usize, u64, u64, String) {
     (lines, memory, bound, format!("file doctored, a line removed: {removed}; doubled: {doubled}"))
 }
 
-/// Connected, and the first half of a line sent by each.
+/// Clients that have each sent the first half of a line.
 pub(crate) fn half_clients(service: &Service) -> Vec<(TcpStream, u32)> {
     let one = |number| {
         let mut stream = service.connect();
@@ -254,7 +255,7 @@ fn peer(stream: &TcpStream) -> String {
     stream.local_addr().unwrap().to_string()
 }
 
-/// The lines of the file, where they are exactly those that each peer sent.
+/// The number of lines in the file, if they are exactly those that each peer sent.
 fn compare(file: &[u8], expected: &HashMap<String, Vec<Vec<u8>>>) -> Result<usize, String> {
     let mut found: HashMap<String, Vec<Vec<u8>>> = HashMap::new();
     for line in file.split_inclusive(|byte| *byte == b'\n') {

@@ -1,10 +1,10 @@
 //! Others' latency, with clients that misbehave and without.
 //!
-//! It is compared within one run: rounds at a daemon that has them and at one
-//! that has not follow each other. Medians over the rounds are told. How much
-//! else the machine has to do is seen in how rounds differ that have nothing to
-//! differ in: too slow is what three of four rounds with them are, measured by
-//! what the slowest fourth of those without is.
+//! It is compared within one run: rounds at a daemon that has such clients alternate with
+//! rounds at a daemon that has none. The result is the medians over the rounds. How busy the
+//! machine is shows in how much the rounds without such clients differ. So the latency is
+//! too high if three of four rounds with them are too slow, compared with the slowest
+//! fourth of those without.
 
 use crate::clients_service::{Checked, Service, Wanted};
 use crate::daemon::kill;
@@ -16,21 +16,21 @@ use std::time::Duration;
 
 /// How long others are measured in a round.
 const ROUND: Duration = Duration::from_millis(100);
-/// Fewer would leave quartiles to chance.
+/// With fewer rounds, quartiles would be a matter of chance.
 const ROUNDS: u32 = 15;
-/// Others' latency may be so many times what it is without.
+/// Others' latency may be this many times what it is without such clients.
 const MOST: f64 = 2.0;
 
-/// What others meet in a round: median and 99th percentile of latency, in microseconds.
+/// Others' latency in a round: the median and the 99th percentile, in microseconds.
 pub(crate) type Quantiles = [f64; 2];
 
-/// Rounds at both, one after the other.
+/// Compares rounds at both daemons in turn.
 pub(crate) fn compare(mut with: impl FnMut() -> Quantiles, mut without: impl FnMut() -> Quantiles) -> Latency {
     let (with, without) = (0..ROUNDS).map(|_| (with(), without())).unzip();
     Latency { with, without }
 }
 
-/// The control of each comparison: an echo that stands still is found out.
+/// The control of each comparison: an echo that stalls must be found out.
 pub(crate) fn stalled(with: &mut Served, without: &mut Served) -> String {
     let stalled = compare(|| with.measure_stalled(), || without.measure());
     assert!(!stalled.holds(), "a stall was not found out: {stalled}");
@@ -45,13 +45,13 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// With these settings of the echo.
+    /// Starts a daemon with these settings of the echo.
     pub(crate) fn start(echo: &str) -> Served {
         Served::start_as(Format::Raw, echo)
     }
 
     pub(crate) fn start_as(format: Format, echo: &str) -> Served {
-        // However long the machine takes, a line is one message.
+        // Even if the machine is slow, a line is one message.
         let echo = format!("partial_after = \"1h\"\n{echo}");
         let service = Service::start(&Wanted { format, echo: &echo, ..Wanted::default() });
         Served { service, connections: Vec::new(), next: 0 }
@@ -66,20 +66,20 @@ impl Served {
         self.numbers(1)
     }
 
-    /// The first of so many.
+    /// The first of this many numbers.
     pub(crate) fn numbers(&mut self, count: u32) -> u32 {
         self.next += count;
         self.next - count
     }
 
-    /// How others are served.
+    /// Measures how others are served.
     pub(crate) fn measure(&mut self) -> Quantiles {
         let first = self.numbers(Service::OTHERS);
         let outcome = self.service.load_for(ROUND, first);
         self.take(outcome)
     }
 
-    /// The same, while something else is done.
+    /// Measures it while something else is done.
     pub(crate) fn measure_while<T: Send>(
         &mut self,
         what: impl FnOnce(&Service, &AtomicBool) -> T + Send,
@@ -102,7 +102,7 @@ impl Served {
         [0.5, 0.99].map(|share| outcome.latency.quantile(share).as_secs_f64() * 1e6)
     }
 
-    /// The same, while its echo is stopped for 50 ms again and again.
+    /// Measures it while the echo is stopped for 50 ms again and again.
     pub(crate) fn measure_stalled(&mut self) -> Quantiles {
         let pid = self.service.daemon.child_pid("echo");
         let stall = |_: &Service, done: &AtomicBool| {
@@ -117,15 +117,15 @@ impl Served {
     }
 }
 
-/// Quantiles a round.
+/// The quantiles of each round.
 pub(crate) struct Latency {
     pub(crate) with: Vec<[f64; 2]>,
     without: Vec<[f64; 2]>,
 }
 
 impl Latency {
-    /// How many times what it is without, from one quartile of the rounds to
-    /// another: what is in the middle of a round, and its 99th percentile.
+    /// The ratios of latency with such clients to latency without, for these quartiles of the
+    /// rounds: of the median within a round, and of its 99th percentile.
     fn ratios(&self, with: usize, without: usize) -> [f64; 2] {
         [0, 1].map(|which| quartile(&self.with, which, with) / quartile(&self.without, which, without))
     }

@@ -10,12 +10,12 @@ use std::io::{Read, Write};
 
 const LONG: usize = 1 << 20;
 const LONG_CLIENTS: u32 = 10;
-/// What a part has at most: max_message, as it is by default.
+/// The most bytes of a part: the default of max_message.
 const PART: usize = 64 << 10;
 
 /// Lines of 1 MiB, which the checker joins again.
 pub(crate) fn long_lines(times: f64) -> Tried {
-    // However long the machine takes, a line is one line.
+    // Even if the machine is slow, a line is one line.
     let mut service =
         Service::start(&Wanted { format: Format::Json, echo: "partial_after = \"1h\"", ..Wanted::default() });
     let before = service.memory("echo");
@@ -54,7 +54,7 @@ pub(crate) fn long_lines(times: f64) -> Tried {
     }
 }
 
-/// Every byte in each format, in lines and in whatever a read gives.
+/// Every byte in each format, framed by lines and by reads.
 pub(crate) fn every_byte(times: f64) -> Tried {
     let random = scaled(500, times);
     let mut compared = Compared::default();
@@ -76,7 +76,7 @@ pub(crate) fn every_byte(times: f64) -> Tried {
     }
 }
 
-/// What was compared with what was sent.
+/// Counts of comparisons with what was sent.
 #[derive(Default)]
 struct Compared {
     echoes: usize,
@@ -88,7 +88,7 @@ struct Compared {
     found_out: usize,
 }
 
-/// Sends each when the one before came back; then the file must have them.
+/// Sends each message when the one before came back. Then the file must have all of them.
 fn bytes_come_back(format: Format, framing: &str, sent: &[Vec<u8>], compared: &mut Compared) {
     let echo = format!("framing = \"{framing}\"\npartial_after = \"1h\"");
     let mut service = Service::start(&Wanted { format, echo: &echo, ..Wanted::default() });
@@ -109,7 +109,7 @@ fn bytes_come_back(format: Format, framing: &str, sent: &[Vec<u8>], compared: &m
     compared.files += 1;
     compared.files_differ += usize::from(!gives(&file, format, &expected));
     assert_eq!(compared.files_differ, 0, "{}, {framing}: the file has other bytes", format.name());
-    // No key and no time has an x.
+    // No key and no time has an x, so this is a byte of a message.
     let middle = file.len() / 2 + file[file.len() / 2..].iter().position(|byte| *byte == b'x').unwrap();
     file[middle] ^= 1;
     compared.changed += 1;
@@ -117,7 +117,7 @@ fn bytes_come_back(format: Format, framing: &str, sent: &[Vec<u8>], compared: &m
     assert_eq!(compared.found_out, compared.changed, "{}: a byte that was changed was not found out", format.name());
 }
 
-/// What is to be in the file of it: a line comes without its end.
+/// What should be in the file: a line is saved without its end.
 fn content<'a>(message: &'a [u8], framing: &str) -> &'a [u8] {
     if framing == "read" {
         return message;
@@ -129,7 +129,7 @@ fn content<'a>(message: &'a [u8], framing: &str) -> &'a [u8] {
 /// Whether the file has those messages and nothing else.
 fn gives(file: &[u8], format: Format, expected: &[&[u8]]) -> bool {
     if format == Format::Raw {
-        // The bytes and a newline, nothing else: newlines may be among them.
+        // Each message is its bytes and a newline. The bytes may have newlines, too.
         return file == expected.iter().flat_map(|message| [message, &b"\n"[..]].concat()).collect::<Vec<u8>>();
     }
     let lines = file.split_inclusive(|byte| *byte == b'\n');
@@ -138,8 +138,8 @@ fn gives(file: &[u8], format: Format, expected: &[&[u8]]) -> bool {
     found.is_some_and(|found| found == expected)
 }
 
-/// Each byte alone, first, last, before each other, and random ones; as lines
-/// none has a newline but at its end.
+/// Messages with each byte alone, first, last and before each other byte, and random ones. Lines
+/// have no newline except at their end.
 fn all_bytes(lines: bool, random: u32) -> Vec<Vec<u8>> {
     let bytes: Vec<u8> = (0..=255).filter(|byte| !lines || *byte != b'\n').collect();
     let mut all = Vec::new();

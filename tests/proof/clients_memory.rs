@@ -1,4 +1,5 @@
-//! Two thousand clients that send and never read: what they cost together, and how long.
+//! Two thousand clients that send and never read: how much memory they take together, and for
+//! how long.
 
 use crate::clients_resets::arrived;
 use crate::clients_service::{Service, Wanted, counts, mib};
@@ -13,16 +14,17 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 const MANY: u32 = 2000;
-/// Bytes of a message of theirs.
+/// The length of their messages in bytes.
 const LENGTH: usize = 1000;
-/// What they may have together, which half of them could fill, and where it is to be found out.
+/// The memory that they may take together, which half of them could fill, and the limit of the
+/// control.
 const MEMORY: u64 = 64 << 20;
 const FOUR_TIMES: u64 = 4 * MEMORY;
-/// What the kernel may have for each, of both ends.
+/// The kernel's memory for each client, at both ends.
 const KERNEL: u64 = 512 << 10;
 /// send_timeout.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Others are served for so long at a time.
+/// Others are served for this long at a time.
 const ROUND: Duration = Duration::from_millis(100);
 
 pub(crate) fn bounded(_times: f64) -> Tried {
@@ -38,7 +40,7 @@ pub(crate) fn bounded(_times: f64) -> Tried {
         assert!(began.elapsed() < 3 * TIMEOUT, "{} were closed", service.metric("echo", "send_timeouts"));
         std::thread::sleep(ROUND);
     }
-    wait_for("all is let go of", || {
+    wait_for("all memory is released", || {
         (service.metric("echo", "connections") == 0 && service.metric("echo", "memory") == 0).then_some(())
     });
     let cleared = began.elapsed();
@@ -76,12 +78,13 @@ fn start(max_memory: u64, send_timeout: Duration) -> Service {
     Service::start(&Wanted { echo: &echo, ..Wanted::default() })
 }
 
-/// What an echo may have: that, buffers for the next, records, and a little for each client.
+/// The memory that an echo may take: that, buffers for later clients, records, and a little for
+/// each client.
 fn bound(before: u64, max_memory: u64) -> u64 {
     before + max_memory + (8 << 20)
 }
 
-/// What the kernel has for TCP (proc_net(5): sockstat, in pages).
+/// The kernel's memory for TCP (proc_net(5): sockstat, in pages).
 fn tcp_memory() -> u64 {
     let text = std::fs::read_to_string("/proc/net/sockstat").unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("TCP:")).unwrap();
@@ -90,7 +93,7 @@ fn tcp_memory() -> u64 {
     words[at + 1].parse::<u64>().unwrap() * 4096
 }
 
-/// Clients that have sent all that is taken of them, and those that were served meanwhile.
+/// Clients that have sent as much as is taken, and those that were served meanwhile.
 struct Filled {
     hogs: Vec<Hog>,
     others: Vec<Connection>,
@@ -116,14 +119,15 @@ fn fill(service: &Service) -> Filled {
 struct Hog {
     stream: TcpStream,
     connection: Connection,
-    /// What of its message under way is not sent yet.
+    /// The part of its current message that is not sent yet.
     unsent: Vec<u8>,
 }
 
 impl Hog {
     fn new(service: &Service, number: u32) -> Hog {
         let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
-        // Segments as over Ethernet, and little of it in its own kernel, which is the same here.
+        // Segments of the size that Ethernet has, and a small buffer at the client's end, which is in
+        // the same kernel here.
         setsockopt(&socket, sockopt::TcpMaxSeg, &1400).unwrap();
         setsockopt(&socket, sockopt::RcvBuf, &16384).unwrap();
         setsockopt(&socket, sockopt::SndBuf, &16384).unwrap();
@@ -134,7 +138,7 @@ impl Hog {
         Hog { stream, connection: Connection::new(number, peer, LENGTH), unsent: Vec::new() }
     }
 
-    /// Sends what is taken; whether anything was.
+    /// Sends as much as is taken. Returns whether anything was.
     fn push(&mut self) -> bool {
         let mut took = false;
         loop {
@@ -151,7 +155,8 @@ impl Hog {
         }
     }
 
-    /// What its kernel had taken of its echoes when it was closed: those are promised.
+    /// The connection with the echoes that its kernel had received when it was closed. These are
+    /// promised.
     fn end(mut self) -> Connection {
         let (mut back, mut sent) = (Vec::new(), Vec::new());
         self.stream.set_nonblocking(false).unwrap();

@@ -13,13 +13,13 @@ use std::hash::{BuildHasher, Hasher};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-/// Lengths of their messages: small ones, ones of a whole record, and ones of many.
+/// The lengths of their messages: small ones, ones of a whole record, and ones of many records.
 const LENGTHS: [usize; 8] = [128, 300, 1000, 2000, 4096, 5000, 10_000, 50_000];
-/// Each sends so many messages and a part of one more.
+/// Each sends this many messages and a part of one more.
 const MESSAGES: u32 = 4;
 
 pub(crate) fn resets(times: f64) -> Tried {
-    // What comes in two pieces is one message, however long the machine takes.
+    // A message that comes in two pieces is one message, even if the machine is slow.
     let service = Service::start(&Wanted { echo: "partial_after = \"1h\"", ..Wanted::default() });
     let resets = scaled(2000, times);
     let before = service.memory("echo");
@@ -27,7 +27,7 @@ pub(crate) fn resets(times: f64) -> Tried {
     let mut connections: Vec<Connection> = (0..resets).map(|number| reset(&service, number)).collect();
     service.wait_metric("echo", "accepted", u64::from(resets) + 20);
     let memory = service.memory("echo");
-    // Twice max_message each of the others and one more has, and what all share.
+    // Twice max_message for each of the others and for one more, and the memory that all share.
     let bound = before + 21 * (128 << 10) + (6 << 20);
     assert!(memory <= bound, "echo has {}, more than {}", mib(memory), mib(bound));
     let broken_off: u64 = connections.iter().map(|c| u64::from(c.sent) * c.length as u64 + c.part as u64).sum();
@@ -64,12 +64,12 @@ pub(crate) fn reset(service: &Service, number: u32) -> Connection {
     let part = 1 + (random >> 8) as usize % (length - 1);
     let echoed = (random >> 40) as u32 % (MESSAGES + 1);
     let (stream, connection) = exchange(service, Connection { part, echoed, ..new(number, length) });
-    // To close it is to reset it (socket(7), SO_LINGER).
+    // Closing it now resets it (socket(7), SO_LINGER).
     setsockopt(&stream, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
     connection
 }
 
-/// One that sends whole messages alone, reads every echo, and leaves.
+/// A client that sends only whole messages, reads every echo, and leaves.
 pub(crate) fn no_reset(service: &Service, number: u32) -> Connection {
     exchange(service, Connection { echoed: MESSAGES, ..new(number, length(random())) }).1
 }
@@ -86,7 +86,7 @@ fn new(number: u32, length: usize) -> Connection {
     Connection { sent: MESSAGES, ..Connection::new(number, String::new(), length) }
 }
 
-/// Sends as much as it says, and reads as many echoes.
+/// Sends as much as `client` says, and reads as many echoes.
 fn exchange(service: &Service, client: Connection) -> (TcpStream, Connection) {
     let Connection { number, length, sent: messages, part, echoed, .. } = client;
     let mut stream = service.connect();
@@ -100,8 +100,8 @@ fn exchange(service: &Service, client: Connection) -> (TcpStream, Connection) {
     (stream, Connection { peer, ..client })
 }
 
-/// A reset takes what is on its way with it, so where it cut is seen in the
-/// file alone: at the last line of a connection, in a message that was not echoed.
+/// A reset destroys what is under way, so only the file shows where it cut: in the last line of
+/// a connection, in a message that was not echoed.
 pub(crate) fn arrived(file: &[u8], connections: &mut [Connection]) {
     let mut whole = vec![0; connections.len()];
     for line in file.split_inclusive(|byte| *byte == b'\n') {

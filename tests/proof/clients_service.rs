@@ -1,5 +1,5 @@
-//! An echo and a logger for clients to try, a load of them, and what the
-//! checker says in the end.
+//! An echo and a logger for the clients of trials, a load of clients, and the checker's
+//! verdict at the end.
 
 use crate::daemon::{Daemon, free_port, wait_for};
 use crate::load::checker::{self, Format, Verdict};
@@ -16,14 +16,14 @@ use std::time::Duration;
 /// How long a load waits for the last echoes.
 const DRAIN: Duration = Duration::from_secs(60);
 
-/// What is not as usual.
+/// What differs from the usual configuration.
 pub(crate) struct Wanted<'a> {
     pub(crate) format: Format,
     /// More keys of the echo.
     pub(crate) child: &'a str,
     /// Its settings.
     pub(crate) echo: &'a str,
-    /// What takes its messages.
+    /// The sink of its messages.
     pub(crate) sink: &'a str,
     /// More keys of the link.
     pub(crate) link: &'a str,
@@ -48,7 +48,7 @@ impl Service {
         Service::start_after("", wanted)
     }
 
-    /// Started by a shell that has done `first`.
+    /// Starts the daemon from a shell that runs `first` before.
     pub(crate) fn start_after(first: &str, wanted: &Wanted<'_>) -> Service {
         let port = free_port();
         let Wanted { format, child, echo, sink, link } = wanted;
@@ -83,7 +83,7 @@ impl Service {
         self.daemon.connect(self.port)
     }
 
-    /// A load of 20 clients, or as `change` has it, on a thread of its own.
+    /// A load of 20 clients, or as `change` changes it, on a thread of its own.
     pub(crate) fn load(&self, change: impl FnOnce(&mut Plan)) -> Load {
         let mut plan = self.plan();
         change(&mut plan);
@@ -93,7 +93,7 @@ impl Service {
         Load { stop, thread }
     }
 
-    /// So many clients has the load whose latency is looked at.
+    /// The number of clients in the load whose latency is measured.
     pub(crate) const OTHERS: u32 = 10;
 
     /// That load for that long, numbered from `first`.
@@ -106,12 +106,13 @@ impl Service {
         Plan { reconnect: false, drain: DRAIN, ..Plan::usual(self.port) }
     }
 
-    /// What a child has counted.
+    /// A counter of a child.
     pub(crate) fn metric(&self, child: &str, name: &str) -> u64 {
         self.daemon.child(child).metrics.get(name).copied().unwrap_or_default()
     }
 
-    /// Waits until a child has counted so many; it may take long, as long as it goes on.
+    /// Waits until a child has counted this many. It may take any time, as long as it makes
+    /// progress.
     pub(crate) fn wait_metric(&self, child: &str, name: &str, count: u64) {
         let mut before = self.metric(child, name);
         while before < count {
@@ -121,7 +122,7 @@ impl Service {
         }
     }
 
-    /// Waits until the load has got on, whatever was in its way.
+    /// Waits until the load has made progress.
     pub(crate) fn wait_progress(&self) {
         let length = || std::fs::metadata(self.daemon.path("messages.log")).map_or(0, |m| m.len());
         let before = length();
@@ -130,7 +131,7 @@ impl Service {
         });
     }
 
-    /// Memory of a child that is no file's, in bytes (RssAnon, proc_pid_status(5)).
+    /// The anonymous memory of a child in bytes (RssAnon, proc_pid_status(5)).
     pub(crate) fn memory(&self, child: &str) -> u64 {
         let path = format!("/proc/{}/status", self.daemon.child_pid(child));
         let text = std::fs::read_to_string(path).unwrap();
@@ -138,7 +139,7 @@ impl Service {
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
-    /// What is in the message file.
+    /// The content of the message file.
     pub(crate) fn file(&self) -> Vec<u8> {
         self.daemon.read("messages.log")
     }
@@ -147,13 +148,13 @@ impl Service {
         checker::check(&*self.file(), self.format, connections).unwrap()
     }
 
-    /// Stops it; the file must be right, and be found wrong where it is doctored.
+    /// Stops it. The file must be right, and must be found wrong if it is doctored.
     pub(crate) fn end(mut self, connections: &[Connection]) -> Checked {
         self.daemon.stop();
         self.check(connections)
     }
 
-    /// The same, once it is stopped.
+    /// Checks the file once the daemon is stopped.
     pub(crate) fn check(&self, connections: &[Connection]) -> Checked {
         let verdict = self.verdict(connections);
         assert!(verdict.is_clean(), "{verdict}\nlog:\n{}", self.daemon.log());
@@ -178,7 +179,8 @@ impl Load {
         outcome
     }
 
-    /// The same, and no client may have noticed anything but that it took longer.
+    /// Ends it like [`Load::end`]. No client may have noticed anything, except that it took
+    /// longer.
     pub(crate) fn end_unnoticed(self) -> Outcome {
         let outcome = self.end();
         let noticed = (outcome.disconnected, outcome.refused, outcome.unanswered());
@@ -194,7 +196,7 @@ pub(crate) struct Checked {
     pub(crate) control: String,
 }
 
-/// What is there, and what was lost, doubled and so on.
+/// The counts of what is there, lost, doubled and so on.
 pub(crate) fn counts(verdict: &Verdict) -> String {
     format!("{} echoed: {}", verdict.echoed, faults(verdict))
 }

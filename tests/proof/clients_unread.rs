@@ -11,13 +11,13 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
 
 const MANY: u32 = 100;
-/// Enough to find out that memory is not bounded.
+/// Enough clients to notice that memory is not bounded.
 const FEWER: u32 = 30;
-/// Bytes of a message of those that never read.
+/// The length of a message of those that never read.
 const LENGTH: usize = 16 << 10;
-/// Of one that is served meanwhile.
+/// The length of a message of one that is served meanwhile.
 const OTHER: usize = 128;
-/// max_message, as it is by default, and where memory is to be found out.
+/// The default of max_message, and the larger one of the control.
 const USUAL: u64 = 64 << 10;
 const FOUR_TIMES: u64 = 256 << 10;
 
@@ -73,7 +73,7 @@ fn start(max_message: u64) -> Served {
     Served::start(&format!("max_message = \"{max_message}B\"\nsend_timeout = \"0s\""))
 }
 
-/// What an echo may have with so many clients that hold all they may.
+/// The memory that an echo may take with this many clients that take all they may.
 fn bound(before: u64, clients: u32) -> u64 {
     before + u64::from(clients) * 2 * USUAL + (6 << 20)
 }
@@ -82,19 +82,19 @@ fn bound(before: u64, clients: u32) -> u64 {
 struct Hog {
     stream: TcpStream,
     connection: Connection,
-    /// What of its message under way is not sent yet.
+    /// The part of its current message that is not sent yet.
     unsent: Vec<u8>,
 }
 
 impl Served {
-    /// Clients that have sent all that is taken of them.
+    /// Clients that have sent as much as is taken.
     fn fill(&mut self, count: u32) -> Vec<Hog> {
         let mut hogs: Vec<Hog> = (0..count).map(|_| self.hog()).collect();
         let mut other = self.service.connect();
         let number = self.number();
         let (mut in_vain, mut rounds) = (0, 0);
         let mut line = Vec::new();
-        // Until nothing more is taken of any while somebody else is served so often.
+        // Until none can send any more while another client is served many times.
         while in_vain < 50 {
             let took = hogs.iter_mut().map(Hog::push).filter(|took| *took).count();
             in_vain = if took > 0 { 0 } else { in_vain + 1 };
@@ -112,8 +112,8 @@ impl Served {
     fn hog(&mut self) -> Hog {
         let kind = (AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC);
         let socket = socket(kind.0, kind.1, kind.2, None).unwrap();
-        // Segments as over Ethernet: with those of the loopback the kernel
-        // holds megabytes for each.
+        // Segments of the size that Ethernet has. With those of the loopback interface, the
+        // kernel holds megabytes for each.
         setsockopt(&socket, sockopt::TcpMaxSeg, &1400).unwrap();
         let address = SockaddrIn::new(127, 0, 0, 1, self.service.port);
         connect(socket.as_raw_fd(), &address).unwrap();
@@ -124,14 +124,14 @@ impl Served {
         Hog { stream, connection, unsent: Vec::new() }
     }
 
-    /// At last they read: everything is there.
+    /// Finally they read, and get everything.
     fn let_go(&mut self, hogs: Vec<Hog>) {
         for Hog { mut stream, mut connection, unsent } in hogs {
             stream.set_nonblocking(false).unwrap();
             let mut writer = stream.try_clone().unwrap();
             let (mut back, mut sent) = (Vec::new(), Vec::new());
             std::thread::scope(|scope| {
-                // The rest of the line under way, once there is room.
+                // Send the rest of the current line, once there is room.
                 scope.spawn(move || {
                     writer.write_all(&unsent).unwrap();
                     writer.shutdown(Shutdown::Write).unwrap();
@@ -149,7 +149,7 @@ impl Served {
 }
 
 impl Hog {
-    /// Sends what is taken; whether anything was.
+    /// Sends as much as is taken. Returns whether anything was.
     fn push(&mut self) -> bool {
         let mut took = false;
         loop {

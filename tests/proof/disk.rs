@@ -1,5 +1,5 @@
-//! The disk: full, read-only, failing. Clients wait, status and log say so,
-//! and all goes on by itself.
+//! A disk that is full, read-only or failing. Clients wait, status and log report it, and
+//! everything goes on by itself afterwards.
 
 use crate::daemon::wait_for;
 use crate::disk_image::{self, Image, Immutable, Kind, fill};
@@ -44,7 +44,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial {
             name: "disk/drop-archives",
             fault: "with when_full = \"drop-archives\", another file fills the disk again and again; at last it is removed",
-            promise: "the oldest archives go, one after the other, and clients go on; without any left they wait, \
+            promise: "the oldest archives are removed, one after the other, and clients go on; when none is left, they wait, \
                       status and log say why; nothing else is lost: every message is there exactly once, whole, in order",
             missing: needs_strace,
             attempt: drop_archives,
@@ -75,23 +75,23 @@ pub(crate) fn trials() -> Vec<Trial> {
         },
         Trial {
             name: "disk/immutable",
-            fault: "under load the file is made one that nobody may write to (chattr +i); later it is not",
+            fault: "under load the file is made immutable (chattr +i); later it is not",
             promise: WAIT,
             missing: || disk_image::missing(Kind::Ext4, &["chattr", "strace"]),
             attempt: immutable,
         },
         Trial {
             name: "disk/eio-write",
-            fault: "each write to the file is an I/O error, for a while",
+            fault: "each write to the file fails with an I/O error, for a while",
             promise: WAIT,
             missing: needs_strace,
             attempt: eio_write,
         },
         Trial {
             name: "disk/eio-fdatasync",
-            fault: "fdatasync says that there was an I/O error, once or several times",
-            promise: "synced: the file is put aside as it is, never asked again; what was not echoed goes to a new \
-                      file; both together, but for the one batch that may be in both, have every message exactly \
+            fault: "fdatasync reports an I/O error, once or several times",
+            promise: "synced: the file is put aside as it is, and never synced again; what was not echoed goes to a new \
+                      file; both together, except for the one batch that may be in both, have every message exactly \
                       once, whole, in order",
             missing: || disk_image::missing(Kind::NoJournal, &["strace"]),
             attempt: eio_fdatasync,
@@ -108,7 +108,7 @@ fn full(times: f64) -> Tried {
     full_on(&[(Kind::Ext4, 64), (Kind::Ext3, 64)], rounds)
 }
 
-/// All that is tried with a full disk, with another file system.
+/// All trials of a full disk, on another file system.
 fn all_of(kind: Kind, mebibytes: u64, times: f64) -> Tried {
     let full = full_on(&[(kind, mebibytes)], scaled(6, times));
     let at_start = full_at_start_on(kind, mebibytes, scaled(2, times));
@@ -176,7 +176,7 @@ fn drop_archives(times: f64) -> Tried {
     drop_archives_on(Kind::Ext4, 64, scaled(3, times))
 }
 
-/// Archives as another day left them; what is in them is not the checker's.
+/// There are archives from earlier days, whose content does not matter to the checker.
 fn drop_archives_on(kind: Kind, mebibytes: u64, rounds: u32) -> Tried {
     const ARCHIVES: usize = 3;
     const DROP: &str = "when_full = \"drop-archives\"\nrotate = { size = \"1GiB\" }";
@@ -194,13 +194,13 @@ fn drop_archives_on(kind: Kind, mebibytes: u64, rounds: u32) -> Tried {
             let mut left = all.len();
             while left > 0 {
                 let before = left;
-                // Who fills it may take what an archive left too: then the next one goes.
+                // The filler may take the room of a removed archive too. Then the next one is removed.
                 fill(&filler);
                 times_full += 1;
                 left = wait_for("an archive goes", || Some(archives().len()).filter(|left| *left < before));
                 assert!(all.ends_with(&archives()), "{:?} are left, log:\n{}", archives(), site.daemon.log());
                 if left > 0 {
-                    // Nobody has to wait now.
+                    // No client has to wait now.
                     site.wait_passed();
                     left = archives().len();
                 }
@@ -218,7 +218,7 @@ fn drop_archives_on(kind: Kind, mebibytes: u64, rounds: u32) -> Tried {
     tried(&what, &kept, &format!("{dropped} archives dropped, always the oldest"), &nothing_dropped())
 }
 
-/// The control: where archives may not be dropped, clients wait.
+/// The control: if archives may not be dropped, clients wait.
 fn nothing_dropped() -> String {
     let image = Image::new(Kind::Ext4, 64);
     let site = Site::new(&image.disk(), "saved", "");
@@ -258,13 +258,13 @@ fn read_only(times: f64) -> Tried {
             let image = Image::new(Kind::Ext4, 64);
             image.remount("ro");
             let (site, port) = Site::without_load(&image.disk(), "saved", "");
-            // Its clients wait in the backlog.
+            // Clients wait in the backlog.
             wait_for("it listens", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
             let site = site.under_load(port);
             site.wait_told("Read-only file system");
             image.remount("rw");
             site.wait_passed();
-            // It can't be made read-only while a file is open for writing; now none is.
+            // It can't be made read-only while a file is open for writing. At this moment, none is.
             site.kill_logger_and(|| image.remount("ro"));
             let taken = site.wait_told("Read-only file system");
             site.assert_waiting(taken);
@@ -282,7 +282,7 @@ fn read_only_by_error(times: f64) -> Tried {
     let kept: Vec<Kept> = (0..rounds)
         .map(|_| {
             let image = Image::new(Kind::Ext4, 64);
-            // Where the disk is not mounted, nothing is.
+            // If the disk is not mounted, this folder does not exist.
             let folder = image.disk().join("folder");
             std::fs::create_dir(&folder).unwrap();
             let site = Site::new(&folder, "synced", "");
@@ -290,8 +290,8 @@ fn read_only_by_error(times: f64) -> Tried {
             image.fail();
             let taken = site.wait_told("Read-only file system");
             site.assert_waiting(taken);
-            // ext4 is never writable again until it is mounted anew, which the
-            // logger's open files are in the way of.
+            // ext4 is not writable again until it is mounted again, and the logger's open
+            // files are in the way of that.
             site.kill_logger();
             site.daemon.wait_log("cannot open");
             image.unmount();
@@ -331,7 +331,7 @@ fn eio_write(times: f64) -> Tried {
         let taken = site.wait_told("Input/output error");
         site.assert_waiting(taken);
         if round % 3 == 2 {
-            // The next one has nothing against the disk.
+            // The next logger's writes succeed.
             site.kill_logger();
             kills += 1;
         }
@@ -350,7 +350,7 @@ fn eio_fdatasync(times: f64) -> Tried {
     let untrusted = |site: &Site| site.beside("messages.log.untrusted-");
     for round in 0..rounds {
         let before = untrusted(&site).len();
-        // Every other time it is the new file too that fails at first.
+        // Every other time, the new file fails at first too.
         let injection = site.inject("fdatasync", ["error=EIO:when=1", "error=EIO:when=1..3"][round as usize % 2]);
         wait_for("a file is put aside", || (untrusted(&site).len() > before).then_some(()));
         site.wait_passed();
@@ -369,21 +369,21 @@ fn eio_fdatasync(times: f64) -> Tried {
     tried(&what, &kept, &more, &asked_again())
 }
 
-/// Appends what is in a file, but for the batch at its beginning that is at
-/// the end of the one before: at most what can be under way. Whether there was one.
+/// Appends the content of a file, except for a batch at its beginning that is also at the end of
+/// the file before. That is at most what can be under way. Returns whether there was one.
 pub(crate) fn append_but_what_is_in_both(all: &mut Vec<u8>, file: &[u8]) -> bool {
     let first = &file[..memchr::memchr(b'\n', file).map_or(0, |at| at + 1)];
     let same = (!first.is_empty()).then(|| memchr::memmem::rfind(all, first)).flatten();
     let both = same.map_or(0, |at| all.len() - at);
     let lines = memchr::memchr_iter(b'\n', &all[all.len() - both..]).count();
-    assert!(lines <= UNDER_WAY as usize, "{lines} lines are in both, {UNDER_WAY} can be under way");
-    assert!(file.starts_with(&all[all.len() - both..]), "it is not the end of the one that is the other's beginning");
+    assert!(lines <= UNDER_WAY as usize, "{lines} lines are in both, but only {UNDER_WAY} can be under way");
+    assert!(file.starts_with(&all[all.len() - both..]), "the end of one is not the beginning of the other");
     all.extend_from_slice(&file[both..]);
     both > 0
 }
 
-/// What would be wrong with a second fdatasync of the same file: on a disk that
-/// really fails for a while, with none of plumbd's code.
+/// Shows what would be wrong with a second fdatasync of the same file, on a disk that really
+/// fails for a while, without any of plumbd's code.
 fn asked_again() -> String {
     const LENGTH: usize = 1 << 20;
     let image = Image::thin(Kind::NoJournal, 64, 16);

@@ -1,4 +1,4 @@
-//! Somebody else who appends lines of his own to the message file.
+//! An outsider, another process, appends lines of its own to the message file.
 
 use crate::disk_held::Held;
 use crate::disk_site::{Site, tried};
@@ -7,10 +7,10 @@ use std::fs::File;
 use std::io::Write;
 use std::time::Duration;
 
-/// What his lines begin with; no line of plumbd's does.
-const HIS: &[u8] = b"somebody else's ";
+/// The beginning of the outsider's lines. No line of plumbd begins like this.
+const ITS: &[u8] = b"an outsider's ";
 
-/// He writes a line at a time, as `echo >>messages.log` does.
+/// It writes one line at a time, like `echo >>messages.log`.
 struct Outsider {
     file: File,
     lines: usize,
@@ -27,17 +27,17 @@ impl Outsider {
     }
 
     fn line(&self, number: usize) -> Vec<u8> {
-        [HIS, format!("line {number}\n").as_bytes()].concat()
+        [ITS, format!("line {number}\n").as_bytes()].concat()
     }
 
-    /// The file without them, and how many of them are there, whole and in his order.
+    /// The file without the outsider's lines, and how many of them are there, whole and in order.
     fn taken_out(&self, file: &[u8]) -> (Vec<u8>, usize) {
-        let (his, others): (Vec<&[u8]>, Vec<&[u8]>) =
-            file.split_inclusive(|&byte| byte == b'\n').partition(|line| line.starts_with(HIS));
-        let mut there = his.iter();
+        let (its, others): (Vec<&[u8]>, Vec<&[u8]>) =
+            file.split_inclusive(|&byte| byte == b'\n').partition(|line| line.starts_with(ITS));
+        let mut there = its.iter();
         let kept = (0..self.lines).filter(|&number| there.clone().any(|line| *line == self.line(number))).count();
         let in_order = (0..self.lines).all(|number| there.next().is_some_and(|line| *line == self.line(number)));
-        assert!(in_order || kept < self.lines || his.len() != self.lines, "his lines are not in his order");
+        assert!(in_order || kept < self.lines || its.len() != self.lines, "the outsider's lines are out of order");
         (others.concat(), kept)
     }
 }
@@ -52,7 +52,7 @@ pub(crate) fn appended(times: f64) -> Tried {
         if round % 50 == 0 {
             site.wait_progress();
         }
-        // Its writes are some hundred microseconds apart.
+        // The logger's writes are some hundred microseconds apart.
         std::thread::sleep(Duration::from_micros(u64::from(round * 37 % 1000)));
     }
     let held = Held::new(&site);
@@ -66,9 +66,9 @@ pub(crate) fn appended(times: f64) -> Tried {
         kept = there;
         others
     })];
-    assert_eq!(kept, outsider.lines, "his lines");
-    let what = format!("{} lines of somebody else's, 5 of them just before a write", outsider.lines);
-    tried(&what, &of_plumbd, &format!("{kept} of his lines are there"), &written_over())
+    assert_eq!(kept, outsider.lines, "its lines");
+    let what = format!("{} lines of another process, 5 of them just before a write", outsider.lines);
+    tried(&what, &of_plumbd, &format!("{kept} of these lines are there"), &written_over())
 }
 
 /// The control: the file is not open for appending.
@@ -83,5 +83,5 @@ fn written_over() -> String {
     site.wait_progress();
     let (_, kept) = outsider.taken_out(&std::fs::read(&site.file).unwrap());
     assert!(kept < outsider.lines, "a file that is not open for appending loses nothing: the trial proves nothing");
-    format!("without O_APPEND {} of {} lines of his written over", outsider.lines - kept, outsider.lines)
+    format!("without O_APPEND {} of {} of these lines overwritten", outsider.lines - kept, outsider.lines)
 }

@@ -1,5 +1,5 @@
-//! A logger that is held for a moment just before each of its writes: the worst
-//! moment for somebody else to be at its file.
+//! A logger that is stopped for a moment just before each of its writes, which is the worst
+//! moment for another process to change its file.
 
 use crate::daemon::wait_for;
 use crate::disk_site::Site;
@@ -7,11 +7,11 @@ use crate::strace::Strace;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-/// Dropped, it is as it was, but for [`Held::is_not_appending`].
+/// When this is dropped, the logger is as before, except for [`Held::is_not_appending`].
 pub(crate) struct Held<'a> {
     pub(crate) site: &'a Site,
     logger: i32,
-    /// The number of its message file.
+    /// The descriptor of its message file.
     number: i32,
     _slow: Strace,
 }
@@ -25,25 +25,25 @@ impl Held<'_> {
         Held { site, logger, number, _slow: site.inject("pwrite64", "delay_enter=100000") }
     }
 
-    /// Takes a protection away: the file is not open for appending any more
-    /// (fcntl(2)), so what is under way goes where the file ended before.
+    /// Takes a protection away: the file is no longer open for appending
+    /// (fcntl(2)), so a write that is under way goes where the file ended before.
     pub(crate) fn is_not_appending(&self) {
         let same = same_description(self.logger, self.number);
         fcntl(&same, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
     }
 
-    /// Does something when a write behind some others has begun, and has done
-    /// nothing yet; again, where that moment was missed.
+    /// Does something at a moment when a later write has begun and not written anything yet. If
+    /// the moment was missed, tries again.
     pub(crate) fn before_a_write(&self, mut act: impl FnMut()) {
         let length = || std::fs::metadata(&self.site.file).unwrap().len();
         let begin = format!("{} {:#x} ", nix::libc::SYS_pwrite64, self.number);
         let path = format!("/proc/{}/syscall", self.logger);
-        // Number and arguments of the call that it is held in (proc_pid_syscall(5)).
+        // The number and arguments of the system call that it is in (proc_pid_syscall(5)).
         let call = || std::fs::read_to_string(&path).ok().filter(|call| call.starts_with(&begin));
         wait_for("a moment before a write", || {
             let before = call().filter(|_| length() > 0)?;
             act();
-            // Where it is still held there, nothing was written meanwhile.
+            // If it is still in the same call, nothing was written meanwhile.
             (call()? == before).then_some(())
         });
         let after = length();
@@ -51,10 +51,10 @@ impl Held<'_> {
     }
 }
 
-/// The open file description that a process has under that number (pidfd_getfd(2)).
+/// The open file description of that descriptor in another process (pidfd_getfd(2)).
 fn same_description(pid: i32, number: i32) -> OwnedFd {
     #[allow(unsafe_code)]
-    // SAFETY: both calls take numbers alone, and give a descriptor of our own or -1.
+    // SAFETY: both calls take only numbers, and return a descriptor of our own or -1.
     unsafe {
         let process = nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0);
         assert!(process >= 0, "{}", std::io::Error::last_os_error());

@@ -1,6 +1,6 @@
-//! A disk of a trial's own: an image in memory on a loop device, with a file
-//! system. What the file system wrote to the device is in the image; what it
-//! still holds in its caches is not.
+//! A disk for a single trial: an image in memory on a loop device, with a file
+//! system. What the file system has written to the device is in the image; what it
+//! still has in its caches is not.
 
 use crate::daemon::wait_for;
 use std::fs::File;
@@ -14,10 +14,10 @@ use std::process::Command;
 pub(crate) enum Kind {
     /// As it is by default.
     Ext4,
-    /// With the blocks of files as ext3 had them: it can't reserve room, so a
-    /// write may stop in the middle of a line.
+    /// With files made of blocks, as in ext3. It can't reserve room, so a write may stop
+    /// in the middle of a line.
     Ext3,
-    /// Ext4 without a journal: it goes on where a write fails.
+    /// Ext4 without a journal. It goes on after a failed write.
     NoJournal,
     /// As it is by default.
     Xfs,
@@ -26,7 +26,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// The program that makes one.
+    /// The program that makes such a file system.
     pub(crate) fn maker(self) -> &'static str {
         match self {
             Kind::Ext4 | Kind::Ext3 | Kind::NoJournal => "mkfs.ext4",
@@ -35,7 +35,7 @@ impl Kind {
         }
     }
 
-    /// Whether the kernel has it, maybe as a module.
+    /// Whether the kernel supports it, perhaps as a module.
     fn is_known(self) -> bool {
         let name = match self {
             Kind::Ext4 | Kind::Ext3 | Kind::NoJournal => "ext4",
@@ -58,7 +58,7 @@ impl Kind {
     }
 }
 
-/// A disk with a file system. At its end it is gone, whoever uses it.
+/// A disk with a file system. When this is dropped, it is gone even if it is in use.
 #[derive(Debug)]
 pub(crate) struct Image {
     kind: Kind,
@@ -66,12 +66,12 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// A new file system of so many MiB, mounted.
+    /// A new file system of this many MiB, mounted.
     pub(crate) fn new(kind: Kind, mebibytes: u64) -> Image {
         Image::thin(kind, mebibytes, 1024)
     }
 
-    /// The same, with not more than so many MiB of memory for it.
+    /// A new file system with no more than this much memory for its image.
     pub(crate) fn thin(kind: Kind, mebibytes: u64, memory: u64) -> Image {
         let image = Image { kind, folder: tempfile::tempdir().unwrap() };
         for folder in [image.memory(), image.disk()] {
@@ -97,17 +97,16 @@ impl Image {
         self.memory().join("image")
     }
 
-    /// Mounts it: its journal is recovered.
+    /// Mounts it, which recovers its journal.
     pub(crate) fn mount(&self) {
-        // Without extents ext4 takes writes that it has no room for, and loses them
-        // later ("This should not happen!!", says the kernel); ext3 finds room first.
+        // Without extents, ext4 accepts writes that it has no room for, and loses them
+        // later ("This should not happen!!", says the kernel). ext3 finds room first.
         let options = if self.kind == Kind::Ext3 { "loop,nodelalloc" } else { "loop" };
         run("mount", &["-o", options], &[&self.image(), &self.disk()]);
     }
 
-    /// Unmounts it, and waits until the loop device is gone too: mounted again
-    /// while another mount namespace is still being taken down, the image
-    /// would be on two devices.
+    /// Unmounts it, and waits until the loop device is gone too. If the image were mounted again
+    /// while another mount namespace is still being torn down, it would be on two devices.
     pub(crate) fn unmount(&self) {
         run("umount", &[], &[&self.disk()]);
         let image = self.image();
@@ -119,8 +118,8 @@ impl Image {
         run("mount", &["-o", &format!("remount,{options}")], &[&self.disk()]);
     }
 
-    /// Takes all the memory that is left under the device: what is written to a
-    /// new block is an I/O error, until that file is removed.
+    /// Takes all the memory that is left for the image, so that a write to a new block is an I/O
+    /// error until that file is removed.
     pub(crate) fn starve(&self) -> PathBuf {
         let filler = self.memory().join("filler");
         fill(&filler);
@@ -140,7 +139,7 @@ impl Image {
         run("btrfs", &["qgroup", "limit", quota, "0/256"], &[&self.disk()]);
     }
 
-    /// Has ext4 find an error.
+    /// Makes ext4 find an error.
     pub(crate) fn fail(&self) {
         let device = std::fs::metadata(self.disk()).unwrap().dev();
         let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
@@ -149,12 +148,12 @@ impl Image {
         std::fs::write(trigger, "made by a trial").unwrap();
     }
 
-    /// Cuts its power: from now on nothing reaches the device, not even what
-    /// waits in the journal.
+    /// Cuts its power: from now on, nothing reaches the device, not even what waits in the
+    /// journal.
     pub(crate) fn cut(&self) {
         use std::os::fd::AsRawFd;
         nix::ioctl_read!(shut_down, b'X', 125, u32);
-        /// `EXT4_GOING_FLAGS_NOLOGFLUSH`, and the same of XFS.
+        /// `EXT4_GOING_FLAGS_NOLOGFLUSH`, which has the same value for XFS.
         const NO_LOG_FLUSH: u32 = 2;
         let folder = File::open(self.disk()).unwrap();
         let mut how = NO_LOG_FLUSH;
@@ -167,13 +166,14 @@ impl Image {
 impl Drop for Image {
     fn drop(&mut self) {
         for mounted in [self.disk(), self.memory()] {
-            // Whatever it was in the middle of.
+            // It may be in any state.
             let _was_not_mounted = nix::mount::umount2(&mounted, nix::mount::MntFlags::MNT_DETACH);
         }
     }
 }
 
-/// A file that nobody may write to, not even who has it open (chattr(1)). Dropped, it is as before.
+/// A file that no process may write to, not even one that has it open (chattr(1)). When this is
+/// dropped, the file is as before.
 #[derive(Debug)]
 pub(crate) struct Immutable {
     file: PathBuf,
@@ -214,7 +214,7 @@ fn run(program: &str, options: &[&str], paths: &[&Path]) {
     assert!(done.status.success(), "{program} {paths:?}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// Why no such disk can be made here, if it can't, or one of these programs is not there.
+/// Why no such disk can be made on this machine, if it can't, or which of these programs is missing.
 pub(crate) fn missing(kind: Kind, more: &[&str]) -> Option<String> {
     let programs = crate::trial::needs_root().or_else(|| {
         let needed = ["mount", "umount", "unshare", kind.maker()];

@@ -1,8 +1,9 @@
-//! Somebody else at the message file: removes it, renames it, replaces it,
-//! truncates it, appends to it ([`crate::disk_appended`]), takes its folder or the right to it away.
+//! An outsider, another process, removes the message file, renames it, replaces it,
+//! truncates it, appends to it ([`crate::disk_appended`]), or takes away its folder or the
+//! right to it.
 //!
-//! What an outsider destroys is lost by his hand. To account for it exactly,
-//! the trial keeps it: it holds what is removed open, and looks at what it
+//! What the outsider destroys is lost, and not by plumbd. To account for it exactly,
+//! the trial keeps it: it holds a removed file open, and looks at what it
 //! truncates while the logger is stopped for a moment.
 
 use crate::daemon::{kill, send, state, wait_for};
@@ -25,8 +26,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         Trial {
             name: "disk/removed",
-            fault: "the last name of the file is removed, also one that it got by rename or hard link; the logger is \
-                    killed in the same moment, or not",
+            fault: "the last name of the file is removed, even one that it got by a rename or hard link; the logger is \
+                    killed at the same moment, or not",
             promise: "a new file is made at once; what the removed one had in that moment, and the new ones, together \
                       have every message exactly once, whole, in order (a batch that was under way may be in both)",
             missing: || None,
@@ -34,7 +35,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         },
         Trial {
             name: "disk/renamed",
-            fault: "somebody renames the file, then runs `plumbd reopen`, or the logger is killed",
+            fault: "another process renames the file, then `plumbd reopen` is run, or the logger is killed",
             promise: "status and log say so; the renamed files and the new one together have every message exactly \
                       once, whole, in order",
             missing: || None,
@@ -43,31 +44,31 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial {
             name: "disk/replaced",
             fault: "another file, which ends in half a line, is renamed over it",
-            promise: "it is gone on with at once; its whole lines stay, the half one is moved away; what was replaced, \
-                      and what comes after those lines, together have every message exactly once, whole, in order (a \
+            promise: "the logger goes on with it at once; its whole lines stay, the half one is moved away; what was \
+                      replaced, and what comes after those lines, together have every message exactly once, whole, in order (a \
                       batch that was under way may be in both)",
             missing: || None,
             attempt: replaced,
         },
         Trial {
             name: "disk/truncated",
-            fault: "somebody truncates the file, to nothing or at any byte",
-            promise: "what he cut off, and what comes after that place, together have every message exactly once, \
-                      whole, in order; a line that he cut in two is moved away, but where a batch was just about to \
-                      be written: that stands behind the half line, whole, and nowhere is a gap",
+            fault: "another process truncates the file, to nothing or at any byte",
+            promise: "what was cut off, and what comes after that place, together have every message exactly once, \
+                      whole, in order; a line that was cut in two is moved away, unless a batch was just about to be \
+                      written, which then follows the half line, whole; there is never a gap",
             missing: || needs_root().or_else(|| needs_command("strace")),
             attempt: truncated,
         },
         Trial {
             name: "disk/appended",
-            fault: "somebody appends lines of his own to the file, also when plumbd is just about to write",
-            promise: "his lines stay whole, where they came; every message is there exactly once, whole, in order",
+            fault: "another process appends lines of its own to the file, even when plumbd is just about to write",
+            promise: "its lines stay whole and in place; every message is there exactly once, whole, in order",
             missing: || needs_root().or_else(|| needs_command("strace")),
             attempt: appended,
         },
         Trial {
             name: "disk/folder-gone",
-            fault: "somebody renames the folder, and the logger is killed; later the folder is back",
+            fault: "another process renames the folder, and the logger is killed; later the folder is back",
             promise: "status and log say so, clients wait, it goes on by itself, with one start, however long that \
                       lasts; every message is there exactly once, whole, in order",
             missing: || None,
@@ -86,12 +87,12 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// What is acknowledged was written before its file lost its last name, or is in
-/// the next one. So what the removed file has right after the removal, and what
-/// is there later, must have all of it.
+/// the next file. So the content of the removed file right after the removal, together with
+/// what is there later, must have all of it.
 fn removed(times: f64) -> Tried {
     let rounds = scaled(40, times);
     let folder = tempfile::tempdir().unwrap();
-    // It is killed more often in a row than a logger may be by default.
+    // It is killed more often in a row than the default limits allow.
     let again = "backoff = { first = \"0ms\", factor = 1.0, max = \"0ms\" }\n\
                  start_limit = { burst = 1000, within = \"1s\" }";
     let site = Site::new(folder.path(), "saved", again);
@@ -100,7 +101,7 @@ fn removed(times: f64) -> Tried {
     for round in 0..rounds {
         let (held, inode) = (File::open(&site.file).unwrap(), site.inode().unwrap());
         match round % 4 {
-            // Under another name it is gone on with, until that goes too.
+            // The logger goes on with it under another name, until that is removed too.
             1 => {
                 std::fs::hard_link(&site.file, &other).unwrap();
                 std::fs::remove_file(&site.file).unwrap();
@@ -131,7 +132,7 @@ fn removed(times: f64) -> Tried {
     tried(&what, &kept, &format!("{both} batches in both files"), &format!("{}; {}", left_out(), forgetful()))
 }
 
-/// The control: what was in the removed file is not looked at.
+/// The control: the content of the removed file is left out.
 fn left_out() -> String {
     let folder = tempfile::tempdir().unwrap();
     let site = Site::new(folder.path(), "saved", "");
@@ -143,7 +144,7 @@ fn is_under_way(before: &[u8], after: &[u8]) -> bool {
     append_but_what_is_in_both(&mut before.to_vec(), after)
 }
 
-/// Files one after the other, each with whether its last batch may be in the next too.
+/// Joins files in order. With each comes whether its last batch may be in the next one too.
 fn joined(files: Vec<(Vec<u8>, bool)>, live: Vec<u8>) -> Vec<u8> {
     let mut all = Vec::new();
     let mut may_be_in_both = false;
@@ -186,7 +187,7 @@ fn renamed(times: f64) -> Tried {
 }
 
 fn replaced(times: f64) -> Tried {
-    const HIS: &[u8] = b"a line of somebody else's\n";
+    const WHOLE: &[u8] = b"a line of an outsider\n";
     const HALF: &[u8] = b"and half a li";
     let rounds = scaled(20, times);
     let folder = tempfile::tempdir().unwrap();
@@ -195,26 +196,26 @@ fn replaced(times: f64) -> Tried {
     let mut taken = Vec::new();
     for _ in 0..rounds {
         let held = File::open(&site.file).unwrap();
-        std::fs::write(&other, [HIS, HALF].concat()).unwrap();
+        std::fs::write(&other, [WHOLE, HALF].concat()).unwrap();
         let inode = std::fs::metadata(&other).unwrap().ino();
         std::fs::rename(&other, &site.file).unwrap();
         let mut there = read_all(held);
         there.truncate(memchr::memrchr(b'\n', &there).map_or(0, |at| at + 1));
         taken.push((there, true));
         site.wait_progress();
-        assert_eq!(site.inode(), Some(inode), "his file stays");
+        assert_eq!(site.inode(), Some(inode), "the other file stays");
         site.wait_passed();
     }
     let torn: Vec<Vec<u8>> =
         site.beside("messages.log.torn-").iter().map(|path| std::fs::read(path).unwrap()).collect();
     assert_eq!(torn, vec![HALF; rounds as usize], "what was moved away");
     let kept = [site.end(&[], |live| {
-        let his = |(at, (file, both)): (usize, (Vec<u8>, bool))| {
-            let his = if at == 0 { &[] } else { HIS };
-            (file.strip_prefix(his).expect("his line stays").to_vec(), both)
+        let without = |(at, (file, both)): (usize, (Vec<u8>, bool))| {
+            let outsiders = if at == 0 { &[] } else { WHOLE };
+            (file.strip_prefix(outsiders).expect("its whole line stays").to_vec(), both)
         };
         taken.push((live, false));
-        let mut own: Vec<(Vec<u8>, bool)> = taken.into_iter().enumerate().map(his).collect();
+        let mut own: Vec<(Vec<u8>, bool)> = taken.into_iter().enumerate().map(without).collect();
         let (live, _) = own.pop().unwrap();
         joined(own, live)
     })];
@@ -242,8 +243,8 @@ fn truncated(times: f64) -> Tried {
     tried(&what, &kept, &more, &written_at_its_offset())
 }
 
-/// The control: the file is not open for appending any more. Both are cut in the
-/// same moment, between the logger's look at the file's length and its write.
+/// The control: the file is not open for appending any more. With and without that, it is
+/// truncated at the same moment, between the logger's look at its length and its write.
 fn written_at_its_offset() -> String {
     let folder = tempfile::tempdir().unwrap();
     let site = Site::new(folder.path(), "saved", "");
@@ -257,7 +258,7 @@ fn written_at_its_offset() -> String {
     )
 }
 
-/// Truncates the file to nothing just before a write; how many NUL bytes it
+/// Truncates the file to nothing just before a write. Returns how many NUL bytes it
 /// begins with afterwards.
 fn cut_before_a_write(held: &Held<'_>) -> usize {
     let file = &held.site.file;
@@ -266,23 +267,23 @@ fn cut_before_a_write(held: &Held<'_>) -> usize {
     std::fs::read(file).unwrap().iter().take_while(|&&byte| byte == 0).count()
 }
 
-/// What was in a file that somebody truncates again and again.
+/// What was in a file that is truncated again and again.
 #[derive(Default)]
 struct Cuts {
-    /// All that was in it, each line once.
+    /// Everything that was ever in it, each line once.
     all: Vec<u8>,
-    /// Up to here it is in `all` already.
+    /// Up to here, the file is in `all` already.
     counted: usize,
-    /// The half line that the last cut left there.
+    /// The half line that the last cut left in the file.
     half: Vec<u8>,
     /// Half lines that were moved away.
     moved: usize,
-    /// Half lines that a batch that was under way stands behind.
+    /// Half lines that are followed by a batch that was under way.
     behind: usize,
 }
 
 impl Cuts {
-    /// Truncates the file while the logger is stopped, wherever that is.
+    /// Truncates the file while the logger is stopped at any place.
     fn make(&mut self, site: &Site, to: impl FnOnce(&[u8]) -> usize) {
         site.wait_progress();
         let logger = site.logger();
@@ -301,7 +302,7 @@ impl Cuts {
     fn account(&mut self, there: &[u8]) {
         let mut new = &there[self.counted..];
         match new.strip_prefix(&*self.half).filter(|_| !self.half.is_empty()) {
-            // It was just about to be moved away.
+            // The half line was just about to be moved away.
             Some([]) => new = &[],
             Some(rest) if is_begin_of_line(rest) => {
                 self.behind += 1;
@@ -313,7 +314,7 @@ impl Cuts {
     }
 }
 
-/// `2026-11-22T15:04:05.123456Z `: what else is the rest of one by chance?
+/// Whether bytes look like `2026-11-22T15:04:05.123456Z `. The rest of a line does not by chance.
 fn is_begin_of_line(bytes: &[u8]) -> bool {
     let form = b"____-__-__T__:__:__.______Z ";
     bytes.len() > form.len()
@@ -341,7 +342,7 @@ fn folder_gone(times: f64) -> Tried {
             let site = Site::new(&here, "saved", "");
             std::fs::rename(&here, &gone).unwrap();
             site.wait_told(NAME_GONE);
-            // What can't be reopened goes on.
+            // A reopen that fails changes nothing.
             site.reopen();
             site.wait_told("cannot reopen");
             site.wait_progress();
@@ -350,7 +351,7 @@ fn folder_gone(times: f64) -> Tried {
             site.assert_waiting(taken);
             std::fs::rename(&gone, &here).unwrap();
             site.wait_passed();
-            // So it may last for however long: no start is used up.
+            // It may last for any time, because no start is used up.
             assert_eq!(site.daemon.child("logger").restarts, 1);
             site.end(&[], |live| live)
         })

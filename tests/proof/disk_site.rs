@@ -18,19 +18,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-/// Clients, and messages that each has under way.
+/// How many clients there are, and how many messages each has under way.
 const CONNECTIONS: u32 = 8;
 const DEPTH: u32 = 3;
-/// So many messages are under way at a time, or in one batch.
+/// This many messages are under way at a time, or in one batch.
 pub(crate) const UNDER_WAY: u32 = CONNECTIONS * DEPTH;
-/// Bytes of a message.
+/// The length of a message.
 const LENGTH: usize = 128;
 
-/// What came of it.
+/// The outcome of one site.
 #[derive(Debug)]
 pub(crate) struct Kept(Verdict);
 
-/// What a trial comes to: `what` was done, to these, each of which had all of
+/// The result of a trial. `what` was done to these sites, each of which had all of
 /// its messages; `more` was seen besides.
 pub(crate) fn tried(what: &str, kept: &[Kept], more: &str, control: &str) -> Tried {
     let mut total = Verdict::default();
@@ -43,7 +43,7 @@ pub(crate) fn tried(what: &str, kept: &[Kept], more: &str, control: &str) -> Tri
     }
 }
 
-/// What [`assert_doctored_is_found`] shows, of each file.
+/// What [`assert_doctored_is_found`] shows for each file.
 const DOCTORED: &str = "of each file a copy with a line less, a line twice, a byte changed, two lines of a client exchanged, the end cut off: found out";
 
 /// A daemon under load.
@@ -55,12 +55,13 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// In that folder, with clients under way; `more`: of the logger's part of the configuration.
+    /// A daemon in that folder, with clients. `more` is added to the logger's part of the
+    /// configuration.
     pub(crate) fn new(folder: &Path, echo_after: &str, more: &str) -> Site {
         Site::under_load_when_up(Site::without_load(folder, echo_after, more))
     }
 
-    /// The same with more settings of the logger's.
+    /// A daemon with more settings of the logger.
     pub(crate) fn with_settings(folder: &Path, echo_after: &str, settings: &str) -> Site {
         Site::under_load_when_up(Site::spawn(folder, echo_after, "", settings))
     }
@@ -72,7 +73,7 @@ impl Site {
         site
     }
 
-    /// The same before it is up, with its port.
+    /// A daemon that need not be up yet, and its port.
     pub(crate) fn without_load(folder: &Path, echo_after: &str, more: &str) -> (Site, u16) {
         Site::spawn(folder, echo_after, more, "")
     }
@@ -104,7 +105,7 @@ impl Site {
         (Site { daemon, file, stop: Arc::default(), load: None }, port)
     }
 
-    /// Its clients come, who go on until the end.
+    /// Starts its clients, which go on until the end.
     pub(crate) fn under_load(mut self, port: u16) -> Site {
         let plan =
             Plan { connections: CONNECTIONS, depth: DEPTH, length: LENGTH, reconnect: false, ..Plan::usual(port) };
@@ -118,7 +119,7 @@ impl Site {
         self.daemon.child("echo").metrics["messages"]
     }
 
-    /// Waits until more was taken than can be under way: so echoes went back.
+    /// Waits until more was taken than can be under way, so that echoes must have been sent.
     #[track_caller]
     pub(crate) fn wait_progress(&self) {
         let before = self.taken();
@@ -127,14 +128,15 @@ impl Site {
         });
     }
 
-    /// Its clients wait: no more was taken since than can be under way.
+    /// Checks that its clients wait: since then, no more was taken than can be under way.
     #[track_caller]
     pub(crate) fn assert_waiting(&self, since: u64) {
         let more = self.taken() - since;
         assert!(more <= u64::from(UNDER_WAY), "{more} messages were taken meanwhile");
     }
 
-    /// Waits until status and log tell of a trouble with the logger; what echo had taken then.
+    /// Waits until status and log report trouble with the logger. Returns how many messages echo
+    /// had taken then.
     #[track_caller]
     pub(crate) fn wait_told(&self, trouble: &str) -> u64 {
         wait_for(&format!("a problem: {trouble}\nlog:\n{}", self.daemon.log()), || {
@@ -144,7 +146,7 @@ impl Site {
         self.taken()
     }
 
-    /// Waits until the status has no trouble any more, and echoes go back.
+    /// Waits until the status reports no trouble any more, and echoes are sent.
     #[track_caller]
     pub(crate) fn wait_passed(&self) {
         wait_for(&format!("no problem\nlog:\n{}", self.daemon.log()), || self.problem().is_none().then_some(()));
@@ -167,18 +169,18 @@ impl Site {
         self.daemon.done(&Request::Reopen);
     }
 
-    /// Waits until the file's name is that of another file than `before`.
+    /// Waits until the file's name belongs to another file than `before`.
     #[track_caller]
     pub(crate) fn wait_new_file(&self, before: u64) {
         wait_for("a new file", || self.inode().is_some_and(|inode| inode != before).then_some(()));
     }
 
-    /// The number of the file that has the name.
+    /// The inode number of the file that has the name.
     pub(crate) fn inode(&self) -> Option<u64> {
         std::fs::metadata(&self.file).ok().map(|metadata| metadata.ino())
     }
 
-    /// Files beside the message file whose names begin so, oldest first.
+    /// Files beside the message file whose names begin with this, the oldest first.
     pub(crate) fn beside(&self, begin: &str) -> Vec<PathBuf> {
         let all = self.file.parent().unwrap().read_dir().unwrap().map(|entry| entry.unwrap().path());
         let mut all: Vec<PathBuf> =
@@ -187,14 +189,14 @@ impl Site {
         all
     }
 
-    /// System calls of the logger fail like that, until the return value is dropped.
+    /// Makes system calls of the logger fail in that way, until the return value is dropped.
     pub(crate) fn inject(&self, call: &str, fault: &str) -> Strace {
         Strace::inject(self.logger(), call, fault)
     }
 
-    /// Ends it: every client got all of its echoes, none was disconnected, and
-    /// what is in the file and its rotated parts, behind what was in `taken`
-    /// (by outsiders, from the file), is what was sent.
+    /// Ends it. Checks that every client got all of its echoes, that none was disconnected, and
+    /// that what was sent is in `taken` (what outsiders took from the file), then in the rotated
+    /// parts and the file.
     #[track_caller]
     pub(crate) fn end(mut self, taken: &[u8], live: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Kept {
         let (outcome, rest) = self.over();
@@ -208,7 +210,7 @@ impl Site {
         Kept(verdict)
     }
 
-    /// Ends one whose protection was taken away: what the checker finds.
+    /// Ends a site whose protection was taken away. Returns what the checker finds.
     #[track_caller]
     pub(crate) fn end_found_out(mut self) -> String {
         let (outcome, all) = self.over();
@@ -218,8 +220,8 @@ impl Site {
         format!("of {} echoed messages {lost} lost, {doubled} doubled; {torn} torn, {forged} forged", echoed + lost)
     }
 
-    /// Its clients stop, then it does: what they got, and what is in the file
-    /// and its rotated parts.
+    /// Stops its clients, then the daemon. Returns what they got, and what is in the rotated parts
+    /// and the file.
     fn over(&mut self) -> (Outcome, Vec<u8>) {
         self.wait_progress();
         self.stop.store(true, Ordering::Relaxed);
@@ -230,7 +232,7 @@ impl Site {
         (outcome, all)
     }
 
-    /// Kills the logger; before the next one comes, `change` has its way.
+    /// Kills the logger, and does `change` before the next one starts.
     pub(crate) fn kill_logger_and(&self, change: impl FnOnce()) {
         let (supervisor, logger) = (self.daemon.pid(), self.logger());
         self.daemon.signal(SIGSTOP);
@@ -242,8 +244,8 @@ impl Site {
         wait_for("another logger", || self.daemon.child("logger").pid.filter(|&pid| pid != logger));
     }
 
-    /// Makes the ledger a fresh one, and removes the intent file. Whether they
-    /// stood for a batch that is in the file and was not consumed yet.
+    /// Makes the ledger a fresh one, and removes the intent file. Returns whether they
+    /// had a batch that is in the file and was not consumed yet.
     fn forget(&self) -> bool {
         let held = std::fs::read_dir(format!("/proc/{}/fd", self.daemon.pid())).unwrap().map(|fd| fd.unwrap().path());
         let is_ledger = |fd: &PathBuf| {
@@ -265,7 +267,7 @@ impl Site {
     }
 }
 
-/// The control where a logger is killed: what stood in ledger and intent file
+/// The control for kills of the logger: the content of ledger and intent file
 /// does not outlive it.
 pub(crate) fn forgetful() -> String {
     const UNDER_WAY: u32 = 3;
@@ -286,24 +288,23 @@ pub(crate) fn forgetful() -> String {
     format!("{kills} kills with ledger and intent file wiped after each, {UNDER_WAY} of them within a batch: {found}")
 }
 
-/// The control where writes fail: a logger that takes such a write for done.
+/// The control for failing writes: a logger that takes a failed write for a successful one.
 pub(crate) fn heedless() -> String {
     let folder = tempfile::tempdir().unwrap();
     let site = Site::new(folder.path(), "saved", "");
-    // What says that 16 MiB were written, and writes nothing.
+    // pwrite returns that 16 MiB were written, and writes nothing.
     let injection = site.inject("pwrite64", "retval=16777216");
     site.wait_progress();
     drop(injection);
-    format!("a logger that takes a write that failed for done: {}", site.end_found_out())
+    format!("a logger that takes a failed write for a successful one: {}", site.end_found_out())
 }
 
 fn check(all: &[u8], outcome: &Outcome) -> Verdict {
     checker::check(BufReader::new(Cursor::new(all)), Format::Text, &outcome.connections).unwrap()
 }
 
-/// The checker sees each: with a line less, with a line twice, with a byte
-/// changed, with two lines of one client exchanged, with its end cut off, the
-/// same file does not pass.
+/// Checks that the checker notices each change: with a line missing, a line twice, a byte
+/// changed, two lines of one client exchanged, or its end cut off, the file does not pass.
 fn assert_doctored_is_found(all: Vec<u8>, outcome: &Outcome) {
     let ends: Vec<usize> = memchr::memchr_iter(b'\n', &all).map(|at| at + 1).collect();
     let middle = ends.len() / 2;
@@ -324,7 +325,7 @@ fn assert_doctored_is_found(all: Vec<u8>, outcome: &Outcome) {
     }
 }
 
-/// The next line of the client whose that one is; in the middle of a file everybody has more to come.
+/// The next line of the same client. In the middle of a file, every client has more lines to come.
 fn same_client_after(all: &[u8], line: &Range<usize>) -> Range<usize> {
     // `TIME PEER MESSAGE`
     let peer = |line: &[u8]| line.split(|&byte| byte == b' ').nth(1).unwrap().to_vec();

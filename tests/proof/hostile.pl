@@ -1,8 +1,8 @@
-# Another user beside a message file: puts things of theirs at each of its names and
-# takes them away again, as fast as that goes, until so many are done.
+# Another user in the folder of a message file puts things at each name that the logger uses,
+# and takes them away again, as fast as possible, until TIMES are done.
 #   hostile.pl FOLDER SECRET COMMON TIMES OWNER
 # SECRET may not be read; COMMON may be written by anybody, so it can be linked to.
-# OWNER: the folder is theirs, so what stands at a name is moved aside first.
+# OWNER: the folder belongs to that user, so what is at a name is moved aside first.
 use strict;
 use warnings;
 use Fcntl qw(O_WRONLY O_CREAT O_EXCL);
@@ -12,7 +12,7 @@ my ($folder, $secret, $common, $times, $owner) = @ARGV;
 chdir $folder or die "$folder: $!";
 my @names = qw(m.log .m.log.intent .m.log.intent.new .m.log.new .m.log.archive .m.log.torn-5-4
     m.log.20990101T000000.000000Z m.log.20990101T000000.000000Z.gz);
-# An intent file that is moved away is as one that is removed: what it promised is taken again.
+# An intent file is not moved, because that is like removing it: its batch would be taken again.
 my %moved = map { $_ => 1 } qw(m.log .m.log.new .m.log.archive);
 my @ways = (
     sub { symlink $secret, $_[0] },
@@ -20,7 +20,7 @@ my @ways = (
     sub { POSIX::mkfifo($_[0], 0666) },
     sub { mkdir $_[0] },
     sub { my $file; sysopen($file, $_[0], O_WRONLY | O_CREAT | O_EXCL, 0666) && syswrite($file, "forged\n") },
-    # Only who owns the folder takes that away again.
+    # Only the owner of the folder can take this away again.
     $owner ? sub { link $common, $_[0] } : (),
 );
 umask 0;
@@ -34,7 +34,7 @@ while ($done < $times) {
     }
     next unless $way->($name);
     $done++;
-    # Now and then somebody has time to look.
+    # Now and then, this stays long enough for the logger to see it.
     select undef, undef, undef, 0.0005 if $tried % 50 == 0;
     rmdir $name or unlink $name;
 }

@@ -1,5 +1,5 @@
-//! Another local user, who may write to the folder of the message file: puts things at
-//! every name that the logger uses there, before it comes and while it opens them.
+//! Another local user, who may write to the folder of the message file, puts things at
+//! every name that the logger uses there, before it starts and while it opens them.
 
 use crate::mini::{Logger, Rig, records, wait_until};
 use crate::trial::{Trial, Tried, needs_command, needs_root, scaled};
@@ -21,14 +21,14 @@ pub(crate) fn trials() -> Vec<Trial> {
             name: "hostile/planted",
             fault: "another user has put a link, a dangling link, a second name of a file, a FIFO, a folder or a file of \
                     theirs at each name that the logger uses, in a folder like /tmp and in one of theirs",
-            promise: "nothing outside the folder is read, written or changed in owner or mode; the logger saves, or says \
-                      what stands in its way and goes on once that is gone; every message is there exactly once",
+            promise: "nothing outside the folder is read, written or changed in owner or mode; the logger saves, or \
+                      reports what is in its way and goes on once that is gone; every message is there exactly once",
             missing: needs_root,
             attempt: planted,
         },
         Trial {
             name: "hostile/swapped",
-            fault: "the same put there and taken away again while the logger rotates, compresses, reopens, and is \
+            fault: "these things are put there and taken away again while the logger rotates, compresses, reopens, and is \
                     stopped and killed; in a folder of theirs, the message file is moved aside too",
             promise: "nothing outside the folder is read, written or changed in owner or mode; no logger takes longer than \
                       10 s to stop; every message is there exactly once, in the file, an archive, or what was moved \
@@ -52,10 +52,10 @@ const NAMES: [&str; 7] = [
     "m.log.20990101T000000.000000Z",
 ];
 
-/// What is put there, by its name.
+/// The things that are put there.
 const WAYS: [&str; 6] = ["link", "dangling link", "second name", "FIFO", "folder", "file"];
 
-/// A folder that they may write to, with files of root's outside of it.
+/// A folder that the other user may write to, and files of root outside of it.
 struct Place {
     rig: Rig,
     folder: PathBuf,
@@ -81,7 +81,7 @@ impl Place {
         }
         let (secret, common) = (outside.join("secret"), outside.join("common"));
         for (path, mode) in [(&secret, 0o600), (&common, 0o666)] {
-            // What is read of it would be found in the messages.
+            // If it is read, this is found in the messages.
             fs::write(path, "outside\n").unwrap();
             fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
         }
@@ -117,13 +117,13 @@ impl Place {
         self.sent += 1;
     }
 
-    /// Every message is there once, in order in each file, and nothing else is.
+    /// Checks that every message is there once, in order in each file, and nothing else is.
     fn check(&self) {
         let mut seen = BTreeMap::new();
         for path in fs::read_dir(&self.folder).unwrap().map(|entry| entry.unwrap().path()) {
             let name = path.file_name().unwrap().to_str().unwrap();
             let is_saved = name == "m.log" || name.starts_with("m.log.2") || name.ends_with("-m.log");
-            // While the raw form of an archive is there, that is the one that counts.
+            // If the raw form of an archive is there, that is the one that counts.
             if !is_saved || name.ends_with(".gz") && path.with_extension("").exists() {
                 continue;
             }
@@ -152,7 +152,7 @@ impl Place {
         assert_eq!(looks(self.secret.parent().unwrap()), self.before, "what is outside has changed");
     }
 
-    /// What is left of theirs goes.
+    /// Removes what is left of the other user.
     fn clear(&self) {
         for path in fs::read_dir(&self.folder).unwrap().map(|entry| entry.unwrap().path()) {
             let is = path.symlink_metadata().unwrap();
@@ -163,7 +163,7 @@ impl Place {
     }
 }
 
-/// Removes a name, if it is there still: the archivist may have.
+/// Removes a name if it is still there. The archivist may have removed it.
 fn remove(path: &Path) {
     match path.symlink_metadata() {
         Ok(is) if is.is_dir() => fs::remove_dir(path).unwrap(),
@@ -172,7 +172,7 @@ fn remove(path: &Path) {
     }
 }
 
-/// Name, owner, mode and content of all in a folder.
+/// The name, owner, mode and content of everything in a folder.
 fn looks(folder: &Path) -> Vec<String> {
     let look = |entry: std::io::Result<fs::DirEntry>| {
         let path = entry.unwrap().path();
@@ -280,7 +280,8 @@ fn other_user(place: &Place, count: u32, theirs: bool) -> std::process::Child {
         .unwrap()
 }
 
-/// Loggers one after the other while the other user is at it; what that one says at the end.
+/// Runs one logger after the other while the other user is at work. Returns what that one
+/// reports at the end.
 fn disturbed(place: &mut Place, mut other: std::process::Child, starts: &mut u32) -> String {
     let mut logger = place.rig.start();
     while other.try_wait().unwrap().is_none() {
@@ -312,11 +313,11 @@ fn stop(mut logger: Logger) {
     logger.signal(SIGTERM);
     let status = wait_until("the logger has ended", || logger.ended());
     assert!(began.elapsed() < STOP, "it took {:?} to stop", began.elapsed());
-    // One that has just been started may not have its handlers yet.
+    // If it has just been started, it may not have its handlers yet.
     assert!(status.success() || status.signal() == Some(SIGTERM as i32), "{status:?}");
 }
 
-/// The control: who looks at a name first, and then opens it.
+/// The control: a program that looks at a name first, and then opens it.
 fn look_then_open(count: u32) -> String {
     let place = Place::new(true);
     let mut other = other_user(&place, count, true);
@@ -324,7 +325,7 @@ fn look_then_open(count: u32) -> String {
     let mut fooled = 0;
     while other.try_wait().unwrap().is_none() {
         let is_link = path.symlink_metadata().is_ok_and(|is| !is.is_file());
-        // Without waiting for a FIFO.
+        // Do not wait for a FIFO.
         let opened = (!is_link).then(|| File::options().append(true).custom_flags(nix::libc::O_NONBLOCK).open(&path));
         let common = place.common.metadata().unwrap().ino();
         let secret = place.secret.metadata().unwrap().ino();

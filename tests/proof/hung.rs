@@ -21,9 +21,9 @@ pub(crate) fn trials() -> Vec<Trial> {
     }]
 }
 
-/// A look is given up by then.
+/// A look is given up within this time.
 const LATEST: Duration = Duration::from_secs(20);
-/// What needs nothing of it takes no longer.
+/// What does not need the file system takes no longer than this.
 const SOON: Duration = Duration::from_secs(5);
 const SLEEP: &str = "command = [\"sleep\", \"1000\"]\n";
 
@@ -92,7 +92,7 @@ fn files(times: f64) -> Tried {
     }
 }
 
-/// One that needs it is refused, and all else goes on meanwhile.
+/// Checks that a reload that needs it is refused, and all else goes on meanwhile.
 fn reload(service: &Service, name: &str) {
     let began = Instant::now();
     let answer = service.daemon.ask_meanwhile(Request::Reload);
@@ -106,7 +106,7 @@ fn reload(service: &Service, name: &str) {
     assert!(status == 1 && named, "{name}: {why}");
 }
 
-/// All of them at once; how many.
+/// Does all starts at once. Returns how many there were.
 fn start(far: &Far, ways: &[(&str, String)]) -> usize {
     let folder = tempfile::tempdir().unwrap();
     let started: Vec<(&str, Child)> = ways
@@ -141,7 +141,7 @@ fn run(dir: &Path, file: &str) -> Child {
         .unwrap()
 }
 
-/// A process that looks at it itself does not come back.
+/// The control: a process that looks at the file system itself does not return.
 fn control(far: &Far) -> String {
     far.hang();
     let mut cat = Command::new("cat").arg(far.path("sleep")).stdout(Stdio::null()).spawn().unwrap();

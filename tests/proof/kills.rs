@@ -3,13 +3,13 @@
 //!
 //! - [`boundary`]: a traced logger or echo, killed at its N-th system call, for every N;
 //! - [`random`]: a whole daemon under load, killed at any instant;
-//! - [`under_way`]: the same while it reloads or stops;
+//! - [`under_way`]: a whole daemon while it reloads or stops;
 //! - [`rotation`]: a logger, and a whole daemon, while it rotates;
 //! - [`files`]: a logger, while its file changes;
 //! - [`halves`]: ordinary programs that leave half lines;
-//! - [`service`], [`rig`], [`echo`]: what is killed, and who talks to it meanwhile;
-//! - [`count`]: what came of it; [`doctor`]: the checker's own trial;
-//! - [`control`]: the same faults with a protection taken away.
+//! - [`service`], [`rig`], [`echo`]: what is killed, and its clients;
+//! - [`count`]: the outcome; [`doctor`]: the trial of the checker itself;
+//! - [`control`]: these faults with a protection taken away.
 
 mod boundary;
 mod control;
@@ -36,7 +36,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("kills/logger-calls", "the logger, before and after each of its system calls", boundary::logger),
         Trial {
             missing: needs_strace,
-            ..trial("kills/rotation-calls", "the same while it rotates after each batch", boundary::rotating_logger)
+            ..trial(
+                "kills/rotation-calls",
+                "the logger, before and after each of its system calls, while it rotates after each batch",
+                boundary::rotating_logger,
+            )
         },
         trial("kills/inside-writes", "the logger inside the write of a batch of 1 MiB", boundary::inside_writes),
         Trial {
@@ -72,17 +76,17 @@ pub(crate) fn trials() -> Vec<Trial> {
             promise: "each message once in all files together, whole, in order",
             ..trial(
                 "kills/files",
-                "the logger, at any of its calls, with another file or another's each time",
+                "the logger, at any of its system calls, each time with another file or with another logger's",
                 files::attempt,
             )
         },
-        trial("kills/rotating-daemon", "any of them, around a rotation", rotation::daemon),
+        trial("kills/rotating-daemon", "any process, around a rotation", rotation::daemon),
         Trial {
             promise: "each byte once, in order",
-            ..trial("kills/half-lines", "any of them, where each write ends within a line", halves::attempt)
+            ..trial("kills/half-lines", "any process, with programs whose writes end within a line", halves::attempt)
         },
-        trial("kills/reload", "any of them, during a reload", under_way::reload),
-        trial("kills/stop", "any of them, during a stop of a child or of the daemon", under_way::stop),
+        trial("kills/reload", "any process, during a reload", under_way::reload),
+        trial("kills/stop", "any process, during a stop of a child or of the daemon", under_way::stop),
     ]
 }
 

@@ -1,4 +1,4 @@
-//! Descriptors, processes, memory and pipes that are refused: plumbd says so,
+//! There are no more descriptors, processes, memory or pipes: plumbd reports that,
 //! and goes on when there are some again.
 
 use crate::clients_service::{Service, Wanted, counts};
@@ -23,22 +23,22 @@ pub(crate) fn trials() -> Vec<Trial> {
         },
         Trial {
             name: "limits/emfile-supervisor",
-            fault: "the supervisor has no descriptor left (prlimit) when children die and it is told to reload",
-            promise: "the log says so; children and a reload come when there are some again; nothing echoed is lost",
+            fault: "the supervisor has no descriptor left (prlimit) when children die and it is asked to reload",
+            promise: "the log says so; children are restarted and a reload works when there are some again; nothing echoed is lost",
             missing: || needs_root().or_else(|| ["prlimit", "setpriv", "strace"].into_iter().find_map(needs_command)),
             attempt: limits_starved::emfile_supervisor,
         },
         Trial {
             name: "limits/enomem-spawn",
             fault: "fork fails with ENOMEM (strace inject) when children die",
-            promise: "log and status say so; children come when there is memory again; nothing echoed is lost",
+            promise: "log and status say so; children are restarted when there is memory again; nothing echoed is lost",
             missing: || needs_root().or_else(|| needs_command("strace")),
             attempt: limits_starved::enomem_spawn,
         },
         Trial {
             name: "limits/nproc",
             fault: "fork is refused (RLIMIT_NPROC, as an ordinary user) when children die",
-            promise: "log and status say so; children come when there may be some again; nothing echoed is lost",
+            promise: "log and status say so; children are restarted when fork is allowed again; nothing echoed is lost",
             missing: || needs_root().or_else(|| ["prlimit", "setpriv", "strace"].into_iter().find_map(needs_command)),
             attempt: limits_starved::nproc,
         },
@@ -69,12 +69,12 @@ fn emfile_echo(times: f64) -> Tried {
         let inside = u32::try_from(service.metric("echo", "connections")).unwrap();
         assert!(inside < 64, "{inside} clients with 64 descriptors");
         least = least.min(20 + COMERS - inside);
-        // Those that are in are served meanwhile.
+        // Those that were accepted are served meanwhile.
         service.wait_progress();
         service.wait_progress();
-        // Each that leaves lets the next one in.
+        // When one leaves, the next can be accepted.
         connections.extend(comers.into_iter().map(answered));
-        wait_for("the status says it no more", || service.daemon.child("echo").problem.is_none().then_some(()));
+        wait_for("the status no longer says so", || service.daemon.child("echo").problem.is_none().then_some(()));
     }
     let served = connections.len();
     let log = service.daemon.log();
@@ -98,7 +98,7 @@ fn emfile_echo(times: f64) -> Tried {
     }
 }
 
-/// The control: an echo that is told so by each accept4(2), whatever leaves.
+/// The control: an echo whose accept4(2) goes on failing even if clients leave.
 fn nobody_is_let_in(told: &str) -> String {
     let service = Service::start(&Wanted::default());
     let deaf = Strace::inject(service.daemon.child_pid("echo"), "accept4", "error=EMFILE");
@@ -116,7 +116,7 @@ fn nobody_is_let_in(told: &str) -> String {
     format!("where accept4 goes on failing (strace), {inside} of {COMERS} are served")
 }
 
-/// The same where there are enough.
+/// The second control: an echo that has enough descriptors.
 fn nobody_waits(told: &str) -> &'static str {
     let service = Service::start(&Wanted::default());
     let comers = come(&service, 0);
@@ -127,7 +127,7 @@ fn nobody_waits(told: &str) -> &'static str {
     "nobody waits and nothing is said"
 }
 
-/// Clients that are not waited for to be let in, each with a message sent.
+/// Clients that have each sent a message, without waiting to be accepted.
 fn come(service: &Service, first: u32) -> Vec<(std::net::TcpStream, Connection)> {
     let one = |number| {
         let mut stream = service.connect();
@@ -138,7 +138,7 @@ fn come(service: &Service, first: u32) -> Vec<(std::net::TcpStream, Connection)>
     (first..first + COMERS).map(one).collect()
 }
 
-/// Reads its echo and leaves.
+/// Lets a client read its echo and leave.
 fn answered((mut stream, connection): (std::net::TcpStream, Connection)) -> Connection {
     let mut echo = [0; 128];
     stream.read_exact(&mut echo).unwrap();
@@ -152,8 +152,8 @@ fn line(number: u32) -> Vec<u8> {
     line
 }
 
-/// For a shell: this user's daemon, in this user's folder. The executable too is
-/// in it: where it was built may be out of the user's reach.
+/// A shell script that runs the daemon as this user, in a folder of that user. The executable is
+/// copied there, because the user may not be able to reach the place where it was built.
 pub(crate) fn as_user(id: u32) -> String {
     format!(
         "cp \"$0\" plumbd && chown {id}:{id} . && \

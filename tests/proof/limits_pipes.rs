@@ -1,23 +1,23 @@
-//! Pipes that are smaller than what was asked for.
+//! Pipes that are smaller than what the configuration asks for.
 
 use crate::clients_service::{Service, Wanted, counts};
 use crate::limits::as_user;
 use crate::trial::{Tried, scaled};
 
-/// What a link has by default, in each of its two pipes.
+/// The default capacity of each of the two pipes of a link.
 const USUAL: u64 = 1 << 20;
-/// So many links more than there are pages for.
+/// How many more links there are than pages for them.
 const MORE: u64 = 8;
-/// More instances may not be.
+/// The most instances that a child may have.
 const MOST_LINKS: u64 = 256;
-/// A larger capacity may not be asked for.
+/// The largest capacity that a configuration may have.
 const MOST_ASKED: u64 = 1 << 30;
 
-/// pipe(7), "/proc files", of this machine.
+/// The limits of this machine (pipe(7), "/proc files").
 struct Limits {
-    /// Bytes of all pipes of a user.
+    /// The limit for all pipes of a user together, in bytes.
     of_user: u64,
-    /// Bytes of one pipe.
+    /// The limit for one pipe, in bytes.
     of_pipe: u64,
 }
 
@@ -34,18 +34,18 @@ impl Limits {
         }
     }
 
-    /// So many links that some are past what a user has.
+    /// A number of links that exceeds the limit of a user.
     fn links(&self) -> u64 {
         self.of_user / (2 * USUAL) + MORE
     }
 
-    /// A capacity that nobody but root is granted.
+    /// A capacity that only root is granted.
     fn asked(&self) -> u64 {
         4 * self.of_pipe
     }
 }
 
-/// Why such limits can't be run into, if they can't.
+/// Why such limits can't be reached on this machine, if they can't.
 pub(crate) fn missing() -> Option<String> {
     let limits = Limits::read();
     if limits.of_user == 0 || limits.links() > MOST_LINKS {
@@ -72,7 +72,7 @@ pub(crate) fn pipe_size(times: f64) -> Tried {
     }
 }
 
-/// One client for each instance, so that each link carries messages.
+/// Runs one client for each instance, so that each link carries messages.
 fn many_links(links: u32, times: f64) -> (u64, u64, usize, String, String) {
     let child = format!("instances = {links}");
     let wanted = Wanted { child: &child, echo: "max_connections = 1", ..Wanted::default() };
@@ -93,13 +93,13 @@ fn many_links(links: u32, times: f64) -> (u64, u64, usize, String, String) {
     (outcome.echoed(), smallest, tiny, counts(&checked.verdict), checked.control)
 }
 
-/// A link that is larger than an ordinary user may have.
+/// A link that is larger than an ordinary user is allowed to have.
 fn one_large(limits: &Limits, times: f64) -> (u64, String) {
     let asked = limits.asked();
     let link = format!("capacity = \"{asked}B\"");
     let service = Service::start_after(&as_user(64_997), &Wanted { link: &link, ..Wanted::default() });
     let granted = service.daemon.link("echo", "logger").capacity_bytes;
-    assert_eq!(granted, limits.of_pipe, "the most that he may have");
+    assert_eq!(granted, limits.of_pipe, "the most that an ordinary user may have");
     service.daemon.wait_log(&format!("the kernel grants {granted} of {asked} bytes"));
     let load = service.load(|_| ());
     service.wait_metric("echo", "messages", scaled(2000, times).into());
@@ -107,7 +107,7 @@ fn one_large(limits: &Limits, times: f64) -> (u64, String) {
     (granted, counts(&service.end(&outcome.connections).verdict))
 }
 
-/// Who has the capability is granted all of it.
+/// A user with the capability is granted all of it.
 fn as_root(links: u32) -> String {
     let child = format!("instances = {links}");
     let mut service = Service::start(&Wanted { child: &child, ..Wanted::default() });

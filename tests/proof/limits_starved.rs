@@ -1,4 +1,4 @@
-//! What a supervisor needs to start a child, refused while children die.
+//! The supervisor can't get what it needs to start a child, while children die.
 
 use crate::clients_service::{Service, Wanted, counts};
 use crate::daemon::{kill, wait_for};
@@ -16,14 +16,14 @@ use std::process::{Command, Output};
 /// No descriptor for a new process, a configuration or an operator.
 pub(crate) fn emfile_supervisor(times: f64) -> Tried {
     let starved = starved(times, "", "Too many open files", |service| {
-        // The lowest number that is free, so that none is left below it.
+        // The lowest descriptor that is free, so that none is left below it.
         let open = |number: &u64| std::fs::read_link(format!("/proc/{}/fd/{number}", service.daemon.pid())).is_ok();
         Limit::set(service, "nofile", (0..).find(|number| !open(number)).unwrap())
     });
     starved.tried("no descriptor in the supervisor")
 }
 
-/// fork fails for want of memory.
+/// fork fails because there is no memory.
 pub(crate) fn enomem_spawn(times: f64) -> Tried {
     let starved = starved(times, "", "Cannot allocate memory", |service| {
         Strace::inject(service.daemon.pid(), "?clone,?clone3,?fork,?vfork", "error=ENOMEM")
@@ -31,20 +31,20 @@ pub(crate) fn enomem_spawn(times: f64) -> Tried {
     starved.tried("no memory for a process")
 }
 
-/// fork is refused: the user has processes enough.
+/// fork is refused because the user has too many processes.
 pub(crate) fn nproc(times: f64) -> Tried {
-    // Nobody else's, so that only these processes count.
+    // No other process has this user, so only these processes count.
     let starved =
         starved(times, &as_user(64_999), "Resource temporarily unavailable", |service| Limit::set(service, "nproc", 1));
     starved.tried("no process for the user")
 }
 
-/// What came of children that died when nothing could be started.
+/// What happened to children that died when nothing could be started.
 struct Starved {
     cause: &'static str,
     rounds: u32,
     killed: usize,
-    /// Lines of the log about a start that was refused.
+    /// How many lines of the log report a refused start.
     told: usize,
     came_again: usize,
     reloads: usize,
@@ -54,8 +54,8 @@ struct Starved {
     controls: Vec<String>,
 }
 
-/// Kills children while `take_away` holds; they must come again once it is
-/// dropped. Each time a new daemon: the log tells a line once, then counts it.
+/// Kills children while `take_away` is in effect. They must be restarted once it is
+/// dropped. Each round has a new daemon, because a log reports repeated lines only as a count.
 fn starved<T>(times: f64, first: &str, cause: &'static str, take_away: impl Fn(&Service) -> T) -> Starved {
     let mut starved = Starved {
         cause,
@@ -89,7 +89,7 @@ impl Starved {
             wait_for("the log says so", || is_told(&service.daemon.log(), name, self.cause).then_some(()));
         }
         if self.cause == "Too many open files" {
-            // A reload needs one too; no operator can be told.
+            // A reload needs a descriptor too, and no operator could be answered.
             service.daemon.signal(SIGHUP);
             service.daemon.wait_log(&format!("cannot start a process that looks at the system: {}", self.cause));
         } else {
@@ -120,11 +120,9 @@ impl Starved {
     fn tried(&self, what: &str) -> Tried {
         let Starved { rounds, killed, told, came_again, reloads, descriptors_left, clients_refused, .. } = self;
         Tried {
-            count: format!(
-                "{rounds} times {what}, {killed} children killed meanwhile, {told} starts that were told as refused"
-            ),
+            count: format!("{rounds} times {what}, {killed} children killed meanwhile, {told} refused starts reported"),
             outcome: format!(
-                "{came_again} came again, {reloads} reloads worked afterwards, {clients_refused} clients refused, \
+                "{came_again} restarted, {reloads} reloads worked afterwards, {clients_refused} clients refused, \
                  {descriptors_left} descriptors left over; {}",
                 counts(&self.total)
             ),
@@ -133,8 +131,8 @@ impl Starved {
     }
 }
 
-/// Whether a start of that child was refused for that cause, with or without the limit
-/// that was met.
+/// Whether the log has a refused start of that child for that cause, with or without the limit
+/// that was reached.
 fn is_told(log: &str, name: &str, cause: &str) -> bool {
     let refused = format!("{name}: cannot start: ");
     log.lines().any(|line| {
@@ -142,8 +140,8 @@ fn is_told(log: &str, name: &str, cause: &str) -> bool {
     })
 }
 
-/// The control: with `restart = "never"` nobody tries again, which the trial
-/// would see: nothing is told of a start, and the child is down when it could be started.
+/// The control: with `restart = "never"` there is no second try. The trial would notice that:
+/// no start is reported, and the child is still down when it could be started.
 fn not_tried_again<T>(first: &str, cause: &str, take_away: impl Fn(&Service) -> T) -> String {
     let sink = "plugin = \"logger\"\nrestart = \"never\"\nsettings = { file = \"messages.log\" }";
     let service = Service::start_after(first, &Wanted { sink, ..Wanted::default() });
@@ -162,10 +160,10 @@ fn not_tried_again<T>(first: &str, cause: &str, take_away: impl Fn(&Service) -> 
     "with restart = \"never\" nothing is told and the child stays down".to_owned()
 }
 
-/// A limit of the supervisor's that is lower for now.
+/// A limit of the supervisor that is lowered until this is dropped.
 struct Limit {
     pid: i32,
-    /// Whose it is: he may, where root has not the capability (CAP_SYS_RESOURCE).
+    /// The supervisor's user, who may set the limit even if root lacks CAP_SYS_RESOURCE.
     user: u32,
     resource: &'static str,
     before: String,

@@ -1,22 +1,24 @@
-//! The guarantee under every fault that can be made here, for a sceptic to run
+//! The guarantee under every fault that can be made on one machine, for a sceptic to run
 //! and read: `cargo test --profile proof --test proof`, as root; `-- --help` has the rest.
 //!
 //! Each trial makes a fault again and again under load, compares the message
 //! file with what the clients sent and got back, and counts. Each has a control:
-//! the same with the protection taken away, which must be found out.
+//! the same fault with a protection taken away, which the trial must notice.
 //!
 //! - [`clients`]: clients that misbehave, or are many; [`clients_crowd`],
-//!   [`clients_unread`], [`clients_memory`], [`clients_resets`], [`clients_lines`]: theirs;
-//!   [`clients_beside`], [`clients_latency`]: how others are served meanwhile; [`clients_service`]: the daemon that they are clients of;
-//! - [`limits`], [`limits_pipes`], [`limits_starved`]: descriptors, processes, memory and pipes that are refused;
+//!   [`clients_unread`], [`clients_memory`], [`clients_resets`], [`clients_lines`]: these clients;
+//!   [`clients_beside`], [`clients_latency`]: how other clients are served meanwhile;
+//!   [`clients_service`]: their daemon;
+//! - [`limits`], [`limits_pipes`], [`limits_starved`]: no more descriptors, processes, memory or pipes;
 //! - [`hung`]: a file system that stops answering;
 //! - [`misuse`]: a child that misuses what it was given;
 //! - [`hostile`]: another user in the folder of the message file;
 //! - [`model`]: a whole daemon under random configurations, reloads, commands and kills;
 //! - [`chains`]: chains of filters, a trial of [`kills`]; [`program`]: the children of both, which are this executable too;
 //! - [`trial`]: what a trial is, and what it prints;
-//! - [`power`]: power loss; [`disk`]: disks that are full or fail; [`disk_image`], [`disk_site`], [`disk_held`]: what they have;
-//! - [`report`]: the table in `tests/GUARANTEE.md`, written by `--write` alone.
+//! - [`power`]: power loss; [`disk`]: disks that are full or fail; [`disk_image`],
+//!   [`disk_site`], [`disk_held`]: their parts;
+//! - [`report`]: the table in `tests/GUARANTEE.md`, which only `--write` writes.
 
 #![allow(clippy::unwrap_used, reason = "a trial that can't go on ends the proof")]
 
@@ -79,19 +81,19 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use trial::{Outcome, Trial};
 
-/// Tries the guarantee under faults, and prints what was tried and what came of it.
+/// Tries the guarantee under faults, and prints what was tried and the outcome.
 #[derive(Debug, Parser)]
 #[command(name = "cargo test --profile proof --test proof --")]
 struct Options {
-    /// What to try; all of it where nothing is named (--list says what there is)
+    /// The trials to run, or groups of them; by default all (see --list)
     trials: Vec<String>,
-    /// Says what there is
+    /// Lists the trials
     #[arg(long)]
     list: bool,
-    /// How often each fault is made: so many times as often as usual
+    /// Makes each fault this many times as often as usual
     #[arg(long, default_value_t = 1.0)]
     times: f64,
-    /// Goes on with all of it until so many hours are over, or something is broken
+    /// Repeats the trials for this many hours, or until something is broken
     #[arg(long)]
     soak: Option<f64>,
     /// Writes the table to this file (tests/GUARANTEE.md)
@@ -118,7 +120,7 @@ const GROUPS: &[fn() -> Vec<Trial>] = &[
 fn main() -> ExitCode {
     // A daemon under a service manager is started by a process of this program.
     manager::become_daemon();
-    // And so are many of its children.
+    // So are many of its children.
     program::become_one();
     let options = Options::parse();
     let all: Vec<Trial> = GROUPS.iter().flat_map(|group| group()).collect();
@@ -130,7 +132,7 @@ fn main() -> ExitCode {
         if unknown.is_empty() {
             return ExitCode::SUCCESS;
         }
-        eprintln!("cannot try {unknown:?}: there is none of that name");
+        eprintln!("cannot try {unknown:?}: there is no trial of that name");
         return ExitCode::from(2);
     }
     let chosen: Vec<&Trial> =
@@ -147,7 +149,7 @@ fn main() -> ExitCode {
             let is_broken = !outcome.held() && !outcome.was_left_out();
             outcomes.push((trial, outcome));
             if is_broken && until.is_some() {
-                // What it left is to be looked at, not to be followed by more.
+                // What it left is kept for a person to look at, so the proof ends here.
                 break;
             }
         }

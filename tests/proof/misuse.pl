@@ -1,5 +1,5 @@
-# A child that misuses what it was given, in one way each time it is started,
-# and fails. `perl misuse.pl FILE`: a byte more in FILE for each time.
+# A child that misuses what it was given, in another way each time it is started,
+# and fails. `perl misuse.pl FILE` adds a byte to FILE each time.
 use strict;
 use warnings;
 use Fcntl;

@@ -1,4 +1,4 @@
-//! A child that misuses what it was given, again and again, beside others.
+//! A child misuses what it was given, again and again, beside other children.
 
 use crate::clients_service::{Service, Wanted, counts};
 use crate::daemon::{free_port, wait_for};
@@ -82,7 +82,7 @@ fn given(times: f64) -> Tried {
     }
     let expected: String = (1..=LINES).map(|n| format!("{n}\n")).collect();
     assert!(service.daemon.read_text("out") == expected, "lines of a neighbour are missing or changed");
-    // While none of them runs, clients wait in its backlog: none is refused.
+    // While none of them runs, clients wait in the backlog, and none is refused.
     wait_for("a place in the backlog", || std::net::TcpStream::connect(("127.0.0.1", ports[0])).ok());
     let misused = count("rude") + count("ruder");
     let outcome = load.end_unnoticed();
@@ -94,7 +94,8 @@ fn given(times: f64) -> Tried {
     }
 }
 
-/// The same misuse with a pipe whose end all share is found out.
+/// The control: the misuse must have an effect if all processes share one description of a
+/// pipe.
 fn control() -> String {
     let own = |end: &OwnedFd| anew::description(end, OFlag::O_WRONLY).unwrap();
     let shared = |end: &OwnedFd| end.try_clone().unwrap();
@@ -118,12 +119,12 @@ fn lines_after_misuse(give: impl Fn(&OwnedFd) -> OwnedFd) -> u32 {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    // Full, or given up: then it is read.
+    // It is read once it is full, or the writer has given up.
     wait_for("a full pipe", || {
         let full = plumbd::sys::pipe::bytes_in(&read).unwrap() >= 4000;
         (full || lines.try_wait().unwrap().is_some()).then_some(())
     });
-    // Where it does not wait, it ends now.
+    // If the writer does not wait for room, it ends now.
     std::thread::sleep(std::time::Duration::from_millis(100));
     drop((write, rude, source));
     let mut text = String::new();

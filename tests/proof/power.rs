@@ -3,9 +3,9 @@
 //! process is killed, and it is mounted again, which recovers its journal.
 //!
 //! The disk is the image under the loop device: the file system's own caches
-//! are lost, a drive's write cache is not modelled. The next daemon finds
-//! another boot id, as after a real power loss: it runs in a mount namespace
-//! of its own, where another file is over /proc/sys/kernel/random/boot_id.
+//! are lost, but a drive's write cache is not modelled. The next daemon finds
+//! another boot id, as after a real power loss, because it runs in a mount namespace
+//! of its own, where another file is mounted over /proc/sys/kernel/random/boot_id.
 
 use crate::daemon::{Daemon, alive, children_of, free_port, kill, strays, wait_for};
 use crate::disk_image::{self, Image, Kind};
@@ -49,7 +49,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// When the power goes; a file system lives through one of each.
+/// When the power is lost. Each file system goes through one of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cut {
     /// When the first messages are in a new file.
@@ -58,7 +58,7 @@ enum Cut {
     Load,
     /// When the daemon has just rotated it, and compresses.
     Rotation,
-    /// After the file was renamed, and `plumbd reopen`.
+    /// After the file was renamed, and after `plumbd reopen`.
     Reopen,
     /// Under load, with long messages, while the kernel writes back what it has.
     WriteBack,
@@ -66,7 +66,7 @@ enum Cut {
 
 const CUTS: [Cut; 5] = [Cut::Creation, Cut::Load, Cut::Rotation, Cut::Reopen, Cut::WriteBack];
 
-/// What a torn end may look like.
+/// What a torn end can look like.
 const HALF: &[u8] = b"2026-11-22T15:04:05.123456Z 127.0.0.1:4";
 /// Clients, and messages that each has under way.
 const CONNECTIONS: u32 = 20;
@@ -89,7 +89,7 @@ fn attempt(kind: Kind, times: f64) -> Tried {
             }
         }
         machine.daemon.stop();
-        // One of them was put there.
+        // One of them was made by this trial.
         tally.torn_tails += machine.files("messages.log.torn-").len() - 1;
         let verdict = machine.check(machine.whole());
         machine.assert_kept(&verdict, "in the end");
@@ -115,7 +115,7 @@ fn attempt(kind: Kind, times: f64) -> Tried {
     }
 }
 
-/// The same, with a fdatasync(2) that does nothing.
+/// The control: power loss with a fdatasync(2) that does nothing.
 fn control(kind: Kind, times: f64) -> String {
     const NOTHING_DONE: &str = "strace -D -f --seccomp-bpf -qq -o /dev/null -e trace=fdatasync \
                                 -e inject=fdatasync:retval=0";
@@ -136,9 +136,9 @@ fn control(kind: Kind, times: f64) -> String {
 #[derive(Debug, Default)]
 struct Tally {
     cuts: usize,
-    /// What the disk had after each cut, before the next start.
+    /// The verdict about the disk after each cut, before the next start.
     after_cuts: Verdict,
-    /// What it had when each file system was done with.
+    /// The verdict about each file system at its end.
     in_the_end: Verdict,
     torn_tails: usize,
     promises: usize,
@@ -149,16 +149,16 @@ struct Machine {
     daemon: Daemon,
     image: Image,
     port: u16,
-    /// All that sent anything until the last cut.
+    /// All connections that sent anything until the last cut.
     connections: Vec<Connection>,
 }
 
 impl Machine {
-    /// A new file system, and a daemon on it that was started by way of that program.
+    /// A new file system, and a daemon on it that was started under that wrapper.
     fn new(kind: Kind, wrapper: &str) -> Machine {
         let image = Image::new(kind, 300);
         let port = free_port();
-        // A new boot: the daemon alone sees the other id.
+        // A new boot: only the daemon sees the other id.
         let first = format!(
             "cat /proc/sys/kernel/random/uuid >boot_id
             exec {wrapper} unshare --mount --propagation private /bin/sh -c '
@@ -168,10 +168,10 @@ impl Machine {
         Machine { daemon, image, port, connections: Vec::new() }
     }
 
-    /// Has it work under load until the power goes, then looks at what is on the disk.
+    /// Lets it work under load until the power is lost, then checks what is on the disk.
     fn lives_until(&mut self, cut: Cut, tally: &mut Tally) -> Verdict {
-        // Counted first: where the file is long enough, it is rotated at the start,
-        // and the next time 10 s later.
+        // These are counted first. If the file is long enough, it is rotated at the start, and the
+        // next time 10 s later.
         let archives = rotated::archives(&self.file()).unwrap().len();
         if cut == Cut::Rotation {
             let children = self.kill_all();
@@ -197,7 +197,7 @@ impl Machine {
             Cut::WriteBack => {
                 self.wait_progress(length);
                 let disk = File::open(self.image.disk()).unwrap();
-                // The cut falls in the middle of it, and ends it.
+                // The cut comes in the middle of this, and ends it.
                 std::thread::spawn(move || nix::unistd::syncfs(&disk));
             }
         }
@@ -214,23 +214,23 @@ impl Machine {
         self.check(self.whole_lines())
     }
 
-    /// The power goes. The processes first, a moment before the disk: one that
-    /// still ran would see a file system that fails, which no one does whose
-    /// machine is off. (ext4 and XFS on Linux 6.18 may even tell a fdatasync(2) that
-    /// was under way that all is well.)
+    /// Cuts the power: the processes are killed a moment before the disk is cut. A process that
+    /// still ran would see a failing file system, which can't happen when a
+    /// machine is off. (ext4 and XFS on Linux 6.18 may even report success for a fdatasync(2)
+    /// that was under way.)
     fn cut(&mut self) {
         let children = self.kill_all();
         self.image.cut();
         self.wait_killed(&children);
     }
 
-    /// The next start: it must come up, and find nothing amiss.
+    /// Starts it again. It must come up, and find nothing wrong.
     fn starts_again(&mut self) {
         self.daemon.start_again();
         assert_eq!(self.daemon.child("logger").problem, None, "log:\n{}", self.daemon.log());
     }
 
-    /// A half line at the end of the file, as another file system may leave it.
+    /// Puts half a line at the end of the file, as other file systems may leave one.
     fn tear(&self) {
         let mut file = File::options().append(true).open(self.file()).unwrap();
         file.write_all(HALF).unwrap();
@@ -287,7 +287,7 @@ impl Machine {
         std::thread::spawn(move || generator::run(&plan, &AtomicBool::new(false)).unwrap())
     }
 
-    /// Waits until more was saved than can be under way: so something was echoed.
+    /// Waits until more was saved than can be under way, so that something must have been echoed.
     fn wait_progress(&self, length: usize) {
         let before = self.size();
         let under_way = u64::from(CONNECTIONS * DEPTH) * (length as u64 + 64);
@@ -306,7 +306,7 @@ impl Machine {
         std::fs::metadata(self.file()).map_or(0, |metadata| metadata.len())
     }
 
-    /// The name that a rotation at this moment would give.
+    /// The name that an archive would get at this moment.
     fn archive_of_now(&self) -> PathBuf {
         self.image.disk().join(format!("messages.log.{}", name_time(now())))
     }
@@ -321,7 +321,7 @@ impl Machine {
         Box::new(rotated::open(&self.file()).unwrap())
     }
 
-    /// The same without a torn end, which the next start moves away.
+    /// All that was saved, without a torn end, which the next start moves away.
     fn whole_lines(&self) -> Box<dyn BufRead> {
         let mut all = Vec::new();
         self.whole().read_to_end(&mut all).unwrap();
@@ -363,7 +363,7 @@ fn config(port: u16, image: &Image) -> String {
     )
 }
 
-/// So long at most: the cut falls on any instant. Nothing depends on it.
+/// Waits for some time, so that the cut comes at any instant. Nothing depends on how long.
 fn moment(at_most_micros: u64) {
     let random = RandomState::new().build_hasher().finish();
     std::thread::sleep(Duration::from_micros(random % at_most_micros));

@@ -1,4 +1,4 @@
-//! Children for the trials, as modes of this executable: sources that number
+//! Children for the trials, which are modes of this executable: sources that number
 //! their lines, filters that lose nothing when they are killed, one-shot jobs,
 //! and children that are slow to start or ignore their stop signal.
 //!
@@ -22,28 +22,28 @@ use std::time::Duration;
 const MODE: &str = "--as-child";
 /// A line of a source, with its newline.
 pub(crate) const LENGTH: usize = 64;
-/// What a source's process id is added to, to number its lines.
+/// The number of a source is this plus its pid.
 const NUMBERS: u32 = 0x4000_0000;
-/// Where starts are noted.
+/// The file in which starts are noted.
 const STARTS: &str = "starts";
 
 /// What such a child does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Program {
-    /// Writes numbered lines, one each `pace` microseconds, then sleeps.
+    /// Writes numbered lines, one every `pace` microseconds, then sleeps.
     Source { lines: u32, pace: u32 },
-    /// Passes lines on, one each `pace` microseconds; `polite`: exits 0 on SIGTERM.
-    /// Drops each line whose number is a multiple of `swallow`, where that is not 0.
+    /// Passes lines on, one every `pace` microseconds. If `polite`, it exits with status 0 on
+    /// SIGTERM. If `swallow` is not 0, it drops each line whose number is a multiple of that.
     Filter { pace: u32, polite: bool, swallow: u32 },
-    /// Sleeps so many milliseconds, then exits with this status.
+    /// Sleeps for this many milliseconds, then exits with this status.
     Job { lasts: u32, status: u8 },
     /// Ignores SIGTERM.
     Deaf,
-    /// Writes its newline to `$PLUMBD_READY_FD` after so many milliseconds.
+    /// Writes its newline to `$PLUMBD_READY_FD` after this many milliseconds.
     Slow { after: u32 },
-    /// Never says that it is ready.
+    /// Never becomes ready.
     NeverReady,
-    /// Sleeps; exits 0 on SIGTERM.
+    /// Sleeps; exits with status 0 on SIGTERM.
     Plain,
 }
 
@@ -112,7 +112,7 @@ fn sleep(microseconds: u32) {
     }
 }
 
-/// With status 0, at once.
+/// Makes SIGTERM end this process at once with status 0.
 fn exit_on_stop() {
     signal_hook::flag::register_conditional_shutdown(SIGTERM, 0, Arc::new(AtomicBool::new(true))).unwrap();
 }
@@ -148,7 +148,7 @@ pub(crate) fn starts(dir: &Path) -> Vec<Started> {
     lines.collect()
 }
 
-/// Each line goes into the pipe whole or not at all, and is noted behind it.
+/// Each line goes into the pipe whole or not at all, and is noted after that.
 fn source(name: &str, lines: u32, pace: u32) {
     let pid = std::process::id();
     let note = File::create(format!("told.{name}.{pid}")).unwrap();
@@ -164,11 +164,11 @@ fn source(name: &str, lines: u32, pace: u32) {
     }
 }
 
-/// Lines that an incarnation of a source wrote.
+/// The lines that one process of a source wrote.
 #[derive(Debug, Clone)]
 pub(crate) struct Told {
     pub(crate) number: u32,
-    /// So many for certain, and maybe one more.
+    /// This many for certain, and maybe one more.
     pub(crate) lines: u32,
 }
 
@@ -178,7 +178,7 @@ pub(crate) fn told(dir: &Path) -> Vec<Told> {
     let told = names.filter_map(|name| {
         let name = name.to_str()?.to_owned();
         let (_, pid) = name.strip_prefix("told.")?.rsplit_once('.')?;
-        // One that was killed before it noted anything wrote nothing.
+        // A process that was killed before it noted anything wrote nothing.
         let bytes = std::fs::read(dir.join(&name)).unwrap();
         let lines = bytes.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
         Some(Told { number: NUMBERS + pid.parse::<u32>().unwrap(), lines })
@@ -186,8 +186,8 @@ pub(crate) fn told(dir: &Path) -> Vec<Told> {
     told.collect()
 }
 
-/// A line is looked at while it stays in the pipe, then moved by splice(2): each
-/// byte is in one pipe or in the other, whenever this is killed.
+/// A line is looked at while it stays in the pipe, then moved by splice(2). So whenever this
+/// is killed, each byte is in one of the two pipes.
 fn filter(pace: u32, polite: bool, swallow: u32) -> ! {
     if polite {
         exit_on_stop();
@@ -221,7 +221,7 @@ fn pass_on(stdin: &OwnedFd, stdout: &OwnedFd, mut length: usize) {
     }
 }
 
-/// What a call returns once it was not interrupted; `None` at the end of input.
+/// Repeats a call until it is not interrupted. Returns `None` at the end of input.
 fn some(mut call: impl FnMut() -> nix::Result<usize>) -> Option<usize> {
     loop {
         match call() {

@@ -1,4 +1,4 @@
-//! The table of what was tried: `tests/GUARANTEE.md`.
+//! The table of the trials of a run: `tests/GUARANTEE.md`.
 
 use crate::trial::{Ended, Outcome, Trial};
 use std::fmt::Write;

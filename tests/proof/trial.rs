@@ -1,11 +1,11 @@
-//! A trial: a fault, how often it is made, and what came of it.
+//! A trial: a fault, how often it is made, and the outcome.
 
 use crate::load::checker::Verdict;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A folder that stays where the trial that has it breaks.
+/// A folder that is kept if its trial breaks.
 pub(crate) struct Evidence(pub(crate) tempfile::TempDir);
 
 impl Drop for Evidence {
@@ -16,15 +16,16 @@ impl Drop for Evidence {
 
 /// One fault.
 pub(crate) struct Trial {
-    /// `group/name`, as it is chosen on the command line.
+    /// `group/name`, by which it is chosen on the command line.
     pub(crate) name: &'static str,
     /// What is done to plumbd, in words.
     pub(crate) fault: &'static str,
     /// What must hold, in words.
     pub(crate) promise: &'static str,
-    /// Why it can't be tried here, if it can't.
+    /// Why it can't be tried on this machine, if it can't.
     pub(crate) missing: fn() -> Option<String>,
-    /// Tries it so many times as often as usual. A panic is a promise broken.
+    /// Makes the fault this many times as often as usual. A panic means that the promise is
+    /// broken.
     pub(crate) attempt: fn(times: f64) -> Tried,
 }
 
@@ -33,23 +34,23 @@ pub(crate) struct Trial {
 pub(crate) struct Tried {
     /// How often, and on what: "2,000 kills, 81,344 messages echoed".
     pub(crate) count: String,
-    /// What came of it: "0 lost, 0 doubled, 0 out of order, 0 torn, 0 forged".
+    /// The outcome: "0 lost, 0 doubled, 0 out of order, 0 torn, 0 forged".
     pub(crate) outcome: String,
     /// What the control showed, with the protection taken away.
     pub(crate) control: String,
 }
 
-/// What came of a trial.
+/// The outcome of a trial.
 pub(crate) struct Outcome {
     /// How long it took.
     pub(crate) took: Duration,
-    /// What was tried; else why it was not, or what broke.
+    /// What was tried, or why it was not tried, or what broke.
     pub(crate) what: Result<Tried, Ended>,
 }
 
 /// Why there is no outcome.
 pub(crate) enum Ended {
-    /// It can't be tried here.
+    /// It can't be tried on this machine.
     LeftOut(String),
     /// The promise was broken, or the trial itself.
     Broken(String),
@@ -66,12 +67,12 @@ impl Outcome {
 }
 
 impl Trial {
-    /// Whether it is meant by that name: its own, or its group's.
+    /// Whether that is its name, or the name of its group.
     pub(crate) fn is(&self, name: &str) -> bool {
         self.name == name || self.name.split('/').next() == Some(name)
     }
 
-    /// Tries it, and prints what came of it.
+    /// Runs it, and prints the outcome.
     pub(crate) fn run(&self, times: f64) -> Outcome {
         println!("\n{}: {}", self.name, self.fault);
         let began = Instant::now();
@@ -118,20 +119,20 @@ pub(crate) fn faults(verdict: &Verdict) -> String {
     format!("{lost} lost, {doubled} doubled, {disordered} out of order, {torn} torn, {forged} forged")
 }
 
-/// `base` tries, so many times as often as usual; at least one.
+/// The number of tries for a base number and a factor; at least one.
 pub(crate) fn scaled(base: u32, times: f64) -> u32 {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of tries")]
     let count = (f64::from(base) * times).round() as u32;
     count.max(1)
 }
 
-/// Some need a program.
+/// Why a trial can't run without that program, if it is missing.
 pub(crate) fn needs_command(name: &str) -> Option<String> {
     let found = Command::new("sh").args(["-c", &format!("command -v {name}")]).stdout(Stdio::null()).status().unwrap();
     (!found.success()).then(|| format!("needs {name}"))
 }
 
-/// Most faults need root.
+/// Why a trial can't run without root, if this is not root.
 pub(crate) fn needs_root() -> Option<String> {
     (!nix::unistd::geteuid().is_root()).then(|| "needs root".to_owned())
 }

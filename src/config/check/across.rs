@@ -21,7 +21,7 @@ fn addresses(reader: &mut Reader<'_>, daemon: &Daemon, drafts: &[Draft]) {
         for placed in &draft.listen {
             let address = &placed.value;
             if *address == Address::Unix(daemon.control.clone()) {
-                let what = format!("{address} is the operator socket (control in [daemon])");
+                let what = format!("{address} is the control socket (control in [daemon])");
                 reader.problem(placed.span.clone(), what, "name another path");
             }
             if let Some((other, taken)) = before.iter().find(|(_, taken)| overlap(&taken.value, address)) {
@@ -42,8 +42,8 @@ fn addresses(reader: &mut Reader<'_>, daemon: &Daemon, drafts: &[Draft]) {
     }
 }
 
-/// Whether binding both fails: they are the same address, or have the same port and one
-/// is for all addresses of its family.
+/// Whether binding both fails, because they are the same address, or have the same port
+/// and one stands for all addresses of its family.
 fn overlap(a: &Address, b: &Address) -> bool {
     let both = |a: &HostPort, b: &HostPort| {
         let (at, other) = (a.at, b.at);
@@ -57,7 +57,7 @@ fn overlap(a: &Address, b: &Address) -> bool {
     }
 }
 
-/// No two children write to one file of a plugin.
+/// No two children write to the same file through their plugins.
 fn files(reader: &mut Reader<'_>, drafts: &[Draft]) {
     let mut before: Vec<(&Draft, PathBuf)> = Vec::new();
     for (draft, file) in drafts.iter().flat_map(|draft| draft.files.iter().map(move |file| (draft, file))) {
@@ -71,7 +71,7 @@ fn files(reader: &mut Reader<'_>, drafts: &[Draft]) {
     }
 }
 
-/// `after` names children, and there is an order that keeps it.
+/// `after` names only children that exist, and there is a start order that satisfies it.
 fn after(reader: &mut Reader<'_>, drafts: &[Draft]) {
     let names = drafts.iter().map(Draft::name);
     let mut needs = Needs::new();

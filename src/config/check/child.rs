@@ -20,7 +20,7 @@ use std::rc::Rc;
 use toml::Spanned;
 use toml::de::DeValue;
 
-/// As advice.
+/// An example, for advice.
 const LISTEN: &str = r#"["tcp://127.0.0.1:7007"]"#;
 
 /// A child as its table describes it, with the places that later checks refer to.
@@ -28,7 +28,7 @@ const LISTEN: &str = r#"["tcp://127.0.0.1:7007"]"#;
 pub(super) struct Draft {
     /// The child, without instances and `after`.
     pub(super) child: Child,
-    /// Where its name is.
+    /// Where its name is in the file.
     pub(super) span: Span,
     pub(super) instances: u64,
     pub(super) instances_span: Span,
@@ -38,7 +38,7 @@ pub(super) struct Draft {
     pub(super) after: Vec<Placed<String>>,
     /// What it asks of the link out of it.
     pub(super) asks: Asks,
-    /// Files that it writes to.
+    /// The files that it writes to.
     pub(super) files: Vec<Placed<PathBuf>>,
 }
 
@@ -152,7 +152,8 @@ fn instances(reader: &mut Reader<'_>, section: &Section<'_>, plugin: Option<&'st
     (instances, span)
 }
 
-/// A plugin that listens has addresses, and only those that it serves. Another has none.
+/// A plugin that listens must have addresses, all of a kind that it serves. Other plugins
+/// must have none.
 fn listens(reader: &mut Reader<'_>, section: &Section<'_>, plugin: &Plugin, listen: &[Placed<Address>]) {
     if plugin.listens.is_empty() {
         if let Some(placed) = listen.first() {
@@ -177,7 +178,7 @@ fn listens(reader: &mut Reader<'_>, section: &Section<'_>, plugin: &Plugin, list
     }
 }
 
-/// What a program is given as settings, and what that asks of others.
+/// The settings that a program is given, and what they ask of its link.
 #[derive(Default)]
 struct Settings {
     json: serde_json::Value,
@@ -185,8 +186,8 @@ struct Settings {
     files: Vec<Placed<PathBuf>>,
 }
 
-/// Reads settings by the plugin's rows and its check. Those of another program are taken
-/// as they are.
+/// Reads settings by the plugin's rows and its check. Those of an ordinary program are
+/// taken as they are.
 fn settings(
     reader: &mut Reader<'_>,
     section: &Section<'_>,

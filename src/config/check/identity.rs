@@ -52,11 +52,11 @@ pub(super) fn read(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Ide
     })
 }
 
-/// The account of that name. The empty name is the account that runs this.
+/// The account of that name. The empty name stands for the account that runs this process.
 fn account(reader: &mut Reader<'_>, section: &Section<'_>, user: &str) -> Option<Account> {
     let cause = match reader.system.account(user) {
         Ok(Some(account)) => return Some(account),
-        Ok(None) if user.is_empty() => "whoever runs this has no account, and no user is given".to_owned(),
+        Ok(None) if user.is_empty() => "the user who runs plumbd has no account, and no user is given".to_owned(),
         Ok(None) => format!("there is no user {}", quoted(user)),
         Err(cause) => format!("cannot look up the user {}: {cause}", quoted(user)),
     };

@@ -10,11 +10,11 @@ use crate::schema::table::{Placed, Reader, Section, Span};
 use crate::schema::value::{self, kind, quoted, size_text};
 use toml::de::DeValue;
 
-/// The most links into one sink that keeps them apart. Each takes 4 or 5 of its
-/// descriptors, and 5 or 7 of the supervisor's.
+/// The most links into one sink that keeps its links apart. Each link takes 4 or 5 of the
+/// sink's descriptors, and 5 or 7 of the supervisor's.
 const MAX_INTO: u64 = 1000;
 
-/// A link between children, before it is one between instances.
+/// A link between children, before it is split up into links between instances.
 #[derive(Debug)]
 pub(super) struct LinkDraft {
     span: Span,
@@ -27,7 +27,7 @@ pub(super) struct LinkDraft {
 }
 
 impl LinkDraft {
-    /// The links of its source's instances, as the model has them.
+    /// A link for each instance of its source, as the model has them.
     pub(super) fn instances(&self, drafts: &[Draft]) -> Vec<Link> {
         let (Some(from), Some(to)) = (self.source(drafts), self.sink(drafts)) else {
             return Vec::new();
@@ -76,7 +76,7 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>, drafts: &[Draft]
         asked(reader, link, drafts);
         not_too_many(reader, link, &links[..at], drafts);
     }
-    // A link that lacks an end was meant for some child.
+    // If a link lacks an end, the child that seems unlinked may be that end.
     if complete && (!links.is_empty() || root.lacks("links")) {
         unlinked(reader, &links, drafts);
     }
@@ -116,7 +116,7 @@ fn drafts_of(reader: &mut Reader<'_>, root: &Section<'_>) -> Vec<LinkDraft> {
     links
 }
 
-/// Both ends exist and differ, and can be a source and a sink.
+/// Both ends must exist and differ, and be able to be a source and a sink.
 fn ends(reader: &mut Reader<'_>, link: &LinkDraft, drafts: &[Draft]) {
     let names = drafts.iter().map(Draft::name);
     for end in [&link.from, &link.to].into_iter().flatten() {
@@ -152,7 +152,7 @@ fn ends(reader: &mut Reader<'_>, link: &LinkDraft, drafts: &[Draft]) {
         reader.problem(to.span.clone(), what, help);
     } else if sink.plugin.is_none() && sink.instances > 1 {
         let what = format!("{} is the sink of a link and can't have {} instances", quoted(&to.value), sink.instances);
-        let help = "which of them would read a message is chance; leave `instances` out";
+        let help = "any one of them might read a message; leave `instances` out";
         reader.problem(sink.instances_span.clone(), what, help);
     }
 }
@@ -173,7 +173,8 @@ fn one_output(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft]) {
     }
 }
 
-/// Links of lines into one ordinary program share its standard input.
+/// Links of lines into one ordinary program share its standard input, so they must have
+/// the same capacity.
 fn one_queue(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft], drafts: &[Draft]) {
     let name = |end: &Option<Placed<String>>| end.as_ref().map(|end| end.value.clone());
     let shared = |link: &LinkDraft| match (link.source(drafts), link.sink(drafts)) {
@@ -194,7 +195,7 @@ fn one_queue(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft], dr
     }
 }
 
-/// A sink that keeps its links apart has no more of them than it has descriptors for.
+/// A sink that keeps its links apart must have enough descriptors for them.
 fn not_too_many(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft], drafts: &[Draft]) {
     let Some(to) = &link.to else {
         return;
@@ -219,7 +220,7 @@ fn not_too_many(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft],
     }
 }
 
-/// A link can do what its source asks of it.
+/// A link must be able to do what its source asks of it.
 fn asked(reader: &mut Reader<'_>, link: &LinkDraft, drafts: &[Draft]) {
     let (Some(source), Some(sink)) = (link.source(drafts), link.sink(drafts)) else {
         return;
@@ -271,7 +272,7 @@ impl LinkDraft {
     }
 }
 
-/// Plugins are of no use without a link.
+/// A plugin without a link is of no use.
 fn unlinked(reader: &mut Reader<'_>, links: &[LinkDraft], drafts: &[Draft]) {
     for draft in drafts {
         let is = |end: &Option<Placed<String>>| end.as_ref().is_some_and(|end| end.value == draft.name());

@@ -1,5 +1,5 @@
-//! Checks the text of a file, from the whole to its parts, and gathers every problem.
-//! Makes the model if there is none.
+//! Checks the text of a file, from the whole to its parts, and gathers every problem. If
+//! there is none, makes the model.
 
 mod across;
 mod child;
@@ -24,8 +24,8 @@ use toml::de::{DeTable, DeValue};
 
 /// The most children, and the most links.
 const MAX_TABLES: usize = 1000;
-/// The most instances of all children together. Each is a process and takes some ten
-/// descriptors of the supervisor.
+/// The most instances of all children together. Each is a process, and takes about ten of
+/// the supervisor's descriptors.
 const MAX_INSTANCES: u64 = 4096;
 
 /// See [`super::check_text_on`].
@@ -49,7 +49,7 @@ pub(super) fn check(
         places: Places::new(&text),
         problems: Vec::new(),
         partial: !mistakes.is_empty(),
-        told: Vec::new(),
+        reported: Vec::new(),
         base,
         system,
         child: None,
@@ -58,7 +58,7 @@ pub(super) fn check(
     for (span, what, help) in &mistakes {
         reader.problem(span.clone(), what, help);
     }
-    reader.told = mistakes.into_iter().map(|(span, ..)| span).collect();
+    reader.reported = mistakes.into_iter().map(|(span, ..)| span).collect();
     let mut model = file(&mut reader, table.get_ref());
     if reader.problems.is_empty() {
         return Ok(model);
@@ -114,7 +114,7 @@ fn daemon(reader: &mut Reader<'_>, root: &Section<'_>) -> Daemon {
     let control = reader.read(&section, "control", |value| Ok(value::absolute(base, &value::filled(value)?)));
     reader.take(section.place("control"), address::socket_path(&control));
     if let Some(folder) = control.parent() {
-        reader.folder_exists(section.place("control"), folder, "the operator socket");
+        reader.folder_exists(section.place("control"), folder, "the control socket");
     }
     Daemon {
         control,
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn one_problem_of_the_file_is_enough_and_then_all_are_told() {
+    fn if_the_file_itself_has_a_problem_all_problems_are_reported() {
         let bad = "[children.bad]\ncommand = [\"no-such\"]\n";
         for wrong in ["umaks = 1\n", "[daemon]\ncontrol = \"/none/x\"\n", "command = 1\n", "directory = 1\n", "x"] {
             let text = format!("{bad}{wrong}");

@@ -8,7 +8,7 @@ use crate::schema::table::{Placed, Reader, Section};
 use crate::schema::value::{self, Read, Wrong, absolute, filled, quoted, wrong};
 use std::path::{Path, PathBuf};
 
-/// What runs, if the table is right; and its plugin, if it is one.
+/// The program that runs, if the table is right, and the plugin, if it is one.
 pub(super) fn read(
     reader: &mut Reader<'_>,
     section: &Section<'_>,
@@ -74,8 +74,8 @@ fn command(reader: &mut Reader<'_>, section: &Section<'_>, path: &str) -> Option
     Some([program.value.to_string_lossy().into_owned()].into_iter().chain(arguments).collect())
 }
 
-/// The absolute path of a program. A name with a slash is relative to the file; one
-/// without is looked up in PATH.
+/// The absolute path of a program. A name with a slash is relative to the file; a name
+/// without one is looked up in PATH.
 fn locate(reader: &Reader<'_>, name: &str, path: &str) -> Read<PathBuf> {
     if name.is_empty() {
         return wrong("the program has no name", "write its path, or its name in PATH");
@@ -112,7 +112,9 @@ fn advice(name: &str, why: NotRunnable) -> String {
 /// A whole command line in the first word is a common mistake.
 fn help(name: &str) -> String {
     match name.split_once(char::is_whitespace) {
-        Some((program, _)) => format!("a word each: [\"{program}\", ...]; or [\"/bin/sh\", \"-c\", \"...\"]"),
+        Some((program, _)) => {
+            format!("write each word as a string of its own: [\"{program}\", ...]; or [\"/bin/sh\", \"-c\", \"...\"]")
+        }
         None => "name a program that exists and can be executed".to_owned(),
     }
 }

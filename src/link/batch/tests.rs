@@ -12,7 +12,7 @@ use std::os::fd::{IntoRawFd, OwnedFd};
 use std::rc::Rc;
 
 #[test]
-fn a_batch_has_a_higher_number_than_the_last_or_after_the_highest_the_time() {
+fn a_batch_id_is_higher_than_the_last_and_after_the_highest_it_is_the_time() {
     let time = u64::try_from(now()).unwrap() * 1000;
     assert!(batch_id(0, 1) >= time && batch_id(u64::MAX, 1) >= time);
     assert_eq!((batch_id(0, 1007) % 1000, batch_id(0, 2000) % 1000), (7, 0));
@@ -20,23 +20,23 @@ fn a_batch_has_a_higher_number_than_the_last_or_after_the_highest_the_time() {
     assert_eq!(batch_id(1 << 62, 1), (1 << 62) + 1);
 }
 
-/// What outlives every process: what is saved, and what is promised.
+/// The state that outlives every process: what is saved, and what is promised.
 #[derive(Default)]
 struct Store {
     saved: Vec<u8>,
     promise: Option<(Promise, Vec<u8>)>,
     settled: Vec<u64>,
     last_batch: u64,
-    /// Its promises are lost whenever a sink is killed.
+    /// Whether its promises are lost whenever a sink is killed.
     forgets: bool,
     lost: bool,
 }
 
-/// A destination in memory. It can be killed before each thing that it does.
+/// A destination in memory. It can be killed before each of its actions.
 struct Memory {
     store: Rc<RefCell<Store>>,
     body: Vec<u8>,
-    /// How many bytes a batch has at most: few, so that there are several.
+    /// The most bytes of a batch. They are few, so that there are several batches.
     room: usize,
 }
 
@@ -50,7 +50,7 @@ impl Memory {
             kill_point();
             let saved = &mut self.store.borrow_mut().saved;
             let offset = usize::try_from(promise.offset).unwrap();
-            assert_eq!(&saved[offset..], &body[..saved.len() - offset], "somebody else wrote there");
+            assert_eq!(&saved[offset..], &body[..saved.len() - offset], "something else was written there");
             match body[saved.len() - offset..].chunks(3).next() {
                 Some(piece) => saved.extend(piece),
                 None => return,
@@ -184,15 +184,15 @@ impl Destination for Memory {
     }
 }
 
-/// Two links and a store, which sinks come and go at.
+/// Two links and a store, used by one sink after another.
 struct World {
     links: [Link; 2],
     acks: File,
     store: Rc<RefCell<Store>>,
 }
 
-/// What each source says first, and then. The first one's second line begins in
-/// the first part, and its third one has no room in an empty batch.
+/// What each source writes, in two parts. The second line of LINES is split between the
+/// parts, and the third one does not fit into an empty batch.
 const LINES: [&str; 2] = ["l1\nli", "ne2\na long line, 3\nl4\n"];
 const RECORDS: [&[&str]; 2] = [&["r1", "r2"], &["r3", "record 4", "r5"]];
 
@@ -203,7 +203,7 @@ impl World {
         World { links, acks, store: Rc::new(RefCell::new(Store { forgets, ..Store::default() })) }
     }
 
-    /// The sources say a part of what they have.
+    /// Lets the sources write that part.
     fn write(&self, part: usize) {
         let [lines, records] = self.links.each_ref().map(|link| File::from(link.queue.write.try_clone().unwrap()));
         (&lines).write_all(LINES[part].as_bytes()).unwrap();
@@ -217,8 +217,8 @@ impl World {
         }
     }
 
-    /// A sink begins, and lives until nothing is left to do, or until it is killed.
-    /// Returns whether it was.
+    /// Runs a sink until nothing is left to do, or until it is killed. Returns whether it was
+    /// killed.
     fn sink(&self, kill_points: i64) -> bool {
         let give = |fd: &OwnedFd| fd.try_clone().unwrap().into_raw_fd();
         let inbound = self.links.each_ref().map(|link| {
@@ -266,13 +266,13 @@ impl World {
             .count() as u64
     }
 
-    /// The last message that was acknowledged, with all before it.
+    /// The last message up to which everything is acknowledged.
     fn acknowledged(&self, mut last: u64) -> u64 {
         while pipe::bytes_in(&self.acks).unwrap() > 0 {
             let mut bytes = [0; ACK_LEN];
             (&self.acks).read_exact(&mut bytes).unwrap();
             let ack = Ack::decode(&bytes).unwrap();
-            // One that lost a promise says again what the ledger has, which may be less.
+            // After a lost promise, a sink acknowledges what its ledger has, which may be less.
             assert!(ack.epoch == 7 && (ack.sequence >= last || self.store.borrow().forgets), "{ack:?} after {last}");
             last = last.max(ack.sequence);
         }
@@ -280,9 +280,10 @@ impl World {
     }
 }
 
-/// A sink that is killed at some point, and the next one at another, with the first or
-/// the second part of the messages. Returns which of the two were killed.
-fn is_the_law_kept(forgets: bool, part: usize, kills: [i64; 2]) -> [bool; 2] {
+/// Checks that nothing is lost or doubled if a sink is killed at some point, and the next one
+/// at another, with the first or the second part of the messages. Returns which of the two
+/// were killed.
+fn killed_sinks_keep_the_law(forgets: bool, part: usize, kills: [i64; 2]) -> [bool; 2] {
     let world = World::new(forgets);
     let (mut killed, mut acknowledged) = ([false; 2], 0);
     for at in 0..2 {
@@ -291,7 +292,7 @@ fn is_the_law_kept(forgets: bool, part: usize, kills: [i64; 2]) -> [bool; 2] {
             for (kill, killed) in kills.into_iter().zip(&mut killed) {
                 *killed = world.sink(kill);
                 acknowledged = world.acknowledged(acknowledged);
-                // What a sink saved that lost its promise is removed for a while.
+                // If a promise is lost, what was saved of its batch is removed for a while.
                 let saved = if forgets { acknowledged } else { world.saved_records() };
                 assert!(saved >= acknowledged, "{acknowledged} are acknowledged, {saved} are saved");
             }
@@ -311,9 +312,9 @@ fn wherever_a_sink_is_killed_nothing_is_lost_or_doubled_and_the_order_holds() {
         for part in 0..2 {
             let mut points = 0;
             for first in 0.. {
-                // The second one is killed here and there in its recovery, and behind it.
+                // The second sink is killed at some points of its recovery, and after it.
                 for second in [i64::MAX, first % 5, 5 + first % 11, 16 + first % 31] {
-                    let killed = is_the_law_kept(forgets, part, [first, second]);
+                    let killed = killed_sinks_keep_the_law(forgets, part, [first, second]);
                     points = if killed[0] { first } else { points };
                 }
                 if points < first {

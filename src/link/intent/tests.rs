@@ -16,7 +16,7 @@ fn open_after(intent: Intent, folder: &tempfile::TempDir) -> Intent {
     open(folder)
 }
 
-/// One with nothing under way.
+/// An intent file with nothing under way.
 fn idle(folder: &tempfile::TempDir) -> Intent {
     let mut intent = open(folder);
     intent.reset().unwrap();
@@ -58,8 +58,8 @@ fn the_next_sink_finds_the_promise_and_the_body() {
     assert_eq!((intent.found(), intent.last_batch(), intent.is_closed()), (Found::Idle, 5, true));
 }
 
-/// The words as earlier versions write them, and as later ones must: an upgrade
-/// takes up the intent files of the version before.
+/// Earlier versions write these words, and later ones must too, because after an upgrade the
+/// new version takes up the intent files of the old one.
 #[test]
 fn the_words_are_those_of_the_manual() {
     let folder = tempfile::tempdir().unwrap();
@@ -89,7 +89,7 @@ fn the_words_are_those_of_the_manual() {
 }
 
 #[test]
-fn a_body_longer_than_the_next_sink_asks_for_is_found_too() {
+fn a_body_longer_than_the_next_sink_has_room_for_is_found_too() {
     let folder = tempfile::tempdir().unwrap();
     let mut intent = idle(&folder);
     let long = vec![b'x'; 100_000];
@@ -120,7 +120,7 @@ fn it_takes_no_more_room_than_a_batch_and_gives_it_back() {
     assert_eq!((length(), open_after(intent, &folder).found()), (LEAST as u64, Found::Idle));
 }
 
-/// All that a batch does that is promised so many times, each time elsewhere.
+/// Promises a batch this many times, each time to another place, and closes it.
 fn one_batch(intent: &mut Intent, batch: u64, times: u64) {
     for offset in 0..times {
         intent.promise(&Promise { offset, ..promise(batch) }).unwrap();
@@ -129,8 +129,8 @@ fn one_batch(intent: &mut Intent, batch: u64, times: u64) {
 }
 
 #[test]
-fn whichever_word_was_the_last_to_be_written_what_counts_is_what_was_done() {
-    // A batch before has left each slot in each state that it can be in.
+fn after_a_kill_at_any_word_the_last_whole_promise_counts() {
+    // An earlier batch has left the slots in each state that they can be in.
     for before in 0..4 {
         for whole in 0..3 {
             for words in 0.. {
@@ -179,7 +179,7 @@ fn a_close_that_is_cut_short_leaves_the_promise_or_nothing_and_is_done_again() {
                 intent.close().unwrap();
             }
             assert_eq!(intent.look().unwrap(), Found::Idle);
-            // What is written next, cut short anywhere, does not bring the old promise back.
+            // Wherever the next write is cut short, it does not bring the old promise back.
             put_body(&mut intent, BODY);
             killed_after(words, || intent.promise(&promise(6)).unwrap());
             let found = open_after(intent, &folder).found();
@@ -192,11 +192,11 @@ fn a_close_that_is_cut_short_leaves_the_promise_or_nothing_and_is_done_again() {
 }
 
 #[test]
-fn a_promise_that_was_not_written_whole_and_is_given_up_is_no_promise() {
+fn a_promise_that_was_cut_short_and_then_closed_is_no_promise() {
     for words in 0..20 {
         let folder = tempfile::tempdir().unwrap();
         let mut intent = idle(&folder);
-        // As where a disk is full.
+        // This is what a full disk leaves.
         killed_after(words, || intent.promise(&promise(5)).unwrap());
         intent.state = State::Begun;
         intent.close().unwrap();
@@ -205,7 +205,7 @@ fn a_promise_that_was_not_written_whole_and_is_given_up_is_no_promise() {
 }
 
 #[test]
-fn a_promise_of_another_boot_is_worth_nothing() {
+fn a_promise_of_another_boot_is_worthless() {
     let folder = tempfile::tempdir().unwrap();
     let mut intent = idle(&folder);
     intent.boot[1] ^= 1;
@@ -217,7 +217,7 @@ fn a_promise_of_another_boot_is_worth_nothing() {
 }
 
 #[test]
-fn a_file_of_layout_1_is_as_none() {
+fn a_file_of_layout_1_counts_as_new() {
     let folder = tempfile::tempdir().unwrap();
     let mut page = [0; PAGE];
     page[..16].copy_from_slice(b"plumbdi\x01promise1");
@@ -233,7 +233,7 @@ fn what_is_noted_is_whole_or_unknown_and_outlives_a_reset() {
     let files = [FileId { device: 1, inode: 2 }, FileId { device: 3, inode: 4 }];
     for words in 0.. {
         let folder = tempfile::tempdir().unwrap();
-        // Of a file that is no intent file nothing is believed.
+        // Nothing in a file that is not an intent file is believed.
         std::fs::write(folder.path().join("i"), [7; PAGE]).unwrap();
         let mut intent = open(&folder);
         assert_eq!(intent.untrusted(), None);
@@ -263,7 +263,7 @@ fn what_is_noted_is_whole_or_unknown_and_outlives_a_reset() {
 }
 
 #[test]
-fn the_last_batches_that_were_settled_are_known_to_whoever_looks() {
+fn any_process_can_look_up_the_last_settled_batches() {
     let folder = tempfile::tempdir().unwrap();
     let mut intent = idle(&folder);
     for batch in 1..=SETTLED as u64 + 1 {
@@ -278,7 +278,7 @@ fn the_last_batches_that_were_settled_are_known_to_whoever_looks() {
 }
 
 #[test]
-fn a_wrong_bit_in_what_counts_is_as_no_promise() {
+fn with_a_wrong_bit_a_promise_does_not_count() {
     let folder = tempfile::tempdir().unwrap();
     let mut intent = idle(&folder);
     intent.promise(&promise(5)).unwrap();
@@ -292,7 +292,7 @@ fn a_wrong_bit_in_what_counts_is_as_no_promise() {
         }
     }
     assert_eq!(intent.look().unwrap(), Found::Writing(promise(5)));
-    // One that was promised anew falls back to where it was before.
+    // If the batch was promised anew, the promise before that counts.
     let moved = Promise { offset: 7, ..promise(5) };
     intent.promise(&moved).unwrap();
     assert_eq!(intent.look().unwrap(), Found::Writing(moved));
@@ -305,7 +305,7 @@ fn a_wrong_bit_in_what_counts_is_as_no_promise() {
 }
 
 #[test]
-fn a_promise_of_more_than_there_is_is_none() {
+fn a_promise_of_more_bytes_than_the_body_has_does_not_count() {
     let folder = tempfile::tempdir().unwrap();
     let mut intent = idle(&folder);
     intent.promise(&promise(5)).unwrap();
@@ -314,7 +314,7 @@ fn a_promise_of_more_than_there_is_is_none() {
 }
 
 #[test]
-fn one_process_has_it_and_it_grows_with_its_body() {
+fn only_one_process_can_hold_it_and_its_body_can_grow() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("i");
     assert!(Intent::open_existing(&path, 1).is_err());
@@ -329,7 +329,7 @@ fn one_process_has_it_and_it_grows_with_its_body() {
 }
 
 #[test]
-fn a_machine_without_proc_is_named_as_that() {
+fn without_proc_the_error_names_the_path_and_does_not_pass() {
     let folder = tempfile::tempdir().unwrap();
     let empty = folder.path().join("empty");
     std::fs::write(&empty, "").unwrap();
@@ -341,7 +341,7 @@ fn a_machine_without_proc_is_named_as_that() {
 }
 
 #[test]
-fn a_body_that_memory_has_no_room_for_is_refused() {
+fn a_body_that_does_not_fit_into_memory_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("i");
     let refused = |result: io::Result<()>| assert_eq!(result.unwrap_err().raw_os_error(), Some(nix::libc::ENOMEM));

@@ -1,4 +1,4 @@
-//! Which clients come in: the listening sockets, the limits, and what happens while
+//! Which clients are accepted: the listening sockets, the limits, and what happens while
 //! descriptors or memory are short.
 
 use super::addresses::Addresses;
@@ -23,22 +23,22 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 pub(super) struct Listener {
     socket: TcpListener,
     options: Options,
-    /// Connections that were made before the socket had the options have not inherited
-    /// them. They are accepted before all others: until nobody waits, each connection is
-    /// given the options by itself.
+    /// Whether accepted connections have inherited the options. Those made before the socket
+    /// had the options have not. They are accepted first, so until the backlog has been empty
+    /// once, the options are set on each accepted connection.
     inherits: bool,
 }
 
 impl Listener {
-    /// Checks what kind of socket it is.
+    /// Checks that it is a TCP socket, and sets its options.
     ///
     /// # Errors
-    /// It is of a kind that is not served, or the kernel refuses an option.
+    /// It is not a TCP socket, or the kernel refuses an option.
     pub(super) fn new(fd: OwnedFd, options: Options) -> io::Result<Listener> {
         let address: SockaddrStorage = getsockname(fd.as_raw_fd())?;
         let inet = address.as_sockaddr_in().is_some() || address.as_sockaddr_in6().is_some();
         if !inet || getsockopt(&fd, sockopt::SockType)? != SockType::Stream {
-            return Err(io::Error::other(format!("no TCP socket (address family {:?})", address.family())));
+            return Err(io::Error::other(format!("not a TCP socket (address family {:?})", address.family())));
         }
         let socket = TcpListener::from(fd);
         socket.set_nonblocking(true)?;
@@ -51,7 +51,7 @@ impl Listener {
             self.inherits |= error.kind() == io::ErrorKind::WouldBlock;
         })?;
         if !self.inherits {
-            // An error means that it is gone again already.
+            // An error means that the client is already gone.
             self.options.set(&client).map_err(|_| Errno::ECONNABORTED)?;
         }
         Ok((Transport::Tcp(client.into()), Peer::from(address)))
@@ -64,50 +64,51 @@ impl AsFd for Listener {
     }
 }
 
-/// What came of accepting one client.
+/// The outcome of accepting one client.
 #[derive(Debug)]
 pub(super) enum Accepted {
     /// A client, and the number of its connection.
     Client(Transport, Peer, u32),
-    /// One that may not come in, and why; it is closed already.
+    /// A client that was refused, and why. Its connection is already closed.
     Refused(Peer, Fate),
-    /// One that is gone again.
+    /// The client is already gone.
     Vanished,
-    /// Nobody waits, or nobody may come in now.
+    /// No client waits, or none may be accepted now.
     Nobody,
     /// Descriptors or memory are short.
     Exhausted(io::Error),
 }
 
-/// A shortage of descriptors or memory. It ends when nobody waits any more: accept(2)
-/// needs a descriptor before it checks whether anybody waits.
+/// A shortage of descriptors or memory. It is over when accept(2) reports that no client
+/// waits, because accept needs a descriptor before it looks for a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shortage {
     /// There is none.
     None,
     /// Clients wait in the backlog for now.
     Paused,
-    /// Accepting is to be tried again, also if no client is reported.
+    /// Accepting must be tried again, even if epoll reports no client.
     Retry,
-    /// It was tried again: clients came in, but some may still wait.
+    /// It was tried again. Some clients may still wait.
     Tried,
 }
 
-/// How many clients there are.
+/// The number of clients, and its limit.
 #[derive(Debug, Default)]
 struct Places {
     served: usize,
-    /// Those whose connection broke: they only have to be read and saved, and take no place.
+    /// Clients whose connection broke. They are still read and saved, but don't count as
+    /// served.
     broken: usize,
-    /// How many of either kind there may be. A broken one keeps a descriptor until the
-    /// sink takes more.
+    /// The limit for each of the two. Broken ones have one too, because each keeps its
+    /// descriptor until the sink takes more.
     most: usize,
 }
 
-/// Everything that decides who comes in.
+/// Everything that decides which clients are accepted.
 #[derive(Debug)]
 pub(super) struct Acceptor {
-    /// None once a stop has begun.
+    /// Empty once a stop has begun.
     listeners: Vec<Listener>,
     watched: bool,
     shortage: Shortage,
@@ -119,18 +120,19 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    /// It accepts at most `most` clients at a time. Nothing is watched before
+    /// Serves at most `most` clients at a time. The sockets are not watched before
     /// [`Acceptor::tend`].
     pub(super) fn new(listeners: Vec<Listener>, most: usize, allow: Vec<IpNet>, addresses: Addresses) -> Acceptor {
         let places = Places { most, ..Places::default() };
         Acceptor { listeners, watched: false, shortage: Shortage::None, places, allow, addresses, last: 0 }
     }
 
-    /// Watches the listening sockets exactly while clients may come in; otherwise they
-    /// wait in the backlog, or come to other instances. Of several instances that share
-    /// the sockets, one is woken for a client, not all (EPOLLEXCLUSIVE, epoll_ctl(2)).
+    /// Watches the listening sockets only while clients may be accepted. Otherwise clients
+    /// wait in the backlog, or other instances accept them. If several instances share
+    /// the sockets, a client wakes one of them, not all (EPOLLEXCLUSIVE, epoll_ctl(2)).
     ///
-    /// Whether [`Acceptor::accept`] must be tried on each, though no client is reported.
+    /// Returns whether [`Acceptor::accept`] must be tried on each, even if epoll reports no
+    /// client.
     ///
     /// # Errors
     /// ENOMEM, ENOSPC from epoll_ctl(2).
@@ -157,7 +159,7 @@ impl Acceptor {
         }
     }
 
-    /// Whether clients may come in now.
+    /// Whether clients may be accepted now.
     fn is_open(&self) -> bool {
         let Places { served, broken, most } = self.places;
         self.shortage != Shortage::Paused && served < most && broken < most
@@ -201,14 +203,13 @@ impl Acceptor {
         Ok(Accepted::Client(transport, peer, self.last))
     }
 
-    /// A client is not served any more.
+    /// A client is no longer served.
     pub(super) fn on_left(&mut self, peer: Peer) {
         self.addresses.left(peer.ip());
         self.places.served -= 1;
     }
 
-    /// A client that is not served any more, because its connection broke, is not closed
-    /// yet.
+    /// A client is no longer served because its connection broke, but it is not closed yet.
     pub(super) fn on_broken(&mut self) {
         self.places.broken += 1;
     }
@@ -218,7 +219,7 @@ impl Acceptor {
         self.places.broken -= 1;
     }
 
-    /// Descriptors or memory are short: clients wait in the backlog until
+    /// Descriptors or memory are short. Clients wait in the backlog until
     /// [`Acceptor::retry`].
     pub(super) fn pause(&mut self, error: &io::Error) {
         if self.shortage == Shortage::None {
@@ -228,7 +229,7 @@ impl Acceptor {
         self.shortage = Shortage::Paused;
     }
 
-    /// Descriptors or memory may be there again.
+    /// Descriptors or memory may be available again.
     pub(super) fn retry(&mut self) {
         if self.shortage != Shortage::None {
             self.shortage = Shortage::Retry;
@@ -243,16 +244,16 @@ impl Acceptor {
         }
     }
 
-    /// Closes the listening sockets for good. If no other process has them, their addresses
-    /// are free.
+    /// Closes the listening sockets for good. This frees their addresses, unless another
+    /// process holds the sockets too.
     pub(super) fn shut(&mut self, poll: &Poll<Token>) {
         self.unwatch(poll);
         self.listeners.clear();
     }
 }
 
-/// accept(2): which errors are about the client, which about this process, and which about
-/// the listening socket.
+/// Tells apart the errors of accept(2) that concern the client, this process, or the
+/// listening socket.
 fn failed(error: io::Error) -> io::Result<Accepted> {
     match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
         Errno::EAGAIN => Ok(Accepted::Nobody),
@@ -332,7 +333,7 @@ mod tests {
         for (keepalive_ms, probes) in [(60_000, Some((60, 15, 4))), (1, Some((1, 1, 4))), (0, None)] {
             let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
             let to = socket.local_addr().expect("bound");
-            // One before this one may have set it otherwise.
+            // An earlier instance may have set it to something else.
             setsockopt(&socket, sockopt::KeepAlive, &true).expect("a socket");
             let before = [TcpStream::connect(to), TcpStream::connect(to)];
             let settings = Settings { keepalive_ms, ..Settings::default() };
@@ -353,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_shut_frees_the_address() {
+    fn shutting_frees_the_address() {
         let (mut acceptor, to) = acceptor(&Settings::default());
         let (_client, accepted) = come(&mut acceptor, to);
         let poll = Poll::new().expect("an epoll");
@@ -365,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn others_than_the_allowed_are_refused() {
+    fn clients_that_are_not_allowed_are_refused() {
         let settings = Settings { allow: vec!["10.0.0.0/8".parse().expect("a network")], ..Settings::default() };
         let (mut acceptor, to) = acceptor(&settings);
         assert!(matches!(come(&mut acceptor, to).1, Accepted::Refused(_, Fate::NotAllowed)));
@@ -388,12 +389,12 @@ mod tests {
             Listener::new(udp.into(), options_of(&Settings::default()))
                 .expect_err("no TCP")
                 .to_string()
-                .starts_with("no TCP socket")
+                .starts_with("not a TCP socket")
         );
     }
 
     #[test]
-    fn broken_clients_take_no_place_but_there_are_no_more_of_them_than_places() {
+    fn broken_clients_do_not_count_as_served_but_have_the_same_limit() {
         let (mut acceptor, to) = acceptor(&Settings { max_connections: 2, ..Settings::default() });
         let peer = Peer::from(to);
         let mut clients = Vec::new();
@@ -413,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_shortage_each_listener_is_tried_until_nobody_waits() {
+    fn after_a_shortage_each_listener_is_tried_until_no_client_waits() {
         let (mut acceptor, to) = acceptor(&Settings::default());
         let poll = Poll::new().expect("an epoll");
         assert!(!acceptor.tend(&poll).expect("watched"));

@@ -1,4 +1,4 @@
-//! Acknowledgements, as the sink writes them into the replies pipe.
+//! Acknowledgements that the sink writes into the replies pipe.
 
 use crate::link::record::{ACK_LEN, Ack};
 use std::io::{self, ErrorKind, Read};
@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 #[derive(Debug)]
 pub(super) struct Acknowledgements {
     pipe: std::fs::File,
-    /// The running instance, which they must be meant for.
+    /// This run of the instance. Acknowledgements with another epoch don't count.
     epoch: u64,
     buffer: Vec<u8>,
     kept: usize,
@@ -19,9 +19,9 @@ pub(super) struct Acknowledgements {
 pub(super) enum Acknowledged {
     /// Everything up to this message is saved.
     UpTo(u64),
-    /// Nothing that is meant for this instance.
+    /// Nothing for this epoch.
     Nothing,
-    /// Nobody can acknowledge any more.
+    /// No process can acknowledge any more.
     End,
 }
 
@@ -30,10 +30,10 @@ impl Acknowledgements {
         Acknowledgements { pipe: pipe.into(), epoch, buffer: vec![0; 1024 * ACK_LEN], kept: 0 }
     }
 
-    /// Reads once. Acknowledgements are cumulative: the last one counts.
+    /// Reads once. Acknowledgements are cumulative, so only the last one counts.
     ///
     /// # Errors
-    /// From read(2), but for EAGAIN and EINTR.
+    /// From read(2), except EAGAIN and EINTR.
     pub(super) fn read(&mut self) -> io::Result<Acknowledged> {
         let count = match self.pipe.read(&mut self.buffer[self.kept..]) {
             Ok(0) => return Ok(Acknowledged::End),
@@ -57,8 +57,8 @@ impl AsFd for Acknowledgements {
     }
 }
 
-/// The last sequence for this epoch, and how many of the bytes are done with.
-/// Acknowledgements for the previous instance may come first, and bytes that are no
+/// The last sequence number for this epoch, and how many of the bytes were used.
+/// Acknowledgements for the previous epoch may come first. Bytes that are not an
 /// acknowledgement are skipped.
 fn last(bytes: &[u8], epoch: u64) -> (Option<u64>, usize) {
     let (mut at, mut last) = (0, None);
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_this_epoch_counts() {
+    fn the_last_acknowledgement_of_this_epoch_counts() {
         let pipe = Pipe::new(65536).expect("a pipe");
         set_nonblocking(&pipe.read, true).expect("a pipe");
         let (mut replies, mut sink) = (Acknowledgements::new(pipe.read, 2), std::fs::File::from(pipe.write));
@@ -103,7 +103,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_split_and_any_garbage_between_gives_the_same(
+        fn neither_splits_nor_garbage_change_the_result(
             parts in prop::collection::vec((0u64..100, prop::collection::vec(any::<u8>(), 0..30)), 1..20),
             split in 1usize..60,
         ) {

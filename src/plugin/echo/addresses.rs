@@ -1,12 +1,12 @@
 //! How many clients each address has, here and in the other instances of this child. The
 //! limit is `max_connections_per_address`.
 //!
-//! To accept a client, this instance counts it first, where the others see it, and then
-//! adds up what all instances have counted for its address. If that is more than the limit,
-//! it takes the client's count back. So the limit is never exceeded: of the clients that
-//! are in, the one that was counted last has seen all others. Two clients that come to two
-//! instances at the same instant may see each other, and both be refused although there
-//! was room for one.
+//! To accept a client, this instance first counts it where the others see it, and then
+//! adds up the counts of all instances for its address. If the sum is above the limit,
+//! it takes the client's count back. So the limit is never exceeded: of the accepted clients,
+//! the one that was counted last has seen all others. If two clients reach two
+//! instances at the same instant, the instances may see each other's count and refuse both,
+//! although there was room for one.
 
 use super::counts::{Counts, Key};
 use ipnet::Ipv6Net;
@@ -16,11 +16,11 @@ use std::net::IpAddr;
 /// All addresses that have clients here.
 #[derive(Debug)]
 pub(super) struct Addresses {
-    /// 0: none.
+    /// 0 means no limit.
     limit: usize,
     ipv6_prefix: u8,
     here: HashMap<IpAddr, Here>,
-    /// If several instances count together.
+    /// Set if several instances count together.
     counts: Option<Counts>,
 }
 
@@ -37,7 +37,7 @@ impl Addresses {
         Addresses { limit, ipv6_prefix, here: HashMap::new(), counts }
     }
 
-    /// A client from there comes; whether it may come in.
+    /// A client connects from there. Returns whether it may be accepted.
     pub(super) fn enter(&mut self, from: IpAddr) -> bool {
         if self.limit == 0 {
             return true;
@@ -46,7 +46,7 @@ impl Addresses {
         let here = self.here.entry(from).or_default();
         here.clients += 1;
         let mut elsewhere = 0;
-        // If an address has more than the limit here alone, the others need not be counted.
+        // If an address is above the limit here alone, the others' counts don't matter.
         if let Some(counts) = self.counts.as_mut().filter(|_| here.clients <= self.limit) {
             counts.set(Key::from(from), &mut here.slot, here.clients);
             elsewhere = counts.elsewhere(Key::from(from));
@@ -76,7 +76,7 @@ impl Addresses {
         }
     }
 
-    /// What counts as one address. Whoever has one IPv6 address has all of its prefix.
+    /// What counts as one address. A host with one IPv6 address has all of its prefix.
     fn counted(&self, from: IpAddr) -> IpAddr {
         match from {
             IpAddr::V4(_) => from,
@@ -159,9 +159,9 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_never_passed_whoever_comes_when() {
+    fn the_limit_is_never_passed_in_whatever_order_clients_come() {
         const LIMIT: usize = 2;
-        // So few slots that each is of one address after the other.
+        // With this few slots, each is used by one address after the other.
         let [first, second] = instances(16);
         let inside: [AtomicUsize; 8] = Default::default();
         let entered: AtomicUsize = AtomicUsize::new(0);

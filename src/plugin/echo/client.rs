@@ -9,25 +9,26 @@ use super::transport::{Broken, Transport};
 use nix::sys::epoll::EpollFlags;
 use std::time::Instant;
 
-/// How far its output has come.
+/// The state of its output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Output {
     /// The transport takes echoes.
     Ready,
-    /// It is full: the client has to read first.
+    /// The transport is full until the client reads.
     Blocked,
-    /// All is sent, and so is the end. The connection is closed by this time at the latest.
+    /// Everything is sent, and so is the end (FIN). The connection is closed by this time at
+    /// the latest.
     Over(Instant),
-    /// The connection is broken, or given up: nobody takes echoes.
+    /// The connection is broken or given up, so no echo can be sent.
     Gone,
 }
 
-/// Whether a client that is owed something takes it.
+/// What is known about whether a client takes what it is owed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Taking {
-    /// Up to where it had taken its echoes when that was last seen to change,
+    /// How far it had taken its echoes when that last changed.
     pub(super) up_to: u64,
-    /// and when that was.
+    /// When that was.
     pub(super) since: Instant,
     /// When it is checked next.
     pub(super) check_at: Instant,
@@ -44,14 +45,14 @@ pub(super) struct Client {
     pub(super) framing: framing::State,
     pub(super) reading: Reading,
     pub(super) output: Output,
-    /// What epoll reports of it now; `None`: it is not watched.
+    /// What epoll reports about it now; `None` if it is not watched.
     pub(super) watched: Option<EpollFlags>,
     pub(super) lists: Lists,
     /// When it last sent something.
     pub(super) heard: Instant,
-    /// A timer for a partial runs.
+    /// Whether a timer for bytes without a line end is running.
     pub(super) partial_timer: bool,
-    /// While it is owed something and is given a time to take it.
+    /// Set while it is owed something and has limited time to take it.
     pub(super) taking: Option<Taking>,
 }
 
@@ -73,7 +74,7 @@ impl Client {
         }
     }
 
-    /// What epoll should report of it; `None`: nothing, not even that it broke.
+    /// What epoll should report about it; `None` for nothing, not even that it broke.
     /// Edge-triggered while it is served, so that nothing is reported again each round.
     pub(super) fn wanted(&self) -> Option<EpollFlags> {
         let news = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLPRI | EpollFlags::EPOLLET;
@@ -85,23 +86,23 @@ impl Client {
         }
     }
 
-    /// Whether everything it sent was queued and went back.
+    /// Whether everything it sent was queued and echoed.
     pub(super) fn is_done(&self) -> bool {
         !self.reading.is_open() && self.stream.held() == 0
     }
 
-    /// Up to where its kernel has acknowledged what was sent.
+    /// How much of what was sent its kernel has acknowledged.
     pub(super) fn taken(&self) -> u64 {
         self.stream.sent().saturating_sub(self.transport.unacknowledged() as u64)
     }
 
-    /// Whether it has something to take, if it has taken everything up to `taken`.
+    /// Whether it is still owed something, given that it has taken everything up to `taken`.
     pub(super) fn is_owed(&self, taken: u64) -> bool {
         !matches!(self.output, Output::Over(_) | Output::Gone)
             && (taken < self.stream.sent() || !self.stream.due().is_empty())
     }
 
-    /// Sends what is due, as far as the transport takes it.
+    /// Sends as much of what is due as the transport takes.
     ///
     /// # Errors
     /// The connection broke.

@@ -1,4 +1,4 @@
-//! All connections, and which of them has its turn next.
+//! All connections, and whose turn is next.
 
 use super::client::{Client, Output};
 use super::memory::{Memory, Needs};
@@ -20,16 +20,16 @@ impl Lists {
     }
 }
 
-/// The connections, and the lists of those that something is to be done for.
+/// The connections, and the lists of those that need something done.
 #[derive(Debug)]
 pub(super) struct Clients {
     all: Slots<Client>,
-    /// What all of them hold.
+    /// The memory that they hold together.
     pub(super) memory: Memory,
-    /// Those whose turn comes in the next round, or when the outbox takes more: they have
-    /// bytes that are in no message yet, or a socket that was not read empty.
+    /// Those whose turn comes in the next round, or when the outbox takes more. They have
+    /// bytes that are not in a message yet, or a socket that was not read until empty.
     line: VecDeque<Id>,
-    /// Those that an echo is due to.
+    /// Those that are due an echo.
     due: VecDeque<Id>,
 }
 
@@ -47,7 +47,7 @@ impl Clients {
         self.all.get(id)
     }
 
-    /// The client, and the memory that its buffer is from.
+    /// The client, and the memory that its buffer belongs to.
     pub(super) fn get_with_memory(&mut self, id: Id) -> Option<(&mut Client, &mut Memory)> {
         Some((self.all.get(id)?, &mut self.memory))
     }
@@ -71,7 +71,7 @@ impl Clients {
         self.all.ids()
     }
 
-    /// Has the client wait for its turn, behind all others.
+    /// Puts the client at the end of the line.
     pub(super) fn stand_in_line(&mut self, id: Id) {
         let Some(client) = self.all.get(id) else { return };
         if !std::mem::replace(&mut client.lists.line, true) {
@@ -79,12 +79,12 @@ impl Clients {
         }
     }
 
-    /// How many have their turn next.
+    /// How many clients are in line.
     pub(super) fn in_line(&self) -> usize {
         self.line.len()
     }
 
-    /// The next one; it leaves the line.
+    /// Takes the first client out of the line.
     pub(super) fn next_in_line(&mut self) -> Option<Id> {
         let id = self.line.pop_front()?;
         if let Some(client) = self.all.get(id) {
@@ -93,7 +93,7 @@ impl Clients {
         Some(id)
     }
 
-    /// Has the client wait for as much memory, behind all others that do.
+    /// Puts the client at the end of the line for this much memory.
     pub(super) fn wait_for_memory(&mut self, id: Id, needs: Needs) {
         let Some(client) = self.all.get(id) else { return };
         if !std::mem::replace(&mut client.lists.memory, true) {
@@ -101,9 +101,9 @@ impl Clients {
         }
     }
 
-    /// The first in that line for memory, if there is enough for it now, and whether it is
-    /// to be read. It leaves the line. One that has got room meanwhile, or will by its own
-    /// echoes, only leaves.
+    /// Takes the first client out of that line for memory if there is enough for it now, and
+    /// returns whether it is to be read. A client that has room now, or will have when its
+    /// own echoes leave, is taken out without being read.
     pub(super) fn next_for_memory(&mut self, line: usize) -> Option<(Id, bool)> {
         let Clients { all, memory, .. } = self;
         let id = memory.waiting.first(line)?;
@@ -124,7 +124,7 @@ impl Clients {
         Some((id, reads))
     }
 
-    /// The client's message was settled: its echo is due up to there.
+    /// The client's message was settled, so its echo is due up to `end`.
     pub(super) fn release(&mut self, id: Id, end: u64) {
         let Some(client) = self.all.get(id) else { return };
         if client.output != Output::Gone {
@@ -135,7 +135,7 @@ impl Clients {
         }
     }
 
-    /// The next one that an echo is due to; it leaves the list.
+    /// Takes the next client that is due an echo off the list.
     pub(super) fn next_due(&mut self) -> Option<Id> {
         let id = self.due.pop_front()?;
         if let Some(client) = self.all.get(id) {

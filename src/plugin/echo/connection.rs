@@ -1,9 +1,9 @@
 //! The life of a connection: it is accepted, served, and ended.
 //!
-//! To close a socket whose input was not read resets the connection, and a reset can
-//! destroy echoes that are still on their way. So a connection that this side ends first
-//! says that nothing more comes, then throws away what the client still sends, and is
-//! closed when the client's side has everything.
+//! Closing a socket with unread input resets the connection, and a reset can destroy echoes
+//! that are still on their way. So when this side ends a connection, it first sends its end
+//! (FIN), then throws away what the client still sends, and closes the socket when the
+//! client's kernel has everything.
 
 use super::acceptor::Accepted;
 use super::client::{Client, Output};
@@ -20,13 +20,14 @@ use log::warn;
 use std::io;
 use std::time::Duration;
 
-/// How many clients of one listening socket are accepted in a round: others wait too.
+/// The most clients of one listening socket that are accepted in a round, because others wait
+/// too.
 const ACCEPT_AT_ONCE: usize = 64;
-/// How long nobody is accepted after descriptors or memory ran out.
+/// How long no client is accepted after descriptors or memory ran out.
 const EXHAUSTED_FOR: Duration = Duration::from_millis(100);
-/// How many bytes of unwanted input are read at once,
+/// How many bytes of unwanted input are read at once.
 const DISCARD: usize = 16 * 1024;
-/// and how often in a row.
+/// How many such reads are made in a row.
 const DISCARD_AT_ONCE: usize = 16;
 
 impl Server {
@@ -62,7 +63,7 @@ impl Server {
         self.timers.set(self.clock.now + EXHAUSTED_FOR, Timer::Accept);
     }
 
-    /// A client came in.
+    /// A client was accepted.
     fn welcome(&mut self, client: Client) {
         let id = self.clients.insert(client);
         self.count_connections();
@@ -72,7 +73,7 @@ impl Server {
         self.settle(id);
     }
 
-    /// A client is not served any more.
+    /// A client is no longer served.
     fn free_place(&mut self, peer: Peer) {
         self.acceptor.on_left(peer);
         self.count_connections();
@@ -82,8 +83,8 @@ impl Server {
         self.metrics.set(CONNECTIONS, self.acceptor.served() as u64);
     }
 
-    /// After anything happened to a client: closes it, pauses it, or goes on, and watches
-    /// for what is of interest now.
+    /// Called after anything happened to a client. Closes it, pauses it or keeps it going, and
+    /// updates what epoll watches it for.
     pub(super) fn settle(&mut self, id: Id) {
         let Some((client, memory)) = self.clients.get_with_memory(id) else { return };
         client.stream.rest(memory);
@@ -127,8 +128,9 @@ impl Server {
         }
     }
 
-    /// A client that is not read for want of memory continues once its own buffer has
-    /// room. If none of its messages is under way, which would make room, it waits in line.
+    /// A client that is not read because memory is short continues once its own buffer has
+    /// room. Its messages that are under way will make room. If there are none, it waits in
+    /// line.
     fn wait_for_memory(&mut self, id: Id) {
         let Some((client, memory)) = self.clients.get_with_memory(id) else { return };
         let needs = client.stream.needs(memory);
@@ -139,8 +141,8 @@ impl Server {
         }
     }
 
-    /// The connection broke: its place is free. No echo goes any more, but what came
-    /// before is still read and saved.
+    /// The connection broke, which frees its place. No more echoes are sent, but what arrived
+    /// earlier is still read and saved.
     pub(super) fn hang_up(&mut self, id: Id) {
         let Some(client) = self.clients.get(id) else { return };
         if client.output != Output::Gone {
@@ -164,8 +166,8 @@ impl Server {
         }
     }
 
-    /// Ends a connection that can't be ended in order: what came of it is saved, what the
-    /// kernel holds for it is dropped, and the client sees a reset.
+    /// Ends a connection that can't be closed gracefully. What was read of it is saved, what
+    /// the kernel still holds for it is dropped, and the client sees a reset.
     pub(super) fn cut_off(&mut self, id: Id, fate: Fate) {
         let Some(client) = self.clients.get(id) else { return };
         client.reading.cut();
@@ -177,7 +179,7 @@ impl Server {
         self.settle(id);
     }
 
-    /// Everything was sent: says so to the client, and closes when it arrived.
+    /// Everything was sent. Sends the end (FIN), and closes the connection when it has arrived.
     fn say_goodbye(&mut self, id: Id) {
         let until = self.clock.now + LINGER_FOR;
         let Some(client) = self.clients.get(id) else { return };
@@ -190,7 +192,8 @@ impl Server {
         self.linger_on(id);
     }
 
-    /// Throws away what a client sends after the end, and closes when it is time.
+    /// Throws away what a client sends after the end, and closes the connection when it is
+    /// time.
     pub(super) fn linger(&mut self, id: Id) {
         let Some(client) = self.clients.get(id) else { return };
         let Output::Over(until) = client.output else { return };
@@ -208,7 +211,7 @@ impl Server {
             return self.close(id);
         }
         if ended {
-            // The kernel continues without this process, for no longer than it would have.
+            // The kernel keeps sending without this process, for at most `send_timeout`.
             let timeout = self.timeouts.send.unwrap_or_default().as_millis();
             client.transport.give_up_when_closed(u32::try_from(timeout).unwrap_or(u32::MAX));
             self.close(id);
@@ -223,7 +226,7 @@ impl Server {
         } else {
             self.free_place(client.peer);
         }
-        // Nothing is forked here, so closing it ends its watch too.
+        // No other process has this socket, so closing it ends its epoll watch too.
         drop(client.transport);
         let clients = &self.clients;
         self.timers.closed(|id| clients.contains(id));

@@ -1,15 +1,15 @@
 //! Shows the other instances how many clients of each address this one has. The counts are
-//! a table in the memory that all instances share ([`crate::plugin::shared`]), with a region
-//! for each instance, which that instance alone writes and all read.
+//! a table in the memory that all instances share ([`crate::plugin::shared`]). Each instance
+//! has a region of it, which only that instance writes and all read.
 //!
 //! | where | words of 8 bytes |
 //! |---|---|
 //! | before the regions | the number of regions that are or were in use |
-//! | a region's first | its seed; 0: nobody counts here |
+//! | a region's first | its seed; 0 if no instance uses the region |
 //! | from its eighth word on | slots of three words: state, and the address in two |
 //!
-//! An address can be in the slots of two groups of eight, which its hash with the seed
-//! chooses. Nobody outside knows the seed, so nobody can choose addresses that meet in the
+//! An address can be in any slot of two groups of eight, which its hash with the seed
+//! chooses. Clients can't know the seed, so they can't choose addresses that share the
 //! same groups. The owner puts a new address into the group with more free slots, and
 //! remembers the slot; the others search all sixteen. There are twice as many slots as
 //! `max_connections`, so both groups are hardly ever full (with two to choose from, an
@@ -33,14 +33,14 @@
 //!
 //! In every other case the reader counts nothing, although a client may be there: the slot
 //! was free at one of the two loads, or it or the region changed between them. So a client
-//! that is there now was counted after the reader looked first. The reader had counted its
-//! own client before that, and the other instance then sees that one ([`super::addresses`]):
+//! that is there now was counted after the reader's first load. The reader had counted its
+//! own client before that, so the other instance sees that client ([`super::addresses`]):
 //! at least one of the two sees the other.
 //!
-//! An instance that was killed is counted until its process is reaped; its sockets are
-//! closed before that. Then its region, with its seed, becomes zero.
+//! A killed instance is counted until its process is reaped; its sockets are closed before
+//! that. Then its region is zeroed, including the seed.
 //!
-//! A test tries every order of a reader's loads among an owner's stores.
+//! A test tries every interleaving of a reader's loads with an owner's stores.
 
 use crate::plugin::shared::{Layout, MOST_INSTANCES, Shared};
 use crate::sys::map::{self, SharedMap};
@@ -56,17 +56,18 @@ const SLOT: usize = 3;
 /// Words before the first slot, so that groups begin where cache lines do.
 const HEADER: usize = 8;
 
-/// How many groups that many clients of as many addresses need.
+/// How many groups are needed if all clients have different addresses.
 fn groups(max_connections: usize) -> usize {
     (2 * max_connections).div_ceil(GROUP).max(2)
 }
 
-/// How many bytes a region has for that.
+/// The size of a region in bytes.
 pub(super) fn region(max_connections: usize) -> usize {
     8 * (HEADER + SLOT * GROUP * groups(max_connections))
 }
 
-/// An address as a slot has it: an IPv4 address as IPv6 maps it (RFC 4291, 2.5.5.2).
+/// An address as it is stored in a slot. An IPv4 address is stored as an IPv4-mapped IPv6
+/// address (RFC 4291, 2.5.5.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Key(u64, u64);
 
@@ -81,7 +82,7 @@ impl From<IpAddr> for Key {
     }
 }
 
-/// The counts of all instances, of which one is this process.
+/// The counts of all instances, including this process.
 #[derive(Debug)]
 pub(super) struct Counts {
     map: SharedMap,
@@ -91,16 +92,16 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// At first this instance shows no clients, whatever was in its region before.
+    /// Zeroes this instance's region, so at first it shows no clients.
     ///
     /// # Errors
-    /// EINVAL: the file is shorter than that many connections need; ENOMEM from mmap(2).
+    /// EINVAL: the file is too short for this many connections; ENOMEM from mmap(2).
     pub(super) fn open(shared: &Shared, max_connections: usize) -> io::Result<Counts> {
         let layout = Layout::new(region(max_connections));
         let Shared { file, instance } = shared;
         map::zero(file, layout.region_of(*instance), layout.region())?;
         let map = SharedMap::new(file, layout.bytes())?;
-        // It is nearly all holes, which a dump would fill.
+        // It is nearly all holes, which a core dump would fill.
         map.leave_out_of_dumps()?;
         let counts = Counts { map, layout, instance: *instance, groups: groups(max_connections) };
         counts.region(*instance)[0].store(seed(), Ordering::SeqCst);
@@ -108,8 +109,8 @@ impl Counts {
         Ok(counts)
     }
 
-    /// Shows that this instance has this many clients of that address. `slot` is where the
-    /// address is, if anywhere, before and after.
+    /// Shows that this instance has this many clients of that address. `slot` is the slot of
+    /// the address, if it has one, and is updated.
     pub(super) fn set(&mut self, key: Key, slot: &mut Option<usize>, clients: usize) {
         let region = self.region(self.instance);
         let state = |at: usize| region[at].load(Ordering::SeqCst);
@@ -141,7 +142,7 @@ impl Counts {
         others.map(|other| self.of(other, key)).sum()
     }
 
-    /// How many of them that one has.
+    /// How many clients of that address one other instance has.
     fn of(&self, other: usize, key: Key) -> usize {
         let region = self.region(other);
         let load = |at: usize| region[at].load(Ordering::SeqCst);
@@ -155,12 +156,12 @@ impl Counts {
 
     /// The two groups of an address.
     fn groups_of(&self, seed: u64, key: Key) -> [usize; 2] {
-        // SipHash, which a secret before what is hashed makes hard to foresee. All
-        // instances are the same executable, so it is the same for all.
+        // SipHash, hard to predict because a secret is hashed first. All instances are the
+        // same executable, so they compute the same hash.
         let mut hasher = DefaultHasher::new();
         (seed, key).hash(&mut hasher);
         let hash = hasher.finish();
-        // Each half as a fraction of all groups.
+        // Scales each half to the number of groups.
         [hash >> 32, hash & 0xffff_ffff].map(|half| ((half * self.groups as u64) >> 32) as usize)
     }
 
@@ -175,8 +176,8 @@ impl Counts {
     }
 }
 
-/// How many clients the slot there has, if it is that address's, in a region that had that
-/// seed before.
+/// How many clients the slot at `at` shows if it belongs to that address, else 0. `seed` is
+/// the region's seed, loaded before.
 fn standing(mut load: impl FnMut(usize) -> u64, seed: u64, at: usize, key: Key) -> usize {
     let before = load(at);
     if count(before) == 0 || Key(load(at + 1), load(at + 2)) != key {
@@ -187,7 +188,7 @@ fn standing(mut load: impl FnMut(usize) -> u64, seed: u64, at: usize, key: Key) 
     if stood { count(after) } else { 0 }
 }
 
-/// Where the slots of a group begin.
+/// The first words of a group's slots.
 fn slots(group: usize) -> impl Iterator<Item = usize> {
     (group * GROUP..(group + 1) * GROUP).map(|slot| HEADER + slot * SLOT)
 }
@@ -200,19 +201,19 @@ fn count(state: u64) -> usize {
     (state & 0xffff_ffff) as usize
 }
 
-/// That state with that many clients.
+/// The same state with this many clients.
 fn with(state: u64, clients: usize) -> u64 {
     (state & !0xffff_ffff) | (clients as u64 & 0xffff_ffff)
 }
 
-/// That of the next generation.
+/// The same state in the next generation.
 fn next(state: u64) -> u64 {
     state.wrapping_add(1 << 32)
 }
 
-/// Random, and not 0.
+/// A random number other than 0.
 fn seed() -> u64 {
-    // Its keys are random (std::hash::RandomState).
+    // The keys of std::hash::RandomState are random.
     RandomState::new().hash_one(0).max(1)
 }
 
@@ -241,7 +242,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn others_see_what_one_has_until_it_is_gone() {
+    fn others_see_the_clients_of_one_until_they_are_gone() {
         let [mut one, other] = instances(100);
         let mut slot = None;
         for clients in [1, 2, 1, 0] {
@@ -253,30 +254,30 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_instance_that_died_counts_no_more_and_starts_from_nothing() {
+    fn a_dead_instance_is_not_counted_and_starts_with_no_clients() {
         let [(mut one, shared), (other, _)] = opened(100);
         let mut slot = None;
         one.set(key(7), &mut slot, 3);
         assert_eq!(other.elsewhere(key(7)), 3);
         drop(one);
-        assert_eq!(other.elsewhere(key(7)), 3, "not before somebody has seen that it died");
+        assert_eq!(other.elsewhere(key(7)), 3, "until its region is zeroed");
         zero(&shared.file, other.layout.region_of(0), other.layout.region()).expect("zeroed");
         assert_eq!(other.elsewhere(key(7)), 0);
         let mut one = Counts::open(&shared, 100).expect("as before");
         let mut slot = None;
         one.set(key(7), &mut slot, 1);
         assert_eq!(other.elsewhere(key(7)), 1);
-        // Whoever has not zeroed it, it is from nothing.
+        // It starts with no clients even if the supervisor has not zeroed the region.
         let _again = Counts::open(&shared, 100).expect("as before");
         assert_eq!(other.elsewhere(key(7)), 0);
     }
 
     #[test]
-    fn as_many_addresses_as_clients_find_their_slots() {
+    fn if_every_client_has_another_address_all_find_slots() {
         const CLIENTS: usize = 10_000;
         let [mut one, other] = instances(CLIENTS);
         let mut all: Vec<_> = (0..CLIENTS as u64).map(|n| (n, None)).collect();
-        // Others come and go, ten times each.
+        // Each client leaves, and one with another address comes, ten times.
         for round in 0..10 {
             for (n, slot) in &mut all {
                 one.set(key(*n), slot, 0);
@@ -298,7 +299,7 @@ pub(super) mod tests {
         }
         assert_eq!(all.iter().filter(|(_, slot)| slot.is_some()).count(), 2 * GROUP);
         assert!(all.iter().all(|(n, slot)| other.elsewhere(key(*n)) == usize::from(slot.is_some())));
-        // Who leaves makes room for the next.
+        // A client that leaves makes room for another.
         for (n, slot) in &mut all {
             one.set(key(*n), slot, 0);
             assert_eq!(other.elsewhere(key(*n)), 0);
@@ -307,7 +308,8 @@ pub(super) mod tests {
         assert_eq!(other.elsewhere(key(5000)), 1);
     }
 
-    /// What a region with one slot was, one store after the other, and who stood there.
+    /// The contents of a region with one slot after each store, and the address and count that
+    /// the slot then showed.
     struct History {
         words: Vec<[u64; 4]>,
         stood: Vec<Option<(Key, usize)>>,
@@ -322,7 +324,7 @@ pub(super) mod tests {
             self.words.push(words);
         }
 
-        /// As [`Counts::set`] does it.
+        /// Stores as [`Counts::set`] does.
         fn set(&mut self, key: Key, clients: usize) {
             let words = *self.words.last().expect("it began");
             if count(words[1]) == 0 {
@@ -335,8 +337,8 @@ pub(super) mod tests {
         }
     }
 
-    /// Every order of a reader's loads among an owner's stores: when each load happened, none
-    /// before the one before it.
+    /// Every interleaving of a reader's loads with an owner's stores: the time of each load,
+    /// in order.
     fn times(loads: usize, from: usize, to: usize) -> Vec<Vec<usize>> {
         if loads == 0 {
             return vec![Vec::new()];
@@ -346,13 +348,13 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn no_reader_takes_the_count_of_one_address_for_anothers_nor_misses_one_that_stands() {
+    fn no_reader_mistakes_one_address_for_another_or_misses_a_count_that_stands() {
         let mut history = History { words: vec![[5, 0, 0, 0]], stood: vec![None] };
         for (key, clients) in [(Key(7, 7), 1), (Key(7, 7), 2), (Key(7, 7), 0), (Key(8, 8), 3), (Key(8, 8), 0)] {
             history.set(key, clients);
         }
         history.set(Key(8, 7), 1);
-        // It dies, and its region is zeroed; the next one begins with the same generations.
+        // It dies, and its region is zeroed. The next one begins with the same generations.
         for at in [1, 2, 3, 0] {
             history.store(at, 0);
         }

@@ -1,4 +1,4 @@
-//! The end of the server: a stop drains it.
+//! How the server ends: a stop drains it.
 
 use super::framing::Next;
 use super::server::{Server, State};
@@ -7,12 +7,12 @@ use log::info;
 use nix::unistd::getppid;
 use std::time::Duration;
 
-/// How long a drain after the supervisor's death takes at most.
+/// The longest that a drain may take after the supervisor's death.
 const ORPHANED_FOR: Duration = Duration::from_secs(10);
 
 impl Server {
-    /// Accepts nobody, takes what has arrived by now, and ends when every echo of it is
-    /// sent.
+    /// Accepts no more clients, takes only what has already arrived, and ends when all of it
+    /// has been echoed.
     pub(super) fn drain(&mut self) {
         if self.is_orphaned() {
             self.timers.set(self.clock.now + ORPHANED_FOR, Timer::GiveUp);
@@ -21,12 +21,12 @@ impl Server {
             return;
         }
         self.state = State::Draining;
-        // At once: if the supervisor is dead, its successor wants the addresses.
+        // This can't wait: if the supervisor is dead, its successor needs the addresses.
         self.acceptor.shut(&self.poll);
         info!("stops: {} clients get the echoes of what they sent", self.clients.len());
         for id in self.clients.ids() {
             let Some(client) = self.clients.get(id) else { continue };
-            // The timer that runs, if one does, is for a longer time.
+            // A timer that is already running would be too late.
             client.taking = None;
             if client.is_owed(client.taken()) {
                 self.watch_taking(id);
@@ -40,7 +40,7 @@ impl Server {
         }
     }
 
-    /// A drain without a supervisor takes too long.
+    /// A drain without a supervisor has taken too long.
     pub(super) fn give_up(&mut self) {
         self.state = State::GivenUp;
     }

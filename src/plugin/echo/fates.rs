@@ -1,12 +1,12 @@
 //! Logs how clients end, many of them in one line. Pure.
 //!
-//! The first client of a fate is logged at once, and those after it together: at first one
-//! line a second for each fate, and down to one a minute while it goes on.
+//! The first client of a fate is logged at once, and later ones together: at first one
+//! line a second for each fate, and fewer while it goes on, down to one a minute.
 
 use super::peer::Peer;
 use std::time::{Duration, Instant};
 
-/// The least time between two lines of one fate, and the most.
+/// The shortest and the longest pause between two lines of one fate.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// How a client ended.
@@ -50,12 +50,12 @@ impl Fate {
     }
 }
 
-/// What was not logged yet of one fate.
+/// What has not been logged yet of one fate.
 #[derive(Debug, Clone, Copy)]
 struct Row {
     count: u64,
     last: Option<Peer>,
-    /// No line before this, if there was one.
+    /// No line is logged before this time; `None` if there was no line yet.
     quiet_until: Option<Instant>,
     pause: Duration,
 }
@@ -65,9 +65,9 @@ struct Row {
 pub(super) enum Line {
     /// One client.
     One(Peer),
-    /// This many since the last line, and the last of them.
+    /// This many clients since the last line, and the last of them.
     Many(u64, Peer),
-    /// They are logged together at that time, for which the timer is still to be set.
+    /// They are logged together at that time. The caller must set a timer for it.
     Later(Instant),
     /// Nothing now.
     Nothing,
@@ -87,7 +87,7 @@ impl Default for Fates {
 }
 
 impl Fates {
-    /// A client met it.
+    /// A client met that fate.
     pub(super) fn met(&mut self, fate: Fate, peer: Peer, now: Instant) -> Line {
         let row = &mut self.rows[fate as usize];
         row.last = Some(peer);
@@ -104,7 +104,7 @@ impl Fates {
         }
     }
 
-    /// The time has come for those that were not logged yet.
+    /// It is time to log those that have not been logged yet.
     pub(super) fn due(&mut self, fate: Fate, now: Instant) -> Line {
         let row = &mut self.rows[fate as usize];
         let (count, Some(last)) = (std::mem::take(&mut row.count), row.last) else { return Line::Nothing };
@@ -124,38 +124,38 @@ mod tests {
     use std::net::SocketAddr;
 
     #[test]
-    fn the_first_is_told_at_once_and_the_others_together() {
+    fn the_first_is_logged_at_once_and_the_others_together() {
         let (mut fates, start) = (Fates::default(), Instant::now());
         let peer = |port| Peer::from(SocketAddr::from(([127, 0, 0, 1], port)));
         let after = |ms| start + Duration::from_millis(ms);
         assert_eq!(fates.met(Fate::TookNothing, peer(1), start), Line::One(peer(1)));
         assert_eq!(fates.met(Fate::TookNothing, peer(2), after(1)), Line::Later(after(1000)));
         assert_eq!(fates.met(Fate::TookNothing, peer(3), after(2)), Line::Nothing);
-        // Another fate has lines of its own.
+        // Another fate has its own lines.
         assert_eq!(fates.met(Fate::Broke, peer(4), after(3)), Line::One(peer(4)));
         assert_eq!(fates.due(Fate::TookNothing, after(1000)), Line::Many(2, peer(3)));
         assert_eq!(fates.due(Fate::TookNothing, after(1000)), Line::Nothing);
     }
 
     #[test]
-    fn while_it_goes_on_lines_come_more_seldom_and_then_at_once_again() {
+    fn while_it_goes_on_lines_become_rarer_and_after_a_pause_one_comes_at_once() {
         let (mut fates, start) = (Fates::default(), Instant::now());
         let peer = Peer::from(SocketAddr::from(([127, 0, 0, 1], 1)));
-        let (mut now, mut lines, mut told) = (start, 0, 0);
+        let (mut now, mut lines, mut logged) = (start, 0, 0);
         let mut later = None;
         while now < start + Duration::from_secs(600) {
             if let Some(at) = later.filter(|at| now >= *at) {
                 let Line::Many(count, _) = fates.due(Fate::NotAllowed, at) else { panic!("many came") };
-                (lines, told, later) = (lines + 1, told + count, None);
+                (lines, logged, later) = (lines + 1, logged + count, None);
             }
             match fates.met(Fate::NotAllowed, peer, now) {
-                Line::One(_) => (lines, told) = (lines + 1, told + 1),
+                Line::One(_) => (lines, logged) = (lines + 1, logged + 1),
                 Line::Later(at) => later = Some(at),
                 _ => {}
             }
             now += Duration::from_millis(100);
         }
-        assert!((10..=20).contains(&lines) && told > 5000, "{lines} lines of {told}");
+        assert!((10..=20).contains(&lines) && logged > 5000, "{lines} lines of {logged}");
         assert_eq!(fates.met(Fate::NotAllowed, peer, now + Duration::from_secs(120)), Line::One(peer));
     }
 }

@@ -1,20 +1,20 @@
 //! Where a message ends. Pure: bytes in, pieces out.
 //!
-//! With `line`, a message ends at `\n` or `\r\n`, which is echoed but is no
+//! With `line`, a message ends at `\n` or `\r\n`, which is echoed but is not
 //! part of the message. Furthermore:
 //!
 //! - an empty line is an empty message;
 //! - bytes that stay without a line end for `partial_after` become a message
-//!   (a *partial*), and a line end that directly follows a partial completes it:
-//!   it is echoed, and makes no message of its own. So neither a person who types into
+//!   (a *partial*). A line end that directly follows a partial completes it:
+//!   it is echoed, and is not a message of its own. So neither a person who types into
 //!   a raw terminal nor a prompt sent in two writes leaves empty lines;
-//! - at the end of input the rest becomes a message;
-//! - a line longer than `max_message` is taken in parts, cut between two
-//!   characters of UTF-8 where there are some. A line of exactly `max_message`
+//! - at the end of input, the rest becomes a message;
+//! - a line longer than `max_message` is taken in parts. If it is UTF-8, it is cut
+//!   between two characters. A line of exactly `max_message`
 //!   bytes and its line end are one message.
 //!
 //! Except for partials, which depend on time, the pieces don't depend on how the
-//! bytes were split on their way.
+//! bytes were split on the way.
 
 use super::settings::Framing;
 use memchr::memchr;
@@ -24,20 +24,20 @@ use memchr::memchr;
 pub(super) struct Framer {
     /// Lines, or reads as they are.
     pub(super) rule: Framing,
-    /// The most bytes that a message, or a part of one, has; at least 1.
+    /// The most bytes in a message or in a part of one; at least 1.
     pub(super) max: usize,
 }
 
-/// What is remembered of one connection between two calls.
+/// What is remembered about one connection between two calls.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct State {
-    /// How many of the bytes that are left have been searched for a newline.
+    /// How many of the remaining bytes have already been searched for a newline.
     searched: usize,
-    /// The last piece was a partial: a line end completes it.
+    /// Whether the last piece was a partial, which a line end would complete.
     completing: bool,
 }
 
-/// What is known of the bytes that follow.
+/// What is known about the bytes that follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
     /// More may come at any time.
@@ -48,14 +48,14 @@ pub(super) enum Next {
     End,
 }
 
-/// The bytes at the head of what is left, and what they are.
+/// The kind and the length of the bytes at the head of what is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Piece {
-    /// A message, or the last part of one: so many bytes of it, and of its line end.
+    /// A message or the last part of one, and its line end.
     Message {
         /// Bytes of the message.
         payload: usize,
-        /// 0, 1 or 2.
+        /// Bytes of the line end: 0, 1 or 2.
         line_end: usize,
     },
     /// A part of a message, with more to come.
@@ -63,15 +63,15 @@ pub(super) enum Piece {
         /// Bytes of the part.
         payload: usize,
     },
-    /// The line end of the partial before: 1 or 2 bytes.
+    /// The line end of the preceding partial.
     Completion {
-        /// 1 or 2.
+        /// Its bytes: 1 or 2.
         line_end: usize,
     },
 }
 
 impl Piece {
-    /// How many bytes it takes, line end and all.
+    /// How many bytes it has, including the line end.
     pub(super) fn len(self) -> usize {
         match self {
             Piece::Message { payload, line_end } => payload + line_end,
@@ -82,7 +82,7 @@ impl Piece {
 }
 
 impl Framer {
-    /// How many bytes may be read at once.
+    /// The most bytes that may be read at once.
     pub(super) fn most_at_once(self) -> usize {
         match self.rule {
             Framing::Read => self.max,
@@ -90,8 +90,8 @@ impl Framer {
         }
     }
 
-    /// The piece at the head of `left`, if it is known where that ends. The
-    /// caller removes its bytes before it asks again.
+    /// The piece at the head of `left`, if it is known where it ends. The
+    /// caller must remove its bytes before the next call.
     pub(super) fn next(self, left: &[u8], state: &mut State, next: Next) -> Option<Piece> {
         if left.is_empty() {
             return None;
@@ -111,7 +111,7 @@ impl Framer {
                 _ => state.completing = false,
             }
         }
-        // A newline further on belongs to a line that is too long as it is.
+        // If the newline is further on, the line is too long anyway.
         let window = &left[..left.len().min(self.max + 2)];
         let newline = memchr(b'\n', &window[state.searched.min(window.len())..]).map(|at| at + state.searched);
         let content = match newline {
@@ -148,7 +148,7 @@ fn completed(line_end: usize, state: &mut State) -> Piece {
 }
 
 /// Where to cut `bytes`, which are longer than `max`: at `max`, or up to three
-/// bytes before, where a character of UTF-8 begins that goes beyond `max`.
+/// bytes earlier if a UTF-8 character begins there and extends beyond `max`.
 fn cut(bytes: &[u8], max: usize) -> usize {
     let character = |at: &usize| match bytes[*at] {
         0xc2..=0xdf => at + 2 > max,
@@ -174,7 +174,7 @@ mod tests {
     /// A message's bytes, its line end, and whether more parts follow.
     type Got = (Vec<u8>, Vec<u8>, bool);
 
-    /// Feeds `input` in the given pieces; where `idle` has it, silence follows.
+    /// Feeds the chunks to the framer. The flag says whether silence follows the chunk.
     fn frame(framer: Framer, chunks: &[(&[u8], bool)]) -> (Vec<Got>, Vec<u8>) {
         let (mut left, mut state, mut got, mut all) = (Vec::new(), State::default(), Vec::new(), Vec::new());
         let mut step = |left: &mut Vec<u8>, next| {

@@ -1,43 +1,43 @@
-//! The memory of all connections: free buffers, how many bytes are in use, and who waits
-//! for more. Pure.
+//! The memory of all connections: free buffers, how many bytes are in use, and which clients
+//! wait for more. Pure.
 //!
 //! `max_memory` bounds the buffers that connections hold. A part of it, as large as the
-//! longest buffer, is reserved for one connection at a time that can't continue otherwise:
-//! so one long message after the other gets through, however many began at once. A part of
-//! the rest is for first buffers alone: enough for every client, or half of all memory.
+//! longest buffer, is reserved for one connection at a time that can't continue otherwise.
+//! So long messages get through one after the other, however many begin at once. A part of
+//! the rest is only for first buffers: enough for every client, or half of all memory.
 //! Clients that take no echoes can hold everything else, and the others are still served.
 
 use super::slots::Id;
 use std::collections::VecDeque;
 
-/// The least bytes a buffer has.
+/// The size of the smallest buffer.
 pub(super) const SMALLEST: usize = 4096;
-/// How many bytes of buffers that nobody uses are kept for the next.
+/// How many bytes of unused buffers are kept for later.
 const SPARE: usize = 4 * 1024 * 1024;
 
-/// The least that a connection may hold before it is read no further.
+/// The least that a connection's longest buffer has.
 const LEAST_LIMIT: usize = 32 * 1024;
 
 /// How many bytes a connection may hold.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limit {
-    /// The longest buffer.
+    /// The size of the longest buffer.
     pub(super) longest: usize,
 }
 
 impl Limit {
-    /// Twice the longest message: room for one that is not whole yet, beside
-    /// what waits to go back.
+    /// Twice the longest message: room for a message that is not whole yet, beside what
+    /// waits to be echoed.
     pub(super) fn for_messages(max: usize) -> Limit {
         Limit { longest: (2 * max).max(LEAST_LIMIT) }
     }
 
-    /// Above this the socket is read no further.
+    /// Above this, the socket is not read.
     pub(super) fn high(self) -> usize {
         self.longest / 4 * 3
     }
 
-    /// From here down it is read again.
+    /// From this many bytes down, it is read again.
     pub(super) fn low(self) -> usize {
         self.longest / 2
     }
@@ -46,35 +46,36 @@ impl Limit {
 /// How much memory a client needs to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Needs {
-    /// There is room in the buffer.
+    /// None: there is room in its buffer.
     Nothing,
-    /// A buffer.
+    /// A first buffer.
     First,
-    /// This many bytes more.
+    /// This many more bytes.
     More(usize),
 }
 
-/// Free buffers, and what connections hold.
+/// Free buffers, and counts of what connections hold.
 #[derive(Debug)]
 pub(super) struct Memory {
     free: Vec<Vec<u8>>,
-    /// Bytes of those.
+    /// Bytes in the free buffers.
     spare: usize,
     /// Bytes that connections hold.
     held: usize,
-    /// How many of them are more than a first buffer for each.
+    /// How many of them are beyond one first buffer for each connection.
     grown: usize,
-    /// The most of all.
+    /// The limit of `held`.
     most: usize,
-    /// The most that may be grown, except for the one that can't continue otherwise.
+    /// The limit of `grown`, without the reserve for the one connection that can't continue
+    /// otherwise.
     longer: usize,
     limit: Limit,
-    /// Those that are not read for want of memory.
+    /// Clients that are not read because memory is short.
     pub(super) waiting: Waiting<Id>,
 }
 
 impl Memory {
-    /// At most `most` bytes for that many connections, each with this limit.
+    /// At most `most` bytes for this many connections, each with this limit.
     pub(super) fn new(most: usize, connections: usize, limit: Limit) -> Memory {
         let firsts = connections.saturating_mul(SMALLEST).min(most / 2);
         Memory {
@@ -94,7 +95,7 @@ impl Memory {
         self.limit
     }
 
-    /// Whether there is enough.
+    /// Whether there is enough memory.
     pub(super) fn has(&self, needs: Needs) -> bool {
         let shared = self.most.saturating_sub(self.limit.longest);
         match needs {
@@ -109,8 +110,8 @@ impl Memory {
         self.held
     }
 
-    /// A buffer: the last that came back, unless it is a long one and those are scarce.
-    /// `None`: there is not enough.
+    /// A buffer: the one given back last, unless it is a long one and those are scarce.
+    /// `None` if there is not enough memory.
     pub(super) fn take(&mut self) -> Option<Vec<u8>> {
         if !self.has(Needs::First) {
             return None;
@@ -129,13 +130,13 @@ impl Memory {
         Some(buffer)
     }
 
-    /// Makes a buffer longer, if there is enough; whether there was.
+    /// Lengthens a buffer if there is enough memory, and returns whether there was.
     pub(super) fn lengthen(&mut self, buffer: &mut Vec<u8>, to: usize) -> bool {
         self.lengthen_if(self.has(Needs::More(to - buffer.len())), buffer, to)
     }
 
-    /// Makes the buffer of the first in line the longest, if there is enough, as there
-    /// always is unless another connection has that; whether there was.
+    /// Lengthens the buffer of the first client in line to the maximum, and returns whether
+    /// there was enough memory. There always is unless another connection has the reserve.
     pub(super) fn lengthen_one(&mut self, buffer: &mut Vec<u8>) -> bool {
         let longest = self.limit.longest;
         let more = longest - buffer.len();
@@ -152,7 +153,7 @@ impl Memory {
         has
     }
 
-    /// A buffer comes back.
+    /// Takes a buffer back.
     pub(super) fn give(&mut self, buffer: Vec<u8>) {
         self.held -= buffer.len();
         self.grown -= buffer.len() - SMALLEST;
@@ -164,12 +165,13 @@ impl Memory {
     }
 }
 
-/// Those that wait for memory, first come, first served: for a first buffer, and for a
-/// longer one.
+/// Two lines of clients that wait for memory, first come, first served: one for a first
+/// buffer, and one for a longer buffer.
 #[derive(Debug)]
 pub(super) struct Waiting<T> {
     lines: [VecDeque<T>; 2],
-    /// Another began to wait, or memory came back, since the first were last served.
+    /// Whether another client began to wait, or memory came back, since the lines were last
+    /// served.
     may_move: bool,
 }
 
@@ -180,45 +182,45 @@ impl<T> Default for Waiting<T> {
 }
 
 impl<T: Copy> Waiting<T> {
-    /// Each of the two.
+    /// Both lines.
     pub(super) const ALL: [usize; 2] = [0, 1];
 
     fn of(needs: Needs) -> usize {
         usize::from(needs != Needs::First)
     }
 
-    /// Waits behind the others.
+    /// Puts a client at the end of its line.
     pub(super) fn push(&mut self, needs: Needs, one: T) {
         self.lines[Self::of(needs)].push_back(one);
         self.may_move = true;
     }
 
-    /// Whether there may be enough for the first by now.
+    /// Whether there may now be enough for the first of a line.
     pub(super) fn may_move(&self) -> bool {
         self.may_move && self.lines.iter().any(|line| !line.is_empty())
     }
 
-    /// They are served now.
+    /// The lines are being served now.
     pub(super) fn move_once(&mut self) {
         self.may_move = false;
     }
 
-    /// There may be enough for the first.
+    /// There may be enough for the first of a line again.
     pub(super) fn move_again(&mut self) {
         self.may_move = true;
     }
 
-    /// Whether another waits for the same already.
+    /// Whether another client already waits in the same line.
     pub(super) fn is_anyone_before(&self, needs: Needs) -> bool {
         needs != Needs::Nothing && !self.lines[Self::of(needs)].is_empty()
     }
 
-    /// The first of one of the two.
+    /// The first of that line.
     pub(super) fn first(&self, line: usize) -> Option<T> {
         self.lines[line].front().copied()
     }
 
-    /// Removes the first of that one.
+    /// Removes the first of that line.
     pub(super) fn pop(&mut self, line: usize) {
         self.lines[line].pop_front();
     }
@@ -252,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_long_buffers_leave_is_enough_for_a_first_one_of_each() {
+    fn long_buffers_leave_enough_for_a_first_buffer_of_each_client() {
         for (most, connections) in [(256 * MIB, 10_000), (MIB, 100), (8 * MIB, 1024)] {
             let mut memory = Memory::new(most, connections, LIMIT);
             let mut buffers = 0;
@@ -270,7 +272,7 @@ mod tests {
 
     #[test]
     fn one_at_a_time_can_always_go_on() {
-        // Whether long buffers or first ones hold all that they may.
+        // Both if long buffers and if first buffers hold all that they may.
         for length in [SMALLEST, 2 * SMALLEST, LONGEST / 2] {
             for connections in [64, 10_000] {
                 let mut memory = Memory::new(MIB, connections, LIMIT);
@@ -290,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_buffer_that_came_back_is_none_to_begin_with_where_those_are_scarce() {
+    fn a_long_free_buffer_is_not_used_as_a_first_one_while_long_ones_are_scarce() {
         let mut memory = Memory::new(MIB, 128, LIMIT);
         let long = take_longer(&mut memory, LONGEST);
         memory.give(long);
@@ -310,7 +312,7 @@ mod tests {
     fn the_two_lines_do_not_wait_for_each_other() {
         let mut lines = Waiting::default();
         lines.move_again();
-        assert!(!lines.may_move(), "nobody waits");
+        assert!(!lines.may_move(), "no client waits");
         lines.push(Needs::More(1), 'a');
         assert!(lines.is_anyone_before(Needs::More(9)) && !lines.is_anyone_before(Needs::First));
         lines.push(Needs::First, 'b');

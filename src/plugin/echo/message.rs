@@ -1,5 +1,5 @@
-//! The way of a message: it is read, framed and put into the outbox; once it is settled,
-//! its echo goes back.
+//! The path of a message: it is read, framed and put into the outbox. Once it is settled,
+//! its echo is sent.
 //!
 //! ```text
 //! on_client -> read -> take_in -> frame -> Outbox::push -> Sink::write
@@ -17,7 +17,7 @@ use super::transport::Read;
 use nix::sys::epoll::EpollFlags;
 
 impl Server {
-    /// epoll reported something of a client.
+    /// epoll reported something about a client.
     pub(super) fn on_client(&mut self, id: Id, flags: EpollFlags) {
         let Some(client) = self.clients.get(id) else { return };
         let broken = flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
@@ -37,14 +37,14 @@ impl Server {
             client.reading.on_report(end);
             match client.lists.in_line() {
                 false => self.read(id),
-                // Its turn may be far away, if the sink takes nothing.
+                // Its turn may be far off if the sink takes nothing.
                 true if end => self.look_for_end(id),
                 true => {}
             }
         }
     }
 
-    /// Reads once, if that is possible now, and takes the messages that are whole.
+    /// Reads once if that is possible now, and queues the whole messages.
     fn read(&mut self, id: Id) {
         let Some((client, memory)) = self.clients.get_with_memory(id) else { return };
         if !client.reading.may_begin() {
@@ -85,8 +85,8 @@ impl Server {
         self.settle(id);
     }
 
-    /// Nothing more can come from a client: it has ended, its connection is broken, or it
-    /// sends nothing more and takes nothing either.
+    /// Nothing more can come from a client: it has ended its side, its connection is broken,
+    /// or its output is gone and nothing is left to read.
     fn on_end(&mut self, id: Id, found: Read) {
         if let Some(client) = self.clients.get(id) {
             client.reading.on_end();
@@ -96,8 +96,8 @@ impl Server {
         }
     }
 
-    /// A client that can't be read now may have ended, with nothing left to be read:
-    /// then it need not wait, and its place may be free.
+    /// A client that can't be read now may have ended with nothing left to read. Then it need
+    /// not wait, and its place can be freed.
     pub(super) fn look_for_end(&mut self, id: Id) {
         let Some(client) = self.clients.get(id) else { return };
         if client.reading.may_have_ended() {
@@ -111,7 +111,7 @@ impl Server {
         self.settle(id);
     }
 
-    /// Puts the messages that are whole into the outbox.
+    /// Puts the whole messages into the outbox.
     pub(super) fn frame(&mut self, id: Id, next: Next) {
         let Some(client) = self.clients.get(id) else { return };
         let outbox = &mut self.sink.outbox;
@@ -152,8 +152,8 @@ impl Server {
         }
     }
 
-    /// Those in line have their turn, one after the other, as far as the outbox goes. One
-    /// that has more waits behind the others again.
+    /// Gives each client in line its turn until the outbox is full. A client that has more
+    /// goes to the end of the line.
     pub(super) fn move_line(&mut self) {
         for _ in 0..self.clients.in_line() {
             if self.sink.outbox.is_full() {
@@ -170,7 +170,8 @@ impl Server {
         }
     }
 
-    /// Those that wait for memory are read, one after the other, as far as it goes.
+    /// Reads the clients that wait for memory, one after the other, as far as memory and the
+    /// outbox allow.
     pub(super) fn move_memory_lines(&mut self) {
         if !self.clients.memory.waiting.may_move() || self.sink.outbox.is_full() {
             return;
@@ -243,7 +244,7 @@ mod tests {
         (server.expect("right settings"), address)
     }
 
-    /// A client that has sent that much of a line, and is read as far as possible.
+    /// A client that has sent this many bytes of a line, and is read as far as possible.
     fn come(server: &mut Server, to: SocketAddr, bytes: usize) -> (TcpStream, Id) {
         let mut client = TcpStream::connect(to).expect("listening");
         server.accept(0).expect("a listening socket");
@@ -260,19 +261,19 @@ mod tests {
 
     #[test]
     fn a_client_that_got_room_before_its_turn_for_memory_does_not_pass_max_memory() {
-        // Two of the longest buffers: one for a client that can't continue otherwise, the
-        // other for first buffers.
+        // Two buffers of the maximum size: one for a client that can't continue otherwise,
+        // and one for first buffers.
         let max_memory = 64 * 1024;
         let settings =
             Settings { max_memory, max_message: 16 * 1024, echo_after: EchoAfter::Queued, ..Settings::default() };
         let (mut server, to) = server(&settings);
         let _long = come(&mut server, to, 12_000);
-        // Each has hardly any room left in its first buffer, and nothing more to be read.
+        // Each has hardly any room left in its first buffer, and nothing more to read.
         let (_clients, ids): (Vec<_>, Vec<_>) = (0..7).map(|_| come(&mut server, to, 3700)).unzip();
         assert_eq!(server.clients.memory.held(), 32 * 1024 + 7 * 4096);
         for id in ids {
-            // It was short of memory once, for more than it has now: the outbox was full
-            // again and again, so its echoes left little by little.
+            // It was short of memory when it held more than now. The outbox was full again and
+            // again, so its echoes left little by little.
             let client = server.clients.get(id).expect("it is there");
             assert!(!client.reading.lacks_memory() && !client.reading.is_readable());
             server.clients.wait_for_memory(id, Needs::More(4096));

@@ -12,9 +12,9 @@ use super::slots::Id;
 use crate::link::record::{Flags, Head, RECORD_MAX};
 use std::collections::VecDeque;
 
-/// Past this many bytes that could not be written, nothing more is taken.
+/// If more than this many bytes wait to be written, no more messages are taken.
 const HIGH: usize = 256 * 1024;
-/// Below this, more is taken again.
+/// From this many down, messages are taken again.
 const LOW: usize = HIGH / 2;
 
 /// How a message is put into the queue.
@@ -24,14 +24,14 @@ pub(super) enum Form {
     Lines,
     /// As records of this epoch, all with these flags.
     Records {
-        /// The running instance.
+        /// Identifies this run of the instance.
         epoch: u64,
         /// SYNC, QUIET or none.
         flags: Flags,
     },
 }
 
-/// When an echo may leave.
+/// When a message is settled, so that its echo may leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Settled {
     /// Its message was written to the queue.
@@ -45,7 +45,7 @@ pub(super) enum Settled {
 pub(super) struct Message<'a> {
     /// Without its line end.
     pub(super) payload: &'a [u8],
-    /// It is a part, and not the last.
+    /// Whether it is a part with more to follow.
     pub(super) more: bool,
     /// Who sent it.
     pub(super) peer: Peer,
@@ -69,7 +69,7 @@ pub(super) struct Echo {
 #[derive(Debug, Clone, Copy)]
 struct Write {
     len: usize,
-    /// The last message that is whole in the queue after it.
+    /// The last message that is completely in the queue after this write.
     last: u64,
 }
 
@@ -114,7 +114,7 @@ impl Outbox {
         matches!(self.form, Form::Lines)
     }
 
-    /// Adds a message; its echo, up to `end`, waits for it.
+    /// Adds a message. Its echo, up to `end`, waits for it.
     pub(super) fn push(&mut self, message: Message<'_>, id: Id, end: u64) {
         self.sequence += 1;
         let sequence = self.sequence;
@@ -157,8 +157,8 @@ impl Outbox {
         self.full |= self.waiting() > HIGH;
     }
 
-    /// Lets an echo wait for the last message. False if that is settled already: the echo
-    /// may leave now.
+    /// Makes an echo wait for the last message. Returns false if that is already settled, so
+    /// the echo may leave now.
     pub(super) fn attach(&mut self, id: Id, end: u64) -> bool {
         let waits = self.sequence > self.settled_up_to();
         if waits {
@@ -172,7 +172,8 @@ impl Outbox {
         self.writes.front().map(|write| &self.bytes[self.begun..self.begun + write.len])
     }
 
-    /// This many bytes of it went: all of them if the queue is a pipe (pipe(7)).
+    /// This many bytes of it were written. If the queue is a pipe, that is all of them
+    /// (pipe(7)).
     pub(super) fn wrote(&mut self, count: usize) {
         let Some(write) = self.writes.front_mut() else { return };
         self.begun += count;
@@ -195,7 +196,7 @@ impl Outbox {
 
     /// The sink saved everything up to this message.
     pub(super) fn acknowledge(&mut self, sequence: u64) {
-        // What was not written can't have been saved, whatever the sink acknowledges.
+        // A message that was not written can't have been saved, whatever the sink says.
         self.acknowledged = self.acknowledged.max(sequence.min(self.written));
     }
 
@@ -208,7 +209,7 @@ impl Outbox {
         self.echoes.pop_front()
     }
 
-    /// Whether so much waits that nothing more is to be taken.
+    /// Whether too much waits to take more.
     pub(super) fn is_full(&self) -> bool {
         self.full
     }
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_attached_leaves_with_the_last_message() {
+    fn an_attached_echo_leaves_with_the_last_message() {
         let mut outbox = Outbox::new(RECORDS, Settled::Acknowledged);
         assert!(!outbox.attach(id(), 1), "nothing to wait for");
         push(&mut outbox, b"one", 5);
@@ -302,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_full_until_half_of_it_went() {
+    fn it_is_full_until_half_of_it_is_written() {
         let mut outbox = Outbox::new(Form::Lines, Settled::Written);
         let mut pushed = 0;
         while !outbox.is_full() {
@@ -317,7 +318,7 @@ mod tests {
         assert!(pushed <= LOW && pushed > LOW - RECORD_MAX - 1);
     }
 
-    /// Every step is a message of that many bytes, or some writes.
+    /// Each step is a message of this many bytes, or this many writes.
     fn steps() -> impl Strategy<Value = Vec<Result<usize, usize>>> {
         let length = prop_oneof![3 => 0usize..200, 1 => 0usize..20_000];
         prop::collection::vec(prop_oneof![3 => length.prop_map(Ok), 1 => (1usize..6).prop_map(Err)], 1..200)

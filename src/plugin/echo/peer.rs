@@ -1,10 +1,10 @@
-//! Who is at the other end of a connection.
+//! The other end of a connection.
 
 use crate::link::record;
 use std::fmt::{self, Display, Formatter};
 use std::net::{IpAddr, SocketAddr};
 
-/// A client, as the records of its messages and the log name it.
+/// A client, as the log and the records of its messages identify it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Peer {
     /// A client on the network.
@@ -19,7 +19,7 @@ impl Peer {
         }
     }
 
-    /// As it stands in records.
+    /// As it appears in records.
     pub(super) fn in_record(self) -> record::Peer {
         match self {
             Peer::Net(address) => record::Peer::Net(address),

@@ -1,29 +1,29 @@
 //! Whether a client is read, and if not, why. Pure.
 //!
-//! Its socket is edge-triggered: epoll reports once that there is something to read. So
-//! what was reported and is not read yet is remembered here.
+//! epoll is edge-triggered: it reports once that a socket has something to read. So this
+//! remembers what was reported but has not been read yet.
 
 use super::memory::Limit;
 
-/// What is known of a client's socket, and what is done about it.
+/// What is known about a client's socket, and whether it is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// It was read empty: epoll reports when there is more.
+    /// It was read until empty. epoll reports when there is more.
     Empty,
-    /// It may have bytes, or its end: it is read when it is its turn.
+    /// It may have bytes, or its end. It is read at the client's next turn.
     Readable,
-    /// It may have them, but there is no memory for them until the client's own echoes
+    /// It may have bytes, but there is no memory for them until the client's own echoes
     /// leave or its turn for memory comes.
     NoMemory,
-    /// The client holds too many bytes that have not gone back to it. Meanwhile its socket
+    /// The client holds too many bytes that have not been echoed. Meanwhile its socket
     /// may become readable.
     Paused {
         /// It may have bytes, or its end.
         readable: bool,
     },
-    /// The client said that it sends no more.
+    /// The client has ended its side of the connection.
     Ended,
-    /// No more is taken, though it may send.
+    /// No more is taken, although the client may send more.
     Cut,
 }
 
@@ -31,11 +31,12 @@ enum State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reading {
     state: State,
-    /// How many more bytes are taken at most: without a bound until a stop begins, and
-    /// then those that had arrived by that time.
+    /// The most bytes that are still taken. There is no limit until a stop begins; then it is
+    /// the number of bytes that had arrived by that time.
     most: usize,
-    /// Only an attempt to read can show that the socket is empty. A read that leaves room
-    /// does not: the end, or a mark of urgent data, may be there (epoll(7)).
+    /// Whether epoll reported an end. If so, a read that doesn't fill its room does not mean
+    /// that the socket is empty, because the end or an urgent mark may follow (epoll(7)).
+    /// Only a read that returns nothing does.
     reports_end: bool,
 }
 
@@ -44,17 +45,17 @@ impl Reading {
         Reading { state: State::Empty, most: usize::MAX, reports_end: false }
     }
 
-    /// Whether more is taken, now or later.
+    /// Whether more will be taken, now or later.
     pub(super) fn is_open(self) -> bool {
         !matches!(self.state, State::Ended | State::Cut)
     }
 
-    /// Whether the client said that it sends no more.
+    /// Whether the client has ended its side of the connection.
     pub(super) fn has_ended(self) -> bool {
         self.state == State::Ended
     }
 
-    /// Whether no more is taken, though the client may send.
+    /// Whether no more is taken, although the client may send more.
     pub(super) fn is_cut(self) -> bool {
         self.state == State::Cut
     }
@@ -64,7 +65,7 @@ impl Reading {
         matches!(self.state, State::Readable | State::NoMemory | State::Paused { readable: true })
     }
 
-    /// Whether the client is to be read as soon as it is its turn.
+    /// Whether the client is to be read at its next turn.
     pub(super) fn is_due(self) -> bool {
         self.state == State::Readable
     }
@@ -79,17 +80,17 @@ impl Reading {
         self.state == State::NoMemory
     }
 
-    /// Whether the end may be there, unread.
+    /// Whether the client may have ended, and that is not read yet.
     pub(super) fn may_have_ended(self) -> bool {
         self.reports_end && self.is_open()
     }
 
-    /// How many bytes are taken at most.
+    /// The most bytes that are still taken.
     pub(super) fn most(self) -> usize {
         if self.is_open() { self.most } else { 0 }
     }
 
-    /// epoll reported something to read, perhaps the end.
+    /// epoll reported something to read, which may be the end.
     pub(super) fn on_report(&mut self, end: bool) {
         self.reports_end |= end;
         match &mut self.state {
@@ -99,7 +100,7 @@ impl Reading {
         }
     }
 
-    /// This many bytes were read, for which there was this much room.
+    /// `count` bytes were read into a buffer of `room` bytes.
     pub(super) fn on_bytes(&mut self, count: usize, room: usize) {
         if self.most != usize::MAX {
             self.most = self.most.saturating_sub(count);
@@ -111,18 +112,17 @@ impl Reading {
         };
     }
 
-    /// Nothing was there to be read.
+    /// There was nothing to read.
     pub(super) fn on_nothing(&mut self) {
         self.state = if self.most == usize::MAX { State::Empty } else { State::Cut };
     }
 
-    /// The client said that it sends no more, or its connection broke and was read empty.
+    /// The client has ended its side, or its connection broke and was read until empty.
     pub(super) fn on_end(&mut self) {
         self.state = State::Ended;
     }
 
-    /// The connection broke. epoll does not report it any more, so it is read until
-    /// nothing is left.
+    /// The connection broke. It is no longer watched, so it is read until nothing is left.
     pub(super) fn on_break(&mut self) {
         self.reports_end = true;
         if let State::Empty | State::Paused { .. } = self.state {
@@ -130,20 +130,20 @@ impl Reading {
         }
     }
 
-    /// There is no memory to read it.
+    /// There is no memory to read into.
     pub(super) fn on_no_memory(&mut self) {
         self.state = State::NoMemory;
     }
 
-    /// There is memory, if that was missing.
+    /// There is memory again, if it was missing.
     pub(super) fn on_memory(&mut self) {
         if self.lacks_memory() {
             self.state = State::Readable;
         }
     }
 
-    /// The client holds this many bytes: reading pauses above the limit, until enough of
-    /// them have gone back.
+    /// The client holds this many bytes. Reading pauses above the limit until enough of
+    /// them have been echoed.
     pub(super) fn on_held(&mut self, held: usize, limit: Limit) {
         self.state = match self.state {
             State::Empty if held > limit.high() => State::Paused { readable: false },
@@ -154,7 +154,7 @@ impl Reading {
         };
     }
 
-    /// Takes this many bytes more, and then no more.
+    /// Takes this many more bytes, then no more.
     pub(super) fn stop_after(&mut self, bytes: usize) {
         if self.is_open() {
             self.most = bytes;
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_bytes_before_a_stop_end_it_and_so_does_a_socket_without_any() {
+    fn after_a_stop_begins_reading_ends_with_the_last_byte_or_an_empty_socket() {
         let mut stopping = Reading::new();
         stopping.on_report(false);
         stopping.stop_after(10);
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_holds_too_much_is_paused_until_enough_went_back_and_forgets_no_report() {
+    fn a_client_that_holds_too_much_is_paused_until_enough_is_echoed_and_no_report_is_lost() {
         let limit = Limit::for_messages(64 * 1024);
         for reported in [false, true] {
             let mut reading = Reading::new();
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_broke_is_read_until_nothing_is_left() {
+    fn a_broken_connection_is_read_until_nothing_is_left() {
         for state in [State::Empty, State::Readable, State::Paused { readable: false }] {
             let mut reading = in_state(state);
             reading.on_break();

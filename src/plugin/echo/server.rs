@@ -26,7 +26,7 @@ use nix::unistd::Pid;
 use std::io;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How many events are handled in a round, at most.
+/// The most events handled in one round.
 const EVENTS: usize = 1024;
 
 /// Slots of the metrics page, in the order of [`super::METRICS`].
@@ -38,7 +38,7 @@ pub(super) const BYTES: usize = 4;
 pub(super) const SEND_TIMEOUTS: usize = 5;
 const MEMORY: usize = 6;
 
-/// Whose descriptor is ready.
+/// What a ready descriptor belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Token {
     Client(Id),
@@ -48,8 +48,8 @@ pub(super) enum Token {
     Listener(u32),
 }
 
-/// The bit that a client's name leaves unset, because a slot is taken by a descriptor, of
-/// which there are fewer than 2^31.
+/// A bit that is never set in a client's ID: every slot in use has a descriptor, and there
+/// are fewer than 2^31 of those.
 const NO_CLIENT: u64 = 1 << 31;
 
 impl poll::Token for Token {
@@ -76,14 +76,14 @@ impl poll::Token for Token {
     }
 }
 
-/// How far the server has come.
+/// The phase that the server is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     /// Clients are served.
     Serving,
     /// A stop has begun.
     Draining,
-    /// It takes too long.
+    /// The stop took too long.
     GivenUp,
 }
 
@@ -91,7 +91,7 @@ pub(super) enum State {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
     pub(super) now: Instant,
-    /// By the wall clock: microseconds since 1970.
+    /// The wall clock, in microseconds since 1970.
     pub(super) wall: i64,
 }
 
@@ -121,10 +121,10 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Takes what the supervisor gave.
+    /// Takes what the supervisor passed to it.
     ///
     /// # Errors
-    /// What is missing or wrong.
+    /// Something is missing or wrong.
     pub(super) fn open(start: Start) -> Result<Server, String> {
         let settings = Settings::read(&start.settings).map_err(|e| format!("cannot read the settings: {e}"))?;
         let clock = Clock::read();
@@ -136,7 +136,7 @@ impl Server {
             .into_iter()
             .map(|fd| Listener::new(fd, options).map_err(|e| format!("cannot use a listening socket: {e}")))
             .collect::<Result<Vec<_>, _>>()?;
-        // Memory is shared only if several instances count together.
+        // There is shared memory only if several instances count together.
         let counts = start.shared.map(|shared| Counts::open(&shared, settings.max_connections)).transpose();
         let counts = counts.map_err(|e| format!("cannot count addresses together with other instances: {e}"))?;
         let addresses = Addresses::new(settings.max_connections_per_address, settings.ipv6_prefix, counts);
@@ -166,10 +166,10 @@ impl Server {
         Ok(())
     }
 
-    /// Serves until told to stop.
+    /// Serves until it is asked to stop.
     ///
     /// # Errors
-    /// What ended it before.
+    /// It ended earlier, and why.
     pub(super) fn serve(&mut self) -> Result<(), String> {
         let mut events = Vec::with_capacity(EVENTS);
         while !self.is_drained() {
@@ -204,7 +204,7 @@ impl Server {
                 self.accept(n)?;
             }
         }
-        // Clients in line come first: otherwise the one that sends most always would.
+        // Clients in line come first. Otherwise the one that sends most always would.
         self.move_line();
         for &(token, flags) in &*events {
             if let Token::Client(id) = token {
@@ -228,7 +228,7 @@ impl Server {
     }
 
     fn on_signals(&mut self) {
-        // SIGUSR1 means reopen: there is no file here.
+        // SIGUSR1 means reopen, and echo has no file.
         if self.signals.pending().any(|signal| signal == SIGTERM) {
             self.drain();
         }
@@ -243,13 +243,13 @@ impl Server {
         Ok(())
     }
 
-    /// Logs how a client ended, together with others of that fate if there are many.
+    /// Logs how a client ended, in one line with others of the same fate if there are many.
     pub(super) fn log(&mut self, fate: Fate, peer: Peer) {
         let line = self.fates.met(fate, peer, self.clock.now);
         self.log_line(fate, line);
     }
 
-    /// Logs those with that fate that were not logged yet.
+    /// Logs the clients with that fate that have not been logged yet.
     pub(super) fn log_together(&mut self, fate: Fate) {
         let line = self.fates.due(fate, self.clock.now);
         self.log_line(fate, line);
@@ -259,14 +259,14 @@ impl Server {
         match line {
             Line::One(peer) => log!(fate.level(), "{peer} {}", fate.text()),
             Line::Many(count, last) => log!(fate.level(), "{count} clients, {last} the last, {}", fate.text()),
-            Line::Later(at) => self.timers.set(at, Timer::Tell(fate)),
+            Line::Later(at) => self.timers.set(at, Timer::Log(fate)),
             Line::Nothing => {}
         }
     }
 }
 
-/// A number that no other running instance had: microseconds (51 bits until
-/// 2041), and the process id, should the clock go back.
+/// A number that no other run has had: microseconds (51 bits until
+/// 2041), and the process id in case the clock goes back.
 fn epoch(time: i64) -> u64 {
     (time.unsigned_abs() << 12) | u64::from(std::process::id() & 0xfff)
 }
@@ -277,7 +277,7 @@ mod tests {
     use crate::sys::poll::Token as _;
 
     #[test]
-    fn a_token_is_what_the_kernel_gives_back() {
+    fn a_token_survives_encoding_and_decoding() {
         let names = [0, 7, u64::from(u32::MAX) << 32, (3 << 32) | (NO_CLIENT - 1)].map(Id::from);
         let clients = names.into_iter().map(Token::Client);
         let others = [Token::Signals, Token::Queue, Token::Acknowledgements, Token::Listener(0), Token::Listener(9)];

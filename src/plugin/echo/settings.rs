@@ -1,5 +1,5 @@
-//! The settings of `echo`: their keys, the type into which the server reads them, and what
-//! must hold between them. Its metrics too.
+//! The settings of `echo`: their keys, the type that the server reads them into, and the
+//! checks between them. Also its metrics.
 
 use crate::link::record::MESSAGE_MAX;
 use crate::plugin::Metric;
@@ -131,7 +131,7 @@ pub const KEYS: Keys = &[
     .help(r#"as in allow = ["10.0.0.0/8", "::1/128"]"#),
 ];
 
-/// What its metrics page has, slot by slot.
+/// The slots of its metrics page, in order.
 pub const METRICS: &[Metric] = &[
     Metric::gauge("connections", "connections", "Clients that are connected."),
     Metric::counter("accepted", "connections", "Clients that were accepted."),
@@ -160,19 +160,19 @@ pub struct Settings {
     /// Bytes; longer messages are saved in parts.
     #[serde(deserialize_with = "bytes")]
     pub max_message: usize,
-    /// At the limit new clients wait in the backlog.
+    /// At the limit, new clients wait in the backlog.
     pub max_connections: usize,
-    /// 0: no limit.
+    /// 0 means no limit.
     pub max_connections_per_address: usize,
     /// IPv6 addresses that share this many bits count as one address to that limit.
     pub ipv6_prefix: u8,
-    /// Milliseconds; 0: none.
+    /// Milliseconds; 0 means no limit.
     #[serde(rename = "idle_timeout", deserialize_with = "millis")]
     pub idle_timeout_ms: u64,
-    /// Milliseconds for which a client may take nothing that is due to it; 0: no limit.
+    /// How many milliseconds a client may take nothing that is due to it; 0 means no limit.
     #[serde(rename = "send_timeout", deserialize_with = "millis")]
     pub send_timeout_ms: u64,
-    /// Milliseconds of silence until the kernel probes the peer; 0: never.
+    /// Milliseconds of silence until the kernel probes the client; 0 means never.
     #[serde(rename = "keepalive", deserialize_with = "millis")]
     pub keepalive_ms: u64,
     /// The most bytes that the buffers of all connections hold.
@@ -200,15 +200,15 @@ pub enum EchoAfter {
 pub enum Framing {
     /// A message ends at a newline.
     Line,
-    /// Each read is one.
+    /// Each read is a message.
     Read,
 }
 
 impl Settings {
-    /// Reads them from JSON. What they leave out has its default.
+    /// Reads them from JSON. A missing setting has its default.
     ///
     /// # Errors
-    /// They are no settings of an echo.
+    /// They are not settings of an echo.
     pub fn read(json: &str) -> Result<Settings, String> {
         read(KEYS, json)
     }
@@ -220,7 +220,7 @@ impl Default for Settings {
     }
 }
 
-/// What must hold beside each key's own range, and what the link out of it must do.
+/// Checks more than each key's own range, and returns what its outbound link must do.
 pub(crate) fn check(check: &mut Check<'_, '_>) -> Asks {
     let settings: Settings = typed(KEYS, check.values.clone()).expect("what fits the rows fits the type");
     memory(check, &settings);
@@ -238,7 +238,7 @@ pub(crate) fn check(check: &mut Check<'_, '_>) -> Asks {
     }
 }
 
-/// All connections together need room for some of the longest messages.
+/// Checks that all connections together have room for several of the longest messages.
 fn memory(check: &mut Check<'_, '_>, settings: &Settings) {
     let least = settings.max_message.saturating_mul(MESSAGES);
     if settings.max_memory >= least {
@@ -254,7 +254,7 @@ fn memory(check: &mut Check<'_, '_>, settings: &Settings) {
     check.problem(key, what, format!("as in max_memory = \"{}\"", text(least)));
 }
 
-/// Some client can come to some address.
+/// Checks that at least one client can connect to at least one address.
 fn allow(check: &mut Check<'_, '_>, networks: &[IpNet]) {
     if check.section.is_empty_list("allow") {
         check.problem("allow", "no client could connect: the list is empty", "leave it out to allow all");
@@ -268,8 +268,8 @@ fn allow(check: &mut Check<'_, '_>, networks: &[IpNet]) {
     }
 }
 
-/// Whether clients of that network can come to that address: to one of the other family
-/// only if it is `[::]`, which a service manager may have bound for both (ipv6(7)).
+/// Whether clients of that network can connect to that address. If the families differ, only
+/// to `[::]`, which a service manager may have bound for both (ipv6(7)).
 fn can_come(to: IpAddr, network: &IpNet) -> bool {
     to == IpAddr::V6(Ipv6Addr::UNSPECIFIED) || to.is_ipv4() == network.addr().is_ipv4()
 }

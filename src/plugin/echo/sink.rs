@@ -16,15 +16,16 @@ use nix::sys::epoll::EpollFlags;
 use std::io::{self, Stdout};
 use std::os::fd::AsFd;
 
-/// What the queue is watched for, once. Not always: the sink's splice(2) wakes all who
-/// watch the pipe, whatever they wait for (fs/splice.c, wakeup_pipe_writers), except one
-/// whose event was reported already (fs/eventpoll.c, ep_poll_callback).
+/// The events that the queue is watched for. It is a one-shot watch, because the sink's
+/// splice(2) wakes everything that watches the pipe, for any event (fs/splice.c,
+/// wakeup_pipe_writers), except a watch whose event was already reported (fs/eventpoll.c,
+/// ep_poll_callback).
 const ROOM: EpollFlags = EpollFlags::EPOLLOUT.union(EpollFlags::EPOLLONESHOT);
 
 /// The link to the sink.
 #[derive(Debug)]
 pub(super) struct Sink {
-    /// Its name, or what stands for it.
+    /// The name of the sink, or "the log".
     name: String,
     /// What goes there, and which echoes wait for it.
     pub(super) outbox: Outbox,
@@ -35,10 +36,10 @@ pub(super) struct Sink {
 }
 
 impl Sink {
-    /// Takes the link that the supervisor gave; without one, stdout is the log.
+    /// Takes the link that the supervisor gave. Without a link, stdout is the log.
     ///
     /// # Errors
-    /// The sink does not acknowledge, though echoes are to wait for that.
+    /// Echoes are to wait for acknowledgements, but the sink sends none.
     pub(super) fn open(link: Option<Outbound>, echo_after: EchoAfter, epoch: u64) -> Result<Sink, String> {
         let (form, replies, name) = match link {
             Some(link) if link.protocol == Protocol::Records => {
@@ -70,9 +71,8 @@ impl Sink {
         })
     }
 
-    /// The longest message that it takes, if that is not longer than `asked`. A whole
-    /// message must fit into the queue several times over, so that one that is half there
-    /// never blocks itself.
+    /// The longest message that it takes, at most `asked`. The queue must have room for
+    /// several whole messages, so that a message that is only half in it never blocks itself.
     pub(super) fn max_message(&self, asked: usize) -> usize {
         let most = pipe::capacity(&self.queue).map_or(usize::MAX, |capacity| capacity / 4);
         if asked > most {
@@ -90,16 +90,16 @@ impl Sink {
             poll.add(acknowledgements, EpollFlags::EPOLLIN, Token::Acknowledgements)?;
         }
         match poll.add(&self.queue, ROOM, Token::Queue) {
-            // It is a file, which is always writable.
+            // It is a regular file, which is always writable.
             Err(error) if error.raw_os_error() == Some(Errno::EPERM as i32) => Ok(()),
             other => other,
         }
     }
 
-    /// Writes what the queue takes.
+    /// Writes as much as the queue takes.
     ///
     /// # Errors
-    /// Nobody reads it any more, or it is unusable.
+    /// No process reads it any more, or it is unusable.
     pub(super) fn write(&mut self, poll: &Poll<Token>) -> Result<(), String> {
         while let (Some(bytes), false) = (self.outbox.next_write(), self.blocked) {
             // Only a queue of records is non-blocking.
@@ -127,7 +127,7 @@ impl Sink {
     /// The queue has room again.
     ///
     /// # Errors
-    /// Nobody reads it any more.
+    /// No process reads it any more.
     pub(super) fn on_queue(&mut self, flags: EpollFlags) -> Result<(), String> {
         if flags.contains(EpollFlags::EPOLLERR) {
             return Err(self.nobody_reads());
@@ -136,10 +136,10 @@ impl Sink {
         Ok(())
     }
 
-    /// Takes the acknowledgements that have come.
+    /// Takes the acknowledgements that have arrived.
     ///
     /// # Errors
-    /// Nobody can acknowledge any more.
+    /// No process can acknowledge any more.
     pub(super) fn on_acknowledgements(&mut self) -> Result<(), String> {
         let Some(acknowledgements) = &mut self.acknowledgements else { return Ok(()) };
         match acknowledgements.read() {
@@ -153,14 +153,15 @@ impl Sink {
         Ok(())
     }
 
-    /// Seen at a write. A living supervisor holds the other end of the queue.
+    /// The error of a write that nobody can read. It does not occur while the supervisor
+    /// lives, because it holds the other end of the queue.
     fn nobody_reads(&self) -> String {
         format!("cannot go on: nobody reads what goes to {:?} any more", self.name)
     }
 }
 
 /// Whether a pipe takes PIPE_BUF bytes now (poll(2)). A write may still block if another
-/// source is quicker.
+/// source writes first.
 fn is_writable(pipe: impl AsFd) -> bool {
     let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)];
     match poll(&mut fds, PollTimeout::ZERO) {

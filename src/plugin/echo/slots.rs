@@ -1,7 +1,7 @@
-//! A table whose entries have names that are never used again. Pure.
+//! A table whose entries have IDs that are never reused. Pure.
 
-/// An entry's name: its slot, and how often the slot was used before. So what was meant
-/// for a connection that is closed never reaches its successor.
+/// An entry's ID: its slot, and how often the slot was used before. So an event for a closed
+/// connection never reaches the next connection in its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Id {
     slot: u32,
@@ -51,19 +51,19 @@ impl<T> Slots<T> {
         id
     }
 
-    /// The entry of that name, if it is still there.
+    /// The entry with that ID, if it is still there.
     pub(super) fn get(&mut self, id: Id) -> Option<&mut T> {
         let place = self.slots.get_mut(id.slot as usize)?;
         if place.generation == id.generation { place.item.as_mut() } else { None }
     }
 
-    /// Whether the entry of that name is still there.
+    /// Whether the entry with that ID is still there.
     pub(super) fn contains(&self, id: Id) -> bool {
         let place = self.slots.get(id.slot as usize);
         place.is_some_and(|place| place.generation == id.generation && place.item.is_some())
     }
 
-    /// Takes it out; its name is never used again (for 2^32 uses of its slot).
+    /// Removes it. Its ID is not reused (for 2^32 uses of its slot).
     pub(super) fn remove(&mut self, id: Id) -> Option<T> {
         let place = self.slots.get_mut(id.slot as usize)?;
         if place.generation != id.generation {
@@ -79,7 +79,7 @@ impl<T> Slots<T> {
         self.slots.len() - self.free.len()
     }
 
-    /// The names of all.
+    /// The IDs of all entries.
     pub(super) fn ids(&self) -> Vec<Id> {
         (0u32..)
             .zip(&self.slots)
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_never_means_its_successor() {
+    fn an_id_never_means_the_next_entry_in_its_slot() {
         let mut slots = Slots::new();
         let (first, second) = (slots.insert('a'), slots.insert('b'));
         assert_eq!(slots.remove(first), Some('a'));

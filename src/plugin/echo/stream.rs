@@ -1,22 +1,22 @@
 //! A connection's bytes: one buffer and four positions. Pure.
 //!
-//! The echo is byte for byte what came, so what came is kept once, and goes back from
-//! where it was received:
+//! The echo is byte for byte what was received, so the bytes are kept once, and are sent back
+//! from where they were received:
 //!
 //! ```text
 //! echoed <= released <= queued <= received
 //!        due         waiting  unframed
 //! ```
 //!
-//! Positions count from the connection's first byte, so they stay right while
+//! Positions count from the connection's first byte, so they stay valid when
 //! the bytes move. A connection that waits for its client holds no buffer.
 
 use super::memory::{Memory, Needs};
 
-/// What one connection sent and has not got back.
+/// What one client sent that has not been echoed.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
-    /// Empty, or a buffer of which the bytes from `echoed` to `received` count.
+    /// Empty, or a buffer in which the bytes from `echoed` to `received` are in use.
     buffer: Vec<u8>,
     /// The position of the buffer's first byte.
     start: u64,
@@ -28,7 +28,7 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// What [`Stream::room`] will take of the memory.
+    /// What [`Stream::room`] will take from the memory.
     pub(super) fn needs(&self, memory: &Memory) -> Needs {
         let longest = memory.limit().longest;
         match self.buffer.len() {
@@ -38,14 +38,14 @@ impl Stream {
         }
     }
 
-    /// Makes the buffer the longest, if this may be the connection that gets that; whether
-    /// it did.
+    /// Lengthens the buffer to the maximum if this connection may have the reserve, and
+    /// returns whether it did.
     pub(super) fn lengthen(&mut self, memory: &mut Memory) -> bool {
         memory.lengthen_one(&mut self.buffer)
     }
 
-    /// Where the next bytes are to be read to: at least one byte and at most `most`, if
-    /// less than [`Limit::high`](super::memory::Limit::high) is held. `None`: there is no
+    /// The room to read the next bytes into: at least one byte and at most `most`, if
+    /// less than [`Limit::high`](super::memory::Limit::high) is held. `None` if there is no
     /// memory for it.
     pub(super) fn room(&mut self, memory: &mut Memory, most: usize) -> Option<&mut [u8]> {
         if self.buffer.is_empty() {
@@ -60,13 +60,14 @@ impl Stream {
         Some(&mut self.buffer[from..to])
     }
 
-    /// Hardly any room is left behind its bytes.
+    /// Whether hardly any room is left after its bytes.
     fn is_crowded(&self) -> bool {
         let size = self.buffer.len();
         self.at(self.received) > size - size / 8
     }
 
-    /// Whether the bytes are moved to the head of the buffer, in place of a longer buffer.
+    /// Whether to make room by moving the bytes to the head of the buffer instead of
+    /// lengthening it.
     fn can_move(&self, longest: usize) -> bool {
         let size = self.buffer.len();
         self.at(self.echoed) >= size / 2 || size >= longest
@@ -91,7 +92,7 @@ impl Stream {
         self.received += count as u64;
     }
 
-    /// The bytes that are in no message yet.
+    /// The bytes that are not in a message yet.
     pub(super) fn unframed(&self) -> &[u8] {
         &self.buffer[self.at(self.queued)..self.at(self.received)]
     }
@@ -101,7 +102,7 @@ impl Stream {
         self.queued + count as u64
     }
 
-    /// Takes the next bytes for a message; returns the position of their end.
+    /// Takes the next bytes for a message, and returns the position of their end.
     pub(super) fn queue(&mut self, count: usize) -> u64 {
         self.queued += count as u64;
         debug_assert!(self.queued <= self.received);
@@ -111,42 +112,42 @@ impl Stream {
         self.queued
     }
 
-    /// Everything up to this position may go back.
+    /// Everything up to this position may be echoed.
     pub(super) fn release(&mut self, to: u64) {
         debug_assert!(to <= self.queued);
         self.released = self.released.max(to);
     }
 
-    /// The bytes that may go back now.
+    /// The bytes that may be echoed now.
     pub(super) fn due(&self) -> &[u8] {
         &self.buffer[self.at(self.echoed)..self.at(self.released)]
     }
 
-    /// This many of them went.
+    /// This many of them were sent.
     pub(super) fn echoed(&mut self, count: usize) {
         self.echoed += count as u64;
         debug_assert!(self.echoed <= self.released);
     }
 
-    /// Nobody takes echoes any more: nothing of what is queued is kept for them.
+    /// Echoes can't be sent any more, so queued bytes are not kept for them.
     pub(super) fn mute(&mut self) {
         self.mute = true;
         self.released = self.queued;
         self.echoed = self.queued;
     }
 
-    /// Up to where it was sent back.
+    /// The position up to which echoes were sent.
     pub(super) fn sent(&self) -> u64 {
         self.echoed
     }
 
-    /// Whether messages of it are on their way, to the sink or back: then its buffer will
-    /// get room without more memory.
+    /// Whether some of its messages are on their way, to the sink or back. If so, its buffer
+    /// will have room without more memory.
     pub(super) fn is_under_way(&self) -> bool {
         self.echoed < self.queued
     }
 
-    /// How many bytes have come and not gone back.
+    /// How many bytes were received but not echoed.
     pub(super) fn held(&self) -> usize {
         self.at(self.received) - self.at(self.echoed)
     }
@@ -159,7 +160,7 @@ impl Stream {
         }
     }
 
-    /// Gives the buffer back: the connection is over.
+    /// Gives the buffer back, because the connection is over.
     pub(super) fn end(&mut self, memory: &mut Memory) {
         if !self.buffer.is_empty() {
             memory.give(std::mem::take(&mut self.buffer));
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_needs_is_what_it_takes() {
+    fn it_takes_the_memory_that_it_needs() {
         let (mut stream, mut memory) = (Stream::default(), memory());
         assert_eq!(stream.needs(&memory), Needs::First);
         receive(&mut stream, &mut memory, &[b'x'; SMALLEST - 1]);
@@ -236,7 +237,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_goes_back_is_what_came(steps in prop::collection::vec((0u8..4, 0usize..9000), 1..300)) {
+        fn the_echo_is_what_was_received(steps in prop::collection::vec((0u8..4, 0usize..9000), 1..300)) {
             let (mut stream, mut memory) = (Stream::default(), memory());
             let mut next = 0u8;
             let (mut sent, mut back, mut ends) = (Vec::new(), Vec::new(), std::collections::VecDeque::new());
@@ -249,7 +250,7 @@ mod tests {
                         let count = receive(&mut stream, &mut memory, &bytes);
                         prop_assert!(count > 0 || n == 0);
                         match needs {
-                            // Of those that came back, which may be longer.
+                            // It may be a free buffer, which can be longer.
                             Needs::First => prop_assert!(memory.held() >= SMALLEST && before == 0),
                             Needs::Nothing => prop_assert_eq!(memory.held(), before),
                             Needs::More(more) => prop_assert_eq!(memory.held(), before + more),

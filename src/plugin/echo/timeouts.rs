@@ -1,9 +1,9 @@
 //! What happens when a client does nothing for too long.
 //!
-//! A client that takes nothing can't be ended in order. It is *owed* what was sent and its
-//! kernel has not acknowledged, and what is due to it. One that is owed something and
+//! A client that takes nothing can't be closed gracefully. It is *owed* what was sent but not
+//! acknowledged by its kernel, and what is due to it. A client that is owed something and
 //! takes none of it for `send_timeout` is cut off. A drain waits for all clients, so its
-//! time is shorter. That time begins with the drain for all clients that are owed something
+//! timeout is shorter. It begins with the drain for clients that are owed something
 //! then, even if they wait for the sink to save more, and with the first echo for the
 //! others.
 
@@ -18,15 +18,16 @@ use std::time::Duration;
 
 /// How long a client may take nothing while a drain waits for it.
 const STUCK_FOR: Duration = Duration::from_secs(2);
-/// The same after the supervisor died: its successor waits too.
+/// How long a client may take nothing after the supervisor died, because its successor waits
+/// for the drain.
 const STUCK_ORPHANED_FOR: Duration = Duration::from_secs(1);
-/// How often it is checked in that time whether a client took something. So it is closed
-/// after at most that time and a quarter of it.
+/// How often a client is checked within its timeout. So it is closed at most a quarter of
+/// the timeout too late.
 const LOOKS: u32 = 4;
-/// How long a connection that is over is kept for its last bytes, at most.
+/// The longest that a connection that is over is kept for its last bytes.
 pub(super) const LINGER_FOR: Duration = Duration::from_secs(1);
-/// When it is checked first whether they arrived. It is checked again each time twice as
-/// long has passed.
+/// When to check for the first time whether they have arrived. Each later check comes after
+/// twice as long.
 const LINGER_STEP: Duration = Duration::from_millis(10);
 
 /// How long clients may do nothing.
@@ -36,7 +37,7 @@ pub(super) struct Timeouts {
     pub(super) partial: Duration,
     /// Silence after which a client is disconnected.
     pub(super) idle: Option<Duration>,
-    /// A client is cut off if it takes nothing of what it is owed.
+    /// How long a client may take nothing of what it is owed before it is cut off.
     pub(super) send: Option<Duration>,
 }
 
@@ -52,7 +53,7 @@ impl Timeouts {
 }
 
 impl Server {
-    /// A timer's time has come.
+    /// A timer fired.
     pub(super) fn on_timer(&mut self, timer: Timer) {
         match timer {
             Timer::Partial(id) => self.on_partial(id),
@@ -64,7 +65,7 @@ impl Server {
             }
             Timer::Accept => self.acceptor.retry(),
             Timer::GiveUp => self.give_up(),
-            Timer::Tell(fate) => self.log_together(fate),
+            Timer::Log(fate) => self.log_together(fate),
         }
     }
 
@@ -73,8 +74,8 @@ impl Server {
         let Some(client) = self.clients.get(id) else { return };
         client.partial_timer = false;
         if client.lists.in_line() || client.reading.is_readable() {
-            // Whole messages come first, and so does what it may have sent after this: when
-            // that is read, the timer is set again.
+            // Whole messages come first, and so does anything that it may have sent since. The
+            // timer is set again when that is read.
             return;
         }
         let silent = self.clock.now >= client.heard + self.timeouts.partial;
@@ -88,7 +89,7 @@ impl Server {
         let Some(client) = self.clients.get(id) else { return };
         let now = self.clock.now;
         let silent = now >= client.heard + timeout;
-        // One that is not read for now may have sent something.
+        // A client that is not being read may have sent something.
         if silent && client.stream.held() == 0 && !client.reading.is_readable() {
             client.reading.cut();
             return self.settle(id);
@@ -97,7 +98,7 @@ impl Server {
         self.timers.set(again, Timer::Idle(id));
     }
 
-    /// How long a client may take nothing of what it is owed; `None`: for ever.
+    /// How long a client may take nothing of what it is owed; `None` means forever.
     fn send_timeout(&self) -> Option<Duration> {
         let usual = self.timeouts.send;
         match self.is_draining() {
@@ -109,9 +110,8 @@ impl Server {
         }
     }
 
-    /// Checks from now on whether a client takes what it is owed. What counts is what it
-    /// takes from now on: it may not have taken all that was sent before, and takes that
-    /// first.
+    /// From now on, checks whether a client takes what it is owed. Bytes that were sent
+    /// earlier count too if it takes them from now on.
     pub(super) fn watch_taking(&mut self, id: Id) {
         let Some(timeout) = self.send_timeout() else { return };
         let Some(client) = self.clients.get(id) else { return };
@@ -146,7 +146,7 @@ impl Server {
         self.timers.set(taking.check_at, Timer::Stuck(id));
     }
 
-    /// Checks again later a connection that is over and not closed yet.
+    /// Sets the next check of a connection that is over but not closed yet.
     pub(super) fn linger_on(&mut self, id: Id) {
         let Some(Output::Over(until)) = self.clients.get(id).map(|client| client.output) else { return };
         let now = self.clock.now;

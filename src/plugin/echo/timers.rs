@@ -3,8 +3,8 @@
 //! A timer is not moved when its client sends something. When it fires, the server checks
 //! whether it still applies, and sets it again if it fired too early. So a client has at
 //! most one timer of each kind, however often it sends. The timers of closed clients are
-//! removed before they can be half of all timers: a closed client costs no memory for
-//! long, and removing them costs little for each client.
+//! removed before they are half of all timers. So a closed client doesn't cost memory for
+//! long, and the removal costs little for each client.
 
 use super::fates::Fate;
 use super::slots::Id;
@@ -21,22 +21,22 @@ pub(super) enum Timer {
     Idle(Id),
     /// Checks whether a client takes what is due to it.
     Stuck(Id),
-    /// A connection that is over is closed once its last bytes arrived.
+    /// A connection that is over is closed once its last bytes have arrived.
     Linger(Id),
-    /// New clients are let in again.
+    /// New clients are accepted again.
     Accept,
     /// A drain without a supervisor ends.
     GiveUp,
-    /// Clients with that fate are logged together.
-    Tell(Fate),
+    /// Clients with the same fate are logged together.
+    Log(Fate),
 }
 
 impl Timer {
-    /// Whose it is.
+    /// The client that it belongs to, if any.
     fn client(self) -> Option<Id> {
         match self {
             Timer::Partial(id) | Timer::Idle(id) | Timer::Stuck(id) | Timer::Linger(id) => Some(id),
-            Timer::Accept | Timer::GiveUp | Timer::Tell(_) => None,
+            Timer::Accept | Timer::GiveUp | Timer::Log(_) => None,
         }
     }
 }
@@ -49,11 +49,11 @@ pub(super) struct Timers {
     closed: usize,
 }
 
-/// Timers of fewer closed clients than this are not worth removing.
+/// With fewer closed clients than this, removing their timers is not worth it.
 const FEW: usize = 64;
-/// Timers of closed clients are removed once there is a closed client for this many
-/// timers. A client has at most one of each of four kinds, so those of closed clients are
-/// never more than half.
+/// The timers of closed clients are removed once there is one closed client for this many
+/// timers. A client has at most one timer of each of four kinds, so closed clients never
+/// have more than half of all timers.
 const SHARE: usize = 8;
 
 impl Timers {
@@ -61,7 +61,7 @@ impl Timers {
         self.heap.push(Reverse((at, timer)));
     }
 
-    /// A client was closed: its timers go, sooner or later. `is_open` says which
+    /// A client was closed. Its timers are removed, sooner or later. `is_open` says which
     /// clients are left.
     pub(super) fn closed(&mut self, is_open: impl Fn(Id) -> bool) {
         self.closed += 1;
@@ -73,7 +73,7 @@ impl Timers {
         self.heap.shrink_to(2 * self.heap.len().max(FEW));
     }
 
-    /// A timer whose time has come.
+    /// A timer that is due.
     pub(super) fn due(&mut self, now: Instant) -> Option<Timer> {
         let Reverse((at, timer)) = *self.heap.peek()?;
         if at > now {
@@ -130,7 +130,7 @@ mod tests {
             assert!(timers.heap.len() <= 101 + 4 * FEW, "{} timers of 100 clients", timers.heap.len());
         }
         assert!(timers.heap.capacity() <= 1024, "room for {}", timers.heap.capacity());
-        // None that is still meant is gone.
+        // No timer of an open client was removed.
         let mut left = Vec::new();
         while let Some(timer) = timers.due(far(1_000_000)) {
             left.extend(timer.client().filter(|&id| clients.contains(id)));
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_crowd_the_room_for_its_timers_is_given_back() {
+    fn after_many_clients_close_the_memory_of_their_timers_is_released() {
         let (mut timers, mut clients, start) = (Timers::default(), Slots::new(), Instant::now());
         let crowd: Vec<Id> = (0..20_000).map(|_| clients.insert(())).collect();
         for &id in &crowd {

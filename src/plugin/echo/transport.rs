@@ -1,7 +1,6 @@
-//! What carries a connection's bytes: nothing here waits.
+//! What carries a connection's bytes. Nothing here blocks.
 //!
-//! A match on the kind of transport is all that a read or a write costs beside its system
-//! call.
+//! Apart from its system call, a read or a write costs only a match on the kind of transport.
 
 use crate::sys::socket;
 use nix::errno::Errno;
@@ -11,20 +10,21 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// How many bytes the kernel takes from a client that is not read: it may count twice as
-/// many, for overhead (SO_RCVBUF, socket(7)). Its default without this starts at half as
-/// much, and grows to megabytes.
+/// How many bytes the kernel takes from a client that is not read. It may count twice as
+/// many, for overhead (SO_RCVBUF, socket(7)). Without this, it would start with half as
+/// much, and grow to megabytes.
 pub(super) const UNREAD: usize = 128 * 1024;
-/// How many bytes the kernel takes for a client whose own kernel has no room: at most a
-/// segment more.
+/// How many bytes the kernel takes for a client whose own kernel has no room. It may take up
+/// to a segment more.
 const UNSENT: i32 = 64 * 1024;
-/// How often a client that vanished is probed, in as long again as it was silent.
+/// How often a client that vanished is probed. The probes take as long as the silence before
+/// them.
 const PROBES: u32 = 4;
 
 /// The options of every TCP connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Options {
-    /// Seconds; 0: none.
+    /// In seconds; 0 means off.
     keepalive: u32,
 }
 
@@ -35,12 +35,12 @@ impl Options {
     }
 
     /// Sets them on a connection, or on a listening socket, from which accepted sockets
-    /// inherit them. An echo is not held back for more to join it; urgent data stays in
+    /// inherit them. Echoes are not held back until more bytes join them; urgent data stays in
     /// its place among the other bytes; the kernel's buffers are bounded; a client that
     /// vanished is noticed.
     ///
-    /// TCP_USER_TIMEOUT is not set: it would also close a client that only reads nothing,
-    /// whatever `send_timeout` says, and at the first probe without an answer (tcp(7)).
+    /// TCP_USER_TIMEOUT is not set, because it would also close a client that merely reads
+    /// nothing, whatever `send_timeout` says, and at the first unanswered probe (tcp(7)).
     ///
     /// # Errors
     /// EINVAL for a connection that is already reset.
@@ -59,14 +59,14 @@ impl Options {
     }
 }
 
-/// What a read came to.
+/// The outcome of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Read {
     /// This many bytes.
     Bytes(usize),
-    /// Nothing is there now.
+    /// There is nothing to read now.
     Nothing,
-    /// The client sends no more, and nothing is left.
+    /// The client has ended its side, and nothing is left.
     End,
     /// The connection broke, and nothing is left.
     Broken,
@@ -91,14 +91,14 @@ impl Transport {
         }
     }
 
-    /// What a read would come to, without taking a byte.
+    /// What a read would return, without taking a byte. The count is always 1.
     pub(super) fn peek(&mut self) -> Read {
         match self {
             Transport::Tcp(socket) => receive(socket, &mut [0], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK),
         }
     }
 
-    /// Writes once; how many of the bytes went, which is none while there is no room.
+    /// Writes once, and returns how many bytes were taken: none while there is no room.
     ///
     /// # Errors
     /// The connection broke.
@@ -114,7 +114,7 @@ impl Transport {
         }
     }
 
-    /// Says that nothing more is sent.
+    /// Sends the end (FIN).
     ///
     /// # Errors
     /// The connection broke.
@@ -124,34 +124,35 @@ impl Transport {
         }
     }
 
-    /// How many bytes have arrived and were not read yet; 0 if it broke.
+    /// How many bytes have arrived but were not read yet; 0 if it broke.
     pub(super) fn pending(&self) -> usize {
         match self {
             Transport::Tcp(socket) => socket::unread(socket).unwrap_or(0),
         }
     }
 
-    /// How many of the bytes that were sent the client's kernel has not acknowledged; 0 if
-    /// it broke. A kernel that has no room says so, and therefore does not acknowledge for
-    /// long what its program does not read.
+    /// How many of the sent bytes the client's kernel has not acknowledged; 0 if it broke. A
+    /// kernel acknowledges only what it has room for, so it soon stops if its program does
+    /// not read.
     pub(super) fn unacknowledged(&self) -> usize {
         match self {
             Transport::Tcp(socket) => socket::unacknowledged(socket).unwrap_or(0),
         }
     }
 
-    /// Once it is closed, the kernel drops what it still holds, and resets the connection.
+    /// Makes a later close drop what the kernel still holds and reset the connection.
     pub(super) fn reset_when_closed(&self) {
         let Transport::Tcp(socket) = self;
-        // An error means that it broke by itself, which does the same.
+        // An error means that it is already broken, which has the same effect.
         let _broken = setsockopt(socket, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 });
     }
 
-    /// Once it is closed, the kernel keeps sending what it still holds, but gives up when
-    /// the client acknowledges nothing for this many milliseconds; 0: as the kernel likes.
+    /// After a close, the kernel keeps sending what it still holds. This makes it give up
+    /// when the client acknowledges nothing for this many milliseconds; 0 means the kernel's
+    /// default.
     pub(super) fn give_up_when_closed(&self, milliseconds: u32) {
         let Transport::Tcp(socket) = self;
-        // An error means that it broke: nothing is left to be sent.
+        // An error means that it broke, so nothing is left to be sent.
         let _broken = setsockopt(socket, sockopt::TcpUserTimeout, &milliseconds);
     }
 }
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peek_says_what_a_read_would_come_to() {
+    fn a_peek_returns_what_a_read_would() {
         let (mut transport, mut client) = connected();
         assert_eq!((transport.peek(), transport.read(&mut [0; 8])), (Read::Nothing, Read::Nothing));
         client.write_all(b"abc").expect("room");
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_reset_when_closed_is_broken_at_the_other_end() {
+    fn a_connection_reset_at_close_is_broken_at_the_other_end() {
         let (mut transport, client) = connected();
         assert_eq!(transport.write(b"abc"), Ok(3));
         let mut other = Transport::Tcp(client.into());

@@ -1,5 +1,5 @@
-//! Who may do what with the message file and its archives. What an
-//! administrator gave a file goes on to the one that takes its place.
+//! The access rights of the message file and its archives. The rights that an
+//! administrator gave to a file pass to the file that replaces it.
 
 use crate::sys::cause::cause;
 use crate::sys::xattr;
@@ -10,22 +10,22 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 
 /// The access control list of a file (acl(5)).
 const ACL: &CStr = c"system.posix_acl_access";
-/// Attributes that mean nothing to the kernel begin so.
+/// The prefix of attributes that mean nothing to the kernel.
 const USER: &[u8] = b"user.";
 
-/// What a group may do, in a mode.
+/// The group's rights in a mode.
 const OF_GROUP: u32 = 0o070;
 
 /// Gives a file the owner, group, mode, access control list and user attributes
-/// of another. Returns what it could not give, with the cause, for a log.
+/// of another. Returns what it could not give, with the cause, for the log.
 ///
-/// The rights of a group that could not be given go to no other group.
+/// If the group can't be given, no other group gets its rights.
 pub fn give_same(from: &File, to: &File) -> Vec<String> {
     let mut lacks = Vec::new();
     let mut give = |what: &str, outcome: io::Result<()>| match outcome {
         Ok(()) => true,
         Err(error) => {
-            lacks.push(format!("the {what} of the one before: {}", cause(&error)));
+            lacks.push(format!("the {what} of the file that it replaces: {}", cause(&error)));
             false
         }
     };
@@ -50,7 +50,7 @@ pub fn give_same(from: &File, to: &File) -> Vec<String> {
         Ok(Some(list)) if has_group => {
             give("access control list", xattr::set(to, ACL, &list));
         }
-        // A list that it has from its folder.
+        // It has inherited a list from its folder.
         Ok(_) if xattr::get(to, ACL).is_ok_and(|list| list.is_some()) => {
             give("mode", xattr::remove(to, ACL).and_then(|()| set_mode()));
         }
@@ -72,7 +72,7 @@ fn same_attributes(from: &File, to: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives a new file its group. Its rights go to no other group.
+/// Gives a new file its group. If it can't, no other group gets the group's rights.
 ///
 /// # Errors
 /// From fchown(2).

@@ -1,6 +1,6 @@
-//! Rotated message files: their names, in order, and which are too many.
+//! Rotated message files: their names, their order, and which are too many.
 //!
-//! A name that is not exactly of this shape is somebody else's.
+//! A file whose name does not have exactly this form is not an archive.
 
 use super::file::{folder, intent_path, now};
 use super::render::name_time;
@@ -13,7 +13,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// What form an archive has.
+/// The form of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Form {
     /// As the logger left it.
@@ -35,23 +35,23 @@ impl Form {
     }
 }
 
-/// What was rotated at one time; in more than one form where an archivist was
+/// A file that was rotated at one time. It has more than one form if an archivist was
 /// killed before it removed the raw one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Archive {
-    /// When, as it stands in the name.
+    /// The time of the rotation, as in the name.
     pub time: String,
     /// Its forms, the raw one first, and how many bytes each has.
     pub forms: Vec<(Form, u64)>,
 }
 
 impl Archive {
-    /// Whether the raw form is there: then that is the one that counts.
+    /// Whether the raw form exists. If so, it is the one that counts.
     pub fn is_raw(&self) -> bool {
         self.forms.iter().any(|(form, _)| *form == Form::Raw)
     }
 
-    /// What the raw form is to become: what was begun before, else what the settings say.
+    /// How to compress the raw form: as was begun before, otherwise as the settings say.
     pub fn wanted(&self, compress: Option<Compress>) -> Option<Compress> {
         let begun = self.forms.iter().find_map(|(form, _)| match form {
             Form::Compressed(begun) => Some(*begun),
@@ -65,8 +65,8 @@ impl Archive {
     }
 }
 
-/// The archives of a message file, the oldest first. What somebody else put there
-/// under such a name is none.
+/// The archives of a message file, the oldest first. A file with such a name that another
+/// user put there does not count.
 ///
 /// # Errors
 /// The folder can't be read.
@@ -78,7 +78,7 @@ pub fn list(file: &Path) -> io::Result<Vec<Archive>> {
         let Some((time, form)) = parse(file, entry.file_name().as_bytes()) else {
             continue;
         };
-        // Of the entry itself: a symbolic link is no archive.
+        // This does not follow a symbolic link, which is not an archive.
         match entry.metadata() {
             Ok(metadata) if trusted.may_have(&metadata) => found.entry(time).or_default().push((form, metadata.len())),
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -92,7 +92,7 @@ pub fn list(file: &Path) -> io::Result<Vec<Archive>> {
     Ok(found.into_iter().map(archive).collect())
 }
 
-/// The time and the form in a name, where it is an archive's.
+/// The time and the form in a name, if it is an archive's.
 fn parse(file: &Path, name: &[u8]) -> Option<(String, Form)> {
     let rest = name.strip_prefix(file.file_name()?.as_bytes())?.strip_prefix(b".")?;
     let rest = std::str::from_utf8(rest).ok()?;
@@ -101,7 +101,7 @@ fn parse(file: &Path, name: &[u8]) -> Option<(String, Form)> {
     micros(time).map(|_| (time.to_owned(), form))
 }
 
-/// Microseconds since 1970 of `20261122T150405.123456Z`; `None` where it is no such time.
+/// Microseconds since 1970 of `20261122T150405.123456Z`; `None` if it is not such a time.
 fn micros(time: &str) -> Option<i64> {
     const SHAPE: &[u8] = b"00000000T000000.000000Z";
     let same = |(byte, model): (u8, &u8)| if *model == b'0' { byte.is_ascii_digit() } else { byte == *model };
@@ -117,14 +117,15 @@ fn micros(time: &str) -> Option<i64> {
     Some(civil.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_microsecond())
 }
 
-/// Where that form of what was rotated at `time` is.
+/// The path of that form of the file that was rotated at `time`.
 pub fn path(file: &Path, time: &str, form: Form) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(format!(".{time}{}", form.ending()));
     name.into()
 }
 
-/// The name for what is rotated now: above that of all before, whatever the clock says.
+/// The name for a file that is rotated now. It sorts after all earlier ones, whatever the
+/// clock says.
 ///
 /// # Errors
 /// The folder can't be read.
@@ -134,8 +135,8 @@ pub fn next_path(file: &Path) -> io::Result<PathBuf> {
     Ok(path(file, &name_time(time), Form::Raw))
 }
 
-/// How many of the oldest are too many: by number, and by bytes where that is
-/// said too; the newest never is.
+/// How many of the oldest archives are too many, by number and by bytes. The newest always
+/// stays.
 pub fn too_many(archives: &[Archive], keep: Option<u64>, keep_size: Option<u64>) -> usize {
     let count = archives.len();
     let by_number = count.saturating_sub(keep.map_or(count, |keep| usize::try_from(keep).unwrap_or(count)));
@@ -148,22 +149,22 @@ pub fn too_many(archives: &[Archive], keep: Option<u64>, keep_size: Option<u64>)
     by_number.max(by_bytes).min(count.saturating_sub(1))
 }
 
-/// Whether there is anything for an archivist to do.
+/// Whether an archivist has anything to do.
 pub fn is_work(archives: &[Archive], rotate: &Rotate) -> bool {
     archives.iter().any(|archive| archive.wanted(rotate.compress).is_some())
         || too_many(archives, rotate.keep, rotate.keep_size) > 0
 }
 
-/// Whether a process has that file locked, as a logger has the file that it
-/// writes to, under whatever name.
+/// Whether a process has locked that file, as a logger locks the file that it
+/// writes to, whatever its name is.
 ///
-/// A lock can be tried only on a file that can be opened. On another, it is
-/// looked for: in the kernel's list of locks, which has those of all processes
-/// that this one can see, and as the intent file that each logger has beside
-/// its file, also one in another container.
+/// A lock can be tried only on a file that can be opened. For any other file, this looks
+/// into the kernel's list of locks, which has those of all processes
+/// that this one can see, and for the intent file that each logger has beside
+/// its file, even a logger in another container.
 ///
 /// # Errors
-/// It is not known.
+/// It can't be found out.
 pub fn is_in_use(path: &Path) -> io::Result<bool> {
     match beside::open(path, OFlag::O_RDONLY, Whose::Administrators) {
         Ok(file) => Ok(lock::lock(file, FlockArg::LockSharedNonblock)?.is_none()),
@@ -177,12 +178,12 @@ pub fn is_in_use(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Removes every form of an archive, the raw one last. That takes no right to
-/// the file itself, only to its folder. Returns whether it is gone: one that is
+/// Removes every form of an archive, the raw one last. That needs no right to
+/// the file itself, only to its folder. Returns whether it is gone. An archive that is
 /// in use stays.
 ///
 /// # Errors
-/// It is not known whether it is in use; or from unlink(2).
+/// It can't be found out whether it is in use; or from unlink(2).
 pub fn remove(file: &Path, archive: &Archive) -> io::Result<bool> {
     for &(form, _) in archive.forms.iter().rev() {
         let path = path(file, &archive.time, form);
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_name_of_exactly_that_shape_is_an_archive() {
+    fn only_a_name_of_exactly_that_form_is_an_archive() {
         let time = "20261122T150405.123456Z";
         for form in FORMS {
             let path = path(Path::new(FILE), time, form);
@@ -280,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_begun_is_finished_in_the_form_that_it_was_begun() {
+    fn a_compression_is_finished_in_the_form_in_which_it_was_begun() {
         let (gzip, zstd) = (Some(Compress::Gzip), Some(Compress::Zstd));
         let with = |forms: &[Form]| Archive { time: String::new(), forms: forms.iter().map(|f| (*f, 1)).collect() };
         assert_eq!(with(&[Form::Raw]).wanted(zstd), zstd);
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_that_somebody_has_locked_is_not_removed() {
+    fn a_locked_archive_is_not_removed() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("m.log");
         let path = next_path(&file).unwrap();

@@ -1,5 +1,5 @@
-//! The archivist: compresses archives and removes those that are too many, in
-//! a process of its own that stands back; and the logger's end of it.
+//! The archivist: a process that compresses archives and removes those that are too many, at
+//! low priority. This file also has the logger's side of it.
 
 use super::archives::{self, Archive, list};
 use super::compress::{Outcome, compress, remove_workshop, workshop_path};
@@ -23,15 +23,15 @@ use std::time::{Duration, Instant};
 /// `plumbd plugin NAME`.
 pub const NAME: &str = "logger-archivist";
 
-/// Makes one pass over the archives of a message file, whose logger's settings
-/// it is given.
+/// Makes one pass over the archives of a message file. It gets the settings of the file's
+/// logger.
 ///
 /// # Errors
-/// What could not be done; the rest is.
+/// Something could not be done. Everything else is done.
 pub fn run(start: Start) -> Result<(), String> {
     let settings = Settings::read(&start.settings).map_err(|e| format!("cannot read PLUMBD_SETTINGS: {e}"))?;
     if let Err(error) = stand_back() {
-        log::warn!("cannot stand back behind other processes: {error}");
+        log::warn!("cannot lower the archivist's priority: {error}");
     }
     Pass { settings, signals: start.signals, failed: 0 }.run()
 }
@@ -59,11 +59,11 @@ impl Pass {
         }
         match self.failed {
             0 => Ok(()),
-            _ => Err(format!("the archives of {} are not what they should be", self.settings.file.display())),
+            _ => Err(format!("cannot take care of every archive of {}", self.settings.file.display())),
         }
     }
 
-    /// Whether it shall go on.
+    /// Returns false if it was asked to stop.
     fn compress(&mut self, archive: &Archive) -> bool {
         let Some(to) = archive.wanted(self.settings.rotate.compress) else {
             return true;
@@ -86,7 +86,7 @@ impl Pass {
         for archive in &archives[..count] {
             match archives::remove(&self.settings.file, archive) {
                 Ok(true) => log::debug!("removed the archive of {}", archive.time),
-                Ok(false) => log::warn!("the archive of {} is too many, but somebody has it locked", archive.time),
+                Ok(false) => log::warn!("cannot remove the archive of {}: another process has locked it", archive.time),
                 Err(error) => {
                     self.failed += 1;
                     log::error!("cannot remove the archive of {}: {error}", archive.time);
@@ -102,13 +102,14 @@ impl Pass {
     }
 }
 
-/// How long after a failure the archivist is started again, at first and at most.
+/// How long to wait after a failure before the archivist is started again, at first and at
+/// most.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 
-/// How soon one that has hung up is looked at again, if it was not dead yet.
+/// How soon an archivist that has hung up but was not dead yet is checked again.
 const DYING: Duration = Duration::from_millis(10);
 
-/// How long one that is killed may take to end.
+/// How long a killed archivist may take to end.
 const KILL_WAIT: Duration = Duration::from_secs(1);
 
 /// The logger's archivist.
@@ -116,45 +117,45 @@ const KILL_WAIT: Duration = Duration::from_secs(1);
 pub struct Archivist {
     settings: String,
     child: Option<Child>,
-    /// Whether something came while it was at work.
+    /// Whether more work came while it was running.
     more: bool,
     again_at: Option<Instant>,
-    /// How long it waits after the next failure.
+    /// How long to wait after the next failure.
     wait: Duration,
 }
 
 #[derive(Debug)]
 struct Child {
     pid: Pid,
-    /// A pipe whose other end it alone has: it hangs up when the process ends.
-    /// A pidfd would say that too, but some containers refuse pidfd_open(2).
+    /// A pipe whose other end only the process has, so it hangs up when the process ends.
+    /// A pidfd would report that too, but some containers refuse pidfd_open(2).
     ended: OwnedFd,
-    /// Whether that has hung up.
+    /// Whether the pipe has hung up.
     hung_up: bool,
     exec: OwnedFd,
 }
 
-/// What came of a pass.
+/// The outcome of a pass.
 #[derive(Debug, PartialEq, Eq)]
 enum Ended {
-    /// All is as it should be.
+    /// Everything was done.
     Well,
-    /// It is not: why.
+    /// Something failed, and why.
     Badly(String),
 }
 
 impl Archivist {
-    /// None at work, for a logger with these settings.
+    /// No process yet, for a logger with these settings.
     pub fn new(settings: String) -> Archivist {
         Archivist { settings, child: None, more: false, again_at: None, wait: AGAIN.0 }
     }
 
-    /// Gives up its settings, and what is at work with it.
+    /// Takes the settings out, because this archivist is given up.
     pub fn take_settings(&mut self) -> String {
         std::mem::take(&mut self.settings)
     }
 
-    /// Starts it if the file is rotated and there is something for it to do.
+    /// Starts it if rotation is on and it has something to do.
     pub fn start_for_work(&mut self, settings: &Settings, orders: &mut Orders) {
         if !settings.rotate.is_on() {
             return;
@@ -165,7 +166,7 @@ impl Archivist {
         }
     }
 
-    /// Starts it, or has it start again when it is done. If it can't be started, that
+    /// Starts it, or makes it start again when it is done. If it can't be started, that
     /// is reported and tried again.
     pub fn start(&mut self, orders: &mut Orders) {
         self.again_at = None;
@@ -195,42 +196,42 @@ impl Archivist {
         }
     }
 
-    /// Frees room, if an error says that there is none and the settings allow it.
-    /// Returns whether what failed is worth another try.
+    /// Frees room if an error says that there is none and the settings allow it.
+    /// Returns whether it makes sense to try again.
     pub fn make_room(&mut self, settings: &Settings, error: &io::Error) -> bool {
-        // What it is at takes room too.
+        // The archive that it is writing takes room too.
         if room::may_make_room(settings, error) {
             self.kill();
         }
         room::make_room(settings, error)
     }
 
-    /// Its process, where it is at work, and what hangs up once that ends.
+    /// Its process, if it is running, and the pipe that hangs up when that ends.
     pub fn at_work(&self) -> Option<(Pid, BorrowedFd<'_>)> {
         let child = self.child.as_ref().filter(|child| !child.hung_up)?;
         Some((child.pid, child.ended.as_fd()))
     }
 
-    /// What has hung up, of one that is not reaped yet.
+    /// The pipe that has hung up, if its process is not reaped yet.
     pub fn hung_up(&self) -> Option<BorrowedFd<'_>> {
         self.child.as_ref().filter(|child| child.hung_up).map(|child| child.ended.as_fd())
     }
 
-    /// It has hung up, so it can be reaped now, or in a moment.
+    /// The pipe has hung up, so the process can be reaped now or in a moment.
     pub fn hang_up(&mut self) {
         if let Some(child) = &mut self.child {
             child.hung_up = true;
         }
     }
 
-    /// When it is to be looked after again: it is due to be started, or it has
+    /// When to call [`Archivist::tend`] again: it is due to be started, or it has
     /// hung up and was not dead yet.
     pub fn again_at(&self) -> Option<Instant> {
         let dying = self.child.as_ref().filter(|child| child.hung_up).map(|_| Instant::now() + DYING);
         [dying, self.again_at].into_iter().flatten().min()
     }
 
-    /// It has ended: what came of it. `None`: it has not.
+    /// Reaps it and returns the outcome of its pass; `None` if it has not ended.
     ///
     /// # Errors
     /// From waitpid(2).
@@ -263,8 +264,8 @@ impl Archivist {
         self.wait = (self.wait * 2).min(AGAIN.1);
     }
 
-    /// Ends it, whatever it is at; it is tried again. One that SIGKILL does not
-    /// end soon, because its disk does not answer, is left to be reaped later.
+    /// Kills it, whatever it is doing. It is started again later. If SIGKILL does not
+    /// end it soon, because its disk does not answer, it is reaped later.
     fn kill(&mut self) {
         let Some(child) = &self.child else { return };
         process::force(child.pid);
@@ -281,8 +282,8 @@ impl Archivist {
 }
 
 impl Drop for Archivist {
-    /// The kernel would do that at the logger's end; this is sooner. Who reaps
-    /// it is whoever inherits it.
+    /// Kills it. The kernel would do that when the logger ends; this is sooner. The process
+    /// that inherits it reaps it.
     fn drop(&mut self) {
         if let Some(child) = &self.child {
             process::force(child.pid);
@@ -290,7 +291,7 @@ impl Drop for Archivist {
     }
 }
 
-/// Starts an archivist: what it is given is what a plugin is given.
+/// Starts an archivist, which gets its input as a plugin does.
 fn spawn(settings: &str) -> io::Result<Child> {
     let null = OwnedFd::from(File::options().read(true).write(true).open("/dev/null")?);
     let settings_fd = memory_file(c"settings", 0)?;
@@ -305,7 +306,7 @@ fn spawn(settings: &str) -> io::Result<Child> {
     let (ended, held) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let own: &CStr = c"/proc/self/exe";
     let spawned = process::spawn(&Program {
-        // Of this very version, also where the file was replaced or removed since.
+        // This is the running version, even if its file was replaced or removed since.
         path: own,
         arguments: &[c"plumbd".to_owned(), c"plugin".to_owned(), CString::new(NAME)?],
         environment: &environment,

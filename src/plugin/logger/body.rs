@@ -1,8 +1,8 @@
-//! Room for rendered bytes: what becomes the body of the intent file.
+//! Room for rendered bytes, which become the body of the intent file.
 
 use std::io;
 
-/// A buffer that is written from its start. A writer asks for room first.
+/// A buffer that is filled from its start. A writer must check for room first.
 #[derive(Debug)]
 pub struct Body<'a> {
     buffer: &'a mut [u8],
@@ -16,13 +16,13 @@ impl<'a> Body<'a> {
         Body::resumed(buffer, 0, usize::MAX)
     }
 
-    /// One that has `len` bytes already, and is full once it has `limit`: a message
-    /// that goes beyond is still put whole.
+    /// One that already has `len` bytes, and is full once it has `limit`. A message
+    /// that goes beyond the limit is still put whole.
     pub fn resumed(buffer: &'a mut [u8], len: usize, limit: usize) -> Body<'a> {
         Body { buffer, len, limit }
     }
 
-    /// Whether no other message is to begin.
+    /// Whether no further message may begin.
     pub fn is_full(&self) -> bool {
         self.len >= self.limit
     }
@@ -45,16 +45,16 @@ impl<'a> Body<'a> {
     /// Appends bytes.
     ///
     /// # Panics
-    /// Where there is no room.
+    /// If there is no room.
     #[inline]
     pub fn put(&mut self, bytes: &[u8]) {
         self.next(bytes.len()).copy_from_slice(bytes);
     }
 
-    /// The next `len` bytes, to be filled.
+    /// The next `len` bytes, for the caller to fill.
     ///
     /// # Panics
-    /// Where there is no room.
+    /// If there is no room.
     #[inline]
     pub fn next(&mut self, len: usize) -> &mut [u8] {
         let at = self.len;

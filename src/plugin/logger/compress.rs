@@ -1,5 +1,5 @@
-//! One archive from raw to compressed: the steps of doc/rotation.md,
-//! "The archivist", by number.
+//! Compresses one archive. The numbers of the steps are those of doc/rotation.md,
+//! "The archivist".
 
 use super::access;
 use super::archives::{self, Form};
@@ -15,32 +15,32 @@ use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How hard each tries: the default of gzip(1), and of zstd(1).
+/// The compression levels: the defaults of gzip(1) and zstd(1).
 const GZIP_LEVEL: u32 = 6;
 const ZSTD_LEVEL: i32 = 3;
 
 const BLOCK: usize = 64 * 1024;
 
-/// What became of an archive.
+/// What happened to an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is compressed, and the raw form is gone.
+    /// It is compressed, and the raw form is removed.
     Done,
-    /// Somebody has it locked, or it is gone: it is none of ours.
+    /// Another process has locked it, or it is gone, so it was left alone.
     Left,
-    /// Told to stop.
+    /// The archivist was asked to stop.
     Stopped,
 }
 
-/// Where an archive is put together, from its first byte to its name.
+/// The hidden file in which an archive is written before it gets its name.
 pub fn workshop_path(file: &Path) -> PathBuf {
     beside_hidden(file, "archive")
 }
 
-/// Compresses what was rotated at `time`.
+/// Compresses the file that was rotated at `time`.
 ///
 /// # Errors
-/// What could not be done; the raw form is there as before.
+/// What could not be done. The raw form is then unchanged.
 pub fn compress(file: &Path, time: &str, to: Compress, stop: impl FnMut() -> bool) -> Result<Outcome, String> {
     let path = archives::path(file, time, Form::Raw);
     let cannot = |what: &str| {
@@ -51,7 +51,7 @@ pub fn compress(file: &Path, time: &str, to: Compress, stop: impl FnMut() -> boo
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Outcome::Left),
         other => other.map_err(cannot("open"))?,
     };
-    // Held to the end: nobody may take it for one that is not in use.
+    // The lock is held to the end, so that no other process takes it for unused.
     let Some(raw) = lock(raw, FlockArg::LockSharedNonblock).map_err(cannot("lock"))? else {
         log::info!("{} is left as it is: another process has locked it", path.display());
         return Ok(Outcome::Left);
@@ -60,8 +60,8 @@ pub fn compress(file: &Path, time: &str, to: Compress, stop: impl FnMut() -> boo
     let out = open_workshop(&workshop, PATIENCE).map_err(cannot("make room to compress"))?;
     let made = make(&raw, &out, to, stop);
     if !matches!(made, Ok(true)) {
-        // What it took may be what others lack. It holds the lock, so nobody
-        // else is at work there; if this fails too, the next one empties it.
+        // Others may need the room that it took. This process holds the lock, so no other one
+        // works there. If this fails too, the next archivist empties it.
         let _left = beside::remove(&workshop);
     }
     if !made.map_err(cannot("compress"))? {
@@ -71,11 +71,11 @@ pub fn compress(file: &Path, time: &str, to: Compress, stop: impl FnMut() -> boo
     let (kept, id) = (archives::path(file, time, Form::Compressed(to)), out.metadata().map(|is| FileId::of(&is)));
     let done = beside::rename(&workshop, &kept).and_then(|()| sync_folder(file)).and(id);
     if !names(&kept, done.map_err(cannot("keep the compressed form of"))?) {
-        // The logger removes the oldest archives, and this one may be one of them by now.
+        // The logger removes the oldest archives, and may have removed this one.
         if kept.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             return Ok(Outcome::Left);
         }
-        // Who may rename files there may have put another in its place.
+        // A process that may rename files there may have put another in its place.
         return Err(format!("cannot keep the compressed form of {}: another file is there", path.display()));
     }
     beside::remove(&path).map_err(cannot("remove"))?;
@@ -84,17 +84,18 @@ pub fn compress(file: &Path, time: &str, to: Compress, stop: impl FnMut() -> boo
 
 /// How soon a lock is tried again.
 const AGAIN: Duration = Duration::from_millis(10);
-/// How long an archivist may be dying that has the lock: its disk may be slow.
+/// How long to wait for a dying archivist that has the lock. It may take long if its disk is
+/// slow.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Step 1: an empty file that nobody else works in.
+/// Step 1: an empty file that no other process works in.
 fn open_workshop(path: &Path, patience: Duration) -> io::Result<Locked> {
     let until = Instant::now() + patience;
     loop {
         let open = || beside::open_or_make(path, OFlag::O_RDWR, 0o600, Whose::Own).map(|(file, _is_new)| file);
         let file = match open() {
-            // Left by an archivist of another user, as this logger once was; or put
-            // there by somebody else.
+            // It was left by an archivist when the logger ran as another user, or another
+            // user put it there.
             Err(error) if error.kind() == ErrorKind::PermissionDenied && !archives::is_in_use(path)? => {
                 remove_foreign(path, &error)?;
                 open()?
@@ -109,7 +110,7 @@ fn open_workshop(path: &Path, patience: Duration) -> io::Result<Locked> {
             std::thread::sleep(AGAIN);
             continue;
         };
-        // Whoever had it may have finished and renamed it.
+        // The process that had the lock may have finished and renamed it.
         if names(path, id) {
             file.set_len(0)?;
             return Ok(file);
@@ -117,7 +118,7 @@ fn open_workshop(path: &Path, patience: Duration) -> io::Result<Locked> {
     }
 }
 
-/// Removes what is not this user's own; if it can't be, both causes are told.
+/// Removes a file that belongs to another user. If it can't, the error has both causes.
 fn remove_foreign(path: &Path, why: &io::Error) -> io::Result<()> {
     match beside::remove(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -127,7 +128,7 @@ fn remove_foreign(path: &Path, why: &io::Error) -> io::Result<()> {
     }
 }
 
-/// Removes the workshop that an archivist left who was killed.
+/// Removes the workshop that a killed archivist left.
 ///
 /// # Errors
 /// From open(2), flock(2) and unlink(2).
@@ -140,8 +141,8 @@ pub fn remove_workshop(file: &Path) -> Result<(), String> {
     removed.map_err(|e| format!("cannot remove {}: {e}", path.display()))
 }
 
-/// Empties the workshop of an archivist that was killed. Whether that freed
-/// anything; what can't be done is the next archivist's to do.
+/// Empties the workshop of a killed archivist, and returns whether that freed
+/// anything. If it fails, the next archivist does it.
 pub fn empty_workshop(file: &Path) -> bool {
     let path = workshop_path(file);
     match beside::open(&path, OFlag::O_RDWR, Whose::Own) {
@@ -156,7 +157,7 @@ pub fn empty_workshop(file: &Path) -> bool {
     }
 }
 
-/// Steps 2 and 3. `false`: it was told to stop.
+/// Steps 2 and 3. Returns false if it was asked to stop.
 fn make(raw: &File, out: &File, to: Compress, stop: impl FnMut() -> bool) -> io::Result<bool> {
     let buffered = BufWriter::with_capacity(BLOCK, out);
     let read = match to {
@@ -190,7 +191,7 @@ fn make(raw: &File, out: &File, to: Compress, stop: impl FnMut() -> bool) -> io:
     Ok(true)
 }
 
-/// How many bytes were copied; `None` where it was told to stop.
+/// Returns how many bytes were copied, or `None` if it was asked to stop.
 fn copy(mut raw: &File, to: &mut impl Write, mut stop: impl FnMut() -> bool) -> io::Result<Option<u64>> {
     let mut block = vec![0; BLOCK];
     let mut count = 0;
@@ -245,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn it_becomes_smaller_keeps_what_it_was_and_the_raw_form_goes() {
+    fn it_becomes_smaller_keeps_its_attributes_and_the_raw_form_is_removed() {
         let content = "a line of many\n".repeat(20_000).into_bytes();
         for to in [Compress::Gzip, Compress::Zstd] {
             let (folder, file, raw) = folder(&content);
@@ -253,7 +254,7 @@ mod tests {
             let opened = File::options().write(true).open(&raw).unwrap();
             opened.set_permissions(Permissions::from_mode(0o604)).unwrap();
             opened.set_modified(when).unwrap();
-            // What another began, or is at: it does not count.
+            // What another archivist began does not count.
             let path = archives::path(&file, TIME, Form::Compressed(to));
             std::fs::write(&path, "half").unwrap();
             std::fs::write(workshop_path(&file), "the rest of a longer one".repeat(99_999)).unwrap();
@@ -267,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_in_use_or_gone_is_left() {
+    fn an_archive_that_is_in_use_or_gone_is_left_alone() {
         let (folder, file, raw) = folder(b"x");
         let live = Flock::lock(File::open(&raw).unwrap(), FlockArg::LockExclusiveNonblock).unwrap();
         assert_eq!(compress(&file, TIME, Compress::Gzip, || false), Ok(Outcome::Left));
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn told_to_stop_it_leaves_the_raw_form_and_nothing_else() {
+    fn asked_to_stop_it_leaves_the_raw_form_and_nothing_else() {
         let (folder, file, raw) = folder(&[b'x'; 3 * BLOCK]);
         let mut calls = 0;
         let stop = || {
@@ -290,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_changes_meanwhile_stays_raw() {
+    fn an_archive_that_changes_meanwhile_stays_raw() {
         let (folder, file, raw) = folder(b"one\n");
         let mut calls = 0;
         let change = || {
@@ -307,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workshop_is_emptied_but_not_under_somebodys_hands() {
+    fn a_workshop_is_emptied_only_if_no_process_has_locked_it() {
         let (_folder, file, _) = folder(b"");
         assert!(!empty_workshop(&file) && !workshop_path(&file).exists());
         std::fs::write(workshop_path(&file), "left").unwrap();

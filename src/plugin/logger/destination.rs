@@ -1,5 +1,5 @@
 //! The message file as the destination of a sink: the steps of a batch that
-//! concern it. doc/law-of-a-link.md has them by number.
+//! concern it. doc/law-of-a-link.md numbers the steps.
 
 use super::archivist::Archivist;
 use super::body::Body;
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 /// A batch's output ends once it has this many bytes.
 pub const BATCH_BYTES: usize = 1 << 20;
 
-/// The message file and all that it takes to save to it.
+/// The message file and everything that is needed to save to it.
 #[derive(Debug)]
 pub(super) struct FileDestination {
     pub(super) pace: Pace,
@@ -33,7 +33,7 @@ pub(super) struct FileDestination {
     pub(super) file: MessageFile,
     pub(super) watch: Watch,
     pub(super) rendering: Rendering,
-    /// When what is in the file must be on the disk.
+    /// When the file must be synced to the disk.
     pub(super) sync_at: Option<Instant>,
     pub(super) names_checked: Instant,
     pub(super) rotations: Rotations,
@@ -48,16 +48,16 @@ pub(super) struct Rendering {
     now: i64,
     /// How many bytes it has.
     length: usize,
-    /// It ends once it has this many; fewer than usual on a full disk.
+    /// It ends once it has this many bytes, which are fewer than usual on a full disk.
     limit: usize,
 }
 
 impl Rendering {
-    /// Makes batches smaller than one of that length, on a full disk. Returns whether
+    /// On a full disk, makes batches smaller than one of that length. Returns whether
     /// that was possible.
     pub(super) fn take_less(&mut self, length: u64) -> bool {
         let length = usize::try_from(length).unwrap_or(usize::MAX).min(self.limit);
-        // At one byte it has one message.
+        // A batch with a limit of one byte has one message.
         if length <= 1 {
             return false;
         }
@@ -65,7 +65,7 @@ impl Rendering {
         true
     }
 
-    /// There was room for a batch: maybe there is for a larger one.
+    /// There was room for a batch, so there may be for a larger one.
     fn take_more(&mut self) {
         self.limit = (self.limit * 2).min(BATCH_BYTES);
     }
@@ -74,8 +74,8 @@ impl Rendering {
 impl FileDestination {
     /// Opens the file, and waits for the locks.
     pub(super) fn open(mut desk: Desk) -> Result<FileDestination, Halt> {
-        // The intent file first: whoever has it is the one writer of that
-        // name, also while the file itself is being replaced.
+        // The intent file comes first. The process that has it is the only writer of that
+        // name, even while the file itself is being replaced.
         let at = intent_path(&desk.settings.file);
         let intent = wait_for(&mut desk.orders, &desk.settings, &at, || Intent::open(&at, desk.pace.body))?;
         file::remove_next(&desk.settings.file);
@@ -85,7 +85,7 @@ impl FileDestination {
         Ok(FileDestination::at(desk, intent, file))
     }
 
-    /// Works at these.
+    /// Puts together an open intent file and message file.
     pub(super) fn at(desk: Desk, intent: Intent, file: MessageFile) -> FileDestination {
         let Desk { pace, settings, text, orders, metrics } = desk;
         let renderer = Renderer::new(settings.format);
@@ -112,8 +112,8 @@ impl FileDestination {
         Desk { pace, settings, text, orders, metrics }
     }
 
-    /// The last thing: what the settings want on the disk goes there, also
-    /// where a batch could not be saved.
+    /// Called at the end. Syncs what the settings want on the disk, even
+    /// if a batch could not be saved.
     pub(super) fn leave(&mut self, outcome: Result<(), Halt>) -> Result<(), Halt> {
         if matches!(outcome, Err(Halt::Failed(_))) || self.sync_at.is_none() {
             return outcome;
@@ -121,17 +121,17 @@ impl FileDestination {
         if self.intent.is_closed() {
             self.sync(None)?;
         } else if let Err(error) = self.file.sync() {
-            // The next one completes what is promised, and puts the file aside.
+            // The next logger completes what is promised, and puts the file aside.
             log::error!("cannot bring {} to the disk: {error}; it is not trusted again", self.file.path().display());
-            // A file that is noted already is the one that is promised to.
+            // If a file is already noted, it is the one that the batch was promised to.
             let untrusted = self.intent.untrusted().unwrap_or(self.file.id());
             self.write_intent(|intent| intent.set_untrusted(Some(untrusted)))?;
         }
         outcome
     }
 
-    /// Nobody knows whether the logger before was killed before it synced what
-    /// it had saved, as `sync = "1s"` asks for.
+    /// Schedules a sync, because the previous logger may have been killed before it synced
+    /// what it had saved, as `sync = "1s"` asks for.
     pub(super) fn owe_a_sync(&mut self) -> Result<(), Halt> {
         if self.file_len()? > 0 {
             self.sync_at = self.due();
@@ -139,15 +139,15 @@ impl FileDestination {
         Ok(())
     }
 
-    /// When it has something to do though nothing comes.
+    /// How long until it has something to do even if nothing comes.
     pub(super) fn timeout(&self) -> Option<Duration> {
-        let forsaken = self.orders.told_to_stop().map(|_| FORSAKEN);
+        let forsaken = self.orders.asked_to_stop().map(|_| FORSAKEN);
         let later = [self.sync_at, self.rotations.at(), self.archivist.again_at()].into_iter().flatten().min();
         let later = later.map(|at| at.saturating_duration_since(Instant::now()));
         [later, forsaken].into_iter().flatten().min()
     }
 
-    /// Brings the file to the disk, if it is time to.
+    /// Syncs the file to the disk if that is due.
     pub(super) fn sync_if_due(&mut self) -> Result<(), Halt> {
         if self.sync_at.is_some_and(|at| at <= Instant::now()) { self.sync(None) } else { Ok(()) }
     }
@@ -230,7 +230,7 @@ impl Destination for FileDestination {
         if self.promise(batch)? {
             return Ok(true);
         }
-        // What stands in the intent file by now may look whole.
+        // What the intent file has now may look like a whole promise.
         self.close_intent()?;
         Ok(false)
     }
@@ -256,7 +256,8 @@ impl Destination for FileDestination {
 
     fn withdraw(&mut self, batch: &Promise) -> bool {
         let is_there = self.file.id() != batch.file || self.file.size().map_or(true, |len| len != batch.offset);
-        // If that can't be written, the next one completes it, wherever it was promised.
+        // If that can't be written, the next logger completes the batch, wherever it was
+        // promised.
         !is_there && self.intent.close().is_ok()
     }
 
@@ -291,8 +292,9 @@ impl Destination for FileDestination {
         self.complete_anywhere(batch)
     }
 
-    /// A batch that is older than one the intent file knows was never promised, or
-    /// it would have been completed: what stands where it was to begin is another's.
+    /// A batch that is older than the last one that the intent file knows was never promised,
+    /// because otherwise it would have been completed. The bytes where it was to begin belong
+    /// to another batch.
     fn take_back(&mut self, lost: &[ledger::Batch]) -> Result<(), Halt> {
         let (here, last) = (self.file.id(), self.intent.last_batch());
         let mine = lost.iter().filter(|batch| batch.file == here && batch.id >= last);
@@ -313,7 +315,7 @@ impl Destination for FileDestination {
         match self.intent.found() {
             intent::Found::Idle | intent::Found::Writing(_) if self.intent.is_closed() => {}
             intent::Found::Idle => self.close_intent()?,
-            // A promise that is not closed by now is one that the ledgers know to be over.
+            // If a promise is still not closed, the ledgers know that it is over.
             intent::Found::Writing(_) | intent::Found::Nothing | intent::Found::OtherBoot => {
                 self.write_intent(Intent::reset)?;
             }

@@ -1,7 +1,6 @@
-//! A logger whose `file` was changed: what its links have under way for the
-//! file before is settled there, and its lock released, before the new one is
-//! used. Only one file is held at a time, so loggers that exchange files can't
-//! wait for each other.
+//! A logger whose `file` was changed. Before it uses the new file, it settles the batches
+//! that its links have under way for the previous file, and releases that file's lock. It
+//! holds only one file at a time, so loggers that exchange files can't deadlock.
 
 use super::destination::FileDestination;
 use super::file::{MessageFile, find, id_at, intent_path, is_gone};
@@ -19,20 +18,20 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How long a lock, or a disk, is waited for before it is tried again.
+/// How long to wait before a lock or a disk is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// What the links have had to do with another file.
+/// The batches that the links have or had for another file.
 #[derive(Debug, Default)]
 struct Left {
-    /// Batches that may have been promised there, or not.
+    /// Batches that may have been promised there.
     prepared: Vec<Batch>,
     /// Batches that are saved there.
     saved: Vec<u64>,
 }
 
 impl Desk {
-    /// Settles every batch that is for another file than the one of the settings.
+    /// Settles every batch that is for a file other than that of the settings.
     pub(super) fn settle_elsewhere(mut self, intakes: &mut Intakes) -> Result<Desk, Halt> {
         let mut settled: Vec<PathBuf> = vec![self.settings.file.clone()];
         while let Some(path) = other_path(intakes, &settled)? {
@@ -58,8 +57,8 @@ impl Desk {
         Ok(self)
     }
 
-    /// The intent file beside that path, locked. `None` where it is gone, or
-    /// another logger's by now which has settled what there was to settle.
+    /// The intent file beside that path, locked. `None` if it is gone, or if
+    /// another logger has it now and has settled everything.
     fn take_intent(&mut self, path: &Path, left: &mut Left) -> Result<Option<Intent>, Halt> {
         let at = intent_path(path);
         loop {
@@ -72,7 +71,7 @@ impl Desk {
             };
             let is_there = |batch: &Batch| Some(batch.file) == there;
             let taken = match Intent::open_existing(&at, self.pace.body) {
-                // The batch may be half in the file.
+                // A part of the batch may be in the file.
                 Err(error) if is_gone(&error) && left.prepared.iter().any(is_there) => {
                     Intent::open(&at, self.pace.body)
                 }
@@ -83,7 +82,7 @@ impl Desk {
                 _ if left.prepared.is_empty() => return Ok(None),
                 Ok(None) => match Header::at(&at) {
                     Ok(header) if header.batch().is_some_and(|id| left.has(id) && !header.is_settled(id)) => {
-                        format!("cannot settle a batch in {}: another process is at it", path.display())
+                        format!("cannot settle a batch in {}: another process is using it", path.display())
                     }
                     Ok(header) => {
                         left.settle(|id| header.is_settled(id));
@@ -107,7 +106,7 @@ impl Desk {
         }
     }
 
-    /// Settles it, with the intent file of that path in hand.
+    /// Settles the batch with the locked intent file of that path.
     fn settle_in(mut self, path: &Path, intent: Intent, left: &mut Left, intakes: &Intakes) -> Result<Desk, Halt> {
         left.settle(|id| intent.is_settled(id));
         let found = intent.found();
@@ -116,9 +115,10 @@ impl Desk {
             Found::Writing(promise) if left.saved.contains(&promise.batch) => {
                 return self.close_at(path, intent, promise.batch);
             }
-            // Not promised, or withdrawn. What another logger has promised since is its own.
+            // It was not promised, or was withdrawn. If another logger has promised something
+            // since, that is not this logger's concern.
             Found::Idle | Found::Writing(_) => (FileId { device: 0, inode: 0 }, None),
-            // A promise that was cut short: not a byte of its batch was saved.
+            // A promise that is incomplete: not a byte of its batch was saved.
             Found::Nothing if intent.is_known() => (FileId { device: 0, inode: 0 }, None),
             Found::Nothing | Found::OtherBoot => {
                 let lost = left.prepared.iter().find(|batch| batch.id >= intent.last_batch() && left.has(batch.id));
@@ -126,7 +126,7 @@ impl Desk {
             }
         };
         self.sync_what_is_there(path);
-        // One that was put aside because it is not trusted is not the place.
+        // A file that was put aside because it is not trusted must not be used.
         let trusted = intent.untrusted() != Some(file);
         let found = loop {
             match find(path, file) {
@@ -141,7 +141,7 @@ impl Desk {
             }
             return Ok(self);
         };
-        log::info!("settling a batch in {}, which was the file before", at.display());
+        log::info!("settling a batch in {}, the previous message file", at.display());
         self.orders.ask_for_time();
         let own = std::mem::replace(&mut self.settings.file, at.clone());
         let rights = self.settings.rights();
@@ -168,7 +168,7 @@ impl Desk {
         self.orders.endure(&trouble, RETRY)
     }
 
-    /// Closes a batch that is not to be completed there.
+    /// Closes a batch that will not be completed there.
     fn close_at(mut self, path: &Path, mut intent: Intent, batch: u64) -> Result<Desk, Halt> {
         while let Err(error) = intent.close() {
             let trouble = format!("cannot close batch {batch} in {}: {error}", intent_path(path).display());
@@ -177,14 +177,14 @@ impl Desk {
         Ok(self)
     }
 
-    /// What `sync = "1s"` asks for was owed to the file before.
+    /// Syncs the previous file, because `sync = "1s"` may still require it.
     fn sync_what_is_there(&mut self, path: &Path) {
         if let Sync::EveryMs(_) = self.settings.sync {
             self.orders.ask_for_time();
             let file = beside::open(path, OFlag::O_RDONLY, Whose::Administrators);
             match file.and_then(|file| file.sync_data()) {
                 Err(error) if !is_gone(&error) => {
-                    log::error!("cannot bring {}, which was the file before, to the disk: {error}", path.display());
+                    log::error!("cannot bring {}, the previous message file, to the disk: {error}", path.display());
                 }
                 _ => {}
             }
@@ -203,7 +203,7 @@ fn other_path(intakes: &Intakes, settled: &[PathBuf]) -> Result<Option<PathBuf>,
     Ok(None)
 }
 
-/// Whether the last batch of that link is for the file of that path.
+/// Whether the last batch of that link is for the file at that path.
 fn is_for(path: &Path, source: &Source) -> bool {
     source.intake.path().ok().flatten().is_some_and(|named| named == path)
 }
@@ -233,9 +233,9 @@ impl Left {
 }
 
 impl FileDestination {
-    /// Completes a batch in its file, and notes that. A file with another name
-    /// must have a beginning of it: a number may be another file's by now.
-    /// Whether it is saved.
+    /// Completes a batch in its file, records that, and returns whether it is saved. If the
+    /// file was renamed, it must have the beginning of the batch, because another file may
+    /// have its inode number now.
     fn complete_for(&mut self, promise: &mut Promised<'_>, renamed: bool) -> Result<bool, Halt> {
         self.put_untrusted_aside()?;
         let begun = |there| matches!(there, There::Begun { done, .. } if done > 0);

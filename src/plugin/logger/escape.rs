@@ -1,12 +1,12 @@
-//! How a message stands in a line of text, and how to have its bytes back.
+//! How a message is written as a line of text, and how to recover its bytes.
 //!
-//! Valid UTF-8 is kept. A backslash is `\\`; control characters (C0, DEL, C1)
-//! and bytes that are not UTF-8 are `\xNN`, byte by byte. So no message can
-//! forge a line or steer a terminal, and every byte can be had back.
+//! Valid UTF-8 is kept. A backslash becomes `\\`; control characters (C0, DEL, C1)
+//! and bytes that are not UTF-8 become `\xNN`, byte by byte. So no message can
+//! forge a line or control a terminal, and every byte can be recovered.
 
 use super::body::Body;
 
-/// The most bytes that one byte becomes.
+/// The most bytes that one byte can become.
 pub const GROWTH: usize = 4;
 
 /// Writes a message escaped.
@@ -20,9 +20,9 @@ pub fn escape(message: &[u8], out: &mut Body<'_>) {
     }
 }
 
-/// Whether it is printable ASCII without a backslash, as most is.
+/// Whether it is printable ASCII without a backslash, as most messages are.
 pub(super) fn is_plain(message: &[u8]) -> bool {
-    // Whole blocks without a branch a byte, which the compiler makes vectors of.
+    // There is no branch per byte within a block, so the compiler vectorizes it.
     let plain = |&byte: &u8| (0x20..0x7f).contains(&byte) & (byte != b'\\');
     message.chunks(64).all(|block| block.iter().map(plain).fold(true, |all, one| all & one))
 }
@@ -56,8 +56,7 @@ pub(super) const fn hex(nibble: u8) -> u8 {
     b"0123456789abcdef"[nibble as usize]
 }
 
-/// The message that was escaped; `None` where the text is not what [`escape`]
-/// writes.
+/// The message that was escaped; `None` if [`escape`] can't have written the text.
 pub fn unescape(mut text: &[u8]) -> Option<Vec<u8>> {
     let mut message = Vec::with_capacity(text.len());
     while let Some(at) = memchr::memchr(b'\\', text) {
@@ -101,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_and_what_is_not() {
+    fn text_is_kept_and_the_rest_is_escaped() {
         for (message, text) in [
             (&b"hello"[..], "hello"),
             (b"", ""),
@@ -117,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_escape_does_not_write_is_refused() {
+    fn text_that_escape_does_not_write_is_refused() {
         for text in [r"\", r"\x", r"\x4", r"\xG0", r"\n", r"\x4G"] {
             assert_eq!(unescape(text.as_bytes()), None, "{text}");
         }
@@ -125,14 +124,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_byte_can_be_had_back(message in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn every_byte_can_be_recovered(message in proptest::collection::vec(any::<u8>(), 0..300)) {
             let text = escaped(&message);
             prop_assert!(std::str::from_utf8(&text).unwrap().chars().all(|c| !c.is_control()));
             prop_assert_eq!(unescape(&text), Some(message));
         }
 
         #[test]
-        fn text_can_be_had_back(message in "(\\PC|\\\\|\\p{Cc}|[a-z]{20,80}){0,40}") {
+        fn text_can_be_recovered(message in "(\\PC|\\\\|\\p{Cc}|[a-z]{20,80}){0,40}") {
             prop_assert_eq!(unescape(&escaped(message.as_bytes())), Some(message.into_bytes()));
         }
     }

@@ -28,35 +28,35 @@ pub struct MessageFile {
     path: PathBuf,
     file: Locked,
     id: FileId,
-    /// Its name may not be on the disk yet: nobody knows what the process
-    /// that made it came to.
+    /// Whether its name may not be on the disk yet, because the process that made it may have
+    /// been killed before it synced the folder.
     name_unsynced: bool,
-    /// Whether its removal may be a mere renaming.
+    /// Whether it is on NFS, where a removal may only rename it.
     on_nfs: bool,
-    /// Up to here nothing is known to be in the way of a write: neither the disk's
-    /// room, where its file system can say, nor a limit.
+    /// Up to this length nothing is known to prevent a write: neither a lack of room, if its
+    /// file system can say, nor a limit.
     reserved: u64,
-    /// It can't get longer than this; the largest number until that is known.
+    /// It can't get longer than this. The largest number until a limit is known.
     longest: u64,
-    /// How long its writer left it, where it has written to it.
+    /// How long it was after this process last wrote to it, if it has.
     left: Option<u64>,
     /// Whether it was made when it was opened.
     is_new: bool,
-    /// What it should have and lacks; empty: nothing.
+    /// What it should have but lacks; empty if nothing.
     lacks: String,
 }
 
-/// How much room is asked for at once, where there is so much: small batches
-/// then ask seldom.
+/// How much room is asked for at once if there is that much, so that small batches rarely
+/// ask.
 const AHEAD: u64 = 64 * 1024;
 
 impl MessageFile {
-    /// Opens it, and makes it with those rights where there is none. `None` where
-    /// another process has it, or has just put another in its place.
+    /// Opens it, and makes it with those rights if it does not exist. `None` if
+    /// another process has locked it, or has just put another file in its place.
     ///
     /// # Errors
-    /// From open(2) and flock(2); [`ErrorKind::PermissionDenied`], in words: somebody
-    /// else may have put it there.
+    /// From open(2) and flock(2). [`ErrorKind::PermissionDenied`] with a text means that
+    /// another user may have put it there.
     pub fn open(path: &Path, rights: &Rights<'_>) -> io::Result<Option<MessageFile>> {
         let unfinished = if rights.group.is_some() { UNFINISHED } else { 0 };
         let made = || beside::open_or_make(path, APPENDING, rights.mode | unfinished, Whose::Administrators);
@@ -73,7 +73,7 @@ impl MessageFile {
         let id = FileId::of(&opened);
         let Some(file) = lock(file, FlockArg::LockExclusiveNonblock)? else { return Ok(None) };
         if let Locked::Beside(_) = file {
-            log::warn!("another user's process has locked {}, which keeps nobody from saving to it", path.display());
+            log::warn!("another user's process has locked {}; messages are saved to it anyway", path.display());
         }
         let file = MessageFile::of(path, file, id, is_new, lacks);
         Ok(file.is_named().then_some(file))
@@ -82,7 +82,7 @@ impl MessageFile {
     fn of(path: &Path, file: Locked, id: FileId, is_new: bool, lacks: String) -> MessageFile {
         MessageFile {
             path: path.to_owned(),
-            // One that can't be asked is taken for none.
+            // If this fails, it is taken for another file system.
             on_nfs: fstatfs(&*file).is_ok_and(|system| system.filesystem_type() == NFS_SUPER_MAGIC),
             file,
             id,
@@ -95,19 +95,19 @@ impl MessageFile {
         }
     }
 
-    /// Locks it, if it could not be and can be by now.
+    /// Tries to lock it again if it could not be locked before.
     pub fn lock_again(&mut self) {
         if self.file.again(FlockArg::LockExclusiveNonblock) {
             log::info!("locked {}", self.path.display());
         }
     }
 
-    /// What it should have and lacks, as a problem; empty: nothing.
+    /// What it should have but lacks, as the text of a problem; empty if nothing.
     pub fn lacks(&self) -> &str {
         &self.lacks
     }
 
-    /// Gives it the rights of the file whose place it takes, if it was made for that.
+    /// Gives it the rights of the file that it replaces, if it is new.
     pub fn take_rights(&mut self, before: &MessageFile) {
         if self.is_new {
             self.lacks = same_rights(&before.file, &self.file, &self.path);
@@ -119,7 +119,7 @@ impl MessageFile {
         self.id
     }
 
-    /// Its name, as far as anybody knows.
+    /// The path that it was opened by.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -129,9 +129,8 @@ impl MessageFile {
         names(&self.path, self.id)
     }
 
-    /// Whether it has no name at all any more, or only one that NFS gave it. Some
-    /// file systems in user space count no links, so there the name itself is
-    /// looked at.
+    /// Whether it has no name left, or only one that NFS gave it. Some
+    /// file systems in user space don't count links, so its own name is checked too.
     ///
     /// # Errors
     /// From fstat(2), readlink(2).
@@ -140,12 +139,12 @@ impl MessageFile {
         Ok(is_gone && !self.is_named())
     }
 
-    /// What it is called now, as the kernel knows it.
+    /// Its present path, according to the kernel.
     fn present_path(&self) -> io::Result<PathBuf> {
         std::fs::read_link(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
     }
 
-    /// When it was made, in microseconds since 1970, where its file system knows.
+    /// When it was made, in microseconds since 1970, if its file system knows.
     pub fn born(&self) -> Option<i64> {
         let since = self.file.metadata().ok()?.created().ok()?.duration_since(UNIX_EPOCH).ok()?;
         i64::try_from(since.as_micros()).ok()
@@ -159,37 +158,37 @@ impl MessageFile {
         Ok(self.look()?.length)
     }
 
-    /// An NFS client that is asked for a file's times sends its server first what was
-    /// written (nfs_getattr, fs/nfs/inode.c): so others see what is acknowledged.
+    /// Before an NFS client reports a file's times, it sends what was written to the server
+    /// (nfs_getattr, fs/nfs/inode.c). So others see what is acknowledged.
     fn look(&self) -> io::Result<Size> {
         if self.on_nfs { stat::timed_size(&self.file) } else { stat::size(&self.file) }
     }
 
-    /// Remembers that a batch ends there.
+    /// Remembers that a batch ends at this length.
     pub fn leave_at(&mut self, len: u64) {
         self.left = Some(len);
     }
 
-    /// Whether somebody else cut it to that length, or wrote to it: it may not
+    /// Whether another process truncated it to that length or wrote to it. If so, it may not
     /// end with a whole line.
     pub fn is_changed(&self, len: u64) -> bool {
         self.left.is_some_and(|left| left != len)
     }
 
-    /// To write to it, at its end.
+    /// The open file, for writing at its end.
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// Has the disk keep room for `length` bytes at `offset`, its end (fallocate(2)),
-    /// below all limits. Some more is asked for, and then not asked again: a limit that
-    /// is lowered meanwhile is met by the write.
+    /// Makes the disk keep room for `length` bytes at `offset`, its end (fallocate(2)),
+    /// within all limits. It asks for some more, so that later calls need not ask. If a limit
+    /// is lowered meanwhile, the write will fail.
     ///
     /// # Errors
     /// ENOSPC, EDQUOT, EFBIG; or it can't be written to.
     pub fn reserve(&mut self, offset: u64, length: u64) -> io::Result<()> {
         if self.is_changed(offset) {
-            // Whoever cut it gave the room back.
+            // If it was truncated, the room is gone.
             self.reserved = 0;
         }
         if offset.saturating_add(length) <= self.reserved {
@@ -200,9 +199,9 @@ impl MessageFile {
         let ahead = end.next_multiple_of(AHEAD).min(limit);
         let (reserved, outcome) = match self.allocate(offset, ahead - offset) {
             Err(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG) => (end, self.allocate(offset, length)),
-            // It can't say: the write will.
+            // Its file system can't say, so only the write shows whether there is room.
             Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::ENODEV | Errno::EINVAL) => (ahead, Ok(())),
-            // Nor will a write come through, so nothing is to be promised.
+            // A write would fail too, so nothing must be promised.
             Err(errno) => (0, Err(errno)),
             Ok(()) => (ahead, Ok(())),
         };
@@ -211,10 +210,9 @@ impl MessageFile {
         Ok(())
     }
 
-    /// A write stopped at this length, and more than that its file system refuses,
-    /// unless it is this process's own limit, which may be raised. That lasts as
-    /// long as the file is open: trying again means to write half a batch and to
-    /// cut it off again, each time.
+    /// A write stopped at this length. Unless that is this process's own limit, which may be
+    /// raised, the file system refuses more. This is remembered as long as the file is open,
+    /// because each new attempt would write half a batch and cut it off again.
     ///
     /// # Errors
     /// From getrlimit(2).
@@ -226,10 +224,10 @@ impl MessageFile {
         Ok(())
     }
 
-    /// Whether this process may make it that long (RLIMIT_FSIZE), and, as far as
-    /// that is known, its file system. fallocate(2)
-    /// does not say, because it leaves the length as it is, and a write would
-    /// stop in the middle of a line. Returns how long it may be made.
+    /// Checks that the limit of this process (RLIMIT_FSIZE) and, as far as it is known, that
+    /// of the file system allow this length. fallocate(2)
+    /// does not report it, because it does not change the length, and a write would
+    /// stop in the middle of a line. Returns how long the file may become.
     ///
     /// # Errors
     /// EFBIG.
@@ -239,7 +237,7 @@ impl MessageFile {
         if offset.saturating_add(length) > limit { Err(Errno::EFBIG.into()) } else { Ok(limit) }
     }
 
-    /// Its length stays what it is.
+    /// Does not change its length.
     fn allocate(&self, offset: u64, length: u64) -> nix::Result<()> {
         let [offset, length] = [offset, length].map(|n| i64::try_from(n).unwrap_or(i64::MAX));
         loop {
@@ -250,20 +248,20 @@ impl MessageFile {
         }
     }
 
-    /// Brings what is in it to the disk.
+    /// Syncs its contents to the disk.
     ///
     /// # Errors
-    /// From fdatasync(2): the file can't be trusted again, for a second
-    /// attempt may succeed though bytes are missing on the disk (fsync(2)).
-    /// EROFS: it has become read-only since the write. Where ext4 makes itself
-    /// so for a fault in between, and can't note that bytes were written to room
-    /// that was kept for them, fdatasync(2) may say that all is well (seen with
+    /// From fdatasync(2). After that the file can't be trusted, because a second
+    /// attempt may succeed although bytes are missing on the disk (fsync(2)).
+    /// EROFS if the file system has become read-only since the write. If ext4 does that
+    /// because of a fault in between, and can't record that bytes were written to
+    /// reserved room, fdatasync(2) may still report success (seen with
     /// Linux 6.18: the proof's disk/read-only-by-error).
     pub fn sync(&self) -> io::Result<()> {
         retried(|| self.file.sync_data())?;
-        // What the file system would have to note is refused once it has given up:
-        // room that the file has already is asked for, which changes nothing
-        // (an empty one gets a block).
+        // Once the file system has given up, it refuses any request that it would have to
+        // record. So this asks for room that the file already has, which changes nothing
+        // (an empty file gets a block).
         let gave_up = matches!(self.allocate(0, 1), Err(Errno::EROFS | Errno::EIO));
         if gave_up || fstatvfs(&*self.file)?.flags().contains(FsFlags::ST_RDONLY) {
             return Err(Errno::EROFS.into());
@@ -271,11 +269,11 @@ impl MessageFile {
         Ok(())
     }
 
-    /// Brings its name to the disk, where that was not done yet: in the folder
-    /// that has the file, which a symbolic link may say.
+    /// Syncs its name to the disk if that was not done yet. If the path is a symbolic link,
+    /// it syncs the folder that has the file itself.
     ///
     /// # Errors
-    /// Its folder can't be opened or synced: nothing is lost by that alone.
+    /// Its folder can't be opened or synced. That alone loses nothing.
     pub fn sync_name(&mut self) -> io::Result<()> {
         if self.name_unsynced {
             sync_folder(&self.path)?;
@@ -284,24 +282,24 @@ impl MessageFile {
         Ok(())
     }
 
-    /// Cuts it back to `whole` bytes, if it has `len`.
+    /// Truncates it to `whole` bytes if it has `len`.
     ///
     /// # Errors
-    /// From ftruncate(2); [`ErrorKind::ResourceBusy`]: it has another length.
+    /// From ftruncate(2); [`ErrorKind::ResourceBusy`] if it has another length.
     pub fn cut(&mut self, whole: u64, len: u64) -> io::Result<()> {
-        // This must not lengthen a file that another process cut meanwhile, nor
-        // take away what another wrote.
+        // This must neither lengthen a file that another process truncated meanwhile, nor
+        // remove what another process wrote.
         if self.size()? != len {
             return Err(io::Error::new(ErrorKind::ResourceBusy, "another process is writing to it"));
         }
         retried(|| self.file.set_len(whole))?;
-        // The room that was kept behind its end is gone too.
+        // The room that was reserved after its end is gone too.
         self.reserved = 0;
         Ok(())
     }
 
-    /// Gives it another name, `FILE.WHY-TIME`, and returns that. `None` where
-    /// its path names another file already.
+    /// Renames it to `FILE.WHY-TIME`, and returns that name. `None` if
+    /// its path already names another file.
     ///
     /// # Errors
     /// From rename(2).
@@ -315,15 +313,15 @@ impl MessageFile {
     }
 
     /// Steps 2 to 4 of a rotation: gives it the name `archive`, and its own
-    /// name to a new file with the same rights, which is returned. `None` where there
-    /// is no new one though it has left its name: whatever has that name by
-    /// now, or will, is to be opened.
+    /// name to a new file with the same rights, which is returned. `None` if it lost
+    /// its name but the new file could not get it. Then the caller must open whatever file
+    /// has that name.
     ///
     /// # Errors
-    /// From open(2) and rename(2): all is as it was.
+    /// From open(2) and rename(2). Then nothing has changed.
     pub fn rotate(&self, archive: &Path) -> io::Result<Option<MessageFile>> {
         if !self.path.symlink_metadata().is_ok_and(|named| FileId::of(&named) == self.id) {
-            return Err(io::Error::other("its name is a symbolic link, or another file's by now"));
+            return Err(io::Error::other("its name is a symbolic link, or is now another file's"));
         }
         let next = next_path(&self.path);
         remove_next(&self.path);
@@ -333,7 +331,7 @@ impl MessageFile {
         let moved = file.metadata().and_then(|metadata| {
             let locked = || io::Error::other(format!("another process has locked {}", next.display()));
             let file = lock(file, FlockArg::LockExclusiveNonblock)?.ok_or_else(locked)?;
-            // 3 away: from here on, nothing is written to it
+            // 3 away: nothing more is written to it
             rename_to_free(&self.path, archive)?;
             Ok((FileId::of(&metadata), file))
         });
@@ -353,7 +351,7 @@ impl MessageFile {
         Ok(Some(MessageFile::of(&self.path, file, id, true, lacks)))
     }
 
-    /// Takes its name away.
+    /// Removes it if its path still names it.
     ///
     /// # Errors
     /// From unlink(2).
@@ -372,11 +370,11 @@ impl MessageFile {
 pub use crate::link::batch::now;
 pub use crate::sys::beside::sync_folder;
 
-/// Where a file is: at that path, or under another name in the same folder.
+/// Finds a file at that path, or under another name in the same folder.
 ///
 /// # Errors
-/// The folder or a name in it can't be looked at: it may be there all the same.
-/// A folder that is not there has nothing in it.
+/// The folder or a name in it can't be read, so the file may still be there.
+/// A folder that does not exist counts as empty.
 pub fn find(path: &Path, id: FileId) -> io::Result<Option<PathBuf>> {
     if id_at(path)? == Some(id) {
         return Ok(Some(path.to_owned()));
@@ -394,12 +392,12 @@ pub fn find(path: &Path, id: FileId) -> io::Result<Option<PathBuf>> {
 /// Which file that path names; `None` if it names none.
 ///
 /// # Errors
-/// It can't be looked at: it may be there all the same.
+/// It can't be looked up, so the file may still be there.
 pub fn id_at(path: &Path) -> io::Result<Option<FileId>> {
     Ok(unless_gone(std::fs::metadata(path))?.map(|found| FileId::of(&found)))
 }
 
-/// `None` for what is not there.
+/// Turns an error that means "not there" into `None`.
 fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Err(error) if is_gone(&error) => Ok(None),
@@ -407,40 +405,39 @@ fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// Whether an error says that there is nothing of that name.
+/// Whether an error says that there is nothing with that name.
 pub fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
-/// Bytes that are read at a time.
+/// How many bytes are read at a time.
 pub const BLOCK: usize = 64 * 1024;
 
-/// Whether an error says that a file can grow no further.
+/// Whether an error says that a file can't grow any further.
 pub fn is_too_large(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::EFBIG as i32)
 }
 
-/// Whether that is a name that the NFS client gives a file which was removed
-/// while it is open here. It goes away when the file is closed.
+/// Whether that is a name that the NFS client gives to a file that is removed
+/// while it is open on this machine. The name disappears when the file is closed.
 fn is_of_nfs(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_bytes().starts_with(b".nfs"))
 }
 
-/// To read, and to write at its end wherever that is by now, whatever offset is
-/// given (pwrite(2), "BUGS"): where somebody truncates it between the look at
-/// its length and the write, there is no gap.
+/// For reading, and for writing at the end of the file, whatever offset is given
+/// (pwrite(2), "BUGS"). So there is no gap if another process truncates it between the
+/// check of its length and the write.
 const APPENDING: OFlag = OFlag::O_RDWR.union(OFlag::O_APPEND);
 
-/// A mode bit (S_ISVTX) that means nothing to Linux on a regular file. An empty
-/// file that has it was made by a logger that was killed before it gave it its
-/// rights.
+/// A mode bit (S_ISVTX) that means nothing to Linux on a regular file. If an empty
+/// file has it, a logger made the file and was killed before it set its rights.
 const UNFINISHED: u32 = 0o1000;
 
 fn is_unfinished(metadata: &Metadata) -> bool {
     metadata.is_file() && metadata.len() == 0 && metadata.mode() & UNFINISHED != 0
 }
 
-/// Gives a new file its group, and takes the mark away. Returns what it lacks then.
+/// Gives a new file its group, and removes the mark. Returns what the file still lacks.
 fn finish(file: &File, path: &Path, rights: &Rights<'_>) -> String {
     let group = rights.group.map_or(Ok(()), |group| access::give_group(file, group.id));
     let mode = file.metadata().and_then(|made| match made.mode() & 0o7777 {
@@ -455,17 +452,17 @@ fn finish(file: &File, path: &Path, rights: &Rights<'_>) -> String {
     }
 }
 
-/// Gives a file the rights of the one whose place it takes; what it lacks then.
+/// Gives a file the rights of the one that it replaces. Returns what it still lacks.
 fn same_rights(before: &File, file: &File, path: &Path) -> String {
     let lacks = access::give_same(before, file);
     if lacks.is_empty() { String::new() } else { format!("cannot give {} {}", path.display(), lacks.join("; ")) }
 }
 
-/// Refuses a path that names something, but no regular file, unless that is
-/// somebody else's doing, which may pass.
+/// Refuses a path that names something other than a regular file, unless another user may
+/// have put it there, because that may pass.
 ///
 /// # Errors
-/// What it is not; not what opening it would say.
+/// It is not a regular file. Errors of opening it are not reported.
 pub fn check(path: &Path) -> io::Result<()> {
     let is_trusted = |named: Metadata| named.uid() == 0 || named.uid() == geteuid().as_raw();
     let is_ours =
@@ -476,21 +473,21 @@ pub fn check(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Where the intent file of a message file is.
+/// The path of a message file's intent file.
 pub fn intent_path(path: &Path) -> PathBuf {
     beside_hidden(path, "intent")
 }
 
-/// Where the next file is, until it takes the message file's place.
+/// The path of the next file until it takes the message file's place.
 fn next_path(path: &Path) -> PathBuf {
     beside_hidden(path, "new")
 }
 
-/// Puts the next file of a rotation in place that got no further than step 3,
-/// so that what an administrator did to the rights is not lost.
+/// If a rotation got no further than step 3, puts its next file in place, so that rights set
+/// by an administrator are not lost.
 ///
 /// # Errors
-/// From lstat(2) and rename(2): all is as it was.
+/// From lstat(2) and rename(2). Then nothing has changed.
 fn put_next_in_place(path: &Path) -> io::Result<()> {
     let next = next_path(path);
     let Some(found) = unless_gone(next.symlink_metadata())? else { return Ok(()) };
@@ -498,23 +495,23 @@ fn put_next_in_place(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     match rename_to_free(&next, path) {
-        // Something has the name meanwhile: a dangling symbolic link, if nothing else.
+        // Something has taken the name meanwhile, or it is a dangling symbolic link.
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         other => other,
     }
 }
 
 /// Removes a next file that never took its place, unless its place is still
-/// free. One with something in it is none; what can't be removed is reported
+/// free. A file with contents is not a next file. If it can't be removed, that is reported
 /// when the next one is made.
 pub fn remove_next(path: &Path) {
     let next = next_path(path);
-    let is_none = |found: Metadata| {
+    let is_useless = |found: Metadata| {
         let is_wanted = !is_unfinished(&found) && path.symlink_metadata().is_err();
         found.is_file() && found.len() == 0 && !is_wanted
     };
-    if next.symlink_metadata().is_ok_and(is_none) {
-        let _told_later = beside::remove(&next);
+    if next.symlink_metadata().is_ok_and(is_useless) {
+        let _reported_later = beside::remove(&next);
     }
 }
 

@@ -1,22 +1,22 @@
-//! How long a batch is let gather: what nobody waits for is cheaper in few large
-//! batches than in many small ones.
+//! How long messages gather for a batch. If no client waits for them, few large batches are
+//! cheaper than many small ones.
 
 use crate::link::batch::Intakes;
 use crate::link::source::Source;
 use std::time::{Duration, Instant};
 
-/// A batch that follows another this soon is one of a stream.
+/// A batch that follows another within this time is part of a stream.
 const STREAM: Duration = Duration::from_millis(10);
-/// To let one gather for less is not worth a sleep.
+/// Gathering for less time than this is not worth a sleep.
 const WORTH_IT: Duration = Duration::from_micros(100);
 
-/// A batch takes much if it is this part of what a queue can hold: more
-/// came meanwhile, and half of it besides must still leave room.
+/// A batch is large if it has at least this fraction of a queue's capacity. More came
+/// meanwhile, and gathering must still leave room.
 const MUCH: usize = 8;
 
 /// How long more may gather if this many bytes came within that time: until a
-/// queue of that capacity is half full at that pace, and not at all if much
-/// came already.
+/// queue of that capacity is half full at that pace, and not at all if the batch
+/// was already large.
 fn room_to_gather(came: usize, capacity: usize, time: Duration) -> Duration {
     match came {
         0 => Duration::MAX,
@@ -25,21 +25,21 @@ fn room_to_gather(came: usize, capacity: usize, time: Duration) -> Duration {
     }
 }
 
-/// What is known of the batches so far.
+/// What is known about the batches so far.
 #[derive(Debug)]
 pub(super) struct Gathering {
-    /// How long one may gather at most.
+    /// The longest that messages may gather.
     most: Duration,
     /// When the last batch was saved.
     batch_at: Instant,
-    /// When the last one was that somebody waited for.
+    /// When the last batch that a client waited for was saved.
     awaited_at: Option<Instant>,
-    /// How long the next one may be let gather.
+    /// How long messages may gather for the next batch.
     next: Option<Duration>,
 }
 
 impl Gathering {
-    /// Nothing was saved yet.
+    /// Nothing has been saved yet.
     pub(super) fn new(most: Duration) -> Gathering {
         Gathering { most, batch_at: Instant::now(), awaited_at: None, next: None }
     }
@@ -49,7 +49,7 @@ impl Gathering {
         self.batch_at
     }
 
-    /// Lets the next batch gather, as long as it may. A signal cuts that short.
+    /// Sleeps while messages gather for the next batch. A signal cuts that short.
     pub(super) fn wait(&mut self, is_busy: bool) {
         if let (Some(time), false) = (self.next.take(), is_busy) {
             let _rest = nix::time::clock_nanosleep(
@@ -60,8 +60,8 @@ impl Gathering {
         }
     }
 
-    /// A batch was saved. The next one may be let gather if it is one of a stream,
-    /// nobody waits for it, and no source comes to wait for room.
+    /// A batch was saved. Messages may gather for the next one if it is part of a stream,
+    /// no client waits for it, and no source would have to wait for room.
     pub(super) fn saved(&mut self, intakes: &Intakes, now: Instant) {
         let since_the_last = now - std::mem::replace(&mut self.batch_at, now);
         if intakes.sources.iter().any(|source| source.awaited().is_some()) {
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_much_gathers_as_leaves_half_of_a_queue() {
+    fn messages_gather_until_a_queue_is_half_full() {
         let room = |came, time| room_to_gather(came, 1 << 20, Duration::from_millis(time));
         assert_eq!(room(0, 1), Duration::MAX);
         assert_eq!(room(64 << 10, 1), Duration::from_millis(8));

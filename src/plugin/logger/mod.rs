@@ -2,18 +2,18 @@
 //! all its links ([`Intakes`], which drives each batch through the law of a link) and
 //! the message file as their destination.
 //!
-//! - [`render`], [`escape`], [`body`]: how a message stands in the file;
-//! - `destination`: the steps of a batch that concern the file; `save`: bytes into the
-//!   file, and to the disk; `promises`: what the intent file is told; `there`: what a
-//!   file has of a batch;
-//! - `recover`: what another incarnation had under way; `renamed`: in a file that
-//!   was renamed; `elsewhere`: for another file;
-//! - [`rotation`]: when and how the file is rotated; [`archives`]: what that
-//!   makes; [`archivist`], [`compress`]: what becomes of it, in a process apart;
-//! - [`mod@file`]: the message file; `removed`, `too_large`: when it was, or is;
-//!   [`torn`]: an end that is no whole line;
-//!   [`access`]: who may do what with it; [`room`]: on a full disk;
-//! - `gathering`: how long a batch is let gather; [`orders`]: signals and troubles;
+//! - [`render`], [`escape`], [`body`]: how a message is written to the file;
+//! - `destination`: the steps of a batch that concern the file; `save`: writes bytes to the
+//!   file, and syncs them to the disk; `promises`: what is written to the intent file;
+//!   `there`: how much of a batch is in a file;
+//! - `recover`: completes a batch that an earlier logger left unfinished; `renamed`: does it
+//!   in a file that was renamed; `elsewhere`: does it for another file;
+//! - [`rotation`]: when and how the file is rotated; [`archives`]: the rotated files;
+//!   [`archivist`], [`compress`]: what happens to them, in a separate process;
+//! - [`mod@file`]: the message file; `removed`: what happens if it was removed;
+//!   `too_large`: what happens if it can't grow; [`torn`]: an end that is not a whole line;
+//!   [`access`]: its access rights; [`room`]: what happens on a full disk;
+//! - `gathering`: how long messages gather for a batch; [`orders`]: signals and troubles;
 //!   `wakeups`: what the loop waits for.
 
 pub(crate) mod access;
@@ -64,17 +64,17 @@ const INCOMPLETE: usize = 4;
 const GARBAGE: usize = 5;
 const ROTATIONS: usize = 6;
 
-/// The supervisor is dead, and for so long nothing came: nothing will.
+/// If the supervisor is dead and nothing has come for this long, nothing more will.
 const FORSAKEN: Duration = Duration::from_secs(10);
 
-/// What makes a logger fast under load, and slow to start.
+/// What makes a logger fast under load but slow to start.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// How many bytes the intent file's body has at least; it grows with its messages.
+    /// The least size of the intent file's body. It grows with its messages.
     pub body: usize,
-    /// Batches of a stream that nobody waits for are let gather so long at most.
+    /// The longest that messages of a stream gather for a batch if no client waits for it.
     pub gather: Duration,
-    /// Whether a removal of the file is noticed while no message comes. To end a watch
+    /// Whether a removal of the file is noticed while no message comes. Ending a watch
     /// takes some milliseconds.
     pub watch: bool,
 }
@@ -82,25 +82,25 @@ pub struct Pace {
 impl Default for Pace {
     fn default() -> Pace {
         Pace {
-            // A batch, and the longest line that may come on top of it, in any format.
+            // A batch, plus the longest line that can come on top of it, in any format.
             body: 2 * BATCH_BYTES,
-            // What is in a queue is safe there, and a batch costs the same
-            // whether it is small or large.
+            // Messages are safe in a queue, and a batch costs the same whether it is small
+            // or large.
             gather: Duration::from_millis(4),
             watch: true,
         }
     }
 }
 
-/// Saves until its input ends or it is told to stop.
+/// Saves until its input ends or it is asked to stop.
 ///
 /// # Errors
-/// What ended it, for the log.
+/// The reason why it ended, for the log.
 pub fn run(start: Start) -> Result<(), String> {
     run_at(Pace::default(), start)
 }
 
-/// The same, at another pace.
+/// Does what [`run`] does, at another pace.
 ///
 /// # Errors
 /// As [`run`].
@@ -124,7 +124,7 @@ fn serve(pace: Pace, start: Start) -> Result<(), Halt> {
     logger.destination.leave(outcome)
 }
 
-/// A running logger: what comes, where it goes, and when.
+/// A running logger: its inputs, its destination, and its timing.
 #[derive(Debug)]
 struct Logger {
     intakes: Intakes,
@@ -132,23 +132,23 @@ struct Logger {
     gathering: Gathering,
 }
 
-/// What a logger has before it opens its file, and keeps when it gives up one.
+/// What a logger has before it opens a file, and keeps after it closes one.
 #[derive(Debug)]
 struct Desk {
     pace: Pace,
     settings: Settings,
-    /// The settings as they came, for the archivist.
+    /// The settings as it got them, for the archivist.
     text: String,
     orders: Orders,
     metrics: Metrics,
 }
 
-/// Takes up all that it was handed.
+/// Takes up everything that it was given.
 fn take_up(pace: Pace, start: Start) -> Result<(Desk, Intakes), Halt> {
     let mut settings = Settings::read(&start.settings).map_err(|e| format!("cannot read PLUMBD_SETTINGS: {e}"))?;
-    // Its ledgers tell the next logger which file it is, wherever that one starts.
+    // The ledgers name the file for the next logger, which may start in another folder.
     settings.file = std::path::absolute(&settings.file)
-        .map_err(|e| format!("cannot tell where {} is: {e}", settings.file.display()))?;
+        .map_err(|e| format!("cannot find the absolute path of {}: {e}", settings.file.display()))?;
     let intakes = Intakes::open(&start.links.inbound)?;
     file::check(&settings.file).map_err(|e| format!("cannot open {}: {e}", settings.file.display()))?;
     let orders = Orders::new(start.signals, start.supervisor);
@@ -180,15 +180,15 @@ impl Logger {
         }
     }
 
-    /// Whether nothing will ever come again. With no links at all, only an
-    /// order ends it.
+    /// Whether nothing will ever come again. Without any links, it ends only when it is
+    /// asked to stop.
     fn is_finished(&self) -> bool {
-        let told = self.destination.orders.told_to_stop();
-        // Somebody's grandchild may hold a link for ever; nothing more comes,
-        // and the next logger waits for the lock.
-        let forsaken = told.is_some_and(|at| at.max(self.gathering.batch_at()).elapsed() >= FORSAKEN);
+        let asked = self.destination.orders.asked_to_stop();
+        // A stray of a source may hold a link open forever. Nothing more comes, and the next
+        // logger waits for the lock.
+        let forsaken = asked.is_some_and(|at| at.max(self.gathering.batch_at()).elapsed() >= FORSAKEN);
         let has_sources = !self.intakes.sources.is_empty();
-        self.intakes.are_finished() && (has_sources || told.is_some()) || forsaken
+        self.intakes.are_finished() && (has_sources || asked.is_some()) || forsaken
     }
 
     /// Waits until there is something to do.
@@ -209,7 +209,7 @@ impl Logger {
         Ok(())
     }
 
-    /// Saves what the links have, as much as goes in one batch.
+    /// Saves as much of what the links have as fits into one batch.
     fn batch(&mut self) -> Result<(), Halt> {
         if self.intakes.batch(&mut self.destination)? {
             self.destination.orders.saved();
@@ -233,15 +233,15 @@ impl Logger {
             }
             if tally.garbage > 0 {
                 metrics.add(GARBAGE, tally.garbage);
-                log::warn!("{} bytes from {from} were passed over: they are no records", tally.garbage);
+                log::warn!("{} bytes from {from} were skipped: they are not records", tally.garbage);
             }
         }
     }
 }
 
 /// Opens something that may be locked (`None`), or that can't be opened for
-/// now. To end would be no answer: so many starts in a row as it takes to mend
-/// a disk are past every limit on starts, and then nobody would open it again.
+/// now. It does not give up: until a disk is repaired, the logger would be restarted so often
+/// that it reaches the limit on starts, and then nothing would open the file again.
 fn wait_for<T>(
     orders: &mut Orders,
     settings: &Settings,
@@ -259,7 +259,7 @@ fn wait_for<T>(
     }
 }
 
-/// The same once: what was opened, or the trouble that may pass.
+/// Tries that once. Returns what was opened, or a trouble that may pass.
 fn attempt<T>(
     settings: &Settings,
     path: &Path,
@@ -283,19 +283,19 @@ fn locked(path: &Path) -> String {
     format!("cannot open {}: another process has locked it", path.display())
 }
 
-/// Whether an error may go away by itself, or because a person acts, while the
-/// configuration stays as it is. A network or user-space file system can report
+/// Whether an error may go away by itself or because a person acts, without a change of the
+/// configuration. A network or user-space file system can report
 /// nearly anything while its server is away, so only the errors that never pass
-/// are listed: they say that the path, or this kind of file system, is wrong.
+/// are listed. They mean that the path, or this kind of file system, is wrong.
 fn may_pass(error: &io::Error) -> bool {
     use Errno::{EBADF, EFAULT, EINVAL, EISDIR, ELOOP, ENAMETOOLONG, ENOSYS, ENOTTY, EOPNOTSUPP};
     match error.raw_os_error().map(Errno::from_raw) {
         Some(EISDIR | ELOOP | ENAMETOOLONG | EINVAL | EOPNOTSUPP | ENOSYS | ENOTTY | EBADF | EFAULT) => false,
         Some(_) => true,
         None => match error.kind() {
-            // Another process writes to the file, or cuts it, at this moment.
+            // Another process is writing to the file or truncating it right now.
             io::ErrorKind::ResourceBusy | io::ErrorKind::UnexpectedEof => true,
-            // What stands there is somebody else's, who may take it away again.
+            // The file there belongs to another user, who may remove it again.
             io::ErrorKind::PermissionDenied => true,
             _ => false,
         },

@@ -1,5 +1,5 @@
-//! What the supervisor says to the logger (signals), and what it is told
-//! (notifications): while a trouble lasts, both ways stay open.
+//! Signals from the supervisor to the logger, and notifications to the supervisor. Both
+//! keep working while a trouble lasts.
 
 use crate::plugin::start::notify;
 use crate::sys::signals::Signals;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// Why the logger does not go on.
 #[derive(Debug)]
 pub enum Halt {
-    /// It was told to stop.
+    /// It was asked to stop.
     Stop,
     /// It can't go on, and says why.
     Failed(String),
@@ -25,11 +25,11 @@ impl From<String> for Halt {
     }
 }
 
-/// How much longer than now a start may take, told again each second.
+/// How much longer a start may take from now on. Sent again each second.
 const EXTENSION: &str = "EXTEND_TIMEOUT_USEC=10000000";
 
-/// A logger whose supervisor is dead endures a trouble for this long: nobody is
-/// left to restart it, and the lock that it holds is in the next one's way.
+/// How long a logger whose supervisor is dead endures a trouble. It does not wait longer,
+/// because nothing would restart it, and its lock is in the way of the next logger.
 const ABANDONED: Duration = Duration::from_secs(8);
 
 /// Orders, and troubles.
@@ -41,17 +41,17 @@ pub struct Orders {
     reopen: bool,
     ready: bool,
     extended: Option<Instant>,
-    /// Since when nothing has been saved for a trouble while the supervisor is dead.
+    /// Since when a trouble has prevented any saving while the supervisor is dead.
     abandoned: Option<Instant>,
     /// Whether the trouble lasts, whatever succeeds meanwhile.
     lasting: bool,
-    /// What keeps it from going on at all.
+    /// The trouble that keeps it from going on at all.
     stuck: String,
-    /// What is wrong though it goes on, by [`Flaw`].
+    /// What is wrong although it goes on, by [`Flaw`].
     flaws: [String; 4],
 }
 
-/// What may be wrong though the logger goes on, the gravest first.
+/// What may be wrong although the logger goes on, the most serious first.
 #[derive(Debug, Clone, Copy)]
 pub enum Flaw {
     /// The message file has lost its name.
@@ -60,12 +60,12 @@ pub enum Flaw {
     Rotation,
     /// It lacks an owner, group or right that it should have.
     Access,
-    /// Its archives are not what they should be.
+    /// Its archives could not all be compressed or removed.
     Archives,
 }
 
 impl Orders {
-    /// None yet.
+    /// No orders and no troubles yet.
     pub fn new(signals: Signals, supervisor: Pid) -> Orders {
         let (stuck, flaws) = (String::new(), <[String; 4]>::default());
         Orders {
@@ -82,7 +82,7 @@ impl Orders {
         }
     }
 
-    /// Takes in the signals that came.
+    /// Takes the signals that have arrived.
     pub fn collect(&mut self) {
         for signal in self.signals.pending() {
             match signal {
@@ -93,50 +93,50 @@ impl Orders {
         }
     }
 
-    /// Whether it shall stop. When the supervisor is dead, it goes on until its
-    /// links end: nobody would start the next one.
+    /// Whether it must stop. If the supervisor is dead, it goes on until its
+    /// links end, because nothing would start the next logger.
     pub fn stop(&self) -> bool {
         self.stop.is_some() && getppid() == self.supervisor
     }
 
-    /// When it was told to stop, whoever lives.
-    pub fn told_to_stop(&self) -> Option<Instant> {
+    /// When it was asked to stop, whether or not the supervisor lives.
+    pub fn asked_to_stop(&self) -> Option<Instant> {
         self.stop
     }
 
-    /// Whether it shall open its file anew.
+    /// Whether it must reopen its file.
     pub fn reopen(&self) -> bool {
         self.reopen
     }
 
-    /// It did, or could not.
+    /// It has reopened the file, or could not.
     pub fn reopened(&mut self) {
         self.reopen = false;
     }
 
-    /// Says that the logger is ready.
+    /// Reports that the logger is ready.
     pub fn ready(&mut self) {
         self.ready = true;
         notify("READY=1");
     }
 
-    /// Reports work that takes long, once, and keeps the start from timing out
+    /// Reports once that some work takes long, and keeps the start from timing out
     /// meanwhile.
     ///
     /// # Errors
-    /// It shall stop.
+    /// It must stop.
     pub fn at_work(&mut self, what: &str) -> Result<(), Halt> {
         if self.stuck != what {
             what.clone_into(&mut self.stuck);
             log::warn!("{what}");
-            self.tell();
+            self.report();
         }
         self.ask_for_time();
         self.collect();
         if self.stop() { Err(Halt::Stop) } else { Ok(()) }
     }
 
-    /// What a start does now may take a while.
+    /// Asks for more time, because the next step of a start may take a while.
     pub fn ask_for_time(&mut self) {
         if !self.ready && self.extended.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
             self.extended = Some(Instant::now());
@@ -144,15 +144,15 @@ impl Orders {
         }
     }
 
-    /// Waits a while for a trouble to pass, and says so once.
+    /// Reports a trouble once, and waits a while for it to pass.
     ///
     /// # Errors
-    /// It shall stop; or its supervisor is dead, and the trouble does not pass.
+    /// It must stop; or its supervisor is dead, and the trouble does not pass.
     pub fn endure(&mut self, trouble: &str, wait: Duration) -> Result<(), Halt> {
         if self.stuck != trouble {
             trouble.clone_into(&mut self.stuck);
             log::error!("{trouble}; trying again until it passes");
-            self.tell();
+            self.report();
         }
         self.ask_for_time();
         self.not_abandoned()?;
@@ -165,8 +165,8 @@ impl Orders {
         if self.stop() { Err(Halt::Stop) } else { Ok(()) }
     }
 
-    /// Says whether the trouble is one that no single success ends: a file that
-    /// can't be synced can well be opened and written to.
+    /// Sets whether the trouble outlasts a single success. A file that
+    /// can't be synced, for example, can still be opened and written to.
     pub fn set_lasting(&mut self, lasting: bool) {
         self.lasting = lasting;
     }
@@ -188,7 +188,7 @@ impl Orders {
         }
         let stuck = &self.stuck;
         Err(Halt::Failed(format!(
-            "{stuck}; the supervisor is dead, so this logger ends, whatever its links still hold"
+            "{stuck}; the supervisor is dead, so this logger ends, even if its links still hold messages"
         )))
     }
 
@@ -196,13 +196,14 @@ impl Orders {
     #[inline]
     pub fn endured(&mut self) {
         if !self.stuck.is_empty() && !self.lasting {
-            log::info!("it has passed: {}", self.stuck);
+            log::info!("resolved: {}", self.stuck);
             self.stuck.clear();
-            self.tell();
+            self.report();
         }
     }
 
-    /// What is wrong though the logger goes on; empty: nothing any more of that kind.
+    /// Sets what is wrong although the logger goes on. An empty text means that nothing of
+    /// that kind is wrong any more.
     pub fn set_flaw(&mut self, kind: Flaw, flaw: &str) {
         let known = &mut self.flaws[kind as usize];
         if known != flaw {
@@ -210,11 +211,11 @@ impl Orders {
             if !flaw.is_empty() {
                 log::warn!("{flaw}");
             }
-            self.tell();
+            self.report();
         }
     }
 
-    fn tell(&self) {
+    fn report(&self) {
         let all = [&self.stuck].into_iter().chain(&self.flaws);
         let problem = all.into_iter().find(|problem| !problem.is_empty()).map_or("", String::as_str);
         notify(&format!("X_PLUMBD_PROBLEM={}", problem.replace('\n', " ")));

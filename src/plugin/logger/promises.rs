@@ -1,5 +1,5 @@
-//! What the logger writes to its intent file. If the disk fails, it waits: nothing
-//! counts as written before it is.
+//! What the logger writes to its intent file. If the disk fails, it waits, because nothing
+//! counts as written until it is.
 
 use super::destination::FileDestination;
 use super::file::is_gone;
@@ -15,15 +15,15 @@ use std::time::Duration;
 /// How long to wait for a trouble to pass before trying again.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// Whether an error says that there is no room; there may be enough for less.
+/// Whether an error says that there is no room. There may still be room for less.
 pub(super) fn wants_room(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
     matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG))
 }
 
 impl FileDestination {
-    /// Step 5. Returns whether the batch is promised. `false`: there is no room for
-    /// one this large, and a smaller one is to be tried.
+    /// Step 5. Returns whether the batch is promised. If not, there is no room for
+    /// one this large, and the caller must try a smaller one.
     pub(super) fn promise(&mut self, promise: &Promise) -> Result<bool, Halt> {
         while let Err(error) = self.intent.promise(promise) {
             if wants_room(&error) && self.rendering.take_less(promise.length) {
@@ -36,8 +36,8 @@ impl FileDestination {
         Ok(true)
     }
 
-    /// Promises the batch under way to another place. The message file is
-    /// not written to before that stands.
+    /// Promises the batch under way to another place. The message file must
+    /// not be written to before that is done.
     pub(super) fn promise_anew(&mut self, promise: &Promised<'_>) -> Result<(), Halt> {
         while !self.has_named_intent()? {
             match self.promise_in_new(promise) {
@@ -67,10 +67,10 @@ impl FileDestination {
         }
     }
 
-    /// Goes on with a new intent file if this one has lost its name, for example
-    /// because its folder was emptied: nobody would find a promise in it. The new one
-    /// gets the name only when it has the promise. Until then there is none, and
-    /// the ledgers say where the batch began.
+    /// Writes the promise to a new intent file, because the old one has lost its name, for
+    /// example because its folder was emptied, and no later logger would find a promise in it.
+    /// The new file gets the name only when it has the promise. Until then there is no intent
+    /// file, and the ledgers say where the batch began.
     fn promise_in_new(&mut self, promise: &Promise) -> io::Result<()> {
         let at = self.intent.path().to_owned();
         let mut next = at.clone().into_os_string();
@@ -81,14 +81,15 @@ impl FileDestination {
         made.take_over(&self.intent)?;
         let outcome = made.reset().and_then(|()| made.promise(promise)).and_then(|()| {
             match Intent::open_existing(&at, 0) {
-                // Somebody has put one there, and nobody uses it. It stays locked until it is replaced.
+                // There is another one, which no process uses. It stays locked until it is
+                // replaced.
                 Ok(theirs) => theirs.ok_or_else(locked).and_then(|_held| beside::rename(&next, &at)),
                 Err(error) if is_gone(&error) => rename_to_free(&next, &at),
                 Err(error) => Err(error),
             }
         });
         if let Err(error) = outcome {
-            // It takes room, and is made anew with the next attempt.
+            // It takes room, and the next attempt makes it anew.
             let _gone = beside::remove(&next);
             return Err(error);
         }
@@ -97,7 +98,7 @@ impl FileDestination {
         Ok(())
     }
 
-    /// Step 10, and whenever nothing is to be promised.
+    /// Step 10. Also called whenever nothing is to be promised.
     pub(super) fn close_intent(&mut self) -> Result<(), Halt> {
         self.write_intent(Intent::close)
     }
@@ -119,20 +120,20 @@ impl FileDestination {
         self.orders.endure(&trouble, RETRY)
     }
 
-    /// Gives back the room that past batches took in the intent file. Returns whether
+    /// Releases the room that past batches took in the intent file. Returns whether
     /// there was any.
     pub(super) fn shrink_intent(&self) -> bool {
         // If this fails, the next write tries again and reports it.
         self.intent.shrink().unwrap_or(false)
     }
 
-    /// Somebody may have removed the intent file; between two batches it can be made again.
+    /// Makes the intent file again if it was removed. That is possible between two batches.
     pub(super) fn restore_intent(&mut self) {
         let at = self.intent.path().to_owned();
         let there = match self.intent.is_named() {
             Ok(there) => there,
             Err(error) => {
-                // The next look comes with a later batch.
+                // A later batch checks again.
                 log::warn!("cannot look at {}: {error}", at.display());
                 return;
             }
@@ -150,7 +151,7 @@ impl FileDestination {
                     self.intent = intent;
                     log::warn!("{} was removed; made it again", at.display());
                 }
-                Ok(None) => log::warn!("{} is another process's now", at.display()),
+                Ok(None) => log::warn!("{} now belongs to another process", at.display()),
                 Err(error) => log::warn!("cannot make {} again: {error}", at.display()),
             }
         }

@@ -1,5 +1,5 @@
-//! A batch that another incarnation had under way, completed in the message file.
-//! doc/law-of-a-link.md has the cases as tables.
+//! Completes a batch that an earlier logger had under way in the message file.
+//! doc/law-of-a-link.md has tables of the cases.
 
 use super::destination::FileDestination;
 use super::file::is_too_large;
@@ -12,8 +12,8 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 
 impl FileDestination {
-    /// Steps 6 and 7 of a batch of another incarnation, whose bytes are in the intent
-    /// file, in whichever file it was promised to. It is always synced, because the
+    /// Steps 6 and 7 of a batch of an earlier logger, in whichever file it was promised to.
+    /// Its bytes are in the intent file. It is always synced, because the
     /// intent file does not say whether a message asked for that.
     pub(super) fn complete_anywhere(&mut self, promise: &mut Promised<'_>) -> Result<(), Halt> {
         if promise.file != self.file.id() {
@@ -33,10 +33,10 @@ impl FileDestination {
         }
     }
 
-    /// How much of the batch is in the file. All of that is written there again: if
-    /// another incarnation was killed after an fdatasync that failed, and before its
-    /// note of that, the next fdatasync would report success for bytes that the disk
-    /// does not have (fsync(2)), unless they were written since.
+    /// How much of the batch is in the file. All of that is written there again. If
+    /// an earlier logger was killed after an fdatasync that failed, and before it could
+    /// record that, the next fdatasync would report success for bytes that the disk
+    /// does not have (fsync(2)), unless they are written again.
     fn progress_anew(&mut self, promise: &mut Promised<'_>) -> Result<u64, Halt> {
         loop {
             let done = self.progress(promise)?;
@@ -46,7 +46,7 @@ impl FileDestination {
                 Err(error) => error,
             };
             let trouble = format!("cannot write to {} again: {error}", self.file.path().display());
-            // An append-only file (chattr +a), or a limit that is lower than it is long.
+            // An append-only file (chattr +a), or a limit below its length.
             if error.kind() == ErrorKind::PermissionDenied || is_too_large(&error) {
                 log::warn!("{trouble}");
                 return Ok(done);
@@ -57,12 +57,12 @@ impl FileDestination {
         }
     }
 
-    /// The intent file is gone, and the bytes of a batch with it, which began there.
-    /// What of it is in the file is moved away, because it is taken again.
+    /// The intent file is gone, and with it the bytes of a batch that began there. The part
+    /// of the batch that is in the file is moved away, because the batch is taken again.
     pub(super) fn cut_back(&mut self, began: u64) -> Result<(), Halt> {
         if let Some(moved) = self.move_tail(|file, watcher| file.move_tail(began, watcher))? {
             log::warn!(
-                "the intent file of {} is gone; the batch that it was for is taken again; what was there of it is now in {}",
+                "the intent file of {} is gone; its batch is taken again, and the part that was already saved is now in {}",
                 self.file.path().display(),
                 moved.display()
             );
@@ -71,10 +71,10 @@ impl FileDestination {
     }
 }
 
-/// Writes the same bytes again where a file has them already. The file is open with
-/// O_APPEND, which would put them at its end.
+/// Writes bytes again at the place where the file already has them. The file is open with
+/// O_APPEND, which would put them at its end, so that flag is cleared meanwhile.
 fn overwrite(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
-    // Another process may have cut it meanwhile, and there must be no gap.
+    // Another process may have truncated it meanwhile, and there must be no gap.
     if bytes.is_empty() || file.metadata()?.len() < at + bytes.len() as u64 {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! A message file that was removed: nobody can read what is saved there, so a
+//! A message file that was removed. What is saved to it could never be read, so a
 //! new one is made at once.
 
 use super::destination::FileDestination;
@@ -11,9 +11,9 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 impl FileDestination {
-    /// Puts a new file in the place of one that has lost its last name, and
-    /// returns whether it had. A trouble with that is waited out: the folder may
-    /// be gone too.
+    /// Replaces the file with a new one if it has lost its last name, and
+    /// returns whether it had. If there is trouble, this waits until it passes, because the
+    /// folder may be gone too.
     pub(super) fn replace_if_removed(&mut self) -> Result<bool, Halt> {
         let mut troubled = false;
         loop {
@@ -34,18 +34,18 @@ impl FileDestination {
                 }
             }
         }
-        // What was owed to the disk is gone with its last name.
+        // Its contents are gone with its last name, so there is nothing left to sync.
         self.sync_at = None;
         let file = self.open_file()?;
         self.take_file(file);
         self.orders.set_flaw(Flaw::Name, "");
-        log::warn!("{} was removed; went on in a new one", self.file.path().display());
+        log::warn!("{} was removed; continuing in a new file", self.file.path().display());
         self.mend_tail()?;
         Ok(true)
     }
 
-    /// The same for a batch under way, which is promised to the new file, all of
-    /// it. The last look before it is acknowledged.
+    /// Does that for a batch under way, and promises all of it to the new file. This is the
+    /// last check before it is acknowledged.
     pub(super) fn move_if_removed(&mut self, promise: &mut Promised<'_>) -> Result<bool, Halt> {
         let moved = self.replace_if_removed()?;
         if moved {
@@ -58,9 +58,10 @@ impl FileDestination {
         Ok(moved)
     }
 
-    /// Before it waits for messages, and when the kernel reported a change of the file.
+    /// Called before it waits for messages, and when the kernel reported a change of the file.
     pub(super) fn look_at_file(&mut self) -> Result<(), Halt> {
-        // A removal before the watch began is not reported.
+        // A removal before the watch began is not reported, so the file is checked after each
+        // new watch too.
         while self.watch.follow(&self.file) | std::mem::take(&mut self.watch.has_changed) {
             if self.replace_if_removed()? {
                 self.restore_intent();
@@ -71,12 +72,12 @@ impl FileDestination {
 }
 
 /// A watch on the open message file, so that its removal is noticed at once
-/// though no message comes (inotify(7)).
+/// even if no message comes (inotify(7)).
 #[derive(Debug)]
 pub(super) struct Watch {
     inotify: Option<Inotify>,
     watched: Option<(FileId, Option<WatchDescriptor>)>,
-    /// A change was reported, and the file not looked at since.
+    /// Whether a change was reported since the file was last checked.
     has_changed: bool,
 }
 
@@ -95,15 +96,15 @@ impl Watch {
         self.inotify.as_ref().map(AsFd::as_fd)
     }
 
-    /// Watches that file from now on, whatever its name is, and no other.
-    /// Returns whether it was not watched before.
+    /// From now on watches only that file, whatever its name is.
+    /// Returns true if it was not watched before.
     fn follow(&mut self, file: &MessageFile) -> bool {
         let Some(inotify) = &self.inotify else { return false };
         if self.watched.is_some_and(|(id, _)| id == file.id()) {
             return false;
         }
-        // By its descriptor, because its name may be another file's already.
-        // Its number of links is one of its attributes.
+        // It is watched through its descriptor, because another file may already have its
+        // name. IN_ATTRIB also reports a change of its number of links.
         let path = format!("/proc/self/fd/{}", file.file().as_raw_fd());
         let watch = inotify.add_watch(path.as_str(), AddWatchFlags::IN_ATTRIB);
         if let Err(errno) = watch {
@@ -113,16 +114,16 @@ impl Watch {
         true
     }
 
-    /// Watches the file no more, because another is to be opened: it may get the
-    /// same number.
+    /// Stops watching the file, because another is to be opened, which may get the
+    /// same inode number.
     pub(super) fn leave(&mut self) {
         if let (Some(inotify), Some((_, Some(watch)))) = (&self.inotify, self.watched.take()) {
-            // EINVAL if the kernel has removed it, with its file.
+            // EINVAL if the kernel has already removed it together with its file.
             let _gone = inotify.rm_watch(watch);
         }
     }
 
-    /// Takes what the kernel has reported.
+    /// Takes the events that the kernel has reported.
     pub(super) fn take_events(&mut self) {
         let Some(inotify) = &self.inotify else { return };
         loop {

@@ -1,5 +1,5 @@
-//! A batch of another incarnation, whose file has another name in its folder by
-//! now: it is completed there, or goes whole to the file that has the name.
+//! A batch of an earlier logger whose file has been renamed within its folder. It is
+//! completed there, or goes whole to the file that now has the name.
 
 use super::destination::FileDestination;
 use super::file::{MessageFile, find, id_at};
@@ -15,18 +15,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 impl FileDestination {
-    /// Completes a batch in the file that it was promised to. Whether it is saved
-    /// there: if not, none of its lines is.
+    /// Completes a batch in the file that it was promised to. Returns whether it is saved
+    /// there. If not, none of its lines is.
     pub(super) fn complete_renamed(&mut self, promise: &mut Promised<'_>) -> Result<bool, Halt> {
         loop {
             let Some(target) = self.look_for(promise.file)? else {
                 return Ok(false);
             };
             let path = &target.path;
-            // A number of a file's that is gone may be another's by now:
-            // only a beginning of the batch says that it is the one meant.
+            // If the file is gone, another file may have its inode number now. Only the
+            // beginning of the batch shows that it is the same file.
             match self.look_in(&target, promise)? {
-                // It may not be ours to write to any more, and need not be.
+                // This process may no longer have the right to write to it, and need not.
                 There::Begun { done, .. } if done == promise.length => {
                     return match target.file.sync_data() {
                         Ok(()) => Ok(true),
@@ -49,11 +49,11 @@ impl FileDestination {
         }
     }
 
-    /// The same, with that file in hand.
+    /// Does that with the file open as `self.file`.
     fn complete_in_it(&mut self, promise: &mut Promised<'_>) -> Result<bool, Halt> {
         match self.look(promise)? {
-            // It can grow no further, so the new file gets the batch. Nobody
-            // would ever finish the half line.
+            // It can't grow any further, so the new file gets the batch. The half line is
+            // removed, because it would never be finished.
             There::Begun { at, done }
                 if done < promise.length && self.file.has_room_below_limit(at, promise.length).is_err() =>
             {
@@ -88,8 +88,8 @@ impl FileDestination {
         }
     }
 
-    /// Puts a renamed file aside which can't be brought to the disk: the batch is
-    /// saved whole in another. Always `false`: it is not saved here.
+    /// Puts a renamed file aside that can't be synced to the disk. The batch is saved
+    /// whole in another file, so this always returns false: it is not saved here.
     fn distrust(&mut self, file: FileId, path: &Path, error: &io::Error) -> Result<bool, Halt> {
         log::error!("cannot bring {} to the disk: {error}; it is not trusted again", path.display());
         self.write_intent(|intent| intent.set_untrusted(Some(file)))?;
@@ -98,7 +98,10 @@ impl FileDestination {
             aside.push(format!(".untrusted-{}", super::render::name_time(super::file::now())));
             match beside::rename(path, Path::new(&aside)) {
                 Ok(()) => {
-                    log::error!("what could not be brought to the disk is now {}", Path::new(&aside).display());
+                    log::error!(
+                        "the file that could not be brought to the disk is now {}",
+                        Path::new(&aside).display()
+                    );
                     break;
                 }
                 Err(error) => {
@@ -110,8 +113,8 @@ impl FileDestination {
         Ok(false)
     }
 
-    /// That file in the folder of the message file, under whatever name. One that
-    /// can't be looked at just now is not taken for one that is gone.
+    /// Finds that file in the folder of the message file, under whatever name. If the folder
+    /// can't be read now, the file is not taken for gone.
     fn look_for(&mut self, id: FileId) -> Result<Option<Target>, Halt> {
         loop {
             let error = match Target::find(self.file.path(), id) {
@@ -140,8 +143,8 @@ impl FileDestination {
         }
     }
 
-    /// Opens it to be written to, and waits for its lock. `None`: that name is
-    /// another file's by now.
+    /// Opens it for writing, and waits for its lock. `None` if another file has that
+    /// name now.
     fn open_renamed(&mut self, path: &Path, id: FileId) -> Result<Option<MessageFile>, Halt> {
         let opened = super::wait_for(&mut self.orders, &self.settings, path, || {
             if id_at(path)? != Some(id) {
@@ -153,7 +156,7 @@ impl FileDestination {
     }
 }
 
-/// The file that a batch was promised to, to be looked at, and the name that it has now.
+/// The file that a batch was promised to, open for reading, and its present name.
 struct Target {
     path: PathBuf,
     file: File,
@@ -163,7 +166,7 @@ impl Target {
     /// Looks for it in the folder of `path`.
     fn find(path: &Path, id: FileId) -> io::Result<Option<Target>> {
         let Some(path) = find(path, id)? else { return Ok(None) };
-        // A number that is another kind of thing's by now is not the file.
+        // If something other than a regular file has the inode number now, it is not the file.
         if !std::fs::symlink_metadata(&path).is_ok_and(|data| data.is_file()) {
             return Ok(None);
         }

@@ -1,4 +1,4 @@
-//! How a message stands in the message file: section 4 of the manual.
+//! How a message is written to the message file: section 4 of the manual.
 
 use super::body::Body;
 use super::escape::{GROWTH, escape, hex, is_plain};
@@ -18,17 +18,17 @@ pub struct Renderer {
 }
 
 impl Renderer {
-    /// For that format.
+    /// A renderer for that format.
     pub fn new(format: Format) -> Renderer {
         Renderer { format, clock: Clock::default() }
     }
 
-    /// Whether a message's line is the message and a newline.
+    /// Whether a message's line is just the message and a newline.
     pub fn is_raw(&self) -> bool {
         self.format == Format::Raw
     }
 
-    /// No message of `len` bytes from `child` takes more bytes than this.
+    /// The most bytes that a message of `len` bytes from `child` can take.
     pub fn room_for(&self, len: usize, child: &str) -> usize {
         match self.format {
             Format::Raw => len + 1,
@@ -37,7 +37,7 @@ impl Renderer {
         }
     }
 
-    /// Appends a message's line. There is [`Renderer::room_for`] it.
+    /// Appends a message's line. The caller has checked the room ([`Renderer::room_for`]).
     pub fn render(&mut self, message: &Message<'_>, out: &mut Body<'_>) {
         match self.format {
             Format::Raw => out.put(message.bytes),
@@ -70,7 +70,7 @@ impl Renderer {
             Err(_) => {
                 out.put(br#"","message_base64":""#);
                 let len = message.bytes.len().div_ceil(3) * 4;
-                STANDARD.encode_slice(message.bytes, out.next(len)).expect("its room was worked out");
+                STANDARD.encode_slice(message.bytes, out.next(len)).expect("its length was computed");
             }
         }
         out.put(if message.more { br#"","more":true}"# } else { br#""}"# });
@@ -85,7 +85,7 @@ fn put_peer(message: &Message<'_>, out: &mut Body<'_>) {
             out.put(b"unix:");
             put_number(pid, out);
         }
-        // As its Display does, which takes a quarter of what a message costs.
+        // The same as its Display, which would take a quarter of a message's cost.
         Some(Peer::Net(SocketAddr::V4(address))) => {
             let [first, rest @ ..] = address.ip().octets();
             put_number(first, out);
@@ -104,11 +104,11 @@ fn put_number(number: impl itoa::Integer, out: &mut Body<'_>) {
     out.put(itoa::Buffer::new().format(number).as_bytes());
 }
 
-/// The most bytes that one byte becomes in a JSON string.
+/// The most bytes that one byte can become in a JSON string.
 const JSON_GROWTH: usize = 6;
 
-/// What stands in a JSON string (RFC 8259): besides what must be escaped there,
-/// DEL and C1 are, for the sake of terminals.
+/// Writes text as the contents of a JSON string (RFC 8259). Besides what must be escaped
+/// there, DEL and C1 are escaped too, to protect terminals.
 fn json_text(text: &str, out: &mut Body<'_>) {
     if is_plain(text.as_bytes()) && memchr::memchr(b'"', text.as_bytes()).is_none() {
         return out.put(text.as_bytes());
@@ -136,7 +136,7 @@ fn json_text(text: &str, out: &mut Body<'_>) {
     out.put(&text.as_bytes()[kept..]);
 }
 
-/// Writes `2026-11-22T15:04:05.123456Z`, and works a second out once.
+/// Writes `2026-11-22T15:04:05.123456Z`. The text of a second is computed once.
 #[derive(Debug, Default)]
 struct Clock {
     second: Option<i64>,
@@ -189,7 +189,7 @@ fn second_text(second: i64) -> [u8; 20] {
     text
 }
 
-/// `20261122T150405.123456Z`, as it stands in names of files.
+/// `20261122T150405.123456Z`, as in file names.
 pub fn name_time(time: i64) -> String {
     let mut buffer = [0; 27];
     let mut out = Body::new(&mut buffer);
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_an_object_a_line() {
+    fn json_has_one_object_per_line() {
         assert_eq!(
             batch(Format::Json, &messages()),
             r#"{"time":"2026-11-22T15:04:05.123456Z","child":"echo","peer":"127.0.0.1:40312","message":"hello"}

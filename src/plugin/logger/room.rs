@@ -6,14 +6,15 @@ use super::settings::{Settings, WhenFull};
 use nix::errno::Errno;
 use std::io;
 
-/// Frees something, where an error says that there is no room and the settings
+/// Frees something if an error says that there is no room and the settings
 /// allow it: first what an archivist left unfinished, then the oldest archive.
-/// Whether it did: what failed is worth another try.
+/// Returns whether it did, so that it makes sense to try again.
 pub fn make_room(settings: &Settings, error: &io::Error) -> bool {
     may_make_room(settings, error) && (empty_workshop(&settings.file) || drop_oldest(settings))
 }
 
-/// Whether that is what an error asks for, and the settings allow it.
+/// Whether the error says that there is no room, and the settings allow archives to be
+/// dropped.
 pub fn may_make_room(settings: &Settings, error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
     settings.when_full == WhenFull::DropArchives && matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT))
@@ -40,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_goes_first_and_nothing_that_is_no_archive() {
+    fn the_oldest_archive_is_removed_first_and_nothing_else_ever_is() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("m.log");
         let names = [

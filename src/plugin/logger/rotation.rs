@@ -1,5 +1,5 @@
-//! When the message file is rotated, and how: the steps of doc/rotation.md,
-//! "Rotation". What becomes of the archives is the archivist's.
+//! When and how the message file is rotated: the steps of doc/rotation.md,
+//! "Rotation". The archivist takes care of the archives.
 
 use super::destination::FileDestination;
 use super::file::now;
@@ -10,26 +10,27 @@ use crate::link::intent::FileId;
 use std::io;
 use std::time::{Duration, Instant};
 
-/// What is known of rotations, past and to come.
+/// What is known about past and future rotations.
 #[derive(Debug, Default)]
 pub struct Rotations {
-    /// The file that has messages, and when this process saw that first: the
-    /// clock may be set back, this is not.
+    /// The file, and when this process first saw messages in it. Unlike the clock, this
+    /// can't be set back.
     seen: Option<(FileId, Instant)>,
-    /// The next rotation is not due before this.
+    /// The next rotation is not due before this time.
     at: Option<Instant>,
-    /// The last one failed; it is not tried before this.
+    /// The last rotation failed, and is not tried again before this time.
     pub(super) retry_at: Option<Instant>,
 }
 
 impl Rotations {
-    /// When the next one will be due, if nothing more comes.
+    /// When the next one will be due if nothing more comes.
     pub fn at(&self) -> Option<Instant> {
         self.at
     }
 }
 
-/// How long until a file of that length and age is due; `None`: as it is, never.
+/// How long until a file of that length and age is due; `None` if it never is unless it
+/// grows.
 pub fn due(rotate: &Rotate, len: u64, age: Duration) -> Option<Duration> {
     let by_size = rotate.size.filter(|size| len >= *size).map(|_| Duration::ZERO);
     let by_age = rotate.age_ms.filter(|_| len > 0).map(Duration::from_millis);
@@ -38,7 +39,7 @@ pub fn due(rotate: &Rotate, len: u64, age: Duration) -> Option<Duration> {
 }
 
 impl FileDestination {
-    /// Rotates the file, where that is due, between two batches.
+    /// Rotates the file between two batches, if that is due.
     pub(super) fn rotate_if_due(&mut self) -> Result<(), Halt> {
         if !self.settings.rotate.is_on() {
             return Ok(());
@@ -74,9 +75,9 @@ impl FileDestination {
             }
         };
         let began = self.intent.began(id).unwrap_or_else(|| {
-            // Not this logger's, nor one's before it.
+            // No logger has recorded when its first message came.
             let born = self.file.born().unwrap_or_else(now);
-            // What can't be written now is written with the end of the next batch.
+            // If this can't be written now, it is written at the end of the next batch.
             let _written_later = self.intent.set_began(id, born);
             born
         });
@@ -85,7 +86,7 @@ impl FileDestination {
     }
 
     pub(super) fn rotate(&mut self) -> Result<(), Halt> {
-        // 1 what is owed to the disk. A file that is not trusted is replaced by that.
+        // 1 sync, if a sync is due. If that fails, it replaces the file.
         if self.sync_at.is_some() {
             self.sync(None)?;
             if self.file_len()? == 0 {
@@ -115,7 +116,8 @@ impl FileDestination {
                 self.mend_tail()?;
             }
         }
-        // 6 the archivist (5, the folder, goes before an acknowledgement that needs it)
+        // 6 the archivist (5, the sync of the folder, comes before an acknowledgement that
+        // needs it)
         let rotate = &self.settings.rotate;
         if rotate.compress.is_some() || rotate.keep.is_some() || rotate.keep_size.is_some() {
             self.archivist.start(&mut self.orders);
@@ -130,8 +132,8 @@ impl FileDestination {
         (self.rotations.retry_at, self.rotations.at) = (Some(retry_at), Some(retry_at));
     }
 
-    /// Frees room, if an error says that there is none and the settings allow it.
-    /// Returns whether what failed is worth another try.
+    /// Frees room if an error says that there is none and the settings allow it.
+    /// Returns whether it makes sense to try again.
     pub(super) fn make_room(&mut self, error: &io::Error) -> bool {
         self.archivist.make_room(&self.settings, error)
     }

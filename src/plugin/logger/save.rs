@@ -1,4 +1,4 @@
-//! Bytes into the message file: the batch that was promised, whatever comes.
+//! Writes the promised batch to the message file, whatever goes wrong.
 
 use super::destination::FileDestination;
 use super::file::{self, MessageFile};
@@ -16,18 +16,17 @@ use std::time::Duration;
 
 /// How long to wait for a trouble to pass before trying again.
 pub(super) const RETRY: Duration = Duration::from_millis(200);
-/// The same, for a lock.
+/// How long to wait for a lock before trying again.
 const RETRY_LOCK: Duration = Duration::from_millis(100);
-/// A torn end that is longer than this takes a while to look at and to move.
+/// A torn end that is longer than this takes a while to find and to move, which is reported.
 const WORTH_A_WORD: u64 = 16 << 20;
 
 impl FileDestination {
     /// Makes sure that there is room for this many bytes at the end of the file, and
-    /// returns where that is. This comes before anything is promised: if a promised
-    /// batch stopped half-way because there is no room, only this very file could
-    /// take the rest of it.
+    /// returns the offset of the end. This happens before anything is promised: if a promised
+    /// batch stopped half-way because there is no room, only this file could take the rest.
     ///
-    /// `None`: there is no room for this much, but maybe for less.
+    /// `None` if there is no room for this much, but maybe for less.
     pub(super) fn reserve_at_end(&mut self, length: u64) -> Result<Option<u64>, Halt> {
         loop {
             let mut offset = self.file_len()?;
@@ -63,12 +62,12 @@ impl FileDestination {
         }
     }
 
-    /// Step 6: writes what was promised, of which `done` bytes are there.
+    /// Step 6: writes the rest of the promised batch. `done` bytes are already in the file.
     pub(super) fn write_rest(&mut self, promise: &mut Promised<'_>, done: u64) -> Result<(), Halt> {
         self.write_rest_in(promise, done, false)
     }
 
-    /// Does that in a file that may be `renamed`: then no other file takes its place if
+    /// Does that in a file that may be `renamed`. If so, no other file takes its place when
     /// it can't be written to.
     pub(super) fn write_rest_in(
         &mut self,
@@ -87,7 +86,7 @@ impl FileDestination {
                 }
                 Ok(0) => ErrorKind::WriteZero.into(),
                 Ok(_) => {
-                    // The rest must not go behind what somebody else wrote by now.
+                    // The rest must not follow something that another process wrote meanwhile.
                     done = self.progress(promise)?;
                     continue;
                 }
@@ -95,7 +94,7 @@ impl FileDestination {
                 Err(error) => error,
             };
             if self.make_room(&error) {
-                // That takes a while, too.
+                // Making room takes a while, so another process may have written meanwhile.
                 done = self.progress(promise)?;
                 continue;
             }
@@ -118,8 +117,8 @@ impl FileDestination {
         &self.intent.body()[..usize::try_from(promise.length).unwrap_or(usize::MAX)]
     }
 
-    /// How much of what was promised is in the file. If that can't be continued,
-    /// because somebody truncated the file or wrote to it, all of it is promised
+    /// How much of the promised batch is in the file. If that can't be continued,
+    /// because another process truncated the file or wrote to it, all of it is promised
     /// anew, at the end of the file.
     pub(super) fn progress(&mut self, promise: &mut Promised<'_>) -> Result<u64, Halt> {
         match self.look(promise)? {
@@ -139,7 +138,7 @@ impl FileDestination {
         Ok(0)
     }
 
-    /// What the message file has of what was promised.
+    /// Which part of the promised batch the message file has.
     pub(super) fn look(&mut self, promise: &Promise) -> Result<There, Halt> {
         loop {
             let error = match there::look(self.file.file(), promise, self.promised(promise)) {
@@ -154,13 +153,13 @@ impl FileDestination {
         }
     }
 
-    /// Another process wrote behind the first lines of a batch. Those lines are moved
-    /// away, because the batch is saved again, and what the other process wrote goes
+    /// Another process wrote after the first lines of a batch. Those lines are moved
+    /// away, because the batch is saved again, and what the other process wrote is moved
     /// with them.
     pub(super) fn move_broken(&mut self, at: u64) -> Result<(), Halt> {
         if let Some(moved) = self.move_tail(|file, watcher| file.move_tail(at, watcher))? {
             log::warn!(
-                "somebody else wrote to {} while a batch was half in it; both are now in {}, and the batch is saved again",
+                "another process wrote to {} while a batch was half in it; both are now in {}, and the batch is saved again",
                 self.file.path().display(),
                 moved.display()
             );
@@ -174,14 +173,14 @@ impl FileDestination {
         promise.file = self.file.id();
         promise.offset = self.file_len()?;
         self.promise_anew(promise)?;
-        // Nothing of it is to be looked for in a file that is not trusted.
+        // The batch must not be looked for in a file that is not trusted.
         match self.intent.untrusted() {
             Some(file) if file != promise.file => self.write_intent(|intent| intent.set_untrusted(None)),
             _ => Ok(()),
         }
     }
 
-    /// Step 7: brings the file to the disk, and the batch under way with it.
+    /// Step 7: syncs the file, including the batch under way, to the disk.
     pub(super) fn sync(&mut self, promise: Option<&mut Promised<'_>>) -> Result<(), Halt> {
         self.sync_bytes(promise)?;
         while let Err(error) = self.file.sync_name() {
@@ -193,8 +192,7 @@ impl FileDestination {
         Ok(())
     }
 
-    /// Syncs the file, but not its name. A file that can't be synced is not trusted
-    /// again.
+    /// Syncs the file, but not its name. A file that can't be synced is no longer trusted.
     fn sync_bytes(&mut self, mut promise: Option<&mut Promised<'_>>) -> Result<(), Halt> {
         let mut attempts = 0;
         while let Err(error) = self.file.sync() {
@@ -221,11 +219,11 @@ impl FileDestination {
         Ok(())
     }
 
-    /// Puts a new file in the place of one that is not trusted. `own`: this trouble made
-    /// the file itself; if it has nothing but the batch under way, nobody needs it.
+    /// Replaces a file that is not trusted with a new one. `own` means that the file was made
+    /// during this trouble. If it has nothing but the batch under way, it is not needed.
     ///
     /// Its path may name it again at any time, for example if its folder was away. So
-    /// it is put aside before each attempt, otherwise its own lock is in the way.
+    /// it is put aside before each attempt, because otherwise its own lock is in the way.
     fn replace_untrusted(&mut self, promise: Option<&Promised<'_>>, own: bool) -> Result<(), Halt> {
         let of_no_use = own && self.file_len()? == promise.map_or(0, |p| p.length);
         let mut aside = None;
@@ -243,9 +241,9 @@ impl FileDestination {
             self.orders.endure(&trouble, RETRY)?;
         };
         match aside {
-            Some(path) => log::error!("what could not be brought to the disk is now {}", path.display()),
+            Some(path) => log::error!("the file that could not be brought to the disk is now {}", path.display()),
             None if of_no_use => {}
-            None => log::error!("what could not be brought to the disk had lost its name before"),
+            None => log::error!("the file that could not be brought to the disk had already lost its name"),
         }
         file.take_rights(&self.file);
         self.take_file(file);
@@ -256,7 +254,7 @@ impl FileDestination {
         if of_no_use { self.file.remove().map(|()| None) } else { self.file.set_aside("untrusted") }
     }
 
-    /// A file that was not trusted when another incarnation ended is put aside.
+    /// Puts a file aside that an earlier logger did not trust.
     pub(super) fn put_untrusted_aside(&mut self) -> Result<(), Halt> {
         if self.intent.untrusted() == Some(self.file.id()) {
             self.replace_untrusted(None, false)?;
@@ -271,7 +269,7 @@ impl FileDestination {
         })
     }
 
-    /// Goes on in that file.
+    /// Continues with that file.
     pub(super) fn take_file(&mut self, file: MessageFile) {
         self.orders.set_flaw(Flaw::Access, file.lacks());
         self.watch.leave();
@@ -284,15 +282,15 @@ impl FileDestination {
         })
     }
 
-    /// Opens the file anew by its name, between two batches or when a batch
-    /// can't get into one that was removed.
+    /// Opens the file anew by its name, between two batches or while a batch
+    /// can't be written.
     pub(super) fn reopen(&mut self) -> Result<(), Halt> {
         self.orders.reopened();
         if self.sync_at.is_some() && !self.file.is_named() {
             self.sync_bytes(None)?;
         }
         loop {
-            // It may have its name back, and then its own lock is in the way.
+            // If it has its name back, its own lock would be in the way.
             if self.file.is_named() {
                 self.orders.endured();
                 self.orders.set_flaw(Flaw::Name, "");
@@ -318,7 +316,7 @@ impl FileDestination {
         self.mend_tail()
     }
 
-    /// Moves a tail that is no whole line out of the file.
+    /// Moves an end that is not a whole line out of the file.
     pub(super) fn mend_tail(&mut self) -> Result<(), Halt> {
         if let Some(torn) = self.move_tail(MessageFile::mend_tail)? {
             let path = self.file.path().display();
@@ -327,7 +325,7 @@ impl FileDestination {
         Ok(())
     }
 
-    /// Moves the end of the file out of it, and returns where to.
+    /// Moves the end of the file out of it, and returns the path of the copy.
     pub(super) fn move_tail(
         &mut self,
         attempt: impl Fn(&mut MessageFile, &mut Watcher<'_>) -> io::Result<Option<PathBuf>>,
@@ -340,7 +338,7 @@ impl FileDestination {
                 let left = match step {
                     Step::Looking(left) | Step::Moving(left) => left,
                 };
-                // A short one is not worth a word.
+                // A short one is not worth reporting.
                 if *first.get_or_insert(left) <= WORTH_A_WORD {
                     return Ok(());
                 }
@@ -378,7 +376,7 @@ impl FileDestination {
         }
     }
 
-    /// How long the file is, once it can be looked at.
+    /// How long the file is. Waits until that can be found out.
     pub(super) fn file_len(&mut self) -> Result<u64, Halt> {
         let mut troubled = false;
         loop {
@@ -398,8 +396,8 @@ impl FileDestination {
         }
     }
 
-    /// Whether the names of both files still are what they were, and the message file
-    /// is locked, at most once a second.
+    /// Checks that both files still have their names and that the message file is locked, at
+    /// most once a second.
     pub(super) fn check_names(&mut self) {
         if self.names_checked.elapsed() < Duration::from_secs(1) {
             return;
@@ -416,7 +414,7 @@ impl FileDestination {
         self.restore_intent();
     }
 
-    /// When the syncing of what was saved now is due at the latest.
+    /// When a batch that is saved now must be synced at the latest.
     pub(super) fn due(&self) -> Option<std::time::Instant> {
         match self.settings.sync {
             Sync::EveryMs(ms) => Some(std::time::Instant::now() + Duration::from_millis(ms)),

@@ -1,5 +1,5 @@
-//! The settings of `logger`: their keys, the type into which it reads them, and what must
-//! hold between them. Its metrics too.
+//! The settings of `logger`: their keys, the type that it reads them into, and the checks
+//! between them. Also its metrics.
 
 use crate::plugin::Metric;
 use crate::plugin::check::{Asks, Check};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
-/// Rotating smaller files would make more names than content.
+/// With smaller files, a rotation would make more names than content.
 const SMALLEST: u64 = 4096;
 /// No file system holds larger files.
 const LARGEST: u64 = 1 << 60;
@@ -22,7 +22,7 @@ const MOST: u64 = 100_000;
 
 /// The shortest time between two rotations. Without inotify, `tail -F` looks at the open
 /// file six times, a second apart, before it looks at the name again. It never sees a file
-/// that comes and goes in between. doc/rotation.md, has the calculation.
+/// that comes and goes in between. doc/rotation.md has the calculation.
 pub const LEAST: Duration = Duration::from_secs(10);
 
 /// `[children.NAME.settings]` of a logger.
@@ -145,7 +145,7 @@ const ROTATE: Keys = &[
     ),
 ];
 
-/// What its metrics page has, slot by slot.
+/// The slots of its metrics page, in order.
 pub const METRICS: &[Metric] = &[
     Metric::counter("messages", "messages", "Messages that were saved."),
     Metric::counter("bytes", "bytes", "Bytes of messages that were saved."),
@@ -160,40 +160,40 @@ pub const METRICS: &[Metric] = &[
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// The message file; absolute.
+    /// The message file, as an absolute path.
     pub file: PathBuf,
     /// Its mode when it is created.
     #[serde(deserialize_with = "mode")]
     pub mode: u32,
-    /// Its group when it is created; `None`: the one that any new file gets.
+    /// Its group when it is created; `None` means the one that any new file gets.
     #[serde(deserialize_with = "some")]
     pub group: Option<Group>,
     /// How messages are written.
     pub format: Format,
-    /// When it is brought to the disk.
+    /// When it is synced to the disk.
     pub sync: Sync,
-    /// When it is rotated, and what becomes of rotated ones.
+    /// When it is rotated, and what happens to rotated files.
     pub rotate: Rotate,
     /// What happens on a full disk.
     pub when_full: WhenFull,
 }
 
 impl Settings {
-    /// Reads them from JSON. What they leave out has its default.
+    /// Reads them from JSON. A missing setting has its default.
     ///
     /// # Errors
-    /// They are no settings of a logger.
+    /// They are not settings of a logger.
     pub fn read(json: &str) -> Result<Settings, String> {
         read(KEYS, json)
     }
 
-    /// What a new message file gets.
+    /// The rights that a new message file gets.
     pub fn rights(&self) -> Rights<'_> {
         Rights { mode: self.mode, group: self.group.as_ref() }
     }
 }
 
-/// What a new message file gets.
+/// The rights that a new message file gets.
 #[derive(Debug, Clone, Copy)]
 pub struct Rights<'a> {
     /// Its mode.
@@ -220,7 +220,7 @@ pub enum Format {
     Text,
     /// The message's bytes and a newline.
     Raw,
-    /// An object for each message, on a line.
+    /// One object per message, each on a line.
     Json,
 }
 
@@ -262,7 +262,7 @@ pub struct Rotate {
     /// How many bytes of archives are kept.
     #[serde(default, deserialize_with = "some_bytes")]
     pub keep_size: Option<u64>,
-    /// What archives become.
+    /// How archives are compressed.
     #[serde(deserialize_with = "some")]
     pub compress: Option<Compress>,
     /// [`LEAST`], in milliseconds. The configuration has no key for it.
@@ -308,11 +308,11 @@ pub enum Compress {
 pub enum WhenFull {
     /// Sources wait until there is room.
     Wait,
-    /// The oldest archives go first.
+    /// The oldest archives are removed first.
     DropArchives,
 }
 
-/// What must hold beside each key's own range.
+/// Checks more than each key's own range.
 pub(crate) fn check(check: &mut Check<'_, '_>) -> Asks {
     let part = |name: &str| check.values.get(name).cloned().unwrap_or_default();
     let group: Option<Group> = some(part("group")).expect("what fits the row fits the type");
@@ -336,7 +336,8 @@ fn may_give(check: &mut Check<'_, '_>, group: &Group) {
     match check.reader.system.groups(user.map_or("", |user| user.name)) {
         Ok(groups) if groups.contains(&group.id) => {}
         Ok(_) => {
-            let what = format!("the logger cannot give its file the group {}: it is not in it", quoted(&group.name));
+            let what =
+                format!("the logger cannot give its file the group {}: its user is not in it", quoted(&group.name));
             check.reader.absent(place, what, "name a group of the logger's user, or run it as root");
         }
         Err(cause) => {
@@ -352,7 +353,7 @@ fn rotation(check: &mut Check<'_, '_>, rotate: &Rotate, when_full: WhenFull) {
     let others = ["keep", "keep_size", "compress"].into_iter().find(|key| section.has(key));
     let never = section.lacks("size") && section.lacks("age");
     if let Some(key) = others.filter(|_| never) {
-        let what = "nothing would be rotated: neither size nor age is said";
+        let what = "nothing would be rotated: neither size nor age is set";
         check.reader.problem(section.key_place(key), what, "add size = \"100MiB\", or age = \"24h\", or both");
     }
     if let (Some(size), Some(all)) = (rotate.size, rotate.keep_size) {

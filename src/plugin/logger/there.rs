@@ -1,29 +1,28 @@
-//! What a file has of a batch that was promised to it.
+//! Finds out how much of a promised batch is in a file.
 
 use crate::link::intent::Promise;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::FileExt;
 
-/// So many bytes of somebody else's may stand before a batch: what he wrote
-/// between the look at the file's length and the write.
+/// The most bytes of another process that may come before a batch: bytes that it wrote
+/// between this process's check of the file's length and its write.
 const OTHERS: u64 = 1 << 20;
 
-/// What a file has of a batch.
+/// How much of a batch a file has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum There {
-    /// So many bytes of it begin at that offset: all of them, or as many as the
-    /// file has there, so that the rest can follow.
+    /// Its first `done` bytes are at that offset. They are all of it, or the end of the
+    /// file follows, so that the rest can be appended.
     Begun {
-        /// Where.
+        /// The offset.
         at: u64,
-        /// How many.
+        /// How many bytes.
         done: u64,
     },
-    /// Its first line, or more, begins at that offset, and something else
-    /// stands behind that.
+    /// At least its first line is at that offset, and something else follows.
     Broken {
-        /// Where.
+        /// The offset.
         at: u64,
     },
     /// No line of it.
@@ -39,7 +38,7 @@ pub fn look(file: &File, promise: &Promise, body: &[u8]) -> io::Result<There> {
     if len < promise.offset {
         return Ok(There::Nothing);
     }
-    // The newline before it is a part of what is looked for.
+    // The newline before the batch is part of the pattern.
     let from = promise.offset.saturating_sub(1);
     let most = (body.len() as u64).saturating_add(OTHERS);
     let mut text = if promise.offset == 0 { vec![b'\n'] } else { Vec::new() };
@@ -53,8 +52,8 @@ pub fn look(file: &File, promise: &Promise, body: &[u8]) -> io::Result<There> {
     })
 }
 
-/// The same in bytes that begin with the one before; offsets are those of the
-/// newlines. `ends`: the file has no more.
+/// Does that in bytes that begin with the one before the batch. Offsets are those of the
+/// newlines before a line. `ends` means that the file has no more bytes.
 fn find(text: &[u8], body: &[u8], ends: bool) -> There {
     let line = memchr::memchr(b'\n', body).map_or(body.len(), |at| at + 1);
     let mut matcher = Matcher::new(body);
@@ -77,13 +76,14 @@ fn find(text: &[u8], body: &[u8], ends: bool) -> There {
     }
 }
 
-/// Finds a newline and a batch behind it, in one pass, whatever the bytes are
+/// Finds a newline followed by a batch, in one pass, whatever the bytes are
 /// (Knuth, Morris, Pratt).
 struct Matcher<'a> {
     body: &'a [u8],
-    /// For each beginning: how long the longest one is that it ends with, but itself.
+    /// For each prefix of the pattern, the length of the longest shorter prefix that it ends
+    /// with.
     shorter: Vec<usize>,
-    /// How long a beginning the bytes so far end with.
+    /// The length of the longest prefix that the bytes so far end with.
     matched: usize,
 }
 
@@ -114,7 +114,7 @@ impl Matcher<'_> {
     }
 }
 
-/// A file from an offset on.
+/// Reads a file from an offset on.
 struct Reading<'a>(&'a File, u64);
 
 impl Read for Reading<'_> {
@@ -147,22 +147,22 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_found_behind_what_somebody_else_wrote() {
+    fn a_batch_is_found_after_what_another_process_wrote() {
         let begun = |at, done| There::Begun { at, done };
         for (text, expected) in [
             ("one\n", begun(4, 0)),
             ("one\nfir", begun(4, 3)),
             ("one\nfirst\nsec", begun(4, 9)),
             ("one\nfirst\nsecond\n", begun(4, 13)),
-            ("one\nfirst\nsecond\nhis\n", begun(4, 13)),
-            ("one\nhis\n", begun(8, 0)),
-            ("one\nhis\nfir", begun(8, 3)),
-            ("one\nhis\nfirst\nsecond\nhis", begun(8, 13)),
+            ("one\nfirst\nsecond\nodd\n", begun(4, 13)),
+            ("one\nodd\n", begun(8, 0)),
+            ("one\nodd\nfir", begun(8, 3)),
+            ("one\nodd\nfirst\nsecond\nodd", begun(8, 13)),
             ("one\nfirst\nfirst\nsecond\n", begun(10, 13)),
-            ("one\nfirst\nhis\n", There::Broken { at: 4 }),
-            ("one\nhis\nfirst\nsecohis\n", There::Broken { at: 8 }),
-            ("one\nfirhis\n", begun(11, 0)),
-            ("one\nhis", There::Nothing),
+            ("one\nfirst\nodd\n", There::Broken { at: 4 }),
+            ("one\nodd\nfirst\nsecoodd\n", There::Broken { at: 8 }),
+            ("one\nfirodd\n", begun(11, 0)),
+            ("one\nodd", There::Nothing),
             ("one", There::Nothing),
             ("on", There::Nothing),
         ] {
@@ -170,20 +170,20 @@ mod tests {
         }
         assert_eq!(look_in(b"", 0, b"first\n"), begun(0, 0));
         assert_eq!(look_in(b"fi", 0, b"first\n"), begun(0, 2));
-        assert_eq!(look_in(b"his\nfi", 0, b"first\n"), begun(4, 2));
+        assert_eq!(look_in(b"odd\nfi", 0, b"first\n"), begun(4, 2));
     }
 
     #[test]
-    fn it_is_looked_for_behind_so_much_and_no_more() {
-        let his = vec![b'\n'; OTHERS as usize];
-        let found = |more: &[u8]| look_in(&[&his, more, b"first\n", &[b'\n'; 99]].concat(), 0, b"first\n");
+    fn it_is_found_after_at_most_so_many_other_bytes() {
+        let others = vec![b'\n'; OTHERS as usize];
+        let found = |more: &[u8]| look_in(&[&others, more, b"first\n", &[b'\n'; 99]].concat(), 0, b"first\n");
         assert_eq!(found(b""), There::Begun { at: OTHERS, done: 6 });
         assert_eq!(found(b"\n"), There::Nothing);
     }
 
     proptest! {
         #[test]
-        fn it_is_as_one_who_compares_at_each_line_says(text in "[a\n]{0,30}", body in "[a\n]{0,8}\n") {
+        fn it_agrees_with_a_comparison_at_each_line(text in "[a\n]{0,30}", body in "[a\n]{0,8}\n") {
             let (text, body) = (["\n", &text].concat().into_bytes(), body.as_bytes());
             let rests = || memchr::memchr_iter(b'\n', &text).map(|at| (at as u64, &text[at + 1..]));
             let whole = rests().find(|(_, rest)| rest.starts_with(body));

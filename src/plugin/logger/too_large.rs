@@ -1,5 +1,5 @@
-//! A file that can grow no further: the process's limit (RLIMIT_FSIZE), or its
-//! file system's. It is waited out as a full disk is, but another file has room.
+//! A file that can't grow any further because of the process's limit (RLIMIT_FSIZE) or its
+//! file system's. The logger waits as on a full disk, but another file has room.
 
 use super::destination::FileDestination;
 use super::file::is_too_large;
@@ -11,14 +11,14 @@ use std::io;
 use std::time::{Duration, Instant};
 
 impl FileDestination {
-    /// Rotates a file that can grow no further, if that is what the error says
-    /// and the settings allow it by now. Returns whether it did.
+    /// Rotates a file that can't grow any further, if that is what the error says
+    /// and the settings allow a rotation now. Returns whether it did.
     pub(super) fn rotate_if_too_large(&mut self, error: &io::Error) -> Result<bool, Halt> {
         if !is_too_large(error) || !self.settings.rotate.is_on() {
             return Ok(false);
         }
         let len = self.file_len()?;
-        // A new file is no larger than an empty one.
+        // A new file would have no more room than an empty one.
         if len == 0 || !self.may_rotate(len) {
             return Ok(false);
         }
@@ -27,16 +27,16 @@ impl FileDestination {
         Ok(self.file.id() != before)
     }
 
-    /// Whether the last rotation, or a failed one, is long enough ago.
+    /// Whether the last rotation, successful or not, was long enough ago.
     fn may_rotate(&mut self, len: u64) -> bool {
         let least = self.settings.rotate.least();
         let is_old = self.age(len) >= least;
         is_old && self.rotations.retry_at.is_none_or(|at| at <= Instant::now())
     }
 
-    /// Waits until a batch that was promised fits, with `left` bytes still to be
-    /// written: because the limit was raised, or in another file. What the file
-    /// has of the batch is taken out of it meanwhile, so no half line stays.
+    /// Waits until a promised batch, with `left` bytes still to be written, fits: either the
+    /// limit was raised, or another file takes it. The part of the batch that is in the file
+    /// is removed first, so that no half line stays.
     pub(super) fn wait_for_larger(
         &mut self,
         promise: &mut Promised<'_>,
@@ -58,7 +58,7 @@ impl FileDestination {
             if moved {
                 return self.promise_here(promise);
             }
-            // From where it ends by now: a person may have cut it, to make it go on.
+            // Its length is read again, because a person may have truncated it to make room.
             let len = self.file_len()?;
             match self.file.has_room_below_limit(len, promise.length.max(left as u64)) {
                 Ok(_) => return Ok(()),
@@ -67,12 +67,12 @@ impl FileDestination {
         }
     }
 
-    /// Takes the beginning of a batch out of the file.
+    /// Removes the beginning of a batch from the file.
     pub(super) fn cut_out(&mut self, promise: &mut Promised<'_>) -> Result<(), Halt> {
         loop {
             let (at, done) = match self.look(promise)? {
                 There::Begun { at, done } if done > 0 => (at, done),
-                // It is saved whole, so its first lines would be there twice.
+                // The batch will be saved whole, so its first lines would be there twice.
                 There::Broken { at } => return self.move_broken(at),
                 There::Begun { .. } | There::Nothing => return Ok(()),
             };

@@ -1,10 +1,10 @@
 //! Moves a torn end out of the message file, to `FILE.torn-TIME`.
 //!
-//! It may be gigabytes, and the disk nearly full. So it goes piece by piece, the
-//! last one first: copied to `.NAME.torn-INODE-OFFSET`, brought to the disk,
-//! then cut off. Whatever kills the logger, the next one finds the rest at the
-//! end of the file and goes on with that very copy, so there is one at most and
-//! the disk holds one piece twice. When all is moved, it gets its name.
+//! It may be gigabytes long, and the disk nearly full. So it is moved piece by piece, the
+//! last one first: each is copied to `.NAME.torn-INODE-OFFSET`, synced to the disk, and
+//! then cut off. If the logger is killed, the next one finds the rest at the
+//! end of the file and goes on with the same copy. So there is at most one copy, and
+//! the disk holds only one piece twice. When everything is moved, the copy gets its name.
 
 use super::file::{BLOCK, MessageFile, beside_hidden, folder, sync_folder};
 use crate::sys::beside::{self, Whose};
@@ -15,28 +15,28 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Bytes of a piece.
+/// How many bytes a piece has.
 const PIECE: u64 = 16 << 20;
 
-/// What is being done, told between two pieces.
+/// What is being done, reported between two pieces.
 #[derive(Debug, Clone, Copy)]
 pub enum Step {
-    /// Looking for the last newline; so many bytes have none.
+    /// Looking for the last newline. This many bytes have none.
     Looking(u64),
-    /// Moving the end; so many bytes are left.
+    /// Moving the end. This many bytes are left.
     Moving(u64),
 }
 
-/// Is told each step of what takes long. An error ends it.
+/// Called for each step of work that takes long. An error ends the work.
 pub type Watcher<'a> = dyn FnMut(Step) -> io::Result<()> + 'a;
 
 impl MessageFile {
-    /// Moves what stands behind the last newline to `FILE.torn-TIME`, and
+    /// Moves everything after the last newline to `FILE.torn-TIME`, and
     /// returns that name if there was something.
     ///
     /// # Errors
-    /// It can't be read, or saved elsewhere, or cut: what was not moved is still
-    /// there, and no second copy of it. [`ErrorKind::ResourceBusy`]: another
+    /// It can't be read, copied or truncated. The bytes that were not moved are still
+    /// there, with no second copy. [`ErrorKind::ResourceBusy`] if another
     /// process wrote to it meanwhile.
     pub fn mend_tail(&mut self, watcher: &mut Watcher<'_>) -> io::Result<Option<PathBuf>> {
         let len = self.size()?;
@@ -45,7 +45,7 @@ impl MessageFile {
         self.move_out(whole, len, watcher)
     }
 
-    /// Moves what stands behind the first `whole` bytes to `FILE.torn-TIME`,
+    /// Moves everything after the first `whole` bytes to `FILE.torn-TIME`,
     /// and returns that name if there was something.
     ///
     /// # Errors
@@ -66,13 +66,13 @@ impl MessageFile {
             let from = whole.max(len.saturating_sub(PIECE));
             let moved = self.move_piece(&copy, whole, from, len, has_some, watcher);
             if matches!(&moved, Err(error) if error.kind() == ErrorKind::AlreadyExists) {
-                // Another process wrote more where pieces were cut off.
+                // After pieces were cut off, another process wrote more there.
                 self.finish(&path)?;
                 (copy, has_some) = (open_copy(&path)?, false);
                 continue;
             }
             if let (Err(_), false) = (&moved, has_some) {
-                // All of it is still where it was.
+                // All of it is still in the file.
                 let _left = beside::remove(&path);
             }
             moved?;
@@ -81,7 +81,7 @@ impl MessageFile {
         self.finish(&path).map(Some)
     }
 
-    /// Moves the bytes from `from` to `len`, the end.
+    /// Moves the bytes from `from` to `len`, the end of the file.
     fn move_piece(
         &mut self,
         copy: &File,
@@ -96,7 +96,7 @@ impl MessageFile {
             return Err(ErrorKind::AlreadyExists.into());
         }
         if !has_some {
-            // From now on it is known to be one of such an end.
+            // From now on, its length shows how long the end was.
             copy.set_len(len - whole)?;
         }
         self.blocks(from, len, |at, bytes| copy.write_all_at(bytes, at - whole).map(|()| true))?;
@@ -107,8 +107,8 @@ impl MessageFile {
         self.cut(from, len)
     }
 
-    /// Whether a copy that was begun has room for that piece where it belongs:
-    /// it is there already, or nothing is.
+    /// Whether the piece fits into its place in a copy that was begun: that place has the
+    /// same bytes, or none yet.
     fn fits(&self, copy: &File, whole: u64, from: u64, len: u64) -> io::Result<bool> {
         if copy.metadata()?.len() < len - whole {
             return Ok(false);
@@ -122,8 +122,8 @@ impl MessageFile {
         })
     }
 
-    /// Reads the bytes from `from` to `to` for as long as they are wanted, and
-    /// returns whether all were.
+    /// Reads the bytes from `from` to `to` until `take` returns false, and
+    /// returns whether it took all.
     fn blocks(&self, from: u64, to: u64, mut take: impl FnMut(u64, &[u8]) -> io::Result<bool>) -> io::Result<bool> {
         let mut block = vec![0; BLOCK];
         let mut at = from;
@@ -143,7 +143,7 @@ impl MessageFile {
         let mut block = vec![0; BLOCK];
         let mut end = len;
         while end > 0 {
-            // The last byte alone says it, nearly always.
+            // The last byte is nearly always a newline, so it is checked alone first.
             let size = if end == len { 1 } else { end.min(BLOCK as u64) };
             let start = end - size;
             let size = usize::try_from(size).map_err(io::Error::other)?;
@@ -159,12 +159,12 @@ impl MessageFile {
         Ok(0)
     }
 
-    /// Where the end behind `whole` bytes is copied to.
+    /// The path of the copy of the end after `whole` bytes.
     fn copy_path(&self, whole: u64) -> PathBuf {
         beside_hidden(self.path(), &format!("torn-{}-{whole}", self.id().inode))
     }
 
-    /// Gives a copy its name.
+    /// Gives a copy its final name.
     fn finish(&self, copy: &Path) -> io::Result<PathBuf> {
         let path = self.beside("torn");
         beside::rename(copy, &path)?;
@@ -172,8 +172,8 @@ impl MessageFile {
         Ok(path)
     }
 
-    /// Copies that a logger left when it was killed get their names, but for one
-    /// of the end behind `whole` bytes, which is gone on with.
+    /// Gives the copies that a killed logger left their final names, except the copy of the
+    /// end after `whole` bytes, which will be continued.
     fn finish_others(&self, whole: Option<u64>) -> io::Result<()> {
         let ours = whole.map(|whole| self.copy_path(whole));
         let begin = beside_hidden(self.path(), "torn-");
@@ -191,7 +191,7 @@ impl MessageFile {
             let name = entry.file_name();
             name.as_bytes().strip_prefix(begin).is_some_and(is_inode_and_offset)
         });
-        // What somebody else put there is left to him.
+        // Files of other users are left alone.
         let is_own = |path: &PathBuf| beside::open(path, OFlag::O_RDONLY, Whose::Own).is_ok();
         for path in left.map(|entry| entry.path()).filter(|path| Some(path) != ours.as_ref() && is_own(path)) {
             let named = self.finish(&path)?;
@@ -201,7 +201,7 @@ impl MessageFile {
     }
 }
 
-/// Whether a name ends as a copy's does. Another message file may be called
+/// Whether a name ends as a copy's name does. Another message file may be called
 /// `NAME.torn-ANYTHING`, and have its own hidden files.
 fn is_inode_and_offset(end: &[u8]) -> bool {
     let is_number = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_tail_goes_elsewhere_and_whole_lines_stay() {
+    fn a_torn_tail_is_moved_and_whole_lines_stay() {
         let long = [&b"one\n"[..], &[b'x'; 3 * BLOCK]].concat();
         for (content, whole) in
             [(&b""[..], 0), (b"one\n", 4), (b"one\ntw", 4), (b"tw", 0), (&long, 4), (b"\n", 1), (b"one\n\n", 5)]
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_one_that_is_interrupted_is_gone_on_with_in_one_copy() {
+    fn an_interrupted_move_is_continued_in_the_same_copy() {
         let tail = tail();
         for ended_at in 1..4 {
             let (folder, mut file) = file(&[b"one\n", &tail[..]].concat());
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_writes_behind_the_rest_is_kept_apart() {
+    fn bytes_that_another_process_writes_after_the_rest_are_kept_apart() {
         let tail = tail();
         let (folder, mut file) = file(&tail);
         let mut moves = 0;
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_was_finished_but_for_its_name_gets_it() {
+    fn a_finished_copy_that_lacks_only_its_name_gets_it() {
         let (folder, mut file) = file(b"one\n");
         std::fs::write(folder.path().join(".m.log.torn-5-4"), "torn").unwrap();
         assert_eq!(file.mend_tail(&mut |_| Ok(())).unwrap(), None);

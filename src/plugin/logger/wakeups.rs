@@ -1,4 +1,4 @@
-//! All that the logger's loop waits for.
+//! Everything that the logger's loop waits for.
 
 use super::archivist::Archivist;
 use super::orders::Orders;
@@ -10,16 +10,16 @@ use nix::unistd::Pid;
 use std::io;
 use std::time::Duration;
 
-/// What there is to do.
+/// What the loop was woken for.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Wakeup {
     /// A signal came.
     Signal,
     /// The archivist has hung up.
     Archivist,
-    /// The message file has changed, and not by a write.
+    /// The message file has changed, other than by a write.
     File,
-    /// The queue of that source has something, or its end.
+    /// The queue of that source has data, or has ended.
     Queue(u32),
     /// The replies pipe of that source has room again.
     Replies(u32),
@@ -50,12 +50,12 @@ impl Token for Wakeup {
     }
 }
 
-/// All that the loop waits for.
+/// Everything that the loop waits for.
 #[derive(Debug)]
 pub(super) struct Wakeups {
     poll: Poll<Wakeup>,
     events: Vec<(Wakeup, EpollFlags)>,
-    /// By source: whether its queue is watched, and its replies.
+    /// For each source, whether its queue and its replies pipe are watched.
     watched: Vec<(bool, bool)>,
     /// The archivist that is watched.
     archivist: Option<Pid>,
@@ -77,7 +77,8 @@ impl Wakeups {
         Ok(wakeups)
     }
 
-    /// An end is seen once; room for replies is waited for only where there is none.
+    /// Stops watching queues that have ended, and watches a replies pipe only while it has no
+    /// room.
     pub(super) fn update(&mut self, sources: &[Source]) -> io::Result<()> {
         for (at, (source, (queue, replies))) in (0..).zip(sources.iter().zip(&mut self.watched)) {
             if *queue && source.intake.ended() {
@@ -96,8 +97,8 @@ impl Wakeups {
         Ok(())
     }
 
-    /// Watches the archivist that is at work, if any. One that has hung up is
-    /// not watched any more, because it would be reported again and again.
+    /// Watches the archivist that is running, if any. One that has hung up is
+    /// no longer watched, because it would be reported again and again.
     pub(super) fn watch(&mut self, archivist: &Archivist) -> io::Result<()> {
         let at_work = archivist.at_work();
         if let (None, Some(hung_up)) = (at_work, archivist.hung_up()) {

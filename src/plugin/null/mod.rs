@@ -25,7 +25,7 @@ pub const KEYS: Keys = &[key(
     "How long to wait before each read, so that a link fills up.",
 )];
 
-/// What its metrics page has, slot by slot.
+/// The slots of its metrics page, in order.
 pub const METRICS: &[Metric] = &[
     Metric::counter("messages", "messages", "Messages that were discarded."),
     Metric::counter("bytes", "bytes", "Bytes that were read."),
@@ -39,24 +39,24 @@ struct Settings {
     pause: u64,
 }
 
-/// Nothing must hold beside each key's own range, and it is no source.
+/// Each key's own range is the only check, and it is not a source.
 pub(crate) fn check(_check: &mut Check<'_, '_>) -> Asks {
     Asks::default()
 }
 
-/// A link into it. It saves nothing, so it needs no staging and no ledger.
+/// An inbound link. The plugin saves nothing, so it needs no staging and no ledger.
 struct Input {
     queue: File,
     replies: Option<Replies>,
     protocol: Protocol,
-    /// What was read and is no whole message yet.
+    /// Bytes that were read but are not a whole record yet.
     rest: Vec<u8>,
 }
 
-/// Discards until its links end or it is told to stop.
+/// Discards messages until its links end or it is asked to stop.
 ///
 /// # Errors
-/// What ended it, for the log.
+/// The reason why it ended, for the log.
 pub fn run(mut start: Start) -> Result<(), String> {
     let settings: Settings = read(KEYS, &start.settings).map_err(|e| format!("cannot read PLUMBD_SETTINGS: {e}"))?;
     let mut inputs: Vec<Input> = start.links.inbound.iter().map(Input::new).collect();
@@ -70,7 +70,7 @@ pub fn run(mut start: Start) -> Result<(), String> {
     Ok(())
 }
 
-/// Which of them have something, or have ended; none after a signal.
+/// Waits, and returns for each input whether it has data or has ended. Empty after a signal.
 fn wait(inputs: &[Input]) -> nix::Result<Vec<bool>> {
     let mut polled: Vec<PollFd<'_>> =
         inputs.iter().map(|input| PollFd::new(input.queue.as_fd(), PollFlags::POLLIN)).collect();
@@ -91,7 +91,7 @@ impl Input {
         }
     }
 
-    /// Reads once; whether more can come.
+    /// Reads once. Returns false if nothing more can come.
     fn discard(&mut self, metrics: &Metrics) -> bool {
         let mut bytes = [0; 64 * 1024];
         let count = match self.queue.read(&mut bytes) {
@@ -111,7 +111,7 @@ impl Input {
         true
     }
 
-    /// Acknowledges what is whole, and says how many messages that is.
+    /// Acknowledges the whole messages, and returns how many there are.
     fn records(&mut self) -> u64 {
         let (mut at, mut messages, mut last) = (0, 0, None);
         loop {

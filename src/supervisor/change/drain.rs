@@ -1,20 +1,20 @@
-//! Stopping children so that nothing that waits is lost: which of them goes on,
-//! which is asked to stop, which is started once more. Pure: what is goes in,
-//! what to do comes out.
+//! Stopping children so that nothing that waits is lost: which child goes on, which is
+//! asked to stop, and which is started once more. Pure: it takes the current states and
+//! returns what to do.
 //!
 //! A child is **done** when those before it are done, it has no process, and it
 //! is not needed any more. It is **needed** while something waits for it, or may
 //! still come, that only it can take. So a filter that dies while it drains is
 //! started again before its sink's input ends, and a sink that an operator
-//! stopped is started again for what its sources have left.
+//! stopped is started again to take what its sources have left.
 //!
 //! | its process | those before it | what is done |
 //! |---|---|---|
-//! | none | any | started, if it is needed; its sinks first |
+//! | none | any | it is started if it is needed; its sinks first |
 //! | starting, up | not done | nothing: it serves them |
-//! | starting, up | done | its input is ended, and it finishes by itself; without an input it is asked |
-//! | starting, up, draining | the time for an order is up ([`Bounds::order`]) | asked, unless it saves |
-//! | any | the time is up ([`Bounds::all`]) | killed |
+//! | starting, up | done | its input is ended, and it finishes by itself; if it has no input, it is asked |
+//! | starting, up, draining | any, after [`Bounds::order`] | it is asked, unless it saves |
+//! | any | any, after [`Bounds::all`] | it is killed |
 
 use crate::supervisor::family::child::{Ladder, State, Want};
 use std::cell::RefCell;
@@ -24,30 +24,30 @@ use std::time::{Duration, Instant};
 #[cfg(test)]
 mod tests;
 
-/// How often a child is started for what waits for it.
+/// How often a drain starts a child for what waits for it.
 pub const STARTS: u32 = 5;
-/// A sink that saves has at least this long once nothing more can come.
+/// A sink that saves has at least this long after nothing more can come.
 pub const LAST_SAVE: Duration = Duration::from_secs(2);
 
-/// Until when the children that go are waited for.
+/// How long the children that are to stop are waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// Until then sources go before their sinks, and sinks finish by themselves.
-    /// Then all are asked at once, but for those that save.
+    /// Until then sources stop before their sinks, and sinks finish by themselves.
+    /// After that all children are asked at once, except those that save.
     pub order: Instant,
-    /// Then whatever is left is killed.
+    /// After that all that are left are killed.
     pub all: Instant,
 }
 
 impl Bounds {
-    /// For a drain that begins now: `drain` is how long it may take, `longest`
+    /// The bounds of a drain that begins now: `drain` is how long it may take, `longest`
     /// the longest time that a child may take to stop when it is asked.
     pub fn new(now: Instant, drain: Duration, longest: Duration) -> Bounds {
         let order = now + drain;
         Bounds { order, all: order + longest + LAST_SAVE }
     }
 
-    /// Nothing is waited for.
+    /// Bounds that have passed: nothing is waited for.
     pub fn over(now: Instant) -> Bounds {
         Bounds { order: now, all: now }
     }
@@ -63,29 +63,29 @@ impl Bounds {
 pub struct Progress {
     /// How often it was started for what waits for it.
     pub starts: u32,
-    /// Its input has ended, and it was told to finish.
+    /// Whether its input has ended and it was told to finish.
     pub told: bool,
 }
 
-/// A child that goes.
+/// A child that is to stop.
 #[derive(Debug, Clone)]
 pub struct Member {
-    /// What it is.
+    /// Its state.
     pub state: State,
     /// What is wanted of it.
     pub want: Want,
     /// Whether its last exit was a success.
     pub ended_well: bool,
-    /// Whether it saves what it takes before it consumes it, and its sources may
+    /// Whether it saves what it takes before it consumes it, so that its sources may
     /// wait for that.
     pub saves: bool,
-    /// Whether it is over by its own policy: it is not started for a drain.
+    /// Whether it is over by its own policy, so that a drain does not start it.
     pub over: bool,
     /// Whether it can be given its outbound link.
     pub has_output: bool,
-    /// What was done so far.
+    /// What the drain has done with it so far.
     pub progress: Progress,
-    /// The members that must be done before it is asked: they need it.
+    /// The members that need it, and so must be done before it is asked.
     pub before: Vec<usize>,
 }
 
@@ -93,13 +93,13 @@ impl Member {
     fn has_process(&self) -> bool {
         match self.state {
             State::Starting { .. } | State::Up { .. } => true,
-            // It is as good as gone: nothing that is done makes a difference.
+            // It is as good as gone: nothing that we do makes a difference.
             State::Stopping { ladder, .. } => ladder != Ladder::Unkillable,
             State::Down | State::Waiting | State::Backoff { .. } | State::Failed => false,
         }
     }
 
-    /// Whether it has no process, and none to come by itself.
+    /// Whether it has no process, and none will start by itself.
     fn is_gone(&self) -> bool {
         !self.has_process() && (self.state == State::Down || !self.want.is_up())
     }
@@ -107,9 +107,9 @@ impl Member {
     /// Whether a start may still help.
     fn can_start(&self) -> bool {
         let Progress { starts, told } = self.progress;
-        // One in backoff comes by itself.
+        // A child in backoff is started by its own machine.
         let may = starts < STARTS || matches!(self.state, State::Backoff { .. });
-        // An ordinary program that ended well at the end of its input wanted no more of it.
+        // An ordinary program that ended well at the end of its input needs no more of it.
         let satisfied = !self.saves && (self.over || told && self.ended_well);
         may && !satisfied && self.has_output
     }
@@ -118,47 +118,47 @@ impl Member {
 /// A link into a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow {
-    /// Its source, if that goes too.
+    /// Its source, if that is to stop too.
     pub from: Option<usize>,
     /// Its sink.
     pub to: usize,
     /// Its queue; several links into one ordinary sink share one.
     pub queue: usize,
-    /// Whether the queue goes. What is in one that stays waits there.
+    /// Whether the queue is removed. If it stays, its bytes wait there.
     pub goes: bool,
 }
 
-/// What is to be done.
+/// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Start that child for what waits for it.
     Start(usize),
-    /// Ask it to stop, or make sure that it does not come again.
+    /// Ask it to stop, or make sure that it does not start again.
     Stop(usize),
     /// Let it finish by itself until then.
     Drain(usize, Instant),
     /// Kill it.
     Kill(usize),
-    /// End the input that this queue is.
+    /// End the input that this queue provides.
     EndInput(usize),
 }
 
-/// What comes of a look at everything.
+/// The result of one look at everything.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// To be done in this order.
+    /// The steps to take, in this order.
     pub steps: Vec<Step>,
-    /// Look again soon, because no event tells when bytes come or go.
+    /// Whether to look again soon, because no event reports when bytes arrive or leave.
     pub look: bool,
-    /// All are done, but for those that SIGKILL does not end.
+    /// Whether all are done, except those that SIGKILL does not end.
     pub done: bool,
 }
 
-/// All that goes.
+/// The children that are to stop, and the links into them.
 pub struct Drain<'a> {
     members: &'a [Member],
     flows: &'a [Flow],
-    /// How many bytes wait in the link of that number.
+    /// Returns how many bytes wait in the link of that number.
     waiting: &'a dyn Fn(usize) -> usize,
     bounds: Bounds,
     now: Instant,
@@ -166,7 +166,7 @@ pub struct Drain<'a> {
     into: Vec<Vec<usize>>,
     /// The links that share each queue.
     sharing: BTreeMap<usize, Vec<usize>>,
-    /// By member, once known.
+    /// Results for each member, once they are known.
     done: RefCell<Vec<Option<bool>>>,
     work: RefCell<Vec<Option<bool>>>,
 }
@@ -190,7 +190,7 @@ impl<'a> Drain<'a> {
         Drain { members, flows, waiting, bounds, now, into, sharing, done: unknown(), work: unknown() }
     }
 
-    /// What is to be done now.
+    /// Decides what to do now.
     pub fn decide(&self) -> Decision {
         let mut decision = Decision { steps: Vec::new(), look: false, done: true };
         for at in 0..self.members.len() {
@@ -208,15 +208,15 @@ impl<'a> Drain<'a> {
             _ if self.now >= self.bounds.all => decision.steps.push(Step::Kill(at)),
             State::Stopping { ladder, .. } => {
                 if matches!(ladder, Ladder::Draining { .. }) && self.before_are_done(at) {
-                    // Another drain may have told it to finish, and its input was opened again.
+                    // Another drain may have told it to finish, and then its input was reopened.
                     let ended: BTreeSet<usize> = self.ended(at).collect();
                     decision.steps.extend(ended.iter().copied().map(Step::EndInput));
                     if !member.progress.told && self.is_whole(at, &ended) && self.now < self.until(at) {
                         decision.steps.push(Step::Drain(at, self.until(at)));
                     }
                 }
-                // It may be on its way to come again, or have been told to drain
-                // when there was more time.
+                // It may be stopping only to be restarted, or have been told to drain when
+                // there was more time.
                 let late = matches!(ladder, Ladder::Draining { .. }) && self.is_late(at);
                 if member.want.is_up() || late {
                     decision.steps.push(Step::Stop(at));
@@ -229,14 +229,14 @@ impl<'a> Drain<'a> {
     fn without_process(&self, at: usize, decision: &mut Decision) {
         let member = &self.members[at];
         if self.is_needed(at) {
-            // After the first start it comes again at its own pace.
+            // After the first start its own backoff decides when it is started again.
             let comes = matches!(member.state, State::Backoff { .. }) && member.progress.starts > 0;
             if !comes && self.sinks_of(at).all(|sink| self.is_ready_for_sources(sink)) {
                 decision.steps.push(Step::Start(at));
             }
             return;
         }
-        // A source that still runs may write to it, and no event tells.
+        // A source that still runs may write to it, and no event reports that.
         decision.look |= self.now < self.limit(at) && member.can_start() && self.may_come(at);
         if member.state != State::Down {
             decision.steps.push(Step::Stop(at));
@@ -254,8 +254,8 @@ impl<'a> Drain<'a> {
         let ended: BTreeSet<usize> = self.ended(at).collect();
         decision.steps.extend(ended.iter().copied().map(Step::EndInput));
         let waits = self.into(at).any(|(link, flow)| ended.contains(&flow.queue) && (self.waiting)(link) > 0);
-        // A sink that saves has nothing in its hands when nothing waits, so it need not finish
-        // starting. Of any other program nobody can tell whether it has already taken what waited.
+        // A sink that saves holds nothing when nothing waits, so it need not finish starting.
+        // Any other program may already have taken what waited, which we can't see.
         let idle = !waits && member.saves && matches!(member.state, State::Starting { .. });
         let until = self.until(at);
         if self.is_whole(at, &ended) && !idle && self.now < until {
@@ -271,32 +271,32 @@ impl<'a> Drain<'a> {
         self.members[at].before.iter().all(|&user| self.is_done(user))
     }
 
-    /// The queues into it that go and that nobody writes to any more.
+    /// The queues into it that are removed and to which nobody writes any more.
     fn ended(&self, at: usize) -> impl Iterator<Item = usize> + '_ {
         self.into(at).map(|(_, flow)| flow).filter(|flow| flow.goes && self.all_gone(flow.queue)).map(|flow| flow.queue)
     }
 
-    /// Whether these are all its inputs, and there are any: it can finish by itself.
+    /// Whether it has inputs and all of them are among these, so that it can finish by itself.
     fn is_whole(&self, at: usize, ended: &BTreeSet<usize>) -> bool {
         !ended.is_empty() && self.into(at).all(|(_, flow)| ended.contains(&flow.queue))
     }
 
-    /// Until when it may finish by itself, if its input ends now.
+    /// How long it may take to finish by itself if its input ends now.
     fn until(&self, at: usize) -> Instant {
         if self.members[at].saves { self.bounds.order.max(self.now + LAST_SAVE) } else { self.bounds.order }
     }
 
-    /// Whether it is asked without regard to the order.
+    /// Whether it is asked now, without regard to the order.
     fn is_late(&self, at: usize) -> bool {
         self.now >= self.bounds.order && !self.members[at].saves
     }
 
-    /// Until when it may be started, or waited for.
+    /// How long it may be started or waited for.
     fn limit(&self, at: usize) -> Instant {
         if self.members[at].saves { self.bounds.all - LAST_SAVE / 2 } else { self.bounds.order }
     }
 
-    /// Whether it has no process, and needs none.
+    /// Whether it has no process and needs none.
     fn is_done(&self, at: usize) -> bool {
         if let Some(known) = self.done.borrow()[at] {
             return known;
@@ -326,22 +326,22 @@ impl<'a> Drain<'a> {
         work
     }
 
-    /// Whether a source of it may still write.
+    /// Whether one of its sources may still write.
     fn may_come(&self, at: usize) -> bool {
         self.ordered(at).any(|(_, flow, source)| flow.goes && !self.is_done(source))
     }
 
-    /// Whether its sources may be started: it is there, or will not come.
+    /// Whether its sources may be started: it is up, or it will not be started.
     fn is_ready_for_sources(&self, at: usize) -> bool {
         match self.members[at].state {
-            // One that drains reads on until its input ends.
+            // A child that drains goes on reading until its input ends.
             State::Up { .. } | State::Stopping { ladder: Ladder::Draining { .. }, .. } => true,
             State::Starting { .. } | State::Stopping { .. } => false,
             State::Down | State::Waiting | State::Backoff { .. } | State::Failed => !self.is_needed(at),
         }
     }
 
-    /// Those that it must not start before.
+    /// The members that must be up before it starts.
     fn sinks_of(&self, at: usize) -> impl Iterator<Item = usize> + '_ {
         let needs = move |&other: &usize| self.members[other].before.contains(&at);
         (0..self.members.len()).filter(needs)
@@ -351,8 +351,8 @@ impl<'a> Drain<'a> {
         self.into[at].iter().map(|&link| (link, &self.flows[link]))
     }
 
-    /// Links into it from sources that go before it. Of two that talk both ways,
-    /// one goes first and sees no end of its input.
+    /// The links into it from sources that stop before it. If two children are linked both
+    /// ways, one of them stops first and does not see the end of its input.
     fn ordered(&self, at: usize) -> impl Iterator<Item = (usize, &Flow, usize)> + '_ {
         let before = &self.members[at].before;
         self.into(at).filter_map(move |(link, flow)| {

@@ -11,12 +11,12 @@ use crate::sys::notify;
 use crate::sys::{aside, process};
 use std::time::{Duration, Instant};
 
-/// What children left behind has this long to die when it is killed at the end.
+/// How long strays may take to die when they are killed at the end.
 const LAST_STRAYS: Duration = Duration::from_secs(1);
-/// The names of Unix sockets have this long, all together, to be removed at the end, if their
-/// folders are on file systems that may not answer.
+/// How long it may take at the end to remove all names of Unix sockets, because their
+/// folders may be on file systems that do not answer.
 const NAMES: Duration = Duration::from_secs(1);
-/// Children that were killed because the time for the end is up have this long to die.
+/// How long children may take to die that were killed because the time for the end is up.
 const LAST_KILL: Duration = Duration::from_secs(1);
 
 impl Supervisor {
@@ -30,7 +30,7 @@ impl Supervisor {
         self.startup.has_started = true;
         if bad.is_empty() {
             log::info!("ready");
-            // Whoever started this process as a daemon knows its caller only.
+            // After --daemon, the service manager knows only the process that forked this one.
             let main =
                 if self.startup.must_start { format!("MAINPID={}\n", std::process::id()) } else { String::new() };
             self.manager.tell(&format!("{main}READY=1\nSTATUS=all children are ready"));
@@ -40,22 +40,22 @@ impl Supervisor {
         let why = bad.join("; ");
         log::error!("not all children are up: {why}");
         if self.startup.must_start {
-            // Whoever waits for it is told when nothing of it is left.
+            // The caller is told once everything is stopped again.
             self.startup.failed_start = Some(why);
             self.begin_end();
         } else {
-            // What can serve does, and status says what can't: better than
-            // that one child takes all others down.
+            // What can serve does, and the status says what can't: that is better
+            // than one child taking all others down.
             self.manager.tell(&format!("READY=1\nSTATUS={why}"));
         }
     }
 
-    /// SIGTERM or SIGINT: the first drains, the second does not.
+    /// Handles SIGTERM and SIGINT: the first one drains, the second one ends at once.
     pub(crate) fn asked_to_end(&mut self) {
         if self.changes.is_ending() { self.end_at_once() } else { self.begin_end() }
     }
 
-    /// Drains and ends.
+    /// Begins the end: drains, then ends.
     pub(crate) fn begin_end(&mut self) {
         for reload in std::mem::take(&mut self.changes.reloads) {
             self.operators.refuse(reload.waiter, &reload.cut_short());
@@ -73,7 +73,7 @@ impl Supervisor {
         self.operators.refuse_starts();
     }
 
-    /// How long a drain that begins now may take.
+    /// The bounds of a drain that begins now.
     pub(super) fn bounds_from_now(&self) -> Bounds {
         Bounds::new(Instant::now(), self.model().daemon.stop_timeout, self.children.longest_stop())
     }
@@ -85,8 +85,8 @@ impl Supervisor {
             stop.step(&Own { children: &self.children, links: &self.kept.links }, now);
         let until = stop.until();
         self.carry_out(to_do, look_after);
-        // An operator who says twice that it shall end, or says it to one that is out of time,
-        // does not wait for what the kernel can't end.
+        // After a second request to end, or when the time is up, processes that the kernel
+        // can't end are not waited for.
         if done || now >= until + LAST_KILL {
             self.end_now();
         } else if now >= until {
@@ -94,7 +94,7 @@ impl Supervisor {
         }
     }
 
-    /// Kills every child and ends, whatever waits in the links.
+    /// Kills every child and ends, even if bytes wait in the links.
     pub(crate) fn end_at_once(&mut self) {
         log::warn!("ending at once");
         if !self.changes.is_ending() {
@@ -109,8 +109,8 @@ impl Supervisor {
         }
     }
 
-    /// All children are down, or can't be killed: nothing else that plumbd started
-    /// stays, and what nobody took is reported.
+    /// Ends now that all children are down or can't be killed: kills everything else that
+    /// plumbd started, and reports what nobody took.
     fn end_now(&mut self) {
         let unkillable = outcome::unkillable(&self.children, self.children.names());
         let deadline = Instant::now() + if unkillable.is_none() { LAST_STRAYS } else { Duration::ZERO };
@@ -155,10 +155,10 @@ impl Supervisor {
             (Some(failed), Some(bad)) => Err(format!("{failed}; {bad}")),
             (Some(why), None) | (None, Some(why)) => Err(why),
         };
-        // If the service manager starts the next one, clients have waited for
-        // it, and what nobody took is there again. Else it forgets them itself.
+        // If the service manager starts the next daemon, clients can wait for it, and it
+        // finds what nobody took. Otherwise the service manager drops all of it by itself.
         self.kept.keep_at_the_end(&mut self.manager);
-        // Whoever is told that it is over may start the next one at once.
+        // First, because an operator who gets the answer may start the next daemon at once.
         let removing: Vec<_> = self.kept.sockets.close().into_iter().chain(self.operators.server.close()).collect();
         aside::wait(removing, NAMES);
         self.operators.end_log_readers();

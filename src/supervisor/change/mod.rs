@@ -1,14 +1,14 @@
-//! What takes several steps: the first start, reloads, the end.
+//! Everything that takes several steps: the first start, reloads, the end.
 //!
-//! A change is a value that knows which step it is at. After everything that happened,
-//! [`Supervisor::advance`] has each one look at the children and the links, does what it says
-//! is to be done, and so takes the steps that have become possible. Nothing here waits.
+//! A change is a value that knows which step it is at. After each event,
+//! [`Supervisor::advance`] lets every change look at the children and the links and does
+//! what it says, so all steps are taken that have become possible. Nothing here waits.
 //!
-//! Children start sinks first, by [`crate::config::order::needs`], and stop the other way round.
+//! Children start sinks first, by [`crate::config::order::needs`], and stop in reverse order.
 //!
 //! | file | what is there |
 //! |---|---|
-//! | `drain` | the order in which children are stopped so that nothing is lost, pure |
+//! | `drain` | how children are stopped so that nothing is lost, pure |
 //! | `steps` | the steps of a change, pure |
 //! | `reload` | a change to another configuration, from the request to the answer |
 //! | `end` | the first start, and the end |
@@ -28,7 +28,7 @@ use reload::Reload;
 use std::time::Duration;
 use steps::{Do, LinkSeen, Stop, World};
 
-/// After EMFILE and its like, an input is opened again after this long.
+/// If an input can't be opened again (EMFILE and the like), that is retried after this long.
 const RESUME: Duration = Duration::from_secs(1);
 
 /// The changes under way. No two of them concern the same child.
@@ -42,34 +42,35 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
-    /// Whether the daemon ends.
+    /// Whether the daemon is ending.
     pub(crate) fn is_ending(&self) -> bool {
         self.end.is_some()
     }
 
-    /// Whether one of them does something to that child.
+    /// Whether one of them concerns that child.
     pub(crate) fn concern(&self, name: &str) -> bool {
         self.reloads.iter().any(|reload| reload.change.concerns(name))
     }
 
-    /// Whether one of them will start that child, if it is to be started at all.
+    /// Whether that child must not be started before one of them has taken effect.
     pub(crate) fn delay(&self, name: &str) -> bool {
         self.reloads.iter().any(|reload| reload.change.delays(name))
     }
 
-    /// Whether one of them stops that child, and may start it once more for what waits for it.
+    /// Whether one of them is stopping that child, and may start it once more for what waits
+    /// for it.
     pub(crate) fn stop(&self, name: &str) -> bool {
         self.is_ending() || self.reloads.iter().any(|reload| reload.change.stops(name))
     }
 
-    /// Begins one more, with a number of its own.
+    /// Begins a reload, with a number of its own.
     fn begin(&mut self, mut reload: Reload) {
         self.last = self.last.wrapping_add(1);
         reload.number = self.last;
         self.reloads.push(reload);
     }
 
-    /// Takes the reload of that number out.
+    /// Removes and returns the reload of that number.
     fn take(&mut self, number: u32) -> Option<Reload> {
         let place = self.place_of(number)?;
         Some(self.reloads.remove(place))
@@ -102,7 +103,7 @@ impl World for Own<'_> {
 }
 
 impl Supervisor {
-    /// What the daemon is, in the contract's words.
+    /// The daemon's state, as operators see it.
     pub(crate) fn daemon_state(&self) -> DaemonState {
         match (self.changes.is_ending(), self.changes.reloads.is_empty()) {
             (true, _) => DaemonState::Stopping,
@@ -123,14 +124,14 @@ impl Supervisor {
                 self.reload_next();
             }
         }
-        // A start that failed may just have begun it.
+        // The end may have just begun, because the first start failed.
         self.step_end();
         self.stop_held();
         self.answer_waiters();
     }
 
-    /// Opens the inputs again that a change which came to nothing had ended. Until
-    /// that is done no source of theirs can be started.
+    /// Reopens the inputs that a change had ended before it was called off. Until then
+    /// their sources can't be started.
     fn resume_inputs(&mut self) {
         let reloads = &self.changes.reloads;
         let ends = |queue: &_| reloads.iter().filter_map(|reload| reload.change.stop()).any(|stop| stop.ends(queue));
@@ -140,7 +141,7 @@ impl Supervisor {
         }
     }
 
-    /// Starts those that wait only for what is up.
+    /// Starts the children that wait only for others that are up.
     fn start_waiting(&mut self) {
         for id in self.children.startable() {
             let delayed = self.children.get(id).is_some_and(|child| self.changes.delay(&child.config.name));
@@ -150,7 +151,7 @@ impl Supervisor {
         }
     }
 
-    /// Stops what an operator wants down. What stops it already does so in order.
+    /// Stops children that an operator wants down, unless a change is already stopping them.
     fn stop_held(&mut self) {
         for id in self.children.stoppable() {
             let stops = self.children.get(id).is_some_and(|child| self.changes.stop(&child.config.name));

@@ -1,10 +1,10 @@
-//! A reload: from the request to the answer.
+//! Reloads, from the request to the answer.
 //!
 //! | step | what can go wrong | then |
 //! |---|---|---|
 //! | read, check, plan, bind, make pipes, prepare children | a problem in the file, a port that is taken, no descriptors | nothing changes |
-//! | the steps of a [change](super::steps) to the new configuration | one of its children does not serve | another change, back to the configuration of before |
-//! | settled: sockets that no child names any more are closed | | |
+//! | the steps of a [change](super::steps) to the new configuration | one of its children does not serve | another change, back to the previous configuration |
+//! | settle: close sockets that no child names any more | | |
 
 use super::Own;
 use super::steps::{Before, Change, Next, Stop, Then};
@@ -30,12 +30,12 @@ use std::time::Instant;
 /// The exit status of a command that found problems in a configuration.
 pub(crate) const WRONG_CONFIGURATION: u8 = 78;
 
-/// A reload whose configuration is right, and whose sockets are not made yet.
+/// A reload whose configuration is valid, but whose sockets are not made yet.
 pub(crate) struct Begun {
     loaded: Loaded,
-    /// The number of the reload that goes back with this one, if it does.
+    /// The number of the reload that this one undoes, if it does.
     back: Option<u32>,
-    /// The connection that it owes an answer; `None`: it is a signal's.
+    /// The connection that it owes an answer; `None`: a signal asked for it.
     pub(crate) waiter: Option<u32>,
 }
 
@@ -44,31 +44,31 @@ pub(crate) struct Reload {
     pub(super) number: u32,
     pub(crate) change: Change,
     plan: Plan,
-    /// What it leads to, until that is in force.
+    /// The new configuration, until it is in force.
     to: Option<Box<New>>,
-    /// Where it can go back to, once it is.
+    /// The previous configuration, once the new one is in force.
     from: Option<Loaded>,
-    /// The connection that it owes an answer; `None`: it is a signal's.
+    /// The connection that it owes an answer; `None`: a signal asked for it.
     pub(super) waiter: Option<u32>,
 }
 
-/// A configuration, with all that could fail of it done.
+/// A configuration for which everything that can fail is done.
 struct New {
     loaded: Loaded,
     sockets: Sockets,
     links: Links,
-    /// If the control socket is to be another one.
+    /// The new control socket, if it is another one.
     server: Option<Server>,
-    /// Where that is, for the marks of what is started from then on.
+    /// The new control socket's origin, for the marks of what is started from then on.
     origin: Option<std::io::Result<String>>,
-    /// What children that change are given from then on.
+    /// What changed children are given from then on.
     changed: BTreeMap<String, Prepared>,
-    /// Children that come.
+    /// New children.
     new: BTreeMap<String, (Id, Box<Supervised>)>,
 }
 
 impl Reload {
-    /// What it answers if the daemon ends meanwhile.
+    /// The answer if the daemon ends meanwhile.
     pub(super) fn cut_short(&self) -> String {
         match (self.change.why_back(), self.change.is_before_effect()) {
             (Some(why), _) => format!("cannot reload: {why}; and now the daemon is stopping"),
@@ -79,7 +79,7 @@ impl Reload {
 }
 
 impl Supervisor {
-    /// SIGHUP, or an operator's command.
+    /// Handles SIGHUP or an operator's command.
     pub(crate) fn request_reload(&mut self, waiter: Option<u32>) {
         if self.changes.is_ending() {
             return self.operators.refuse(waiter, "cannot reload: the daemon is stopping");
@@ -87,13 +87,13 @@ impl Supervisor {
         if !self.is_reloading() {
             return self.reload(waiter);
         }
-        // A signal's that waits already will read the file later than now.
+        // One reload by signal that already waits is enough: it will read the file later.
         if waiter.is_some() || !self.operators.waiters.contains(&Waiter::Reload(None)) {
             self.operators.waiters.push(Waiter::Reload(waiter));
         }
     }
 
-    /// The next ones that waited for their turn.
+    /// Begins the next reloads that waited for their turn.
     pub(super) fn reload_next(&mut self) {
         while !self.changes.is_ending() && !self.is_reloading() {
             match self.operators.take_reload() {
@@ -104,8 +104,8 @@ impl Supervisor {
     }
 
     fn reload(&mut self, waiter: Option<u32>) {
-        // Before it reads the file: a service manager that sent SIGHUP waits
-        // for this word, and for READY=1, whatever comes of it.
+        // Before the file is read: a service manager that sent SIGHUP waits for this
+        // message, and then for READY=1, whatever the outcome.
         if self.startup.has_started {
             if let Ok(now) = crate::sys::notify::monotonic_usec() {
                 self.manager.tell(&format!("RELOADING=1\n{now}"));
@@ -123,7 +123,7 @@ impl Supervisor {
         self.begin_reload(Begun { loaded, back: None, waiter });
     }
 
-    /// Has the names of sockets made first, if there are any to make.
+    /// Begins a reload. If names of sockets must be made, that comes first.
     pub(crate) fn begin_reload(&mut self, begun: Begun) {
         let model = &begun.loaded.model;
         let listens = model.children.iter().flat_map(|child| &child.listen);
@@ -157,8 +157,8 @@ impl Supervisor {
         self.finish_reload(waiter, Err(format!("reloaded, but {why}; cannot go back: {error}")));
     }
 
-    /// What a reload to that configuration does. Children whose sockets had `lost` their
-    /// names are given new ones, which takes another process.
+    /// What a reload to that configuration does. Children whose sockets have `lost` their
+    /// names are given new ones, which takes a restart.
     pub(crate) fn plan_to<'a>(&self, model: &Model, lost: impl Iterator<Item = &'a Address>) -> Plan {
         let mut plan = plan::plan(self.model(), model);
         for address in lost {
@@ -176,7 +176,7 @@ impl Supervisor {
         plan
     }
 
-    /// Does what can fail of the configuration itself; the children come next.
+    /// Does everything about the configuration that can fail; then the children follow.
     fn prepare_reload(&mut self, begun: Begun, mut names: Names) -> Result<(), String> {
         let Begun { loaded, back, waiter } = begun;
         let addresses = loaded.model.children.iter().flat_map(|child| &child.listen);
@@ -184,7 +184,7 @@ impl Supervisor {
         let again = sockets.take_in_place_of(&self.kept.sockets);
         let mut plan = self.plan_to(&loaded.model, again.addresses());
         if back.is_some() {
-            // What is on those lines of the file now is the configuration that failed.
+            // Those lines of the file are now those of the configuration that failed.
             plan.file = None;
         }
         let links = self.kept.links.make_new(&loaded.model, &self.kept.store)?;
@@ -206,7 +206,7 @@ impl Supervisor {
                 }
             }
         }
-        // Whatever becomes of the configuration, these are as they should be.
+        // Keep these whether or not the configuration takes effect.
         self.kept.sockets.keep(again);
         self.kept.keep_in_store(&mut self.manager);
         for line in plan.changes() {
@@ -228,7 +228,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// How all children are now.
+    /// The states of all children now.
     fn before(&self) -> Before {
         let mut before = Before::default();
         for child in self.children.all() {
@@ -248,7 +248,7 @@ impl Supervisor {
         self.operators.refuse_as(waiter, &format!("{}\ncannot reload: nothing is changed", why.trim_end()), exit);
     }
 
-    /// Takes every step of reloads that has become possible.
+    /// Takes all steps of reloads that have become possible.
     pub(super) fn step_reloads(&mut self) {
         let mut place = 0;
         while let Some(reload) = self.changes.reloads.get_mut(place) {
@@ -263,7 +263,7 @@ impl Supervisor {
                 Then::GoBack(bad) => {
                     let why = self.sentences(place, bad).join("; ");
                     self.go_back(place, why);
-                    // It may be prepared already, or given up.
+                    // The change back may already have been prepared, or given up.
                     place = self.changes.place_of(number).map_or(place, |place| place + 1);
                 }
                 Then::Settle(bad) => self.settle(place, bad),
@@ -271,13 +271,13 @@ impl Supervisor {
         }
     }
 
-    /// Why children do not serve, each with its place in the file.
+    /// Why children do not serve, as sentences with their places in the file.
     fn sentences(&self, place: usize, bad: Vec<(String, Bad)>) -> Vec<String> {
         let line = |name: &str| self.changes.reloads[place].plan.child(name).map_or(0, |step| step.line);
         bad.iter().map(|(name, why)| why.of(&format!("{name} ({})", self.loaded.place(line(name))))).collect()
     }
 
-    /// The configuration stays, which has the children that were stopped.
+    /// The current configuration stays, and the children that were stopped start again.
     fn turn_back(&mut self, place: usize, why: &str) {
         self.resume_inputs();
         let reload = &mut self.changes.reloads[place];
@@ -289,8 +289,8 @@ impl Supervisor {
         }
     }
 
-    /// The point of no return: from here on the new configuration holds. Its predecessor's
-    /// sockets stay until it has shown that it serves.
+    /// The point of no return: from here on the new configuration is in force. The sockets of
+    /// the previous one stay until the new one has shown that it serves.
     fn take_effect(&mut self, place: usize, lost: &[String]) {
         let reload = &mut self.changes.reloads[place];
         let Some(new) = reload.to.take() else { return };
@@ -303,13 +303,13 @@ impl Supervisor {
         let held = self.children.all().filter(|child| child.machine.want.is_held());
         reload.change.take_effect(held.map(|child| child.config.name.as_str()));
         self.operators.progress(match reload.change.why_back() {
-            None => "the new configuration holds from here",
-            Some(_) => "the configuration of before holds again from here",
+            None => "the new configuration is in force",
+            Some(_) => "the previous configuration is in force again",
         });
         let plan = reload.plan.clone();
         let before = std::mem::replace(&mut self.loaded, loaded);
         self.children.needs = order::needs(self.model());
-        // What only a restart of the daemon changes stays as it is.
+        // Settings that need a restart of the daemon stay as they are.
         let daemon = &mut self.loaded.model.daemon;
         daemon.log = before.model.daemon.log;
         daemon.syslog_facility = before.model.daemon.syslog_facility;
@@ -365,7 +365,7 @@ impl Supervisor {
         }
     }
 
-    /// A child that changed or came is started, or is again as it was before.
+    /// Starts a changed or new child, or makes it again what it was before.
     fn bring_back(&mut self, place: usize, name: &str) {
         let Some(id) = self.children.id_of(name) else { return };
         let Some(child) = self.children.get_mut(id) else { return };
@@ -373,7 +373,7 @@ impl Supervisor {
         event.into_iter().for_each(|event| self.step(id, event));
     }
 
-    /// Back to the configuration of before.
+    /// Goes back to the previous configuration.
     fn go_back(&mut self, place: usize, why: String) {
         let reload = &mut self.changes.reloads[place];
         say_going_back(&mut self.operators, reload.waiter, &why);
@@ -383,14 +383,14 @@ impl Supervisor {
         self.begin_reload(begun);
     }
 
-    /// All that came is up, or is known not to be.
+    /// Ends a reload, now that each child is up or known not to be.
     fn settle(&mut self, place: usize, bad: Vec<(String, Bad)>) {
         let bad = self.sentences(place, bad).join("; ");
         let Reload { change, plan, waiter, .. } = self.changes.reloads.remove(place);
         let outcome = match (change.why_back(), bad.is_empty()) {
             (None, true) => Ok(()),
             (None, false) => Err(format!("reloaded, but {bad}")),
-            (Some(why), true) => Err(format!("cannot reload: {why}; undone: the configuration of before runs again")),
+            (Some(why), true) => Err(format!("cannot reload: {why}; undone: the previous configuration runs again")),
             (Some(why), false) => Err(format!("cannot reload: {why}; undone, but {bad}")),
         };
         self.figures.reloads += u64::from(change.why_back().is_none());
@@ -418,7 +418,8 @@ impl Supervisor {
         }
     }
 
-    /// Whoever waits for the first start is told by that.
+    /// Tells the service manager that the daemon is ready again, unless it still waits for the
+    /// first start.
     fn ready_again(&mut self, status: &str) {
         if self.startup.has_started {
             self.manager.tell(&format!("READY=1\nSTATUS={}", status.replace('\n', " ")));
@@ -427,6 +428,6 @@ impl Supervisor {
 }
 
 fn say_going_back(operators: &mut Operators, waiter: Option<u32>, why: &str) {
-    log::error!("reload: {why}: going back to the configuration of before");
-    operators.say(waiter, &format!("{why}\ngoing back to the configuration of before"));
+    log::error!("reload: {why}: going back to the previous configuration");
+    operators.say(waiter, &format!("{why}\ngoing back to the previous configuration"));
 }

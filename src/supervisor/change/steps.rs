@@ -1,15 +1,15 @@
-//! A change, decided without touching anything: which children stop and which start, in
-//! which order, and when the new configuration takes effect.
+//! The decisions of a change, made without touching anything: which children stop and which
+//! start, in which order, and when the new configuration takes effect.
 //!
 //! | step | until | then |
 //! |---|---|---|
-//! | stop | all that changes or goes is down, sources first, by the law of [`drain`](super::drain) | the new configuration takes effect: the point of no return |
-//! | | that would lose something, or a process can't be ended | the same children come again: the configuration stays |
-//! | start | all that changed or came is up | settled |
-//! | | one of them is known not to be, because of the new configuration | another change, to the configuration of before |
-//! | prepare | (a change back) what the configuration of before needs is made again | stop |
+//! | stop | all children that change or are removed are down, sources first, by the rules of [`drain`](super::drain) | the new configuration takes effect: the point of no return |
+//! | | that would lose something, or a process can't be ended | the same children start again, and the configuration stays |
+//! | start | all changed and new children are up | settled |
+//! | | one of them fails because of the new configuration | another change, back to the previous configuration |
+//! | prepare | (only on the way back) what the previous configuration needs is made again | stop |
 //!
-//! A child that did not serve before is no reason to go back: half a mend is better than none.
+//! A child that did not serve before is no reason to go back: half a fix is better than none.
 
 use super::drain::{Bounds, Decision, Drain, Flow, Member, Progress, Step};
 use crate::supervisor::clock::Moment;
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 #[cfg(test)]
 mod tests;
 
-/// How often to look whether a link that goes is empty: no event reports it.
+/// How often to check whether a link that is to be removed is empty: no event reports it.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// A link, as a change sees it.
@@ -38,7 +38,7 @@ pub(crate) struct LinkSeen<'a> {
     pub(crate) saves: bool,
 }
 
-/// What a change sees. The supervisor's is one world; a simulation has another.
+/// What a change sees. The supervisor has one world, a simulation another.
 pub(crate) trait World {
     /// The children.
     fn family(&self) -> &dyn Family;
@@ -50,17 +50,16 @@ pub(crate) trait World {
     fn waiting(&self, link: usize) -> usize;
 }
 
-/// What is to be done.
+/// What to do next.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Do {
-    /// Say this to that child.
+    /// Pass this event to that child.
     Tell(String, Event),
-    /// End the input that this queue is.
+    /// End the input that this queue provides.
     EndInput(QueueId),
 }
 
-/// Children that are stopped so that nothing that waits is lost, and what was done with
-/// them so far.
+/// A stop of some children in which nothing that waits is lost, and how far it has got.
 #[derive(Debug, Clone)]
 pub(crate) struct Stop {
     going: BTreeSet<String>,
@@ -70,29 +69,29 @@ pub(crate) struct Stop {
     progress: BTreeMap<String, Progress>,
 }
 
-/// What a look at a change comes to.
+/// The result of one look at a change.
 #[derive(Debug)]
 pub(crate) struct Next<T> {
-    /// To be done in this order.
+    /// What to do, in this order.
     pub(crate) to_do: Vec<Do>,
     /// Look again after this long at the latest.
     pub(crate) look_after: Option<Duration>,
-    /// And then.
+    /// What follows once that is done.
     pub(crate) then: T,
 }
 
 impl Stop {
-    /// Stops these children; the inputs `ends` end meanwhile.
+    /// Stops these children, and ends the inputs `ends` on the way.
     pub(crate) fn new(going: BTreeSet<String>, ends: BTreeSet<QueueId>, bounds: Bounds) -> Stop {
         Stop { going, ends, bounds, progress: BTreeMap::new() }
     }
 
-    /// Has it wait for nothing any more, and start no child again.
+    /// Makes it wait for nothing any more and start no child again.
     pub(crate) fn cut_short(&mut self, now: Instant) {
         self.bounds = Bounds::over(now);
     }
 
-    /// Until when it waits for children.
+    /// The time until which it waits for children.
     pub(crate) fn until(&self) -> Instant {
         self.bounds.all
     }
@@ -102,14 +101,14 @@ impl Stop {
         self.ends.contains(queue)
     }
 
-    /// What is to be done now, and whether all are done, but for those that SIGKILL does
+    /// What to do now, and whether all children are done, except those that SIGKILL does
     /// not end.
     pub(crate) fn step(&mut self, world: &dyn World, now: Instant) -> Next<bool> {
         let links = world.links();
         let family = world.family();
         let names: Vec<&String> = self.going.iter().filter(|name| family.child(name).is_some()).collect();
         let places: HashMap<&str, usize> = names.iter().map(|name| name.as_str()).zip(0..).collect();
-        // Each queue has the place of the first link that uses it for a number.
+        // A queue is numbered by the place of the first link that uses it.
         let mut queues: BTreeMap<&QueueId, usize> = BTreeMap::new();
         let (mut flows, mut places_of_flows) = (Vec::new(), Vec::new());
         for (place, link) in links.iter().enumerate() {
@@ -174,15 +173,15 @@ impl Stop {
         members
     }
 
-    /// What would be lost now, or can't be ended, each in a sentence.
+    /// What would be lost now and which children can't be ended, each as a sentence.
     fn losses(&self, world: &dyn World) -> Vec<String> {
         let links = world.links();
         let ending = links.iter().enumerate().filter(|(_, link)| self.ends(link.queue));
         let waiting = ending.map(|(place, link)| (link, world.waiting(place))).filter(|&(_, bytes)| bytes > 0);
         let lost = waiting.map(|(link, bytes)| {
-            format!("nobody took {bytes} bytes in the link {} -> {}, which goes", link.from, link.to)
+            format!("nobody took {bytes} bytes in the link {} -> {}, which is removed", link.from, link.to)
         });
-        // Another process in the place of one that can't be killed would meet what that still holds.
+        // If a process can't be killed, its replacement would find in use what it still holds.
         outcome::unkillable(world.family(), &self.going).into_iter().chain(lost).collect()
     }
 }
@@ -190,35 +189,35 @@ impl Stop {
 /// A change of some children, from one configuration to another.
 #[derive(Debug, Clone)]
 pub(crate) struct Change {
-    /// The children to which it does something.
+    /// The children that it stops, starts or changes.
     concerned: BTreeSet<String>,
     at: At,
     before: Before,
-    /// Why it goes back to the configuration of before, if it does.
+    /// Why it goes back to the previous configuration, if it does.
     why_back: Option<String>,
 }
 
 /// Where a change is.
 #[derive(Debug, Clone)]
 enum At {
-    /// A change back: what its configuration needs is made again.
+    /// On the way back: what the previous configuration needs is made again.
     Prepare,
-    /// Children that change or go are stopped.
+    /// Children that change or are removed are stopped.
     Stop(Stop),
-    /// The new configuration is in force, and children that changed or came are started:
-    /// those that have not been up yet.
+    /// The new configuration is in force, and changed and new children are started. `coming`
+    /// has those that have not been up yet.
     Start { coming: BTreeSet<String> },
 }
 
-/// How the children were before the first of a change and the change back.
+/// How the children were before a change; a change back keeps that of the first change.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Before {
     /// Those that did not serve.
     pub(crate) hopeless: BTreeSet<String>,
-    /// Those that an operator stopped: they stay so.
+    /// Those that an operator stopped: they stay stopped.
     pub(crate) held: BTreeSet<String>,
-    /// Those that were over or given up, as they were, and when they had ended: going back
-    /// is no reason to run them again.
+    /// The machines of those that were over or given up, and when they had ended: going
+    /// back is no reason to run them again.
     pub(crate) over: BTreeMap<String, (Machine, Option<Moment>)>,
 }
 
@@ -238,48 +237,50 @@ impl Before {
     }
 }
 
-/// What comes once what is to be done is done.
+/// What follows once the steps are taken.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Then {
     /// Nothing, until something happens.
     Wait,
-    /// All that goes is down: the new configuration takes effect, whatever is lost by that.
+    /// All children that had to stop are down: the new configuration takes effect, even if
+    /// these things are lost.
     TakeEffect(Vec<String>),
-    /// The configuration stays, and the children that were stopped come again.
+    /// The current configuration stays, for these reasons, and the children that were stopped
+    /// start again.
     TurnBack(Vec<String>),
-    /// These children do not serve: back to the configuration of before.
+    /// Back to the previous configuration, because these children do not serve.
     GoBack(Vec<(String, Bad)>),
-    /// All are up, but for these.
+    /// All are up, except these.
     Settle(Vec<(String, Bad)>),
 }
 
 impl Change {
-    /// One that begins with stopping children.
+    /// A change that begins by stopping children.
     pub(crate) fn new(concerned: BTreeSet<String>, stop: Stop, before: Before) -> Change {
         Change { concerned, at: At::Stop(stop), before, why_back: None }
     }
 
-    /// This change back, once it is prepared and known what that stops.
+    /// This change back, now that it is prepared and known which children it stops.
     pub(crate) fn stopping(self, concerned: BTreeSet<String>, stop: Stop) -> Change {
         Change { concerned, at: At::Stop(stop), ..self }
     }
 
-    /// Another change, back to the configuration of before.
+    /// Another change, back to the previous configuration.
     pub(crate) fn back(&self, why: String) -> Change {
         Change { at: At::Prepare, why_back: Some(why), ..self.clone() }
     }
 
-    /// Another change, in which the children that this one has stopped come again.
+    /// Another change, in which the children that this one has stopped start again.
     pub(crate) fn turned_back(&self, why: String) -> Change {
         Change { at: At::Start { coming: BTreeSet::new() }, ..self.back(why) }
     }
 
-    /// Whether it does something to that child.
+    /// Whether it stops, starts or changes that child.
     pub(crate) fn concerns(&self, name: &str) -> bool {
         self.concerned.contains(name)
     }
 
-    /// Whether that child is not to be started before its configuration is in force.
+    /// Whether that child must not be started before the new configuration is in force.
     pub(crate) fn delays(&self, name: &str) -> bool {
         self.is_before_effect() && self.concerns(name)
     }
@@ -289,7 +290,7 @@ impl Change {
         self.stop().is_some_and(|stop| stop.going.contains(name))
     }
 
-    /// The children that it stops.
+    /// The stop that is under way, if it is at that step.
     pub(crate) fn stop(&self) -> Option<&Stop> {
         match &self.at {
             At::Stop(stop) => Some(stop),
@@ -312,7 +313,7 @@ impl Change {
         &self.before
     }
 
-    /// What is to be done now.
+    /// What to do now.
     pub(crate) fn step(&mut self, world: &dyn World, now: Instant) -> Next<Then> {
         let is_back = self.why_back.is_some();
         let (to_do, look_after, then) = match &mut self.at {
@@ -331,12 +332,12 @@ impl Change {
         Next { to_do, look_after, then }
     }
 
-    /// Sees who has come up, and goes back if one can't.
+    /// Checks which children have come up, and goes back if one can't.
     fn see_who_comes(&mut self, family: &dyn Family) -> Then {
         let At::Start { coming } = &mut self.at else { return Then::Wait };
         let is_held = |name: &str| family.child(name).is_some_and(|child| child.machine.want.is_held());
-        // One that was up once has come; what happens to it later is no longer this change's
-        // concern. Neither is one that an operator has stopped meanwhile.
+        // A child that was up once has come up; what happens to it later does not concern
+        // this change. Neither does a child that an operator has stopped meanwhile.
         coming.retain(|name| family.start_of(name) != Start::Good && !is_held(name));
         let (mut bad, mut open, mut to_blame) = (Vec::new(), false, false);
         for name in &*coming {
@@ -356,15 +357,15 @@ impl Change {
         }
     }
 
-    /// The new configuration takes effect. Operators may have stopped some children since it
-    /// began; those that go are known by their names alone from here on.
+    /// The new configuration takes effect. `held` are the children that operators have stopped
+    /// by now; those that are removed are known only by their names from here on.
     pub(crate) fn take_effect<'a>(&mut self, held: impl Iterator<Item = &'a str>) {
         self.before.held.extend(held.map(str::to_owned));
         self.at = At::Start { coming: BTreeSet::new() };
     }
 
-    /// What is to be said to a child that changed or came, or that was stopped, for the
-    /// configuration in force: on the way back one that was over before stays so.
+    /// The event for a child that is changed, new, or was stopped, now that its configuration
+    /// is in force. On the way back, a child that was over before stays as it was.
     pub(crate) fn bring_back(
         &mut self,
         name: &str,
@@ -382,7 +383,7 @@ impl Change {
         }
     }
 
-    /// What is to be said to a child that is to start, unless an operator stopped it.
+    /// The event for a child that is to start, unless an operator stopped it.
     pub(crate) fn bring(&mut self, name: &str, machine: &Machine) -> Option<Event> {
         let At::Start { coming } = &mut self.at else { return None };
         if machine.want.is_held() {

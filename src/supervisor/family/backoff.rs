@@ -1,23 +1,23 @@
-//! How long to wait before a start, and how many starts are too many. Pure.
+//! How long to wait before the next start, and how many starts are too many. Pure.
 
 use crate::config::model::{Backoff, StartLimit};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Where `first` is zero, the second start in a row waits this long.
+/// If `first` is zero, the second start in a row waits this long.
 pub const AFTER_AT_ONCE: Duration = Duration::from_millis(100);
 
-/// A row longer than this waits no longer, whatever the factor.
+/// The delay grows no further after this many failures in a row, whatever the factor.
 const ROW_MAX: u32 = 1000;
 
-/// How long to wait before start number `row` (from 0) of a row of failures.
+/// How long to wait before the start after `row` + 1 failures in a row.
 pub fn delay(backoff: &Backoff, row: u32) -> Duration {
     if row == 0 {
         return backoff.first.min(backoff.max);
     }
     let (base, exponent) = if backoff.first.is_zero() { (AFTER_AT_ONCE, row - 1) } else { (backoff.first, row) };
-    // Multiplied out: `powf` would bring libm into every process, and the
-    // maximum is reached within few steps.
+    // A loop instead of `powf`, which would bring libm into every process; the
+    // maximum is reached within a few steps.
     let mut seconds = base.as_secs_f64();
     let max = backoff.max.as_secs_f64();
     for _ in 0..exponent.min(ROW_MAX) {
@@ -29,7 +29,7 @@ pub fn delay(backoff: &Backoff, row: u32) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX).min(backoff.max)
 }
 
-/// The starts of one child, as far as they still count.
+/// The starts of one child that still count.
 #[derive(Debug, Clone, Default)]
 pub struct History {
     starts: VecDeque<Instant>,
@@ -42,14 +42,14 @@ impl History {
         self.starts.push_back(now);
     }
 
-    /// The delay before the next start; the row of failures is one longer.
+    /// The delay before the next start, after one more failure.
     pub fn next_delay(&mut self, backoff: &Backoff) -> Duration {
         let wait = delay(backoff, self.row);
         self.row = self.row.saturating_add(1);
         wait
     }
 
-    /// It was up for long enough: the row is over.
+    /// It was up for long enough, so the next failure is the first of a new row.
     pub fn steady(&mut self) {
         self.row = 0;
     }
@@ -62,7 +62,7 @@ impl History {
         self.starts.len() >= usize::try_from(limit.burst).unwrap_or(usize::MAX)
     }
 
-    /// An operator's word: nothing that was counts.
+    /// Nothing that happened before counts any more.
     pub fn forgive(&mut self) {
         *self = History::default();
     }

@@ -1,15 +1,15 @@
-//! One child's states: what happened and when goes in, what to do comes out.
+//! The state machine of one child: it takes what happened and when, and returns what to do.
 //! Pure: no process, no clock, no descriptor.
 //!
-//! What is wanted and what is are kept apart:
+//! What is wanted and the actual state are kept apart:
 //!
 //! | want \ state | down | waiting | starting, up | stopping | backoff | failed |
 //! |---|---|---|---|---|---|---|
-//! | up | ended, a failure, and its policy has no other process come | for what it needs | as wanted | another process comes once this one is gone | comes when its time is there | given up until an operator starts it |
-//! | held later | (never) | (never) | goes once its sources are gone | as up | as up | as up |
-//! | held | as an operator wants it | (never) | (never: a stop was asked at once) | going | (never) | (never) |
-//! | down | as a change wants it | (never) | (never) | going | (never) | (never) |
-//! | finished | it did what it was there for | (never) | (never) | (never) | (never) | (never) |
+//! | up | it failed, and its policy does not restart it | waits for the children it needs | as wanted | is replaced once this process is gone | starts when its delay is over | given up until an operator starts it |
+//! | held later | (never) | (never) | stops once its sources are gone | as up | as up | as up |
+//! | held | as an operator wants it | (never) | (never: it was asked to stop at once) | on its way down | (never) | (never) |
+//! | down | as a change wants it | (never) | (never) | on its way down | (never) | (never) |
+//! | finished | it has done its job | (never) | (never) | (never) | (never) | (never) |
 
 use crate::config::model::{Policy, Ready, Restart, StartLimit};
 use crate::supervisor::family::backoff::History;
@@ -24,15 +24,15 @@ mod tests;
 /// What is wanted of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Want {
-    /// That it serves.
+    /// It is to serve.
     Up,
-    /// That it serves its sources to the end, and is held then: an operator stopped it.
+    /// An operator stopped it: it serves its sources to the end and is held after that.
     HeldLater,
-    /// That it is gone: an operator stopped it, and no reload starts it.
+    /// An operator stopped it: it stays down, and no reload starts it.
     Held,
-    /// That it is gone until the change that stops it says otherwise.
+    /// It stays down until the change that stopped it says otherwise.
     Down,
-    /// Nothing more: it ended well, and its policy has no other process come.
+    /// Nothing more: it ended well, and its policy does not restart it.
     Finished,
 }
 
@@ -47,149 +47,148 @@ impl Want {
         matches!(self, Want::Held | Want::HeldLater)
     }
 
-    /// The same for now, but that it is gone.
+    /// What is wanted instead if it has to go down now.
     fn down(self) -> Want {
         if self.is_held() { Want::Held } else { Want::Down }
     }
 }
 
-/// What it is.
+/// The actual state of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// No process, and none to come by itself.
+    /// It has no process, and none will start by itself.
     Down,
-    /// No process, and one to come: it waits for other children that must be up before it.
+    /// It has no process yet: it waits for other children that must be up before it.
     Waiting,
-    /// A process that is not ready yet, and when it must be.
+    /// Its process is not ready yet.
     Starting {
         /// Its process and process group.
         pid: Pid,
-        /// Then it is killed, and that was a failure.
+        /// When it is killed, which counts as a failure.
         deadline: Instant,
     },
-    /// A process that serves.
+    /// Its process serves.
     Up {
         /// Its process and process group.
         pid: Pid,
         /// When it became ready.
         since: Instant,
     },
-    /// A process that was asked to end.
+    /// Its process was asked to end.
     Stopping {
         /// Its process and process group.
         pid: Pid,
-        /// How far that has come.
+        /// How far the stop has got.
         ladder: Ladder,
-        /// It goes because it was not ready in time.
+        /// Whether it was killed because it was not ready in time.
         late: bool,
     },
-    /// No process, and one to come.
+    /// It has no process; one is started after a delay.
     Backoff {
-        /// When.
+        /// When the delay is over.
         until: Instant,
     },
-    /// No process, given up: it was started too often.
+    /// It has no process and was given up, because it was started too often.
     Failed,
 }
 
-/// How a stop goes: each rung has a time at which the next is taken.
+/// The rungs of a stop: each has a time at which the next one is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ladder {
-    /// Its input has ended; it is let finish what it has read.
+    /// Its input has ended; it may finish what it has read.
     Draining {
-        /// Then it is asked.
+        /// When it is asked to stop.
         ask_at: Instant,
     },
     /// It was sent its stop signal.
     Asked {
-        /// Then it is killed.
+        /// When it is killed.
         kill_at: Instant,
     },
     /// It was sent SIGKILL.
     Killed {
-        /// Then it is taken for one that SIGKILL does not end.
+        /// When it is considered unkillable.
         give_up_at: Instant,
     },
-    /// SIGKILL has not ended it: it is inside a system call that the kernel does
-    /// not cut short, or is another user's. Nobody waits for it any more.
+    /// SIGKILL has not ended it: it is in a system call that the kernel does not
+    /// interrupt, or it belongs to another user. Nothing waits for it any more.
     Unkillable,
 }
 
-/// A process that was killed has this long to go: longer than a disk takes that
-/// answers at all.
+/// How long a killed process may take to die: longer than any disk that answers at all.
 pub const UNKILLABLE: Duration = Duration::from_secs(10);
 
-/// What happened to a child, or what somebody says.
+/// What happened to a child, or what it was told to do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// It shall be up once what it needs is. What was before is forgiven.
+    /// Start it once the children it needs are up. Earlier failures no longer count.
     Await,
-    /// What it needs is up, or it is to take what still waits for it: it shall be up now.
+    /// Start it now: the children it needs are up, or bytes still wait for it.
     Start,
-    /// It shall be down, and stay so until an operator says otherwise, once its sources are
-    /// gone.
+    /// Stop it once its sources are gone; it stays down until an operator starts it.
     Hold,
-    /// It shall be down.
+    /// Stop it.
     Stop,
-    /// It shall be down; its input has ended, so it is let finish by itself until then.
+    /// Stop it: its input has ended, so it may finish by itself until then.
     Drain(Instant),
-    /// It shall be another process than now, and up.
+    /// Replace its process with a new one.
     Restart,
-    /// It shall be dead at once, and stay so.
+    /// Kill it at once; it stays down.
     Kill,
-    /// [`Action::Spawn`] gave a process.
+    /// [`Action::Spawn`] started a process.
     Spawned(Pid),
-    /// [`Action::Spawn`] could not.
+    /// [`Action::Spawn`] failed, and why.
     SpawnFailed(String),
-    /// It lacks something of the system, as is said, or is just looked for; try again then.
+    /// The system lacks something that it needs; try again then. `None`: what it lacks is
+    /// still being looked for.
     HeldBack(Option<String>, Instant),
-    /// What it lacked is there.
+    /// What it lacked is available now.
     Found,
     /// exec succeeded.
     Executed,
-    /// exec, or a step before it, failed; its end will be told too.
+    /// exec, or a step before it, failed; its exit is reported separately.
     ExecFailed(String),
     /// It says that it is ready.
     Ready,
-    /// It says that it needs so much longer to be ready.
+    /// It says that it needs this much longer to be ready.
     Extend(Duration),
-    /// Its process is reaped.
+    /// Its process was reaped.
     Exited(Exit),
     /// Time has passed.
     Tick,
 }
 
-/// What is to be done about it.
+/// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Start a process and say how that went.
+    /// Start a process and report the result as an event.
     Spawn,
-    /// Send this signal, and SIGCONT, to whom the policy says.
+    /// Send this signal, and SIGCONT, to its process or its group, as the policy says.
     Ask(Pid, Signal),
     /// Send SIGKILL to its process group.
     Force(Pid),
-    /// Tell the operator.
+    /// Log this.
     Say(log::Level, String),
 }
 
 /// One child.
 #[derive(Debug, Clone)]
 pub struct Machine {
-    /// What decides.
+    /// The policy that decides.
     pub policy: Policy,
-    /// What is wanted.
+    /// What is wanted of it.
     pub want: Want,
-    /// What is.
+    /// The state that it is in.
     pub state: State,
     /// How it ended the last time.
     pub last_exit: Option<Exit>,
-    /// Whether it was ready before that.
+    /// Whether it was ready before it ended the last time.
     pub served: bool,
-    /// Whether its policy took that for a success.
+    /// Whether its policy counted its last end as a success.
     pub ended_well: bool,
-    /// What is wrong, for a person; the reason of a failed start, or why it is given up.
+    /// What is wrong, in words: why a start failed, or why it was given up.
     pub problem: Option<String>,
-    /// How often a process came in place of one that was.
+    /// How often a process has replaced an earlier one.
     pub restarts: u64,
     history: History,
     ran: bool,
@@ -212,8 +211,8 @@ impl Machine {
         }
     }
 
-    /// Goes by another policy from now on. An end that this one takes for a success is one,
-    /// where no other process was to come after it.
+    /// Uses another policy from now on. If it has ended and no restart was due, and the new
+    /// policy counts that end as a success, then it has finished.
     pub fn change(&mut self, policy: Policy) {
         self.policy = policy;
         if self.is_over() && self.last_exit.is_some_and(|exit| self.policy.success.covers(exit)) {
@@ -221,7 +220,7 @@ impl Machine {
         }
     }
 
-    /// Its process, where it has one.
+    /// Its process, if it has one.
     pub fn pid(&self) -> Option<Pid> {
         match self.state {
             State::Starting { pid, .. } | State::Up { pid, .. } | State::Stopping { pid, .. } => Some(pid),
@@ -257,7 +256,7 @@ impl Machine {
         }
     }
 
-    /// One step.
+    /// Handles an event. Returns what to do next.
     pub fn step(&mut self, event: Event, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
@@ -279,7 +278,7 @@ impl Machine {
                     }
                     State::Stopping { ref mut late, ref mut ladder, .. } => {
                         *late = false;
-                        // The drain that told it first was cut short by one that may take longer.
+                        // A drain that may take longer has replaced the one that told it first.
                         if let Ladder::Draining { ask_at } = ladder {
                             *ask_at = until;
                         }
@@ -308,8 +307,8 @@ impl Machine {
             Event::SpawnFailed(why) => {
                 self.problem = Some(format!("cannot start: {why}"));
                 actions.push(Action::Say(log::Level::Error, format!("cannot start: {why}")));
-                // Nothing was started, so the limit on starts has nothing to
-                // count: the system is short of something, and may not be for long.
+                // The limit on starts does not count this, because nothing was started: the
+                // system is short of something, perhaps only for a moment.
                 let wait = self
                     .history
                     .next_delay(&self.policy.backoff)
@@ -335,8 +334,8 @@ impl Machine {
             Event::Ready => self.ready(now),
             Event::Extend(by) => {
                 if let State::Starting { deadline, .. } = &mut self.state {
-                    // What it asks for is its own number: a time that the
-                    // clock never shows changes nothing.
+                    // The child may ask for any number: a time too far away for the
+                    // clock changes nothing.
                     *deadline = now.checked_add(by).map_or(*deadline, |at| at.max(*deadline));
                 }
             }
@@ -346,7 +345,7 @@ impl Machine {
         actions
     }
 
-    /// It has no process until [`Action::Spawn`] is answered.
+    /// Asks for a process; it has none until [`Action::Spawn`] is answered.
     fn spawn(&mut self, actions: &mut Vec<Action>) {
         self.state = State::Waiting;
         actions.push(Action::Spawn);
@@ -357,7 +356,7 @@ impl Machine {
         self.history.forgive();
         match self.state {
             State::Down | State::Waiting | State::Backoff { .. } | State::Failed => self.state = State::Waiting,
-            // Another process comes whatever the policy says of the end of this one.
+            // It is replaced, whatever the policy says about how this process ends.
             State::Stopping { ref mut late, .. } => *late = false,
             State::Starting { .. } | State::Up { .. } => {}
         }
@@ -407,7 +406,7 @@ impl Machine {
     }
 
     fn held_back(&mut self, why: Option<String>, until: Instant, actions: &mut Vec<Action>) {
-        // It is not wanted up any more, or it is up already.
+        // It is no longer wanted up, or it already has a process.
         if !self.want.is_up() || !matches!(self.state, State::Waiting | State::Backoff { .. }) {
             return;
         }
@@ -447,7 +446,7 @@ impl Machine {
         }
         match before {
             _ if !self.want.is_up() => {}
-            // Asked to go so that another may come.
+            // It was stopped to be replaced.
             State::Stopping { late: false, .. } => self.spawn(actions),
             _ => {
                 if let State::Up { since, .. } = before {
@@ -455,15 +454,15 @@ impl Machine {
                         self.history.steady();
                     }
                 }
-                // It was killed because it was not ready in time: that is a failure, even
-                // if it was just about to end well.
+                // If it was killed because it was not ready in time, that is a failure, even
+                // if it was about to end well.
                 let failed = !self.ended_well || matches!(before, State::Stopping { .. });
                 self.unasked(exit, failed, now, actions);
             }
         }
     }
 
-    /// Whether the policy has another process come after one that ended by itself.
+    /// Whether the policy restarts it after it ended by itself.
     fn comes_again(&self, failed: bool) -> bool {
         match self.policy.restart {
             Restart::Always => true,
@@ -472,22 +471,22 @@ impl Machine {
         }
     }
 
-    /// Whether it ended by itself, and its policy has no other process come.
+    /// Whether it ended by itself, and its policy does not restart it.
     pub fn is_over(&self) -> bool {
         self.state == State::Down && matches!(self.want, Want::Finished | Want::Up)
     }
 
-    /// Whether it did what it was there for: it is over, and ended well.
+    /// Whether it has done its job: it is over, and ended well.
     pub fn has_finished(&self) -> bool {
         self.state == State::Down && self.want == Want::Finished
     }
 
-    /// The same of one that was let finish at the end of its input.
+    /// Whether a child that finished at the end of its input would be over by its policy.
     pub fn would_be_over(&self) -> bool {
         self.state == State::Down && self.last_exit.is_some() && !self.comes_again(!self.ended_well)
     }
 
-    /// It ended though nobody asked: again, or not, by policy.
+    /// It ended without having been asked: the policy decides whether it is restarted.
     fn unasked(&mut self, exit: Exit, failed: bool, now: Instant, actions: &mut Vec<Action>) {
         if !self.comes_again(failed) {
             if self.want == Want::HeldLater {
@@ -506,8 +505,8 @@ impl Machine {
             }
             return;
         }
-        // The limit is on starts that come too close together, so it is the
-        // time of the next start that counts, not of this end.
+        // The limit is on starts that are too close together, so what counts is the
+        // time of the next start, not of this end.
         let wait = self.history.next_delay(&self.policy.backoff);
         if self.history.exhausted(&self.policy.start_limit, now + wait) {
             let StartLimit { burst, within } = self.policy.start_limit;
@@ -525,8 +524,8 @@ impl Machine {
         }
         let when = if wait.is_zero() { "at once".to_owned() } else { format!("in {} s", wait.as_secs_f64()) };
         if wait.is_zero() {
-            // First: to say why takes half as long again. Why a start fails is
-            // the next event, and said after this.
+            // Start before logging, because logging takes half as long again. If the start
+            // fails, that is the next event, so its reason is logged after this line.
             self.spawn(actions);
         } else {
             self.state = State::Backoff { until: now + wait };

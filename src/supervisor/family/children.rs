@@ -1,4 +1,4 @@
-//! Every child, and what can be said of them from their states alone.
+//! Every child, and what follows from their states alone.
 
 use super::child::{State, Want};
 use super::outcome::{Family, Seen};
@@ -19,14 +19,14 @@ pub(crate) struct Children {
     pub(super) by_pid: HashMap<Pid, Id>,
     /// The deadlines of their machines.
     timers: BTreeSet<(Instant, Id)>,
-    /// Children whose process is reaped while others that it had started are not gone yet.
+    /// Children whose process was reaped while others that it had started are not gone yet.
     pub(super) leaving: Vec<Leaving>,
     next_id: Id,
     /// Which children must be up before which.
     pub(crate) needs: Needs,
 }
 
-/// A child whose process is reaped, so that its process id is no longer its own.
+/// A child whose process was reaped, so its process id may be reused.
 #[derive(Debug)]
 pub(crate) struct Leaving {
     pub(super) id: Id,
@@ -40,7 +40,7 @@ pub(crate) struct Leaving {
 }
 
 impl Children {
-    /// None yet; `needs` says which must be up before which.
+    /// No children yet; `needs` says which must be up before which.
     pub(crate) fn new(needs: Needs) -> Children {
         Children { needs, ..Children::default() }
     }
@@ -51,7 +51,7 @@ impl Children {
         self.next_id
     }
 
-    /// Holds one more child.
+    /// Adds a child.
     pub(crate) fn add(&mut self, id: Id, child: Box<Supervised>) {
         child.listen();
         journal::keep(&child.config.name, child.config.log_keep);
@@ -59,7 +59,7 @@ impl Children {
         self.by_id.insert(id, child);
     }
 
-    /// Lets go of a child.
+    /// Removes a child.
     pub(crate) fn remove(&mut self, id: Id) -> Option<Box<Supervised>> {
         let child = self.by_id.remove(&id)?;
         self.by_name.remove(&child.config.name);
@@ -99,7 +99,7 @@ impl Children {
         self.by_pid.get(&pid).and_then(|&id| self.get(id))
     }
 
-    /// All of them, in the order in which they came.
+    /// All of them, in the order in which they were added.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Supervised> {
         self.by_id.values().map(Box::as_ref)
     }
@@ -134,12 +134,12 @@ impl Children {
         self.all().map(|child| child.config.policy.stop_timeout).max().unwrap_or_default()
     }
 
-    /// The nearest deadline, and whose it is.
+    /// The nearest deadline, and the child that has it.
     pub(crate) fn next_timer(&self) -> Option<(Instant, Id)> {
         self.timers.first().copied()
     }
 
-    /// Takes over the deadline of that child's machine.
+    /// Notes the current deadline of that child's machine.
     pub(crate) fn set_timer(&mut self, id: Id) {
         let Some(child) = self.by_id.get_mut(&id) else { return };
         let deadline = child.machine.deadline();
@@ -154,13 +154,12 @@ impl Children {
         }
     }
 
-    /// Whether its process is reaped while others that it had started are not gone yet.
+    /// Whether its process was reaped while others that it had started are not gone yet.
     pub(crate) fn is_leaving(&self, id: Id) -> bool {
         self.leaving.iter().any(|leaving| leaving.id == id)
     }
 
-    /// Whether no other process has that child's listening sockets: those of its
-    /// other instances.
+    /// Whether no other process, such as another instance, has that child's listening sockets.
     pub(crate) fn is_alone(&self, id: Id) -> bool {
         let listens = |id: Id| self.get(id).map_or(&[][..], |child| &child.config.listen);
         let own = listens(id);
@@ -169,14 +168,14 @@ impl Children {
             || !self.by_id.iter().any(|(&other, child)| other != id && child.machine.pid().is_some() && shares(other))
     }
 
-    /// Those that wait only for what is up.
+    /// The children that wait, but only for others that are up.
     pub(crate) fn startable(&self) -> Vec<Id> {
         let waits = |child: &Supervised| child.machine.state == State::Waiting;
         let able = self.iter().filter(|(_, child)| waits(child) && self.may_start(&child.config.name));
         able.map(|(id, _)| id).collect()
     }
 
-    /// Those that an operator wants down, and whose sources are gone.
+    /// The children that an operator stopped and whose sources are gone.
     pub(crate) fn stoppable(&self) -> Vec<Id> {
         let later = |child: &Supervised| child.machine.want == Want::HeldLater;
         if !self.all().any(later) {

@@ -1,6 +1,6 @@
-//! The marks in the environments of processes, read by a process aside: an
-//! environment is in the memory of its process, and whoever reads it waits while
-//! that is locked, as by a thread that waits for a dead file system.
+//! The marks in the environments of processes, read by a process aside. An environment
+//! is in its process's memory, and reading it blocks while that memory is locked, for
+//! example by a thread that waits for a dead file system.
 
 use crate::supervisor::family::mark::{self, Mark};
 use crate::sys::aside::Keeps;
@@ -11,25 +11,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
-/// One that takes longer can't be read just now.
+/// An environment that takes longer to read counts as unreadable for now.
 const EACH: Duration = Duration::from_millis(50);
-/// So many that can't be read are tried; then all that are left are taken for such.
+/// After this many unreadable environments, all that are left count as unreadable too.
 const TRIED: usize = 20;
 
-/// What was seen.
+/// The marks that were seen.
 #[derive(Debug, Default)]
 pub(crate) struct Environments {
     asked: BTreeSet<Pid>,
     marks: BTreeMap<Pid, Vec<Mark>>,
-    /// Those that can't be read just now.
+    /// The processes whose environment can't be read just now.
     unseen: BTreeSet<Pid>,
 }
 
 impl Environments {
-    /// Reads those of these processes.
+    /// Reads the environments of these processes.
     ///
     /// # Errors
-    /// EAGAIN, EMFILE, ENFILE, ENOMEM; the machine is so busy that nobody could read them.
+    /// EAGAIN, EMFILE, ENFILE, ENOMEM; the machine is too busy to read them.
     pub(crate) fn of(processes: &[Process]) -> io::Result<Environments> {
         let asked = processes.iter().map(|process| process.pid).collect();
         let mut seen = Environments { asked, ..Environments::default() };
@@ -41,8 +41,8 @@ impl Environments {
         Ok(seen)
     }
 
-    /// The same where no process aside can be had: read by this one, which may wait for
-    /// one whose memory is locked.
+    /// Reads the environment of a process in this process, if no process aside can be
+    /// started. It blocks while that process's memory is locked.
     ///
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM.
@@ -65,7 +65,7 @@ impl Environments {
         (!self.unseen.contains(&pid)).then(|| self.marks.get(&pid).map_or(&[][..], Vec::as_slice))
     }
 
-    /// Reads until one can't be read; those that are left.
+    /// Reads until one can't be read. Returns those that are left.
     fn read<'a>(&mut self, processes: &'a [Process]) -> io::Result<&'a [Process]> {
         let look = Look::begin(Keeps::Only(&[]), |scribe| {
             for process in processes {

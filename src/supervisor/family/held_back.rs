@@ -1,7 +1,7 @@
-//! Children that lack something of the system: an account, a program, a folder, an
-//! address. At a start each is held back by itself, and all others run. It is tried
+//! Children for which the system lacks something: an account, a program, a folder, an
+//! address. At a start only such a child is held back, and all others run. It is tried
 //! again after a second, then after twice as long each time, and whenever an operator
-//! starts it. A process aside looks, so the loop waits for none of it.
+//! starts it. A process aside looks for what is missing, so the loop never waits for that.
 
 use crate::config::model::Address;
 use crate::config::{Loaded, Source, Which, looked};
@@ -20,20 +20,20 @@ use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// The first try comes after this long.
+/// The first retry comes after this long.
 const FIRST: Duration = Duration::from_secs(1);
-/// No try comes later than this after the one before.
+/// The longest time between two retries.
 const LONGEST: Duration = Duration::from_secs(30);
-/// A look that is lost, which can't be, would hold a child back for no longer.
+/// If a look's result were ever lost, the child would be held back this much longer at most.
 const LOST: Duration = Duration::from_secs(5);
 
-/// A reload that makes names of sockets is over soon, or hangs.
+/// How long to wait for a reload that is making names of sockets: it is over soon, or hangs.
 const RELOAD: Duration = Duration::from_secs(1);
 
 /// How a child is held back.
 #[derive(Debug, Default)]
 pub(crate) struct HeldBack {
-    /// What it lacks is not known yet: a process aside looks, or is about to.
+    /// Whether what it lacks is not known yet: a process aside is looking, or is about to.
     pub(crate) is_open: bool,
     tries: u32,
 }
@@ -46,7 +46,7 @@ impl HeldBack {
     }
 }
 
-/// What was looked for.
+/// A look for what a child lacks.
 pub(crate) struct Lacking {
     id: Id,
     source: Rc<Source>,
@@ -68,8 +68,8 @@ impl Lacking {
 }
 
 impl Supervisor {
-    /// Has looked for what that child lacks, if it lacks anything; then it is not to be
-    /// started yet.
+    /// If that child lacks anything, begins to look for it. The child must not be started
+    /// yet then; the returned event says so.
     pub(crate) fn hold_back(&mut self, id: Id) -> Option<Event> {
         let addresses = self.bind_missing(id);
         let child = self.children.get_mut(id)?;
@@ -81,7 +81,7 @@ impl Supervisor {
         if self.looks.look_for(id) {
             return Some(Event::HeldBack(None, Instant::now() + ALL + LOST));
         }
-        // To bind the same address twice would have one find the other there.
+        // A reload may be binding the same address: each would find it taken by the other.
         if !addresses.is_empty() && self.is_taking_addresses() {
             return Some(Event::HeldBack(None, Instant::now() + RELOAD));
         }
@@ -91,7 +91,8 @@ impl Supervisor {
         Some(Event::HeldBack(None, Instant::now() + ALL + LOST))
     }
 
-    /// Binds those addresses of that child that are not bound yet; those that can't be.
+    /// Binds the addresses of that child that are not bound yet. Returns those that can't be
+    /// bound, and why.
     fn bind_missing(&mut self, id: Id) -> BTreeMap<Address, io::Error> {
         let Some(child) = self.children.get(id) else { return BTreeMap::new() };
         let listen = child.config.listen.clone();
@@ -114,7 +115,7 @@ impl Supervisor {
             for (address, error) in &addresses {
                 if error.kind() == io::ErrorKind::AddrInUse || matches!(address, Address::Unix(_)) {
                     scribe
-                        .ask(&holder_of(address), &format!("looking who listens on {address}"), || holder::of(address));
+                        .ask(&holder_of(address), &format!("finding who listens on {address}"), || holder::of(address));
                 }
             }
             if lacks {
@@ -131,7 +132,7 @@ impl Supervisor {
         let Lacking { id, source, addresses, making } = lacking;
         let Some(child) = self.children.get_mut(id) else { return };
         child.held_back.is_open = false;
-        // An operator has stopped it, or it is another one since.
+        // An operator has stopped it meanwhile, or a reload has replaced it.
         if !matches!(child.machine.state, State::Backoff { .. }) {
             drop(answers.map(|answers| making.made(&answers)));
             return;
@@ -144,7 +145,7 @@ impl Supervisor {
             }
         };
         let mut names = making.made(&answers);
-        // Another configuration is in force since: that is looked at.
+        // Another configuration has come into force meanwhile, so look again.
         if !Rc::ptr_eq(&source, &self.loaded.source) {
             return self.step(id, Event::Found);
         }
@@ -155,7 +156,7 @@ impl Supervisor {
         self.step(id, event);
     }
 
-    /// Takes over what is known of that child by now.
+    /// Takes over what is known now about that child.
     fn take_over(&mut self, id: Id, source: &Rc<Source>, answers: &Answers) {
         let Some(child) = self.children.get_mut(id).filter(|child| !child.config.lacks.is_empty()) else { return };
         let Ok(Loaded { model, at_hand, .. }) = looked::loaded_again(source, answers, Which::OfTheFile) else { return };
@@ -177,7 +178,7 @@ impl Supervisor {
         self.kept.links.set_users(&self.loaded.model);
     }
 
-    /// Why that child can't listen, a reason for each address.
+    /// Why that child can't listen, with a reason for each address.
     fn still_missing(
         &mut self,
         id: Id,
@@ -208,7 +209,7 @@ impl Supervisor {
         told.collect()
     }
 
-    /// It is tried again later.
+    /// Holds that child back until its next retry.
     fn held_back(&mut self, id: Id, why: String) -> Event {
         let Some(child) = self.children.get_mut(id) else { return Event::HeldBack(Some(why), Instant::now()) };
         child.held_back.is_open = false;
@@ -216,7 +217,7 @@ impl Supervisor {
         Event::HeldBack(Some(why), Instant::now() + wait)
     }
 
-    /// The look for what that child lacks is given up: the daemon ends.
+    /// The look for what that child lacks was abandoned, because the daemon ends.
     pub(crate) fn not_looked_for(&mut self, lacking: &Lacking) {
         if let Some(child) = self.children.get_mut(lacking.id()) {
             child.held_back.is_open = false;

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
-/// The process that has that address, in words; `None`: nobody is seen to have it.
+/// The process that has that address, in words; `None`: no such process is visible.
 pub fn of(address: &Address) -> Option<String> {
     let inode = match address {
         Address::Tcp(at) => by_ip(at.at, ["/proc/net/tcp", "/proc/net/tcp6"], Some(LISTENS)),
@@ -24,7 +24,7 @@ pub fn of(address: &Address) -> Option<String> {
 /// TCP_LISTEN (the kernel's include/net/tcp_states.h).
 const LISTENS: &str = "0A";
 
-/// The inode of a socket that has that port, and that address or all.
+/// The inode of a socket with that port whose address is the same, or if either is "any".
 fn by_ip(at: SocketAddr, tables: [&str; 2], state: Option<&str>) -> Option<u64> {
     let texts = tables.map(|table| std::fs::read_to_string(table).unwrap_or_default());
     let rows = texts.iter().flat_map(|text| text.lines().skip(1)).filter_map(row);
@@ -51,7 +51,8 @@ fn row(line: &str) -> Option<Row<'_>> {
     Some(Row { at, state: words.get(3)?, inode: words.get(9)?.parse().ok()? })
 }
 
-/// Words of four bytes as they are in memory, each written as a number of this machine's.
+/// Parses an address: words of four bytes as they are in memory, each written as a number
+/// in this machine's byte order.
 fn address(hex: &str) -> Option<IpAddr> {
     let words: Option<Vec<u32>> =
         (0..hex.len() / 8).map(|i| u32::from_str_radix(hex.get(i * 8..i * 8 + 8)?, 16).ok()).collect();
@@ -62,7 +63,7 @@ fn address(hex: &str) -> Option<IpAddr> {
 
 /// `Num RefCount Protocol Flags Type St Inode Path`
 fn by_name(path: &Path) -> Option<u64> {
-    /// __SO_ACCEPTCON: it listens, and is no connection to it.
+    /// __SO_ACCEPTCON: it is the listening socket, not a connection to it.
     const LISTENS: u32 = 1 << 16;
     let text = std::fs::read_to_string("/proc/net/unix").ok()?;
     let mut rows = text.lines().filter_map(|line| {
@@ -91,7 +92,7 @@ mod tests {
     use std::net::{TcpListener, UdpSocket};
 
     #[test]
-    fn who_listens_is_found_by_each_kind_of_address() {
+    fn the_process_that_listens_is_found_for_each_kind_of_address() {
         let own = Some(format!("process {} (", std::process::id()));
         let is_own = |address: &Address| {
             let found = of(address).unwrap_or_default();

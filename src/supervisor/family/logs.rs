@@ -1,5 +1,5 @@
-//! The log's two sides in the loop: what children write to their log pipes,
-//! and the output that may have no room.
+//! The two ends of the log in the loop: what children write to their log pipes,
+//! and the log's output, which may be full.
 
 use crate::journal::{self, LineSplitter, Piece, Waiting};
 use crate::supervisor::event_loop::Supervisor;
@@ -11,19 +11,18 @@ use nix::sys::epoll::EpollFlags;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-/// From one child's log pipe a round, so that one that writes without end
-/// keeps nobody waiting.
+/// How much is read from one child's log pipe per round, so that a child that writes
+/// without end keeps nothing else waiting.
 pub(crate) const LOG_ROUND: usize = 16 * 1024;
-/// A pipe full: all that a child that has ended can have left there.
+/// A full pipe: the most that a child that has ended can have left there.
 pub(crate) const LOG_REST: usize = 64 * 1024;
-/// A child of which not every line is logged is read again after so long: its
-/// flood costs little, and it gets on, if slowly, whatever the log's output
-/// does.
+/// A child that exceeds its rate limit is read again after this long. So its flood costs
+/// little, and it makes progress, if slowly, whatever the log's output does.
 const PAUSE: Duration = Duration::from_millis(50);
-/// What there is of a line is logged when nothing more has come for so long: it may
-/// be a prompt that waits for an answer.
+/// An incomplete line is logged when nothing more has arrived for this long: it may be a
+/// prompt that waits for an answer.
 const PROMPT: Duration = Duration::from_secs(1);
-/// Where the output can't be watched (ENOMEM), it is tried again after so long.
+/// If the output can't be watched (ENOMEM), that is tried again after this long.
 const UNWATCHED: Duration = Duration::from_secs(1);
 
 /// The log pipes of all children, and the log's own output.
@@ -32,9 +31,9 @@ pub(crate) struct LogPipes {
     /// Children that wrote more than is logged; they are not read until `quiet_until`.
     quiet: Vec<Id>,
     quiet_until: Option<Instant>,
-    /// When a child has paused in a line.
+    /// When the next incomplete line is due to be logged.
     prompts_at: Option<Instant>,
-    /// The log's output, while there is no room in it.
+    /// The log's output, while it is full.
     journal_watched: Option<BorrowedFd<'static>>,
 }
 
@@ -44,7 +43,7 @@ impl LogPipes {
         self.quiet_until.into_iter().chain(self.prompts_at).min()
     }
 
-    /// Logs up to `most` bytes of what that child wrote.
+    /// Reads and logs up to `most` bytes of what that child wrote.
     fn read(&mut self, id: Id, child: &mut Supervised, most: usize) {
         let mut bytes = [0u8; LOG_ROUND];
         let mut left = most;
@@ -72,7 +71,7 @@ impl LogPipes {
         }
     }
 
-    /// Reads those again that wrote too much, and logs lines in which a child has paused.
+    /// Reads children again that wrote too much, and logs incomplete lines that are due.
     pub(crate) fn on_time(&mut self, children: &mut Children, now: Instant) {
         if self.quiet_until.is_some_and(|at| at <= now) {
             self.quiet_until = None;
@@ -89,7 +88,7 @@ impl LogPipes {
         self.prompts_at = None;
         for (id, child) in children.iter_mut() {
             let Some(at) = child.prompt_at else { continue };
-            // One that is not read has not paused.
+            // A child that is not being read may be writing all the time.
             let at = if self.quiet.contains(&id) { at.max(now + PAUSE) } else { at };
             if at <= now {
                 child.prompt_at = None;
@@ -100,8 +99,8 @@ impl LogPipes {
         }
     }
 
-    /// Writes what the log's output takes. Returns after how long to try again, if the
-    /// output can't be watched.
+    /// Writes as much as the log's output takes. If the output can't be watched, returns how
+    /// long to wait before trying again.
     pub(crate) fn flush(&mut self, poll: &Poll) -> Option<Duration> {
         match (journal::flush(), self.journal_watched) {
             (Waiting::Writable(fd), None) => {
@@ -121,7 +120,7 @@ impl LogPipes {
 }
 
 impl Supervisor {
-    /// Logs up to `most` bytes of what a child wrote.
+    /// Reads and logs up to `most` bytes of what a child wrote.
     pub(crate) fn read_log(&mut self, id: Id, most: usize) {
         if let Some(child) = self.children.get_mut(id) {
             self.log_pipes.read(id, child, most);
@@ -130,7 +129,7 @@ impl Supervisor {
 }
 
 impl Supervised {
-    /// Has what it writes to its log pipe reported, or not.
+    /// Has the loop report what it writes to its log pipe, or not.
     fn listen_to_log(&self, on: bool) {
         let flags = if on { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
         if let Err(error) = self.holdings.log.watch_for(flags) {
@@ -138,7 +137,7 @@ impl Supervised {
         }
     }
 
-    /// Logs what its lines' splitter hands on. Returns whether all of it was logged.
+    /// Logs the lines that its splitter returns. Returns whether all of them were logged.
     pub(crate) fn log(&mut self, cut: impl FnOnce(&mut LineSplitter, &mut dyn FnMut(Piece<'_>))) -> bool {
         let mut all_logged = true;
         cut(&mut self.lines, &mut |piece| {

@@ -1,10 +1,10 @@
-//! `PLUMBD_START`: the entry in a child's environment, inherited by all that it
+//! `PLUMBD_START`: a variable in a child's environment, inherited by everything that it
 //! starts, that says which start of which child of which supervisor it was.
 //!
-//! It has an entry for each plumbd around the child, the outermost first, with
-//! `;` between them. Each is `ORIGIN:PID.START:CHILD:NUMBER:LEADER`: where that
-//! supervisor's control socket is, its process, the child's name, the number of the
-//! start among all of that supervisor's, and the child's own process.
+//! It has an entry for each plumbd above the child, the outermost first, separated by
+//! `;`. Each entry is `ORIGIN:PID.START:CHILD:NUMBER:LEADER`: where that supervisor's
+//! control socket is, its process and when that started, the child's name, the number of
+//! the start among all of that supervisor's, and the child's own process.
 
 use crate::sys::descendants::Process;
 use nix::unistd::{Pid, getpid};
@@ -17,7 +17,7 @@ use std::path::Path;
 
 /// The name of the variable.
 pub const VARIABLE: &str = "PLUMBD_START";
-/// The marks of at most this many plumbds around this one are passed on.
+/// The marks of at most this many plumbds above this one are passed on.
 const OUTER_MOST: usize = 8;
 
 /// One start of a child.
@@ -25,11 +25,11 @@ const OUTER_MOST: usize = 8;
 pub struct Mark {
     /// Where its supervisor's control socket is.
     pub origin: String,
-    /// Its supervisor's process, and when that was started.
+    /// Its supervisor's process, and when that started.
     pub supervisor: (Pid, u64),
     /// The child's name.
     pub child: String,
-    /// Different for each start of that supervisor's.
+    /// The number of the start, different for each start by that supervisor.
     pub number: u64,
     /// The child's own process.
     pub leader: Pid,
@@ -47,7 +47,7 @@ impl Mark {
         parts.next().is_none().then_some(Mark { origin, supervisor, child, number, leader })
     }
 
-    /// Whether its supervisor still runs.
+    /// Whether its supervisor is still running.
     ///
     /// # Errors
     /// As [`Process::look`].
@@ -57,14 +57,14 @@ impl Mark {
     }
 }
 
-/// The entries of an environment that have marks, as they are there.
+/// The entries of an environment that have marks, unchanged.
 pub fn entries(environment: &[u8]) -> Vec<u8> {
     let is_ours = |entry: &&[u8]| entry.strip_prefix(VARIABLE.as_bytes()).is_some_and(|rest| rest.starts_with(b"="));
     let entries: Vec<&[u8]> = environment.split(|&byte| byte == 0).filter(is_ours).collect();
     entries.join(&0)
 }
 
-/// The marks in an environment, the outermost first. What is no mark is passed over.
+/// The marks in an environment, the outermost first. Anything that is not a mark is ignored.
 pub fn marks(environment: &[u8]) -> Vec<Mark> {
     let entries = environment.split(|&byte| byte == 0);
     let values = entries.filter_map(|entry| entry.strip_prefix(VARIABLE.as_bytes())?.strip_prefix(b"="));
@@ -72,29 +72,30 @@ pub fn marks(environment: &[u8]) -> Vec<Mark> {
     texts.flat_map(|text| text.split(';')).filter_map(Mark::parse).collect()
 }
 
-/// What this supervisor's marks begin with.
+/// What this supervisor's marks are made from.
 #[derive(Debug)]
 pub struct Own {
     /// Where its control socket is now.
     pub origin: String,
-    /// Where it was before reloads moved it: children from then still run.
+    /// Where it was before reloads moved it: children from that time still run.
     earlier: BTreeSet<String>,
-    /// Its process, and when that was started; 0 without /proc.
+    /// Its process, and when that started; 0 without /proc.
     pub process: (Pid, u64),
-    /// Marks of the plumbds that this one is below.
+    /// The marks of the plumbds above this one.
     outer: String,
     starts: u64,
 }
 
 impl Own {
-    /// That of the supervisor whose control socket is at that [`origin`].
+    /// For the supervisor whose control socket is at that [`origin`].
     ///
     /// # Errors
     /// This process can't be looked at.
     pub fn new(origin: String) -> Result<Own, String> {
         let environment = std::env::var_os(VARIABLE).unwrap_or_default();
         let entries = [VARIABLE.as_bytes(), b"=", environment.as_bytes()].concat();
-        // One that this daemon was itself started from is nothing that it supervises.
+        // A mark with this origin is from an earlier daemon. If it were passed on, this one's
+        // children would look like that one's strays.
         let outer: Vec<Mark> = marks(&entries).into_iter().filter(|mark| mark.origin != origin).collect();
         let mut text = String::new();
         for mark in &outer[outer.len().saturating_sub(OUTER_MOST)..] {
@@ -106,8 +107,8 @@ impl Own {
         Ok(Own { origin, earlier: BTreeSet::new(), process: (getpid(), start), outer: text, starts: 0 })
     }
 
-    /// The control socket is there from now on: what is started from here on can be
-    /// found by the next supervisor that is configured so.
+    /// The control socket is at that origin from now on, so that the next supervisor with
+    /// that control socket can find what is started from here on.
     pub fn move_to(&mut self, origin: String) {
         self.earlier.insert(std::mem::replace(&mut self.origin, origin));
     }
@@ -127,8 +128,9 @@ impl Own {
     }
 }
 
-/// Of a control socket: pid namespace, device and inode of the folder, name. Two daemons
-/// of one origin can't run at a time, and process ids mean the same to both.
+/// The origin of a control socket: pid namespace, device and inode of its folder, and its
+/// name. Two daemons with one origin can't run at the same time, and process ids mean the
+/// same to both.
 ///
 /// # Errors
 /// The folder can't be looked at.
@@ -140,7 +142,7 @@ pub fn origin(control: &Path) -> io::Result<String> {
     Ok(format!("{namespace}.{:x}.{:x}.{}", folder.dev(), folder.ino(), escaped(name.as_bytes())))
 }
 
-/// Without the characters that separate.
+/// The name with the separator characters escaped.
 fn escaped(name: &[u8]) -> String {
     let mut text = String::new();
     for &byte in name {
@@ -207,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_mark_is_passed_over() {
+    fn what_is_not_a_mark_is_ignored() {
         for text in ["", "x", "a:1.2:b:3", "a:1.2:b:3:4:5", "a:1:b:3:4", "a:x.2:b:3:4", "a:1.2:b:-3:4", ";;;", "\u{e9}"]
         {
             assert_eq!(marks(format!("{VARIABLE}={text}\0").as_bytes()), [], "{text}");

@@ -1,17 +1,17 @@
-//! The children: what each is, how it starts, what it says and leaves behind.
+//! The children: how they are represented, started and heard, and what they leave behind.
 //!
 //! | file | what is there |
 //! |---|---|
-//! | `child`, `backoff` | one child's states, pure |
-//! | `supervised` | a child as it is held: its part of the configuration, its states, what it is given |
-//! | `children` | all children, and what can be said of them from their states alone |
-//! | `processes` | starts and ends of processes, and what comes from them |
-//! | `outcome` | what becomes of a start |
-//! | `spawn` | descriptors and environment of a start |
+//! | `child`, `backoff` | the state machine of one child, pure |
+//! | `supervised` | one child: its part of the configuration, its state, what it is given |
+//! | `children` | all children, and what follows from their states alone |
+//! | `processes` | how processes start and end, and what arrives from them |
+//! | `outcome` | whether a start succeeded |
+//! | `spawn` | the descriptors and the environment of a new process |
 //! | `notify`, `logs` | what children say about themselves, and what they write to the log |
-//! | `held_back`, `holder` | children that lack something of the system, and who has it |
+//! | `held_back`, `holder` | children that the system lacks something for, and who holds the address they need |
 //! | `strays`, `mark`, `environments` | processes that outlive the child that started them, and how they are recognized |
-//! | `predecessor` | what a supervisor that was killed has left |
+//! | `predecessor` | what a supervisor that was killed has left behind |
 
 pub(crate) mod backoff;
 pub(crate) mod child;

@@ -1,15 +1,15 @@
-//! What children say about themselves: sd_notify(3), on a socket of each one's own.
+//! What children say about themselves: sd_notify(3), each on a socket of its own.
 //!
-//! The socket's name is in /proc/net/unix for everybody to read, so what comes is believed
-//! only from a process of the child (`Supervisor::is_from` in `children`). Descriptors
-//! that come along are closed, so a barrier (sd_notify_barrier(3)) passes at once.
+//! Everybody can read the socket's name in /proc/net/unix, so a notification counts only
+//! if it comes from a process of the child (`Supervisor::is_from` in `processes`).
+//! Descriptors that come with it are closed, so a barrier (sd_notify_barrier(3)) passes at once.
 
 use crate::sys::datagrams::{Datagrams, Sender};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-/// A child's end of sd_notify(3).
+/// The socket on which a child's notifications arrive (sd_notify(3)).
 #[derive(Debug)]
 pub struct Socket {
     datagrams: Datagrams,
@@ -23,30 +23,30 @@ pub enum Said {
     Ready,
     /// EXTEND_TIMEOUT_USEC=
     Extend(Duration),
-    /// X_PLUMBD_PROBLEM=, `None` where there is none any more.
+    /// X_PLUMBD_PROBLEM=; `None`: the problem is over.
     Problem(Option<String>),
-    /// FDSTORE=1: it wants the descriptors that come along to be kept, which nobody does.
+    /// FDSTORE=1: it wants the descriptors that come along to be kept, which is not supported.
     Store,
 }
 
-/// A datagram and who sent it, by the kernel's word (SCM_CREDENTIALS, unix(7)).
+/// A datagram and its sender as reported by the kernel (SCM_CREDENTIALS, unix(7)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     /// The sender's process id.
     pub pid: i32,
     /// The sender's user id.
     pub uid: u32,
-    /// What it said, as far as it is known here.
+    /// What it said, without the lines that are not known here.
     pub said: Vec<Said>,
 }
 
-/// Longer datagrams are cut: systemd takes 4096 bytes too.
+/// Longer datagrams are truncated. systemd's limit is 4096 bytes too.
 const LONGEST: usize = 4096;
 /// A problem's text is cut to this many characters.
 const PROBLEM_MAX: usize = 500;
 
 impl Socket {
-    /// A socket with a name of the kernel's choice in the abstract namespace
+    /// A socket in the abstract namespace with a name that the kernel chooses
     /// (autobind, unix(7)).
     ///
     /// # Errors
@@ -57,12 +57,12 @@ impl Socket {
         Ok(Socket { datagrams, name })
     }
 
-    /// What $NOTIFY_SOCKET shall be.
+    /// The value for $NOTIFY_SOCKET.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The next datagram; `None`: no more now.
+    /// Receives the next datagram; `None`: there are no more for now.
     ///
     /// # Errors
     /// From recvmsg(2).
@@ -71,7 +71,7 @@ impl Socket {
         let Some((length, sender)) = self.datagrams.receive(&mut bytes)? else { return Ok(None) };
         Ok(Some(match sender {
             Some(Sender { pid, uid }) => Message { pid, uid, said: parse(&bytes[..length]) },
-            // No word of the kernel's, no trust: nobody has this user id.
+            // Without the kernel's word it is not trusted: nobody has this user id.
             None => Message { pid: 0, uid: u32::MAX, said: Vec::new() },
         }))
     }
@@ -83,8 +83,7 @@ impl AsFd for Socket {
     }
 }
 
-/// What a datagram says; lines that mean nothing here are passed over, as
-/// sd_notify(3) wants.
+/// Parses a datagram; unknown lines are ignored, as sd_notify(3) asks for.
 pub fn parse(datagram: &[u8]) -> Vec<Said> {
     datagram.split(|&b| b == b'\n').filter_map(parse_line).collect()
 }
@@ -116,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_known_lines_are_taken_and_others_passed_over() {
+    fn the_known_lines_are_taken_and_others_ignored() {
         let said =
             parse(b"STATUS=fine\nREADY=1\nEXTEND_TIMEOUT_USEC=1500\nREADY=2\nX=\nX_PLUMBD_PROBLEM=disk\x1b full\n");
         assert_eq!(

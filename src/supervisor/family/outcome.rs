@@ -1,17 +1,17 @@
-//! What can be said of children from their states, and of which must be up before which:
-//! whether a start is good, what a child waits for, which may start or stop.
+//! What follows from the states of children and from which must be up before which:
+//! whether a start succeeded, what a child waits for, which may start or stop.
 
 use super::child::{Ladder, Machine, State, Want};
 use crate::config::order::Needs;
 
-/// What became of a start.
+/// The outcome of a start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Start {
     /// Not known yet.
     Open,
     /// It serves, or has served and finished.
     Good,
-    /// It doesn't, and why.
+    /// It does not serve, and why.
     Bad(Bad),
 }
 
@@ -20,13 +20,13 @@ pub(crate) enum Start {
 pub(crate) enum Bad {
     /// It could not be started.
     NotStarted(String),
-    /// It ran, and ended: how.
+    /// It ran and ended, and how.
     Ended(String),
 }
 
 impl Bad {
-    /// Why a child does not serve that has no process, or one that goes. If it ran, it
-    /// was started, so what there is to say is how it ended.
+    /// Why a child without a process, or with one that is stopping, does not serve. If it
+    /// has run, the reason is how it ended.
     fn of_machine(machine: &Machine) -> Bad {
         let problem = machine.problem.as_deref();
         if let Some(how) = machine.last_exit.map(|exit| exit.to_string()) {
@@ -54,45 +54,45 @@ impl Start {
     }
 }
 
-/// A child, as the others and changes see it.
+/// A child, as seen by other children and by changes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Seen<'a> {
-    /// Its states.
+    /// Its state.
     pub(crate) machine: &'a Machine,
-    /// What keeps it from being ready for longer than its start may take, if it goes on trying.
+    /// Why it is not ready although its start has taken longer than it may; it goes on trying.
     pub(crate) stuck: Option<&'a str>,
-    /// What it lacks of the system is just being looked for.
+    /// What it lacks of the system is being looked for at the moment.
     pub(crate) is_looked_for: bool,
-    /// Its process is reaped, though others that it had started may not be gone.
+    /// Its process was reaped, though others that it had started may not be gone.
     pub(crate) is_reaped: bool,
 }
 
-/// Children, by their names. The supervisor's are one family; a simulation has another.
+/// Children, by their names. The supervisor has one family, a simulation another.
 pub(crate) trait Family {
     /// The child of that name.
     fn child(&self, name: &str) -> Option<Seen<'_>>;
 
-    /// Which must be up before which.
+    /// Which children must be up before which.
     fn needs(&self) -> &Needs;
 
-    /// A child that must be up before that one, and is not.
+    /// A child that must be up before that one but is not.
     fn blocked_by(&self, name: &str) -> Option<&str> {
         let needed = self.needs().get(name)?;
         needed.iter().find(|other| !self.served(other)).map(String::as_str)
     }
 
-    /// Whether that child is up, or finished as it should.
+    /// Whether that child is up, or has finished as it should.
     fn served(&self, name: &str) -> bool {
         self.child(name).is_none_or(|child| child.machine.is_up() || child.machine.has_finished())
     }
 
-    /// Whether it waits only for what is up.
+    /// Whether it waits, but only for children that are up.
     fn may_start(&self, name: &str) -> bool {
         self.waits(name) && self.blocked_by(name).is_none()
     }
 
-    /// Whether an operator wants it down, and its sources are gone: what a source still owes
-    /// its clients it can send only while its sink is there.
+    /// Whether an operator stopped it and its sources are gone: a source can send what it
+    /// still owes its clients only while its sink runs.
     fn may_stop(&self, name: &str, needed_by: &Needs) -> bool {
         let goes = |child: Seen<'_>| child.machine.want.is_held() && child.machine.pid().is_some();
         let mut users = needed_by.get(name).into_iter().flatten().filter_map(|user| self.child(user));
@@ -104,7 +104,7 @@ pub(crate) trait Family {
         self.child(name).is_some_and(|child| child.machine.state == State::Waiting)
     }
 
-    /// What became of the start of that child.
+    /// The outcome of that child's start.
     fn start_of(&self, name: &str) -> Start {
         let Some(Seen { machine, stuck, is_looked_for, .. }) = self.child(name) else {
             return Start::not("it is no longer there");
@@ -116,8 +116,8 @@ pub(crate) trait Family {
         match machine.state {
             State::Up { .. } => Start::Good,
             State::Backoff { .. } if is_looked_for => Start::Open,
-            // Killed because it was not ready in time: its time is up, whatever
-            // another try comes to.
+            // It was killed because it was not ready in time. This start has failed,
+            // whatever the next one comes to.
             State::Stopping { late: true, .. } | State::Stopping { ladder: Ladder::Unkillable, .. } => bad(),
             State::Starting { .. } | State::Stopping { .. } => Start::Open,
             State::Backoff { .. } | State::Failed => bad(),
@@ -136,8 +136,7 @@ pub(crate) trait Family {
         }
     }
 
-    /// The child because of which that one does not start: itself, or one that
-    /// it waits for.
+    /// The child that keeps that one from starting: itself, or one that it waits for.
     fn cause<'a>(&'a self, name: &'a str) -> &'a str {
         let mut cause = name;
         while self.waits(cause) {
@@ -155,7 +154,7 @@ pub(crate) trait Family {
     }
 }
 
-/// Why those of these children are not up that are not; `None`: not known yet.
+/// For each of these children that is not up, the reason; `None`: not all are known yet.
 pub(crate) fn outcome_of<'a>(family: &dyn Family, names: impl IntoIterator<Item = &'a String>) -> Option<Vec<String>> {
     let mut bad = Vec::new();
     for name in names {
@@ -168,7 +167,7 @@ pub(crate) fn outcome_of<'a>(family: &dyn Family, names: impl IntoIterator<Item 
     Some(bad)
 }
 
-/// Those of them that SIGKILL did not end, in words; nothing where there are none.
+/// Reports those of them that SIGKILL did not end, if there are any.
 pub(crate) fn unkillable<'a>(family: &dyn Family, names: impl IntoIterator<Item = &'a String>) -> Option<String> {
     let left: Vec<String> = names
         .into_iter()

@@ -1,17 +1,18 @@
-//! What a supervisor that was killed has left, without a service manager that
-//! would have ended it. It is found by its marks ([`mark`](crate::supervisor::family::mark)) and ended before
-//! anything is started, so that no server is doubled and no port is taken.
+//! The processes that a supervisor left behind when it was killed, if there is no service
+//! manager to end them. They are found by their marks
+//! ([`mark`](crate::supervisor::family::mark)) and ended before anything is started, so that
+//! no server runs twice and no port is taken.
 //!
-//! | what is left | |
+//! | what is left | what is done |
 //! |---|---|
-//! | a child | got its stop signal when its supervisor died (PR_SET_PDEATHSIG), so it is waited for; halfway it gets the signal again, for an executable with rights of its own (setuid) loses the first |
-//! | what a child had started, and the child is dead | is sent the child's stop signal at once |
-//! | any of it after the child's `stop_timeout`, at most 15 s; a built-in plugin always has 15 s, as it saves what its pipes hold | SIGKILL |
+//! | a child | it is waited for, because it got its stop signal when its supervisor died (PR_SET_PDEATHSIG); halfway it gets the signal again, because an executable with rights of its own (setuid) does not get the first |
+//! | what a child had started, if the child is dead | it is sent the child's stop signal at once |
+//! | any of these after the child's `stop_timeout`, at most 15 s; a built-in plugin always has 15 s, because it saves what its pipes hold | SIGKILL |
 //!
-//! What is below a process that has a mark, or in its session, belongs to it,
-//! whatever its own environment says. Not found is what has an environment, a session
-//! and a parent that tell nothing. This process's own session and all that it is
-//! itself below are never touched.
+//! A process below one with a mark, or in its session, belongs to it, whatever its own
+//! environment says. A process is not found if neither its environment nor its session nor
+//! its parent shows where it comes from. Processes in this process's own session, and those
+//! above it, are never touched.
 
 use crate::config::model::{Model, Program};
 use crate::supervisor::family::environments::Environments;
@@ -29,16 +30,16 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-/// What is left has no longer than this until SIGKILL.
+/// SIGKILL is sent after this long at the latest.
 const MOST: Duration = Duration::from_secs(15);
-/// What SIGKILL has not ended after this much longer is left alone, and named.
+/// A process that SIGKILL has not ended after this much longer is reported and left alone.
 const AFTER_KILL: Duration = Duration::from_secs(2);
-/// For a child that is no longer in the configuration, as there by default.
+/// The `stop_timeout` of a child that is no longer in the configuration: the default.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
-/// Processes whose environment can't be read are looked at again for so long: most of them
-/// are just reading from a disk.
+/// Processes whose environment can't be read are looked at again for this long: most of
+/// them are just reading from a disk.
 const UNSEEN: Duration = Duration::from_secs(1);
-/// How often to look whether it is gone.
+/// How often to check whether they are gone, in milliseconds.
 const LOOK: u16 = 20;
 /// Signals that tell this process to end.
 const ENDS: [i32; 3] = [SIGTERM, SIGINT, SIGQUIT];
@@ -50,7 +51,7 @@ struct Stop {
     within: Duration,
 }
 
-/// Ends it and waits for that.
+/// Ends what a killed supervisor has left behind, and waits until it is gone.
 ///
 /// # Errors
 /// A signal told this process to end while something was left; EMFILE, ENFILE, ENOMEM.
@@ -64,7 +65,7 @@ pub(crate) fn end(own: &Own, model: &Model, signals: &mut Signals) -> Result<(),
     loop {
         let (left, unseen) =
             left_of(own).map_err(|e| format!("cannot look for what a supervisor that was killed has left: {e}"))?;
-        // What starts others all the time may have been passed over once.
+        // A process that keeps starting others may have been missed once.
         let is_over = left.is_empty() && (quiet || told.is_empty());
         if is_over && (!unseen || began.elapsed() > UNSEEN) {
             break;
@@ -104,12 +105,12 @@ pub(crate) fn end(own: &Own, model: &Model, signals: &mut Signals) -> Result<(),
                     "cannot start: told to stop while ending what a supervisor that was killed has left".to_owned()
                 );
             }
-            // Nothing is known to be left: the loop ends in order.
+            // Nothing is known to be left, so the event loop can start and handle the signal.
             break;
         }
     }
     for signal in others {
-        // The loop takes it from here on.
+        // The event loop handles it later.
         let _raised = Signal::try_from(signal).map(raise);
     }
     Ok(())
@@ -137,14 +138,14 @@ fn list(processes: &[Process]) -> String {
     format!("process {}", each.join(", "))
 }
 
-/// A moment, or until a signal comes; notes those that mean something.
+/// Waits a moment, or until a signal arrives; notes the signals that mean something.
 fn wait(signals: &mut Signals, others: &mut BTreeSet<i32>) {
-    // EINTR: a signal came, which is what it waits for.
+    // EINTR is fine: it means that a signal arrived.
     let _came = poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], PollTimeout::from(LOOK));
     others.extend(signals.pending().filter(|signal| ENDS.contains(signal) || [SIGHUP, SIGUSR1].contains(signal)));
 }
 
-/// What is left of children whose supervisor had this one's control socket and is dead;
+/// The processes left by children whose supervisor had this one's control socket and is dead;
 /// and whether there are processes whose environment can't be read just now.
 fn left_of(own: &Own) -> io::Result<(BTreeMap<Mark, Vec<Process>>, bool)> {
     let mut all = descendants::all()?;
@@ -164,7 +165,7 @@ fn left_of(own: &Own) -> io::Result<(BTreeMap<Mark, Vec<Process>>, bool)> {
     let environments = Environments::of(&all)?;
     for process in &all {
         let Some(marks) = environments.marks(process.pid) else {
-            // Threads of the kernel have no session.
+            // Kernel threads have no session; they don't count.
             unseen |= process.session.as_raw() != 0;
             continue;
         };
@@ -190,7 +191,7 @@ fn left_of(own: &Own) -> io::Result<(BTreeMap<Mark, Vec<Process>>, bool)> {
     Ok((left, unseen))
 }
 
-/// Adds what is below them, and in their sessions.
+/// Adds the processes below these, and those in their sessions.
 fn belonging(all: &[Process], owners: &mut BTreeMap<Pid, Mark>) {
     loop {
         let of_session: BTreeMap<Pid, Mark> = all

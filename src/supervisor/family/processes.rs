@@ -1,4 +1,4 @@
-//! Children's processes, and what comes from them: spawn, exec, readiness,
+//! Children's processes and what arrives from them: spawn, exec, readiness,
 //! notifications, log lines, the end.
 
 use crate::config::looked::program_of;
@@ -24,36 +24,35 @@ use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// A child that is dead waits no longer than this for what it has left behind, once
-/// that was killed: a process that the kernel can't end just now must not hold up the
-/// next start for good.
+/// How long a dead child's next start waits for its strays after they were killed: a
+/// process that the kernel can't end at the moment must not delay the start forever.
 const LEAVING_MOST: Duration = Duration::from_secs(1);
-/// The same where more comes to light all the time: what a stray had started is
-/// seen when the stray is dead.
+/// How long it waits if more strays keep appearing: what a stray had started is seen
+/// only when the stray is dead.
 const LEAVING_IN_ALL: Duration = Duration::from_secs(5);
-/// How often to look whether that is gone, because SIGCHLD may not announce it.
+/// How often to check whether the strays are gone, because SIGCHLD may not announce it.
 const LOOK_FOR_LEFT: Duration = Duration::from_millis(1);
-/// Notifications from one child a round, for the same reason as `LOG_ROUND`.
+/// How many notifications are taken from one child per round, for the same reason as `LOG_ROUND`.
 const NOTIFICATIONS: usize = 64;
-/// Rounds at its end: more than a socket's queue has (max_dgram_qlen, unix(7)) where that
-/// is not raised on purpose.
+/// Rounds when it has ended: together more than a socket can queue (max_dgram_qlen,
+/// unix(7)), unless that was raised on purpose.
 const NOTIFICATION_ROUNDS: usize = 16;
-/// How often to look for the child that the sender of a notification belongs to, while
-/// processes above it end.
+/// How often to retry finding the child that sent a notification if processes above the
+/// sender end meanwhile.
 const LOOKS_FOR_SENDER: usize = 8;
 
 impl Supervisor {
-    /// Makes one more child, with a number of its own, whose executable is at hand or not.
-    /// It is down, and not held yet.
+    /// Makes one more child, with a number of its own; `at_hand` says whether its executable
+    /// is at hand. It is down, and not among the children yet.
     pub(crate) fn prepare_new(&mut self, config: Rc<Child>, at_hand: bool) -> Result<(Id, Box<Supervised>), String> {
         let id = self.children.next_id();
         let prepared = Prepared::new(config, at_hand, id, &self.system.poll, &mut self.kept.memory)?;
         Ok((id, Box::new(Supervised::new(prepared, id, &self.system.poll)?)))
     }
 
-    /// Lets go of a child that is down.
+    /// Removes a child that is down.
     pub(crate) fn forget(&mut self, id: Id) {
-        // As much as its pipe holds; a process that it left behind may go on writing.
+        // No more than its pipe holds, because a process that it left behind may go on writing.
         self.read_log(id, LOG_REST);
         if let Some(mut child) = self.children.remove(id) {
             child.log(|lines, each| lines.finish(each));
@@ -61,7 +60,7 @@ impl Supervisor {
         }
     }
 
-    /// One step of a child's machine, and what it says is to be done.
+    /// Passes an event to a child's machine and does what the machine says.
     pub(crate) fn step(&mut self, id: Id, event: Event) {
         let mut events = vec![event];
         while let Some(event) = events.pop() {
@@ -86,7 +85,7 @@ impl Supervisor {
         let gone = self.children.is_leaving(id);
         match action {
             Action::Spawn => Some(self.spawn(id)),
-            // Its group was sent SIGKILL, and its number may be another's soon.
+            // Its group was already sent SIGKILL, and its process id may be reused soon.
             Action::Ask(..) | Action::Force(_) if gone => None,
             Action::Ask(pid, signal) => {
                 let (whom, send): (_, fn(Pid, Signal) -> io::Result<()>) = match stop_to {
@@ -147,8 +146,8 @@ impl Supervisor {
         match (exec, ready.transpose()) {
             (Ok(exec), Ok(ready)) => (child.exec, child.ready) = (Some(exec), ready),
             (Err(error), _) | (_, Err(error)) => {
-                // Whether it serves could never be seen, so it is not left
-                // running until its time is up.
+                // We could never see whether it serves, so it is killed now instead of
+                // when its time is up.
                 log::error!(target: &child.config.name, "cannot watch its start: {error}; killed");
                 if let Err(error) = process::signal_group(pid, Signal::SIGKILL) {
                     log::error!(target: &child.config.name, "cannot kill it: {error}");
@@ -182,14 +181,14 @@ impl Supervisor {
             Ok(n) if bytes[..n].contains(&b'\n') => true,
             Ok(_) | Err(_) => return,
         };
-        // Said, or closed without a word: then its deadline decides.
+        // If it was closed without a newline, its deadline decides.
         child.ready = None;
         if said {
             self.step(id, Event::Ready);
         }
     }
 
-    /// Takes what a child says about itself; whether there may be more.
+    /// Receives a child's notifications. Returns whether there may be more.
     pub(crate) fn on_notify(&mut self, id: Id) -> bool {
         for _ in 0..NOTIFICATIONS {
             let Some(child) = self.children.get(id) else { return false };
@@ -210,9 +209,9 @@ impl Supervisor {
         let is_own = self.is_from(id, message.pid, message.uid);
         let Some(child) = self.children.get_mut(id) else { return };
         if !is_own {
-            // Once a start: the socket's name is no secret.
+            // Logged once per start, because anybody can find the socket's name.
             if !std::mem::replace(&mut child.told_of_strangers, true) {
-                log::warn!(target: &child.config.name, "a notification of process {} is not its own: passed over", message.pid);
+                log::warn!(target: &child.config.name, "ignoring a notification from process {}, which is not one of its own", message.pid);
             }
             return;
         }
@@ -227,7 +226,7 @@ impl Supervisor {
                 }
                 Said::Store => {
                     if let Some(child) = self.children.get(id) {
-                        log::debug!(target: &child.config.name, "it wants descriptors kept (FDSTORE=1): closed");
+                        log::debug!(target: &child.config.name, "closing the descriptors that it wants to have kept (FDSTORE=1)");
                     }
                 }
             }
@@ -235,15 +234,15 @@ impl Supervisor {
     }
 
     /// Whether a notification comes from a process of that child: one in its group or
-    /// session, or below it, or that it started and that has left all of these. Of a sender
-    /// that is gone only its user is known. As systemd-notify(1) ends at once, the child's
-    /// own user is enough, and root.
+    /// session, one below it, or one that it started and that has left all of these. If the
+    /// sender is gone, only its user is known. Because systemd-notify(1) ends at once, it is
+    /// enough if that is the child's user or root.
     fn is_from(&mut self, id: Id, pid: i32, uid: u32) -> bool {
         let Some(child) = self.children.get(id) else { return false };
         let Some(own) = child.machine.pid() else { return false };
         let number = child.number;
         let is_user = |this: &Supervisor| this.children.get(id).is_some_and(|child| child.is_user(uid));
-        // 0 is a process of another pid namespace, which no child can start.
+        // 0 means that the sender is outside of this pid namespace, so no child started it.
         if pid == 0 {
             return false;
         }
@@ -251,7 +250,7 @@ impl Supervisor {
         for _ in 0..LOOKS_FOR_SENDER {
             match self.has_started(number, own, sender) {
                 Ok(Some(yes)) => return yes,
-                // A process between the two has ended: the sender has another parent by now.
+                // A process between the two has ended, so the sender has another parent now.
                 Ok(None) if matches!(has_ended(sender), Ok(false)) => {}
                 Ok(None) => return is_user(self),
                 Err(error) => {
@@ -264,10 +263,10 @@ impl Supervisor {
         false
     }
 
-    /// Whether that process is one of a child's, by the number of its start and its own
-    /// process; `None`: it, or one above it, is gone.
+    /// Whether that process belongs to the child with that start number and own process;
+    /// `None`: it, or one above it, is gone.
     fn has_started(&mut self, number: u64, own: Pid, sender: Pid) -> io::Result<Option<bool>> {
-        // These need no /proc.
+        // These checks work without /proc.
         if sender == own || getpgid(Some(sender)) == Ok(own) || getsid(Some(sender)) == Ok(own) {
             return Ok(Some(true));
         }
@@ -279,7 +278,7 @@ impl Supervisor {
             }
             if process.parent == getpid() {
                 let is_own = self.strays.is_orphan_of(&process, number, &self.children)?;
-                // What one was started with can't be read any more once it has ended.
+                // The environment of a process can't be read once it has ended.
                 return Ok((is_own || !has_ended(next)?).then_some(is_own));
             }
             // The first process, or one whose parent is in another pid namespace.
@@ -308,10 +307,10 @@ impl Supervisor {
     fn reap_one(&mut self, pid: Pid) {
         let id = self.children.by_pid.remove(&pid);
         if let Some(id) = id {
-            // Whether it executed is known only as long as its number is its own.
+            // Whether it has executed can be checked only until it is reaped.
             self.on_exec(id);
-            // What it left in its group goes with it. Its number is its
-            // own until it is reaped, so no other group can be hit.
+            // What it left in its group is killed too. Its process id can't be
+            // reused until it is reaped, so no other group can be hit.
             let _none_left = process::signal_group(pid, Signal::SIGKILL);
         }
         let reaped = process::reap(pid);
@@ -322,7 +321,7 @@ impl Supervisor {
         match (reaped, id) {
             (Ok(Some(exit)), Some(id)) => {
                 let child = self.children.get(id);
-                // Before its next start, and whether there is one.
+                // Before its next start, and even if there is none.
                 child.inspect(|child| child.clear_shared());
                 let number = child.map_or(0, |child| child.number);
                 let now = Instant::now();
@@ -335,8 +334,8 @@ impl Supervisor {
         }
     }
 
-    /// A child has ended once nothing is left of what it had started: before that,
-    /// its replacement would meet what its predecessor still holds.
+    /// Reports the end of children once nothing is left of what they had started: before
+    /// that, a replacement would find in use what its predecessor still holds.
     pub(crate) fn left(&mut self) {
         if self.children.leaving.is_empty() {
             return;
@@ -366,7 +365,9 @@ impl Supervisor {
         self.strays.give_up_unclear(unclear.iter().copied());
         for pid in unclear {
             let within = LEAVING_MOST.as_secs();
-            log::warn!("cannot tell within {within} s which child has left process {pid} behind; going on without");
+            log::warn!(
+                "cannot tell within {within} s which child has left process {pid} behind; no longer waiting for it"
+            );
         }
         if !self.children.leaving.is_empty() {
             self.agenda.look_after(LOOK_FOR_LEFT);
@@ -381,13 +382,13 @@ impl Supervisor {
         let pids: Vec<String> = strays.iter().map(ToString::to_string).collect();
         let which = if pids.is_empty() { "its group".to_owned() } else { format!("process {}", pids.join(", ")) };
         let within = LEAVING_MOST.as_secs();
-        log::error!(target: &child.config.name, "what it had started ({which}) did not end within {within} s of SIGKILL; going on without");
+        log::error!(target: &child.config.name, "what it had started ({which}) did not end within {within} s of SIGKILL; no longer waiting for it");
     }
 
     fn on_exit(&mut self, id: Id, exit: Exit) {
-        // Its last words, why it could not start among them, come first.
+        // First what it still had to say, such as why it could not start.
         self.on_exec(id);
-        // All of them: the next start's are read from the same socket.
+        // All notifications, because those of the next start arrive on the same socket.
         for _ in 0..NOTIFICATION_ROUNDS {
             if !self.on_notify(id) {
                 break;
@@ -400,7 +401,7 @@ impl Supervisor {
         child.ended = Some(Moment::now());
         child.says = None;
         (child.exec, child.ready) = (None, None);
-        // Clients wait from here on, not only from its next start.
+        // So that clients can wait from now on, not only from its next start.
         for address in &Rc::clone(&child.config).listen {
             if let Err(error) = self.kept.sockets.revive(address) {
                 log::warn!("cannot listen on {address}: {}", cause(&error));

@@ -1,4 +1,4 @@
-//! What a child is given when it starts: descriptors and environment.
+//! Starts a child's process with its descriptors and its environment.
 
 use crate::config::model::{Child, Link as Config, Program, Ready};
 use crate::journal;
@@ -24,54 +24,53 @@ use std::os::unix::ffi::OsStrExt;
 /// What the supervisor holds for one child, from start to start.
 #[derive(Debug)]
 pub struct Holdings {
-    /// Where its standard error, and an unlinked standard output, go.
+    /// The pipe for its standard error, and for its standard output if that is not linked.
     pub log: Watched<Pipe>,
-    /// Where it may say that it is ready.
+    /// The socket on which it may say that it is ready.
     pub notify: Option<Watched<notify::Socket>>,
     /// Its settings as JSON.
     pub settings: OwnedFd,
     /// Its counters.
     pub metrics: Option<OwnedFd>,
-    /// What it shares with other instances.
+    /// The memory that it shares with other instances.
     pub shared: Option<Region>,
-    /// Whether its executable is at hand ([`crate::sys::at_hand`]).
+    /// Whether its executable can be opened without waiting ([`crate::sys::at_hand`]).
     pub at_hand: bool,
 }
 
 /// A child that was started.
 #[derive(Debug)]
 pub struct Started {
-    /// Its process, and how its exec goes.
+    /// Its process, and the pipe that reports its exec.
     pub spawned: Spawned,
-    /// Where it writes a newline when it is ready ([`Ready::Fd`]).
+    /// The pipe to which it writes a newline when it is ready ([`Ready::Fd`]).
     pub ready: Option<OwnedFd>,
 }
 
-/// What a log pipe can hold.
+/// How much a log pipe can hold.
 pub const LOG_CAPACITY: usize = 64 * 1024;
 
-/// Links described in more bytes than this go by a descriptor: a string of the
-/// environment has at most 128 KiB (MAX_ARG_STRLEN, execve(2)).
+/// A description of the links that is longer than this is passed as a file: a string of
+/// the environment has at most 128 KiB (MAX_ARG_STRLEN, execve(2)).
 const LINKS_IN_ENVIRONMENT: usize = 64 * 1024;
 
-/// What else a start needs.
+/// What else is needed to start a child.
 #[derive(Debug)]
 pub struct Around<'a> {
-    /// No other process has the child's listening sockets.
+    /// Whether no other process has the child's listening sockets.
     pub alone: bool,
     /// /dev/null.
     pub null: &'a OwnedFd,
-    /// The soft limit on descriptors of programs that are no plugins.
+    /// The soft limit on descriptors for programs that are not plugins.
     pub soft_descriptors: u64,
-    /// What its processes are known by later.
+    /// The mark by which its processes are recognized later.
     pub mark: &'a str,
 }
 
 /// Starts a child.
 ///
 /// # Errors
-/// What could not be done before exec; later failures come through
-/// [`Spawned::status`].
+/// A step before the fork failed; later failures are reported by [`Spawned::status`].
 pub fn spawn(
     child: &Child,
     holdings: &Holdings,
@@ -157,9 +156,9 @@ pub fn spawn(
     Ok(Started { spawned, ready: ready.map(|pipe| pipe.read) })
 }
 
-/// The descriptors of a child, by the number each will have.
+/// The descriptors of a child, in the order of the numbers they will have.
 ///
-/// All but sockets are open file descriptions that no other process has, nor
+/// All but sockets are open file descriptions that no other process has, not even
 /// this one: whatever the child does to their flags and offsets ends with it.
 struct Descriptors {
     list: Vec<OwnedFd>,
@@ -180,7 +179,7 @@ impl Descriptors {
         }
         match links.out_of(&child.name) {
             Some(held) => {
-                // Never the log in its place: what a source says belongs to its sink.
+                // Never fall back to the log: a source's output belongs to its sink.
                 let write = links.queue(held).write.as_ref().ok_or_else(|| {
                     io::Error::other(format!("its link to {} takes no more: its input has ended", held.config.to))
                 })?;
@@ -195,13 +194,14 @@ impl Descriptors {
         Ok(fds)
     }
 
-    /// A description of its own for what `fd` refers to; the number that it will have.
+    /// Opens what `fd` refers to anew, with a description of its own. Returns the number
+    /// that it will have.
     fn open(&mut self, what: &str, fd: &OwnedFd, flags: OFlag) -> io::Result<i32> {
         let own = anew::description(fd, flags).map_err(|e| cannot(&format!("open {what}"), &e.into()))?;
         Ok(self.add(own))
     }
 
-    /// The same description, for what is shared.
+    /// Adds a descriptor that shares `fd`'s description. Returns the number that it will have.
     fn share(&mut self, fd: &OwnedFd) -> io::Result<i32> {
         let copy = fd.try_clone().map_err(|e| cannot("copy a descriptor", &e))?;
         Ok(self.add(copy))
@@ -213,7 +213,7 @@ impl Descriptors {
     }
 }
 
-/// How the write end of a link's queue is given to its source.
+/// The flags with which a source gets the write end of its queue.
 fn writes(held: &Held) -> OFlag {
     match held.config.protocol {
         Protocol::Lines => OFlag::empty(),
@@ -221,17 +221,17 @@ fn writes(held: &Held) -> OFlag {
     }
 }
 
-/// "opening its standard input: Too many open files", as what follows "cannot start".
+/// "cannot open its standard input: Too many open files", which follows "cannot start: ".
 fn cannot(what: &str, error: &io::Error) -> io::Error {
     io::Error::other(format!("cannot {what}: {}", cause(error)))
 }
 
-/// What $PLUMBD_LINKS says, where there is more to a link than stdin and stdout.
+/// What $PLUMBD_LINKS says, if a link has more than stdin and stdout.
 fn hand_over(child: &Child, links: &Links, fds: &mut Descriptors) -> io::Result<Option<handover::Links>> {
     let mut told = handover::Links::default();
     for (place, held) in links.flowing_into(&child.name).enumerate() {
         let Some(intake) = held.intake.as_ref().map(|i| &i.intake) else { continue };
-        // The first one's queue is stdin.
+        // The queue of the first link is stdin.
         let queue = if place == 0 { 0 } else { fds.open("a queue", &links.queue(held).read, OFlag::O_RDONLY)? };
         let staging = [
             fds.open("staging", &intake.staging.read, OFlag::O_RDONLY)?,
@@ -270,7 +270,7 @@ impl Environment {
     fn new(child: &Child) -> Environment {
         let mut environment = Environment { entries: Vec::new() };
         if matches!(child.program, Program::Plugin(_)) {
-            // First, so that the configuration may say otherwise.
+            // First, so that the configuration may override it.
             environment.set(journal::plugin::LEVEL, &log::max_level().as_str().to_ascii_lowercase());
         }
         for name in &child.pass_environment {
@@ -289,8 +289,8 @@ impl Environment {
         self.set_bytes(name, value.as_bytes());
     }
 
-    /// Later ones take the place of earlier ones. A NUL can't be in an
-    /// environment; the configuration's check refuses it.
+    /// A later entry replaces an earlier one. An environment can't contain a NUL; the
+    /// configuration's check refuses it.
     fn set_bytes(&mut self, name: &str, value: &[u8]) {
         let mut entry = format!("{name}=").into_bytes();
         self.entries.retain(|e| !e.as_bytes().starts_with(&entry));
@@ -299,11 +299,11 @@ impl Environment {
     }
 }
 
-/// What is executed, and its arguments.
+/// The executable and its arguments.
 fn command(child: &Child) -> io::Result<(CString, Vec<CString>)> {
     match &child.program {
-        // This process's own executable, also where its file was replaced or
-        // removed since: supervisor and plugins are of one version.
+        // This process's own executable, even if its file was replaced or removed
+        // since, so supervisor and plugins are always the same version.
         Program::Plugin(name) => {
             if !process::shows_itself() {
                 return Err(io::Error::other("built-in plugins need /proc, which is not mounted"));

@@ -1,28 +1,27 @@
-//! What a child started and left behind ends with it.
+//! Strays, the processes that a child started and left behind, end with the child.
 //!
-//! The supervisor is the subreaper of all of its children, so whatever a dead
-//! child has left is, or is below, a process that has become a child of the
-//! supervisor without having been started by it: an orphan. So after each death
-//! the list of this process's children is read once; if all of them are known,
-//! nothing was left.
+//! The supervisor is the subreaper of all of its children. So whatever a dead child has
+//! left is, or is below, an orphan: a process that has become a child of the supervisor
+//! without having been started by it. After each death the list of this process's
+//! children is read once; if all of them are known, nothing was left.
 //!
-//! Only orphans are ever sent a signal, not what is below them: until this process
-//! reaps it, an orphan's number is its own, so nobody else can be hit. What is
-//! below is an orphan itself as soon as its parent is dead.
+//! Only orphans are ever sent a signal, not the processes below them: an orphan's process
+//! id can't be reused until this process reaps it, so no other process can be hit. A
+//! process below an orphan becomes one itself as soon as its parent is dead.
 //!
-//! An orphan's owner is decided by the first of these that applies:
+//! The first of these signs that applies decides which child an orphan belongs to:
 //!
-//! | sign | |
+//! | sign | it belongs to |
 //! |---|---|
-//! | it is in the session of a child | that child's |
-//! | its environment has one of this supervisor's marks ([`mark`](crate::supervisor::family::mark)) | of that start |
-//! | it holds the log pipe or the notification socket of the child that ended | that child's |
-//! | no living child was started before it was | nobody else's than of one that ended |
+//! | it is in the session of a child | that child |
+//! | its environment has one of this supervisor's marks ([`mark`](crate::supervisor::family::mark)) | the child whose start that was |
+//! | it holds the log pipe or the notification socket of a child that ended | that child |
+//! | it is older than every living child | some child that ended |
 //!
-//! One that shows none of these is left alone until the last child that may have
-//! started it has ended. The last sign does not count where others than descendants
-//! of children may become orphans here: below the first process of a pid
-//! namespace, and where this process had children when it began.
+//! An orphan with none of these signs is left alone until the last child that may have
+//! started it has ended. The last sign does not count if processes other than descendants
+//! of children may become orphans: if the supervisor is the first process of a pid
+//! namespace, or had children when it began.
 
 use crate::supervisor::family::children::Children;
 use crate::supervisor::family::environments::Environments;
@@ -35,16 +34,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::os::fd::AsFd;
 
-/// An orphan that starts others and ends all the time may be hit only by looking
-/// again at once; so often, then others are served first.
+/// Orphans that keep starting others and ending may be hit only by looking again at once.
+/// After this many times, everything else gets its turn first.
 const LOOKS: usize = 32;
 
-/// Whose an orphan is.
+/// Which child an orphan belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Owner {
-    /// That start's.
+    /// The child whose start has that number.
     Start(u64),
-    /// Of some child that has ended.
+    /// Some child that has ended.
     Ended,
 }
 
@@ -55,33 +54,33 @@ pub(crate) struct Strays {
     list: Option<descendants::Children>,
     own: Own,
     session: Pid,
-    /// Children that this process had when it began, which are nobody's strays.
+    /// Children that this process had when it began; they are not strays.
     foreign: BTreeSet<Pid>,
     /// Whether every orphan is a descendant of a child.
     all_are_descendants: bool,
     /// Orphans that were looked at, until they are reaped.
     owners: HashMap<Pid, Owner>,
-    /// Those of them that were sent SIGKILL.
+    /// Orphans that were sent SIGKILL.
     killed: HashSet<Pid>,
-    /// Those that SIGKILL has not ended in time, so that nobody waits for them again.
+    /// Orphans that SIGKILL has not ended in time; they are no longer waited for.
     given_up: HashSet<Pid>,
-    /// Those whose environment has no mark, or could not be read for so long that nobody
-    /// waits for it again.
+    /// Orphans whose environment has no mark, or could not be read for too long; it is not
+    /// read again.
     unmarked: HashSet<Pid>,
-    /// Environments that were read last.
+    /// The environments that were read last.
     seen: Environments,
 }
 
-/// Whose orphans are not gone yet.
+/// The orphans that are not gone yet, by the child that they belong to.
 #[derive(Debug, Default)]
 pub(crate) struct Left {
     pids: BTreeMap<Owner, Vec<Pid>>,
-    /// Of whom some were only just seen, and sent SIGKILL.
+    /// Owners with orphans that were only just seen, and sent SIGKILL.
     new: BTreeSet<Owner>,
-    /// Orphans that may be a child's that has ended, but can't be looked at just now.
+    /// Orphans that may belong to a child that has ended, but can't be looked at just now.
     unclear: BTreeSet<Pid>,
-    /// Orphans that were dead as they were looked at: what they had started may have become
-    /// an orphan only after these were listed.
+    /// Orphans that were dead when they were looked at: what they had started may have
+    /// become an orphan only after the list was read.
     dead: BTreeSet<Pid>,
 }
 
@@ -91,17 +90,18 @@ impl Left {
         !self.unclear.is_empty() || owners(number).any(|owner| self.pids.contains_key(&owner))
     }
 
-    /// Whether more of that start's came to light just now.
+    /// Whether more orphans of that start were found just now.
     pub(crate) fn is_new(&self, number: u64) -> bool {
         owners(number).any(|owner| self.new.contains(&owner))
     }
 
-    /// What is left of that start; of some child that ended, if nobody knows of which.
+    /// What is left of that start, including orphans that belong to some unknown child
+    /// that ended.
     pub(crate) fn of(&self, number: u64) -> Vec<Pid> {
         owners(number).filter_map(|owner| self.pids.get(&owner)).flatten().copied().collect()
     }
 
-    /// Those of which nobody knows yet whose they are.
+    /// The orphans whose owner is not known yet.
     pub(crate) fn unclear(&self) -> impl Iterator<Item = Pid> {
         self.unclear.iter().copied()
     }
@@ -141,39 +141,38 @@ impl Strays {
         self.list.is_some()
     }
 
-    /// The marks of this supervisor.
+    /// What makes and recognizes this supervisor's marks.
     pub(crate) fn own(&mut self) -> &mut Own {
         &mut self.own
     }
 
-    /// That process was reaped; its number may be another's soon.
+    /// Forgets a process that was reaped, because its process id may be reused soon.
     pub(crate) fn reaped(&mut self, pid: Pid) {
         self.foreign.remove(&pid);
         self.owners.remove(&pid);
         self.killed.remove(&pid);
         self.given_up.remove(&pid);
         self.unmarked.remove(&pid);
-        // Its number may be another's soon.
         self.seen = Environments::default();
     }
 
-    /// Nobody waits for these any longer.
+    /// Stops waiting for these orphans.
     pub(crate) fn give_up(&mut self, pids: &[Pid]) {
         self.given_up.extend(pids);
     }
 
-    /// Nobody tries to read their environments any longer, unless they hang: then there
-    /// is something to come.
+    /// Stops trying to read the environments of these orphans, except of those that hang:
+    /// theirs may be readable later.
     pub(crate) fn give_up_unclear(&mut self, pids: impl IntoIterator<Item = Pid>) {
         let hangs = |pid: &Pid| matches!(Process::look(*pid), Ok(Some(process)) if process.state == 'D');
         self.unmarked.extend(pids.into_iter().filter(|pid| !hangs(pid)));
     }
 
-    /// This process's children but those in `known`, all of which are its children.
+    /// This process's children except those in `known`, all of which are its children.
     fn orphans<T>(&mut self, known: &HashMap<Pid, T>) -> Vec<Pid> {
         let Some(list) = &mut self.list else { return Vec::new() };
         match list.read() {
-            // Usually there are none, and then nothing need be looked up.
+            // Usually there are no orphans, and then nothing needs to be looked up.
             Ok(count) if count == known.len() + self.foreign.len() => Vec::new(),
             Ok(_) => list.pids().filter(|pid| !known.contains_key(pid) && !self.foreign.contains(pid)).collect(),
             Err(error) => {
@@ -183,12 +182,12 @@ impl Strays {
         }
     }
 
-    /// Kills one, and what is in its group; whether it was not sent SIGKILL before.
+    /// Kills an orphan and its group. Returns whether this was its first SIGKILL.
     fn kill(&mut self, process: &Process) -> bool {
         let pid = process.pid;
         if process.session != self.session {
-            // All of a group is of one session, and so of one child. What it
-            // starts just now is hit too: fork(2) waits for signals to a group.
+            // A group belongs to one session, and so to one child. A process that is being
+            // started in it is hit too, because fork(2) waits for signals to a group.
             let _none_left = killpg(process.group, Signal::SIGKILL);
         }
         if process.is_dead() || !self.killed.insert(pid) {
@@ -205,17 +204,18 @@ impl Strays {
         true
     }
 
-    /// Kills all orphans, for all children are down; whether there are any.
+    /// Kills all orphans, now that all children are down. Returns whether there are any.
     pub(crate) fn kill_all(&mut self) -> bool {
         if self.list.is_none() {
             return process::has_children();
         }
         let mut any = false;
         for pid in self.orphans(&HashMap::<Pid, ()>::new()) {
-            // Looked at again if it can't be looked at just now.
+            // If it can't be looked at just now, the caller tries again.
             let Ok(process) = Process::look(pid) else { return true };
             let Some(process) = process else { continue };
-            // In this session nobody is a child's: each child begins one.
+            // No process in this session belongs to a child, because each child begins a
+            // session of its own.
             if process.session != self.session {
                 any = true;
                 self.kill(&process);
@@ -258,9 +258,7 @@ impl Strays {
             }
             let is_waited_for = !self.given_up.contains(&pid);
             let seen = self.owner(pid, known, children);
-            if let Ok(Some((process, _))) = &seen
-                && process.is_dead()
-            {
+            if matches!(&seen, Ok(Some((process, _))) if process.is_dead()) {
                 left.dead.insert(pid);
             }
             let (process, owner) = match seen {
@@ -268,7 +266,7 @@ impl Strays {
                 Ok(_) => continue,
                 Err(error) => {
                     log::debug!("cannot look at process {pid}, which a child has left behind: {error}");
-                    // Another look may tell.
+                    // Another look may be able to tell.
                     left.unclear.extend(is_waited_for.then_some(pid));
                     continue;
                 }
@@ -287,7 +285,7 @@ impl Strays {
         left
     }
 
-    /// Reads those of all orphans that nothing is known of yet, at once.
+    /// Reads the environments of all orphans of which nothing is known yet, all at once.
     fn read_environments(&mut self, orphans: &[Pid], children: &Children) {
         let strays = &*self;
         let is_new = |pid: &&Pid| !strays.owners.contains_key(pid) && !strays.unmarked.contains(pid);
@@ -299,12 +297,12 @@ impl Strays {
                 && process.session != strays.session
         };
         let new: Vec<Process> = new.into_iter().filter(of_nobody_yet).collect();
-        // Where that fails, each is tried for itself.
+        // If that fails, each one is tried by itself.
         self.seen = if new.is_empty() { Environments::default() } else { Environments::of(&new).unwrap_or_default() };
     }
 
-    /// That orphan, if it is not gone, and whose it is; `None`: it may be one of several
-    /// children's.
+    /// That orphan, if it is not gone, and its owner; the owner is `None` if it may belong to
+    /// one of several children.
     fn owner(
         &mut self,
         pid: Pid,
@@ -319,7 +317,7 @@ impl Strays {
         Ok(Some((process, owner)))
     }
 
-    /// Whether that orphan, a child of this process, was started by the start of that number.
+    /// Whether that orphan, a child of this process, belongs to the start of that number.
     pub(crate) fn is_orphan_of(&mut self, orphan: &Process, number: u64, children: &Children) -> io::Result<bool> {
         if self.foreign.contains(&orphan.pid) || children.by_pid.contains_key(&orphan.pid) {
             return Ok(false);
@@ -345,7 +343,7 @@ impl Strays {
         if !self.unmarked.contains(&process.pid) && !self.seen.has(process.pid) {
             self.seen = match Environments::of(std::slice::from_ref(process)) {
                 Ok(seen) => seen,
-                // No more processes may be had: maybe for those that are to be ended.
+                // No more processes can be started, perhaps because of those that are to be ended.
                 Err(_) => Environments::here(process)?,
             };
         }
@@ -375,7 +373,8 @@ impl Strays {
             is_open = Process::look(*pid)?.is_none_or(|child| child.start <= process.start);
         }
         match marks {
-            // Its memory is locked: by itself, as while it forks, or by a thread that hangs.
+            // Its memory is locked: by the process itself, for example while it forks, or by
+            // one of its threads that hangs.
             None if is_open => Err(io::Error::other("its environment can't be read just now")),
             _ => Ok((!is_open).then_some(Owner::Ended)),
         }
@@ -387,7 +386,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_start_waits_for_its_own_and_is_blamed_for_no_other() {
+    fn each_start_waits_for_its_own_strays_and_not_for_others() {
         let [one, two, three, four] = [1, 2, 3, 4].map(Pid::from_raw);
         let left = Left {
             pids: BTreeMap::from([(Owner::Start(7), vec![one, two]), (Owner::Start(8), vec![three])]),
@@ -399,7 +398,7 @@ mod tests {
         assert_eq!([7, 8, 9].map(|number| left.of(number)), [vec![one, two], vec![three], vec![]]);
 
         let left = Left { unclear: BTreeSet::from([four]), ..Left::default() };
-        assert!(left.is_of(7), "it may be that one's");
+        assert!(left.is_of(7), "it may belong to that start");
         assert_eq!((left.of(7), left.is_new(7)), (vec![], false));
         assert_eq!(left.unclear().collect::<Vec<_>>(), [four]);
 

@@ -1,5 +1,5 @@
-//! A child as the supervisor holds it: its part of the configuration, its
-//! machine, and what stays when its process goes.
+//! One child in the supervisor: its part of the configuration, its machine, and what
+//! remains when its process ends.
 
 use crate::config::model::{Child, Program, Ready};
 use crate::control::status::{ChildState, Ended, LastExit};
@@ -30,23 +30,23 @@ use std::time::Instant;
 pub struct Supervised {
     /// Its part of the configuration.
     pub config: Rc<Child>,
-    /// Its states.
+    /// Its state machine.
     pub machine: Machine,
     /// What it is given at each start.
     pub holdings: Holdings,
-    /// Its log pipe, cut into lines.
+    /// Cuts what it writes to its log pipe into lines.
     pub lines: LineSplitter,
-    /// When what is there of a line is logged, if nothing more comes.
+    /// When an incomplete line is logged, if nothing more arrives.
     pub prompt_at: Option<Instant>,
-    /// How its exec goes, until that is known.
+    /// The pipe that reports its exec, until the result is known.
     pub exec: Option<Watched<OwnedFd>>,
-    /// Where it says that it is ready, until it did.
+    /// The pipe on which it says that it is ready, until it has.
     pub ready: Option<Watched<OwnedFd>>,
-    /// It lacks something of the system.
+    /// What is known of something that the system lacks for it.
     pub(crate) held_back: HeldBack,
-    /// Somebody else spoke in its name, and that was logged.
+    /// Whether a notification from a process that is not its own was logged since its start.
     pub told_of_strangers: bool,
-    /// What it says is wrong (X_PLUMBD_PROBLEM=).
+    /// The problem that it reports (X_PLUMBD_PROBLEM=).
     pub says: Option<String>,
     /// The number of its last start ([`mark`](crate::supervisor::family::mark)).
     pub number: u64,
@@ -56,14 +56,14 @@ pub struct Supervised {
     pub since: Moment,
     /// When it ended the last time.
     pub ended: Option<Moment>,
-    /// The deadline that the loop knows of.
+    /// Its deadline, as noted in [`Children`](super::children::Children).
     pub timer: Option<Instant>,
     page: Option<SharedMap>,
 }
 
 impl Supervised {
-    /// A child that is down. What it says about itself is heard once it
-    /// [is held](Supervised::listen).
+    /// A child that is down. Its notifications are received from
+    /// [`listen`](Supervised::listen) on.
     ///
     /// # Errors
     /// As [`Prepared::new`].
@@ -91,7 +91,7 @@ impl Supervised {
         })
     }
 
-    /// Takes over what a new configuration says of it, before its next start.
+    /// Takes over what a new configuration says about it, before its next start.
     pub fn change(&mut self, prepared: Prepared) {
         let Prepared { config, at_hand, notify, settings, metrics, shared } = prepared;
         self.machine.change(config.policy.clone());
@@ -103,7 +103,7 @@ impl Supervised {
         self.listen();
     }
 
-    /// Has what it says about itself reported.
+    /// Has the loop report its notifications.
     pub fn listen(&self) {
         let watched = self.holdings.notify.as_ref().map_or(Ok(()), |socket| socket.watch_for(EpollFlags::EPOLLIN));
         if let Err(error) = watched {
@@ -111,16 +111,16 @@ impl Supervised {
         }
     }
 
-    /// Its process is reaped: what it had shared with other instances is nobody's.
+    /// Clears what it shared with other instances, after its process was reaped.
     pub fn clear_shared(&self) {
         let cleared = self.holdings.shared.as_ref().map_or(Ok(()), Region::clear);
         if let Err(error) = cleared {
             let why = cause(&error);
-            log::error!(target: &self.config.name, "cannot clear what it shared with other instances: {why}; its next process does");
+            log::error!(target: &self.config.name, "cannot clear what it shared with other instances: {why}; its next process will");
         }
     }
 
-    /// What its counters say.
+    /// The values of its counters.
     pub fn metrics(&self) -> BTreeMap<String, u64> {
         let (Program::Plugin(name), Some(page)) = (&self.config.program, &self.page) else {
             return BTreeMap::new();
@@ -130,20 +130,20 @@ impl Supervised {
         metrics.iter().zip(words).map(|(one, word)| (one.name.to_owned(), word.load(Ordering::Relaxed))).collect()
     }
 
-    /// What keeps it from being ready, where that has lasted for longer than
-    /// its start may take: it goes on trying, and nobody need wait for it.
+    /// Why it is not ready, if its start has taken longer than it may. It goes on
+    /// trying, but nothing needs to wait for it.
     pub fn stuck(&self) -> Option<&str> {
         let says = self.says.as_deref().filter(|_| matches!(self.machine.state, State::Starting { .. }))?;
         (self.started?.elapsed() >= self.machine.policy.ready_timeout).then_some(says)
     }
 
-    /// Whether that is root, its own user, or the one that its process has become.
+    /// Whether that is root, the configured user, or the user that its process has become.
     pub fn is_user(&self, uid: u32) -> bool {
         let own = self.config.user.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |who| who.uid);
         uid == 0 || uid == own || self.machine.pid().and_then(Process::user) == Some(uid)
     }
 
-    /// Its state, in the contract's words.
+    /// Its state, as operators see it.
     pub fn state(&self) -> ChildState {
         match self.machine.state {
             State::Down | State::Waiting => ChildState::Down,
@@ -165,14 +165,14 @@ impl Supervised {
     }
 }
 
-/// What a child is given from its next start on, by its part of a
-/// configuration: made ahead, because once the configuration holds nothing may
-/// fail any more.
+/// What a child is given from its next start on, according to its part of a
+/// configuration. It is made beforehand, because once the configuration is in force,
+/// nothing may fail any more.
 #[derive(Debug)]
 pub struct Prepared {
     config: Rc<Child>,
     at_hand: bool,
-    /// Watched for nothing yet: it is not the child's before it is held.
+    /// Watched for no event until the child has it.
     notify: Option<Watched<notify::Socket>>,
     settings: OwnedFd,
     metrics: Option<(OwnedFd, SharedMap)>,
@@ -180,7 +180,7 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// For the child of that number, whose executable is at hand or not.
+    /// For the child of that number; `at_hand` says whether its executable is at hand.
     ///
     /// # Errors
     /// `cannot prepare child "NAME": cause`: EMFILE, ENFILE, ENOMEM, ENOSPC.
@@ -210,7 +210,7 @@ impl Prepared {
     }
 }
 
-/// A page of counters.
+/// Makes a page of counters.
 fn metrics_page() -> io::Result<(OwnedFd, SharedMap)> {
     let file = memory_file(c"plumbd-metrics", PAGE)?;
     map::seal_size(&file)?;

@@ -1,23 +1,21 @@
-//! Who may open the pipes that children are given: a child of another user
-//! opens /dev/stdin, /dev/stdout and /dev/stderr by the permissions of the
-//! pipe behind them.
+//! Who may open the pipes that children are given. When a child of another user opens
+//! /dev/stdin, /dev/stdout or /dev/stderr, the permissions of the pipe behind it decide.
 //!
-//! An unnamed pipe can be opened only by those who hold an end of it (or may
-//! look into the descriptors of one who does, proc(5)), so what is permitted to
-//! "others" is permitted to the children that it was given to, and to nobody
-//! else. Each may open it as it was given to it, and not in the other
-//! direction, with two exceptions: root may do all, and a process of the user that owns a
-//! pipe may change these permissions.
+//! Only a process that holds an end of an unnamed pipe can open it (or one that may look
+//! into that process's descriptors, proc(5)). So a permission for "others" is one for the
+//! children that were given the pipe, and for nobody else. Each child may open a pipe in the
+//! direction in which it was given, and not in the other, with two exceptions: root may do
+//! everything, and a process of the user that owns a pipe may change its permissions.
 
-/// Of a log pipe: its child writes.
+/// The permissions of a log pipe: its child writes.
 pub const TO_LOG: u32 = 0o622;
 
 const OWN: u32 = 0o600;
 const OTHERS_READ: u32 = 0o044;
 const OTHERS_WRITE: u32 = 0o022;
 
-/// Owner and permissions of a queue, for a supervisor of the user `own`, a sink
-/// of the user `sink`, and these users' sources.
+/// The owner and the permissions of a queue, if the supervisor runs as the user `own`, the
+/// sink as `sink`, and the sources as these users.
 pub fn to_queue(own: u32, sink: u32, sources: &[u32]) -> (u32, u32) {
     let strange = |&user: &u32| user != own && user != sink;
     let writes = if sources.iter().any(strange) { OTHERS_WRITE } else { 0 };
@@ -27,14 +25,14 @@ pub fn to_queue(own: u32, sink: u32, sources: &[u32]) -> (u32, u32) {
     if sources.iter().all(|&user| user == own) {
         return (own, OWN | OTHERS_READ);
     }
-    // The sink reads as the owner, whose permissions others' don't add to.
+    // The sink reads as the owner; the permissions for others don't apply to it.
     let both = if sources.contains(&sink) { OWN } else { 0o400 };
     (sink, both | writes)
 }
 
-/// The permissions of that queue where a supervisor without CAP_CHOWN has to
-/// stay its owner: a source of another user may read it too then, and a sink of
-/// another user write.
+/// The permissions of that queue if the supervisor has to stay its owner, because it lacks
+/// CAP_CHOWN. Then a source of another user may also read, and a sink of another user may
+/// also write.
 pub fn to_own_queue(own: u32, sink: u32, sources: &[u32]) -> u32 {
     let reads = if sink != own { OTHERS_READ } else { 0 };
     let writes = if sources.iter().any(|&user| user != own) { OTHERS_WRITE } else { 0 };
@@ -50,7 +48,7 @@ mod tests {
     const B: u32 = 1002;
     const C: u32 = 1003;
 
-    /// Whether a process of that user may read, and write.
+    /// Whether a process of that user may read, and whether it may write.
     fn may(user: u32, (owner, mode): (u32, u32)) -> (bool, bool) {
         let bits = if user == owner { mode >> 6 } else { mode & 7 };
         (user == ROOT || bits & 4 != 0, user == ROOT || bits & 2 != 0)
@@ -81,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_supervisor_that_can_give_nothing_away_lets_all_do_what_they_must() {
+    fn a_supervisor_that_cannot_change_owners_lets_all_do_what_they_must() {
         for (sink, sources) in [(A, vec![B]), (A, vec![A]), (ROOT, vec![A]), (A, vec![ROOT]), (ROOT, vec![ROOT])] {
             let access = (ROOT, to_own_queue(ROOT, sink, &sources));
             assert!(may(sink, access).0, "{sink} of {sources:?}");
@@ -92,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn where_all_are_the_supervisors_user_nobody_else_may() {
+    fn if_all_run_as_the_supervisors_user_nobody_else_may_do_anything() {
         assert_eq!(to_queue(A, A, &[A, A]), (A, 0o600));
         assert_eq!(to_queue(ROOT, ROOT, &[ROOT]), (ROOT, 0o600));
     }

@@ -1,5 +1,5 @@
-//! The links as the supervisor holds them: every pipe with both its ends, so
-//! that what is in it outlives both processes.
+//! The links in the supervisor, which holds both ends of every pipe, so that what is in
+//! it outlives both processes.
 
 use crate::config::model::{Link as Config, Model, Program};
 use crate::link::handover::Protocol;
@@ -19,35 +19,34 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// Bytes may wait at any instant; those that do for so long wait for a sink
-/// that takes none.
+/// Bytes may wait at any instant. If they wait for this long, their sink is taking none.
 const NO_ACCIDENT: Duration = Duration::from_millis(100);
 
 /// A link and its kernel objects.
 #[derive(Debug)]
 pub struct Held {
-    /// What the configuration says of it.
+    /// Its part of the configuration.
     pub config: Config,
-    /// Which of the queues is its own; several links into one ordinary sink share one.
+    /// The queue that it uses; several links into one ordinary sink share one.
     pub queue: QueueId,
-    /// What only its sink uses, where the sink has an intake.
+    /// What only its sink uses, if the sink has an intake.
     pub intake: Option<HeldIntake>,
-    /// The acknowledgements' way back, with records.
+    /// The pipe for acknowledgements, if it carries records.
     pub replies: Option<Pipe>,
-    /// Whose processes its source and its sink are.
+    /// The users as which its source and its sink run.
     users: [u32; 2],
-    /// When bytes were first seen to wait, and how many the sink had taken then.
+    /// When bytes were first seen to wait, and what showed the sink's progress then.
     seen: Option<(Instant, u64)>,
-    /// When none were seen to wait the last time.
+    /// When it was last seen that none waited.
     idle_at: Moment,
 }
 
-/// An intake, and what its staging holds at most.
+/// An intake, and the capacity of its staging.
 #[derive(Debug)]
 pub struct HeldIntake {
-    /// The sink's.
+    /// The intake, which belongs to the sink.
     pub intake: Intake,
-    /// What staging can hold.
+    /// How much staging can hold.
     granted: usize,
 }
 
@@ -59,18 +58,18 @@ pub struct Queue {
     pub read: OwnedFd,
     /// The source's end; `None` once its input has ended.
     pub write: Option<OwnedFd>,
-    /// What it can hold: as much as was asked for, or as the kernel granted.
+    /// How much it can hold: as much as was asked for, or as the kernel granted.
     granted: usize,
-    /// That it holds less by now, and the kernel does not grant more, was told.
+    /// Whether it was logged that it now holds less and that the kernel does not grant more.
     short_told: bool,
 }
 
 /// Which links share a queue.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum QueueId {
-    /// An ordinary sink has one, whatever flows into it: its stdin.
+    /// All links into that ordinary sink share one queue, its stdin.
     Of(String),
-    /// Every other link has its own.
+    /// Every other link has its own queue.
     Between(String, String),
 }
 
@@ -91,8 +90,8 @@ pub struct Links {
     queues: Vec<Queue>,
 }
 
-/// Whether that child tells apart what comes from whom: then each link into it
-/// has a queue of its own, staging and a ledger.
+/// Whether the link's sink distinguishes its sources. If so, each link into it has a queue
+/// of its own, staging and a ledger.
 fn has_intake(model: &Model, link: &Config) -> bool {
     match model.child(&link.to).map(|sink| &sink.program) {
         Some(Program::Plugin(name)) => plugin::find(name).is_some_and(|p| p.sink),
@@ -120,7 +119,7 @@ impl Held {
         self.config.from == child || self.config.to == child
     }
 
-    /// What `model` says of this link, if it has it.
+    /// This link's part of `model`, if it has one.
     fn in_model<'a>(&self, model: &'a Model) -> Option<&'a Config> {
         model.links.iter().find(|link| self.is(link, model))
     }
@@ -137,8 +136,8 @@ impl Links {
         self.held.iter().find(|held| held.config.from == source)
     }
 
-    /// The queues that no link of `new` uses, all if there is no `new`: their inputs end
-    /// with it.
+    /// The queues that no link of `new` uses, or all queues if there is no `new`: these inputs
+    /// are to end.
     pub fn ending(&self, new: Option<&Model>) -> BTreeSet<QueueId> {
         let ids = self.queues.iter().map(|queue| &queue.id);
         ids.filter(|id| new.is_none_or(|model| !self.stays(id, model))).cloned().collect()
@@ -161,7 +160,7 @@ impl Links {
         self.held.get(link).map_or(0, |held| self.queued(held))
     }
 
-    /// Whether a link that is held and that `model` has too uses that queue.
+    /// Whether a link that is held and that is also in `model` uses that queue.
     fn stays(&self, queue: &QueueId, model: &Model) -> bool {
         self.held.iter().any(|held| held.queue == *queue && held.in_model(model).is_some())
     }
@@ -184,11 +183,12 @@ impl Links {
         self.queues.iter().find(|q| q.id == held.queue).expect("a link's queue is held as long as the link")
     }
 
-    /// Makes the links of `model` that are not held yet, or takes them up as an
-    /// earlier supervisor left them, all or none; they are to be [kept](Links::keep) when everything else is ready too.
+    /// Makes the links of `model` that are not held yet, or takes them up as an earlier
+    /// supervisor left them, all or none. The caller [keeps](Links::keep) them when everything
+    /// else is ready too.
     ///
     /// # Errors
-    /// `cannot make the link A -> B: cause` for the first that failed.
+    /// `cannot make the link A -> B: cause` for the first one that failed.
     pub fn make_new(&self, model: &Model, store: &Store) -> Result<Links, String> {
         let mut new = Links::default();
         for link in &model.links {
@@ -205,7 +205,7 @@ impl Links {
         let intake = has_intake(model, link);
         let id =
             if intake { QueueId::Between(link.from.clone(), link.to.clone()) } else { QueueId::Of(link.to.clone()) };
-        // One that goes is of no use: its input ends.
+        // A queue that is removed can't be shared, because its input ends.
         let shared = self.stays(&id, model) || new.queues.iter().any(|q| q.id == id);
         let kept = if shared { None } else { store.link(&id.name(link.protocol))? };
         let made = match (kept, intake) {
@@ -235,8 +235,8 @@ impl Links {
         Ok(())
     }
 
-    /// What shall outlive this process, by its name in the store, of those
-    /// links that `which` takes.
+    /// The parts of the links that `which` selects that are to outlive this process, by their
+    /// names in the store.
     pub fn stored<'a>(&'a self, which: impl Fn(&Held) -> bool + 'a) -> impl Iterator<Item = (String, BorrowedFd<'a>)> {
         self.held.iter().filter(move |held| which(held)).flat_map(|held| {
             let intake = held.intake.as_ref().map(|held| (&held.intake.staging.read, &held.intake.ledger));
@@ -244,7 +244,7 @@ impl Links {
         })
     }
 
-    /// Holds these too, in the order of the configuration.
+    /// Adds these, and sorts all in the order of the configuration.
     pub fn keep(&mut self, new: Links, model: &Model) {
         self.held.extend(new.held);
         self.queues.extend(new.queues);
@@ -252,8 +252,8 @@ impl Links {
         self.held.sort_by_key(place);
     }
 
-    /// Lets go of the links that `model` doesn't have, and takes over what it
-    /// says of the others (their capacity).
+    /// Drops the links that `model` doesn't have, and takes over its settings for the others
+    /// (their capacity).
     pub fn retain(&mut self, model: &Model) {
         self.held.retain(|held| held.in_model(model).is_some());
         self.queues.retain(|queue| self.held.iter().any(|held| held.queue == queue.id));
@@ -269,26 +269,26 @@ impl Links {
         }
     }
 
-    /// Takes over whose processes the ends are.
+    /// Takes over the users as which the sources and sinks run.
     pub fn set_users(&mut self, model: &Model) {
         for held in &mut self.held {
             held.users = users(&held.config, model);
         }
     }
 
-    /// Ends the input that this queue is: once its sink has read what there is, it sees the
-    /// end of the file.
+    /// Ends the input that this queue provides: once its sink has read everything, it sees
+    /// the end of the file.
     pub fn end_input(&mut self, queue: &QueueId) {
         if let Some(queue) = self.queues.iter_mut().find(|held| held.id == *queue) {
             queue.write = None;
         }
     }
 
-    /// Opens the inputs again that [`Links::end_input`] has ended, as many as it can, but
-    /// for those that a change under way ends.
+    /// Reopens the inputs that [`Links::end_input`] has ended, as many as it can, except
+    /// those that a change under way ends.
     ///
     /// # Errors
-    /// EMFILE, ENFILE: the first of them, if some stay ended.
+    /// The first error (EMFILE, ENFILE), if some could not be reopened.
     pub fn resume_input(&mut self, ends: impl Fn(&QueueId) -> bool) -> io::Result<()> {
         let mut all = Ok(());
         for queue in self.queues.iter_mut().filter(|queue| queue.write.is_none() && !ends(&queue.id)) {
@@ -305,11 +305,11 @@ impl Links {
         all
     }
 
-    /// Puts right what processes that are gone by now, or a neighbour, did to
-    /// the pipes of that child's links: their capacity, and who may open them.
+    /// Undoes what earlier processes, or the process at the other end, did to the pipes of
+    /// that child's links: their capacity, and who may open them.
     ///
     /// # Errors
-    /// A capacity can't be looked at.
+    /// A capacity can't be read.
     pub fn put_right(&mut self, child: &str) -> io::Result<()> {
         for held in self.held.iter().filter(|held| held.touches(child)) {
             let Some(queue) = self.queues.iter_mut().find(|q| q.id == held.queue) else { continue };
@@ -319,12 +319,12 @@ impl Links {
                 short |= pipe::restore_capacity(&intake.staging.read, *granted)? < *granted;
             }
             if let Some(replies) = &held.replies {
-                // One that is small delays acknowledgements, and loses none.
+                // A small one delays acknowledgements, but loses none.
                 let _granted = pipe::restore_capacity(&replies.read, replies_capacity(queue.granted))?;
             }
             if short && !queue.short_told {
                 log::warn!(
-                    "link {title}: a process made it smaller, and the kernel does not grant what it had (pipe(7))"
+                    "link {title}: a process made it smaller, and the kernel does not grant its old size (pipe(7))"
                 );
             }
             queue.short_told = short;
@@ -343,24 +343,24 @@ impl Links {
         self.untaken(held) + held.intake.as_ref().map_or(0, |held| held.view().carried())
     }
 
-    /// The same without what the sink carries: half a line that it took, and
-    /// whose other half nobody wrote yet, is no delay of the sink's.
+    /// Bytes that the sink has not taken: without what it carries over. If it took half a line
+    /// and the other half is not written yet, that is not a delay by the sink.
     fn untaken(&self, held: &Held) -> usize {
         let staged = held.intake.as_ref().map_or(0, |held| pipe::bytes_in(&held.intake.staging.read).unwrap_or(0));
         pipe::bytes_in(&self.queue(held).read).unwrap_or(0) + staged
     }
 
-    /// How many bytes wait in each link, and for how long its sink has taken
-    /// nothing while some did.
+    /// How many bytes wait in each link, and for how long they have waited while its sink took
+    /// nothing.
     ///
-    /// Nobody tells the supervisor when bytes come, and it has no timer for it:
-    /// it knows what it saw at earlier looks, and, of a sink with a ledger,
-    /// when that took something. So a first look only notes what waits.
+    /// No event reports when bytes arrive, and there is no timer for it. The supervisor knows
+    /// only what it saw at earlier looks and, if the sink has a ledger, when the sink last
+    /// took something. So a first look only notes what waits.
     pub fn look(&mut self, now: Instant) -> Vec<(usize, Duration)> {
         let sizes: Vec<(usize, usize)> = self.held.iter().map(|held| (self.queued(held), self.untaken(held))).collect();
         let mut answers = Vec::with_capacity(sizes.len());
         for (held, (queued, untaken)) in self.held.iter_mut().zip(sizes) {
-            // Another batch, or, where nobody tells, another number of bytes.
+            // Another batch shows progress, or, without a ledger, another number of bytes.
             let batch = held.intake.as_ref().map(|intake| intake.view().batch());
             let taken = batch.unwrap_or(untaken as u64);
             held.seen = match held.seen {
@@ -379,20 +379,20 @@ impl Links {
     }
 }
 
-/// For how long a sink with a ledger has taken nothing, where bytes were seen
-/// to wait for it for `seen`: since its last batch, whose id is the time
-/// (nanoseconds since 1970), or since nothing waited, `idle` ago, whichever was later.
+/// How long a sink with a ledger has taken nothing, if bytes were seen to wait for it for
+/// `seen`: since its last batch, whose id is its time (nanoseconds since 1970), or since
+/// nothing waited, `idle` ago, whichever was later.
 fn stalled(seen: Duration, clock: Timestamp, idle: Duration, batch: u64) -> Duration {
     if seen < NO_ACCIDENT {
         return seen;
     }
     let batch = Timestamp::from_nanosecond(i128::from(batch)).unwrap_or(Timestamp::UNIX_EPOCH);
-    // A clock that was set forward since makes this no more than `idle`, and one that was
-    // set back no less than what was seen.
+    // If the clock was set forward since then, this is at most `idle`; if it was set back, it
+    // is at least `seen`.
     Duration::try_from(clock.duration_since(batch)).unwrap_or(Duration::ZERO).min(idle).max(seen)
 }
 
-/// A link that an earlier supervisor left.
+/// Takes up a link that an earlier supervisor left.
 fn take_up(link: &Config, mut kept: Kept, has_intake: bool) -> io::Result<Link> {
     if has_intake && kept.intake.is_none() {
         log::error!(
@@ -403,9 +403,9 @@ fn take_up(link: &Config, mut kept: Kept, has_intake: bool) -> io::Result<Link> 
     }
     if let Some((staging, ledger)) = &mut kept.intake {
         if let Err(why) = ledger::adopt(&*ledger) {
-            // What is in staging is taken once more rather than lost.
+            // The bytes in staging may be saved twice, which is better than losing them.
             log::error!(
-                "link {} -> {}: {why}: it begins with an empty one. The beginning of a message that its sink had set \
+                "link {} -> {}: {why}: starting with an empty one. The beginning of a message that its sink had set \
                  aside is lost; of {} bytes that it was about to save, some may be saved twice",
                 link.from,
                 link.to,
@@ -417,7 +417,7 @@ fn take_up(link: &Config, mut kept: Kept, has_intake: bool) -> io::Result<Link> 
     let made = kept.again(link.protocol, has_intake)?;
     let staging = made.intake.as_ref().map(|intake| &intake.staging.write);
     for end in [Some(&made.queue.write), staging].into_iter().flatten() {
-        // Refused is told by the caller.
+        // The caller logs it if the kernel refuses.
         let _refused = pipe::restore_capacity(end, link.capacity);
     }
     log::info!(
@@ -440,7 +440,7 @@ fn resize(held: &mut Held, queue: &mut Queue, link: &Config) {
                 *granted = bytes;
                 real = real.min(bytes);
             }
-            // The other one may have it all the same.
+            // The other pipe may still get it.
             Err(error) => log::warn!(
                 "link {from} -> {to}: cannot set the capacity of its {name} to {capacity} bytes: {error}; the {name} stays as it was"
             ),
@@ -450,8 +450,8 @@ fn resize(held: &mut Held, queue: &mut Queue, link: &Config) {
     tell_granted(link, real);
 }
 
-/// Lets a queue's sink and sources open it, as far as this process may say so: no
-/// child needs that to read what it was given, and to write.
+/// Lets a queue's sink and sources open it by name, as far as this process may allow that.
+/// They don't need this to read and write through the descriptors that they were given.
 fn permit(queue: &OwnedFd, sink: u32, sources: &[u32], title: &str) {
     let own = nix::unistd::geteuid().as_raw();
     let (owner, mode) = access::to_queue(own, sink, sources);
@@ -467,7 +467,7 @@ fn permit(queue: &OwnedFd, sink: u32, sources: &[u32], title: &str) {
     }
 }
 
-/// Whose processes the two ends of a link are.
+/// The users as which the source and the sink of a link run.
 fn users(link: &Config, model: &Model) -> [u32; 2] {
     let own = nix::unistd::geteuid().as_raw();
     [&link.from, &link.to]
@@ -503,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn an_input_that_cannot_be_opened_again_leaves_no_other_one_shut() {
+    fn if_one_input_cannot_be_opened_again_the_others_still_are() {
         let queue = |name: &str, read: OwnedFd| Queue {
             id: QueueId::Of(name.to_owned()),
             read,
@@ -512,7 +512,7 @@ mod tests {
             short_told: false,
         };
         let pipe = || Pipe::new(4096).unwrap().read;
-        // No socket can be opened by its name in /proc (ENXIO).
+        // A socket can't be opened by its name in /proc (ENXIO).
         let bad = || OwnedFd::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
         for place in 0..3 {
             let queues = (0..3).map(|at| queue(&at.to_string(), if at == place { bad() } else { pipe() }));
@@ -536,7 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_were_only_just_seen_are_no_stall() {
+    fn bytes_that_were_only_just_seen_are_not_a_stall() {
         let just = Duration::from_millis(3);
         assert_eq!(stalled(just, at(5000), Duration::from_secs(4100), 0), just);
     }

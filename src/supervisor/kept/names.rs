@@ -1,5 +1,5 @@
-//! The names of Unix sockets are made by a process aside: their folders may be on
-//! file systems that do not answer. The sockets themselves are this process's; a
+//! The names of Unix sockets, made by a process aside, because their folders may be on
+//! file systems that do not answer. The sockets themselves belong to this process; a
 //! process that shares one can bind it.
 
 use crate::config::model::Address;
@@ -16,20 +16,20 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// Clients that wait until this process listens itself.
+/// How many clients may wait until this process listens itself.
 const BACKLOG: i32 = 128;
 
-/// What is to be made, or looked at.
+/// The names that are to be made or looked at.
 #[derive(Debug, Default)]
 pub(crate) struct Wanted {
     /// The control socket.
     pub(crate) control: Option<PathBuf>,
     /// Listening sockets.
     pub(crate) listeners: BTreeSet<PathBuf>,
-    /// Names that sockets of these listeners had: where one is still that socket's, no other
-    /// is made.
+    /// The names that sockets of these listeners had: if one still belongs to that socket, no
+    /// other is made.
     pub(crate) known: Vec<(PathBuf, Inode)>,
-    /// Names that are the service manager's.
+    /// Names that belong to the service manager.
     pub(crate) lent: BTreeSet<PathBuf>,
 }
 
@@ -41,7 +41,7 @@ impl Wanted {
     /// Prepares to make them.
     ///
     /// # Errors
-    /// What there is too little of.
+    /// The system is short of something.
     pub(crate) fn prepare(self) -> Result<Making, String> {
         let control = self.control.iter().map(|path| (path.clone(), Access::Private));
         let listeners = self.listeners.iter().map(|path| (path.clone(), Access::Umask));
@@ -53,17 +53,17 @@ impl Wanted {
     /// Begins to make them.
     ///
     /// # Errors
-    /// What there is too little of.
+    /// The system is short of something.
     pub(crate) fn begin(self) -> Result<(Making, Look), String> {
         let making = self.prepare()?;
         let look = Look::begin(Keeps::Only(&making.sockets()), |scribe| making.make(scribe)).map_err(cannot)?;
         Ok((making, look))
     }
 
-    /// Makes them, and waits for that: before the loop begins.
+    /// Makes them and waits for that, before the loop begins.
     ///
     /// # Errors
-    /// It took too long, or what there is too little of.
+    /// It took too long, or the system is short of something.
     pub(crate) fn make(self) -> Result<Names, String> {
         if self.is_empty() {
             return Ok(Names::default());
@@ -73,25 +73,26 @@ impl Wanted {
     }
 }
 
-/// Names that are being made. Dropped before that is done, they are given up: a process aside
-/// that was killed may not be dead, and nobody is to take its copies for sockets in use.
+/// Names that are being made. If this is dropped before they are made, they are given up: a
+/// process aside that was killed may not be dead yet, and its copies must not look like
+/// sockets in use.
 #[derive(Debug)]
 pub(crate) struct Making {
     sockets: Vec<(PathBuf, Access, OwnedFd)>,
     wanted: Wanted,
 }
 
-/// What the process aside says of one name.
+/// What the process aside reports about one name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Made {
     inode: String,
     local: bool,
 }
 
-/// An error that went from one process to another.
+/// An error that one process reports to another.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Refused {
-    /// 0: of no system call.
+    /// 0 if it does not come from a system call.
     errno: i32,
     text: String,
 }
@@ -134,17 +135,17 @@ fn cannot(error: io::Error) -> String {
 }
 
 impl Making {
-    /// Whether one of these names is among them.
+    /// Whether it makes one of the `wanted` names.
     pub(crate) fn makes_one_of(&self, wanted: &Wanted) -> bool {
         self.sockets.iter().any(|(path, ..)| wanted.listeners.contains(path))
     }
 
-    /// The sockets, which the process aside keeps.
+    /// The sockets, which the process aside must not close.
     pub(crate) fn sockets(&self) -> Vec<BorrowedFd<'_>> {
         self.sockets.iter().map(|(.., socket)| socket.as_fd()).collect()
     }
 
-    /// What is done aside.
+    /// Makes and looks at the names; the process aside calls this.
     pub(crate) fn make(&self, scribe: &Scribe<'_>) {
         let Making { sockets, wanted } = self;
         for path in &wanted.lent {
@@ -171,7 +172,7 @@ impl Making {
         }
     }
 
-    /// What came of it.
+    /// The names, according to the answers of the process aside.
     pub(crate) fn made(mut self, answers: &Answers) -> Names {
         let (sockets, wanted) = (std::mem::take(&mut self.sockets), std::mem::take(&mut self.wanted));
         let missing = wanted.lent.into_iter().filter(|path| answers.get(&missing(path)) == Some(true)).collect();
@@ -197,8 +198,9 @@ impl Making {
 impl Drop for Making {
     fn drop(&mut self) {
         for (path, _, socket) in &self.sockets {
-            // Whoever connects is refused, whether it listens or will (unix_stream_connect in
-            // the kernel's net/unix/af_unix.c), so the next try replaces its name.
+            // Clients are refused from now on, whether it listens already or later
+            // (unix_stream_connect in the kernel's net/unix/af_unix.c), so the next try
+            // replaces its name.
             if let Err(errno) = shutdown(socket.as_raw_fd(), Shutdown::Both) {
                 log::debug!("cannot shut down a socket for {}: {}", path.display(), errno.desc());
             }
@@ -206,7 +208,7 @@ impl Drop for Making {
     }
 }
 
-/// Names that were made, or found.
+/// Names that were made or found.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     made: BTreeMap<PathBuf, io::Result<(Option<OwnedFd>, Name)>>,
@@ -214,12 +216,12 @@ pub(crate) struct Names {
     missing: BTreeSet<PathBuf>,
 }
 
-/// One of them.
+/// A name that was made or found.
 #[derive(Debug)]
 pub(crate) enum Found {
     /// A new socket with that name, on which the process aside listens.
     New(OwnedFd, Name),
-    /// The name that an earlier socket has still.
+    /// The name, which an earlier socket still has.
     Known(Name),
 }
 
@@ -227,7 +229,7 @@ impl Names {
     /// Takes the name at that path.
     ///
     /// # Errors
-    /// Why it can't be made, EADDRINUSE if somebody listens there; nobody tried.
+    /// It could not be made, with EADDRINUSE if somebody listens there; or nobody tried.
     pub(crate) fn take(&mut self, path: &Path) -> io::Result<Found> {
         match self.made.remove(path) {
             Some(Ok((Some(socket), name))) => Ok(Found::New(socket, name)),
@@ -237,7 +239,7 @@ impl Names {
         }
     }
 
-    /// Whether somebody has made, or looked at, the name of that address.
+    /// Whether the name of that address was made or looked at.
     pub(crate) fn has(&self, address: &Address) -> bool {
         matches!(address, Address::Unix(path) if self.made.contains_key(path))
     }
@@ -252,7 +254,7 @@ impl Names {
         self.origin.is_some()
     }
 
-    /// Where the control socket is, for [`mark::Own`].
+    /// The control socket's origin, for [`mark::Own`].
     ///
     /// # Errors
     /// The folder can't be looked at.
@@ -276,12 +278,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_was_given_up_is_replaced_though_the_process_that_made_it_is_not_dead() {
+    fn a_name_that_was_given_up_is_replaced_even_if_the_process_that_made_it_is_not_dead() {
         let folder = tempfile::tempdir().unwrap();
         for has_name in [true, false] {
             let path = folder.path().join("s");
             let making = Wanted { listeners: BTreeSet::from([path.clone()]), ..Wanted::default() }.prepare().unwrap();
-            // What the process aside has of it.
+            // The process aside has a copy.
             let copy = making.sockets[0].2.try_clone().unwrap();
             if has_name {
                 unix_name::bind_at(&copy, &path, Access::Umask, BACKLOG).unwrap();

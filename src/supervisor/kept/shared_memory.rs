@@ -1,6 +1,6 @@
-//! What the instances of one child share ([`crate::plugin::shared`]). The file is held by
-//! its instances: it is there for as long as a configuration has one of them, whether that
-//! runs or not, so a reload that adds instances gives them the file of the others.
+//! The memory that the instances of one child share ([`crate::plugin::shared`]). The
+//! instances hold its file, so it exists as long as a configuration has one of them, whether
+//! that runs or not. A reload that adds instances gives them the file of the others.
 
 use crate::config::model::{Child, Program};
 use crate::plugin;
@@ -14,24 +14,24 @@ use std::rc::{Rc, Weak};
 /// One instance's part of it.
 #[derive(Debug)]
 pub struct Region {
-    /// The file, of all.
+    /// The file, which all instances share.
     pub file: Rc<OwnedFd>,
-    /// Which instance it is of, from 0.
+    /// The instance that it belongs to, from 0.
     pub instance: usize,
     layout: Layout,
 }
 
 impl Region {
-    /// Makes it zero: its instance has no process any more.
+    /// Fills it with zeros, because its instance has no process any more.
     ///
     /// # Errors
-    /// From fallocate(2): none that can happen to a memory file with these seals.
+    /// From fallocate(2), but none is possible for a memory file with these seals.
     pub fn clear(&self) -> io::Result<()> {
         map::zero(&*self.file, self.layout.region_of(self.instance), self.layout.region())
     }
 }
 
-/// All such files. One of another layout is another one: where a reload changes that, all
+/// All such files. Each layout has a file of its own: if a reload changes the layout, all
 /// instances are stopped before the first is started again.
 #[derive(Debug, Default)]
 pub struct SharedMemory {
@@ -39,10 +39,10 @@ pub struct SharedMemory {
 }
 
 impl SharedMemory {
-    /// The part of that child, if it is one of several instances of a plugin that wants it.
+    /// The part of that child, if it is one of several instances of a plugin that shares memory.
     ///
     /// # Errors
-    /// EMFILE, ENFILE, ENOMEM; EFBIG where RLIMIT_FSIZE is below the length of the file.
+    /// EMFILE, ENFILE, ENOMEM; EFBIG if RLIMIT_FSIZE is below the length of the file.
     pub fn region(&mut self, child: &Child) -> io::Result<Option<Region>> {
         let (Program::Plugin(plugin), Some((name, instance))) = (&child.program, child.instance()) else {
             return Ok(None);
@@ -98,14 +98,14 @@ mod tests {
     }
 
     #[test]
-    fn instances_that_come_get_the_file_of_those_that_stay() {
+    fn new_instances_get_the_file_of_those_that_stay() {
         let mut memory = SharedMemory::default();
         let two = regions(&mut memory, &model(2, "max_connections_per_address = 2"));
         let three = regions(&mut memory, &model(3, "max_connections_per_address = 2"));
         let all: Vec<&Region> = two.iter().chain(&three).flatten().collect();
         assert_eq!(all.iter().map(|region| region.instance).collect::<Vec<_>>(), [0, 1, 0, 1, 2]);
         assert!(all.iter().all(|region| Rc::ptr_eq(&region.file, &all[0].file)));
-        // Longer regions are in another file, which is gone with its instances.
+        // Longer regions are in another file, which disappears with its instances.
         let longer = "max_connections_per_address = 2, max_connections = 1000000";
         let others = regions(&mut memory, &model(2, longer));
         assert!(!Rc::ptr_eq(&others[0].as_ref().expect("a region").file, &all[0].file));

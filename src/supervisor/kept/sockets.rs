@@ -1,5 +1,5 @@
-//! Listening sockets: bound once, held for as long as a child names them, so
-//! that a restart refuses no one.
+//! Listening sockets, which are bound once and held for as long as a child names them, so
+//! that no client is refused during a restart.
 
 use crate::config::model::{Address, HostPort};
 use crate::supervisor::kept::names::{Found, Names, Wanted};
@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
-/// New clients that wait while nobody accepts; the kernel cuts it to
+/// How many new clients may wait while nobody accepts them; the kernel limits this to
 /// `/proc/sys/net/core/somaxconn` (listen(2)).
 const BACKLOG: i32 = 4096;
 
@@ -29,24 +29,24 @@ const BACKLOG: i32 = 4096;
 #[derive(Debug, Default)]
 pub struct Sockets {
     held: BTreeMap<Address, Held>,
-    /// One was bound anew or listens again: the store is to know.
+    /// Whether one was bound anew or listens again, which the store must be told.
     renewed: bool,
 }
 
 #[derive(Debug)]
 struct Held {
     socket: OwnedFd,
-    /// A Unix socket's name in the file system, where it is this daemon's own.
+    /// A Unix socket's name in the file system, if it is this daemon's own.
     name: Option<Name>,
-    /// It is a socket unit's: the service manager has it too, and its name.
+    /// Whether it belongs to a socket unit: the service manager has it too, and owns its name.
     lent: bool,
-    /// It came from the store and is not [kept](Sockets::keep) yet: a start or a reload
-    /// that fails leaves its name, because clients that wait go to the next daemon.
+    /// Whether it came from the store and is not [kept](Sockets::keep) yet: if a start or a
+    /// reload fails, its name stays, because waiting clients go to the next daemon.
     taken_up: bool,
 }
 
 impl Held {
-    /// Whether only a process aside can see if its name is still there.
+    /// Whether only a process aside may check if its name is still there.
     fn is_far(&self) -> bool {
         self.name.as_ref().is_some_and(|name| !name.is_local())
     }
@@ -55,20 +55,19 @@ impl Held {
         socket_name(address, self.name.as_ref().map(Name::inode))
     }
 
-    /// Whether its name is gone or another's, so that nobody can connect.
+    /// Whether its name is gone or refers to something else, so that nobody can connect.
     fn has_lost_its_name(&self) -> bool {
         self.name.as_ref().is_some_and(Name::is_lost)
     }
 }
 
 impl Sockets {
-    /// The socket for a child that is about to start, as it was when it was
-    /// bound. A socket can't be opened anew, so all instances of a child share
-    /// one description, with each other and with those before them: what
-    /// somebody did to it is undone here.
+    /// The socket for a child that is about to start, in the state in which it was bound. A
+    /// socket can't be opened anew, so all instances of a child, also earlier ones, share one
+    /// description. This undoes what they did to it.
     ///
-    /// `alone`: no other instance runs. Else status flags and options stay as
-    /// they are, as it may rely on what it set itself.
+    /// `alone`: no other instance runs. Otherwise status flags and options stay as they are,
+    /// because the other instance may rely on what it has set.
     ///
     /// # Errors
     /// `cannot listen on ADDRESS: cause`.
@@ -82,21 +81,21 @@ impl Sockets {
         Ok(&held.socket)
     }
 
-    /// Has it listen again where a program shut it down, or its name is gone.
+    /// Makes it listen again if a program shut it down or its name is gone.
     ///
     /// # Errors
-    /// It can't be bound there again; the service manager's own is dead.
+    /// It can't be bound there again, or it is the service manager's own and dead.
     pub fn revive(&mut self, address: &Address) -> io::Result<()> {
         let Some(held) = self.held.get_mut(address) else { return Ok(()) };
         let how = match (revive(address, held)?, held.lent) {
             (Revived::Lives, _) => return Ok(()),
-            (Revived::Again, _) => "had stopped to listen; it does again",
+            (Revived::Again, _) => "had stopped listening; it listens again",
             (Revived::Dead, true) => {
                 return Err(io::Error::other("the service manager's socket was shut down; restart its socket unit"));
             }
             (Revived::Dead, false) => {
                 *held = bind_again(address, held)?;
-                "was shut down or lost its name; bound anew"
+                "was shut down or had lost its name; it is bound anew"
             }
         };
         log::warn!("the socket of {address} {how}");
@@ -104,12 +103,12 @@ impl Sockets {
         Ok(())
     }
 
-    /// Whether one was renewed since this was asked.
+    /// Whether one was renewed since the last call.
     pub fn take_renewed(&mut self) -> bool {
         std::mem::take(&mut self.renewed)
     }
 
-    /// Has all listen again, for the next daemon.
+    /// Makes all of them listen again, for the next daemon.
     pub fn revive_all(&mut self) {
         let addresses: Vec<Address> = self.held.keys().cloned().collect();
         for address in addresses {
@@ -119,15 +118,15 @@ impl Sockets {
         }
     }
 
-    /// Those that shall outlive this process, by their names in the store. A
-    /// dead one would only be in the way.
+    /// The sockets that are to outlive this process, by their names in the store. Dead ones
+    /// are left out, as they would only be in the way.
     pub fn stored(&self) -> impl Iterator<Item = (String, BorrowedFd<'_>)> {
         let own = self.held.iter().filter(|(address, held)| !held.lent && is_alive(address, held));
         own.map(|(address, held)| (held.name_in_store(address), held.socket.as_fd()))
     }
 
-    /// Those of them that a restart takes over: a Unix socket's name goes at the
-    /// end, for nobody may start again.
+    /// Those of them that a restart takes over. A Unix socket is not among them: its name is
+    /// removed at the end, because there may be no restart.
     pub fn stored_at_the_end(&self) -> impl Iterator<Item = (String, BorrowedFd<'_>)> {
         let nameless = self
             .held
@@ -136,8 +135,8 @@ impl Sockets {
         nameless.map(|(address, held)| (held.name_in_store(address), held.socket.as_fd()))
     }
 
-    /// Unix sockets that nobody can connect to, because their names are gone or another's.
-    /// [`Sockets::bind_new`] binds them anew.
+    /// Unix sockets to which nobody can connect, because their names are gone or refer to
+    /// something else. [`Sockets::bind_new`] binds them anew.
     pub fn lost(&self) -> impl Iterator<Item = &Address> {
         self.held.iter().filter(|(_, held)| held.has_lost_its_name()).map(|(address, _)| address)
     }
@@ -148,13 +147,13 @@ impl Sockets {
         is_lost.then(|| format!("nobody can connect to {address}: its name is gone; a reload makes it again"))
     }
 
-    /// The names that only a process aside can look at.
+    /// The names that only a process aside may look at.
     pub(crate) fn far_names(&self) -> Vec<(PathBuf, Inode)> {
         let far = self.held.values().filter(|held| held.is_far()).filter_map(|held| held.name.as_ref());
         far.map(|name| (name.path().to_owned(), name.inode())).collect()
     }
 
-    /// A process aside saw whether one of them is gone.
+    /// Notes which of these names a process aside has seen to be gone.
     pub(crate) fn set_lost(&mut self, lost: impl Fn(&Path, Inode) -> Option<bool>) {
         for name in self.held.values_mut().filter_map(|held| held.name.as_mut()) {
             if let Some(lost) = lost(name.path(), name.inode()) {
@@ -163,7 +162,7 @@ impl Sockets {
         }
     }
 
-    /// Takes out those that were bound in place of some in `others`.
+    /// Removes and returns those that were bound in place of some in `others`.
     pub fn take_in_place_of(&mut self, others: &Sockets) -> Sockets {
         let (again, new) = std::mem::take(&mut self.held).into_iter().partition(|(at, _)| others.held.contains_key(at));
         self.held = new;
@@ -172,14 +171,14 @@ impl Sockets {
         taken
     }
 
-    /// Where they are bound.
+    /// The addresses to which they are bound.
     pub fn addresses(&self) -> impl Iterator<Item = &Address> {
         self.held.keys()
     }
 
-    /// Binds one more address, if that can be done at once: the name of a Unix socket is
-    /// made aside first, also in place of one that was shut down, if its folder may not
-    /// answer.
+    /// Binds one more address, if that can be done at once. It can't for a Unix socket, whose
+    /// name is first made by a process aside, even in place of one that was shut down, if its
+    /// folder may not answer.
     ///
     /// # Errors
     /// From bind(2); `WouldBlock` for a Unix socket.
@@ -201,7 +200,7 @@ impl Sockets {
     /// Binds one more address before anything is started.
     ///
     /// # Errors
-    /// From bind(2), or making its name.
+    /// From bind(2), or from making its name.
     pub(crate) fn bind_first(&mut self, address: &Address, store: &Store, names: &mut Names) -> io::Result<()> {
         if let Some(held) = hold(address, store, None, names)? {
             self.held.insert(address.clone(), held);
@@ -212,7 +211,8 @@ impl Sockets {
         Ok(())
     }
 
-    /// What is to be made or looked at aside before these are [bound](Sockets::bind_new).
+    /// The names that a process aside must make or look at before these addresses are
+    /// [bound](Sockets::bind_new).
     pub(crate) fn wanted<'a>(&self, addresses: impl IntoIterator<Item = &'a Address>, store: &Store) -> Wanted {
         let mut wanted = Wanted::default();
         for address in addresses {
@@ -233,12 +233,12 @@ impl Sockets {
         wanted
     }
 
-    /// Binds those addresses that are not held yet and that the service manager
-    /// has no socket for, and those that were [lost](Sockets::lost), all or none: the new
-    /// ones are given back, to be [kept](Sockets::keep) when everything else is ready too.
+    /// Binds those addresses that are not held yet, unless the service manager has a socket
+    /// for them, and those that were [lost](Sockets::lost), all or none. Returns the new
+    /// sockets, which the caller [keeps](Sockets::keep) when everything else is ready too.
     ///
     /// # Errors
-    /// `cannot listen on ADDRESS: cause` for the first that failed.
+    /// `cannot listen on ADDRESS: cause` for the first one that failed.
     pub(crate) fn bind_new<'a>(
         &self,
         addresses: impl IntoIterator<Item = &'a Address>,
@@ -261,8 +261,8 @@ impl Sockets {
         Ok(new)
     }
 
-    /// Why it can't listen there; its own socket on the same port is a reason
-    /// that nobody else could name.
+    /// Why it can't listen there. If this daemon's own socket on the same port is the reason,
+    /// this says so, as nothing else would.
     fn why_not(&self, address: &Address, error: &io::Error) -> String {
         let port = |address: &Address| match address {
             Address::Tcp(host) | Address::Udp(host) => Some((address.scheme(), host.at.port())),
@@ -272,32 +272,32 @@ impl Sockets {
         match own.filter(|_| error.kind() == io::ErrorKind::AddrInUse) {
             Some(own) => format!(
                 "cannot listen on {address}: this daemon itself holds {own} until a reload is done; \
-                 reload once without either, then with the new one"
+                 reload once with neither address, then with the new one"
             ),
             None => format!("cannot listen on {address}: {}", cause(error)),
         }
     }
 
-    /// Closes all at the end, and returns the processes aside that [remove](Name::remove)
-    /// their names.
+    /// Closes all sockets at the end. Returns the processes aside that
+    /// [remove](Name::remove) their names.
     pub fn close(&mut self) -> Vec<Pid> {
         let removing = self.own_names().filter_map(Name::remove).collect();
         self.held.clear();
         removing
     }
 
-    /// The names that go with it.
+    /// The names that are removed when all sockets are closed.
     fn own_names(&self) -> impl Iterator<Item = &Name> {
         self.held.values().filter(|held| !held.taken_up).filter_map(|held| held.name.as_ref())
     }
 
-    /// Holds these too, in place of those that they were bound for.
+    /// Adds these, in place of those that they were bound to replace.
     pub fn keep(&mut self, mut new: Sockets) {
         new.held.values_mut().for_each(|held| held.taken_up = false);
         self.held.append(&mut new.held);
     }
 
-    /// Closes those that nobody names any more; a Unix socket's name goes with it.
+    /// Closes the sockets that are not `named` any more, and removes their names.
     pub fn retain(&mut self, named: impl Fn(&Address) -> bool) {
         self.held.retain(|address, held| {
             let keep = named(address);
@@ -315,12 +315,13 @@ impl Drop for Sockets {
     }
 }
 
-/// `None`: what is held already is right.
+/// Makes a socket for that address, or takes it from the store. `None`: the one that is held
+/// already is fine.
 fn hold(address: &Address, store: &Store, before: Option<&Held>, names: &mut Names) -> io::Result<Option<Held>> {
     let path = match (address, store.socket(address)?) {
         (_, Some(Handed { socket, lent })) => {
             if let (Address::Unix(path), true) = (address, names.is_missing(address)) {
-                // Only the manager can give its socket another name.
+                // Only the manager can give its socket a new name.
                 let path = path.display();
                 log::error!("nobody can connect to unix:{path}: its name was removed; restart its socket unit");
             }
@@ -338,7 +339,7 @@ fn hold(address: &Address, store: &Store, before: Option<&Held>, names: &mut Nam
         }
         Found::New(socket, name) => {
             if before.is_some() || store.left_at(address).next().is_some() {
-                log::warn!("{address}: the name that its socket had is gone: a new one is made");
+                log::warn!("{address}: the name of its socket was gone: made a new one");
             }
             unix_name::listen_now(&socket, BACKLOG).inspect_err(|_| {
                 name.remove();
@@ -349,18 +350,18 @@ fn hold(address: &Address, store: &Store, before: Option<&Held>, names: &mut Nam
     Ok(Some(Held { socket, name: Some(name), lent: false, taken_up }))
 }
 
-/// What became of a socket that was to be used again.
+/// Whether a socket can be used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Revived {
-    /// Nobody had touched it.
+    /// It was fine all the time.
     Lives,
-    /// It can be used again.
+    /// It was not, but can be used again now.
     Again,
-    /// It is of no use to anybody.
+    /// It can't be used any more.
     Dead,
 }
 
-/// Whether clients reach it.
+/// Whether clients can reach it.
 fn is_alive(address: &Address, held: &Held) -> bool {
     let listens = || getsockopt(&held.socket, sockopt::AcceptConn).unwrap_or(false);
     let shut = || shared::receives_no_more(&held.socket).unwrap_or(false);
@@ -377,7 +378,7 @@ fn revive(address: &Address, held: &Held) -> io::Result<Revived> {
         Address::Tcp(_) => {
             let listens = getsockopt(&held.socket, sockopt::AcceptConn)?;
             if !listens || !held.lent {
-                // One that listens has its backlog put right.
+                // If it listens already, this restores its backlog.
                 again = !listens;
                 if listen(&held.socket, Backlog::new(BACKLOG)?).is_err() {
                     return Ok(Revived::Dead);
@@ -386,7 +387,7 @@ fn revive(address: &Address, held: &Held) -> io::Result<Revived> {
         }
         Address::Unix(_) => {
             if !held.lent {
-                // Shut down or not, this succeeds.
+                // This succeeds whether it was shut down or not.
                 listen(&held.socket, Backlog::new(BACKLOG)?)?;
             }
         }
@@ -410,13 +411,13 @@ fn port_of(socket: &OwnedFd) -> u16 {
     v4.or_else(|| bound.as_ref()?.as_sockaddr_in6().map(|at| at.port())).unwrap_or(0)
 }
 
-/// Another socket in place of a dead one, whose address it takes over.
+/// Binds another socket in place of a dead one, whose address it takes over.
 fn bind_again(address: &Address, dead: &Held) -> io::Result<Held> {
     match address {
         Address::Tcp(_) => open(address),
         Address::Udp(host) => {
-            // A process that still has the dead one keeps its address in use;
-            // of two, the one that was bound last receives.
+            // A process that still has the dead one keeps its address in use. Of two
+            // sockets with one address, the one that was bound last receives.
             setsockopt(&dead.socket, sockopt::ReuseAddr, &true)?;
             let socket = open_net(host, SockType::Datagram, true)?;
             setsockopt(&socket, sockopt::ReuseAddr, &false)?;
@@ -437,13 +438,13 @@ fn bind_again(address: &Address, dead: &Held) -> io::Result<Held> {
     }
 }
 
-/// Gives the name of a new socket the owner, group and mode of the one before, which an
-/// administrator may have chosen. It listens even if that fails.
+/// Gives the name of a new socket the owner, group and mode of the previous one, which an
+/// administrator may have chosen. The socket listens even if that fails.
 fn give(name: &Name, before: &Metadata) {
     let cannot = |what: &str, error: &io::Error| {
         log::warn!("cannot give {} the {what} that it had: {}", name.path().display(), cause(error));
     };
-    // By its descriptor: its name may be another file's the next moment.
+    // By its descriptor, because its name may refer to another file the next moment.
     let (file, is) = match name.open().and_then(|file| file.metadata().map(|is| (file, is))) {
         Ok(found) => found,
         Err(error) => return cannot("owner and mode", &error),
@@ -486,7 +487,7 @@ fn open_net(host: &HostPort, kind: SockType, reuse: bool) -> io::Result<OwnedFd>
         setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
     }
     if reuse {
-        // Connections of an earlier daemon in TIME_WAIT are no hindrance (socket(7)).
+        // So that connections of an earlier daemon in TIME_WAIT don't prevent it (socket(7)).
         setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     }
     bind_to(&fd, &SockaddrStorage::from(at))?;
@@ -496,7 +497,7 @@ fn open_net(host: &HostPort, kind: SockType, reuse: bool) -> io::Result<OwnedFd>
     Ok(fd)
 }
 
-/// The address with the number of its interface, which may come and go.
+/// The address with the current number of its interface.
 fn on_interface(host: &HostPort) -> io::Result<SocketAddr> {
     let (SocketAddr::V6(mut at), Some(zone)) = (host.at, &host.zone) else { return Ok(host.at) };
     let number = zone.parse().or_else(|_| if_nametoindex(zone.as_str()));

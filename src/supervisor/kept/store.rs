@@ -1,21 +1,21 @@
 //! What outlives the supervisor: the service manager's descriptor store.
 //!
 //! Under systemd each listening socket and each link is handed to the service
-//! manager (`FDSTORE=1`, sd_pid_notify_with_fds(3)), which gives it back, by
-//! name, to the next supervisor when this one is killed: no client is refused,
-//! and what was in a pipe is there still. Of a pipe only the read end is
-//! stored; a write end is opened from it (proc(5)). So whoever reads still sees
-//! the end of its input when all writers are gone, and can end.
+//! manager (`FDSTORE=1`, sd_pid_notify_with_fds(3)). If this supervisor is killed, the
+//! next one gets them back by their names: no client is refused, and what was in a pipe
+//! is still there. Only the read end of a pipe is stored; a write end is opened from it
+//! (proc(5)). So a reader still sees the end of its input when all writers are gone, and
+//! can end.
 //!
-//! | name | what |
+//! | name | what it is |
 //! |---|---|
 //! | `listen/ADDRESS` | a listening socket |
-//! | `listen/unix%3APATH#DEVICE-INODE` | one with a name in the file system, and which file that was |
-//! | `link/PROTOCOL/FROM/TO/queue` | the read end of a link's queue; FROM is `*` where several may share it |
-//! | `link/PROTOCOL/FROM/TO/staging`, `.../ledger` | the other two of a link to a sink with an intake |
+//! | `listen/unix%3APATH#DEVICE-INODE` | a listening socket with a name in the file system, and which file that was |
+//! | `link/PROTOCOL/FROM/TO/queue` | the read end of a link's queue; FROM is `*` if several links may share it |
+//! | `link/PROTOCOL/FROM/TO/staging`, `.../ledger` | the other two parts of a link to a sink with an intake |
 //!
-//! The same way come the sockets of a socket unit (systemd.socket(5)), under
-//! names of their own: they are matched by address, and stay the manager's.
+//! The sockets of a socket unit (systemd.socket(5)) arrive in the same way, with names of
+//! their own: they are matched by address, and remain the manager's.
 
 use crate::config::model::{Address, HostPort};
 use crate::link::Kept;
@@ -36,10 +36,10 @@ const QUEUE: &str = "queue";
 const STAGING: &str = "staging";
 const LEDGER: &str = "ledger";
 
-/// What is said of a link that can't be looked into just now.
+/// The number of bytes that is assumed for a link that can't be looked into just now.
 const UNKNOWN: usize = 1;
 
-/// systemd takes no longer names (fdname_is_valid in its fd-util.c).
+/// The longest name that systemd takes (fdname_is_valid in its fd-util.c).
 const NAME_MAX: usize = 255;
 
 /// A socket that the service manager handed to this process.
@@ -47,20 +47,20 @@ const NAME_MAX: usize = 255;
 pub struct Handed {
     /// The socket.
     pub socket: OwnedFd,
-    /// It stays the manager's own; of a Unix socket with its name.
+    /// Whether it remains the manager's own, along with its name if it is a Unix socket.
     pub lent: bool,
 }
 
 /// The service manager's store, as far as this process knows it.
 #[derive(Debug, Default)]
 pub struct Store {
-    /// What an earlier supervisor left and nobody took up yet.
+    /// What an earlier supervisor left and nothing has taken up yet.
     left: BTreeMap<String, OwnedFd>,
     /// Sockets of a socket unit.
     lent: BTreeMap<Address, OwnedFd>,
-    /// What the manager keeps: by name, which kernel object (its inode).
+    /// What the manager keeps: for each name the inode of its kernel object.
     kept: BTreeMap<String, u64>,
-    /// The room that was said to be too little.
+    /// The room that was last reported as too small.
     room_told: usize,
 }
 
@@ -68,7 +68,7 @@ impl Store {
     /// Takes what the service manager hands to this process.
     ///
     /// # Errors
-    /// What was announced is not there.
+    /// Announced descriptors are missing.
     pub fn open() -> Result<Store, String> {
         let mut store = Store::default();
         for (name, fd) in listen_fds::take()? {
@@ -82,7 +82,7 @@ impl Store {
                     store.lent.insert(address, fd);
                 }
                 None => log::warn!(
-                    "the service manager gave \"{name}\", which is no socket that a child could listen on: closed"
+                    "closed \"{name}\" from the service manager, which is not a socket that a child could listen on"
                 ),
             }
         }
@@ -101,13 +101,13 @@ impl Store {
         Ok(lent.map(|socket| Handed { socket, lent: true }))
     }
 
-    /// Whether that is a socket unit's.
+    /// Whether that address belongs to a socket unit.
     pub fn is_lent(&self, address: &Address) -> bool {
         self.lent.contains_key(address)
     }
 
-    /// The Unix sockets that an earlier supervisor left for that address, by the file
-    /// that the name of each was.
+    /// The Unix sockets that an earlier supervisor left for that address, each with the inode
+    /// of its name.
     pub fn left_at<'a>(&'a self, address: &Address) -> impl Iterator<Item = (Inode, &'a OwnedFd)> + use<'a> {
         let begin = format!("{}#", socket_name(address, None));
         self.left.iter().filter_map(move |(name, socket)| Some((Inode::parse(name.strip_prefix(&begin)?)?, socket)))
@@ -129,8 +129,8 @@ impl Store {
         Ok(Some(Kept { queue, intake: part(STAGING)?.zip(part(LEDGER)?) }))
     }
 
-    /// What was left by links that nobody took up: from whom, to whom, and how
-    /// many bytes wait.
+    /// The links that were left and not taken up and that hold bytes: source, sink, and
+    /// number of bytes.
     pub fn waiting(&self) -> Vec<(&str, &str, usize)> {
         let links = self.left.keys().filter_map(|name| name.strip_suffix(QUEUE)?.strip_suffix('/'));
         let waiting = links.map(|link| {
@@ -148,20 +148,19 @@ impl Store {
         Ok(queued + staged + carried)
     }
 
-    /// Holds what belongs to a link that no configuration names any more, until one
-    /// names it again.
+    /// Holds a part of a link that the configuration no longer has, until one has it again.
     pub fn leave(&mut self, name: String, fd: OwnedFd) {
         self.left.insert(name, fd);
     }
 
-    /// Has the manager keep these, what was left with bytes in it, and nothing
-    /// else. Without a manager, what was left is held until then all the same.
+    /// Has the manager keep these, and what was left with bytes in it, and nothing else.
+    /// What was left with bytes is held by this process too, even without a manager.
     pub fn keep(&mut self, wanted: &BTreeMap<String, BorrowedFd<'_>>, manager: &mut Manager) {
         self.left.retain(|name, _| !wanted.contains_key(name));
         let empty: Vec<String> = self
             .left
             .keys()
-            // What nobody can say the size of is kept.
+            // A link whose size can't be found out is kept.
             .filter(|name| name.rsplit_once('/').is_none_or(|(link, _)| matches!(self.bytes_left(link), Ok(0))))
             .cloned()
             .collect();
@@ -181,30 +180,30 @@ impl Store {
             .map(|(name, _)| name.clone())
             .collect();
         for name in gone {
-            // What it can't be told now is still to be told the next time.
+            // If this can't be sent now, it is sent the next time.
             if manager.tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}")) {
                 self.kept.remove(&name);
             }
         }
         let mut new: Vec<_> = wanted.iter().filter(|(name, _)| !self.kept.contains_key(*name)).collect();
-        // Where there is not room for all, no queue is there without the rest.
+        // Queues last, so that if there is not room for all, no queue is kept without the rest.
         new.sort_by_key(|(name, _)| name.ends_with(QUEUE));
         for (name, fd) in new {
             if name.len() > NAME_MAX {
                 log::warn!("cannot have the service manager keep {name}: its name is too long");
                 continue;
             }
-            // FDPOLL=0: a pipe without a writer is not to be thrown away.
+            // FDPOLL=0, so that a pipe without a writer is not discarded.
             if manager.hand(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), *fd) {
                 self.kept.insert(name.clone(), inode(*fd));
             }
         }
-        // systemd says how many it keeps since version 254.
+        // Since version 254, systemd says how many it keeps.
         let room = std::env::var("FDSTORE").ok().and_then(|room| room.parse::<usize>().ok());
         if let Some(room) = room.filter(|&room| room < self.kept.len() && self.room_told != room) {
             self.room_told = room;
             log::error!(
-                "the service manager keeps {room} descriptors, of {}: a crash would lose the others; \
+                "the service manager keeps only {room} of {} descriptors: a crash would lose the others; \
                  raise FileDescriptorStoreMax=",
                 self.kept.len()
             );
@@ -212,14 +211,14 @@ impl Store {
     }
 }
 
-/// The name of a socket in the store, with the file that its own name stands for.
+/// The name of a socket in the store, with the inode of its name in the file system.
 pub fn socket_name(address: &Address, inode: Option<Inode>) -> String {
     let address = escape(&address.to_string());
     inode.map_or_else(|| format!("listen/{address}"), |inode| format!("listen/{address}#{inode}"))
 }
 
-/// The name of a link in the store, whose parts follow it; `from` is `None`
-/// where several sources may share its queue.
+/// The beginning of the names of a link's parts in the store; `from` is `None` if several
+/// sources may share its queue.
 pub fn link_name(protocol: Protocol, from: Option<&str>, to: &str) -> String {
     let protocol = match protocol {
         Protocol::Lines => "lines",
@@ -228,7 +227,7 @@ pub fn link_name(protocol: Protocol, from: Option<&str>, to: &str) -> String {
     format!("link/{protocol}/{}/{to}", from.unwrap_or("*"))
 }
 
-/// The parts of a link, named.
+/// The parts of a link, with their names in the store.
 pub fn parts<'a>(
     link: &str,
     queue: &'a OwnedFd,
@@ -239,14 +238,15 @@ pub fn parts<'a>(
     all.into_iter().filter_map(|(part, fd)| Some((format!("{link}/{part}"), fd?.as_fd()))).collect()
 }
 
-/// From whom and to whom, of a link's name in the store.
+/// The source and the sink in a link's name in the store.
 fn ends(link: &str) -> (&str, &str) {
     let mut words = link.split('/').skip(2);
     let mut word = || words.next().unwrap_or_default();
     (word(), word())
 }
 
-/// A name in the store is printable ASCII without a colon; `#` ends an address.
+/// Escapes a text for the store, whose names are printable ASCII without a colon; `#` ends
+/// an address.
 fn escape(text: &str) -> String {
     let plain = |byte: u8| (byte.is_ascii_graphic() || byte == b' ') && !b":%#".contains(&byte);
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
@@ -256,7 +256,7 @@ fn inode(fd: BorrowedFd<'_>) -> u64 {
     nix::sys::stat::fstat(fd).map_or(0, |stat| stat.st_ino)
 }
 
-/// Where a socket is bound, as a configuration would say it.
+/// The address of a socket, as a configuration would write it.
 fn address_of(fd: &OwnedFd) -> Option<Address> {
     let kind = getsockopt(fd, sockopt::SockType).ok()?;
     let bound: SockaddrStorage = getsockname(fd.as_raw_fd()).ok()?;
@@ -270,7 +270,7 @@ fn address_of(fd: &OwnedFd) -> Option<Address> {
     }
 }
 
-/// With the name of the interface, if it is one of an interface.
+/// The address with the name of its interface, if it has one.
 fn host_of(at: SocketAddr) -> HostPort {
     let scope = if let SocketAddr::V6(at) = at { at.scope_id() } else { 0 };
     let name = || if_indextoname(scope).ok()?.into_string().ok();
@@ -283,7 +283,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_such_as_the_store_takes() {
+    fn names_are_valid_in_the_store() {
         let address = Address::Tcp("[::1]:7007".parse::<SocketAddr>().unwrap().into());
         assert_eq!(socket_name(&address, None), "listen/tcp%3A//[%3A%3A1]%3A7007");
         let unix = Address::Unix("/run/caf\u{e9} #100%".into());
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_says_where_it_is_bound() {
+    fn the_address_of_a_socket_is_found() {
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let at = tcp.local_addr().unwrap();
         assert_eq!(address_of(&tcp.into()), Some(Address::Tcp(at.into())));

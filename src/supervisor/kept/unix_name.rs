@@ -1,12 +1,12 @@
 //! Names of Unix sockets in the file system: made where nobody listens,
 //! recognised later, and removed only by the daemon that made them.
 //!
-//! A name that was left behind is replaced. Looking whether somebody listens,
+//! A name that was left behind is replaced. Checking whether somebody listens,
 //! removing the name and making a new one are several system calls, so each
-//! daemon does them under a lock: otherwise the second of two that start at
-//! once would remove the name that the first has just made. The lock is
+//! daemon does them under a lock: otherwise, if two start at once, the second
+//! would remove the name that the first has just made. The lock is
 //! flock(2) on a file beside the name, `.NAME.lock`, which only this user can
-//! open, and which is removed before the lock is released. It is held for a
+//! open, and which is removed before the lock is released. It is held only for a
 //! few system calls, so no process that is forked later inherits it.
 
 use crate::sys::aside::{self, Keeps};
@@ -25,13 +25,13 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A lock is held for a few system calls, so it is free within this many tries.
+/// How often to try to take a lock. It is held only for a few system calls, so this is enough.
 const LOCK_TRIES: usize = 20;
-/// Between two of them.
+/// The pause between two tries.
 const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
-/// Which file a name stands for. While a socket lives its inode stays, even
-/// without a name, so no other file can have the same numbers.
+/// Which file a name refers to. A socket keeps its inode even without a name, so no other
+/// file can have the same numbers while it exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inode {
     device: u64,
@@ -43,7 +43,7 @@ impl Inode {
         Inode { device: data.dev(), number: data.ino() }
     }
 
-    /// What [`Display`](fmt::Display) wrote.
+    /// Parses what [`Display`](fmt::Display) wrote.
     pub fn parse(text: &str) -> Option<Inode> {
         let (device, number) = text.split_once('-')?;
         let hex = |digits| u64::from_str_radix(digits, 16).ok();
@@ -62,22 +62,22 @@ impl fmt::Display for Inode {
 pub struct Name {
     path: PathBuf,
     inode: Inode,
-    /// Its folder is on a disk of this machine. Else to look at it may take for ever.
+    /// Whether its folder is on a disk of this machine. If not, looking at it may take forever.
     local: bool,
-    /// A process aside saw that it is gone.
+    /// Whether a process aside saw that it is gone.
     was_lost: bool,
 }
 
-/// Whether the name of a socket that was made earlier is still that socket's.
+/// Whether the name of a socket that was made earlier still refers to that socket.
 ///
 /// # Errors
-/// EACCES and its like: nobody can say.
+/// EACCES and the like: this can't be found out.
 pub fn is_still(path: &Path, inode: Inode) -> io::Result<bool> {
     Ok(look(path)? == Some(inode))
 }
 
 impl Name {
-    /// One that was made, or [is still](is_still) that socket's.
+    /// A name that was just made, or that [still](is_still) refers to that socket.
     pub fn new(path: &Path, inode: Inode, local: bool) -> Name {
         Name { path: path.to_owned(), inode, local, was_lost: false }
     }
@@ -97,34 +97,33 @@ impl Name {
         self.local
     }
 
-    /// Whether the name is still there and still this socket's, as far as this can be
-    /// seen at once.
+    /// Whether the name still refers to this socket, as far as this can be seen at once.
     pub fn is_there(&self) -> bool {
         !self.local || look(&self.path).is_ok_and(|there| there == Some(self.inode))
     }
 
-    /// Whether the name is gone, or another socket's, as far as this can be seen at once.
+    /// Whether the name is gone or refers to something else, as far as this can be seen at once.
     pub fn is_lost(&self) -> bool {
         if self.local { look(&self.path).is_ok_and(|there| there != Some(self.inode)) } else { self.was_lost }
     }
 
-    /// A process aside saw whether it is gone.
+    /// Notes whether a process aside saw that it is gone.
     pub fn set_lost(&mut self, lost: bool) {
         self.was_lost = lost;
     }
 
-    /// What has the name, if it is still this socket, to be looked at and changed.
+    /// Opens what has the name, to look at it and change it, if it is still this socket.
     ///
     /// # Errors
-    /// From open(2); ENOENT: it is not.
+    /// From open(2); ENOENT: it is not this socket.
     pub fn open(&self) -> io::Result<File> {
         let file = beside::found(&self.path)?;
         if Inode::of(&file.metadata()?) == self.inode { Ok(file) } else { Err(Errno::ENOENT.into()) }
     }
 
-    /// Removes it, unless somebody removed it before: what is there now may be
-    /// another daemon's. On a file system that may not answer, a process aside does
-    /// so: that one.
+    /// Removes it if it still refers to this socket: what is there now may belong to another
+    /// daemon. On a file system that may not answer, a process aside does that, whose process
+    /// id is returned.
     pub fn remove(&self) -> Option<Pid> {
         let cannot = |error: io::Error| log::warn!("cannot remove {}: {error}", self.path.display());
         if self.local {
@@ -139,8 +138,8 @@ impl Name {
     }
 }
 
-/// Removes a name that is this daemon's own, as `is_own` says. No other daemon makes its
-/// own there between the look and the removal: it would need the lock.
+/// Removes a name if it is this daemon's own, as `is_own` says. No other daemon can make its
+/// own name there between that check and the removal, because it would need the lock.
 ///
 /// # Errors
 /// From `is_own`, or from unlink(2).
@@ -150,12 +149,13 @@ pub fn remove_own(path: &Path, is_own: impl Fn() -> io::Result<bool>) -> io::Res
     }
     let lock = Lock::take_soon(path);
     match &lock {
-        // Who holds it for so long is not about to take a name that somebody listens on.
+        // A daemon releases the lock at once if somebody listens on the name. One that holds it
+        // for this long is doing something else, so the name is left alone.
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            log::warn!("{} stays: another daemon is at it", path.display());
+            log::warn!("leaving {} in place: another daemon has locked it", path.display());
             Ok(())
         }
-        // A lock can't be made, on a full disk for example; so no other daemon has one.
+        // If the lock can't be made, for example on a full disk, no other daemon has it either.
         Ok(_) | Err(_) if is_own()? => beside::remove(path),
         Ok(_) | Err(_) => Ok(()),
     }
@@ -164,9 +164,9 @@ pub fn remove_own(path: &Path, is_own: impl Fn() -> io::Result<bool>) -> io::Res
 /// Who may connect to a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Whom this process's umask lets.
+    /// Users whom this process's umask allows.
     Umask,
-    /// This user alone.
+    /// Only this process's user.
     Private,
 }
 
@@ -178,17 +178,17 @@ pub fn socket_to_bind() -> io::Result<OwnedFd> {
     Ok(socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?)
 }
 
-/// Gives a socket the name `path`, in place of a socket that nobody listens on, and
+/// Gives a socket the name `path`, in place of a socket on which nobody listens, and
 /// listens. When it returns, clients can connect.
 ///
 /// # Errors
-/// EADDRINUSE: somebody listens there, or is about to, or it is no socket.
+/// EADDRINUSE: somebody listens there or is about to, or it is not a socket.
 pub fn bind_at(fd: &OwnedFd, path: &Path, access: Access, backlog: i32) -> io::Result<Inode> {
     let address = UnixAddr::new(path)?;
-    // A process aside of this daemon may just be removing a name that it had there.
+    // Wait for the lock: a process aside of this daemon may be removing an earlier name.
     let _lock = Lock::take_soon(path)?;
     clear_stale(path, &address)?;
-    // There is one thread, so nothing else creates a file meanwhile.
+    // There is only one thread, so nothing else creates a file meanwhile.
     let before = (access == Access::Private).then(|| umask(Mode::from_bits_truncate(0o177)));
     let bound = bind(fd.as_raw_fd(), &address);
     if let Some(before) = before {
@@ -196,13 +196,13 @@ pub fn bind_at(fd: &OwnedFd, path: &Path, access: Access, backlog: i32) -> io::R
     }
     bound?;
     let inode = look(path)?.ok_or(Errno::ENOENT)?;
-    // Before the lock is gone: nobody listens on one that does not.
+    // Before the lock is released: until it listens, its name looks like one left behind.
     listen_now(fd, backlog).inspect_err(|_| drop(beside::remove(path)))?;
     Ok(inode)
 }
 
-/// Listens on a socket that was bound, maybe once more: clients see the process that
-/// did so last as its owner (SO_PEERCRED, unix(7)).
+/// Listens on a socket that was bound, perhaps not for the first time: clients see the
+/// process that did so last as its owner (SO_PEERCRED, unix(7)).
 ///
 /// # Errors
 /// None for a socket that is bound.
@@ -210,7 +210,8 @@ pub fn listen_now(fd: &OwnedFd, backlog: i32) -> io::Result<()> {
     Ok(listen(fd, Backlog::new(backlog)?)?)
 }
 
-/// All of that in this process, where it is known that `path` is on a disk of this machine.
+/// Makes a socket with the name `path` and listens, all in this process. `path` must be on a
+/// disk of this machine.
 ///
 /// # Errors
 /// As [`bind_at`].
@@ -228,7 +229,7 @@ fn look(path: &Path) -> io::Result<Option<Inode>> {
     }
 }
 
-/// Removes a socket's name that nobody listens on any more.
+/// Removes the name of a socket on which nobody listens any more.
 fn clear_stale(path: &Path, address: &UnixAddr) -> io::Result<()> {
     let data = match std::fs::symlink_metadata(path) {
         Ok(data) => data,
@@ -238,7 +239,8 @@ fn clear_stale(path: &Path, address: &UnixAddr) -> io::Result<()> {
     if !data.file_type().is_socket() {
         return Err(Errno::EADDRINUSE.into());
     }
-    // One that is too busy to accept is alive, and not waited for (EAGAIN, unix(7)).
+    // Nonblocking, because one that is too busy to accept (EAGAIN, unix(7)) is alive and is
+    // not waited for.
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let probe = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     match connect(probe.as_raw_fd(), address) {
@@ -256,10 +258,10 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// The lock of that name, also if another daemon has it for the moment.
+    /// Takes the lock of that name, and waits if another daemon has it for a moment.
     ///
     /// # Errors
-    /// EADDRINUSE: another daemon has it for longer; else it can't be made.
+    /// EADDRINUSE: another daemon has it for longer; otherwise it can't be made.
     pub fn take_soon(name: &Path) -> io::Result<Lock> {
         for _ in 1..LOCK_TRIES {
             match Lock::take(name) {
@@ -286,12 +288,12 @@ impl Lock {
             let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) => file,
                 Err((_, Errno::EINTR)) => continue,
-                // Another daemon is just taking this name.
+                // Another daemon is taking this name at the moment.
                 Err((_, Errno::EAGAIN)) => return Err(Errno::EADDRINUSE.into()),
                 Err((_, error)) => return Err(cannot(error.into())),
             };
             let lock = Lock { path: path.clone(), file };
-            // The one before may have removed it between our opening and our locking.
+            // The previous holder may have removed it after we opened it and before we locked it.
             if lock.is_there() {
                 return Ok(lock);
             }
@@ -307,7 +309,7 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         if self.is_there() {
-            // An empty file that stays is taken over by the next one.
+            // If an empty file stays, the next daemon takes it over.
             let _stays = beside::remove(&self.path);
         }
     }
@@ -337,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_listened_on_is_in_use_also_by_one_that_is_about_to() {
+    fn a_name_is_in_use_if_somebody_listens_there_or_is_about_to() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         let live = UnixListener::bind(&path).unwrap();
@@ -345,13 +347,13 @@ mod tests {
         drop(live);
         let lock = Lock::take(&path).unwrap();
         assert_eq!(listen_at(&path, Access::Umask, 8).unwrap_err().kind(), ErrorKind::AddrInUse);
-        assert!(path.exists(), "nobody but the holder of the lock removes it");
+        assert!(path.exists(), "only the holder of the lock may remove it");
         drop(lock);
         listen_at(&path, Access::Umask, 8).unwrap();
     }
 
     #[test]
-    fn of_many_that_start_at_once_on_a_stale_name_one_has_it_and_can_be_reached() {
+    fn if_many_start_at_once_on_a_stale_name_one_gets_it_and_can_be_reached() {
         for _ in 0..50 {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("s");
@@ -379,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_anothers_by_now_stays() {
+    fn a_name_that_now_refers_to_another_socket_stays() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         let (_socket, name) = listen_at(&path, Access::Umask, 8).unwrap();
@@ -401,7 +403,7 @@ mod tests {
         let lock = Lock::take(&path).unwrap();
         std::thread::scope(|scope| {
             let removing = scope.spawn(|| name.remove());
-            // It has the name now, as the one before has lost it.
+            // The other daemon takes the name, which the first one has lost.
             std::fs::remove_file(&path).unwrap();
             let _others = UnixListener::bind(&path).unwrap();
             drop(lock);
@@ -412,17 +414,17 @@ mod tests {
     }
 
     #[test]
-    fn of_a_daemon_that_ends_and_one_that_starts_the_second_has_its_name() {
+    fn if_one_daemon_ends_while_another_starts_the_second_gets_the_name() {
         for _ in 0..200 {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("s");
             let (socket, name) = listen_at(&path, Access::Umask, 8).unwrap();
             let next = std::thread::scope(|scope| {
-                // A cleaner comes just when the first one ends.
+                // Something cleans up the folder just when the first one ends.
                 scope.spawn(|| std::fs::remove_file(&path));
                 let next = scope.spawn(|| {
                     loop {
-                        // Refused while the first one listens, or as the cleaner took its name.
+                        // Refused while the first one listens, or because the cleaner took its name.
                         if let Ok(taken) = listen_at(&path, Access::Umask, 8) {
                             break taken;
                         }
@@ -458,7 +460,7 @@ mod tests {
         nix::unistd::mkfifo(&lock, Mode::S_IRWXU).unwrap();
         assert!(listen_at(&path, Access::Umask, 8).is_err());
         std::fs::remove_file(&lock).unwrap();
-        // One that a killed daemon has left.
+        // A lock file that a killed daemon has left.
         std::fs::write(&lock, "").unwrap();
         listen_at(&path, Access::Umask, 8).unwrap();
         assert_eq!(names(folder.path()), ["s"], "a socket that was dropped leaves its name");

@@ -1,4 +1,4 @@
-//! Operators: their connections, what they ask for, and who waits for an answer.
+//! Operators: their connections, their requests, and those who wait for an answer.
 
 mod log_readers;
 pub(crate) mod ready;
@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use waiters::Waiter;
 
-/// After EMFILE and its like, nobody is accepted for this long.
+/// After EMFILE and the like, no connection is accepted for this long.
 const SHORT_OF_DESCRIPTORS: Duration = Duration::from_secs(1);
 
 /// Operators' connections.
@@ -28,12 +28,12 @@ pub(crate) struct Operators {
     pub(crate) follower: Option<u32>,
     /// Those who read the log.
     log_readers: Vec<LogReader>,
-    /// Accept again then.
+    /// When connections are accepted again.
     accept_at: Option<Instant>,
 }
 
 impl Operators {
-    /// Those who connect to this server.
+    /// The operators who connect to this server.
     pub(crate) fn new(server: Server) -> Operators {
         Operators { server, waiters: Vec::new(), follower: None, log_readers: Vec::new(), accept_at: None }
     }
@@ -43,7 +43,7 @@ impl Operators {
         self.accept_at
     }
 
-    /// Accepts again, if it is time.
+    /// Accepts connections again, if it is time.
     pub(crate) fn on_time(&mut self, now: Instant) {
         if self.accept_at.is_some_and(|at| at <= now) {
             self.accept_at = None;
@@ -51,7 +51,7 @@ impl Operators {
         }
     }
 
-    /// Somebody connects.
+    /// Accepts a connection.
     pub(crate) fn accept(&mut self) {
         if let Err(error) = self.server.accept() {
             log::error!("control: cannot accept: {error}");
@@ -60,8 +60,8 @@ impl Operators {
         }
     }
 
-    /// Something happened on a connection; a request, once it is whole. Whoever takes it
-    /// [watches](Operators::watch) the connection again afterwards.
+    /// Handles an event on a connection. Returns the request once it is complete. The caller
+    /// must [watch](Operators::watch) the connection again afterwards.
     pub(crate) fn on_connection(&mut self, id: u32, flags: EpollFlags) -> Option<Request> {
         match self.server.interest(id) {
             Interest::Read if flags.contains(EpollFlags::EPOLLIN) => return self.server.read(id),
@@ -76,7 +76,7 @@ impl Operators {
         None
     }
 
-    /// After something was said to a connection, or by it.
+    /// Watches a connection for what it waits for now, after something was read or written.
     pub(crate) fn watch(&mut self, id: u32) {
         let flags = match self.server.interest(id) {
             Interest::Read => EpollFlags::EPOLLIN,
@@ -97,23 +97,23 @@ impl Operators {
         self.watch(connection);
     }
 
-    /// A line of answer.
+    /// Sends lines of an answer.
     pub(crate) fn say(&mut self, connection: Option<u32>, text: &str) {
         if let Some(connection) = connection {
             self.answer(connection, &Response::Out(text.to_owned()));
         }
     }
 
-    /// Tells the operator who follows the reload under way what happens in it. The log
-    /// is told elsewhere.
+    /// Tells the operator who follows the reload under way what happens in it. This is
+    /// logged elsewhere.
     pub(crate) fn progress(&mut self, text: &str) {
         if let Some(connection) = self.follower {
             self.answer(connection, &Response::Progress(text.to_owned()));
         }
     }
 
-    /// A child's state has changed: those who wait for it, or follow a reload, are
-    /// told as it happens.
+    /// Tells operators who wait for that child, or follow a reload, that its state has
+    /// changed.
     pub(crate) fn tell_of(&mut self, child: &Supervised) {
         let name = &child.config.name;
         let mut followers: BTreeSet<u32> = self.follower.into_iter().collect();
@@ -134,12 +134,12 @@ impl Operators {
         }
     }
 
-    /// The last word: why not.
+    /// Ends an answer with an error.
     pub(crate) fn refuse(&mut self, connection: Option<u32>, why: &str) {
         self.refuse_as(connection, why, 1);
     }
 
-    /// The same, with an exit status of its own.
+    /// Ends an answer with an error and that exit status.
     pub(crate) fn refuse_as(&mut self, connection: Option<u32>, why: &str, exit: u8) {
         if let Some(connection) = connection {
             self.server.answer(connection, &Response::Err(why.to_owned()));
@@ -147,7 +147,7 @@ impl Operators {
         }
     }
 
-    /// The last word: the exit status of who asked.
+    /// Ends an answer with the exit status of the operator's command.
     pub(crate) fn finish(&mut self, connection: Option<u32>, exit: u8) {
         if self.follower == connection {
             self.follower = None;

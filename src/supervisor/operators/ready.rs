@@ -1,30 +1,30 @@
-//! Telling whoever started the daemon that all is ready, or why not.
+//! Tells the process that started the daemon that all is ready, or why not.
 //!
-//! `plumbd run --daemon` waits at one end of a pipe for the daemon's word at
-//! the other. Both ends are here, so they can't disagree.
+//! `plumbd run --daemon` waits at one end of a pipe for the daemon's message at
+//! the other. Both ends are defined here, so they can't disagree.
 
 use crate::sys::pipe::Pipe;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 
-/// The daemon's word for "all is ready".
+/// The daemon's message for "all is ready".
 const OK: &str = "ok";
 
-/// The daemon's end. It speaks once; dropped without a word it says that the
-/// daemon died.
+/// The daemon's end. It sends one message; if it is dropped without one, that says that
+/// the daemon died.
 #[derive(Debug, Default)]
 pub struct Ready {
     to: Option<OwnedFd>,
 }
 
-/// The end of whoever waits.
+/// The end of the process that waits.
 #[derive(Debug)]
 pub struct Awaited {
     from: OwnedFd,
 }
 
-/// Both ends, close-on-exec: no child holds the daemon's end open.
+/// Both ends. They are close-on-exec, so no child holds the daemon's end open.
 ///
 /// # Errors
 /// EMFILE, ENFILE from pipe2(2).
@@ -34,34 +34,34 @@ pub fn pair() -> io::Result<(Ready, Awaited)> {
 }
 
 impl Ready {
-    /// For a daemon that nobody waits for: in the foreground.
+    /// For a daemon in the foreground, for which nobody waits.
     pub fn nobody_waits() -> Ready {
         Ready { to: None }
     }
 
-    /// All is ready. What is said after it goes to nobody.
+    /// Says that all is ready. Any later message is dropped.
     pub fn ready(&mut self) {
         self.say(OK);
     }
 
-    /// It will not be ready, and why. What is said after it goes to nobody.
+    /// Says that the daemon will not be ready, and why. Any later message is dropped.
     pub fn failed(&mut self, why: &str) {
         self.say(why);
     }
 
     fn say(&mut self, word: &str) {
         if let Some(to) = self.to.take() {
-            // Whoever waited may have been killed; the daemon goes on.
+            // The process that waited may have been killed; the daemon goes on.
             let _unheard = File::from(to).write_all(word.as_bytes());
         }
     }
 }
 
 impl Awaited {
-    /// Waits for the daemon's word.
+    /// Waits for the daemon's message.
     ///
     /// # Errors
-    /// Why it did not become ready.
+    /// The daemon did not become ready, and why.
     pub fn outcome(self) -> Result<(), String> {
         let mut word = Vec::new();
         File::from(self.from).read_to_end(&mut word).map_err(|e| format!("cannot hear from the daemon: {e}"))?;
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_is_heard() {
+    fn ready_is_received() {
         let (mut ready, awaited) = pair().unwrap();
         ready.ready();
         ready.failed("too late to say so");
@@ -86,14 +86,14 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_is_heard() {
+    fn the_reason_is_received() {
         let (mut ready, awaited) = pair().unwrap();
         ready.failed("cannot bind tcp://127.0.0.1:7007: address in use");
         assert_eq!(awaited.outcome(), Err("cannot bind tcp://127.0.0.1:7007: address in use".to_owned()));
     }
 
     #[test]
-    fn a_death_is_heard() {
+    fn a_death_is_noticed() {
         let (ready, awaited) = pair().unwrap();
         drop(ready);
         assert_eq!(awaited.outcome(), Err("the daemon died before it was ready".to_owned()));

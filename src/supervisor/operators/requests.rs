@@ -87,8 +87,8 @@ impl Supervisor {
         }
     }
 
-    /// What an operator may call one or several children, as ids and names; where
-    /// there is none of a name, the operator gets the answer.
+    /// The ids and names of the children that an operator named: instances, or all instances
+    /// of a child. If a name is unknown, this answers the operator.
     fn children_named(&mut self, connection: u32, names: &[String]) -> Option<(Vec<Id>, Vec<String>)> {
         let mut ids = Vec::new();
         for name in names {
@@ -132,7 +132,7 @@ impl Supervisor {
         self.operators.waiters.push(Waiter::Children { connection, names, goal: Goal::Down });
     }
 
-    /// Starts what waited for a change to be over.
+    /// Starts the children that waited for a change to be over.
     fn start_later(&mut self) {
         if self.changes.is_ending() || !self.changes.reloads.is_empty() {
             return;
@@ -145,7 +145,7 @@ impl Supervisor {
         }
     }
 
-    /// Answers those whose wait is over.
+    /// Answers the operators whose wait is over.
     pub(crate) fn answer_waiters(&mut self) {
         self.start_later();
         let mut place = 0;
@@ -169,10 +169,10 @@ impl Supervisor {
         }
     }
 
-    /// Why these children are not as they shall be; `None`: not known yet.
+    /// Why some of these children have not reached the goal; `None`: not known yet.
     fn wait_of(&self, names: &[String], goal: Goal) -> Option<Vec<String>> {
         match goal {
-            // What is true of it now may not be in a moment.
+            // The change may be about to stop or replace it.
             Goal::Up if names.iter().any(|name| self.changes.concern(name)) => None,
             Goal::Up => outcome::outcome_of(&self.children, names),
             Goal::Down => {
@@ -208,7 +208,7 @@ impl Supervisor {
                 stalled_for_ms: u64::try_from(stalled.as_millis()).unwrap_or(u64::MAX),
             })
             .collect();
-        // What no configuration names any more, and still has bytes.
+        // Links that are no longer configured but still hold bytes.
         links.extend(self.kept.store.waiting().into_iter().map(|(from, to, bytes)| {
             let (queued_bytes, capacity_bytes) = (bytes as u64, bytes as u64);
             status::Link { from: from.to_owned(), to: to.to_owned(), queued_bytes, capacity_bytes, stalled_for_ms: 0 }

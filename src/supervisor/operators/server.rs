@@ -1,7 +1,7 @@
-//! The control socket: operators' connections, one request each.
+//! The control socket: operators' connections, with one request each.
 //!
-//! Only root and the daemon's own user are served, by the kernel's word
-//! (SO_PEERCRED, unix(7)); the socket's mode 0600 says the same.
+//! Only root and the daemon's own user are served. The kernel says who a client is
+//! (SO_PEERCRED, unix(7)), and the socket's mode 0600 keeps the others out as well.
 
 use crate::control::{Decoder, Request, Response};
 use crate::supervisor::kept::names::{Found, Names};
@@ -15,11 +15,11 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-/// More connections than this that have asked for nothing yet, and the oldest goes.
+/// At most this many connections may have sent no request yet; beyond that the oldest is closed.
 const MOST: usize = 64;
-/// A client that reads nothing is let go once this much waits for it.
+/// A client that reads nothing is disconnected once this much waits for it.
 const UNREAD_MAX: usize = 4 << 20;
-/// Operators that wait to be accepted.
+/// How many operators may wait to be accepted.
 const BACKLOG: i32 = 128;
 
 /// The control socket and its connections.
@@ -42,25 +42,25 @@ struct Connection {
     last: bool,
 }
 
-/// What a connection wants of the loop.
+/// What a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interest {
-    /// Tell when it can be read.
+    /// Its request: report when it can be read.
     Read,
-    /// Tell when it can be written.
+    /// Room for more of its answer: report when it can be written.
     Write,
-    /// It waits for its answer: tell only when it hangs up.
+    /// Its answer: report only when it hangs up.
     Answer,
-    /// It is over: forget it.
+    /// Nothing: it is closed.
     Gone,
 }
 
 impl Server {
-    /// The socket that was made at that path, with mode 0600, in place of one that nobody
-    /// listened on. Connections wait until it [listens](Server::listen).
+    /// Takes over the socket that was made at that path, with mode 0600, in place of one on
+    /// which nobody listened. Connections wait until [`listen`](Server::listen).
     ///
     /// # Errors
-    /// `cannot listen on PATH: cause`; another daemon there is one.
+    /// `cannot listen on PATH: cause`, for example because another daemon listens there.
     pub(crate) fn at(path: &Path, names: &mut Names, poll: &Poll) -> Result<Server, String> {
         let cannot = |e: io::Error| match e.kind() {
             ErrorKind::AddrInUse => format!(
@@ -91,7 +91,7 @@ impl Server {
         }
     }
 
-    /// Whether new connections are reported from now on.
+    /// Sets whether new connections are reported from now on.
     pub fn listen(&self, yes: bool) {
         let flags = if yes { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
         if let Err(error) = self.listener.watch_for(flags) {
@@ -104,15 +104,15 @@ impl Server {
         self.name.path() == path && self.name.is_there()
     }
 
-    /// Listens where `other` does from now on; its connections stay.
+    /// Listens where `other` does from now on; its own connections stay.
     pub fn move_to(&mut self, mut other: Server) {
         std::mem::swap(&mut self.listener, &mut other.listener);
         std::mem::swap(&mut self.name, &mut other.name);
-        // The other one is dropped, and its name goes, which was this one's.
+        // `other` now has the old name, which is removed when it is dropped.
         self.listen(true);
     }
 
-    /// Takes one new connection, if there is one.
+    /// Accepts one new connection, if there is one.
     ///
     /// # Errors
     /// From accept(2), EMFILE and ENFILE among them, or from epoll_ctl(2).
@@ -132,7 +132,7 @@ impl Server {
         let peer = getsockopt(&stream, sockopt::PeerCredentials)?;
         if peer.uid() != 0 && peer.uid() != nix::unistd::geteuid().as_raw() {
             log::warn!(
-                "control: refused process {} of user {}: only root and the daemon's own user may",
+                "control: refused process {} of user {}: only root and the daemon's own user may connect",
                 peer.pid(),
                 peer.uid()
             );
@@ -141,7 +141,7 @@ impl Server {
         stream.set_nonblocking(true)?;
         let mut idle = self.connections.iter().filter(|(_, c)| !c.asked).map(|(&id, _)| id);
         if let (Some(oldest), true) = (idle.next(), idle.count() + 1 >= MOST) {
-            log::warn!("control: closed a connection that has asked for nothing: there are {MOST} such");
+            log::warn!("control: closed a connection that has asked for nothing, because there were {MOST} of them");
             self.connections.remove(&oldest);
         }
         self.next = self.next.wrapping_add(1);
@@ -151,8 +151,8 @@ impl Server {
         Ok(())
     }
 
-    /// Reads what came on a connection; a request, once it is whole. What is
-    /// none is refused, logged, and ends the connection.
+    /// Reads from a connection. Returns the request once it is complete. Anything that is not
+    /// a request is refused and logged, and ends the connection.
     pub fn read(&mut self, id: u32) -> Option<Request> {
         let connection = self.connections.get_mut(&id)?;
         let mut bytes = [0u8; 4096];
@@ -183,7 +183,7 @@ impl Server {
         }
     }
 
-    /// Answers; [`Response::Exit`] is the last word.
+    /// Sends a response; [`Response::Exit`] is the last one.
     pub fn answer(&mut self, id: u32, response: &Response) {
         self.send(id, &response.line(), matches!(response, Response::Exit(_)));
     }
@@ -201,7 +201,7 @@ impl Server {
         self.connections.get(&id).map(|connection| connection.out.len())
     }
 
-    /// Writes what the connection takes now.
+    /// Writes as much as the connection takes now.
     pub fn write(&mut self, id: u32) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         while !connection.out.is_empty() {
@@ -242,8 +242,8 @@ impl Server {
         self.connections.get(&id).map(|c| &c.stream)
     }
 
-    /// Gives the socket's name up, and returns the process aside that [removes](Name::remove)
-    /// it, if there is one. Connections stay: those who wait for the end see it when this
+    /// Removes the socket's name, and returns the process aside that [does](Name::remove) it,
+    /// if there is one. Connections stay open: operators who wait for the end see it when this
     /// process is gone.
     pub fn close(&mut self) -> Option<Pid> {
         if std::mem::replace(&mut self.closed, true) { None } else { self.name.remove() }

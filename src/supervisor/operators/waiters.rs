@@ -2,35 +2,35 @@
 
 use super::Operators;
 
-/// One who waits.
+/// What an operator waits for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Waiter {
-    /// For children to be as the operator said.
+    /// Children that are to be up or down.
     Children {
         /// The connection.
         connection: u32,
-        /// Which children.
+        /// The children's names.
         names: Vec<String>,
-        /// How they shall be.
+        /// What they are to be.
         goal: Goal,
     },
-    /// For the change under way to be over, and then for children to be up that it
-    /// concerns: to start one of them meanwhile would cross it.
+    /// The end of the change under way, to start children that it concerns: starting one of
+    /// them earlier would interfere with it.
     Later {
         /// The connection.
         connection: u32,
-        /// Which children, as the operator named them.
+        /// The children, as the operator named them.
         names: Vec<String>,
-        /// Whether those that run are to be other processes.
+        /// Whether those that run are to be restarted.
         restart: bool,
     },
-    /// For its turn to reload; `None`: a signal's.
+    /// Its turn to reload; `None`: a signal asked for it.
     Reload(Option<u32>),
-    /// For the end.
+    /// The end.
     Shutdown(u32),
 }
 
-/// How children shall be.
+/// What children are to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Goal {
     /// Up.
@@ -40,7 +40,8 @@ pub(crate) enum Goal {
 }
 
 impl Operators {
-    /// Takes out the first reload that waits for its turn: whose it is.
+    /// Removes the first reload that waits for its turn. Returns the connection that asked
+    /// for it.
     pub(crate) fn take_reload(&mut self) -> Option<Option<u32>> {
         let place = self.waiters.iter().position(|waiter| matches!(waiter, Waiter::Reload(_)))?;
         match self.waiters.remove(place) {
@@ -49,7 +50,7 @@ impl Operators {
         }
     }
 
-    /// The daemon ends: nobody will see a child come up.
+    /// Refuses all requests that wait for a child to come up, because the daemon ends.
     pub(crate) fn refuse_starts(&mut self) {
         let (up, others): (Vec<_>, _) = std::mem::take(&mut self.waiters)
             .into_iter()
@@ -62,7 +63,7 @@ impl Operators {
         }
     }
 
-    /// Tells those who wait for the end how it went.
+    /// Tells everyone who still waits how the end went.
     pub(crate) fn answer_shutdown(&mut self, end: &Result<(), String>) {
         for waiter in std::mem::take(&mut self.waiters) {
             match (waiter, end) {

@@ -1,4 +1,4 @@
-//! What each target must find out: plumbd's own functions with a protection taken away.
+//! Functions that each target must find out: plumbd's own, with a protection taken away.
 
 use super::targets::record::mend;
 use super::targets::{self, control::Requests};
@@ -17,7 +17,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Accepts a record whatever its checksum.
+/// Accepts a record without looking at its checksum.
 pub(super) fn unchecked(bytes: &[u8]) -> Decoded<'_> {
     let mut right = bytes.to_vec();
     mend(&mut right);
@@ -30,7 +30,7 @@ pub(super) fn unchecked(bytes: &[u8]) -> Decoded<'_> {
     }
 }
 
-/// Believes a ledger whatever its checksums.
+/// Believes a ledger without looking at its checksums.
 pub(super) fn credulous(fd: OwnedFd) -> Result<Ledger, String> {
     let page = File::from(fd);
     let mut bytes = [0; targets::ledger::BYTES];
@@ -40,12 +40,12 @@ pub(super) fn credulous(fd: OwnedFd) -> Result<Ledger, String> {
     Ledger::open(page.into())
 }
 
-/// Leaves out when a child is ready, so that one which says it otherwise gets the default.
+/// Leaves out `ready`, so that a child with another value gets the default.
 pub(super) fn forgetful(model: &Model) -> String {
     effective(model).lines().filter(|line| !line.starts_with("ready ")).map(|line| format!("{line}\n")).collect()
 }
 
-/// Holds whatever comes.
+/// Holds everything that comes, without a limit.
 #[derive(Default)]
 pub(super) struct Boundless(Vec<u8>);
 
@@ -64,7 +64,7 @@ impl Requests for Boundless {
     }
 }
 
-/// Hands on a problem's text with whatever is in it.
+/// Passes on a problem's text unchanged.
 pub(super) fn raw_problem(datagram: &[u8]) -> Vec<Said> {
     let mut said = parse(datagram);
     let texts = datagram.split(|&byte| byte == b'\n').filter_map(|line| line.strip_prefix(b"X_PLUMBD_PROBLEM="));
@@ -76,12 +76,12 @@ pub(super) fn raw_problem(datagram: &[u8]) -> Vec<Said> {
     said
 }
 
-/// Logs a line with whatever is in it.
+/// Logs a line unchanged.
 pub(super) fn raw_line(line: &[u8]) -> Vec<String> {
     vec![String::from_utf8_lossy(line).into_owned()]
 }
 
-/// Writes a backslash as it is.
+/// Writes a backslash without escaping it.
 pub(super) fn one_backslash(message: &[u8], out: &mut Body<'_>) {
     for piece in message.split_inclusive(|&byte| byte == b'\\') {
         match piece.strip_suffix(b"\\") {
@@ -94,7 +94,7 @@ pub(super) fn one_backslash(message: &[u8], out: &mut Body<'_>) {
     }
 }
 
-/// Takes every file for an archive whose name has the length of one.
+/// Takes every file whose name has the right length for an archive.
 pub(super) fn any_suffix(file: &Path) -> io::Result<Vec<Archive>> {
     let mut found = list(file)?;
     if found.is_empty() {

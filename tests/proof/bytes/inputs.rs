@@ -1,16 +1,16 @@
-//! Bytes to try: those of the corpus, the same with something wrong in them,
-//! and any at all.
+//! Bytes to try: those of the corpus, bytes made from them with something wrong, and
+//! random ones.
 
 use std::path::Path;
 
-/// An endless row of inputs, the same for the same seed.
+/// An endless series of inputs, the same for the same seed.
 pub(crate) struct Inputs<'a> {
     corpus: &'a [Vec<u8>],
     longest: usize,
     state: u64,
 }
 
-/// What a byte or a number is when something is wrong with it.
+/// Values of a wrong byte or number.
 const ODD: [u64; 10] = [0, 1, 3, 0x7f, 0x80, 0xff, 0xffff, i64::MAX as u64, 1 << 63, u64::MAX];
 
 /// The files of some folders.
@@ -26,7 +26,7 @@ pub(crate) fn corpus(folders: &[&str]) -> Vec<Vec<u8>> {
 }
 
 impl<'a> Inputs<'a> {
-    /// Made from that corpus, and none longer than that: short ones are many.
+    /// Inputs made from that corpus, none longer than that. Many are short.
     pub(crate) fn new(corpus: &'a [Vec<u8>], longest: usize, seed: u64) -> Inputs<'a> {
         Inputs { corpus, longest, state: seed }
     }
@@ -55,7 +55,7 @@ impl<'a> Inputs<'a> {
         other[from..from + len].to_vec()
     }
 
-    /// Makes something wrong.
+    /// Makes something in it wrong.
     fn spoil(&mut self, input: &mut Vec<u8>) {
         let at = self.below(input.len() + 1);
         let to = (at + self.below(9)).min(input.len());
@@ -78,7 +78,7 @@ impl<'a> Inputs<'a> {
         }
     }
 
-    /// The next one.
+    /// The next input.
     pub(crate) fn next(&mut self) -> Vec<u8> {
         let mut input = match self.below(8) {
             0 => {

@@ -1,5 +1,5 @@
-//! Wrong bytes: whatever reads what others wrote is given the corpus of its
-//! fuzz target, and a million inputs that were made from it or are any bytes.
+//! Wrong bytes: each reader of foreign bytes is given the corpus of its
+//! fuzz target, and a million inputs that are made from it or are random.
 
 mod doctored;
 mod inputs;
@@ -17,7 +17,7 @@ type Target = fn(&[u8]) -> Verdict;
 /// How many inputs a target is given.
 const INPUTS: u32 = 1_000_000;
 
-/// One of them: a reader of bytes that others wrote.
+/// The trial of one reader.
 fn trial(name: &'static str, fault: &'static str, promise: &'static str, attempt: fn(f64) -> Tried) -> Trial {
     Trial { name, fault, promise, missing: || None, attempt }
 }
@@ -33,7 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
                     "record",
                     targets::record::target,
                     times,
-                    ("a decoder that looks at no checksum", |bytes| targets::record::look(bytes, doctored::unchecked)),
+                    ("a decoder that ignores checksums", |bytes| targets::record::look(bytes, doctored::unchecked)),
                 )
             },
         ),
@@ -66,15 +66,13 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial(
             "bytes/ledger",
             "any ledger and any header of an intent file",
-            "refused, unless every checksum of what counts is right; then as it says",
+            "refused, unless every checksum of what counts is right; then taken as it says",
             |times| {
                 attempt(
                     "ledger",
                     targets::ledger::target,
                     times,
-                    ("a ledger whose checksums nobody looks at", |bytes| {
-                        targets::ledger::look(bytes, doctored::credulous)
-                    }),
+                    ("a ledger whose checksums are ignored", |bytes| targets::ledger::look(bytes, doctored::credulous)),
                 )
             },
         ),
@@ -86,14 +84,16 @@ pub(crate) fn trials() -> Vec<Trial> {
         ),
         trial(
             "bytes/notify",
-            "any datagram as what a child says about itself",
-            "no more is heard than was said, and no text steers a terminal",
+            "any datagram as what a child reports about itself",
+            "nothing is understood that was not sent, and no text controls a terminal",
             |times| {
                 attempt(
                     "notify",
                     targets::notify::target,
                     times,
-                    ("a problem's text as it came", |bytes| targets::notify::look(bytes, doctored::raw_problem)),
+                    ("a problem's text passed on unchanged", |bytes| {
+                        targets::notify::look(bytes, doctored::raw_problem)
+                    }),
                 )
             },
         ),
@@ -106,33 +106,35 @@ pub(crate) fn trials() -> Vec<Trial> {
                     "log",
                     targets::log::target,
                     times,
-                    ("a line as it came", |bytes| targets::log::look(bytes, doctored::raw_line)),
+                    ("a line logged unchanged", |bytes| targets::log::look(bytes, doctored::raw_line)),
                 )
             },
         ),
         trial(
             "bytes/message",
             "any bytes as a message in the file",
-            "one line that steers no terminal, and every byte can be had back",
+            "one line that controls no terminal, and from which every byte can be restored",
             |times| {
                 attempt(
                     "message",
                     targets::message::target,
                     times,
-                    ("a backslash that stays one", |bytes| targets::message::look(bytes, doctored::one_backslash)),
+                    ("a backslash that is not escaped", |bytes| targets::message::look(bytes, doctored::one_backslash)),
                 )
             },
         ),
         trial(
             "bytes/names",
             "files of any name beside the message file",
-            "what is listed as its archive has the name of one, with a time that exists",
+            "what is listed as an archive has the name of one, with a time that exists",
             |times| {
                 attempt(
                     "names",
                     targets::names::target,
                     times,
-                    ("whatever begins as an archive does", |bytes| targets::names::look(bytes, doctored::any_suffix)),
+                    ("any name that begins like that of an archive", |bytes| {
+                        targets::names::look(bytes, doctored::any_suffix)
+                    }),
                 )
             },
         ),
@@ -140,7 +142,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn attempt(name: &str, target: Target, times: f64, (doctored, control): (&str, Target)) -> Tried {
-    // Where looking takes long, short inputs.
+    // If a target is slow, its inputs are short.
     let longest = match name {
         "config" => 60,
         "ledger" | "recovery" => 520,
@@ -189,12 +191,12 @@ fn seed() -> u64 {
     u64::from(now.subsec_nanos()) ^ now.as_secs()
 }
 
-/// What a target said of its inputs.
+/// The verdicts of a target about its inputs.
 #[derive(Default)]
 struct Said {
     right: u64,
     wrong: u64,
-    /// The first that was wrong, and why.
+    /// The first input that was wrong, and why.
     first_wrong: Option<(Vec<u8>, String)>,
 }
 
@@ -210,7 +212,7 @@ impl Said {
     }
 }
 
-/// Tries the inputs of the corpus, then so many others, on every core; ends with
+/// Tries the inputs of the corpus, then this many others, on every core. Stops at
 /// the first that is wrong.
 fn try_all(target: Target, corpus: &[Vec<u8>], longest: usize, seed: u64, count: u64) -> Said {
     let mut all = Said::default();
@@ -221,7 +223,7 @@ fn try_all(target: Target, corpus: &[Vec<u8>], longest: usize, seed: u64, count:
         }
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
-    // What is left to try; nothing once something was found.
+    // How many are left to try; none once something was found.
     let left = AtomicU64::new(count);
     let take = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
     let work = |core: u64| {

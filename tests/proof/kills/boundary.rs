@@ -1,5 +1,5 @@
-//! A traced process, killed at its N-th system call, before and after it, for
-//! every N until it ends without a kill; and inside the long ones.
+//! A traced process is killed before and after its N-th system call, for
+//! every N until it ends without a kill, and also inside long system calls.
 
 use super::control;
 use super::count::Count;
@@ -40,7 +40,7 @@ fn logger_calls(rotating: bool, times: f64) -> Count {
     rounds.fold(Count::default(), |a, b| a.and(&b))
 }
 
-/// Takes the next place again and again, until a run comes to its end.
+/// Kills at one place after the other, until a run ends without a kill.
 fn logger_calls_from(next: &AtomicUsize, last: &AtomicUsize, rotating: bool) -> Count {
     let mut count = Count::default();
     loop {
@@ -67,7 +67,7 @@ fn logger_calls_from(next: &AtomicUsize, last: &AtomicUsize, rotating: bool) -> 
     }
 }
 
-/// The control: the same kills, but what the logger noted is wiped.
+/// The control: the same kills, but the logger's notes are wiped.
 fn without_ledger() -> String {
     let mut found = 0;
     let places = 10;
@@ -89,20 +89,20 @@ fn without_ledger() -> String {
     format!("ledger wiped after the kill: found out at {found} of {places} places")
 }
 
-/// A logger that is stopped so many stops after it began to save its first batch.
+/// A logger that is held this many stops after it began to save its first batch.
 fn begin_to_save(rig: &Rig, stop: usize) -> Logger {
     let logger = trace::held_before_a_write(rig);
     trace::go_on(&logger, stop);
     logger
 }
 
-/// The logger, so many microseconds after it began to write a batch.
+/// The logger, some microseconds after it began to write a batch.
 pub(crate) fn inside_writes(times: f64) -> Tried {
     let mut count = Count::default();
     let (mut inside, mut torn) = (0, 0);
-    // It writes a page at a time, and looks for a kill after each.
+    // In this file system, a write goes page by page, and can be killed after each.
     let memory = Evidence(tempfile::tempdir_in("/dev/shm").unwrap());
-    // However few kills were asked for, one of them must have cut a write.
+    // Even if only few kills are asked for, one of them must have cut a write.
     let (least, until) = (scaled(100, times), Instant::now() + Duration::from_secs(120));
     for round in 1.. {
         let (mut rig, sent) = rig::full();
@@ -110,7 +110,7 @@ pub(crate) fn inside_writes(times: f64) -> Tried {
         let logger = begin_to_save(&rig, 0);
         let file = File::open(rig.path()).unwrap();
         ptrace::syscall(logger.pid(), None).unwrap();
-        // Its first page is there.
+        // Wait for the first page.
         while file.metadata().unwrap().len() == 0 && Instant::now() < until {}
         let (began, wait) = (Instant::now(), Duration::from_micros(any(60)));
         while began.elapsed() < wait {
@@ -123,7 +123,7 @@ pub(crate) fn inside_writes(times: f64) -> Tried {
         let within = rig::is_within_a_line(&rig);
         count.within_a_line += u64::from(within);
         inside += u32::from(within);
-        // The control: what is there now is all that there will be.
+        // The control: what the file would be without the next logger.
         torn += u32::from(checker::check(&*saved, Format::Text, &sent).unwrap().torn > 0);
         rig.drain();
         rig::check(&rig, &sent, &mut count, &format!("after a kill {wait:?} into a write"));
@@ -155,7 +155,7 @@ fn echo_calls(echo_after: &str) -> Count {
         std::thread::scope(|scope| {
             let clients = scope.spawn(|| {
                 let all = talk(address, u32::try_from(stop).unwrap() * 16);
-                // Not reaped before this is over, so its number is its own.
+                // It is not reaped before this is over, so its pid can't be reused.
                 traced.signal(SIGTERM);
                 all
             });
@@ -163,7 +163,7 @@ fn echo_calls(echo_after: &str) -> Count {
             if trace::run_to(traced.pid(), SYS_epoll_create1, Place { stop, steps: 0 }) {
                 traced.signal(SIGKILL);
                 killed.store(true, Ordering::Relaxed);
-                // It serves whom the one before had not taken.
+                // It serves the clients that its predecessor had not accepted.
                 let next = start(&rig, &listener, echo_after, false);
                 connections.extend(clients.join().unwrap());
                 next.stop();
@@ -186,7 +186,7 @@ fn echo_calls(echo_after: &str) -> Count {
     count
 }
 
-/// Short messages and long ones, until each is echoed or its connection is over.
+/// Sends short messages and long ones, until each is echoed or its connection has ended.
 fn talk(address: SocketAddr, first: u32) -> Vec<Connection> {
     std::thread::scope(|scope| {
         let short = scope.spawn(|| send(address, 3, 4, 128, first));
@@ -195,7 +195,7 @@ fn talk(address: SocketAddr, first: u32) -> Vec<Connection> {
     })
 }
 
-/// So many messages of one length on each of so many connections, all at once.
+/// Sends `depth` messages of one length on each of `connections` connections, all at once.
 fn send(address: SocketAddr, connections: u32, depth: u32, length: usize, first: u32) -> Vec<Connection> {
     let lasts = Duration::ZERO;
     let plan = Plan { address, connections, depth, length, first, reconnect: false, lasts, ..Plan::usual(0) };
@@ -204,7 +204,7 @@ fn send(address: SocketAddr, connections: u32, depth: u32, length: usize, first:
     outcome.connections
 }
 
-/// The control: an echo that answers though a write to its queue did not happen.
+/// The control: an echo that answers although a write to its queue did not happen.
 fn a_write_left_out() -> String {
     let mut rig = Rig::with("text", Records);
     let logger = rig.start();

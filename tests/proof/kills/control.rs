@@ -1,5 +1,5 @@
-//! The controls: the same faults with a protection really taken away, which
-//! the checker must find out.
+//! The controls: the faults of the trials with a protection really taken away, which
+//! the checker must notice.
 
 use super::halves;
 use super::rig;
@@ -13,14 +13,14 @@ use plumbd::control::Request;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A sink that reads, then writes, and keeps no account.
+/// A sink that reads, then writes, and notes nothing.
 const TEE: &str = "exec tee -a messages.log >/dev/null";
-/// One that has some lines in memory, too.
+/// A sink that also keeps some lines in memory.
 const AWK: &str = "exec awk '{ print }' >>messages.log";
-/// Tries until a control must have been found out.
+/// After this many tries, a control must have been found out.
 const TRIES: u32 = 200;
 
-/// Makes the fault until the checker finds something; how long that took.
+/// Makes the fault until the checker finds something. Reports how long that took.
 fn until_found(what: &str, mut make: impl FnMut() -> Verdict) -> String {
     for tries in 1..=TRIES {
         let verdict = make();
@@ -34,7 +34,7 @@ fn until_found(what: &str, mut make: impl FnMut() -> Verdict) -> String {
 }
 
 fn clients(port: u16) -> Plan {
-    // Where this panics its clients end, and then it.
+    // If this panics, its clients end first.
     Plan { connections: 12, lasts: DEADLINE * 4, ..Plan::usual(port) }
 }
 
@@ -51,7 +51,7 @@ fn program(sink: &str) -> String {
     format!("command = [\"/bin/sh\", \"-c\", \"{sink}\"]\nenvironment = {{ ROUND = \"\" }}")
 }
 
-/// So many faults under load, one after the other; what is in the file then.
+/// Makes this many faults under load, one after the other. Returns the verdict about the file.
 fn disturbed(config: &str, port: u16, format: Format, faults: u32, fault: impl Fn(&mut Daemon)) -> Verdict {
     let mut daemon = Daemon::start(config);
     let stop = AtomicBool::new(false);
@@ -103,7 +103,7 @@ pub(crate) fn a_sink_without_a_ledger_and_its_source() -> String {
 
 /// For kills of the supervisor.
 pub(crate) fn a_sink_that_does_not_outlive_its_supervisor() -> String {
-    until_found("`awk` as the sink, which ends when it is told to", || {
+    until_found("`awk` as the sink, which ends when it is asked to", || {
         let port = free_port();
         disturbed(&config(port, &program(AWK)), port, Format::Raw, 1, |daemon| {
             let children = children_of(daemon.pid());
@@ -120,7 +120,7 @@ pub(crate) fn a_sink_without_a_ledger_in_a_reload() -> String {
     let what = "`awk` as the sink, killed during 5 reloads";
     with_sink(what, AWK, |daemon| {
         let before = daemon.child_pid_when_up("sink");
-        // Always another one than before.
+        // The configuration is different each time.
         daemon.configure(&daemon.read_text("plumbd.toml").replace("ROUND = \"", "ROUND = \"another "));
         let reload = daemon.ask_meanwhile(Request::Reload);
         kill(before, SIGKILL);
@@ -142,14 +142,14 @@ pub(crate) fn a_sink_without_a_ledger_in_a_stop() -> String {
     })
 }
 
-/// For kills of all at once: nobody keeps what is only in the pipes.
+/// For kills of all at once: no process keeps what is only in the pipes.
 pub(crate) fn nobody_keeps_the_pipes() -> String {
     let port = free_port();
     let sink = "plugin = \"logger\"\n[children.sink.settings]\nfile = \"messages.log\"";
     let mut daemon = Daemon::start(&config(port, sink));
     let mut connections = Vec::new();
     let mut first = 0;
-    let found = until_found("`queued`, and nobody keeps the pipes", || {
+    let found = until_found("`queued`, and no process keeps the pipes", || {
         let (stop, plan) = (AtomicBool::new(false), Plan { first, reconnect: false, ..clients(port) });
         first += 1000;
         std::thread::scope(|scope| {
@@ -168,7 +168,7 @@ pub(crate) fn nobody_keeps_the_pipes() -> String {
     found
 }
 
-/// For kills of sources: one that notes what it has written before it has.
+/// For kills of sources: a source that notes lines before it has written them.
 pub(crate) fn a_source_that_buffers() -> String {
     let setting =
         Setting { echo_after: "saved", load: Load::Many, managed: false, pipes_are_lost: false, rotate: false };
@@ -184,9 +184,9 @@ pub(crate) fn a_source_that_buffers() -> String {
     })
 }
 
-/// For kills while the daemon rotates: copied and truncated, as some rotators do.
+/// For kills while the daemon rotates: the file is copied and truncated, as some rotators do.
 pub(crate) fn copied_and_truncated() -> String {
-    until_found("the file copied and truncated in place of renamed, 5 times", || {
+    until_found("the file copied and truncated instead of renamed, 5 times", || {
         let port = free_port();
         let sink = "plugin = \"logger\"\n[children.sink.settings]\nfile = \"messages.log\"";
         disturbed(&config(port, sink), port, Format::Text, 5, |daemon| {
@@ -197,7 +197,8 @@ pub(crate) fn copied_and_truncated() -> String {
     })
 }
 
-/// Under this, some system calls of a process seem to succeed and do not happen.
+/// Options for strace, under which some system calls of a process seem to succeed but do not
+/// happen.
 fn left_out<'a>(trace: &'a str, inject: &'a str) -> [&'a str; 8] {
     ["strace", "-qq", "-o", "/dev/null", "-e", trace, "-e", inject]
 }
@@ -213,10 +214,10 @@ pub(crate) fn renames_left_out() -> String {
     })
 }
 
-/// For archivists that are killed: one that removes an archive before its compressed
+/// For kills of archivists: an archivist that removes an archive before its compressed
 /// form is in place, and is killed between the two.
 pub(crate) fn removed_and_not_in_place() -> String {
-    until_found("an archive that goes before its compressed form is in place", || {
+    until_found("an archive that is removed before its compressed form is in place", || {
         let (mut rig, sent) = rig::full();
         rig.settings["rotate"] = serde_json::json!({"size": 4096, "least_ms": 0});
         rig.start().wait_success();
@@ -228,7 +229,7 @@ pub(crate) fn removed_and_not_in_place() -> String {
     })
 }
 
-/// For halves of lines: a sink that has read one, and then is killed.
+/// For half lines: a sink that is killed after it has read one.
 pub(crate) fn a_sink_that_reads_lines() -> String {
     const SINK: &str = "while IFS= read -r line; do echo \\\"$line\\\" >>messages.log; done";
     for tries in 1..=TRIES {

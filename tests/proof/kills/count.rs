@@ -1,4 +1,4 @@
-//! What came of it, in numbers.
+//! The outcome of kills, in numbers.
 
 use super::halves::Halves;
 use crate::load::checker::Verdict;
@@ -8,25 +8,25 @@ use crate::trial::{Tried, add};
 /// Sums over any number of message files.
 #[derive(Debug, Default)]
 pub(crate) struct Count {
-    /// Processes may be several: a kill of all at once is one.
+    /// A kill of several processes at once counts as one.
     pub(crate) kills: u64,
-    /// Kills that left the file within a line.
+    /// Kills after which the file ended within a line.
     pub(crate) within_a_line: u64,
-    /// Kills that came while what they were to disturb was still under way.
+    /// Kills that came while the operation that they should disturb was still under way.
     pub(crate) in_time: u64,
-    /// What ordinary programs wrote that end within lines.
+    /// What ordinary programs wrote whose writes end within lines.
     pub(crate) halves: Halves,
     /// Rotated files.
     pub(crate) rotated: u64,
     files: u64,
     connections: u64,
     total: Verdict,
-    /// Damaged files that the checker was shown.
+    /// Damaged files that were given to the checker.
     pub(crate) doctored: u64,
 }
 
 impl Count {
-    /// Adds a file, with which nothing may be wrong.
+    /// Adds a file, which must be right.
     #[track_caller]
     pub(crate) fn add(&mut self, verdict: &Verdict, connections: &[Connection], when: &str) {
         assert!(verdict.is_clean(), "{when}: {verdict}");
@@ -37,7 +37,7 @@ impl Count {
         add(&mut self.total, verdict);
     }
 
-    /// Both together.
+    /// The sum of both.
     pub(crate) fn and(mut self, other: &Count) -> Count {
         self.kills += other.kills;
         self.within_a_line += other.within_a_line;
@@ -51,7 +51,7 @@ impl Count {
         self
     }
 
-    /// As a trial tells it.
+    /// The result of a trial with these counts.
     pub(crate) fn tried(&self, control: &str) -> Tried {
         let mut count = format!("{} kills", self.kills);
         if self.in_time > 0 {
@@ -67,7 +67,7 @@ impl Count {
         if runs > 0 {
             count += &format!(", {bytes} bytes of {runs} ordinary programs that were killed within a line");
             let outcome = format!(
-                "every byte once, in order: {gone_on} halves gone on with by the next program, {ended} ended with their link"
+                "every byte once, in order: {gone_on} halves continued by the next program, {ended} ended with their link"
             );
             return Tried { count, outcome, control: control.to_owned() };
         }

@@ -6,16 +6,17 @@ use memchr::{memchr, memmem, memrchr};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::Range;
 
-/// A number below `n`, another each time.
+/// A number below `n`, a different one each time.
 pub(crate) fn any(n: u64) -> u64 {
     RandomState::new().build_hasher().finish() % n
 }
 
-/// Shows the checker the file without one line, with one twice, with two in
-/// the wrong order, with one torn, and with one that nobody sent. How many files.
+/// Gives the checker the file without one line, with one twice, with two in
+/// the wrong order, with one torn, and with one that no client sent. Returns how many files
+/// there were.
 ///
 /// # Panics
-/// Where one is not found out.
+/// If one is not found out.
 pub(crate) fn damage(file: &[u8], format: Format, connections: &[Connection]) -> u64 {
     let Some((first, second)) = two_lines(file, connections) else { return 0 };
     let (before, between, after) = (&file[..first.start], &file[first.end..second.start], &file[second.end..]);

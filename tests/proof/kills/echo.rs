@@ -10,25 +10,25 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::Mutex;
 
-/// A running echo; killed where a trial forgets it.
+/// A running echo. It is killed if a trial fails to end it.
 pub(crate) struct Running {
     pid: Pid,
     child: Mutex<Child>,
 }
 
-/// What it is given comes through its first three descriptors.
+/// A script that opens its descriptors, which come through the first three.
 const OPEN: &str = "exec 3<&0 4<&2 0</dev/null 2>\"$DIR/echo.log\" 5<\"$DIR/echo.settings\" || exit 99
     export LISTEN_PID=$$\n";
 
-/// Starts it; `stopped`, as [`crate::trace::STOPPED`] does.
+/// Starts it; if `stopped`, like [`crate::trace::STOPPED`].
 pub(crate) fn start(rig: &Rig, listener: &TcpListener, echo_after: &str, stopped: bool) -> Running {
     let stop = if stopped { "kill -STOP $$" } else { "" };
     started(rig, listener, echo_after, &format!("{OPEN} {stop}\n exec \"$PLUMBD\" plugin echo"))
 }
 
-/// Starts one that answers each message once it is in the queue, and whose
-/// second write to the queue does not happen, though it seems to. It must have
-/// 4096 bytes, as the writes of a long message have.
+/// Starts an echo that answers each message once it is in the queue. Its second write to the
+/// queue seems to succeed but does not happen. That write must have 4096 bytes, like those of a
+/// long message.
 pub(crate) fn started_under_strace(rig: &Rig, listener: &TcpListener) -> Running {
     let strace = "exec strace -D -qq -o /dev/null -e trace=write -e inject=write:retval=4096:when=2";
     started(rig, listener, "queued", &format!("{OPEN} {strace} \"$PLUMBD\" plugin echo"))
@@ -37,7 +37,7 @@ pub(crate) fn started_under_strace(rig: &Rig, listener: &TcpListener) -> Running
 fn started(rig: &Rig, listener: &TcpListener, echo_after: &str, script: &str) -> Running {
     let mut settings = serde_json::to_value(Settings::default()).unwrap();
     settings["echo_after"] = echo_after.into();
-    // Silence ends no message: under a tracer it may come between any two bytes.
+    // A pause must end no message, because under a tracer there may be one between any two bytes.
     settings["partial_after"] = 60_000.into();
     let dir = rig.folder.path();
     std::fs::write(dir.join("echo.settings"), settings.to_string()).unwrap();
@@ -64,12 +64,12 @@ impl Running {
         self.pid
     }
 
-    /// Sends a signal; to a dead one it is nothing.
+    /// Sends a signal. If it is dead, nothing happens.
     pub(crate) fn signal(&self, signal: Signal) {
         nix::sys::signal::kill(self.pid, signal).unwrap();
     }
 
-    /// Asks it to end, once it can be asked, and waits for that.
+    /// Asks it to end, once it handles the signal, and waits for that.
     pub(crate) fn stop(self) {
         wait_until("it catches SIGTERM", || self.catches_sigterm().then_some(()));
         self.signal(Signal::SIGTERM);
@@ -77,14 +77,14 @@ impl Running {
         assert!(status.success(), "{status:?}");
     }
 
-    /// Waits for its end; whether it was killed. Otherwise it was a success.
+    /// Waits for its end. Returns whether it was killed; otherwise it must have succeeded.
     pub(crate) fn wait_killed(self) -> bool {
         let status = self.wait();
         assert!(status.success() || status.signal() == Some(9), "{status:?}");
         !status.success()
     }
 
-    /// By the mask in proc_pid_status(5).
+    /// Whether it catches SIGTERM, according to the mask in proc_pid_status(5).
     fn catches_sigterm(&self) -> bool {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
         let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));

@@ -1,5 +1,5 @@
-//! A logger whose `file` is another each time that it starts, and two that
-//! exchange theirs: each message is once in all files together.
+//! A logger that has another `file` each time that it starts, and two loggers that
+//! exchange theirs: each message is in all files together exactly once.
 
 use super::count::Count;
 use super::doctor::any;
@@ -61,7 +61,7 @@ fn together(files: &[PathBuf], to: &Path) {
     std::fs::write(to, sorted).unwrap();
 }
 
-/// Two loggers that are killed, one after the other or one alone, and have each
+/// Two loggers are killed, one after the other or only one of them, and have each
 /// other's file when they start again.
 fn exchange(count: &mut Count) -> (Rig, Vec<Connection>) {
     let mut sent = Vec::new();
@@ -95,7 +95,7 @@ fn exchange(count: &mut Count) -> (Rig, Vec<Connection>) {
     (first, sent)
 }
 
-/// The control: ledgers that do not say which file a batch is for.
+/// The control: ledgers that don't name the file of a batch.
 fn forgetful() -> String {
     const PLACE: usize = 18;
     let (mut found, rounds) = (0, 60);
@@ -107,7 +107,7 @@ fn forgetful() -> String {
                 ledger.words(PLACE + 1)[PLACE].store(0, Ordering::Relaxed);
             }
         });
-        // Somebody comes back to each of them.
+        // A logger comes back to each of them.
         for file in &files {
             rig.links.clear();
             rig.settings["file"] = file.to_str().unwrap().into();

@@ -1,6 +1,6 @@
-//! Ordinary programs that are killed within a line. What one of them wrote is
-//! saved byte for byte, whoever is killed: the half line that a dead one left
-//! stays in the pipe, and what the next one writes goes on with it.
+//! Ordinary programs that are killed within a line. Whatever process is killed, what a
+//! program wrote is saved byte for byte: the half line of a dead program stays in the pipe,
+//! and what the next program writes continues it.
 
 use super::doctor::any;
 use super::random::with_each;
@@ -12,10 +12,10 @@ use memchr::memmem;
 use std::ops::AddAssign;
 use std::path::Path;
 
-/// As `tick` it writes five lines and the half of one, then the other half, five
-/// more and the half of one, and so on, each in one write that is in the pipe
-/// whole or not at all. As `tock` it writes lines that are saved in two parts,
-/// each in one write that may be cut anywhere. It notes each write.
+/// As `tick`, it writes five lines and half of one, then the other half, five more and half of
+/// one, and so on, each in one write that goes into the pipe as a whole or not at all. As
+/// `tock`, it writes lines that are saved in two parts, each in one write that may be cut
+/// anywhere. It notes each write.
 pub(crate) const PROGRAM: &str = r#"#!/bin/sh
 told=told.$PLUMBD_CHILD.$$
 : >"$told"
@@ -38,24 +38,25 @@ BEGIN {
     }
 }'
 "#;
-/// Lines of one write of `tick`, whose last is a half; bytes of a line, and of a half; as in [`PROGRAM`].
+/// How many lines one write of `tick` has, of which the last is a half, and the length of a line
+/// and of a half; as in [`PROGRAM`].
 const LINES: usize = 6;
 const LENGTH: usize = 64;
 const HALF: usize = 30;
-/// Rows of 64 digits in a line of `tock`, which has so many bytes.
+/// How many rows of 64 digits a line of `tock` has, and how many bytes.
 const ROWS: usize = 1562;
 const LONG: usize = 18 + 64 * ROWS + 1;
-/// What a process id is added to.
+/// The number of a program is this plus its pid.
 const NUMBERS: u32 = 0x4000_0000;
 
-/// What was found of one program's bytes.
+/// What was found about one program's bytes.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Halves {
     pub(crate) runs: u64,
     pub(crate) bytes: u64,
-    /// Halves behind which the next one's first line stands.
+    /// Halves that are followed by the first line of the next program.
     pub(crate) gone_on: u64,
-    /// Halves that are a line, for the end of the link came behind them.
+    /// Halves that became a line, because the link ended after them.
     pub(crate) ended: u64,
 }
 
@@ -68,7 +69,7 @@ impl AddAssign for Halves {
     }
 }
 
-/// Kills any of them.
+/// Kills any of the processes.
 pub(crate) fn attempt(times: f64) -> Tried {
     let setting =
         |managed| Setting { echo_after: "saved", load: Load::Halves, managed, pipes_are_lost: false, rotate: false };
@@ -80,7 +81,7 @@ pub(crate) fn attempt(times: f64) -> Tried {
                 1 => service.kill_and_see_replaced(&["tick"]),
                 2 => service.kill_and_see_replaced(&["logger", "tick", "tock"]),
                 _ => {
-                    // Without a manager only the logger has the pipes then: there must be one.
+                    // Without a manager, only the logger keeps the pipes then, so there must be one.
                     service.daemon.child_pid_when_up("logger");
                     service.kill_supervisor(service.is_managed() && any(2) == 0);
                     service.start_again();
@@ -91,7 +92,8 @@ pub(crate) fn attempt(times: f64) -> Tried {
     count.tried(&super::control::a_sink_that_reads_lines())
 }
 
-/// Compares what a program wrote, by its own notes in that folder, with its bytes in the file.
+/// Compares what a program wrote, according to its notes in that folder, with its bytes in the
+/// file.
 ///
 /// # Errors
 /// The first difference.
@@ -103,7 +105,7 @@ pub(crate) fn check(dir: &Path, child: &str, saved: &[u8]) -> Result<Halves, Str
     while let Some(run) = runs.next() {
         let next = runs.peek().map_or(saved.len(), |next| next.begins(saved, at));
         let is = &saved[at..next];
-        // The end of the link makes a line of a half.
+        // The end of the link turns a half into a line.
         let is_ended = is.ends_with(b"\n") && !run.written.starts_with(is);
         let is = if is_ended { &is[..is.len() - 1] } else { is };
         if is.len() < run.noted || !run.written.starts_with(is) {
@@ -128,9 +130,9 @@ pub(crate) fn check(dir: &Path, child: &str, saved: &[u8]) -> Result<Halves, Str
 /// One process of a program.
 struct Run {
     pid: String,
-    /// What it may have written: killed behind a write, or within one, it could not note it any more.
+    /// What it may have written. If it was killed in or after a write, it could not note that.
     written: Vec<u8>,
-    /// So many bytes it surely has.
+    /// How many bytes it has certainly written.
     noted: usize,
 }
 
@@ -146,7 +148,7 @@ impl Run {
         }
     }
 
-    /// Its first 18 bytes, which no other has.
+    /// Its first 18 bytes, which no other process has.
     fn head(&self) -> &[u8] {
         &self.written[..18]
     }
@@ -156,13 +158,13 @@ impl Run {
         self.noted > 0 || memmem::find(saved, self.head()).is_some()
     }
 
-    /// Where its bytes begin; at the end where they are missing.
+    /// Where its bytes begin; at the end if they are missing.
     fn begins(&self, saved: &[u8], from: usize) -> usize {
         memmem::find(&saved[from..], self.head()).map_or(saved.len(), |at| from + at)
     }
 }
 
-/// The bytes of one child in a file in json, its lines with their ends.
+/// The bytes of one child in a file in the json format, with line ends.
 pub(crate) fn bytes_of(child: &str, file: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for line in file.split_inclusive(|byte| *byte == b'\n') {
@@ -192,7 +194,7 @@ fn halved_lines(number: u32, writes: usize) -> Vec<u8> {
     bytes
 }
 
-/// The same of `tock`.
+/// The bytes of that many writes of `tock`.
 fn long_lines(number: u32, writes: usize) -> Vec<u8> {
     let body: String = (0..ROWS).map(|row| format!("{row:064}")).collect();
     (0..writes).flat_map(|sequence| format!("{number:08x}.{sequence:08x} {body}\n").into_bytes()).collect()

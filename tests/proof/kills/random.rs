@@ -26,7 +26,7 @@ pub(crate) fn with_each(settings: Vec<Setting>, attempt: impl Fn(&mut Service) +
     })
 }
 
-/// Each on a thread of its own, all at once; what came of them together.
+/// Runs each on a thread of its own, all at once. Returns the sum of the counts.
 pub(crate) fn side_by_side<T: Sync>(each: &[T], attempt: impl Fn(&T) -> Count + Sync) -> Count {
     std::thread::scope(|scope| {
         let workers: Vec<_> = each.iter().map(|one| scope.spawn(|| attempt(one))).collect();

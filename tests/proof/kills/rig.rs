@@ -10,18 +10,18 @@ use plumbd::link::handover::Protocol::{Lines, Records};
 use std::fs::File;
 use std::io::Write;
 
-/// Who sends the records of a [`Source`] with records.
+/// The client of the records.
 const CLIENT: &str = "127.0.0.1:40312";
 /// One epoch for each rig's records.
 const EPOCH: u64 = 7;
 
-/// Nothing sent yet.
+/// A connection that has sent nothing yet.
 pub(crate) fn nobody(number: u32, peer: &str, length: usize) -> Connection {
     Connection::new(number, peer.to_owned(), length)
 }
 
 /// Puts more lines into a queue, in pieces that end anywhere. What is in the
-/// queue must be saved: it counts as echoed.
+/// queue must be saved, so it counts as echoed.
 pub(crate) fn put_lines(queue: &mut File, c: &mut Connection, count: u32) {
     let mut bytes = Vec::new();
     for sequence in c.sent..c.sent + count {
@@ -49,8 +49,8 @@ pub(crate) fn put_message(queue: &File, c: &mut Connection, sequence: &mut u64) 
     c.echoed = c.sent;
 }
 
-/// Two links of lines and one of records, short ones and long ones, with more
-/// than one batch takes; all of them have ended.
+/// A rig with two links of lines and one of records, short ones and long ones. They have more than
+/// one batch takes, and have ended.
 pub(crate) fn full() -> (Rig, Vec<Connection>) {
     let mut rig = Rig::new("text");
     let mut all = Vec::new();

@@ -1,6 +1,6 @@
 //! Kills around rotations: of a logger under load that rotates and compresses
-//! all the time, without the ten seconds that the configuration puts between two
-//! rotations; and of anything in a whole daemon, at the moment when it rotates.
+//! all the time, without the usual ten seconds between two
+//! rotations, and of any process of a whole daemon at the moment when it rotates.
 
 use super::control;
 use super::count::Count;
@@ -16,12 +16,12 @@ use plumbd::link::handover::Protocol::{Lines, Records};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Between two writes of a source, so that the sources are not what takes the time.
+/// A pause between two writes of a source, so that the sources leave the others some time.
 fn pause() {
     std::thread::sleep(Duration::from_millis(2));
 }
 
-/// Kills it at any instant.
+/// Kills the logger at any instant.
 pub(crate) fn attempt(times: f64) -> Tried {
     let kills = scaled(150, times);
     side_by_side(&["gzip", "zstd"], |compress| kill_rotating(compress, kills))

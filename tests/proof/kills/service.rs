@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// What there is to lose.
+/// The load, that is, what can be lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Load {
     /// Messages of 128 bytes.
@@ -42,7 +42,7 @@ pub(crate) struct Setting {
     pub(crate) load: Load,
     /// Under a service manager that keeps its descriptors.
     pub(crate) managed: bool,
-    /// What was only in a pipe may be lost: all are killed, and nobody keeps the pipes.
+    /// What was only in a pipe may be lost, because all are killed and no process keeps the pipes.
     pub(crate) pipes_are_lost: bool,
     /// Rotates and compresses as soon as the file is old enough ([`Service::age_file`]).
     pub(crate) rotate: bool,
@@ -61,18 +61,20 @@ exec awk -v n=$((0x40000000 + $$)) -v told="$told" 'BEGIN {
     }
 }'
 "#;
-/// Lines of one write, bytes of a line, and what a process id is added to; as in [`PROGRAM`].
+/// How many lines one write has, the length of a line, and the number to which the pid is added;
+/// as in [`PROGRAM`].
 const LINES: u32 = 20;
 const LENGTH: usize = 64;
 const NUMBERS: u32 = 0x4000_0000;
 
-/// A daemon, and who talks to it.
+/// A daemon and its clients.
 pub(crate) struct Service {
     setting: Setting,
     port: u16,
     pub(crate) daemon: Daemon,
     pub(crate) count: Count,
-    /// An echo was, by somebody or because its supervisor died; not only killed.
+    /// Whether an echo was asked to end, by a stop or because its supervisor died, and not only
+    /// killed.
     pub(crate) was_told_to_end: bool,
     next: u32,
     clients: Option<Clients>,
@@ -90,7 +92,7 @@ impl Service {
         Service::start_with(setting, if setting.load == Load::Halves { halves::PROGRAM } else { PROGRAM })
     }
 
-    /// The same with another ordinary program.
+    /// Starts both, with another ordinary program.
     pub(crate) fn start_with(setting: Setting, program: &str) -> Service {
         let port = free_port();
         let dir = tempfile::tempdir().unwrap();
@@ -143,7 +145,8 @@ impl Service {
         stop.store(true, Ordering::Relaxed);
         let outcome = match thread.join().unwrap() {
             Ok(outcome) => outcome,
-            // The supervisor was dead before all of them had come; until then none says anything.
+            // The supervisor was dead before all of them had connected. Until then, none sends
+            // anything.
             Err(error) if self.loses_sockets() && is_loss(error.kind()) => return,
             Err(error) => panic!("cannot connect: {error}"),
         };
@@ -152,12 +155,12 @@ impl Service {
         self.connections.extend(outcome.connections);
     }
 
-    /// Whether somebody is refused because the supervisor is dead.
+    /// Whether clients may be refused because the supervisor is dead.
     fn loses_sockets(&self) -> bool {
         self.daemon.manager.is_none()
     }
 
-    /// An instant: mostly of saving, sometimes of starting.
+    /// Waits until any instant, mostly while messages are saved, sometimes during a start.
     pub(crate) fn wait_any_instant(&self) {
         if any(4) > 0 {
             self.wait_progress();
@@ -168,7 +171,7 @@ impl Service {
     fn wait_progress(&self) {
         let length = || std::fs::metadata(self.daemon.path("messages.log")).map_or(0, |file| file.len());
         let before = length();
-        // A rotated one is shorter.
+        // After a rotation, the file is shorter.
         wait_for(&format!("messages are saved\nlog:\n{}", self.daemon.log()), || (length() != before).then_some(()));
     }
 
@@ -191,7 +194,7 @@ impl Service {
         });
     }
 
-    /// Kills these children at once; whether there was one.
+    /// Kills these children at once. Returns whether there was one.
     pub(crate) fn kill_children(&mut self, names: &[&str]) -> bool {
         let pids = self.processes(names);
         self.note(&format!("kill {names:?}, {pids:?}"));
@@ -200,7 +203,7 @@ impl Service {
         !pids.is_empty()
     }
 
-    /// The same, and waits until each has another process.
+    /// Kills these children, and waits until each has another process.
     pub(crate) fn kill_and_see_replaced(&mut self, names: &[&str]) {
         let before = wait_for("each has a process", || {
             let all = self.processes(names);
@@ -215,7 +218,7 @@ impl Service {
         });
     }
 
-    /// For whoever looks at what is left of a trial that broke.
+    /// Notes something for the person who looks at what a broken trial left.
     fn note(&self, what: &str) {
         let file = File::options().create(true).append(true).open(self.daemon.path("kills.txt"));
         writeln!(file.unwrap(), "{} {what}", jiff::Timestamp::now()).unwrap();
@@ -226,7 +229,7 @@ impl Service {
         children.into_iter().filter(|c| names.contains(&c.name.as_str())).filter_map(|c| c.pid).collect()
     }
 
-    /// Kills the supervisor, and its children where `all`.
+    /// Kills the supervisor, and its children if `all`.
     pub(crate) fn kill_supervisor(&mut self, all: bool) {
         let children = children_of(self.daemon.pid());
         self.was_told_to_end = true;
@@ -237,19 +240,19 @@ impl Service {
         }
         self.count.kills += 1;
         self.daemon.wait_killed();
-        // As a service manager does, before it starts the next one.
+        // A service manager also waits for this before it starts the next supervisor.
         wait_for("the children are dead", || children.iter().all(|&pid| !alive(pid)).then_some(()));
         self.count.within_a_line += u64::from(self.is_within_a_line());
     }
 
-    /// Waits until the supervisor, which was told to stop or was killed, and its children are gone.
+    /// Waits until the supervisor, which was stopped or killed, and its children are gone.
     pub(crate) fn wait_dead(&mut self) -> ExitStatus {
         let status = self.daemon.wait_killed();
         wait_for("nothing is left", || strays(self.daemon.dir.path()).is_empty().then_some(()));
         status
     }
 
-    /// The next supervisor, in place of one that is dead.
+    /// Starts the next supervisor in place of a dead one.
     pub(crate) fn start_again(&mut self) {
         if self.loses_sockets() {
             self.clients_go();
@@ -284,7 +287,7 @@ impl Service {
         let format = format(self.setting);
         let mut verdict = checker::check(&*bytes, format, &self.connections).unwrap();
         if self.was_told_to_end {
-            // What had come by then is a message, and echoed.
+            // What had arrived by then became a message, and was echoed.
             verdict.parts += std::mem::take(&mut verdict.cut);
         }
         if !verdict.is_clean() {
@@ -297,13 +300,13 @@ impl Service {
         self.count
     }
 
-    /// The same for a control: it need not be clean.
+    /// Stops it for a control, whose verdict need not be clean.
     pub(crate) fn verdict(mut self) -> Verdict {
         let bytes = self.stopped();
         checker::check(&*bytes, format(self.setting), &self.connections).unwrap()
     }
 
-    /// Stops it; all that was saved.
+    /// Stops it. Returns all that was saved.
     fn stopped(&mut self) -> Vec<u8> {
         self.wait_progress();
         self.clients_go();
@@ -317,7 +320,7 @@ impl Service {
         bytes
     }
 
-    /// What the ordinary programs wrote, by their own notes.
+    /// What the ordinary programs wrote, according to their notes.
     fn programs(&self) -> Vec<Connection> {
         let names = self.daemon.dir.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name());
         let told = names.filter_map(|name| {
@@ -328,7 +331,7 @@ impl Service {
                 number: NUMBERS + pid.parse::<u32>().unwrap(),
                 peer: peer.to_owned(),
                 length: LENGTH,
-                // Killed behind a write, it could not note it any more.
+                // If it was killed after a write, it could not note that any more.
                 sent: (writes + 1) * LINES,
                 part: 0,
                 echoed: if self.setting.pipes_are_lost { 0 } else { writes * LINES },
@@ -346,7 +349,7 @@ pub(crate) fn put_program(dir: &Path, text: &str) {
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
 }
 
-/// Whether nobody listens: refused, or waiting in a backlog that was closed.
+/// Whether a client was refused, or was in a backlog that was closed.
 fn is_loss(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset)
 }

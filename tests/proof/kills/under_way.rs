@@ -12,7 +12,7 @@ use plumbd::control::status::DaemonState;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-/// Under a manager, so that clients stay while one supervisor follows the other.
+/// Settings with a service manager, so that clients stay while one supervisor follows the other.
 fn managed() -> Vec<Setting> {
     settings(|echo_after, load| Setting { echo_after, load, managed: true, pipes_are_lost: false, rotate: false })
 }
@@ -34,7 +34,7 @@ pub(crate) fn reload(times: f64) -> Tried {
             let changed = changes
                 .iter()
                 .fold(config.clone(), |config, (place, more)| config.replace(place, &format!("{place}\n{more}")));
-            // Always another one than before.
+            // The configuration is different each time.
             service.daemon.configure(&format!("{changed}\n# {round}"));
             let reload = service.daemon.ask_meanwhile(Request::Reload);
             let killed = kill_some(service, 10_000, |_| !reload.is_finished());
@@ -76,7 +76,7 @@ pub(crate) fn stop(times: f64) -> Tried {
             if killed {
                 service.start_again();
             } else {
-                // One that was killed meanwhile may not be there at once.
+                // A child that was killed meanwhile may not be up at once.
                 let start = Request::Start { children: names };
                 wait_for("all are started", || (service.daemon.ask(&start).0 == 0).then_some(()));
             }
@@ -85,10 +85,11 @@ pub(crate) fn stop(times: f64) -> Tried {
     count.tried(&control::a_sink_without_a_ledger_in_a_stop())
 }
 
-/// Kills some of them, at an instant within so many microseconds; whether the supervisor was one.
+/// Kills some of them at an instant within this many microseconds. Returns whether the supervisor
+/// was one of them.
 ///
-/// Children were killed in time where it is under way afterwards; a supervisor,
-/// where what he left shows it: an operator without an answer, or an exit status.
+/// Children were killed in time if the operation is still under way afterwards. A supervisor was
+/// killed in time if that shows afterwards: an operator got no answer, or by its exit status.
 fn kill_some(service: &mut Service, within: u64, under_way: impl Fn(&Service) -> bool) -> bool {
     service.was_told_to_end = true;
     std::thread::sleep(Duration::from_micros(any(within)));
@@ -105,7 +106,7 @@ fn kill_some(service: &mut Service, within: u64, under_way: impl Fn(&Service) ->
     false
 }
 
-/// Whether an operator who was let in got no answer.
+/// Whether an operator that was connected got no answer.
 fn is_cut_short(answer: Result<(u8, String, String), String>) -> bool {
     answer.is_err_and(|why| !why.starts_with("cannot reach the daemon"))
 }

@@ -1,5 +1,5 @@
-//! Clients that come, send, wait for their echoes and go, all the time. None is
-//! ever refused while a daemon should listen.
+//! Clients that connect, send, wait for their echoes and leave, all the time. None may be
+//! refused while a daemon should listen.
 
 use super::saved::Expected;
 use crate::load::message;
@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How many at a time.
+/// How many clients there are at a time.
 const CLIENTS: u32 = 3;
-/// Messages of a connection, at most.
+/// The most messages of a connection.
 const MESSAGES: u32 = 40;
 const LENGTH: usize = 64;
-/// A client looks this often whether it should end.
+/// How often a client looks whether it should end.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// What clients and the trial share.
@@ -28,7 +28,7 @@ struct Shared {
     echoed: AtomicU64,
     connected: AtomicU64,
     connections: Mutex<Vec<Expected>>,
-    /// What must not have happened.
+    /// Things that must not happen, and did.
     wrong: Mutex<Vec<String>>,
 }
 
@@ -40,12 +40,12 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    /// Their connections are numbered behind `before`.
+    /// Starts clients whose connections are numbered from `before` on.
     pub(crate) fn start(port: u16, before: u32) -> Clients {
         Clients::of(port, Shared { next: before.into(), ..Shared::default() })
     }
 
-    /// They come while no daemon need listen.
+    /// Starts clients while no daemon need listen.
     pub(crate) fn start_idle(port: u16, before: u32) -> Clients {
         Clients::of(port, Shared { next: before.into(), nobody_listens: true.into(), ..Shared::default() })
     }
@@ -64,7 +64,7 @@ impl Clients {
         Clients { shared, threads }
     }
 
-    /// Says whether a daemon should listen.
+    /// Sets whether a daemon should listen.
     pub(crate) fn expect_listener(&self, listens: bool) {
         self.shared.nobody_listens.store(!listens, Ordering::SeqCst);
     }
@@ -74,17 +74,17 @@ impl Clients {
         (self.shared.connected.load(Ordering::Relaxed), self.shared.echoed.load(Ordering::Relaxed))
     }
 
-    /// The highest number that a connection may have by now, and some more.
+    /// A number that is higher than that of any connection so far.
     pub(crate) fn next_number(&self) -> u32 {
         self.shared.next.load(Ordering::Relaxed) + 1000
     }
 
-    /// What went wrong by now.
+    /// What has gone wrong so far.
     pub(crate) fn wrong(&self) -> Vec<String> {
         self.shared.wrong.lock().unwrap().clone()
     }
 
-    /// They go. What each connection sent and got back.
+    /// Ends them. Returns what each connection sent and got back.
     pub(crate) fn go(mut self) -> Vec<Expected> {
         self.end();
         self.shared.connections.lock().unwrap().clone()
@@ -103,7 +103,8 @@ impl Drop for Clients {
 }
 
 fn one(shared: &Shared, port: u16) {
-    // Before the attempt: what changes meanwhile counts in the client's favour.
+    // This is looked at before and after the attempt. A refusal is a fault only if a daemon should
+    // have been listening both times.
     let nobody_before = shared.nobody_listens.load(Ordering::SeqCst);
     let mut stream = match TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), Duration::from_secs(5))
     {
@@ -124,7 +125,7 @@ fn one(shared: &Shared, port: u16) {
     'messages: for sequence in 0..1 + number % MESSAGES {
         line.clear();
         message::append(number, sequence, LENGTH, &mut line);
-        // It may have come though the write fails later.
+        // It may have arrived even if the write fails later.
         this.possible = sequence + 1;
         if stream.write_all(&line).is_err() {
             break;

@@ -1,4 +1,4 @@
-//! Faults that the looks must find: some planted in what they look at, some
+//! Faults that the checks must find: some are planted in what they look at, others
 //! made in a running daemon behind the model's back.
 
 use super::clients::Clients;
@@ -16,12 +16,12 @@ use std::os::unix::fs::FileExt;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-/// Tries until wiped ledgers must have been found out.
+/// After this many tries, wiped ledgers must have been found out.
 const TRIES: u64 = 40;
-/// No control's daemon is any other's.
+/// The seed of the controls' daemons, which no other daemon has.
 const SEED: u64 = 0xc0_4701;
 
-/// All of them; what they were.
+/// Makes all of them. Returns what they were.
 ///
 /// # Panics
 /// If one of them is not found out.
@@ -39,7 +39,7 @@ pub(super) fn all() -> String {
     )
 }
 
-/// The look must find that fault, and nothing once it is gone.
+/// A check must have found that fault.
 fn must_find(what: &'static str, found: Checked, word: &str) -> &'static str {
     let why = found.expect_err(what);
     assert!(why.contains(word), "{what}: found another: {why}");
@@ -111,7 +111,7 @@ fn in_answers(world: &mut World) -> Vec<&'static str> {
     found.push(must_find_in(world, "a child that a reload should have removed", "its children are"));
     world.shape = right;
 
-    // Behind the model's back.
+    // This happens behind the model's back.
     world.daemon.done(&Request::Stop { children: vec![name.clone()] });
     found.push(must_find(
         "a start that did not start",
@@ -140,7 +140,7 @@ fn in_files(world: &mut World) -> Vec<&'static str> {
     assert!(saved::check(&files, &expected).is_clean());
     let (at, _) = files.iter().enumerate().max_by_key(|(_, (_, bytes))| bytes.len()).unwrap();
     let lines: Vec<&[u8]> = files[at].1.split_inclusive(|&byte| byte == b'\n').collect();
-    // Its lines may be of several: one and the next of the same.
+    // The lines may be of several sources. These two are of the same one.
     let number = |line: &[u8]| {
         line.windows(9)
             .position(|bytes| bytes[8] == b'.' && bytes[..8].iter().all(u8::is_ascii_hexdigit))
@@ -181,7 +181,7 @@ fn wiped_ledgers() -> String {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        // Its end may well be none that is clean.
+        // It need not end cleanly.
         let end = world.end(End::Terminate);
         if let Err(why) = end.as_ref().map_err(|why| why.lines().next().unwrap_or_default()) {
             return format!("loggers killed with their ledgers wiped, found at the {tries}. try: {why}");

@@ -3,13 +3,13 @@
 //! nothing is lost, doubled or refused, and that each end is clean and in time.
 //!
 //! - [`shape`]: a configuration and how it may change;
-//! - [`world`]: a daemon, what is known of it, and the looks from outside;
+//! - [`world`]: a daemon, what is known about it, and the checks from outside;
 //! - [`operations`]: what is done to it;
-//! - [`clients`]: who talks to it all the while; [`saved`]: what must be in the files;
-//! - [`control`]: faults that the looks must find.
+//! - [`clients`]: its clients; [`saved`]: what must be in the files;
+//! - [`control`]: faults that the checks must find.
 //!
-//! What it does follows from a seed, which is printed where something is wrong:
-//! `PLUMBD_MODEL_SEED=N` begins with that one.
+//! What it does follows from a seed, which is printed if something is wrong:
+//! `PLUMBD_MODEL_SEED=N` begins with that seed.
 
 pub(crate) mod clients;
 mod control;
@@ -26,18 +26,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{SystemTime, UNIX_EPOCH};
 use world::{Checked, Counts, World};
 
-/// So many broken tries are told.
+/// How many broken tries are reported.
 const TOLD: usize = 20;
 
-/// Where a run's random choices begin, if somebody says so.
+/// The seed of the first try, if the environment sets one.
 pub(crate) fn seed() -> Option<u64> {
     std::env::var("PLUMBD_MODEL_SEED").ok().map(|text| text.parse().unwrap())
 }
 
-/// Makes so many tries, some at a time; what came of each.
+/// Makes this many tries, some at a time. Returns the outcome of each.
 ///
 /// # Panics
-/// If any did, at the end of all, with what the first few of them say.
+/// If any try did, at the end of all, with the messages of the first few.
 pub(crate) fn side_by_side<T: Send>(at_once: u32, tries: u32, one: impl Fn(u32) -> T + Sync) -> Vec<T> {
     let worker = |first: u32| {
         let one = &one;
@@ -61,12 +61,13 @@ fn text(panic: Box<dyn Any + Send>) -> String {
     text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
 }
 
-/// Daemons at `--times 1`, and how many at a time: they mostly wait.
+/// How many daemons there are with `--times 1`, and how many run at a time, because they mostly
+/// wait.
 const DAEMONS: u32 = 48;
 const AT_ONCE: u32 = 4;
-/// Operations on each.
+/// How many operations there are on each.
 const OPERATIONS: u32 = 30;
-/// One of so many ends with children that do not want to.
+/// One of this many ends with children that do not want to stop.
 const STUBBORN: u64 = 8;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -82,7 +83,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 fn attempt(times: f64) -> Tried {
     let daemons = scaled(DAEMONS, times);
-    // Each run tries others, unless it is told which.
+    // Each run tries other seeds, unless one is given.
     let first = seed().unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() << 16);
     println!("  seeds {first} to {}", first + u64::from(daemons) - 1);
     let mut total = Counts::default();

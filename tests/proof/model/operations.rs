@@ -11,12 +11,12 @@ use plumbd::control::status::{ChildState, DaemonState};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// The contract's bound on an end: `daemon.stop_timeout` for the drain, and then
+/// The documented limit for a shutdown: `daemon.stop_timeout` for the drain, and then
 /// the longest `stop_timeout` of a child; the rest is for a loaded machine.
 const END: Duration = Duration::from_secs(10 + 5 + 5);
-/// The same without a drain.
+/// The limit without a drain.
 const END_AT_ONCE: Duration = Duration::from_secs(8);
-/// After a killed supervisor a logger waits ten seconds at most for what may still come.
+/// After its supervisor was killed, a logger waits at most ten seconds for what may still come.
 const ORPHANS: Duration = Duration::from_secs(20);
 
 /// How a daemon is ended.
@@ -31,7 +31,7 @@ pub(super) enum End {
     Hang,
     /// A restart of a child that ignores SIGTERM is under way.
     Restart,
-    /// A reload is.
+    /// A reload is under way.
     Reload,
 }
 
@@ -68,7 +68,8 @@ impl World {
                 let before = self.all_is_well().then(|| self.descriptors());
                 self.end(how)?;
                 self.start_again()?;
-                // One that has done much has no more open than one that has done nothing.
+                // A daemon that has done a lot has no more descriptors open than one that has done
+                // nothing.
                 match before.map(|before| (before, self.descriptors())) {
                     Some((before, now)) if before > now => {
                         Err(format!("{before} descriptors were open, and {now} in the next daemon"))
@@ -121,7 +122,7 @@ impl World {
         Ok(())
     }
 
-    /// Right after an answer that says so.
+    /// Checks that these children are up, right after an answer that says so.
     pub(super) fn are_up(&self, names: &[String], jobs: &BTreeSet<String>) -> Checked {
         let status = self.daemon.status();
         for name in names.iter().filter(|name| !jobs.contains(*name)) {
@@ -166,10 +167,10 @@ impl World {
             kill(pid, SIGKILL);
             self.counts.kills += 1;
             if self.shape.parts.get(name).is_some_and(|part| part.is_job() && part.on_failure) {
-                // Killed, it has failed.
+                // A killed job has failed, so it may run again.
                 *self.may_run.entry(name.to_owned()).or_default() += 1;
             }
-            // From here on nobody takes it for one that lives.
+            // Wait, so that nothing takes it for a living process any more.
             while alive(pid) {
                 std::thread::sleep(Duration::from_micros(100));
             }
@@ -212,7 +213,7 @@ impl World {
         self.kept(&before, &self.shape.clone(), &BTreeSet::new())
     }
 
-    /// Takes over what holds now, after a reload from what the model had to `new`.
+    /// Updates the model after a reload from what it had to `new`.
     fn reloaded(&mut self, new: &Shape, answer: &Answer, before: &Shape) -> Checked {
         let (status, _, err) = answer;
         let holds = *status == 0 || err.contains("reloaded, but");
@@ -224,7 +225,7 @@ impl World {
         let names: BTreeSet<String> =
             new.children().into_keys().chain(before.children().into_keys()).filter(changed).collect();
         self.shape = new.clone();
-        // A change of any key starts a job again that was given up.
+        // A change of any key starts a failed job again.
         self.may_run(
             new.parts.iter().filter(|(name, part)| before.parts.get(*name) != Some(part)).map(|(name, _)| name.clone()),
         );
@@ -243,7 +244,7 @@ impl World {
         Ok(())
     }
 
-    /// A good configuration, with kills meanwhile or without.
+    /// Reloads a good configuration, with or without kills meanwhile.
     fn reload(&mut self, kills: bool) -> Checked {
         let old = self.shape.clone();
         let new = self.file_or_changed(kills);
@@ -254,7 +255,7 @@ impl World {
         let mut victims: Vec<String> = old.children().into_keys().collect();
         let mut killed = BTreeSet::new();
         if kills {
-            // Those whose file changes are killed most often.
+            // Loggers whose file changes are killed most often.
             let loggers = old.names(|part| part.file().is_some());
             victims.extend(loggers.iter().filter(|&name| old.given(name) != new.given(name)).cycle().take(8).cloned());
         }
@@ -281,7 +282,7 @@ impl World {
         self.kept_over_both(&before, &old, &new, &killed)
     }
 
-    /// Mostly any change; with kills often that of a file.
+    /// Any change, but with kills often a change of a file.
     fn file_or_changed(&mut self, kills: bool) -> Shape {
         let mut random = self.random.clone();
         let new = if kills && random.one_in(2) {
@@ -314,7 +315,7 @@ impl World {
         self.kept(&before, &old, &BTreeSet::new())
     }
 
-    /// A configuration that is wrong, or that can't be had.
+    /// Reloads a configuration that is wrong or can't be applied.
     fn reload_refused(&mut self) -> Checked {
         let old = self.shape.clone();
         let mut new = self.file_or_changed(false);
@@ -341,11 +342,11 @@ impl World {
         self.kept(&before, &old, &BTreeSet::new())
     }
 
-    /// A child that comes never becomes ready, or ends before it is.
+    /// Reloads a configuration with a new child that never becomes ready, or ends before.
     fn reload_undone(&mut self) -> Checked {
         let old = self.shape.clone();
         let mut new = self.file_or_changed(false);
-        // Jobs that change are run by the new configuration, and only by it.
+        // Jobs that change are run by the new configuration only.
         for part in new.parts.values_mut().filter(|part| part.is_job()) {
             part.umask ^= 0o11;
         }
@@ -373,7 +374,7 @@ impl World {
         if answer.0 != 1 {
             return Err(format!("{} for a reload that must be undone: {}", answer.0, answer.2));
         }
-        // The new configuration ran its jobs, whatever came of it.
+        // The new configuration ran its jobs, even though it was undone.
         let mut without = new.clone();
         without.extra.clear();
         let holds = answer.2.contains("reloaded, but");
@@ -389,7 +390,7 @@ impl World {
         self.kept_over_both(&before, &old, &without, &killed)
     }
 
-    /// What stays the same in both directions keeps its process, also where a reload is undone.
+    /// Checks that what does not change keeps its process, even if a reload is undone.
     fn kept_over_both(
         &mut self,
         before: &std::collections::BTreeMap<String, i32>,
@@ -402,7 +403,7 @@ impl World {
         self.kept(before, old, &changed.union(killed).cloned().collect())
     }
 
-    /// A stop and a restart of different children, and a reload that changes nothing, at once.
+    /// Stops one child, restarts another, and makes a reload that changes nothing, all at once.
     fn two_commands(&mut self) -> Checked {
         let all: Vec<String> = self.shape.names(|part| !part.is_job() && !part.is_sink()).into_iter().collect();
         let all: Vec<String> = all.iter().flat_map(|name| self.shape.instances(name)).collect();
@@ -433,7 +434,7 @@ impl World {
         self.settle()
     }
 
-    /// A start or restart of a child that a reload is about to start again, or takes away.
+    /// Starts or restarts a child that a reload is about to restart or remove.
     fn start_in_reload(&mut self) -> Checked {
         let of = |world: &World, program: Program| world.shape.names(|part| part.kind == Kind::Own(program.clone()));
         let deaf = of(self, Program::Deaf);
@@ -445,7 +446,7 @@ impl World {
         let old = self.shape.clone();
         let mut new = old.clone();
         let goes = self.random.one_in(2) && !old.parts.values().any(|part| old.needs(part).contains(&name));
-        // One that ignores its stop signal keeps the reload waiting.
+        // A child that ignores its stop signal keeps the reload waiting.
         for part in deaf.iter().filter(|other| **other != name) {
             new.parts.get_mut(part).unwrap().umask ^= 0o55;
         }
@@ -485,7 +486,8 @@ impl World {
         self.kept(&before, &old, &BTreeSet::from_iter(both))
     }
 
-    /// An end that drains: exit status 0, all saved, in time, nothing left, nothing started that is to go.
+    /// Ends it with a drain. Checks that the exit status is 0, everything is saved, it is in time,
+    /// nothing is left, and nothing was started that should stop.
     pub(super) fn end(&mut self, how: End) -> Checked {
         self.note(format!("end: {how:?}"));
         let logger = self.random.pick(&self.shape.names(|part| part.file().is_some())).unwrap();
@@ -546,7 +548,7 @@ impl World {
         }
         self.nothing_is_left(Duration::from_secs(3))?;
         if how == End::Reload {
-            // Which of the two configurations its jobs are from is not known.
+            // It is not known from which of the two configurations its jobs are.
             self.may_run(self.shape.names(super::shape::Part::is_job));
         } else {
             self.nothing_started_late(stopping_since)?;
@@ -566,8 +568,8 @@ impl World {
         Ok(())
     }
 
-    /// An end with children that ignore their stop signal and wait for each other: the
-    /// bound is the same, though they could take eight times three seconds.
+    /// Ends it with children that ignore their stop signal and wait for each other. The
+    /// limit is the same, although they could take eight times three seconds.
     pub(super) fn end_stubborn(&mut self) -> Checked {
         self.note("end: stubborn".to_owned());
         let mut new = self.shape.clone();
@@ -597,7 +599,7 @@ impl World {
         self.nothing_is_left(Duration::from_secs(3))?;
         let found = self.compare();
         self.counts.lines += found.lines;
-        // The drain has three seconds here: what it can't do in that time it names.
+        // The drain has three seconds here. What it can't do in that time is reported.
         let is_named = status.code() == Some(1) && self.daemon.log().contains("nobody took");
         if !(status.success() && found.is_clean() || is_named && found.doubled + found.disordered + found.torn == 0) {
             return Err(format!("{status}; {found}"));
@@ -605,7 +607,7 @@ impl World {
         Ok(())
     }
 
-    /// When it was seen to stop, in clock ticks since boot.
+    /// Waits until it is stopping. Returns when that was, in clock ticks since boot.
     fn wait_stopping(&self) -> u64 {
         while self.daemon.try_status().is_some_and(|status| status.state != DaemonState::Stopping) {
             std::thread::sleep(Duration::from_millis(1));
@@ -614,7 +616,7 @@ impl World {
         u64::try_from(now.tv_sec() * 100 + now.tv_nsec() / 10_000_000).unwrap()
     }
 
-    /// Nobody but who takes what still waits is started in an end.
+    /// Checks that only children that take what still waits were started during the shutdown.
     pub(super) fn nothing_started_late(&self, since: u64) -> Checked {
         let children = self.shape.children();
         let late = starts(self.daemon.dir.path())
@@ -638,7 +640,7 @@ impl World {
         }
     }
 
-    /// Two stops, or a kill of the supervisor. What clients got back is saved all the same.
+    /// Stops it twice, or kills the supervisor. What clients got back must be saved nevertheless.
     fn end_abruptly(&mut self) -> Checked {
         let how = self.random.below(4);
         self.note(format!(
@@ -672,7 +674,7 @@ impl World {
             return Err(format!("an end at once took {took:?}"));
         }
         if how == 2 {
-            // One that ignores its stop signal stays until somebody ends it.
+            // A child that ignores its stop signal stays until it is killed.
             let deaf = self.shape.names(|part| part.kind == Kind::Own(Program::Deaf));
             deaf.iter().filter_map(|name| self.pids.get(name)).for_each(|&pid| kill(pid, SIGKILL));
         }

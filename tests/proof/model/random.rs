@@ -17,12 +17,12 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// 0 to below `bound`.
+    /// A number from 0 to `bound` - 1.
     pub(crate) fn below(&mut self, bound: u32) -> u32 {
         u32::try_from(self.next() % u64::from(bound)).unwrap()
     }
 
-    /// Whether one of `of` times.
+    /// True once in `of` times.
     pub(crate) fn one_in(&mut self, of: u32) -> bool {
         self.below(of) == 0
     }

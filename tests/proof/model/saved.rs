@@ -1,5 +1,5 @@
-//! What was saved, over all message files, against what sources wrote and
-//! clients got back: each line exactly once, whole, and in its order.
+//! Compares what was saved, in all message files together, with what sources wrote and
+//! clients got back: each line must be there exactly once, whole, and in order.
 
 use crate::load::message;
 use base64::Engine;
@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// So many problems are told in full.
+/// How many problems are reported in full.
 const TOLD: usize = 8;
 
-/// The lines that one number should have. Those below `certain` must be there,
+/// The lines that should be there with one number. Those below `certain` must be there, and
 /// those from there to `possible` may be.
 #[derive(Debug, Clone)]
 pub(crate) struct Expected {
@@ -20,7 +20,7 @@ pub(crate) struct Expected {
     pub(crate) possible: u32,
 }
 
-/// What came of a comparison.
+/// The outcome of a comparison.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) lines: u64,
@@ -51,7 +51,7 @@ impl fmt::Display for Found {
     }
 }
 
-/// Message files have names that end in their format: `m3.json`.
+/// The message files of a folder, whose names end in their format, as in `m3.json`.
 pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
     let mut all: Vec<PathBuf> = dir.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
     all.retain(|path| {
@@ -84,7 +84,7 @@ pub(crate) fn check(files: &[(PathBuf, Vec<u8>)], expected: &[Expected]) -> Foun
             };
             let Some((number, sequence)) = message_of(line, format).and_then(|text| numbers(&text, &expected)) else {
                 found.torn += 1;
-                found.problem(format!("torn, or sent by nobody: {}", shown()));
+                found.problem(format!("torn, or not sent at all: {}", shown()));
                 continue;
             };
             let count = &mut seen.get_mut(&number).unwrap()[sequence as usize];
@@ -111,7 +111,7 @@ pub(crate) fn check(files: &[(PathBuf, Vec<u8>)], expected: &[Expected]) -> Foun
     found
 }
 
-/// The message of a line, by the manual's words alone.
+/// The message in a line, according to the manual alone.
 fn message_of(line: &[u8], format: &str) -> Option<Vec<u8>> {
     let line = line.strip_suffix(b"\n")?;
     match format {
@@ -127,7 +127,7 @@ fn message_of(line: &[u8], format: &str) -> Option<Vec<u8>> {
     }
 }
 
-/// Whose line it is, if it is whole.
+/// The number of the source or client, and that of the line, if it is whole.
 fn numbers(text: &[u8], expected: &BTreeMap<u32, &Expected>) -> Option<(u32, u32)> {
     let (number, sequence) = message::numbers(text)?;
     let one = expected.get(&number).filter(|one| sequence < one.possible)?;

@@ -5,7 +5,7 @@ use super::random::Random;
 use crate::program::Program;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Instances, of the echo alone.
+/// The number of instances. Only the echo has several.
 const INSTANCES: u32 = 3;
 const FORMATS: [&str; 3] = ["text", "raw", "json"];
 
@@ -28,9 +28,9 @@ pub(super) enum Kind {
 pub(super) struct Part {
     pub(super) kind: Kind,
     pub(super) umask: u32,
-    /// In milliseconds; a change keeps the process.
+    /// In milliseconds. A change of this keeps the process.
     stop_timeout: u32,
-    /// Starts again only after two seconds.
+    /// Whether it is restarted only after two seconds.
     pub(super) patient: bool,
     after: Option<String>,
     to: Option<String>,
@@ -55,7 +55,7 @@ impl Part {
         matches!(self.kind, Kind::Own(Program::Job { status: 1.., .. }))
     }
 
-    /// How often one start of it may run it.
+    /// How many times one start may run it.
     pub(super) fn runs(&self) -> u32 {
         if self.fails() && self.on_failure { BURST } else { 1 }
     }
@@ -80,20 +80,20 @@ impl Part {
     }
 }
 
-/// Starts of a job that fails.
+/// How often a failing job is started.
 const BURST: u32 = 3;
 
 /// A configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Shape {
     pub(super) parts: BTreeMap<String, Part>,
-    /// The echo's.
+    /// The echo's port.
     pub(super) port: u16,
-    /// Files that were ever used.
+    /// How many files were used so far.
     files: u32,
     /// `daemon.stop_timeout` in seconds.
     pub(super) drain: u32,
-    /// Appended to the text, and no part of the model.
+    /// Appended to the text, and not part of the model.
     pub(super) extra: String,
 }
 
@@ -124,12 +124,13 @@ impl Shape {
         shape
     }
 
-    /// The names of those parts.
+    /// The names of the parts for which that holds.
     pub(super) fn names(&self, which: impl Fn(&Part) -> bool) -> Vec<String> {
         self.parts.iter().filter(|(_, part)| which(part)).map(|(name, _)| name.clone()).collect()
     }
 
-    /// A job's is longer: it may have run only so often, so nothing else ever has its name.
+    /// A free name. A job's is longer and never used again, because it may run only a limited number
+    /// of times.
     fn free_name(&self, part: &Part, random: &mut Random) -> String {
         loop {
             let letters = (0..if part.is_job() { 3 } else { 2 }).map(|_| random.below(26));
@@ -185,7 +186,7 @@ impl Shape {
         }
     }
 
-    /// A logger; or, for a source, a filter that only sources write to.
+    /// A logger, or for a source also a filter that only sources write to.
     fn some_sink(&self, of_filter: bool, random: &mut Random) -> Option<String> {
         let open = |name: &String, part: &Part| {
             part.file().is_some()
@@ -202,7 +203,7 @@ impl Shape {
 
     /// Puts a filter behind a source or a filter.
     fn insert_filter(&mut self, random: &mut Random) {
-        // At most three behind each other, and so not behind a third one.
+        // There are at most three filters in a row, so none is inserted behind a third one.
         let depth = |mut name: String| {
             let mut depth = 0;
             while let Some(to) = self.parts.get(&name).and_then(|part| part.to.clone()) {
@@ -215,7 +216,7 @@ impl Shape {
         befores.retain(|name| depth(name.clone()) < 4);
         let Some(before) = random.pick(&befores) else { return };
         let to = self.parts[&before].to.clone();
-        // A filter that several write to stays theirs.
+        // A filter that several write to must stay directly behind them.
         if to.as_ref().is_some_and(|to| self.parts[to].is_filter() && self.sources_of(to).count() > 1) {
             return;
         }
@@ -286,7 +287,7 @@ impl Shape {
         }
     }
 
-    /// What wrote to it writes to where it wrote.
+    /// Removes a part. What wrote to it now writes to its sink.
     fn remove(&mut self, name: &str) {
         if self.parts[name].file().is_some() && self.names(|part| part.file().is_some()).len() == 1 {
             return;
@@ -297,7 +298,7 @@ impl Shape {
         }
     }
 
-    /// No part without what it needs.
+    /// Makes sure that every part has what it needs.
     fn mend(&mut self, random: &mut Random) {
         loop {
             let idle =
@@ -311,7 +312,7 @@ impl Shape {
             .parts
             .iter()
             .filter(|(name, part)| {
-                // What splice(2) moves is no whole line, and so must not mix with another's.
+                // splice(2) does not move whole lines, so they must not mix with those of another.
                 part.is_filter()
                     && self.sources_of(name).count() > 1
                     && self.sources_of(name).any(|(_, source)| source.is_filter())
@@ -326,7 +327,7 @@ impl Shape {
             }
             part.after.take_if(|after| !names.contains(after));
         }
-        // A logger to which nobody writes is a problem in a configuration.
+        // A logger without a source is a problem in a configuration.
         let idle: Vec<String> = loggers.into_iter().filter(|name| self.sources_of(name).next().is_none()).collect();
         for logger in idle {
             let source = Program::Source { lines: 1_000_000, pace: 2000 };
@@ -355,7 +356,7 @@ impl Shape {
         part.after.iter().chain(&part.to).flat_map(|name| self.instances(name)).collect()
     }
 
-    /// What a child's process is given. Where it stays the same, so does the process.
+    /// What a child's process is given. If that does not change, the process stays.
     pub(super) fn given(&self, child: &str) -> Option<String> {
         let part = *self.children().get(child)?;
         let base = child.split('.').next().unwrap();
@@ -367,7 +368,7 @@ impl Shape {
         Some(format!("{kind} {} {:?} {sources:?}", part.umask, part.to))
     }
 
-    /// It as a file.
+    /// The configuration as text.
     pub(super) fn text(&self) -> String {
         let mut text = format!("[daemon]\nstop_timeout = \"{}s\"\n", self.drain);
         let mut links = String::new();
@@ -406,7 +407,7 @@ impl Shape {
                 text += &format!("after = [{after:?}]\n");
             }
             if let Some(to) = &part.to {
-                // Small where it may be, so that pressure comes back to a source.
+                // The capacity is small if possible, so that there is back-pressure on a source.
                 let capacity = if part.is_source() || part.is_filter() { "64KiB" } else { "1MiB" };
                 links += &format!("[[links]]\nfrom = {name:?}\nto = {to:?}\ncapacity = \"{capacity}\"\n");
             }
@@ -427,7 +428,7 @@ impl Part {
 }
 
 impl Shape {
-    /// A logger has another file, or two exchange theirs.
+    /// A configuration in which a logger has another file, or two exchange theirs.
     pub(super) fn other_files(&self, random: &mut Random) -> Shape {
         let mut new = self.clone();
         let mut loggers = new.names(|part| part.file().is_some());

@@ -1,4 +1,4 @@
-//! A running daemon with what the model knows of it, and the looks from outside
+//! A running daemon with what the model knows about it, and the checks from outside
 //! that must confirm it.
 
 use super::clients::Clients;
@@ -13,13 +13,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// What a look or an operation comes to; else what is wrong.
+/// The result of a check or an operation, or what is wrong.
 pub(super) type Checked<T = ()> = Result<T, String>;
 
-/// Every fact comes true within this time, also on a loaded machine.
+/// Every fact comes true within this time, even on a loaded machine.
 pub(super) const DEADLINE: Duration = Duration::from_secs(40);
 
-/// What was done.
+/// Counts of what was done.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub(super) operations: u64,
@@ -57,7 +57,7 @@ enum Should {
     Up,
     /// An operator stopped it.
     Down,
-    /// It runs once, and is over by now.
+    /// It runs once, and should be over now.
     BeOver,
     /// Either is right: what it needs is down, or two commands disagreed.
     Rest,
@@ -66,7 +66,7 @@ enum Should {
 /// An answer of the daemon: exit status, standard output, standard error.
 pub(super) type Answer = (u8, String, String);
 
-/// The daemon, and what is known of it.
+/// The daemon, and what is known about it.
 pub(super) struct World {
     pub(super) random: Random,
     pub(super) daemon: Daemon,
@@ -75,18 +75,18 @@ pub(super) struct World {
     pub(super) held: BTreeSet<String>,
     /// Children of which it is not known whether they are up.
     pub(super) loose: BTreeSet<String>,
-    /// Processes, when all was quiet the last time.
+    /// The processes at the last time when all was quiet.
     pub(super) pids: BTreeMap<String, i32>,
     /// How often a job may have run.
     pub(super) may_run: BTreeMap<String, u32>,
     pub(super) clients: Clients,
     pub(super) history: Vec<String>,
     pub(super) counts: Counts,
-    /// How long a fact may take; the controls wait for none.
+    /// How long a fact may take. The controls do not wait.
     pub(super) patience: Duration,
-    /// Of clients that are gone.
+    /// The connections of clients that are gone.
     connections: Vec<Expected>,
-    /// Sources whose lines may be lost: their supervisor was killed.
+    /// Sources whose lines may be lost, because their supervisor was killed.
     forgiven: BTreeSet<u32>,
 }
 
@@ -135,7 +135,7 @@ impl World {
         self.may_run(self.shape.names(Part::is_job));
     }
 
-    /// A request, with a bound on the time that its answer takes.
+    /// Sends a request, whose answer must come in time.
     pub(super) fn ask(&mut self, request: Request) -> Checked<Answer> {
         let asked = self.daemon.ask_meanwhile(request.clone());
         self.answer(asked, &format!("{request:?}"))
@@ -158,7 +158,7 @@ impl World {
         if self.held.contains(name) {
             Should::Down
         } else if part.is_job() {
-            // It needs nobody, so nothing keeps it from its end.
+            // It needs no other child, so nothing keeps it from running to its end.
             Should::BeOver
         } else if self.loose.contains(name) || self.is_blocked(part) {
             Should::Rest
@@ -186,7 +186,7 @@ impl World {
         self.shape.children().iter().all(well)
     }
 
-    /// Waits until all is quiet and as it should be, and looks at it from outside.
+    /// Waits until all is quiet and as it should be, and checks it from outside.
     pub(super) fn settle(&mut self) -> Checked {
         let status = within(self.patience, "all is quiet", || {
             let status = self.daemon.try_status().ok_or_else(|| format!("no status\n{}", self.daemon.log()))?;
@@ -234,7 +234,8 @@ impl World {
         Ok(())
     }
 
-    /// One process a child, the settings in force, and no job run too often.
+    /// Checks that each child has one process, that the settings are in force, and that no job ran
+    /// too often.
     fn look(&self, status: &Status) -> Checked {
         let known: BTreeMap<&str, Option<i32>> =
             status.children.iter().map(|child| (child.name.as_str(), child.pid)).collect();
@@ -247,7 +248,7 @@ impl World {
         runs_are_right(self.daemon.dir.path(), &self.may_run)
     }
 
-    /// Children whose part is the same in both configurations, and their processes still those of before.
+    /// Checks that children whose part is the same in both configurations still have their processes.
     pub(super) fn kept(&mut self, before: &BTreeMap<String, i32>, old: &Shape, except: &BTreeSet<String>) -> Checked {
         for (name, part) in self.shape.children() {
             let stays = old.given(&name) == self.shape.given(&name) && !except.contains(&name);
@@ -256,7 +257,7 @@ impl World {
             };
             if self.pids.get(&name) != Some(pid) {
                 return Err(format!(
-                    "{name} is no longer process {pid}, though nothing of it changed: {:?}",
+                    "{name} is no longer process {pid}, although nothing of it changed: {:?}",
                     self.pids.get(&name)
                 ));
             }
@@ -265,12 +266,12 @@ impl World {
         Ok(())
     }
 
-    /// The lines of sources that run now may be lost.
+    /// Notes that the lines of sources that run now may be lost.
     pub(super) fn forgive(&mut self) {
         self.forgiven.extend(told(self.daemon.dir.path()).iter().map(|told| told.number));
     }
 
-    /// What was saved, once nothing runs any more.
+    /// Compares what was saved, once nothing runs any more.
     pub(super) fn compare(&mut self) -> Found {
         let next = self.clients.next_number();
         let (connected, echoed) = self.clients.counts();
@@ -281,7 +282,7 @@ impl World {
         saved::check(&saved::read(self.daemon.dir.path()), &self.expected())
     }
 
-    /// What sources noted, and clients that are gone.
+    /// What sources noted, and what clients that are gone sent.
     pub(super) fn expected(&self) -> Vec<Expected> {
         let sources = told(self.daemon.dir.path()).into_iter().map(|told| {
             let certain = if self.forgiven.contains(&told.number) { 0 } else { told.lines };
@@ -290,7 +291,7 @@ impl World {
         self.connections.iter().cloned().chain(sources).collect()
     }
 
-    /// The next daemon in the same folder; no operator has stopped anything of it.
+    /// Starts the next daemon in the same folder. No operator has stopped anything in it.
     pub(super) fn start_again(&mut self) -> Checked {
         self.daemon.configure(&self.shape.text());
         self.held.clear();
@@ -311,7 +312,7 @@ impl World {
     }
 }
 
-/// Tries until it is right.
+/// Repeats a check until it succeeds.
 pub(super) fn within<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Checked<T>) -> Checked<T> {
     let until = Instant::now() + patience;
     loop {
@@ -323,7 +324,7 @@ pub(super) fn within<T>(patience: Duration, what: &str, mut look: impl FnMut() -
     }
 }
 
-/// Living processes in that folder, by the child that they say they are.
+/// The living processes in that folder, by the name of the child in their environment.
 pub(crate) fn processes(dir: &Path, supervisor: i32) -> BTreeMap<String, BTreeSet<i32>> {
     let mut found: BTreeMap<String, BTreeSet<i32>> = BTreeMap::new();
     for pid in strays(dir) {
@@ -336,10 +337,10 @@ pub(crate) fn processes(dir: &Path, supervisor: i32) -> BTreeMap<String, BTreeSe
     found
 }
 
-/// Each child has the process that the status tells, and no other.
+/// Checks that each child has the process that the status shows, and no other.
 pub(crate) fn one_process_each(dir: &Path, supervisor: i32, known: &BTreeMap<&str, Option<i32>>) -> Checked {
     let mut wrong = BTreeSet::new();
-    // What is seen only once is on its way.
+    // What is seen only once may be in transition.
     for look in 0..2 {
         let now: BTreeSet<(String, i32)> = processes(dir, supervisor)
             .into_iter()
@@ -352,7 +353,7 @@ pub(crate) fn one_process_each(dir: &Path, supervisor: i32, known: &BTreeMap<&st
         }
         std::thread::sleep(Duration::from_millis(200));
     }
-    // A patient child may just have come by itself.
+    // A patient child may just have been restarted.
     let shown: Vec<String> = wrong
         .iter()
         .filter(|(name, _)| known.get(name.as_str()).is_none_or(Option::is_some))
@@ -361,7 +362,7 @@ pub(crate) fn one_process_each(dir: &Path, supervisor: i32, known: &BTreeMap<&st
     if shown.is_empty() { Ok(()) } else { Err(shown.join("; ")) }
 }
 
-/// The process runs with what the configuration says.
+/// Checks that the process runs with the settings of the configuration.
 pub(crate) fn settings_hold(dir: &Path, name: &str, part: &Part, pid: i32) -> Checked {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let umask = format!("Umask:\t{:04o}", part.umask);
@@ -371,7 +372,7 @@ pub(crate) fn settings_hold(dir: &Path, name: &str, part: &Part, pid: i32) -> Ch
     }
     match &part.kind {
         Kind::Own(program) => {
-            // A program is up a moment before the kernel has noted its words (fs/binfmt_elf.c).
+            // A program is up a moment before the kernel has noted its arguments (fs/binfmt_elf.c).
             let words = || std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let until = Instant::now() + Duration::from_secs(1);
             while words().is_empty() && Instant::now() < until {
@@ -402,7 +403,7 @@ pub(crate) fn settings_hold(dir: &Path, name: &str, part: &Part, pid: i32) -> Ch
     Ok(())
 }
 
-/// No job ran more often than it may.
+/// Checks that no job ran more often than it may.
 pub(crate) fn runs_are_right(dir: &Path, may_run: &BTreeMap<String, u32>) -> Checked {
     let mut runs: BTreeMap<String, u32> = BTreeMap::new();
     starts(dir).into_iter().for_each(|start| *runs.entry(start.name).or_default() += 1);

@@ -1,9 +1,9 @@
-//! Random kills of 20 children, and what the supervisor makes of each.
+//! Random kills of 20 children, and what the supervisor does after each.
 //!
-//! A kill counts where it ended a process that was the child's: it is seen alive
-//! as such, killed, and seen dead. Nobody else kills and none ends by itself, so
-//! no other process can have its number by then, and restarts are exactly as
-//! many as kills, child by child.
+//! A kill counts if it ended a process of a child: the process is seen alive
+//! as such, killed, and seen dead. Nothing else kills, and no child ends by itself, so
+//! no other process can have got its pid meanwhile, and each child has exactly as many
+//! restarts as kills.
 
 use crate::daemon::{DEADLINE, Daemon, children_of, descriptors, state, wait_for};
 use crate::trial::Tried;
@@ -15,11 +15,12 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::time::{Duration, Instant};
 
-/// At `--times 1`.
+/// How many kills there are with `--times 1`.
 pub(super) const KILLS: u32 = 10_000;
 const CHILDREN: usize = 20;
 
-/// Some have a process of their own, which must not outlive them, or one that they do not reap.
+/// Some children have a process of their own, which must not outlive them, or one that they do
+/// not reap.
 fn config() -> String {
     let mut text = String::new();
     for i in 0..CHILDREN {
@@ -39,14 +40,14 @@ fn config() -> String {
     text
 }
 
-/// What was found when all was quiet, which must be nothing.
+/// What was found when all was quiet. All of it must be zero.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Found {
     zombies: usize,
     strays: usize,
-    /// More than at first.
+    /// How many more there are than at first.
     descriptors: usize,
-    /// Children whose restarts are not their kills.
+    /// Children whose restarts differ from their kills.
     miscounted: usize,
 }
 
@@ -72,7 +73,8 @@ impl fmt::Display for Found {
 pub(super) fn attempt(kills: u32) -> Tried {
     let mut daemon = Daemon::start(&config());
     let mut killed = BTreeMap::new();
-    // The first kills make what a running supervisor has: only then is it counted.
+    // After the first kills, a supervisor has all that it needs. Its descriptors are counted only
+    // then.
     batter(&daemon, 100, &mut killed);
     settle(&daemon, &killed);
     let before = descriptors(daemon.pid());
@@ -100,13 +102,13 @@ pub(super) fn attempt(kills: u32) -> Tried {
     }
 }
 
-/// Kills random children at random moments; whoever is down just then is passed over.
+/// Kills random children at random moments. Those that are down just then are passed over.
 fn batter(daemon: &Daemon, kills: u32, killed: &mut BTreeMap<String, u64>) {
     let mut done = 0;
     while done < kills {
         let status = daemon.status();
         for child in &status.children {
-            // Some of them, so that others are just starting.
+            // Only some of them, so that others are just starting.
             if done == kills || below(3) == 0 {
                 continue;
             }
@@ -122,8 +124,8 @@ fn batter(daemon: &Daemon, kills: u32, killed: &mut BTreeMap<String, u64>) {
     }
 }
 
-/// Kills that process, if it still is a living child of the supervisor.
-/// Whether it did: the signal was the first that ended it.
+/// Kills that process if it is still a living child of the supervisor. Returns whether this
+/// signal was what ended it.
 fn kill(pid: i32, supervisor: i32) -> bool {
     let Some(stat) = stat(pid).filter(|stat| stat.parent == supervisor && stat.state != 'Z') else {
         return false;
@@ -133,7 +135,7 @@ fn kill(pid: i32, supervisor: i32) -> bool {
         Err(Errno::ESRCH) => return false,
         Err(error) => panic!("{error}"),
     }
-    // It is dead for this trial before another look at it: so it is killed once.
+    // Wait until it is seen dead, so that it is killed only once.
     let until = Instant::now() + DEADLINE;
     while !is_over(pid, stat.started) {
         assert!(Instant::now() < until, "{pid} does not die");
@@ -145,11 +147,11 @@ fn kill(pid: i32, supervisor: i32) -> bool {
 pub(super) struct Stat {
     state: char,
     parent: i32,
-    /// In clock ticks since boot: with the process id it names one process for good.
+    /// In clock ticks since boot. Together with the pid, this identifies a process.
     pub(super) started: u64,
 }
 
-/// proc_pid_stat(5).
+/// Reads proc_pid_stat(5).
 pub(super) fn stat(pid: i32) -> Option<Stat> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
@@ -169,8 +171,8 @@ fn settle(daemon: &Daemon, killed: &BTreeMap<String, u64>) {
         let restarts: u64 = status.children.iter().map(|child| child.restarts).sum();
         (up && restarts >= total).then_some(())
     });
-    // What a killed child left in its group dies with it, and what left its
-    // group ends soon: it is then the supervisor's to reap.
+    // What a killed child left in its group dies with it, and what has left its
+    // group ends soon. The supervisor then has to reap it.
     wait_for("what was left is reaped", || (children_of(daemon.pid()).len() <= CHILDREN).then_some(()));
 }
 
@@ -182,7 +184,7 @@ fn look(daemon: &Daemon, before: usize, killed: &BTreeMap<String, u64>) -> Found
     let strays = strays.filter(|pid| *pid != daemon.pid() && !pids.contains(pid) && !of_children(*pid)).count();
     let wrong =
         |child: &&plumbd::control::status::Child| child.restarts != killed.get(&child.name).copied().unwrap_or(0);
-    // The connection that asked for the status is closed soon.
+    // The connection of the status request is closed soon.
     let more = || descriptors(daemon.pid()).saturating_sub(before);
     let until = Instant::now() + Duration::from_secs(1);
     while more() > 0 && Instant::now() < until {
@@ -200,14 +202,14 @@ fn zombies(daemon: &Daemon) -> usize {
     children_of(daemon.pid()).into_iter().filter(|&pid| state(pid) == Some('Z')).count()
 }
 
-/// A child that nobody reaps, a stray that is none of its children's, a kill that
-/// nobody counted, and a descriptor more: each must be found.
+/// The control: a child that is not reaped, a stray that belongs to no child, a kill that
+/// was not counted, and an extra descriptor. Each must be found.
 fn control(daemon: &Daemon, before: usize, killed: &mut BTreeMap<String, u64>) -> String {
     let mut stray = std::process::Command::new("sleep").arg("1000").current_dir(daemon.dir.path()).spawn().unwrap();
     let operator = std::os::unix::net::UnixStream::connect(daemon.path("plumbd.sock")).unwrap();
     wait_for("the operator is let in", || (descriptors(daemon.pid()) > before).then_some(()));
     let uncounted = daemon.status().children[0].pid.unwrap();
-    // While the supervisor stands still, it reaps nobody.
+    // While the supervisor is stopped, it reaps nothing.
     daemon.signal(SIGSTOP);
     assert!(kill(uncounted, daemon.pid()));
     let zombies = zombies(daemon);
@@ -224,7 +226,7 @@ fn control(daemon: &Daemon, before: usize, killed: &mut BTreeMap<String, u64>) -
     stray.kill().unwrap();
     stray.wait().unwrap();
     *killed.entry(daemon.status().children[0].name.clone()).or_default() += 1;
-    "a supervisor that reaps nobody, a stray, a descriptor more, a kill left out of the count: each found".to_owned()
+    "a supervisor that reaps nothing, a stray, an extra descriptor, a kill left out of the count: each found".to_owned()
 }
 
 pub(super) fn below(bound: u64) -> u64 {

@@ -1,6 +1,6 @@
 //! Signals in any order, many of them at the same instant: SIGHUP after each of
-//! several configurations, SIGCHLD that nobody's end explains, SIGUSR1, and at
-//! last SIGTERM or SIGINT, once or twice.
+//! several configurations, SIGCHLD although no child ended, SIGUSR1, and finally
+//! SIGTERM or SIGINT, once or twice.
 
 use crate::daemon::{DEADLINE, Daemon, kill, wait_for};
 use crate::trial::Tried;
@@ -8,15 +8,15 @@ use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use plumbd::control::status::DaemonState;
 use std::time::{Duration, Instant};
 
-/// At `--times 1`.
+/// How many rounds there are with `--times 1`.
 pub(super) const ROUNDS: u32 = 40;
-/// Configurations a round.
+/// How many configurations there are in a round.
 const CONFIGS: u32 = 20;
-/// What does not happen in such a time does not happen.
+/// If something does not happen within this time, it does not happen.
 const LONG: Duration = Duration::from_millis(500);
 
-/// Child `generation-N` says by its name which configuration holds; the other is
-/// told to reopen and notes that in a file of its name.
+/// The name of child `generation-N` shows which configuration holds. The other child is
+/// asked to reopen, and notes that in a file of its name.
 fn config(generation: u32, told: &str) -> String {
     format!(
         r#"
@@ -40,7 +40,7 @@ pub(super) fn attempt(rounds: u32) -> Tried {
         daemon.signal(SIGUSR1);
         wait_for("a reopen comes through", || is_told(&daemon, "late").then_some(()));
         reopened += 1;
-        // The end, in the middle of another storm.
+        // It is stopped in the middle of another storm.
         let end = round as usize % ends.len();
         signals += match end {
             0 | 1 => storm_and_stop(&daemon, round, [SIGTERM, SIGINT][end]),
@@ -69,10 +69,11 @@ fn is_told(daemon: &Daemon, told: &str) -> bool {
     daemon.read(told).ends_with(b"x\n")
 }
 
-/// A child that no signal from before is passed on to: the supervisor has seen
-/// all of them, and only then starts it.
+/// Makes sure that no earlier signal is passed on to the child that is started next: the
+/// supervisor must have seen all of them before.
 fn has_a_newcomer(daemon: &Daemon) {
-    // It answers one request a turn of its loop, and each turn begins with the signals that have come.
+    // It answers one request in each round of its loop, and each round begins with the signals that
+    // have arrived.
     for _ in 0..2 {
         daemon.status();
     }
@@ -80,7 +81,7 @@ fn has_a_newcomer(daemon: &Daemon) {
     wait_trap(daemon, "late");
 }
 
-/// Waits so long until the configuration of that number holds.
+/// Waits up to this long until the configuration of that number holds.
 fn held(daemon: &Daemon, generation: u32, bound: Duration) -> Result<(), String> {
     let name = format!("generation-{generation}");
     let until = Instant::now() + bound;
@@ -96,7 +97,7 @@ fn held(daemon: &Daemon, generation: u32, bound: Duration) -> Result<(), String>
     Err(format!("a reload was lost: {name} is not among {names:?}"))
 }
 
-/// Three at once send them; the last SIGHUP comes after the last configuration.
+/// Three threads send signals at once. The last SIGHUP comes after the last configuration.
 fn storm(daemon: &Daemon, round: u32) -> u32 {
     let pid = daemon.pid();
     let noise = |signal: i32, count: u32| {
@@ -124,13 +125,13 @@ fn storm_and_stop(daemon: &Daemon, round: u32, stop: i32) -> u32 {
     let pid = daemon.pid();
     let order = [SIGHUP, SIGCHLD, SIGUSR1, SIGHUP, stop, SIGCHLD, SIGHUP, SIGUSR1];
     for i in 0..order.len() {
-        // The stop is now the first of them, now the last.
+        // The stop is sometimes the first of them, sometimes the last.
         kill(pid, order[(i + round as usize) % order.len()]);
     }
     u32::try_from(order.len()).unwrap()
 }
 
-/// A child is deaf to a stop, for longer than anybody here waits: two are needed.
+/// A child ignores a stop for longer than this trial waits, so two stops are needed.
 fn storm_and_stop_at_once(daemon: &Daemon, round: u32, stop: i32) -> u32 {
     has_a_deaf_child(daemon);
     let first = storm_and_stop(daemon, round, stop);
@@ -150,15 +151,15 @@ fn has_a_deaf_child(daemon: &Daemon) {
     wait_trap(daemon, "deaf");
 }
 
-/// By a rename: a reload never reads half a file.
+/// Replaces the configuration by a rename, so that no reload reads half a file.
 fn replace(daemon: &Daemon, config: &str) {
     let next = daemon.path("next.toml");
     std::fs::write(&next, config).unwrap();
     std::fs::rename(next, daemon.path("plumbd.toml")).unwrap();
 }
 
-/// What is left out does not come about, and that is seen: a SIGHUP, the SIGUSR1
-/// after a storm of them, the second SIGTERM.
+/// The control: a signal is left out, and its effect must be missing. It is a SIGHUP, the SIGUSR1
+/// after a storm of them, or the second SIGTERM.
 fn control() -> String {
     let mut daemon = Daemon::start(&config(0, "told"));
     wait_trap(&daemon, "told");

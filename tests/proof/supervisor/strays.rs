@@ -1,9 +1,9 @@
-//! Processes that leave their child in every way there is, under kills of the child
+//! Processes that leave their child in every possible way, under kills of the child
 //! and of the supervisor, while all cores are busy.
 //!
-//! Each stray writes its process id to a file that is named for the process that
-//! started it, so this trial knows of each without a word of plumbd's. What an earlier
-//! process of a child has left and is alive once the child is up again has outlived it.
+//! Each stray writes its pid to a file that is named after the process that
+//! started it, so this trial knows about each without asking plumbd. If a stray of an
+//! earlier process of a child is alive when the child is up again, it has outlived it.
 
 use super::kills::{below, stat};
 use crate::daemon::{Daemon, alive, kill, strays, wait_for};
@@ -14,12 +14,12 @@ use std::fmt::Write;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-/// Kills of one child, at `--times 1`.
+/// How many kills of one child there are with `--times 1`.
 pub(super) const KILLS: u32 = 2_000;
-/// Of so many of those, one is a kill of the supervisor.
+/// One of this many kills is a kill of the supervisor.
 const SUPERVISOR: u32 = 20;
 
-/// How a stray leaves; within it, `$0` is its file.
+/// Ways in which a stray leaves its child. `$0` is its file.
 const SORTS: &[(&str, &str)] = &[
     ("session", "setsid sh -c 'echo $$ >> $0; exec sleep 1000' $0.$$ &"),
     ("forked-twice", "(setsid setsid sh -c 'echo $$ >> $0; exec sleep 1000' $0.$$ &)"),
@@ -32,7 +32,7 @@ const SORTS: &[(&str, &str)] = &[
     ("unmarked", "setsid env -i /bin/sh -c 'echo $$ >> $0; exec /bin/sleep 1000' $0.$$ &"),
     ("unmarked-orphan", "(setsid env -i /bin/sh -c 'echo $$ >> $0; exec /bin/sleep 1000' $0.$$ &)"),
 ];
-/// They show nothing of where they are from once the supervisor is dead.
+/// Once the supervisor is dead, nothing shows where these are from.
 const UNMARKED: [&str; 2] = ["unmarked", "unmarked-orphan"];
 
 fn config() -> String {
@@ -48,7 +48,7 @@ fn config() -> String {
     text
 }
 
-/// What was done and found.
+/// The trial: what was done and found.
 #[derive(Debug, Default)]
 struct Count {
     children: u32,
@@ -60,14 +60,14 @@ struct Count {
 struct Trial {
     daemon: Daemon,
     count: Count,
-    /// The processes that children had before, by sort.
+    /// The earlier processes of children, by sort.
     before: Vec<(&'static str, i32)>,
 }
 
 impl Trial {
-    /// What that process has left, if it got so far.
+    /// The stray of that process, if it has left one.
     fn left(&self, (sort, pid): (&str, i32)) -> Option<i32> {
-        // Numbers come again, so there may be an earlier one's before it.
+        // Pids are reused, so the file may begin with the stray of an earlier process.
         self.daemon.read_text(&format!("left.{sort}.{pid}")).strip_suffix('\n')?.lines().last()?.parse().ok()
     }
 
@@ -78,7 +78,7 @@ impl Trial {
         })
     }
 
-    /// Waits until each has left something; their processes.
+    /// Waits until each has left something. Returns the processes.
     fn wait_left(&self) -> Vec<(&'static str, i32)> {
         let up: Vec<(&str, i32)> = SORTS.iter().map(|(sort, _)| (*sort, self.wait_up(sort, None))).collect();
         up.iter().for_each(|of| {
@@ -87,7 +87,7 @@ impl Trial {
         up
     }
 
-    /// Counts what that process has left, which is another's predecessor now.
+    /// Counts the stray of that process, which has a successor now.
     fn look(&mut self, of: (&'static str, i32)) {
         match self.left(of) {
             Some(stray) if self.is_there(stray) => self.count.outlived += 1,
@@ -106,7 +106,7 @@ impl Trial {
         if below(3) > 0 {
             wait_for("a stray", || self.left(of));
         } else {
-            // It may be just leaving.
+            // It may just be leaving something behind.
             std::thread::sleep(Duration::from_micros(below(5000)));
         }
         kill(of.1, SIGKILL);
@@ -119,7 +119,7 @@ impl Trial {
         let all = self.wait_left();
         self.daemon.signal(SIGKILL);
         self.daemon.wait_killed();
-        // The documented limit: these are the trial's own to end.
+        // plumbd documents that it can't find these, so the trial itself ends them.
         self.end_unmarked(&all);
         self.daemon.start_again();
         all.into_iter().for_each(|of| self.look(of));
@@ -134,7 +134,7 @@ impl Trial {
         });
     }
 
-    /// Those that wrote their files late are found here.
+    /// Finds those that wrote their files late.
     fn look_again(&mut self) {
         let now = self.wait_left();
         let before = self.before.iter().filter(|of| !now.contains(of));
@@ -142,14 +142,14 @@ impl Trial {
         self.count.outlived += late.count();
     }
 
-    /// Whether that process is what wrote that file, and not another that has its number
-    /// by now: it is at least as old as the file.
+    /// Whether that process wrote that file, and is not another one with the same pid: it must be
+    /// at least as old as the file.
     fn is_writer(&self, (sort, pid): (&str, i32), stray: i32) -> bool {
         let Some(started) = stat(stray).map(|stat| stat.started) else { return false };
         let written = self.daemon.path(&format!("left.{sort}.{pid}")).metadata().unwrap().modified().unwrap();
         let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
         let uptime: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
-        // Clock ticks, of which /proc has 100 a second.
+        // These are clock ticks, of which /proc has 100 per second.
         let age = uptime - Duration::from_millis(started * 10).as_secs_f64();
         self.is_there(stray) && age + 0.05 > written.elapsed().unwrap_or_default().as_secs_f64()
     }
@@ -199,7 +199,7 @@ pub(super) fn attempt(kills: u32) -> Tried {
     }
 }
 
-/// The supervisor is killed, and this trial does not end the strays that have no mark.
+/// The control: the supervisor is killed, and this trial does not end the strays without a mark.
 fn control(trial: &mut Trial) -> String {
     let before = std::mem::take(&mut trial.count);
     let all = trial.wait_left();

@@ -25,13 +25,13 @@ fn another_process_has_to_wait_and_a_new_name_is_a_new_file() {
     assert!(second.is_removed().unwrap());
 }
 
-/// Whether its file system can keep room for it.
+/// Whether its file system can reserve room for it.
 fn keeps_room(file: &MessageFile) -> bool {
     file.allocate(0, 1) != Err(Errno::EOPNOTSUPP)
 }
 
 #[test]
-fn room_is_kept_without_a_change_of_length() {
+fn room_is_reserved_without_a_change_of_length() {
     use std::os::unix::fs::MetadataExt;
     let (_folder, mut file) = file(b"one\n");
     file.reserve(4, 100_000).unwrap();
@@ -42,7 +42,7 @@ fn room_is_kept_without_a_change_of_length() {
 }
 
 #[test]
-fn room_that_somebody_gave_back_is_asked_for_again() {
+fn room_lost_by_a_truncation_is_reserved_again() {
     use std::os::unix::fs::MetadataExt;
     let (_folder, mut file) = file(b"one\ntw");
     let kept = |file: &MessageFile| {
@@ -57,11 +57,11 @@ fn room_that_somebody_gave_back_is_asked_for_again() {
     file.leave_at(4);
     File::options().write(true).open(file.path()).unwrap().set_len(0).unwrap();
     file.reserve(0, 10).unwrap();
-    assert!(kept(&file), "after somebody cut it");
+    assert!(kept(&file), "after another process truncated it");
 }
 
 #[test]
-fn rotated_it_has_another_name_and_a_new_file_has_its_own() {
+fn a_rotated_file_has_another_name_and_a_new_file_has_its_old_one() {
     let (folder, first) = file(b"one\n");
     let archive = folder.path().join("archive");
     std::fs::write(next_path(first.path()), "").unwrap();
@@ -69,7 +69,7 @@ fn rotated_it_has_another_name_and_a_new_file_has_its_own() {
     assert!(second.is_named() && second.size().unwrap() == 0 && !next_path(first.path()).exists());
     assert_eq!(std::fs::read(&archive).unwrap(), b"one\n");
     assert!(MessageFile::open(second.path(), &RIGHTS).unwrap().is_none(), "it is locked");
-    // The first has lost its name; the second must not take one that is not free.
+    // The first has lost its name. The second must not take a name that is not free.
     assert!(first.rotate(&folder.path().join("other")).is_err());
     assert!(second.rotate(&archive).is_err() && second.is_named());
     assert_eq!(folder.path().read_dir().unwrap().count(), 2);
@@ -95,7 +95,7 @@ fn a_symbolic_link_is_not_rotated_nor_is_anything_overwritten() {
 }
 
 #[test]
-fn what_is_no_regular_file_is_refused() {
+fn only_a_regular_file_is_accepted() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("fifo");
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -147,7 +147,7 @@ fn a_next_file_without_its_rights_or_beside_a_message_file_is_removed() {
 }
 
 #[test]
-fn a_next_file_does_not_replace_what_a_symbolic_link_is_to_name() {
+fn a_next_file_does_not_replace_a_dangling_symbolic_link() {
     let folder = tempfile::tempdir().unwrap();
     let [path, real] = ["m.log", "real"].map(|name| folder.path().join(name));
     std::os::unix::fs::symlink(&real, &path).unwrap();
@@ -157,7 +157,7 @@ fn a_next_file_does_not_replace_what_a_symbolic_link_is_to_name() {
 }
 
 #[test]
-fn a_kill_before_a_new_file_has_its_group_does_not_take_it_away() {
+fn a_new_file_gets_its_group_even_if_its_first_logger_was_killed() {
     let own = nix::unistd::getegid().as_raw();
     let id = if geteuid().is_root() { 54_321 } else { own };
     let group = super::super::settings::Group { name: "logs".to_owned(), id };
@@ -173,7 +173,7 @@ fn a_kill_before_a_new_file_has_its_group_does_not_take_it_away() {
         (mode(&path), std::fs::metadata(&path).unwrap().gid())
     };
     assert_eq!(opened(0o1640, ""), (0o640, id));
-    // An administrator's are left as they are.
+    // Rights that an administrator set are left alone.
     assert_eq!(opened(0o640, ""), (0o640, own));
     assert_eq!(opened(0o1640, "one\n"), (0o1640, own));
     std::fs::remove_file(&path).unwrap();
@@ -182,7 +182,7 @@ fn a_kill_before_a_new_file_has_its_group_does_not_take_it_away() {
 }
 
 #[test]
-fn what_stopped_at_a_file_systems_limit_is_not_tried_again() {
+fn a_length_that_the_file_system_refused_is_not_tried_again() {
     let (_folder, mut file) = file(b"one\n");
     file.note_longest(100).unwrap();
     assert!(is_too_large(&file.reserve(4, 97).unwrap_err()) && is_too_large(&file.reserve(50, u64::MAX).unwrap_err()));
@@ -191,7 +191,7 @@ fn what_stopped_at_a_file_systems_limit_is_not_tried_again() {
 }
 
 #[test]
-fn no_more_room_is_asked_for_ahead_than_a_limit_leaves() {
+fn room_is_reserved_ahead_only_up_to_a_limit() {
     let (_folder, mut file) = file(b"one\n");
     file.note_longest(AHEAD + 100).unwrap();
     file.reserve(4, 10).unwrap();
@@ -203,13 +203,13 @@ fn no_more_room_is_asked_for_ahead_than_a_limit_leaves() {
 }
 
 #[test]
-fn on_nfs_a_removed_file_is_one_that_has_but_the_clients_name() {
+fn on_nfs_a_file_is_removed_if_only_the_clients_name_is_left() {
     let (folder, mut file) = file(b"one\n");
     let name = |name: &str| folder.path().join(name);
     std::fs::rename(file.path(), name(".nfs000000000000a1b200000001")).unwrap();
-    assert!(!file.is_removed().unwrap(), "elsewhere it is a name as any");
+    assert!(!file.is_removed().unwrap(), "on another file system, it is an ordinary name");
     file.on_nfs = true;
     assert!(file.is_removed().unwrap());
     std::fs::rename(name(".nfs000000000000a1b200000001"), name("m.log.1")).unwrap();
-    assert!(!file.is_removed().unwrap(), "a rotator's");
+    assert!(!file.is_removed().unwrap(), "a rotation has renamed it");
 }

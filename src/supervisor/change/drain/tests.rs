@@ -1,10 +1,10 @@
-//! Chains of children through a million events: sources, filters and sinks that
-//! die, are deaf or slow, operators who stop and start them, and drains of some
-//! or all of them. No process, and a clock that only the simulation moves.
+//! Takes chains of children through a million events: sources, filters and sinks that
+//! die, ignore signals or are slow, operators who stop and start them, and drains of some
+//! or all of them. There are no processes, and only the simulation moves the clock.
 //!
-//! Each message has a number. Whatever happens, at the end of a drain it is in
-//! the file, or waits in a link, or was in the hands of a filter that was killed;
-//! and none waits that a child could still have taken.
+//! Each message has a number. Whatever happens, at the end of a drain each message is in
+//! the file, waits in a link, or was held by a filter that was killed; and none waits that
+//! a child could still have taken.
 
 mod world;
 
@@ -13,7 +13,7 @@ use crate::supervisor::dice::Dice;
 use world::{Law, Seen, World};
 
 const EVENTS: u64 = 1_000_000;
-/// Set to the seed of a failure to see it again.
+/// Set this to the seed of a failure to reproduce it.
 const SEED: &str = "PLUMBD_SIMULATION_SEED";
 
 fn seed() -> u64 {
@@ -23,8 +23,8 @@ fn seed() -> u64 {
     }
 }
 
-/// Worlds one after another until there were that many events; what was seen, or
-/// what went wrong.
+/// Runs one world after another until there were that many events. Returns what was
+/// seen, or what went wrong.
 fn simulate(law: Law, seed: u64, events: u64) -> Result<Seen, String> {
     let mut dice = Dice(seed);
     let mut seen = Seen::default();
@@ -59,7 +59,7 @@ fn chains_lose_nothing_through_a_million_events() {
     }
 }
 
-/// The control: laws that look right and are not.
+/// The control: rules that look right but are not.
 #[test]
 fn a_law_that_forgets_something_is_found_out() {
     for law in [Law::DeadIsDone, Law::NobodyIsStarted, Law::NoOrder] {

@@ -1,23 +1,23 @@
-//! Whole lives of children through many events: reloads to configurations that serve or
-//! don't, changes back, the end, kills, operators who stop and start children, processes
-//! that are slow, deaf, or not ended by SIGKILL for a while. No process, and a clock that
-//! only the simulation moves.
+//! Takes whole families of children through many events: reloads to configurations that
+//! work or don't, changes back, the end, kills, operators who stop and start children,
+//! processes that are slow, ignore signals, or survive SIGKILL for a while. There are no
+//! processes, and only the simulation moves the clock.
 //!
-//! Whatever happens: there are never two processes of one child, none starts before what it
-//! needs is up, and once nothing disturbs them any more all is as it is wanted, soon.
+//! Whatever happens, there are never two processes of one child, no child starts before
+//! those it needs are up, and soon after the last disturbance every child is as wanted.
 
 mod world;
 
 use crate::supervisor::dice::Dice;
 use world::{Flaw, Seen, World};
 
-/// Some seconds each, with optimization (`cargo test --release`) or without.
+/// A test takes some seconds, with optimization (`cargo test --release`) or without.
 const EVENTS: u64 = if cfg!(debug_assertions) { 100_000 } else { 1_000_000 };
-/// Set to the seed of a failure to see it again.
+/// Set this to the seed of a failure to reproduce it.
 const SEED: &str = "PLUMBD_SIMULATION_SEED";
 
-/// Worlds one after another until there were that many events; what was seen, or
-/// what went wrong. In each are that many families, which have nothing to do with each other.
+/// Runs one world after another until there were that many events. Returns what was seen,
+/// or what went wrong. Each world has that many families, independent of each other.
 fn simulate(families: usize, flaw: Flaw, seed: u64, events: u64) -> Result<Seen, String> {
     let mut dice = Dice(seed);
     let mut seen = Seen::default();
@@ -48,12 +48,12 @@ fn changes_lead_to_what_is_wanted_through_any_events() {
 }
 
 #[test]
-fn changes_of_children_that_do_not_meet_may_be_under_way_together() {
+fn changes_that_share_no_child_may_be_under_way_together() {
     let seen = whole(3);
     assert!(seen.together > 100, "{seen:?}");
 }
 
-/// The control: steps that look right and are not.
+/// The control: steps that look right but are not.
 #[test]
 fn a_flaw_in_the_steps_is_found_out() {
     for flaw in [Flaw::StartsAtOnce, Flaw::DoesNotWaitForTheEnd, Flaw::ForgetsWhomItStopped, Flaw::DoesNotGoBack] {

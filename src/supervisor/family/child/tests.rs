@@ -1,5 +1,5 @@
-//! Each rule by itself is in `start`, `again` and `stop`; what holds for all of
-//! them together in `properties`, and a long life of many children in `simulation`.
+//! The single rules are tested in `start`, `again` and `stop`, what holds for all of them
+//! together in `properties`, and the long life of many children in `simulation`.
 
 mod again;
 mod properties;
@@ -21,7 +21,7 @@ const GOOD: Event = Exited(Exit::Code(0));
 const BAD: Event = Exited(Exit::Code(1));
 const KILLED: Event = Exited(Exit::Signal(9));
 
-/// The contract's defaults.
+/// The default policy.
 fn policy() -> Policy {
     Policy {
         restart: Restart::Always,
@@ -51,12 +51,12 @@ struct Child {
 }
 
 impl Child {
-    /// One that is down.
+    /// A child that is down.
     fn down(policy: Policy) -> Child {
         Child { machine: Machine::new(policy), now: Instant::now() }
     }
 
-    /// One whose first process was just spawned.
+    /// A child whose first process was just spawned.
     fn starting(policy: Policy) -> Child {
         let mut child = Child::down(policy);
         assert_eq!(child.tell(Start), [Action::Spawn]);
@@ -64,7 +64,7 @@ impl Child {
         child
     }
 
-    /// One that serves.
+    /// A child that serves.
     fn up(policy: Policy) -> Child {
         let mut child = Child::starting(policy);
         child.tell(SaysReady);
@@ -72,21 +72,21 @@ impl Child {
         child
     }
 
-    /// One that was asked to stop.
+    /// A child that was asked to stop.
     fn stopping(policy: Policy) -> Child {
         let mut child = Child::up(policy);
         assert_eq!(child.tell(Stop), [Action::Ask(FIRST, Signal::SIGTERM)]);
         child
     }
 
-    /// One that was not ready in time.
+    /// A child that was not ready in time.
     fn late(policy: Policy) -> Child {
         let mut child = Child::starting(policy);
         assert_eq!(child.tick_at_deadline(), [Action::Force(FIRST)]);
         child
     }
 
-    /// One that waits for its time: its second crash in a row.
+    /// A child in backoff after its second crash in a row.
     fn backoff(policy: Policy) -> Child {
         let mut child = Child::up(policy);
         assert_eq!(child.tell(BAD), [Action::Spawn]);
@@ -96,7 +96,7 @@ impl Child {
         child
     }
 
-    /// One that was given up.
+    /// A child that was given up.
     fn failed() -> Child {
         let mut child = Child::up(Policy { start_limit: StartLimit { burst: 1, within: secs(60) }, ..policy() });
         assert_eq!(child.tell(BAD), []);
@@ -104,14 +104,14 @@ impl Child {
         child
     }
 
-    /// What is to be done about it but saying.
+    /// Tells the machine; returns its actions other than log messages.
     fn tell(&mut self, event: Event) -> Vec<Action> {
         let mut actions = self.machine.step(event, self.now);
         actions.retain(|action| !matches!(action, Action::Say(..)));
         actions
     }
 
-    /// What an operator reads about it.
+    /// Tells the machine; returns its log messages.
     fn said(&mut self, event: Event) -> Vec<String> {
         let actions = self.machine.step(event, self.now);
         let texts = actions.into_iter().filter_map(|action| match action {
@@ -126,7 +126,8 @@ impl Child {
         self.tell(Tick)
     }
 
-    /// A tick just before the deadline does nothing; one at it, this.
+    /// Checks that a tick just before the deadline does nothing; returns what one at the
+    /// deadline does.
     fn tick_at_deadline(&mut self) -> Vec<Action> {
         let deadline = self.machine.deadline().expect("there is a deadline");
         self.now = deadline - Duration::from_nanos(1);

@@ -1,5 +1,5 @@
-//! The configuration: every text is right as a whole, or is told what is wrong
-//! with it; and what is right is the same once its defaults are written out.
+//! The configuration: every text is right as a whole, or every problem with it is
+//! reported. A right one means the same once its defaults are written out.
 
 use super::{Verdict, hold, is_one_line};
 use plumbd::config::effective::effective;
@@ -9,12 +9,12 @@ use plumbd::config::{Problems, check_text_on};
 use plumbd::schema::system::{Account, NotRunnable, System};
 use std::path::{Path, PathBuf};
 
-/// plumbd's own.
+/// Tries plumbd's own function.
 pub fn target(bytes: &[u8]) -> Verdict {
     look(bytes, effective)
 }
 
-/// `effective`: writes a configuration with every default filled in.
+/// Tries a text. `effective` writes a configuration with every default filled in.
 pub fn look(text: &[u8], effective: fn(&Model) -> String) -> Verdict {
     let model = match check(text) {
         Ok(model) => model,
@@ -22,7 +22,7 @@ pub fn look(text: &[u8], effective: fn(&Model) -> String) -> Verdict {
     };
     let whole = effective(&model);
     let again = check(whole.as_bytes()).map_err(|problems| format!("with its defaults: {problems}"))?;
-    hold!(effective(&again) == whole, "with its defaults it means another:\n{whole}");
+    hold!(effective(&again) == whole, "with its defaults it means something else:\n{whole}");
     hold!(plan(&model, &again).is_empty(), "a reload with its defaults would do something");
     Ok(())
 }
@@ -33,7 +33,7 @@ fn check(text: &[u8]) -> Result<Model, Problems> {
 
 fn told(text: &[u8], problems: &Problems) -> Verdict {
     hold!(problems.count() > 0, "refused for no reason");
-    // How they are shown takes longer than all else: for one in eight.
+    // Showing them takes longer than all else, so only one in eight is shown.
     if text.len() % 8 != 0 {
         return Ok(());
     }
@@ -44,7 +44,7 @@ fn told(text: &[u8], problems: &Problems) -> Verdict {
         hold!(problem.line == 0 || problem.col > 0, "column 0: {headline}");
         hold!(!problem.what.is_empty() && is_one_line(&headline), "{headline:?}");
     }
-    hold!(problems.to_string().lines().all(is_one_line), "steers a terminal: {problems:?}");
+    hold!(problems.to_string().lines().all(is_one_line), "controls a terminal: {problems:?}");
     Ok(())
 }
 

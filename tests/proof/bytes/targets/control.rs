@@ -1,12 +1,12 @@
-//! Requests of operators: the same however they arrive, one refusal at most.
+//! Requests of operators: they are the same however they arrive, with one refusal at most.
 
 use super::{Verdict, hold};
 use plumbd::control::request::LONGEST;
 use plumbd::control::{Decoder, Request};
 
-/// What turns bytes into requests.
+/// A decoder that turns bytes into requests.
 pub trait Requests: Default {
-    /// Takes what was read.
+    /// Takes bytes that were read.
     fn feed(&mut self, bytes: &[u8]);
     /// The next request, or refusal.
     fn next_request(&mut self) -> Option<Result<Request, String>>;
@@ -21,12 +21,12 @@ impl Requests for Decoder {
     }
 }
 
-/// plumbd's own.
+/// Tries plumbd's own function.
 pub fn target(bytes: &[u8]) -> Verdict {
     look::<Decoder>(bytes)
 }
 
-/// The first byte says how the rest is cut, or that it goes on and on.
+/// Tries bytes. The first byte decides how the rest is cut, or that it is repeated without end.
 pub fn look<D: Requests>(bytes: &[u8]) -> Verdict {
     let Some((&how, bytes)) = bytes.split_first() else {
         return Ok(());
@@ -58,7 +58,7 @@ fn outcomes<'a, D: Requests>(pieces: impl Iterator<Item = &'a [u8]>) -> Result<V
     Ok(outcomes)
 }
 
-/// The same bytes on and on: after [`LONGEST`] without a request it is refused.
+/// Repeats the bytes without end. After [`LONGEST`] bytes without a request, they must be refused.
 fn endless<D: Requests>(bytes: &[u8]) -> Verdict {
     let mut decoder = D::default();
     let mut waiting = 0;

@@ -1,6 +1,5 @@
-//! The ledger of a link and the intent file, as they are read: nothing is
-//! believed that was not written so, and all that was is. What a logger does
-//! with it is [`super::recovery`]'s.
+//! How the ledger of a link and the intent file are read: only what was written is believed,
+//! and all of that is. What a logger does with it is tried in [`super::recovery`].
 
 use super::pages::{
     self, CARRY, INTENT, LEDGER, PHASE, PROMISE, SLOTS, Says, VERSION, bytes, carry_len, is_right, is_slot,
@@ -16,23 +15,23 @@ use std::os::unix::fs::FileExt;
 /// Takes up a ledger.
 pub type Open = fn(OwnedFd) -> Result<Ledger, String>;
 
-/// What stands behind the header.
+/// The bytes behind the header.
 const BODY: &[u8] = &[0; 4096];
 
-/// plumbd's own.
+/// Tries plumbd's own function.
 pub fn target(bytes: &[u8]) -> Verdict {
     look(bytes, Ledger::open)
 }
 
-/// A switch, the ledger's words, the intent file's words; what is missing is
-/// zero, and the rest of the ledger's page is the last byte.
+/// Tries bytes: a switch, the ledger's words, then the intent file's words. Missing bytes are
+/// zero, and the rest of the ledger's page is filled with the last byte.
 pub fn look(input: &[u8], open: Open) -> Verdict {
     let Some((&switch, rest)) = input.split_first() else {
         return Ok(());
     };
     let (ledger, header) = rest.split_at(rest.len().min(8 * LEDGER));
     let [mut ledger, mut header] = [words(ledger, LEDGER), words(&header[..header.len().min(8 * INTENT)], INTENT)];
-    // Else few would get any further.
+    // Otherwise few would get any further.
     if switch & 0x80 != 0 {
         mend_ledger(&mut ledger);
         mend_header(&mut header, BODY);
@@ -47,7 +46,7 @@ thread_local! {
     static PAGES: std::cell::RefCell<Pages> = std::cell::RefCell::new(Pages::new());
 }
 
-/// What stays from one case to the next.
+/// The parts that are kept from one case to the next.
 struct Pages {
     ledger: File,
     intent: Intent,
@@ -115,10 +114,10 @@ impl Pages {
     }
 }
 
-/// What of a ledger means something.
+/// How many bytes of a ledger mean something.
 pub const BYTES: usize = 8 * LEDGER;
 
-/// Puts every checksum of a ledger right.
+/// Makes every checksum of a ledger right.
 pub fn set_right(ledger: &mut [u8; BYTES]) {
     let mut words = words(ledger, LEDGER);
     mend_ledger(&mut words);

@@ -1,15 +1,16 @@
-//! What children write to the log: each line, in order, as text that can
-//! forge no entry and steer no terminal.
+//! What children write to the log: each line, in order, as text that can't
+//! forge an entry or control a terminal.
 
 use super::{Verdict, hold, is_one_line};
 use plumbd::journal::{LONGEST, LineSplitter, Piece, escaped_parts};
 
-/// plumbd's own.
+/// Tries plumbd's own function.
 pub fn target(bytes: &[u8]) -> Verdict {
     look(bytes, escaped_parts)
 }
 
-/// `escape`: a line as text, in parts. The first byte says how the rest is cut.
+/// Tries bytes. `escape` turns a line into text, in parts. The first byte decides how the rest is
+/// cut.
 pub fn look(bytes: &[u8], escape: fn(&[u8]) -> Vec<String>) -> Verdict {
     let Some((&how, bytes)) = bytes.split_first() else {
         return Ok(());
@@ -39,7 +40,7 @@ pub fn look(bytes: &[u8], escape: fn(&[u8]) -> Vec<String>) -> Verdict {
     }
     splitter.finish(&mut take);
     hold!(got == expected, "{} lines, not {}", got.len(), expected.len());
-    hold!(!torn, "a letter is cut");
+    hold!(!torn, "a character is cut");
     for piece in &pieces {
         hold!(piece.len() <= LONGEST, "a piece is longer than {LONGEST} bytes");
         let parts = escape(piece);
@@ -54,8 +55,7 @@ fn text_of(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The same by the words of the manual: lines, each with the priority that it
-/// begins with.
+/// What the manual demands: the lines, each with the priority that it begins with.
 fn lines(bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let ended = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     if bytes.is_empty() {

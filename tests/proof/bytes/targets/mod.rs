@@ -1,8 +1,8 @@
-//! What must hold of any bytes, a function a reader of foreign bytes. The same
-//! functions are fuzz targets (`fuzz/`) and run in the proof.
+//! Checks that must hold for any bytes, one function for each reader of foreign bytes. The
+//! same functions are fuzz targets (`fuzz/`) and run in the proof.
 //!
-//! Each says what it found wrong, and takes the function that it looks at as an
-//! argument: so a control can give it a broken one.
+//! Each reports what it found wrong. It takes the function that it tries as an
+//! argument, so a control can give it a broken one.
 
 pub mod config;
 pub mod control;
@@ -15,10 +15,10 @@ mod pages;
 pub mod record;
 pub mod recovery;
 
-/// What a target says of some bytes.
+/// A target's verdict about some bytes.
 pub type Verdict = Result<(), String>;
 
-/// Refuses what is not so.
+/// Fails with a message if something does not hold.
 macro_rules! hold {
     ($fact:expr, $($why:tt)+) => {
         if !$fact {
@@ -28,7 +28,7 @@ macro_rules! hold {
 }
 pub(crate) use hold;
 
-/// Whether a text can steer a terminal, or break out of its line.
+/// Whether a text can neither control a terminal nor break out of its line.
 pub fn is_one_line(text: &str) -> bool {
     !text.chars().any(|c| c.is_control() && c != '\t')
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// plumbd's own.
+/// Tries plumbd's own function.
 pub fn target(bytes: &[u8]) -> Verdict {
     look(bytes, list)
 }
@@ -18,9 +18,9 @@ thread_local! {
     static FOLDER: tempfile::TempDir = tempfile::tempdir_in("/dev/shm").unwrap();
 }
 
-/// `list`: a message file's archives. A file of that name stands beside it.
+/// Tries a name: a file of that name is beside the message file. `list` lists the archives.
 pub fn look(bytes: &[u8], list: fn(&Path) -> io::Result<Vec<Archive>>) -> Verdict {
-    // What can be a name: behind `m.log` in half of all cases.
+    // Make a valid name of it, behind `m.log` in half of all cases.
     let name: Vec<u8> = match bytes.split_first() {
         Some((how, rest)) if how % 2 == 0 => [b"m.log.", rest].concat(),
         _ => bytes.to_vec(),
@@ -45,12 +45,12 @@ pub fn look(bytes: &[u8], list: fn(&Path) -> io::Result<Vec<Archive>>) -> Verdic
         let taken = forms.iter().any(|(time, form)| path(&file, time, *form) == other);
         hold!(forms.len() == usize::from(taken), "of {name:?} it makes {forms:?}");
         hold!(taken == is_archive(&name), "taken for an archive: {taken}, {name:?}");
-        hold!(too_many(&found, Some(1), Some(0)) == 0, "the newest goes");
+        hold!(too_many(&found, Some(1), Some(0)) == 0, "the newest would be removed");
         Ok(())
     })
 }
 
-/// The same by the words of the manual: `m.log.20261122T150405.123456Z`, and
+/// Whether the manual says so: `m.log.20261122T150405.123456Z`, and
 /// maybe `.gz` or `.zst`, with a time that exists.
 fn is_archive(name: &[u8]) -> bool {
     let Some(rest) = std::str::from_utf8(name).ok().and_then(|name| name.strip_prefix("m.log.")) else {

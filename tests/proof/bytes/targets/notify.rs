@@ -1,14 +1,14 @@
-//! What children say about themselves: no more than is in it.
+//! What children report about themselves: nothing is understood that was not sent.
 
 use super::{Verdict, hold, is_one_line};
 use plumbd::supervisor::notify::{Said, parse};
 
-/// plumbd's own.
+/// Tries plumbd's own function.
 pub fn target(bytes: &[u8]) -> Verdict {
     look(bytes, parse)
 }
 
-/// `parse`: what a datagram says.
+/// Tries a datagram. `parse` reads what it says.
 pub fn look(bytes: &[u8], parse: fn(&[u8]) -> Vec<Said>) -> Verdict {
     let lines = |begin: &[u8]| bytes.split(|&byte| byte == b'\n').filter(|line| line.starts_with(begin)).count();
     let said = parse(bytes);
@@ -21,7 +21,7 @@ pub fn look(bytes: &[u8], parse: fn(&[u8]) -> Vec<Said>) -> Verdict {
     hold!(problems.len() == lines(b"X_PLUMBD_PROBLEM="), "{} problems", problems.len());
     for text in problems.into_iter().flatten() {
         hold!(!text.is_empty() && text.chars().count() <= 500, "a problem of {} bytes", text.len());
-        hold!(is_one_line(text) && !text.contains('\t'), "a problem steers a terminal: {text:?}");
+        hold!(is_one_line(text) && !text.contains('\t'), "a problem controls a terminal: {text:?}");
     }
     Ok(())
 }

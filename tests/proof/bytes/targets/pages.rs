@@ -1,15 +1,16 @@
-//! The words of a ledger and of an intent file's header, by the manual alone:
-//! doc/law-of-a-link.md, "Ledger" and "Intent file".
+//! The words of a ledger and of an intent file's header, according to the documentation
+//! alone: doc/law-of-a-link.md, "Ledger" and "Intent file".
 
 use plumbd::link::ledger::CARRY_MAX;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-/// Words of the ledger that mean something.
+/// How many words of the ledger mean something.
 pub(super) const LEDGER: usize = 18;
-/// The same of the intent file's header: those at its beginning, and the slot at its end.
+/// How many words of the intent file's header mean something: those at its beginning, and the
+/// slot at its end.
 pub(super) const INTENT: usize = FRONT + SLOT;
-/// Words at the beginning of the header, and of a slot.
+/// How many words are at the beginning of the header, and in a slot.
 const FRONT: usize = 34;
 const SLOT: usize = 11;
 
@@ -30,7 +31,7 @@ pub(super) const CARRY: usize = 15;
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"plumbdi\x02");
 /// Where the slots begin: the first is the one at the end of the page.
 pub(super) const SLOTS: [usize; 2] = [FRONT, 2];
-/// In a slot: its serial, its state, what it promises, the body's checksum.
+/// The words of a slot: its serial number, its state, what it promises, and the body's checksum.
 pub(super) const STATE: usize = 1;
 pub(super) const PROMISE: usize = 2;
 const BODY_SUM: usize = 9;
@@ -44,10 +45,10 @@ pub(super) const PREPARED: u64 = u64::from_le_bytes(*b"prepared");
 pub(super) const CONSUMING: u64 = u64::from_le_bytes(*b"consumes");
 pub(super) const PROMISED: u64 = u64::from_le_bytes(*b"promised");
 
-/// The bit of a carry that is in the second area.
+/// The bit that is set if a carry is in the second area.
 pub(super) const SECOND: u64 = 1 << 63;
 
-/// A word that has the checksum of others.
+/// A word that has the checksum of other words.
 pub(super) struct Sum {
     pub(super) at: usize,
     pub(super) of: &'static [usize],
@@ -77,19 +78,19 @@ impl Sum {
     }
 }
 
-/// What the upper half of the word that says what staging held must be.
+/// What must be in the upper half of the word with what staging held.
 fn held_sum(words: &[u64]) -> u64 {
     let pair = [words[BATCH], words[HELD] & 0xffff_ffff];
     Sum { at: 0, of: &[0, 1] }.of(&pair)
 }
 
-/// Puts every checksum of a ledger right.
+/// Makes every checksum of a ledger right.
 pub(super) fn mend_ledger(words: &mut [u64]) {
     [TAKES, DONE, STANDS].iter().for_each(|sum| sum.put(words));
     words[HELD] = words[HELD] & 0xffff_ffff | held_sum(words) << 32;
 }
 
-/// The same of a header in front of that body.
+/// Makes every checksum of a header right, in front of that body.
 pub(super) fn mend_header(words: &mut [u64], body: &[u8]) {
     for at in SLOTS {
         if let Some(sum) = body_sum(words, at, body) {
@@ -99,7 +100,7 @@ pub(super) fn mend_header(words: &mut [u64], body: &[u8]) {
     PROMISES.iter().chain([&UNTRUSTED, &BEGAN, &SETTLED]).for_each(|sum| sum.put(words));
 }
 
-/// The checksum of what a slot promises; `None`: it promises more than there is.
+/// The checksum of the bytes that a slot promises; `None` if it promises more than there is.
 fn body_sum(words: &[u64], slot: usize, body: &[u8]) -> Option<u64> {
     let length = usize::try_from(words[slot + PROMISE + 4]).ok()?;
     body.get(..length).map(|promised| u64::from(crc32fast::hash(promised)))
@@ -118,17 +119,17 @@ pub(super) fn header_of(file: &File) -> std::io::Result<Vec<u64>> {
     Ok([words(&page, FRONT), words(&page[4096 - 8 * SLOT..], SLOT)].concat())
 }
 
-/// Whether the batch is one that was settled.
+/// Whether that batch was settled.
 pub(super) fn is_settled(words: &[u64], batch: u64) -> bool {
     words[0] == MAGIC && batch != 0 && SETTLED.is_right(words) && SETTLED.of.iter().any(|&at| words[at] == batch)
 }
 
-/// How long a carry is.
+/// The length of a carry.
 pub(super) fn carry_len(word: u64) -> u64 {
     word & !SECOND
 }
 
-/// Whether a ledger is one that a logger believes.
+/// Whether a logger believes this ledger.
 pub(super) fn is_right(words: &[u64]) -> bool {
     if words[VERSION] == 0 {
         let zeros = DONE.of(&[0; LEDGER]);
@@ -151,30 +152,30 @@ pub(super) fn is_right(words: &[u64]) -> bool {
 /// What a header says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Says {
-    /// It is none, or nothing can be said of it.
+    /// It is not a header, or nothing can be said about it.
     Nothing,
     /// No batch is under way.
     Idle,
-    /// A batch was, before the machine went down.
+    /// A batch was under way before the machine went down.
     OtherBoot,
-    /// The promise in the words from there on counts.
+    /// The promise in the words from this one on counts.
     Writing(usize),
 }
 
-/// Whether a slot is one.
+/// Whether a slot is valid.
 pub(super) fn is_slot(words: &[u64], slot: usize) -> bool {
     let at = SLOTS[slot];
     words[0] == MAGIC && [IDLE, PROMISED].contains(&words[at + STATE]) && PROMISES[slot].is_right(words)
 }
 
-/// The last batch that a header knows of.
+/// The last batch that a header knows about.
 pub(super) fn last_batch(words: &[u64]) -> u64 {
     (0..2).filter(|&slot| is_slot(words, slot)).map(|slot| words[SLOTS[slot] + PROMISE]).max().unwrap_or(0)
 }
 
 /// What a header says in this boot, in front of that body.
 pub(super) fn says(words: &[u64], boot: [u64; 2], body: &[u8]) -> Says {
-    // A serial that is less than half of all numbers ahead was given later.
+    // If a serial number is ahead by less than half of all numbers, it was given later.
     let ahead = words[SLOTS[1]].wrapping_sub(words[SLOTS[0]]);
     let at = match [0, 1].map(|slot| is_slot(words, slot)) {
         [true, true] => SLOTS[usize::from((1..1 << 63).contains(&ahead))],
@@ -193,7 +194,7 @@ pub(super) fn says(words: &[u64], boot: [u64; 2], body: &[u8]) -> Says {
     }
 }
 
-/// This boot, as random(4) names it, in two halves.
+/// The id of this boot (random(4)), in two halves.
 pub(super) fn boot_id() -> [u64; 2] {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     let id = u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap();
@@ -206,7 +207,7 @@ pub(super) fn bytes(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-/// So many words; what is missing is zero.
+/// This many words. Missing ones are zero.
 pub(super) fn words(bytes: &[u8], len: usize) -> Vec<u64> {
     let mut whole = bytes.to_vec();
     whole.resize(8 * len, 0);

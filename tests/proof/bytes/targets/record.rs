@@ -8,12 +8,12 @@ use plumbd::link::record::{ACK_LEN, Ack, Decoded, MAGIC, MESSAGE_MAX, RECORD_MAX
 /// A decoder of records.
 pub type Decode = for<'a> fn(&'a [u8]) -> Decoded<'a>;
 
-/// plumbd's own.
+/// Tries plumbd's own function.
 pub fn target(bytes: &[u8]) -> Verdict {
     look(bytes, decode)
 }
 
-/// Looks at the bytes as they are, and with every checksum put right: else few
+/// Tries the bytes as they are, and with every checksum made right, because otherwise few
 /// would get any further.
 pub fn look(bytes: &[u8], decode: Decode) -> Verdict {
     walk(bytes, decode)?;
@@ -25,7 +25,7 @@ pub fn look(bytes: &[u8], decode: Decode) -> Verdict {
     bytes.windows(ACK_LEN).take(3).try_for_each(|window| acknowledgement(window.try_into().unwrap()))
 }
 
-/// Puts the checksum of a record at the head of `bytes` right, where its length can be one.
+/// Makes the checksum of a record at the head of `bytes` right, if its length is possible.
 pub fn mend(bytes: &mut [u8]) {
     if bytes.len() < 10 || bytes[..4] != MAGIC.to_le_bytes() {
         return;
@@ -68,7 +68,7 @@ fn walk(bytes: &[u8], decode: Decode) -> Verdict {
     Ok(())
 }
 
-/// The logger goes through them to the end, and no message is longer than one may be.
+/// Checks that the logger reads the bytes to the end, and that no message is too long.
 fn messages(bytes: &[u8], last: bool) -> Verdict {
     let (mut at, mut joined) = (0, Vec::new());
     while let Some(next) = next_message(&bytes[at..], &mut joined, last) {
@@ -88,6 +88,6 @@ fn messages(bytes: &[u8], last: bool) -> Verdict {
 
 fn acknowledgement(bytes: &[u8; ACK_LEN]) -> Verdict {
     let right = Ack::decode(bytes).is_none_or(|ack| ack.encode() == *bytes);
-    hold!(right, "an acknowledgement that nobody sent");
+    hold!(right, "an acknowledgement that was not sent");
     Ok(())
 }

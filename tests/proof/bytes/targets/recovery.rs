@@ -1,8 +1,8 @@
-//! A logger that finds any ledger and any intent file: it refuses and says why,
-//! and the link is as it was; or it starts, and all is byte for byte as the
-//! manual says. What was saved before is never gone.
+//! A logger finds any ledger and any intent file. Either it refuses and reports why,
+//! and the link is unchanged, or it starts, and the result is byte for byte what the
+//! documentation says. What was saved before is never lost.
 //!
-//! The logger is the real one, in this process, with a folder and a link of its own.
+//! This runs the real logger in this process, with a folder and a link of its own.
 
 mod case;
 mod expected;
@@ -26,19 +26,19 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What the message file has already.
+/// What the message file has at first.
 const SAVED: &[u8] = b"one\ntwo\nthree\n";
-/// What is in staging; the batch under way, if any, takes the first line.
+/// What is in staging. The current batch, if there is one, takes the first line.
 const STAGED: &[u8] = b"s1\ns2\n";
 const BATCH: &[u8] = b"s1\n";
-/// What is in the queue behind it.
+/// What is in the queue after that.
 const QUEUED: &[u8] = b"q1\n";
-/// What the ledger may have set aside.
+/// What the ledger may have as its carry.
 const CARRIED: &[u8] = b"carry";
-/// How many bytes an intent file's body has: a large one costs more than all the rest.
+/// How many bytes an intent file's body has. A large one would cost more than all the rest.
 const BODY: u64 = 8 << 10;
 
-/// All of it: the batch, and zeros.
+/// The body: the batch, then zeros.
 fn body() -> Vec<u8> {
     let mut body = BATCH.to_vec();
     body.resize(BODY as usize, 0);
@@ -47,22 +47,22 @@ fn body() -> Vec<u8> {
 
 /// Where it begins, as the first carry does in a ledger.
 const PAGE: u64 = 4096;
-/// What a logger of small lines leaves in the body at most.
+/// The most that a logger of small lines leaves in the body.
 const SMALL: usize = 64;
 
-/// plumbd's own.
+/// Tries plumbd's own function.
 pub fn target(bytes: &[u8]) -> Verdict {
     look(bytes, Kind::Any)
 }
 
-/// What ledger and intent file are known to be.
+/// What is known about ledger and intent file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Anything.
     Any,
-    /// As a logger that was killed leaves them: nothing is refused, no line is there twice.
+    /// A killed logger has left them, so they must not be refused, and no line may be there twice.
     Right,
-    /// Anything, but each checksum is put right, as if nobody looked at it.
+    /// Anything, but with each checksum made right, as if checksums were ignored.
     Unchecked,
 }
 
@@ -75,14 +75,14 @@ thread_local! {
     static RIG: std::cell::RefCell<Rig> = std::cell::RefCell::new(Rig::new());
 }
 
-/// What stays from one case to the next, for making it costs.
+/// The parts that are kept from one case to the next, because making them is expensive.
 struct Rig {
     folder: tempfile::TempDir,
     ledger: File,
     boot: [u64; 2],
 }
 
-/// The ends of a link that see what a logger leaves in it.
+/// The ends of a link that show what a logger leaves in it.
 struct Ends {
     queue: File,
     staging: File,
@@ -124,7 +124,7 @@ impl Rig {
         settled.map_err(|why| format!("{why}; {ended:?}; ledger {:x?}, intent {:x?}", case.ledger, case.header))
     }
 
-    /// Puts ledger and intent file there.
+    /// Puts ledger and intent file in place.
     fn put(&self, case: &Case, mend: bool) {
         let (mut ledger, mut header) = (case.ledger.clone(), case.header.clone());
         if mend {
@@ -139,7 +139,8 @@ impl Rig {
             let _none = fs::remove_file(&path);
             return;
         }
-        // Else the file of the case before, for making one costs; of zeros it is as none.
+        // Otherwise the file of the case before is used, because making one is expensive. Filled with
+        // zeros it counts as none.
         let intent = File::options().write(true).create(true).truncate(false).open(path).unwrap();
         pages::put_header(&intent, &header);
         intent.set_len(PAGE + BODY).unwrap();
@@ -148,7 +149,7 @@ impl Rig {
         intent.write_all_at(&body, PAGE).unwrap();
     }
 
-    /// A logger with one link, whose end has come.
+    /// Starts a logger with one link, which has ended.
     fn start(&self) -> (Start, Ends) {
         let queue = Pipe::new(4096).unwrap();
         File::from(queue.write).write_all(QUEUED).unwrap();
@@ -180,7 +181,7 @@ impl Rig {
         (start, Ends { queue: queue_end, staging: staging_end })
     }
 
-    /// What is there afterwards; the folder is as before.
+    /// What is there afterwards. Restores the folder.
     fn outcome(&self, refused: bool, mut ends: Ends) -> Outcome {
         let mut outcome = Outcome { refused, ..Outcome::default() };
         for end in [&mut ends.staging, &mut ends.queue] {
@@ -203,8 +204,8 @@ impl Rig {
         outcome
     }
 
-    /// Nothing is under way any more; or, where it refused, it says why, and
-    /// the next logger finds the same ledger.
+    /// Checks that nothing is under way any more, or if it refused, that it reported why and
+    /// that the next logger finds the same ledger.
     fn settled(&self, case: &Case, refused: Option<&String>) -> Verdict {
         let mut page = [0; 8 * LEDGER];
         self.ledger.read_exact_at(&mut page, 0).map_err(|error| error.to_string())?;
@@ -234,6 +235,6 @@ fn judge(outcome: &Outcome, expected: &Outcome, kind: Kind) -> Verdict {
     hold!(outcome == expected, "there is {outcome:?}, not {expected:?}");
     let rest = outcome.file.strip_prefix(SAVED).unwrap_or_default();
     let once = rest.strip_prefix(CARRIED).unwrap_or(rest) == [STAGED, QUEUED].concat();
-    hold!(kind != Kind::Right || once && !outcome.refused, "it is not as if nobody had been killed: {outcome:?}");
+    hold!(kind != Kind::Right || once && !outcome.refused, "it is not as if nothing had been killed: {outcome:?}");
     Ok(())
 }

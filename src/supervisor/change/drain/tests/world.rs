@@ -10,16 +10,16 @@ use nix::unistd::Pid;
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 
-/// Which law the world goes by.
+/// The rules that the world follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Law {
-    /// The one that stands.
+    /// The real ones.
     Whole,
-    /// A child without a process is done, whatever waits for it.
+    /// A child without a process is done, even if something waits for it.
     DeadIsDone,
     /// No child is started for what waits for it.
     NobodyIsStarted,
-    /// All are asked at once.
+    /// All children are asked at once.
     NoOrder,
 }
 
@@ -29,23 +29,23 @@ pub struct Seen {
     pub saved: u64,
     pub killed: u64,
     pub stopped: u64,
-    /// Drains of all, and of some.
+    /// Drains of all children, and of some.
     pub drains: u64,
     pub partial: u64,
-    /// Drains of some that would have lost something.
+    /// Drains of some children that would have lost something.
     pub turned_back: u64,
-    /// Drains of some that the end of all cut short.
+    /// Drains of some children that the end cut short.
     pub cut_short: u64,
-    /// Starts for what waited.
+    /// Starts by a drain for what waited.
     pub started: u64,
-    /// Messages that waited at the end, with a reason.
+    /// Messages that waited at the end for a good reason.
     pub waiting: u64,
     pub lost_in_hand: u64,
     /// Drains that took longer than the time for an order.
     pub late: u64,
 }
 
-/// Number of a message: its source, and which of that.
+/// The number of a message: its source, and its number there.
 type Message = (usize, u64);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,7 @@ enum Role {
     Filter,
     /// A sink that saves before it consumes.
     Saver,
-    /// An ordinary one.
+    /// An ordinary sink.
     Sink,
 }
 
@@ -84,7 +84,7 @@ struct Node {
 struct Queue {
     messages: VecDeque<Message>,
     room: usize,
-    /// The supervisor holds its write end.
+    /// Whether the supervisor holds its write end.
     open: bool,
 }
 
@@ -96,9 +96,9 @@ pub struct World {
     queues: Vec<Queue>,
     file: Vec<Message>,
     lost_in_hand: Vec<Message>,
-    /// The drain under way: who goes, which queues, until when.
+    /// The drain under way: which children stop, which queues are removed, and its bounds.
     drain: Option<(Vec<usize>, BTreeSet<usize>, Bounds)>,
-    /// It is the end of all.
+    /// Whether it is the end.
     ending: bool,
     drained_from: Instant,
     events: u64,
@@ -122,7 +122,7 @@ fn policy(dice: &mut Dice, role: Role) -> Policy {
     }
 }
 
-/// A child that is to start once what it needs is up.
+/// A child that is to start once the children it needs are up.
 fn waiting(policy: Policy) -> Machine {
     let mut machine = Machine::new(policy);
     machine.step(Event::Await, Instant::now());
@@ -130,8 +130,8 @@ fn waiting(policy: Policy) -> Machine {
 }
 
 impl World {
-    /// Chains of none to three filters, their children in any order, one sink or
-    /// several; sometimes two sources into one.
+    /// Chains with zero to three filters, their children in any order, and one sink or
+    /// several; sometimes two sources into one sink.
     pub fn new(law: Law, dice: &mut Dice) -> World {
         let mut roles = Vec::new();
         let mut links = Vec::new();
@@ -176,7 +176,7 @@ impl World {
             nodes[from].out = Some(queue);
             nodes[from].needs.push(to);
         }
-        // A child that must be up before another, for no link's sake.
+        // One child must be up before another without a link between them.
         let (one, other) = (dice.below(nodes.len()), dice.below(nodes.len()));
         if one != other && !reaches(&nodes, other, one) {
             nodes[one].needs.push(other);
@@ -198,7 +198,7 @@ impl World {
         }
     }
 
-    /// Events, then the end of all.
+    /// Lives through some events, then the end.
     pub fn live(&mut self, dice: &mut Dice, seen: &mut Seen) -> Result<(), String> {
         for _ in 0..dice.below(400) {
             if self.drain.is_none() && dice.percent(1) {
@@ -206,7 +206,7 @@ impl World {
             }
             self.event(dice, seen, true)?;
         }
-        // An end may come in the middle of a reload, whose ended inputs are opened again.
+        // The end may come in the middle of a reload, whose ended inputs are reopened then.
         let through = dice.percent(50);
         while self.drain.is_some() && through {
             self.event(dice, seen, true)?;
@@ -216,7 +216,7 @@ impl World {
         self.drain = Some(((0..self.nodes.len()).collect(), (0..self.queues.len()).collect(), self.bounds(dice)));
         self.ending = true;
         self.begin_drain();
-        // Operators have no say any more; kills go on for a while.
+        // Operators do nothing any more, but kills go on for a while.
         let until = self.events + dice.below(300) as u64;
         while self.drain.is_some() {
             let kills = self.events < until;
@@ -231,8 +231,8 @@ impl World {
         Bounds::new(self.now, dice.of(&[Duration::from_millis(200), Duration::from_secs(10)]), longest)
     }
 
-    /// A reload: a child and those that share a link with it are other ones, or
-    /// have other links; or it alone, and its links stay.
+    /// Begins a reload: either a child changes with its links and the children at their
+    /// other ends, or it changes alone and its links stay.
     fn begin_partial(&mut self, dice: &mut Dice) {
         let one = dice.below(self.nodes.len());
         let links: BTreeSet<usize> = [self.nodes[one].into, self.nodes[one].out].into_iter().flatten().collect();
@@ -287,12 +287,12 @@ impl World {
         self.end(at, Exit::Signal(9))
     }
 
-    /// A process does the next thing that it has to do.
+    /// Lets a process do the next thing that it has to do.
     fn process(&mut self, at: usize, dice: &mut Dice, seen: &mut Seen) -> Result<(), String> {
         if self.nodes[at].process.is_none() {
             return Ok(());
         }
-        // A program may have begun its work before the supervisor has seen that it is executed.
+        // A program may begin its work before the supervisor has seen that it was executed.
         if matches!(self.nodes[at].machine.state, State::Starting { .. }) && dice.percent(50) {
             return self.tell(at, Event::Executed);
         }
@@ -358,11 +358,11 @@ impl World {
             match action {
                 Action::Spawn => {
                     if node.out.is_some_and(|queue| !self.queues[queue].open) {
-                        return Err(format!("child {at} is started and its output has ended"));
+                        return Err(format!("child {at} is started though its output has ended"));
                     }
                     node.spawned += 1;
                     let pid = Pid::from_raw(node.spawned);
-                    // One in eight takes no signal but SIGKILL.
+                    // One in eight ignores all signals but SIGKILL.
                     let deaf = (at as i32 + node.spawned) % 8 == 0;
                     node.process = Some(Process { pid, asked: false, forced: false, deaf, in_hand: None });
                     self.tell(at, Event::Spawned(pid))?;
@@ -386,7 +386,7 @@ impl World {
         let has_message = process.as_ref().is_some_and(|process| process.in_hand.is_some());
         let input_ended = into.is_some_and(|queue| !self.queues[queue].open);
         if has_message && input_ended && self.now < bounds.order {
-            return Err(format!("child {at} is asked to stop with a message in its hands"));
+            return Err(format!("child {at} is asked to stop while it holds a message"));
         }
         Ok(())
     }
@@ -431,7 +431,7 @@ impl World {
         flows
     }
 
-    /// As the supervisor does after everything that happened.
+    /// Takes the possible steps, as the supervisor does after each event.
     fn advance(&mut self, seen: &mut Seen) -> Result<(), String> {
         let Some((going, goes, bounds)) = self.drain.clone() else { return Ok(()) };
         let members = self.members(&going);
@@ -489,7 +489,7 @@ impl World {
             }
         }
         if !self.ending {
-            // What would be lost with a link that goes is a reason to go back.
+            // If a link that is to be removed still holds something, that is a reason to go back.
             seen.partial += 1;
             seen.turned_back += u64::from(goes.iter().any(|&queue| !self.queues[queue].messages.is_empty()));
             goes.iter().for_each(|&queue| self.queues[queue].open = true);
@@ -502,7 +502,7 @@ impl World {
         Ok(())
     }
 
-    /// Where each message is, exactly once and in the order of its source.
+    /// Checks that each message is somewhere exactly once, and in the file in its source's order.
     fn account(&self, seen: &mut Seen) -> Result<(), String> {
         let waiting: Vec<Message> = self.queues.iter().flat_map(|queue| queue.messages.iter().copied()).collect();
         seen.waiting += waiting.len() as u64;
@@ -524,12 +524,12 @@ impl World {
     }
 }
 
-/// As the supervisor tells the drain.
+/// Whether that child is over, as the supervisor computes it for a drain.
 fn is_over(node: &Node) -> bool {
     node.machine.is_over() || node.progress.told && node.machine.would_be_over()
 }
 
-/// Whether the first needs the second, directly or not.
+/// Whether the first needs the second, directly or indirectly.
 fn reaches(nodes: &[Node], from: usize, to: usize) -> bool {
     from == to || nodes[from].needs.iter().any(|&other| reaches(nodes, other, to))
 }

@@ -1,4 +1,4 @@
-//! Families of children, the links between them, and the configuration they live by.
+//! Families of children, the links between them, and their configuration.
 
 use super::super::{Before, Change, Do, LinkSeen, Next, Stop, Then};
 use crate::config::model::{Backoff, Policy, Ready, Restart, StartLimit, StopTo, Success};
@@ -15,10 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// Bytes that a link can hold.
+/// How many bytes a link can hold.
 const ROOM: usize = 4;
-/// A change that nothing disturbs is over within this: a drain, a process that SIGKILL does
-/// not end, a start that never becomes ready, and the same on the way back.
+/// The longest that an undisturbed change may take: a drain, a process that SIGKILL does
+/// not end, a start that never becomes ready, and all of that again on the way back.
 const SOON: Duration = Duration::from_secs(150);
 
 /// What the simulation gets wrong on purpose.
@@ -29,9 +29,9 @@ pub enum Flaw {
     StartsAtOnce,
     /// A configuration takes effect while children still run.
     DoesNotWaitForTheEnd,
-    /// Children that were stopped for nothing do not come again.
+    /// Children that were stopped by a change that was called off are not started again.
     ForgetsWhomItStopped,
-    /// A configuration that does not serve stays.
+    /// A configuration stays in force although its children do not serve.
     DoesNotGoBack,
 }
 
@@ -49,7 +49,7 @@ pub struct Seen {
     pub ends: u64,
     /// Changes that the end cut short.
     pub cut_short: u64,
-    /// Times that two changes were under way.
+    /// How often two changes were under way at once.
     pub together: u64,
 }
 
@@ -72,7 +72,7 @@ struct Process {
     asked: bool,
     forced: bool,
     deaf: bool,
-    /// SIGKILL does not end it before.
+    /// SIGKILL does not end it before this.
     stuck_until: Option<Instant>,
     /// A byte that it has read and not written yet.
     in_hand: bool,
@@ -82,7 +82,7 @@ struct Process {
 struct Kid {
     machine: Machine,
     process: Option<Process>,
-    /// It has been ready since its process was started, by the world's own account.
+    /// Whether its process has become ready, by the world's own account.
     is_ready: bool,
     spawned: i32,
 }
@@ -96,17 +96,17 @@ struct Link {
     open: bool,
 }
 
-/// New parts of some children; `None`: it goes.
+/// The new parts of some children; `None`: the child is removed.
 type Patch = BTreeMap<String, Option<Part>>;
 
 struct UnderWay {
     family: usize,
     change: Change,
-    /// What it leads to, and what leads back.
+    /// What it changes, and what would undo that.
     patch: Patch,
     back: Patch,
     going: BTreeSet<String>,
-    /// It is prepared to go back then.
+    /// When the way back is prepared.
     prepared_at: Option<Instant>,
 }
 
@@ -124,7 +124,7 @@ pub struct World {
     end: Option<Stop>,
     ended: bool,
     versions: u32,
-    /// Parts that may be in force though they never become ready.
+    /// The versions of parts that may be in force although they never become ready.
     excused: BTreeSet<u32>,
     events: u64,
 }
@@ -161,7 +161,8 @@ impl super::super::World for World {
     }
 }
 
-/// Names tell the family and the role: a sink `s` may save what it takes (`v`).
+/// A name shows the family and the role: `a` is a source, `f` a filter, `s` a sink, and `v`
+/// a sink that saves.
 fn name(family: usize, role: char, number: usize) -> String {
     format!("{family}{role}{number}")
 }
@@ -244,7 +245,7 @@ impl World {
         self.kids.insert(name.to_owned(), Kid { machine, process: None, is_ready: false, spawned: 0 });
     }
 
-    /// What follows from the configuration: needs and links.
+    /// Derives needs and links from the configuration.
     fn renew(&mut self) {
         self.needs = self
             .config
@@ -263,7 +264,7 @@ impl World {
         }
     }
 
-    /// Events, then quiet, then the end of all.
+    /// Lives through some events, then quiet, then the end.
     pub fn live(&mut self, dice: &mut Dice, seen: &mut Seen) -> Result<(), String> {
         for _ in 0..dice.below(600) {
             self.event(dice, seen)?;
@@ -353,7 +354,7 @@ impl World {
         self.advance(dice, seen)
     }
 
-    /// As the supervisor does after everything that happened.
+    /// Takes the possible steps, as the supervisor does after each event.
     fn advance(&mut self, dice: &mut Dice, seen: &mut Seen) -> Result<(), String> {
         for _ in 0..20 {
             let before = self.states();
@@ -394,7 +395,7 @@ impl World {
         for name in self.kids.keys().cloned().collect::<Vec<_>>() {
             let may = if self.flaw == Flaw::StartsAtOnce { self.waits(&name) } else { self.may_start(&name) };
             if may && !self.changes.iter().any(|under_way| under_way.change.delays(&name)) {
-                // By the world's own account.
+                // Checked by the world's own account.
                 let is_up = |kid: &Kid| kid.is_ready && kid.process.as_ref().is_some_and(|process| !process.asked);
                 let missing = |other: &&String| {
                     self.kids.get(*other).is_some_and(|kid| !is_up(kid) && !kid.machine.has_finished())
@@ -495,7 +496,7 @@ impl World {
         Ok(())
     }
 
-    /// What a change back needs is made, or can't be.
+    /// Prepares a change back, once its time has come.
     fn prepare(&mut self, under_way: &mut UnderWay, dice: &mut Dice) {
         if under_way.prepared_at.is_none_or(|at| self.now < at) {
             return;
@@ -508,7 +509,7 @@ impl World {
         under_way.change = under_way.change.clone().stopping(concerned, stop);
     }
 
-    /// Whom that concerns, who goes, and which inputs end.
+    /// Which children that concerns, which of them stop, and which inputs end.
     fn plan(&self, patch: &Patch) -> (BTreeSet<String>, BTreeSet<String>, BTreeSet<QueueId>) {
         let goes = |(name, part): &(&String, &Option<Part>)| match (self.config.get(*name), part) {
             (Some(before), Some(part)) => before.version != part.version,
@@ -526,7 +527,8 @@ impl World {
         (patch.keys().cloned().collect(), going, ends)
     }
 
-    /// A reload of a family that has none under way: children come, go, or are other ones.
+    /// Begins a reload of a family that has none under way: children are added, removed or
+    /// changed.
     fn begin(&mut self, dice: &mut Dice) {
         let family = dice.below(self.families);
         if self.changes.iter().any(|under_way| under_way.family == family) {
@@ -578,7 +580,8 @@ impl World {
         self.changes.push(UnderWay { family, change, patch, back, going, prepared_at: None });
     }
 
-    /// That child becomes another one: one end of a link that comes or goes does too.
+    /// Changes that child, as happens to the children at both ends of a link that is added
+    /// or removed.
     fn touch(&mut self, config: &mut BTreeMap<String, Part>, name: Option<&str>, dice: &mut Dice) {
         if let Some(part) = name.and_then(|name| config.get_mut(name)) {
             self.versions += 1;
@@ -595,10 +598,10 @@ impl World {
             match (part, self.kids.get(name)) {
                 (Some(_), Some(_)) if !under_way.going.contains(name) => update.push(name.clone()),
                 (None, Some(kid)) if kid.process.as_ref().is_some_and(|process| !process.forced) => {
-                    return Err(format!("{name} goes, and its process runs"));
+                    return Err(format!("{name} is removed while its process runs"));
                 }
                 (Some(_), Some(kid)) if kid.process.as_ref().is_some_and(|process| !process.forced) => {
-                    return Err(format!("{name} changes, and its process runs"));
+                    return Err(format!("{name} changes while its process runs"));
                 }
                 _ => {}
             }
@@ -643,13 +646,13 @@ impl World {
     fn operator(&mut self, one: &str, dice: &mut Dice, seen: &mut Seen) -> Result<(), String> {
         let machine = &self.kids[one].machine;
         let (is_held, runs) = (machine.want.is_held(), machine.pid().is_some());
-        // No change waits for one that an operator stops.
+        // No change waits for a child that an operator stops.
         self.excused.extend(self.config.get(one).filter(|_| is_held).map(|part| part.version));
         if !is_held && dice.percent(50) {
             seen.held += 1;
             return self.tell(one, Event::Hold, dice, seen);
         }
-        // To start one that a change concerns would cross it.
+        // Starting a child that a change concerns would interfere with the change.
         if self.concern(one) {
             return Ok(());
         }
@@ -664,7 +667,7 @@ impl World {
         Ok(())
     }
 
-    /// A process does the next thing that it has to do.
+    /// Lets a process do the next thing that it has to do.
     fn process(&mut self, one: &str, dice: &mut Dice, seen: &mut Seen) -> Result<(), String> {
         let is_quiet = self.quiet_since.is_some();
         let kid = &self.kids[one];
@@ -722,10 +725,10 @@ impl World {
                         return Err(format!("{name} is started while process {} runs", process.pid));
                     }
                     if self.links.iter().any(|link| link.from == name && !link.open) {
-                        return Err(format!("{name} is started and its output has ended"));
+                        return Err(format!("{name} is started though its output has ended"));
                     }
                     let Some(part) = self.config.get(name) else {
-                        return Err(format!("{name} is started and is in no configuration"));
+                        return Err(format!("{name} is started though it is not in the configuration"));
                     };
                     kid.spawned += 1;
                     let pid = Pid::from_raw(kid.spawned);
@@ -760,7 +763,7 @@ impl World {
         Ok(())
     }
 
-    /// Nothing has disturbed it for long.
+    /// Checks that all is as wanted, after nothing has disturbed it for a long time.
     fn all_is_as_wanted(&self) -> Result<(), String> {
         if self.kids.keys().ne(self.config.keys()) {
             return Err("there are other children than in the configuration".to_owned());
@@ -769,10 +772,10 @@ impl World {
             let Kid { machine, process, .. } = &self.kids[name];
             let wrong = |what: &str| Err(format!("{name} {what}"));
             if process.as_ref().is_some_and(|process| process.version != part.version) {
-                return wrong("runs by another configuration");
+                return wrong("runs with another configuration");
             }
             if part.is_bad && !machine.want.is_held() && !self.excused.contains(&part.version) {
-                return wrong("does not serve, and nobody went back");
+                return wrong("does not serve, but the change did not go back");
             }
             match (machine.want, machine.state) {
                 (Want::Up, State::Up { .. }) => {}
@@ -782,7 +785,7 @@ impl World {
                 (Want::Up, State::Starting { .. } | State::Stopping { late: true, .. } | State::Backoff { .. })
                     if part.is_bad => {}
                 (Want::Up, State::Waiting) if self.blocked_by(name).is_some() => {}
-                _ => return wrong("is not as it is wanted"),
+                _ => return wrong("is not as wanted"),
             }
         }
         Ok(())

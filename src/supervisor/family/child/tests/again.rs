@@ -1,9 +1,9 @@
-//! What comes after an end, or after a start that failed: again, later, or never.
+//! What follows an end or a failed start: a restart at once, later, or never.
 
 use super::*;
 
 #[test]
-fn the_policy_and_the_exit_say_whether_it_comes_again() {
+fn the_policy_and_the_exit_decide_whether_it_is_restarted() {
     let table = [
         (Restart::Always, GOOD, true),
         (Restart::Always, BAD, true),
@@ -26,7 +26,7 @@ fn the_policy_and_the_exit_say_whether_it_comes_again() {
 }
 
 #[test]
-fn what_counts_as_a_success_is_the_policys_word() {
+fn the_policy_decides_what_counts_as_a_success() {
     let success = Success { codes: vec![3], signals: vec![Signal::SIGKILL] };
     let table = [
         (Restart::OnFailure, Exited(Exit::Code(3)), false),
@@ -41,13 +41,13 @@ fn what_counts_as_a_success_is_the_policys_word() {
         assert_eq!(child.tell(exit.clone()), expected, "{restart:?} {exit:?}");
         assert_eq!((child.machine.has_finished(), child.problem()), (!again, None));
     }
-    // Killed because it was late, it has failed all the same.
+    // A child that is killed for being late has failed all the same.
     let mut child = Child::late(Policy { restart: Restart::OnFailure, success, ..policy() });
     assert_eq!(child.tell(KILLED), [Action::Spawn]);
 }
 
 #[test]
-fn a_success_that_starts_again_is_no_warning() {
+fn a_restart_after_a_success_is_no_warning() {
     for (exit, level) in [(GOOD, log::Level::Info), (BAD, log::Level::Warn)] {
         let mut child = Child::up(policy());
         let said = child.machine.step(exit, child.now);
@@ -56,7 +56,7 @@ fn a_success_that_starts_again_is_no_warning() {
 }
 
 #[test]
-fn a_policy_that_comes_later_may_take_an_end_for_a_success_but_not_for_a_failure() {
+fn a_later_policy_may_turn_an_end_into_a_success_but_not_into_a_failure() {
     let three = || Success { codes: vec![3], signals: Vec::new() };
     let never = || Policy { restart: Restart::Never, ..policy() };
     let mut child = Child::up(never());
@@ -67,7 +67,7 @@ fn a_policy_that_comes_later_may_take_an_end_for_a_success_but_not_for_a_failure
         assert_eq!((child.machine.want, child.machine.ended_well, child.problem()), (Want::Finished, true, None));
         child.machine.change(never());
     }
-    // Of one that is to come again, or that an operator stopped, nothing changes.
+    // Nothing changes for a child that will be restarted, or that was stopped.
     for mut child in [Child::backoff(policy()), Child::down(policy())] {
         let before = child.machine.state;
         child.machine.change(Policy { success: three(), ..policy() });
@@ -76,7 +76,7 @@ fn a_policy_that_comes_later_may_take_an_end_for_a_success_but_not_for_a_failure
 }
 
 #[test]
-fn a_child_that_finished_as_it_should_is_wanted_no_more() {
+fn a_child_that_finished_as_it_should_is_no_longer_wanted() {
     let mut child = Child::up(Policy { restart: Restart::Never, ..policy() });
     child.tell(GOOD);
     assert_eq!((child.machine.want, child.problem()), (Want::Finished, None));
@@ -84,7 +84,7 @@ fn a_child_that_finished_as_it_should_is_wanted_no_more() {
 }
 
 #[test]
-fn a_child_that_finishes_in_the_end_leaves_no_problem_of_an_earlier_start() {
+fn a_child_that_finishes_clears_the_problem_of_an_earlier_start() {
     let mut child = Child::late(Policy { restart: Restart::OnFailure, ready: Ready::Notify, ..policy() });
     child.tell(KILLED);
     child.tell(Spawned(SECOND));
@@ -94,7 +94,7 @@ fn a_child_that_finishes_in_the_end_leaves_no_problem_of_an_earlier_start() {
 }
 
 #[test]
-fn a_child_that_failed_and_never_comes_again_is_still_missed() {
+fn a_child_that_failed_and_is_not_restarted_is_still_wanted_up() {
     let mut child = Child::up(Policy { restart: Restart::Never, ..policy() });
     child.tell(BAD);
     assert_eq!(child.machine.want, Want::Up);
@@ -132,7 +132,7 @@ fn a_child_that_was_up_for_long_enough_begins_a_new_row() {
 }
 
 #[test]
-fn time_without_readiness_is_no_time_up() {
+fn time_before_it_is_ready_does_not_count_as_time_up() {
     let mut child = Child::backoff(Policy { ready: Ready::Notify, ready_timeout: secs(100), ..policy() });
     child.tick_at_deadline();
     child.tell(Spawned(FIRST));
@@ -156,7 +156,7 @@ fn every_process_but_the_first_counts_as_a_restart() {
 // The limit on starts.
 
 #[test]
-fn past_the_limit_on_starts_it_is_given_up_until_somebody_says_start() {
+fn past_the_limit_on_starts_it_is_given_up_until_it_is_started() {
     let mut child = Child::failed();
     let given_up = "given up after 1 starts within 60 s; it exited with status 1 the last time. Mend it, then start it";
     assert_eq!(child.problem(), Some(given_up));
@@ -171,7 +171,7 @@ fn past_the_limit_on_starts_it_is_given_up_until_somebody_says_start() {
 }
 
 #[test]
-fn the_limit_counts_processes_that_came_as_many_as_it_says() {
+fn the_limit_allows_as_many_starts_as_it_says() {
     let mut child = Child::starting(Policy { start_limit: StartLimit { burst: 3, within: secs(60) }, ..policy() });
     assert_eq!(child.tell(BAD), [Action::Spawn]);
     child.tell(Spawned(SECOND));
@@ -200,7 +200,7 @@ fn the_limit_looks_at_when_the_next_start_will_be() {
 }
 
 #[test]
-fn given_up_tells_the_cause_and_the_limit() {
+fn a_child_that_is_given_up_names_the_cause_and_the_limit() {
     let mut child = Child::starting(Policy { start_limit: StartLimit { burst: 1, within: secs(60) }, ..policy() });
     child.tell(ExecFailed("no such file".to_owned()));
     child.tell(Exited(Exit::Code(127)));
@@ -209,14 +209,14 @@ fn given_up_tells_the_cause_and_the_limit() {
 }
 
 #[test]
-fn start_and_restart_forgive_what_was_in_every_state_with_a_process() {
+fn start_and_restart_forgive_earlier_starts_in_every_state_with_a_process() {
     let limited = || Policy { start_limit: StartLimit { burst: 2, within: secs(60) }, ..policy() };
     for word in [Start, SaysRestart] {
         for mut child in [Child::up(limited()), Child::stopping(limited()), Child::late(limited())] {
             child.tell(word.clone());
             assert_eq!(child.tell(BAD), [Action::Spawn], "{word:?}");
             child.tell(Spawned(SECOND));
-            // With the first process still counted this would be the limit.
+            // If the first process still counted, this would be the limit.
             child.tell(BAD);
             assert_ne!(child.machine.state, State::Failed, "{word:?}");
         }
@@ -287,7 +287,7 @@ fn why_exec_failed_stays_the_problem_until_a_process_is_ready() {
 }
 
 #[test]
-fn why_exec_failed_is_what_is_told_of_a_child_that_never_comes_again() {
+fn why_exec_failed_is_the_problem_of_a_child_that_is_never_restarted() {
     let mut child = Child::starting(Policy { restart: Restart::Never, ..policy() });
     child.tell(ExecFailed("no such file".to_owned()));
     child.tell(Exited(Exit::Code(127)));
@@ -295,14 +295,14 @@ fn why_exec_failed_is_what_is_told_of_a_child_that_never_comes_again() {
 }
 
 #[test]
-fn one_that_is_held_back_waits_for_what_it_lacks_and_is_told_once_a_reason() {
+fn a_child_that_is_held_back_waits_for_what_it_lacks_and_logs_each_reason_once() {
     let mut child = Child::down(policy());
     assert_eq!(child.tell(Start), [Action::Spawn]);
     let until = child.now + secs(1);
     assert_eq!(child.tell(Event::HeldBack(Some("no folder".to_owned()), until)), []);
     assert_eq!((child.machine.state, child.problem()), (State::Backoff { until }, Some("no folder")));
     assert_eq!(child.tick_at_deadline(), [Action::Spawn]);
-    // It is looked for meanwhile, and what was told stays.
+    // While that is looked for, its problem stays.
     let until = child.now + secs(60);
     assert_eq!(child.tell(Event::HeldBack(None, until)), []);
     assert_eq!((child.machine.state, child.problem()), (State::Backoff { until }, Some("no folder")));
@@ -310,7 +310,7 @@ fn one_that_is_held_back_waits_for_what_it_lacks_and_is_told_once_a_reason() {
     assert_eq!((child.machine.state, child.problem()), (State::Waiting, None));
     child.tell(Spawned(FIRST));
     assert_eq!(child.machine.restarts, 0, "it had never run");
-    // What is said too late changes nothing.
+    // Events that come too late change nothing.
     for late in [Event::Found, Event::HeldBack(Some("late".to_owned()), until)] {
         assert_eq!(child.tell(late), []);
         assert!(matches!(child.machine.state, State::Starting { .. }));
@@ -318,7 +318,7 @@ fn one_that_is_held_back_waits_for_what_it_lacks_and_is_told_once_a_reason() {
 }
 
 #[test]
-fn one_that_is_stopped_while_it_is_held_back_does_not_come() {
+fn a_child_that_is_stopped_while_it_is_held_back_is_not_started() {
     let mut child = Child::down(policy());
     child.tell(Start);
     let until = child.now + secs(1);

@@ -12,13 +12,13 @@ const DEATH: Duration = Duration::from_millis(1);
 /// Something that happens in the world.
 #[derive(Debug, Clone)]
 enum Happening {
-    /// Somebody says this.
+    /// This is requested.
     Said(Event),
-    /// Somebody says that it shall drain until so much later.
+    /// A drain is requested that may take this long.
     Drain(Duration),
-    /// Its process, where it has one, does this.
+    /// Its process, if it has one, does this.
     Process(Event),
-    /// Time passes; deadlines in it are kept.
+    /// Time passes, and deadlines in it are handled.
     Time(Duration),
     /// Spawns fail from now on, or succeed again.
     Short(bool),
@@ -65,7 +65,7 @@ fn policy() -> impl Strategy<Value = Policy> {
     )
 }
 
-/// Deadlines up to `end`, each at its time.
+/// Handles the deadlines up to `end`, each at its time.
 fn pass(world: &mut World, now: &mut Instant, end: Instant) -> Result<(), String> {
     while let Some(at) = world.machine.deadline().filter(|&at| at <= end) {
         *now = (*now).max(at);
@@ -88,7 +88,7 @@ fn live(world: &mut World, now: &mut Instant, happenings: Vec<Happening>) -> Res
             }
             Happening::Short(short) => world.short = short,
         }
-        // Deadlines that are due at once, as a drain until now.
+        // Some deadlines are due at once, such as that of a drain until now.
         world.settle(*now)?;
     }
     Ok(())
@@ -109,7 +109,7 @@ proptest! {
 
         let asked_at = now;
         world.tell(Event::Stop, now).map_err(TestCaseError::fail)?;
-        // An asked process may die in time, or not; a forced one does.
+        // A process that was asked may or may not end in time; a killed one does.
         if let Some(obeys_at) = obeys_after.map(|after| asked_at + after).filter(|&at| at < asked_at + stop_timeout) {
             if !world.process.is_none_or(|process| process.forced) {
                 pass(&mut world, &mut now, obeys_at).map_err(TestCaseError::fail)?;
@@ -134,10 +134,10 @@ proptest! {
         prop_assert_eq!((world.machine.state, world.process.is_none()), (State::Down, true), "it came back");
     }
 
-    /// The world answers nothing here: not even a word that makes no sense
-    /// brings the machine out of its mind.
+    /// There is no world that answers here: not even events that make no sense may
+    /// confuse the machine.
     #[test]
-    fn no_words_in_any_order_panic_or_spin(
+    fn no_events_in_any_order_panic_or_spin(
         policy in policy(),
         events in vec((any_event(), millis(1000)), 0..60),
     ) {

@@ -1,6 +1,6 @@
-//! Fifty children through a million events, with a clock that only the
-//! simulation moves: processes that are slow, deaf, dying or never there, and
-//! operators who can't make up their minds.
+//! Takes fifty children through a million events, with a clock that only the
+//! simulation moves: processes that are slow, ignore signals, die or never start, and
+//! operators who keep changing their minds.
 
 use super::super::*;
 use super::world::World;
@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 
 const CHILDREN: usize = 50;
 const STEPS: u64 = 1_000_000;
-/// How long a process takes to die of SIGKILL at most.
+/// The longest time that a process takes to die of SIGKILL.
 const DEATH: Duration = Duration::from_millis(5);
-/// Set to the seed of a failure to see it again.
+/// Set this to the seed of a failure to reproduce it.
 const SEED: &str = "PLUMBD_SIMULATION_SEED";
 
 impl Dice {
@@ -45,10 +45,10 @@ impl Dice {
     }
 }
 
-/// What is to happen to a child.
+/// Something that will happen to a child.
 #[derive(Debug)]
 enum Coming {
-    /// An operator says something.
+    /// An operator gives a command.
     Operator,
     /// Its process does something, if it still lives.
     Process(Pid, Event),
@@ -78,9 +78,9 @@ struct Simulation {
     begin: Instant,
     now: Instant,
     children: Vec<World>,
-    /// The deadline of each that the agenda has.
+    /// For each child, the deadline that is on the agenda.
     deadlines: Vec<Option<Instant>>,
-    /// By time, and by a number that no two share.
+    /// By time, and by a number that is unique.
     agenda: BTreeMap<(Instant, u64), (usize, Coming)>,
     entries: u64,
     ending: bool,
@@ -88,10 +88,10 @@ struct Simulation {
 }
 
 impl Drop for Simulation {
-    /// A panic anywhere below says how to see it again.
+    /// After a panic anywhere, says how to reproduce it.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("seed {}, step {}: {SEED}={} shows it again", self.seed, self.seen.steps, self.seed);
+            eprintln!("seed {}, step {}: {SEED}={} reproduces it", self.seed, self.seen.steps, self.seed);
         }
     }
 }
@@ -129,7 +129,7 @@ impl Simulation {
         self.agenda.insert((at, self.entries), (child, what));
     }
 
-    /// The next entry of the agenda.
+    /// Does the next entry of the agenda.
     fn go_on(&mut self) {
         let Some(((at, _), (child, what))) = self.agenda.pop_first() else { return };
         self.now = at;
@@ -181,7 +181,7 @@ impl Simulation {
         self.follow(child, done);
     }
 
-    /// What the machine did goes on the agenda, as the world answers it.
+    /// Puts the world's answers to what the machine did on the agenda.
     fn follow(&mut self, child: usize, done: Result<Vec<Action>, String>) {
         let done = match done {
             Ok(done) => done,
@@ -234,7 +234,7 @@ impl Simulation {
         }
     }
 
-    /// What a process that was just started will do, if it is let.
+    /// Plans what a process that was just started will do if nothing ends it first.
     fn life(&mut self, child: usize) {
         let Some(process) = self.children[child].process else {
             self.seen.not_spawned += 1;
@@ -269,7 +269,7 @@ impl Simulation {
         }
     }
 
-    /// Stops all, and lets the world answer until nothing is to come.
+    /// Stops all children, and lets the world answer until the agenda is empty.
     fn end(&mut self) {
         self.ending = true;
         let longest = self.children.iter().map(|child| child.machine.policy.stop_timeout).max().unwrap();
@@ -289,7 +289,7 @@ impl Simulation {
                 world.machine
             );
         }
-        // Nothing that is still to come brings anybody back.
+        // Nothing that is still on the agenda may start a process.
         let spawned = self.seen.spawned + self.seen.not_spawned;
         while !self.agenda.is_empty() {
             self.go_on();
@@ -299,7 +299,7 @@ impl Simulation {
 }
 
 #[test]
-fn fifty_children_keep_their_word_through_a_million_events() {
+fn fifty_children_behave_as_promised_through_a_million_events() {
     let seed = match std::env::var(SEED) {
         Ok(seed) => seed.parse().expect("a number"),
         Err(_) => std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), SEED),

@@ -1,4 +1,4 @@
-//! Starts and readiness, and words that come too late for it.
+//! Starts and readiness, and events that come too late.
 
 use super::*;
 
@@ -20,7 +20,7 @@ fn a_start_spawns_and_the_process_has_its_time_to_become_ready() {
 }
 
 #[test]
-fn exec_is_readiness_only_where_the_policy_says_so() {
+fn exec_means_ready_only_if_the_policy_says_so() {
     for (ready, up) in [(Ready::Exec, true), (Ready::Notify, false), (Ready::Fd, false)] {
         let mut child = Child::starting(Policy { ready, ..policy() });
         assert_eq!(child.tell(Executed), []);
@@ -44,7 +44,7 @@ fn a_child_that_says_ready_is_up_from_then_on() {
 }
 
 #[test]
-fn a_start_of_what_runs_spawns_nothing() {
+fn a_start_of_a_child_that_runs_spawns_nothing() {
     for mut child in [Child::starting(policy()), Child::up(policy())] {
         let before = child.machine.state;
         assert_eq!(child.tell(Start), []);
@@ -67,7 +67,7 @@ fn readiness_that_does_not_come_in_time_is_a_failure_and_backs_off() {
 }
 
 #[test]
-fn readiness_too_late_is_a_failure_also_where_the_process_ends_well_in_that_instant() {
+fn readiness_too_late_is_a_failure_even_if_the_process_ends_well_at_that_moment() {
     let mut child = Child::late(Policy { restart: Restart::OnFailure, ..policy() });
     assert_eq!(child.tell(GOOD), [Action::Spawn]);
     let mut child = Child::late(Policy { restart: Restart::Never, ..policy() });
@@ -89,14 +89,14 @@ fn an_extension_moves_the_deadline_on_but_never_back() {
 }
 
 #[test]
-fn an_extension_past_all_time_changes_nothing() {
+fn an_extension_beyond_what_the_clock_can_show_changes_nothing() {
     let mut child = Child::starting(policy());
     child.tell(Extend(Duration::MAX));
     assert_eq!(child.machine.deadline(), Some(child.now + secs(10)));
 }
 
 #[test]
-fn an_extension_of_what_is_not_starting_changes_nothing() {
+fn an_extension_for_a_child_that_is_not_starting_changes_nothing() {
     for mut child in [Child::up(policy()), Child::stopping(policy()), Child::backoff(policy()), Child::failed()] {
         let before = child.machine.state;
         child.tell(Extend(secs(3600)));
@@ -104,10 +104,10 @@ fn an_extension_of_what_is_not_starting_changes_nothing() {
     }
 }
 
-// Words that come too late.
+// Events that come too late.
 
 #[test]
-fn what_a_process_says_while_it_goes_does_not_bring_it_back() {
+fn what_a_process_says_while_it_stops_does_not_bring_it_back() {
     for word in [Executed, SaysReady, Extend(secs(60))] {
         let mut child = Child::stopping(policy());
         let before = child.machine.state;
@@ -117,7 +117,7 @@ fn what_a_process_says_while_it_goes_does_not_bring_it_back() {
 }
 
 #[test]
-fn what_is_said_of_no_process_changes_nothing() {
+fn events_of_a_process_change_nothing_if_there_is_none() {
     for mut child in [Child::down(policy()), Child::backoff(policy()), Child::failed()] {
         let before = (child.machine.state, child.machine.want, child.machine.last_exit);
         for word in [Executed, SaysReady, Extend(secs(60)), Exited(Exit::Code(42)), Tick] {
@@ -143,7 +143,7 @@ fn a_child_that_waits_has_no_process_and_no_deadline_until_it_is_started() {
 }
 
 #[test]
-fn to_wait_changes_nothing_of_what_runs_but_that_it_is_wanted() {
+fn await_only_makes_a_running_child_wanted_up() {
     for mut child in [Child::starting(policy()), Child::up(policy())] {
         let before = child.machine.state;
         child.tell(Hold);
@@ -156,7 +156,7 @@ fn to_wait_changes_nothing_of_what_runs_but_that_it_is_wanted() {
 }
 
 #[test]
-fn a_stop_of_what_waits_is_done_at_once() {
+fn a_stop_of_a_child_that_waits_is_done_at_once() {
     for word in [Stop, Kill, Drain(Instant::now())] {
         let mut child = Child::down(policy());
         child.tell(Await);

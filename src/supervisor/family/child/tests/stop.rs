@@ -52,14 +52,14 @@ fn a_process_that_sigkill_does_not_end_is_named_and_not_waited_for() {
     assert_eq!(child.problem(), Some("process 100 does not die of SIGKILL"));
     assert!(matches!(child.machine.state, State::Stopping { ladder: Ladder::Unkillable, .. }));
     assert_eq!(child.tick_after(secs(3600)), []);
-    // It is never joined by a second one; should it go after all, all is as wanted.
+    // No second process is started beside it; if it ends after all, one takes its place.
     assert_eq!(child.tell(Start), []);
     assert_eq!(child.tell(KILLED), [Action::Spawn]);
     assert_eq!(child.problem(), None);
 }
 
 #[test]
-fn a_stop_of_what_waits_or_was_given_up_is_done_at_once() {
+fn a_stop_of_a_child_in_backoff_or_given_up_is_done_at_once() {
     for word in [Stop, Kill, Drain(Instant::now() + secs(10))] {
         for mut child in [Child::backoff(policy()), Child::failed()] {
             assert_eq!(child.tell(word.clone()), []);
@@ -107,7 +107,7 @@ fn a_stop_cuts_a_drain_short() {
 }
 
 #[test]
-fn a_stop_of_what_is_killed_for_being_late_keeps_it_down() {
+fn a_stop_of_a_child_that_is_killed_for_being_late_keeps_it_down() {
     for word in [Stop, Kill, Drain(Instant::now() + secs(60))] {
         let mut child = Child::late(policy());
         child.tell(word);
@@ -128,7 +128,7 @@ fn a_kill_forces_at_once_in_every_state_with_a_process() {
     }
 }
 
-// Starts and restarts of what goes.
+// Starts and restarts of a child that is on its way down.
 
 #[test]
 fn a_start_while_it_stops_spawns_only_after_its_end_and_then_at_once() {
@@ -144,14 +144,14 @@ fn a_start_while_it_stops_spawns_only_after_its_end_and_then_at_once() {
 }
 
 #[test]
-fn a_start_of_what_is_killed_for_being_late_brings_another_whatever_the_policy() {
+fn a_start_of_a_child_that_is_killed_for_being_late_replaces_it_whatever_the_policy() {
     let mut child = Child::late(Policy { restart: Restart::Never, ..policy() });
     assert_eq!(child.tell(Start), []);
     assert_eq!(child.tell(KILLED), [Action::Spawn]);
 }
 
 #[test]
-fn the_last_word_counts_while_it_stops() {
+fn the_last_request_counts_while_it_stops() {
     let mut child = Child::stopping(policy());
     child.tell(Start);
     child.tell(Stop);
@@ -171,7 +171,7 @@ fn a_restart_asks_and_spawns_after_the_end_whatever_the_policy() {
 }
 
 #[test]
-fn a_restart_of_what_does_not_run_starts_it_at_once_and_forgives() {
+fn a_restart_of_a_child_that_does_not_run_starts_it_at_once_and_forgives() {
     for mut child in [Child::down(policy()), Child::backoff(policy()), Child::failed()] {
         assert_eq!(child.tell(SaysRestart), [Action::Spawn]);
         assert_eq!((child.machine.want, child.machine.deadline(), child.problem()), (Want::Up, None, None));
@@ -182,7 +182,7 @@ fn a_restart_of_what_does_not_run_starts_it_at_once_and_forgives() {
 }
 
 #[test]
-fn a_restart_of_a_drain_asks_and_comes_again() {
+fn a_restart_during_a_drain_asks_and_starts_again() {
     let mut child = Child::up(policy());
     child.tell(Drain(child.now + secs(3600)));
     assert_eq!(child.tell(SaysRestart), [Action::Ask(FIRST, Signal::SIGTERM)]);
@@ -190,20 +190,20 @@ fn a_restart_of_a_drain_asks_and_comes_again() {
 }
 
 #[test]
-fn a_start_of_what_waits_does_not_wait() {
+fn a_start_of_a_child_in_backoff_does_not_wait() {
     let mut child = Child::backoff(policy());
     assert_eq!(child.tell(Start), [Action::Spawn]);
     assert_eq!(child.machine.deadline(), None);
 }
 
-// What an operator stops.
+// Children that an operator stops.
 
 #[test]
-fn one_that_an_operator_stops_serves_until_its_sources_are_gone_and_is_held_then() {
+fn a_child_that_an_operator_stops_serves_until_its_sources_are_gone() {
     for mut child in [Child::starting(policy()), Child::up(policy())] {
         assert_eq!(child.tell(Hold), []);
         assert_eq!(child.machine.want, Want::HeldLater);
-        // It dies, and its sources still need it.
+        // It dies while its sources still need it.
         assert_eq!(child.tell(BAD), [Action::Spawn]);
         child.tell(Spawned(SECOND));
         assert_eq!(child.tell(Stop), [Action::Ask(SECOND, Signal::SIGTERM)]);
@@ -213,7 +213,7 @@ fn one_that_an_operator_stops_serves_until_its_sources_are_gone_and_is_held_then
 }
 
 #[test]
-fn one_without_a_process_is_held_at_once_and_one_that_finishes_by_itself_too() {
+fn a_child_without_a_process_is_held_at_once_and_so_is_one_that_finishes_by_itself() {
     let mut waiting = Child::down(policy());
     waiting.tell(Await);
     let mut finished = Child::up(Policy { restart: Restart::Never, ..policy() });
@@ -232,7 +232,7 @@ fn one_without_a_process_is_held_at_once_and_one_that_finishes_by_itself_too() {
 }
 
 #[test]
-fn one_that_is_held_takes_what_waits_for_it_and_is_held_again() {
+fn a_held_child_takes_what_waits_for_it_and_is_held_again() {
     let mut child = Child::stopping(policy());
     child.tell(Hold);
     child.tell(GOOD);
@@ -242,7 +242,7 @@ fn one_that_is_held_takes_what_waits_for_it_and_is_held_again() {
     child.tell(Drain(child.now + secs(5)));
     assert_eq!(child.tell(GOOD), []);
     assert_eq!(child.machine.want, Want::Held);
-    // Only an operator, or a configuration that has it anew, changes that.
+    // Only an operator or a configuration that adds it again changes that.
     assert_eq!(child.tell(Await), []);
     assert_eq!((child.machine.want, child.machine.state), (Want::Up, State::Waiting));
     assert_eq!(child.tell(Start), [Action::Spawn]);

@@ -1,6 +1,6 @@
-//! One child in a world that answers its machine as the real one does, and
-//! that says where the machine breaks its word. It keeps its own account of
-//! what was asked for and when, so that the machine is not its own witness.
+//! One child in a world that answers its machine as the real one does and reports
+//! where the machine breaks its promises. The world keeps its own account of what was
+//! asked for and when, so that the machine is not its own witness.
 
 use super::super::*;
 use crate::supervisor::family::backoff::AFTER_AT_ONCE;
@@ -11,13 +11,13 @@ pub struct Process {
     pub pid: Pid,
     /// It was asked to end, or its input has ended.
     pub going: bool,
-    /// It is let finish its input.
+    /// It may finish its input.
     pub draining: bool,
     /// SIGKILL was sent.
     pub forced: bool,
-    /// Then SIGKILL must have been sent.
+    /// When SIGKILL must have been sent.
     pub force_by: Option<Instant>,
-    /// It was too late to be ready, and nobody wanted it gone but for that.
+    /// It was killed only because it was not ready in time.
     late: bool,
 }
 
@@ -26,13 +26,13 @@ pub struct Process {
 pub struct World {
     pub machine: Machine,
     pub process: Option<Process>,
-    /// The system is short of something: a spawn fails.
+    /// The system is short of something, so spawns fail.
     pub short: bool,
-    /// The last word that somebody said was start, not stop.
+    /// The last request was to start it, not to stop it.
     pub wanted: bool,
     /// An operator stopped it, and none has started it since.
     held: bool,
-    /// Starts since the last one that forgives.
+    /// Its starts since earlier ones were last forgiven.
     starts: Vec<Instant>,
     last_pid: i32,
 }
@@ -50,10 +50,10 @@ impl World {
         }
     }
 
-    /// Tells the machine, does what it says is to be done, and looks whether
-    /// all is as it was promised. Returns what was done.
+    /// Tells the machine, does what it says, and checks that its promises hold. Returns
+    /// what was done.
     pub fn tell(&mut self, event: Event, now: Instant) -> Result<Vec<Action>, String> {
-        // At its instant the tick may still be to come.
+        // At that very instant the tick may not have been handled yet.
         self.forced_in_time(now - Duration::from_nanos(1))?;
         let failed = match event {
             Event::Exited(exit) => !exit.success() || self.process.is_some_and(|process| process.late),
@@ -77,14 +77,14 @@ impl World {
             return Err("one event leads to steps without end".to_owned());
         }
         if failed && self.wanted && self.machine.want == Want::Finished {
-            return Err(format!("takes a failure for a finish: {:?}", self.machine));
+            return Err(format!("counts a failure as finished: {:?}", self.machine));
         }
         self.check(now)?;
         Ok(done)
     }
 
-    /// Time has come to `now`: ticks for as long as a deadline is there, but
-    /// a stop whose rungs take no time has no more than two at one instant.
+    /// Ticks until no deadline is due at `now`. Two ticks must be enough, for a stop whose
+    /// rungs take no time.
     pub fn settle(&mut self, now: Instant) -> Result<Vec<Action>, String> {
         let mut done = Vec::new();
         for _ in 0..3 {
@@ -96,7 +96,7 @@ impl World {
         Err(format!("spins: {:?} after three ticks at one instant", self.machine.state))
     }
 
-    /// What the event means for the account.
+    /// Notes in the account what the event means.
     fn note(&mut self, event: &Event, now: Instant) {
         let stop_timeout = self.machine.policy.stop_timeout;
         match event {
@@ -109,7 +109,7 @@ impl World {
                 self.wanted = true;
                 self.starts.clear();
             }
-            // What serves goes on until it is told.
+            // A child that serves goes on until its sources are gone.
             Event::Hold => {
                 self.wanted &= self.process.is_some() || matches!(self.machine.state, State::Backoff { .. });
             }
@@ -156,7 +156,7 @@ impl World {
                     return Err(format!("{action:?}, but that process is gone"));
                 };
                 if let Action::Force(_) = action {
-                    // Nobody had said that it shall go: it was not ready in time.
+                    // Nobody had asked it to end, so it was not ready in time.
                     process.late = !process.going;
                     process.forced = true;
                 }
@@ -172,7 +172,7 @@ impl World {
             return Err(format!("spawns while process {} lives", process.pid));
         }
         if !self.wanted {
-            return Err("spawns though the last word was stop".to_owned());
+            return Err("spawns though the last request was to stop it".to_owned());
         }
         if self.short {
             return Ok(Event::SpawnFailed("the system is short of something".to_owned()));
@@ -207,7 +207,7 @@ impl World {
             return wrong("the machine and the world disagree on the process");
         }
         if machine.want.is_up() && !self.wanted {
-            return wrong("wanted up though the last word was stop");
+            return wrong("wanted up though the last request was to stop it");
         }
         if machine.want.is_held() != self.held {
             return wrong("the machine and the world disagree on what an operator said");
@@ -215,16 +215,16 @@ impl World {
         let going = self.process.is_some_and(|process| process.going);
         match machine.state {
             State::Starting { .. } | State::Up { .. } if going || !machine.want.is_up() => {
-                wrong("it goes, or shall, and the machine takes it for one that stays")
+                wrong("it is on its way down, or should be, but the machine thinks that it stays")
             }
-            State::Stopping { .. } if !going => wrong("stopping, and nobody told the process"),
+            State::Stopping { .. } if !going => wrong("stopping, but the process was not told"),
             State::Stopping { late, .. } if late && !self.process.is_some_and(|p| p.late) => {
-                wrong("late, though somebody has said since what shall be")
+                wrong("late, though a later request says what it should be")
             }
             State::Waiting | State::Backoff { .. } | State::Failed if !machine.want.is_up() => {
-                wrong("to come, but wanted down")
+                wrong("about to start, but wanted down")
             }
-            State::Waiting if machine.want == Want::HeldLater => wrong("held, and has nothing to finish"),
+            State::Waiting if machine.want == Want::HeldLater => wrong("held later, though it has nothing to finish"),
             State::Backoff { until } if until > now + machine.policy.backoff.max.max(AFTER_AT_ONCE) => {
                 wrong("waits longer than the longest backoff")
             }

@@ -1,4 +1,4 @@
-//! What a logger finds, made of any bytes.
+//! What a logger finds, made from any bytes.
 
 use super::super::pages::{
     BATCH as ID_AT, CARRY, CONSUMING, DONE, DONE_BATCH, FILE, HELD, IDLE, INTENT, LEAVES, LEDGER, MAGIC, OFFSET, PHASE,
@@ -13,18 +13,18 @@ use plumbd::link::ledger::CARRY_MAX;
 pub(super) struct Case {
     /// How much of the batch is in the file.
     pub(super) part: usize,
-    /// Whether somebody renamed the file.
+    /// Whether the file was renamed.
     pub(super) moved: bool,
     /// Whether there is no intent file at all.
     pub(super) no_intent: bool,
-    /// The words of the ledger, and what the rest of its page is.
+    /// The words of the ledger, and the byte that fills the rest of its page.
     pub(super) ledger: Vec<u64>,
     pub(super) rest: u8,
-    /// The words of the intent file; zeros are as none.
+    /// The words of the intent file. If all are zero, it counts as absent.
     pub(super) header: Vec<u64>,
 }
 
-/// The message file before, and this boot.
+/// The original message file, and this boot.
 #[derive(Clone, Copy)]
 pub(super) struct Here {
     pub(super) file: FileId,
@@ -34,16 +34,16 @@ pub(super) struct Here {
 /// How much of a batch is in the file.
 const PART: u8 = 3;
 const HAS_INTENT: u8 = 4;
-/// The numbers of file and boot are put in where they belong.
+/// The identity of the file and of the boot are put in where they belong.
 const PLACED: u8 = 8;
-/// With all three, checksums are put right.
+/// With all three, checksums are made right.
 const MENDED: u8 = 0x70;
 /// The bytes that follow are [`Choices`], not words.
 const CHOSEN: u8 = 0x80;
 
 impl Case {
-    /// A byte of switches; then choices, or the ledger's words and the intent
-    /// file's. What is missing is zero; the rest of the ledger's page is its last byte.
+    /// Reads a byte of switches, then choices, or the words of ledger and intent file. Missing
+    /// bytes are zero. The rest of the ledger's page is filled with the last byte.
     pub(super) fn of(bytes: &[u8], here: Here) -> Option<Case> {
         let (&switches, rest) = bytes.split_first()?;
         let part = usize::from(switches & PART).min(BATCH.len());
@@ -65,7 +65,7 @@ impl Case {
         Some(Case { part, moved: false, no_intent, ledger, rest: last, header }.settled())
     }
 
-    /// Where there is no intent file, no word of it is.
+    /// If there is no intent file, it has no words.
     fn settled(mut self) -> Case {
         if self.no_intent {
             self.header.fill(0);
@@ -74,7 +74,7 @@ impl Case {
     }
 }
 
-/// Puts in what no seed can know. Checksums that were right stay so.
+/// Puts in what no seed can know. Checksums that were right stay right.
 fn place(ledger: &mut [u64], header: &mut [u64], here: Here) {
     let keep = |words: &mut [u64], sum: &Sum, change: &dyn Fn(&mut [u64])| {
         let was_right = sum.is_right(words);
@@ -95,8 +95,8 @@ fn place(ledger: &mut [u64], header: &mut [u64], here: Here) {
     }
 }
 
-/// Bytes of which each chooses what a word is. With none it is what a logger
-/// that was killed leaves; checksums are right, but for those that a bit is set for.
+/// Bytes, each of which chooses the value of a word. Without any, the words are what a killed
+/// logger leaves. Checksums are right, except those for which a bit is set.
 struct Choices<'a> {
     bytes: &'a [u8],
     here: Here,
@@ -116,13 +116,13 @@ impl Choices<'_> {
         let mut ledger = vec![1, PREPARED, ID, length, STAGED.len() as u64, 0, 0, 0, 0];
         ledger.extend([offset, file.device, file.inode, 0, 0, ID - 1, 0, 0, 0]);
         ledger[PHASE] = [PREPARED, CONSUMING, IDLE, 0][usize::from(self.next() & 3)];
-        // The first promise counts, the second, none, or nobody knows.
+        // The first promise counts, or the second, or none, or that is unknown.
         let (serials, state) =
             [([2, 1], IDLE), ([2, 3], PROMISED), ([2, 3], IDLE), ([2, 3], 0)][usize::from(self.next() & 3)];
         SLOTS.iter().zip(serials).for_each(|(&at, serial)| header[at] = serial);
         header[SLOTS[1] + STATE] = state;
         let wrong = self.next();
-        // Words that are carries and offsets first: short inputs get to them.
+        // Carries and offsets come first, so that short inputs reach them.
         for word in [TAKE, HELD, OFFSET, LEAVES, CARRY, ID_AT, DONE_BATCH, FILE + 1, FILE, 5, 6, 7, 8, PHASE, VERSION] {
             self.change(&mut ledger[word]);
         }
@@ -142,7 +142,7 @@ impl Choices<'_> {
         *first
     }
 
-    /// The same, or a little more or less, or what some word may be.
+    /// Leaves a word as it is, changes it by a little, or replaces it by some other value.
     fn change(&mut self, word: &mut u64) {
         let Here { file, boot } = self.here;
         let numbers = [0, 5, 4096, BODY, BODY + 1, u64::from(u32::MAX), i64::MAX as u64, u64::MAX];

@@ -1,5 +1,5 @@
-//! What must come of a start, by the manual alone: doc/law-of-a-link.md and its
-//! tables.
+//! What the outcome of a start must be, according to the documentation alone:
+//! doc/law-of-a-link.md and its tables.
 
 use super::super::pages::{
     BATCH as ID, CARRY, CONSUMING, DONE_BATCH, FILE, HELD, LEAVES, MAGIC, OFFSET, PHASE, PREPARED, Says, TAKE,
@@ -16,16 +16,16 @@ pub(super) struct Outcome {
     pub(super) refused: bool,
     /// The message file.
     pub(super) file: Vec<u8>,
-    /// One that somebody had renamed.
+    /// The file that had been renamed.
     pub(super) renamed: Vec<u8>,
-    /// What was moved away, in no order.
+    /// The parts that were moved away, in any order.
     pub(super) aside: Vec<Vec<u8>>,
     /// What is left in the link.
     pub(super) left: Vec<u8>,
 }
 
 impl Outcome {
-    /// Of that case, where the file was `before`.
+    /// The outcome of that case, if `before` was in the file.
     pub(super) fn of(case: &Case, here: Here, before: &[u8]) -> Outcome {
         let mut outcome = Outcome { left: [STAGED, QUEUED].concat(), ..Outcome::default() };
         *if case.moved { &mut outcome.renamed } else { &mut outcome.file } = before.to_vec();
@@ -42,7 +42,7 @@ impl Outcome {
         outcome
     }
 
-    /// The batch that was promised is in the file, or none was. Which one it was.
+    /// Completes the promised batch in the file, if there is one. Returns its id.
     fn settle_file(&mut self, case: &Case, here: Here) -> Option<u64> {
         let (ledger, header) = (&case.ledger, &case.header);
         let is_ours = |words: &[u64], at: usize| words[at..at + 2] == [here.file.device, here.file.inode];
@@ -52,11 +52,11 @@ impl Outcome {
         if untrusted && !case.moved {
             self.move_away(0);
         }
-        // Whether the numbers that are known here are the message file's.
+        // Whether the identity that is known here is that of the message file.
         let named = !case.moved && !untrusted;
         let found = says(header, here.boot, &body());
         match found {
-            // A link is done with it, whatever became of its file since.
+            // A link is done with it, even if something has happened to its file since.
             Says::Writing(at) if latest(ledger) <= header[at] && is_done(ledger, header, header[at]) => {
                 return Some(header[at]);
             }
@@ -72,7 +72,7 @@ impl Outcome {
                 };
                 let there = file.as_ref().map_or(At::Nowhere, |file| find(file, offset, &body));
                 match (file, there) {
-                    // Another file has to have a beginning of it.
+                    // Another file must have the beginning of the batch.
                     (Some(file), At::Begun { done }) if named || done > 0 => file.extend(&body[done..]),
                     (_, there) => {
                         match there {
@@ -88,7 +88,7 @@ impl Outcome {
             Says::Nothing if header[0] == MAGIC => {}
             Says::Writing(_) | Says::Nothing => {
                 let offset = usize::try_from(ledger[OFFSET]).unwrap_or(usize::MAX);
-                // One that is older than what the intent file knows was never promised.
+                // If it is older than what the intent file knows, it was never promised.
                 let last = if header[0] == MAGIC { last_batch(header) } else { 0 };
                 let began = ledger[PHASE] == PREPARED && ledger[ID] >= last && !is_done(ledger, header, ledger[ID]);
                 if began && named && is_ours(ledger, FILE) && offset < self.file.len() {
@@ -112,7 +112,7 @@ impl Outcome {
         }
     }
 
-    /// All that is in the link is saved, in its order.
+    /// Saves all that is in the link, in order.
     fn save_all(&mut self, carry: u64, rest: &[u8]) {
         self.move_torn();
         let mut bytes = CARRIED[..CARRIED.len().min(usize::try_from(carry_len(carry)).unwrap())].to_vec();
@@ -132,7 +132,7 @@ fn is_done(ledger: &[u64], header: &[u64], id: u64) -> bool {
     ledger[DONE_BATCH] == id || consumes || is_settled(header, id)
 }
 
-/// The last batch that the link knows of.
+/// The last batch that the link knows about.
 fn latest(ledger: &[u64]) -> u64 {
     let under_way = if matches!(ledger[PHASE], PREPARED | CONSUMING) { ledger[ID] } else { 0 };
     under_way.max(ledger[DONE_BATCH])
@@ -141,18 +141,18 @@ fn latest(ledger: &[u64]) -> u64 {
 /// Where a file has a batch.
 #[derive(Debug, Clone, Copy)]
 enum At {
-    /// So many bytes of it: all, or as many as the file has there.
+    /// It has this many bytes of the batch: all, or as many as the file has there.
     Begun {
         done: usize,
     },
-    /// Its first line at least, and something else behind it.
+    /// It has at least the first line, and something else behind it.
     Broken(usize),
     Nowhere,
 }
 
-/// Looks for it at each line, from that offset on: all of it, else a beginning
-/// that the file ends with. One that something else stands behind counts where
-/// it has a line, before a shorter one at the end.
+/// Looks for the batch at each line from that offset on: for all of it, or for a beginning
+/// at the end of the file. A beginning that is followed by something else counts if it has a
+/// whole line, and takes precedence over a shorter one at the end.
 fn find(file: &[u8], offset: usize, body: &[u8]) -> At {
     let lines = || (offset..=file.len()).filter(|&at| at == 0 || file[at - 1] == b'\n');
     let line = body.iter().position(|&byte| byte == b'\n').map_or(body.len(), |at| at + 1);
@@ -169,7 +169,7 @@ fn find(file: &[u8], offset: usize, body: &[u8]) -> At {
     }
 }
 
-/// What was carried over then, and what staging has; `None`: the ledger contradicts it.
+/// The carry, and what is left in staging; `None` if the ledger contradicts what staging has.
 fn settle_link(case: &Case, saved: Option<u64>) -> Option<(u64, &'static [u8])> {
     let ledger = &case.ledger;
     let (staged, take) = (STAGED.len() as u64, ledger[TAKE]);
