@@ -3,15 +3,19 @@
 use super::{Failure, output};
 use crate::config::model::{Child, Program};
 use crate::config::{self, Loaded, effective};
+use crate::control::client;
 use crate::plugin;
 use crate::schema::kind::Kind;
+use crate::supervisor::holder;
 use crate::sys::beside::Folder;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Checks the configuration; prints it with its defaults if that is asked for.
 /// The failure has every problem that was found.
 pub(super) fn check(file: Option<&Path>, effective: bool) -> Result<u8, Failure> {
     let loaded = config::load(file)?;
+    obstacles(&loaded).iter().for_each(|text| output::tell(text));
     for child in &loaded.model.children {
         shared_folders(&loaded, child).for_each(|text| output::tell(&text));
         without_shell(&loaded, child).into_iter().for_each(|text| output::tell(&text));
@@ -22,6 +26,21 @@ pub(super) fn check(file: Option<&Path>, effective: bool) -> Result<u8, Failure>
         output::print(format!("{}: no problems\n", loaded.name))?;
     }
     Ok(0)
+}
+
+/// Warnings about addresses that a daemon could not have now, unless they are those of a
+/// daemon that runs with this control socket.
+fn obstacles(loaded: &Loaded) -> Vec<String> {
+    let daemon = client::listener(&loaded.model.daemon.control);
+    let mut seen = BTreeSet::new();
+    let children = loaded.model.children.iter();
+    let listens = children.flat_map(|child| child.listen.iter().map(move |address| (child, address)));
+    let new = listens.filter(|(_, address)| seen.insert(*address));
+    new.filter_map(|(child, address)| {
+        let why = holder::obstacle(address, daemon)?;
+        Some(format!("{}: warning: {why}", loaded.place(child.lines.of("listen").unwrap_or(child.line))))
+    })
+    .collect()
 }
 
 /// A warning about a word of a command that only a shell would understand.

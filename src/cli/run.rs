@@ -99,7 +99,7 @@ impl Run {
 /// Loads the configuration; waits no longer than a look may take.
 fn load(path: Option<&Path>) -> Result<Loaded, Failure> {
     let cannot = |why: String| format!("cannot start: {why}");
-    let look = Look::begin(Keeps::All, |scribe| looked::look(path, false, scribe))
+    let look = Look::begin(Keeps::All, |scribe| drop(looked::look(path, false, scribe)))
         .map_err(|error| cannot(format!("no process can look at the system: {}", cause(&error))))?;
     Ok(looked::loaded(&look.wait().map_err(cannot)?, Which::OfTheFile)?)
 }

@@ -50,6 +50,10 @@ at once; SIGUSR1 makes the children reopen their files.")]
         pid_file: Option<PathBuf>,
     },
     /// Check a configuration, and print every problem
+    ///
+    /// Also warns about addresses that the daemon could not bind now, with the
+    /// process that has them, and about words in a command that only a shell would
+    /// understand. Warnings don't change the exit status.
     #[command(after_help = "\
 Examples:
   plumbd check
@@ -69,7 +73,8 @@ Exit status: 0 the configuration is right; 78 it has problems.")]
     /// Prints one line for each child: keep, restart, start or stop; the name of
     /// the child; the line of the configuration that is the reason; and the
     /// reason. Then come the links and sockets that are added, changed or
-    /// removed.
+    /// removed. Addresses that the daemon could not bind now are reported, each
+    /// with the process that has it; then the exit status is 1.
     #[command(after_help = "\
 Examples:
   plumbd plan

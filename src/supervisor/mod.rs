@@ -28,7 +28,7 @@ mod operators;
 mod poll;
 
 pub use family::notify;
-pub(crate) use kept::unix_name;
+pub(crate) use kept::{holder, unix_name};
 pub(crate) use operators::ready;
 
 use crate::config::Loaded;

@@ -216,7 +216,12 @@ fn a_program_that_cannot_run_is_reported_with_the_reason() {
     let flaws: [(&str, &[u8], u32, &str); 8] = [
         ("orphan", b"#!/no/such/interpreter\n", 0o755, "its interpreter /no/such/interpreter does not exist"),
         ("spelt", b"#! /usr/bin/pyton3 -u\n", 0o755, "its interpreter /usr/bin/pyton3 does not exist"),
-        ("windows", b"#!/bin/sh\r\nexec sleep 1000\r\n", 0o755, "its lines end in CR LF, and the CR counts as part of a name; sed -i 's/\\r$//' /"),
+        (
+            "windows",
+            b"#!/bin/sh\r\nexec sleep 1000\r\n",
+            0o755,
+            "its lines end in CR LF, and the CR counts as part of a name; sed -i 's/\\r$//' /",
+        ),
         ("noise", b"no program at all\n", 0o755, "begin it with #!/bin/sh"),
         ("empty", b"", 0o755, "it is empty"),
         ("plain", b"#!/bin/sh\nexec sleep 1000\n", 0o644, "it is not marked executable; chmod +x /"),

@@ -1,7 +1,9 @@
 //! What an operator reads, to the letter: the texts that help somebody who has typed something
 //! wrong, or whose system is not as the configuration says.
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, wait_for};
+use plumbd::control::status::ChildState;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -77,4 +79,23 @@ fn what_only_a_shell_understands_in_a_command_is_warned_about() {
     };
     let err = format!("{}{}", warned(2, "ls", "|"), warned(4, "cat", "~/x"));
     assert_eq!(plumbd(dir.path(), &["check"]), (0, "plumbd.toml: no problems\n".to_owned(), err));
+}
+
+#[test]
+fn a_check_names_who_has_an_address_unless_it_is_this_daemon() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let config = format!("[children.a]\ncommand = [\"sleep\", \"1000\"]\nlisten = [\"tcp://127.0.0.1:{port}\"]\n");
+    let dir = folder(&config);
+    let (status, out, err) = plumbd(dir.path(), &["check"]);
+    assert_eq!((status, out.as_str()), (0, "plumbd.toml: no problems\n"));
+    let told = format!("plumbd.toml:3: warning: cannot listen on tcp://127.0.0.1:{port}: Address already in use by ");
+    let own = format!(" (process {}); stop it, or take another port\n", std::process::id());
+    assert!(err.starts_with(&told) && err.ends_with(&own), "{err}");
+    drop(taken);
+    let mut daemon = Daemon::start(&config);
+    wait_for("it listens", || (daemon.child("a").state == ChildState::Up).then_some(()));
+    assert_eq!(said(daemon.dir.path(), &["check"]), "plumbd.toml: no problems\nexit status 0");
+    assert_eq!(said(daemon.dir.path(), &["plan"]), "keep     a\nnothing would change\nexit status 0");
+    daemon.stop();
 }

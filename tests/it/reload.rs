@@ -171,7 +171,12 @@ fn a_port_that_is_taken_changes_nothing() {
     ));
     let (status, _, err) = daemon.ask(&Request::Reload);
     assert_eq!(status, 1);
-    assert!(err.contains(&format!("cannot listen on tcp://127.0.0.1:{port}: Address already in use")), "{err}");
+    let told = format!("plumbd.toml:4: cannot listen on tcp://127.0.0.1:{port}: Address already in use by ");
+    let own = format!(" (process {}); stop it, or take another port\n", std::process::id());
+    assert!(err.starts_with(&daemon.path(&told).display().to_string()) && err.contains(&own), "{err}");
+    let (status, out, planned) = daemon.ask(&Request::Plan { file: None });
+    assert_eq!((status, planned.lines().next()), (1, err.lines().next()));
+    assert!(out.contains(&format!("socket   tcp://127.0.0.1:{port}")), "{out}");
     assert!(!daemon.path("new.sock").exists(), "a socket of a reload that did not happen");
     assert_eq!((daemon.child_pid("one"), daemon.status().children.len()), (one, 1));
     daemon.stop();

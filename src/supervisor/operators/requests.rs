@@ -7,7 +7,7 @@ use crate::supervisor::change::reload::WRONG_CONFIGURATION;
 use crate::supervisor::event_loop::Supervisor;
 use crate::supervisor::family::child::{Event, Ladder, State};
 use crate::supervisor::family::outcome::{self, Family};
-use crate::supervisor::looks::Purpose;
+use crate::supervisor::looks::{Purpose, obstacles};
 use crate::supervisor::operators::waiters::{Goal, Waiter};
 use crate::supervisor::poll::Id;
 use crate::sys::look::Answers;
@@ -79,7 +79,10 @@ impl Supervisor {
                 if plan.is_empty() {
                     self.operators.say(Some(connection), "nothing would change");
                 }
-                self.operators.finish(Some(connection), 0);
+                match obstacles(&loaded, &answers) {
+                    none if none.is_empty() => self.operators.finish(Some(connection), 0),
+                    some => self.operators.refuse(Some(connection), &some.join("\n")),
+                }
             }
             Err(problems) => {
                 self.operators.refuse_as(Some(connection), problems.to_string().trim_end(), WRONG_CONFIGURATION);
