@@ -3,7 +3,7 @@
 
 use super::socket::Socket;
 use super::status::PATIENCE;
-use super::{Failure, output};
+use super::{Failure, elsewhere, output};
 use crate::control::{Request, Response, client};
 use std::io::IsTerminal;
 use std::path::Path;
@@ -18,7 +18,7 @@ pub(super) fn answers(path: &Path) -> Result<Option<String>, Failure> {
         }
         Ok(())
     });
-    asked.map(|_| file).map_err(|failure| Failure::from(failure.to_string()))
+    asked.map(|_| file).map_err(|failure| elsewhere::unreachable(Failure::FAILED, &failure))
 }
 
 /// A daemon reloads its own file, so a file that was named must be the same one.

@@ -8,6 +8,7 @@ mod ask;
 mod check;
 mod completions;
 mod daemon;
+mod elsewhere;
 mod example;
 mod log;
 mod man;

@@ -3,7 +3,7 @@
 use super::page::{Page, page};
 use super::socket::Socket;
 use super::table::Paper;
-use super::{Failure, output, watch};
+use super::{Failure, elsewhere, output, watch};
 use crate::control::{Request, Response, Status, client};
 use jiff::Timestamp;
 use std::io::IsTerminal;
@@ -83,8 +83,8 @@ fn fetch(path: &Path) -> Result<Status, Failure> {
     match (exit, got) {
         (Ok(0), Some(status)) => Ok(status),
         (Ok(_), _) => Err(Failure::from("cannot show the status: the daemon did not send it".to_owned())),
-        (Err(failure), _) if failure.no_daemon() => Err(Failure::new(Failure::NO_DAEMON, failure)),
-        (Err(failure), _) => Err(Failure::from(failure.to_string())),
+        (Err(failure), _) if failure.no_daemon() => Err(elsewhere::unreachable(Failure::NO_DAEMON, &failure)),
+        (Err(failure), _) => Err(elsewhere::unreachable(Failure::FAILED, &failure)),
     }
 }
 

@@ -40,6 +40,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Unreachable { path, cause } => {
+                let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
                 write!(f, "cannot reach the daemon at {}: {}", path.display(), words(cause))?;
                 if self.no_daemon() { f.write_str("; is it running?") } else { Ok(()) }
             }

@@ -99,3 +99,58 @@ fn a_check_names_who_has_an_address_unless_it_is_this_daemon() {
     assert_eq!(said(daemon.dir.path(), &["plan"]), "keep     a\nnothing would change\nexit status 0");
     daemon.stop();
 }
+
+#[test]
+fn an_operator_in_the_wrong_place_learns_which_daemons_run() {
+    let mut daemon = Daemon::start("[children.a]\ncommand = [\"sleep\", \"1000\"]\nlisten = [\"unix:a.sock\"]\n");
+    let here = daemon.dir.path().to_owned();
+    let running = format!(
+        "running here: process {}, {here}/plumbd.toml (--control {here}/plumbd.sock)",
+        daemon.pid(),
+        here = here.display()
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let told = "plumbd: cannot reach the daemon at DIR/plumbd.sock: No such file or directory; is it running?\n";
+    for (words, expected) in [(["status"], 3), (["reload"], 1), (["log"], 1)] {
+        let (status, _, err) = plumbd(dir.path(), &words);
+        assert_eq!(status, expected);
+        // Other tests' daemons are listed too, but no more than five.
+        let all: Vec<&str> = err.lines().filter(|line| line.starts_with("running here: process ")).collect();
+        assert!(err.starts_with(told) && (all.contains(&&*running) || all.len() == 5), "{err}");
+    }
+    // The same if the configuration names another control socket by now.
+    let config = daemon.read_text("plumbd.toml");
+    daemon.configure(&format!("daemon.control = \"new.sock\"\n{config}"));
+    let (status, _, err) = plumbd(&here, &["reload"]);
+    let running = running.replace(&here.display().to_string(), "DIR");
+    let told = "plumbd: cannot reach the daemon at DIR/new.sock: No such file or directory; is it running?\n";
+    assert!(status == 1 && err.starts_with(told), "{err}");
+    assert!(err.contains(&running) || err.matches("running here").count() == 5, "{err}");
+    daemon.stop();
+}
+
+#[test]
+#[ignore = "needs root to be another user, run by .ci/run"]
+fn a_daemon_of_another_user_is_reached_with_sudo() {
+    let mut daemon = Daemon::start("[children.a]\ncommand = [\"sleep\", \"1000\"]\n");
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(daemon.dir.path(), open).unwrap();
+    let output = Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", env!("CARGO_BIN_EXE_plumbd"), "status"])
+        .arg("--control")
+        .arg(daemon.path("plumbd.sock"))
+        .current_dir("/")
+        .output()
+        .unwrap();
+    assert_eq!(
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()),
+        (
+            Some(1),
+            format!(
+                "plumbd: cannot reach the daemon at {}: Permission denied; it belongs to root: use sudo\n",
+                daemon.path("plumbd.sock").display()
+            )
+        )
+    );
+    daemon.stop();
+}

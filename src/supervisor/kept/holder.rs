@@ -6,9 +6,10 @@ use crate::sys::cause::cause;
 use crate::sys::descendants::{self, Process};
 use nix::errno::Errno;
 use nix::unistd::Pid;
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The process that has that address, in words; `None`: nobody is seen to have it.
 pub fn of(address: &Address) -> Option<String> {
@@ -27,7 +28,7 @@ fn all_of(address: &Address) -> Option<Vec<Process>> {
         Address::Unix(path) => by_name(path),
     }?;
     let mut all = descendants::all().unwrap_or_default();
-    all.retain(|process| has_socket(process, inode).unwrap_or(false));
+    all.retain(|process| sockets_of(process.pid).contains(&inode));
     Some(all)
 }
 
@@ -111,29 +112,32 @@ fn address(hex: &str) -> Option<IpAddr> {
     v4.or_else(|_| <[u8; 16]>::try_from(&*bytes).map(|bytes| IpAddr::V6(Ipv6Addr::from(bytes)))).ok()
 }
 
-/// `Num RefCount Protocol Flags Type St Inode Path`
 fn by_name(path: &Path) -> Option<u64> {
-    /// __SO_ACCEPTCON: it is the listening socket, not a connection to it.
+    let all = unix_listeners().into_iter();
+    all.filter(|(_, name)| name == path).map(|(inode, _)| inode).next_back()
+}
+
+/// The inode and the name of every Unix socket that listens.
+pub fn unix_listeners() -> Vec<(u64, PathBuf)> {
+    /// __SO_ACCEPTCON: it listens, and is no connection to it.
     const LISTENS: u32 = 1 << 16;
-    let text = std::fs::read_to_string("/proc/net/unix").ok()?;
-    let mut rows = text.lines().filter_map(|line| {
+    let text = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    // `Num RefCount Protocol Flags Type St Inode Path`
+    let row = |line: &str| {
         let (rest, at) = line.split_once(" /")?;
         let words: Vec<&str> = rest.split_ascii_whitespace().collect();
         let flags = u32::from_str_radix(words.get(3)?, 16).ok()?;
-        let fits = flags & LISTENS != 0 && path.strip_prefix("/").is_ok_and(|path| path == Path::new(at));
-        fits.then(|| words.get(6)?.parse().ok()).flatten()
-    });
-    rows.next_back()
+        let inode = words.get(6)?.parse().ok()?;
+        (flags & LISTENS != 0).then(|| (inode, Path::new("/").join(at)))
+    };
+    text.lines().filter_map(row).collect()
 }
 
-fn has_socket(process: &Process, inode: u64) -> io::Result<bool> {
-    let target = format!("socket:[{inode}]");
-    for entry in std::fs::read_dir(format!("/proc/{}/fd", process.pid))? {
-        if std::fs::read_link(entry?.path()).is_ok_and(|to| to.as_os_str() == target.as_str()) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+/// The inodes of the sockets that a process has open; none if that may not be seen.
+pub fn sockets_of(pid: Pid) -> BTreeSet<u64> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let inode = |target: PathBuf| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok();
+    entries.filter_map(|entry| inode(std::fs::read_link(entry.path()).ok()?)).collect()
 }
 
 #[cfg(test)]
