@@ -1,6 +1,7 @@
 //! Where daemons run, for an operator who asked at a socket where none answers.
 
-use super::Failure;
+use super::socket::Socket;
+use super::{Failure, output};
 use crate::control::client::{self, ask_within};
 use crate::control::{Request, Response};
 use crate::supervisor::holder;
@@ -30,6 +31,27 @@ pub(super) fn unreachable(status: u8, failure: &client::Failure) -> Failure {
     Failure::new(status, why)
 }
 
+/// For a shutdown that finds no daemon: it is done, and says so, unless a daemon with the same
+/// configuration runs at another socket.
+pub(super) fn has_ended(socket: &Socket, path: &Path, failure: &client::Failure) -> Result<u8, Failure> {
+    let file = match socket {
+        Socket::Configured(file) => crate::config::find(file.as_deref()),
+        Socket::Given(_) => None,
+    };
+    let own = file.and_then(|file| file.canonicalize().ok());
+    let runs = |process: &Process, all: &[Process]| {
+        let config = control(process, all).as_deref().and_then(config);
+        config.and_then(|config| Path::new(&config).canonicalize().ok()) == own
+    };
+    let (daemons, all) = daemons();
+    if own.is_some() && daemons.iter().any(|daemon| runs(daemon, &all)) {
+        return Err(unreachable(Failure::FAILED, failure));
+    }
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    output::tell(&format!("plumbd: no daemon runs at {}", path.display()));
+    Ok(0)
+}
+
 /// The user who owns that socket or, if that may not be seen, its folder.
 fn owner(path: &Path) -> String {
     let owners = path.ancestors().take(2).find_map(|path| path.symlink_metadata().ok()).map(|found| found.uid());
@@ -42,13 +64,19 @@ fn name(uid: u32) -> String {
 
 /// Every daemon of this machine that can be seen, in words.
 fn running() -> Vec<String> {
+    let (daemons, all) = daemons();
+    daemons.iter().take(MOST).map(|process| described(process, &all)).collect()
+}
+
+/// Every daemon, and every process.
+fn daemons() -> (Vec<Process>, Vec<Process>) {
     let mut all = descendants::all().unwrap_or_default();
     all.sort_by_key(|process| process.pid);
-    let daemons: Vec<&Process> = all.iter().filter(|process| is_daemon(process.pid)).collect();
+    let mut daemons: Vec<Process> = all.iter().copied().filter(|process| is_daemon(process.pid)).collect();
     let pids: BTreeSet<Pid> = daemons.iter().map(|process| process.pid).collect();
     // Processes with which a daemon looks at the system have its words.
-    let daemons = daemons.into_iter().filter(|process| !pids.contains(&process.parent));
-    daemons.take(MOST).map(|process| described(process, &all)).collect()
+    daemons.retain(|process| !pids.contains(&process.parent));
+    (daemons, all)
 }
 
 /// Whether it was started as `plumbd run`.

@@ -128,7 +128,7 @@ impl Manager {
         }
         if let Some((lines, _)) = self.waiting.front() {
             log::error!(
-                "cannot tell the service manager {} and {} more messages: it takes nothing",
+                "cannot tell the service manager {} and {} more: it takes nothing",
                 lines.escape_debug(),
                 self.waiting.len() - 1
             );

@@ -2,9 +2,10 @@
 //! wrong, or whose system is not as the configuration says.
 
 use crate::daemon::{Daemon, wait_for};
+use plumbd::control::Request;
 use plumbd::control::status::ChildState;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -152,5 +153,94 @@ fn a_daemon_of_another_user_is_reached_with_sudo() {
             )
         )
     );
+    daemon.stop();
+}
+
+#[test]
+fn a_changed_file_is_hinted_at_until_it_is_in_force_and_only_if_its_content_differs() {
+    const A: &str = "[children.a]\ncommand = [\"sleep\", \"1000\"]\n";
+    let mut daemon = Daemon::start(A);
+    let hint = || {
+        let (status, out, _) = plumbd(daemon.dir.path(), &["status"]);
+        assert_eq!(status, 0);
+        out.lines().find(|line| line.starts_with("! ")).map(str::to_owned)
+    };
+    daemon.configure(A);
+    assert_eq!(hint(), None, "it was only written again");
+    daemon.configure(&format!("{A}umask = \"0077\"\n"));
+    let told = hint().unwrap();
+    let (before, after) = told.split_once(" was changed ").unwrap();
+    assert_eq!(before, "! plumbd.toml");
+    assert!(after.ends_with("s ago and is not in force: see `plumbd plan`"), "{told}");
+    let json = plumbd(daemon.dir.path(), &["status", "--json"]).1;
+    assert!(json.contains("\"config_changed\": \"20"), "{json}");
+    // A reload that fails does not put it in force.
+    daemon.configure(&format!("{A}umaks = \"0077\"\n"));
+    assert_eq!(daemon.ask(&Request::Reload).0, 78);
+    assert!(hint().is_some());
+    daemon.reload(&format!("{A}umask = \"0077\"\n"));
+    assert_eq!(hint(), None);
+    daemon.stop();
+}
+
+#[test]
+fn what_other_programs_call_a_command_works_here() {
+    let dir = folder("[children.a]\ncommand = [\"sh\"]\n");
+    std::fs::rename(dir.path().join("plumbd.toml"), dir.path().join("other.toml")).unwrap();
+    assert_eq!(said(dir.path(), &["check", "other.toml"]), "other.toml: no problems\nexit status 0");
+    for (one, other) in [(["help"].as_slice(), ["--help"].as_slice()), (&["help", "log"], &["logs", "--help"])] {
+        let (status, out, err) = plumbd(dir.path(), one);
+        assert_eq!((status, err.as_str()), (0, ""));
+        assert_eq!(out, plumbd(dir.path(), other).1);
+    }
+}
+
+#[test]
+fn all_is_every_child() {
+    let mut daemon =
+        Daemon::start("[children.a]\ncommand = [\"sleep\", \"1000\"]\n[children.b]\ncommand = [\"sleep\", \"1000\"]\n");
+    let pids = ["a", "b"].map(|name| daemon.child_pid(name));
+    assert_eq!(said(daemon.dir.path(), &["restart", "all"]), "exit status 0");
+    let again = ["a", "b"].map(|name| daemon.child_pid(name));
+    assert!(pids[0] != again[0] && pids[1] != again[1], "{pids:?} {again:?}");
+    let (status, out, _) = plumbd(daemon.dir.path(), &["status"]);
+    let second = format!("\nversion {}, process {} for ", env!("CARGO_PKG_VERSION"), daemon.pid());
+    assert!(status == 0 && out.starts_with("plumbd running: 2 of 2 children up") && out.contains(&second), "{out}");
+    daemon.stop();
+}
+
+#[test]
+fn a_shutdown_of_a_daemon_that_has_ended_is_done() {
+    let mut daemon = Daemon::start("[children.a]\ncommand = [\"sleep\", \"1000\"]\n");
+    let dir = daemon.dir.path().to_owned();
+    // Not if it only moved its socket.
+    let config = daemon.read_text("plumbd.toml");
+    daemon.configure(&format!("daemon.control = \"new.sock\"\n{config}"));
+    let (status, _, err) = plumbd(&dir, &["shutdown"]);
+    assert!(status == 1 && err.starts_with("plumbd: cannot reach the daemon at DIR/new.sock: "), "{err}");
+    daemon.configure(&config);
+    assert_eq!(said(&dir, &["shutdown"]), "exit status 0");
+    daemon.wait_end();
+    assert_eq!(said(&dir, &["shutdown"]), "plumbd: no daemon runs at DIR/plumbd.sock\nexit status 0");
+}
+
+#[test]
+fn in_the_journal_a_reload_that_fails_is_told_once() {
+    let mut daemon = Daemon::start("[children.a]\ncommand = [\"sleep\", \"1000\"]\n");
+    daemon.configure("[children.a]\ncommand = [\"sleep\", \"1000\"]\numaks = \"0077\"\n");
+    let journal = daemon.path("journal");
+    let file = std::fs::File::create(&journal).unwrap();
+    let is = file.metadata().unwrap();
+    let reload = |stream: String| {
+        let stderr = std::fs::File::options().append(true).open(&journal).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plumbd"));
+        command.arg("reload").current_dir(daemon.dir.path()).env_remove("PLUMBD_CONTROL").env("JOURNAL_STREAM", stream);
+        assert_eq!(command.stderr(stderr).status().unwrap().code(), Some(78));
+        std::mem::take(&mut std::fs::read_to_string(&journal).unwrap())
+    };
+    let own = reload(format!("{}:{}", is.dev(), is.ino()));
+    assert_eq!(own, "cannot reload: nothing is changed\n");
+    let others = reload("1:1".to_owned()).replacen(&own, "", 1);
+    assert!(others.contains("plumbd.toml:3:1: unknown key \"umaks\"") && others.ends_with(&own), "{others}");
     daemon.stop();
 }

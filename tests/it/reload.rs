@@ -33,9 +33,9 @@ fn only_what_changed_gets_another_process() {
     ));
     let file = daemon.path("plumbd.toml").display().to_string();
     for line in [
-        format!("restart changed {file}:5: umask changes"),
-        format!("keep policy {file}:8: restart changes; its process stays"),
-        format!("keep policy {file}:9: stop_timeout changes; its process stays"),
+        format!("restart changed {file}:5: umask changes from \"0022\" to \"0077\""),
+        format!("keep policy {file}:8: restart changes from \"always\" to \"never\"; its process stays"),
+        format!("keep policy {file}:9: stop_timeout changes from \"10s\" to \"3s\"; its process stays"),
         format!("start new {file}:10: it is new stop gone it is not in the new configuration"),
     ] {
         assert!(words(&said).contains(&line), "{line:?} is not in {said}");
@@ -190,7 +190,7 @@ fn a_plan_says_what_a_reload_would_do_and_does_nothing() {
         "[children.one]\n{SLEEP}umask = \"0077\"\n[children.three]\n{SLEEP}listen = [\"unix:three.sock\"]\n"
     ));
     let plan = daemon.done(&Request::Plan { file: None });
-    for text in ["restart one", "umask changes", "stop two", "start three"] {
+    for text in ["restart one", "umask changes from \"0022\" to \"0077\"", "stop two", "start three"] {
         assert!(words(&plan).contains(text), "{text:?} is not in {plan}");
     }
     std::fs::write(daemon.path("other.toml"), format!("[children.one]\n{SLEEP}[children.two]\n{SLEEP}")).unwrap();

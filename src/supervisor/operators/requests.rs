@@ -96,6 +96,8 @@ impl Supervisor {
         let mut ids = Vec::new();
         for name in names {
             match self.children.ids_of(name) {
+                // No child has that name, so it is a word for every child.
+                none if none.is_empty() && name == "all" => ids.extend(self.children.iter().map(|(id, _)| id)),
                 found if found.is_empty() => {
                     self.operators
                         .refuse(Some(connection), &format!("cannot find child \"{name}\": {}", self.children.known()));
@@ -243,7 +245,10 @@ impl Supervisor {
             version: status::VERSION,
             pid: nix::unistd::getpid().as_raw(),
             state: self.daemon_state(),
+            program: env!("CARGO_PKG_VERSION").to_owned(),
             config: self.model().file.as_ref().map(|file| file.display().to_string()),
+            config_content: self.loaded.text().map(status::Content::of),
+            config_changed: None,
             since: self.figures.wall.time(self.figures.since),
             reloads: self.figures.reloads,
             unlogged: crate::journal::unsent(),
