@@ -185,9 +185,13 @@ impl Supervisor {
         log::info!("supervises {children}, configured by {}", self.loaded.name);
         let (mut events, mut given_back) = (Vec::new(), false);
         loop {
+            let may_differ = self.agenda.dirty;
             while self.agenda.dirty && self.agenda.end.is_none() {
                 self.agenda.dirty = false;
                 self.advance();
+            }
+            if may_differ {
+                self.tell_summary();
             }
             if let Some(wait) = self.log_pipes.flush(&self.system.poll) {
                 self.agenda.look_after(wait);

@@ -13,6 +13,7 @@
 //! | `change` | everything that takes several steps: start, reload, end |
 //! | `operators` | operators' connections and requests |
 //! | `looks` | processes aside that look at things that may not answer, so that the loop never waits |
+//! | `summary` | how the children are, in a line for the service manager |
 //! | `manager`, `clock`, `poll` | the service manager, time, descriptors |
 
 mod change;
@@ -26,6 +27,7 @@ mod looks;
 mod manager;
 mod operators;
 mod poll;
+mod summary;
 
 pub use family::notify;
 pub(crate) use kept::{holder, unix_name};

@@ -244,3 +244,16 @@ fn in_the_journal_a_reload_that_fails_is_told_once() {
     assert!(others.contains("plumbd.toml:3:1: unknown key \"umaks\"") && others.ends_with(&own), "{others}");
     daemon.stop();
 }
+
+#[test]
+fn the_service_manager_learns_which_children_are_not_up_and_when_all_are_again() {
+    let mut daemon = Daemon::start_managed(
+        "[children.one]\ncommand = [\"sleep\", \"1000\"]\n[children.two]\ncommand = [\"sleep\", \"1000\"]\n",
+    );
+    daemon.manager().wait_heard("READY=1\nSTATUS=all children are ready");
+    assert_eq!(said(daemon.dir.path(), &["stop", "two"]), "exit status 0");
+    daemon.manager().wait_heard("STATUS=1 of 2 up; two is down");
+    assert_eq!(said(daemon.dir.path(), &["start", "two"]), "exit status 0");
+    daemon.manager().wait_heard("STATUS=2 of 2 up");
+    daemon.stop();
+}
