@@ -8,7 +8,9 @@ use crate::plugin;
 use crate::schema::kind::Kind;
 use crate::supervisor::holder;
 use crate::sys::beside::Folder;
+use nix::unistd::{Uid, User, geteuid};
 use std::collections::BTreeSet;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 /// Checks the configuration; prints it with its defaults if that is asked for.
@@ -20,12 +22,26 @@ pub(super) fn check(file: Option<&Path>, effective: bool) -> Result<u8, Failure>
         shared_folders(&loaded, child).for_each(|text| output::tell(&text));
         without_shell(&loaded, child).into_iter().for_each(|text| output::tell(&text));
     }
+    other_user(&loaded).iter().for_each(|text| output::tell(text));
     if effective {
         output::print(effective::effective(&loaded.model))?;
     } else {
         output::print(format!("{}: no problems\n", loaded.name))?;
     }
     Ok(0)
+}
+
+/// A hint if the daemon that runs with this control socket is another user's, who may have
+/// other rights.
+fn other_user(loaded: &Loaded) -> Option<String> {
+    let found = loaded.model.daemon.control.symlink_metadata().ok()?;
+    let (own, daemon) = (geteuid(), Uid::from_raw(found.uid()));
+    let name = |uid: Uid| User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
+    let differs = found.file_type().is_socket() && own != daemon;
+    differs.then(|| {
+        let (own, daemon) = (name(own), name(daemon));
+        format!("{}: checked as {own}, but the daemon is {daemon}: `plumbd plan` asks the daemon", loaded.name)
+    })
 }
 
 /// Warnings about addresses that a daemon could not have now, unless they are those of a

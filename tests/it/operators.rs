@@ -4,10 +4,11 @@
 use crate::daemon::{Daemon, wait_for};
 use plumbd::control::Request;
 use plumbd::control::status::ChildState;
+use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// What `plumbd` with these words prints in that folder: exit status, standard output,
 /// standard error. The folder is called DIR.
@@ -255,5 +256,19 @@ fn the_service_manager_learns_which_children_are_not_up_and_when_all_are_again()
     daemon.manager().wait_heard("STATUS=1 of 2 up; two is down");
     assert_eq!(said(daemon.dir.path(), &["start", "two"]), "exit status 0");
     daemon.manager().wait_heard("STATUS=2 of 2 up");
+    daemon.stop();
+}
+
+#[test]
+#[ignore = "needs root to be another user, run by .ci/run"]
+fn a_check_as_another_user_than_the_daemon_says_so() {
+    let mut daemon = Daemon::start("[children.a]\ncommand = [\"sleep\", \"1000\"]\n");
+    let dir = daemon.dir.path();
+    std::os::unix::fs::chown(dir.join("plumbd.sock"), Some(65534), None).unwrap();
+    assert_eq!(
+        said(dir, &["check"]),
+        "plumbd.toml: no problems\n\
+         plumbd.toml: checked as root, but the daemon is nobody: `plumbd plan` asks the daemon\nexit status 0"
+    );
     daemon.stop();
 }
