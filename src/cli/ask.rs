@@ -68,9 +68,7 @@ pub(super) fn ask(socket: &Socket, request: &Request) -> Result<u8, Failure> {
             }
             Response::Err(text) => problems.push(text),
             // `status` is a command of its own.
-            Response::Progress(_) | Response::Status(_) | Response::Exit(_) => {}
-            // So is `log`.
-            Response::Entry(_) | Response::Lost(_) => {}
+            _ => {}
         }
         Ok(())
     });

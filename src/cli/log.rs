@@ -24,7 +24,7 @@ pub(super) fn log(socket: &Socket, request: &Request, paper: Paper) -> Result<u8
                 output::tell(&format!("plumbd: {text}"));
                 return Ok(());
             }
-            Response::Out(_) | Response::Progress(_) | Response::Status(_) | Response::Exit(_) => return Ok(()),
+            _ => return Ok(()),
         };
         gone = output::print(text).map_err(|failure| failure.why)? == Reader::Gone;
         if gone { Err(String::new()) } else { Ok(()) }

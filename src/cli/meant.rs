@@ -25,6 +25,8 @@ pub(super) enum Meant {
     Ask { socket: Socket, request: Request },
     /// `status`
     Status { socket: Socket, how: How },
+    /// `events`
+    Events { socket: Socket, request: Request },
     /// `log`
     Log { socket: Socket, request: Request },
     /// `example`
@@ -71,6 +73,9 @@ impl Typed {
             Command::Reopen { daemon } => ask(daemon, Request::Reopen),
             Command::Status { daemon, json, watch } => {
                 Meant::Status { socket: socket(daemon), how: How { json, watch } }
+            }
+            Command::Events { child, since, daemon } => {
+                Meant::Events { socket: socket(daemon), request: Request::Events { child, since } }
             }
             Command::Log { mut children, lines, follow, daemon } => {
                 // As with no name at all.

@@ -9,6 +9,7 @@ mod check;
 mod completions;
 mod daemon;
 mod elsewhere;
+mod events;
 mod example;
 mod log;
 mod man;
@@ -109,6 +110,7 @@ fn carry_out(meant: Meant) -> Result<u8, Failure> {
         Meant::Run(run) => run.carry_out(),
         Meant::Check { config, effective } => check::check(config.as_deref(), effective),
         Meant::Ask { socket, request } => ask::ask(&socket, &request),
+        Meant::Events { socket, request } => events::events(&socket, &request),
         Meant::Log { socket, request } => log::log(&socket, &request, status::paper()),
         Meant::Status { socket, how } => status::status(&socket, how),
         Meant::Examples => example::list(),

@@ -128,8 +128,8 @@ Examples:
   plumbd status --watch
   plumbd status --json | jq '.children[] | select(.state != \"up\" and (.finished | not))'
 
-Exit status: 0 everything is up; 3 no daemon is running; 4 a daemon is running,
-but not everything is up.")]
+Exit status: 0 all is well; 3 no daemon is running; 4 a daemon is running, but a
+child that should be up is not, or something is a problem.")]
     Status {
         #[command(flatten)]
         daemon: Daemon,
@@ -175,6 +175,29 @@ Examples:
 Examples:
   mv messages.log messages.log.1 && plumbd reopen")]
     Reopen {
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Print what happens to children and to the daemon, a JSON object a line, until Ctrl-C
+    ///
+    /// The daemon keeps the last 1,024 events. Each has a number (`seq`), a time
+    /// (`at`), a name (`event`) and, if they apply, `child`, `pid`, `reason`,
+    /// `exit`, `signal` and `restarts`. The names: starting, ready, up, exited,
+    /// backoff, failed, finished, problem, solved, reload-begun, reload-done,
+    /// reload-refused, reload-undone, stopping, and lost if the reader was too slow
+    /// for `count` events.
+    #[command(after_help = "\
+Examples:
+  plumbd events                       from now on
+  plumbd events --since 0             everything that is kept, and what comes
+  plumbd events --child echo | jq -r '.event'")]
+    Events {
+        /// Begin with the event of this number [default: the next one]
+        #[arg(long, value_name = "SEQ")]
+        since: Option<u64>,
+        /// Only of this child; NAME stands for all instances
+        #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(completions::children))]
+        child: Option<String>,
         #[command(flatten)]
         daemon: Daemon,
     },

@@ -8,11 +8,13 @@
 //! - [`request`]: what is asked, and the daemon's decoder for any bytes;
 //! - [`response`]: what is answered;
 //! - [`entry`]: the shape of what `plumbd log` reads;
+//! - [`event`]: the shape of what `plumbd events` reads;
 //! - [`status`]: the shape of `plumbd status --json`;
 //! - [`client`]: connect, ask, hand on the answers.
 
 pub mod client;
 pub mod entry;
+pub mod event;
 pub mod request;
 pub(crate) mod response;
 pub mod status;

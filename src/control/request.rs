@@ -52,6 +52,15 @@ pub enum Request {
         #[serde(default)]
         follow: bool,
     },
+    /// What happens? Goes on until the operator hangs up.
+    Events {
+        /// The name of a child; `None`: all of them, and the daemon.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        child: Option<String>,
+        /// The number of the first event; `None`: the next one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<u64>,
+    },
 }
 
 impl Request {
@@ -129,6 +138,8 @@ mod tests {
             Request::Reopen,
             Request::Log { children: vec!["echo".to_owned()], lines: Some(5), follow: true },
             Request::Log { children: Vec::new(), lines: None, follow: false },
+            Request::Events { child: None, since: None },
+            Request::Events { child: Some("echo".to_owned()), since: Some(7) },
         ]
     }
 
@@ -150,6 +161,8 @@ mod tests {
 {"command":"reopen"}
 {"command":"log","children":["echo"],"lines":5,"follow":true}
 {"command":"log","children":[],"follow":false}
+{"command":"events"}
+{"command":"events","child":"echo","since":7}
 "#
         );
     }

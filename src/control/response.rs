@@ -2,11 +2,13 @@
 
 use super::Status;
 use super::entry::{Entry, Lost};
+use super::event::Event;
 use crate::sys::cause;
 use serde::{Deserialize, Serialize};
 
 /// One line of an answer: `{"out":"..."}`, `{"err":"..."}`, `{"progress":"..."}`,
-/// `{"status":{...}}`, `{"entry":{...}}`, `{"lost":{...}}`, and finally `{"exit":0}`.
+/// `{"status":{...}}`, `{"entry":{...}}`, `{"lost":{...}}`, `{"event":{...}}`,
+/// and finally `{"exit":0}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Response {
@@ -23,6 +25,8 @@ pub enum Response {
     Entry(Entry),
     /// Entries of the log that went before this reader took them.
     Lost(Lost),
+    /// Something that happened.
+    Event(Event),
     /// The request is done: the client's exit status. Nothing follows.
     Exit(u8),
 }

@@ -7,6 +7,7 @@ use crate::journal::{self, Waiting};
 use crate::plugin;
 use crate::supervisor::change::Changes;
 use crate::supervisor::clock::{Moment, Wall};
+use crate::supervisor::events::Events;
 use crate::supervisor::family::child::Event;
 use crate::supervisor::family::children::Children;
 use crate::supervisor::family::logs::{LOG_ROUND, LogPipes};
@@ -50,6 +51,7 @@ pub(crate) struct Supervisor {
     pub(crate) changes: Changes,
     pub(crate) startup: Startup,
     pub(crate) operators: Operators,
+    pub(crate) events: Events,
     pub(crate) looks: Looks,
     pub(crate) manager: Manager,
     pub(crate) system: System,
@@ -152,6 +154,7 @@ impl Supervisor {
             changes: Changes::default(),
             startup,
             operators: Operators::new(server),
+            events: Events::default(),
             looks: Looks::default(),
             manager: Manager::new(notify::watchdog()),
             system,
@@ -208,7 +211,7 @@ impl Supervisor {
                     log::debug!("cannot give back the memory that the start needed: {error}");
                 }
             }
-            self.operators.feed_log_readers();
+            self.operators.feed_readers(&self.events);
             let timeout = self.timeout();
             // A deadline counts only after all earlier events were handled, because this process
             // may be stopped anywhere here (SIGTSTP, SIGSTOP, a suspended machine) for any time.

@@ -12,6 +12,7 @@
 //! | `kept` | what outlives a child's process: links, sockets, the service manager's store |
 //! | `change` | everything that takes several steps: start, reload, end |
 //! | `operators` | operators' connections and requests |
+//! | `events` | what happened lately |
 //! | `looks` | processes aside that look at things that may not answer, so that the loop never waits |
 //! | `summary` | how the children are, in a line for the service manager |
 //! | `manager`, `clock`, `poll` | the service manager, time, descriptors |
@@ -21,6 +22,7 @@ mod clock;
 #[cfg(test)]
 mod dice;
 mod event_loop;
+mod events;
 mod family;
 mod kept;
 mod looks;

@@ -4,11 +4,10 @@
 use crate::daemon::{Daemon, wait_for};
 use plumbd::control::Request;
 use plumbd::control::status::ChildState;
-use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// What `plumbd` with these words prints in that folder: exit status, standard output,
 /// standard error. The folder is called DIR.

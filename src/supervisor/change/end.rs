@@ -3,6 +3,7 @@
 use super::Own;
 use super::drain::Bounds;
 use super::steps::{Next, Stop};
+use crate::control::event::{About, What};
 use crate::supervisor::event_loop::Supervisor;
 use crate::supervisor::family::child::Event;
 use crate::supervisor::family::outcome;
@@ -65,6 +66,7 @@ impl Supervisor {
         self.resume_inputs();
         log::info!("stopping");
         self.manager.tell("STOPPING=1");
+        self.events.happened(What::Stopping, About::default());
         if self.startup.failed_start.is_none() {
             self.startup.ready.failed("it was told to stop before all children were ready");
         }
@@ -161,7 +163,7 @@ impl Supervisor {
         // First, because an operator who gets the answer may start the next daemon at once.
         let removing: Vec<_> = self.kept.sockets.close().into_iter().chain(self.operators.server.close()).collect();
         aside::wait(removing, NAMES);
-        self.operators.end_log_readers();
+        self.operators.end_readers(&self.events);
         self.operators.answer_shutdown(&end);
         self.agenda.end = Some(end);
     }

@@ -11,6 +11,7 @@ use super::steps::{Before, Change, Next, Stop, Then};
 use crate::config::model::{Address, Child, Model};
 use crate::config::plan::{self, Action, Plan, Reason, SocketPlan};
 use crate::config::{Loaded, Which, looked, order};
+use crate::control::event::{About, What};
 use crate::supervisor::event_loop::Supervisor;
 use crate::supervisor::family::child::{Event, State};
 use crate::supervisor::family::outcome::Bad;
@@ -160,7 +161,7 @@ impl Supervisor {
         let Some(reload) = self.changes.take(number) else { return };
         self.figures.reloads += 1;
         let why = reload.change.why_back().unwrap_or_default();
-        self.finish_reload(waiter, Err(format!("reloaded, but {why}; cannot go back: {error}")));
+        self.finish_reload(waiter, Err(format!("reloaded, but {why}; cannot go back: {error}")), false);
     }
 
     /// What a reload to that configuration does. Children whose sockets have `lost` their
@@ -219,6 +220,7 @@ impl Supervisor {
         for line in plan.changes() {
             log::info!("reload: {line}");
         }
+        self.events.happened(What::ReloadBegun, About::default());
         self.operators.say(waiter, &plan.to_string());
         self.operators.follower = waiter;
 
@@ -252,6 +254,7 @@ impl Supervisor {
         if self.startup.has_started {
             self.manager.tell("READY=1\nSTATUS=the last reload changed nothing: see the log");
         }
+        self.events.happened(What::ReloadRefused, About::daemon(why.trim_end()));
         self.operators.refuse_as(waiter, &format!("{}\ncannot reload: nothing is changed", why.trim_end()), exit);
     }
 
@@ -356,7 +359,7 @@ impl Supervisor {
                     child.holdings.at_hand = self.loaded.is_at_hand(&config);
                     child.config = config;
                     if has_lacked || step.action == Action::Update && child.machine.state == State::Failed {
-                        let event = self.changes.reloads[place].change.bring(&step.name, &child.machine);
+                        let event = self.changes.reloads[place].change.bring(&step.name, &mut child.machine);
                         event.into_iter().for_each(|event| self.step(id, event));
                     }
                 }
@@ -404,20 +407,22 @@ impl Supervisor {
         if outcome.is_ok() {
             log::info!("{}", if plan.is_empty() { "reloaded: nothing changes" } else { "reloaded" });
         }
-        self.finish_reload(waiter, outcome);
+        self.finish_reload(waiter, outcome, change.why_back().is_some());
     }
 
-    fn finish_reload(&mut self, waiter: Option<u32>, outcome: Result<(), String>) {
+    fn finish_reload(&mut self, waiter: Option<u32>, outcome: Result<(), String>, undone: bool) {
         let model = &self.loaded.model;
         self.kept.sockets.retain(|address| model.children.iter().any(|child| child.listen.contains(address)));
         self.kept.keep_in_store(&mut self.manager);
         match outcome {
             Ok(()) => {
+                self.events.happened(What::ReloadDone, About::default());
                 self.ready_again("reloaded: all that changed is ready");
                 self.operators.say(waiter, "reloaded");
                 self.operators.finish(waiter, 0);
             }
             Err(why) => {
+                self.events.happened(if undone { What::ReloadUndone } else { What::ReloadDone }, About::daemon(&why));
                 log::error!("{why}");
                 self.ready_again(&why);
                 self.operators.refuse(waiter, &why);

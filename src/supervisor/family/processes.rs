@@ -66,8 +66,10 @@ impl Supervisor {
         while let Some(event) = events.pop() {
             let Some(child) = self.children.get_mut(id) else { return };
             let (shown, before) = (child.state(), (child.machine.state, child.machine.want));
+            let (ready, exited) = (event == Event::Ready, matches!(event, Event::Exited(_)));
             let actions = child.machine.step(event, Instant::now());
             self.agenda.dirty |= before != (child.machine.state, child.machine.want);
+            child.note(&mut self.events, before.0, ready, exited);
             if child.state() != shown {
                 child.since = Moment::now();
                 self.operators.tell_of(child);
@@ -127,6 +129,7 @@ impl Supervisor {
         child.told_of_strangers = false;
         let around =
             Around { alone, null: &self.system.null, soft_descriptors: self.system.soft_descriptors, mark: &mark };
+        let logged_before = journal::next_seq();
         let started =
             spawn::spawn(&child.config, &child.holdings, &mut self.kept.links, &mut self.kept.sockets, &around);
         self.kept.keep_renewed(&mut self.manager);
@@ -141,6 +144,7 @@ impl Supervisor {
         };
         log::debug!(target: &child.config.name, "process {pid}");
         child.started = Some(Instant::now());
+        child.logged_before = logged_before;
         let exec = self.system.poll.watch(started.spawned.status, EpollFlags::EPOLLIN, Token::Exec(id));
         let ready = started.ready.map(|ready| self.system.poll.watch(ready, EpollFlags::EPOLLIN, Token::Ready(id)));
         match (exec, ready.transpose()) {
@@ -222,6 +226,7 @@ impl Supervisor {
                 Said::Problem(problem) => {
                     if let Some(child) = self.children.get_mut(id) {
                         child.says = problem;
+                        child.note_problem(&mut self.events);
                     }
                 }
                 Said::Store => {
@@ -398,6 +403,7 @@ impl Supervisor {
         let Some(child) = self.children.get_mut(id) else { return };
         child.prompt_at = None;
         child.log(|lines, each| lines.finish(each));
+        let line = journal::last_line(&child.config.name, child.logged_before);
         child.ended = Some(Moment::now());
         child.says = None;
         (child.exec, child.ready) = (None, None);
@@ -408,6 +414,7 @@ impl Supervisor {
             }
         }
         self.kept.keep_renewed(&mut self.manager);
+        self.step(id, Event::Wrote(line));
         self.step(id, Event::Exited(exit));
     }
 }

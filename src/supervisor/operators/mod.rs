@@ -1,6 +1,6 @@
 //! Operators: their connections, their requests, and those who wait for an answer.
 
-mod log_readers;
+mod readers;
 pub(crate) mod ready;
 pub(crate) mod requests;
 pub(crate) mod server;
@@ -9,8 +9,8 @@ pub(crate) mod waiters;
 use crate::control::{Request, Response};
 use crate::supervisor::family::child::State;
 use crate::supervisor::family::supervised::Supervised;
-use log_readers::LogReader;
 use nix::sys::epoll::EpollFlags;
+use readers::Reader;
 use server::{Interest, Server};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -26,8 +26,8 @@ pub(crate) struct Operators {
     pub(crate) waiters: Vec<Waiter>,
     /// The connection of the operator who asked for the reload under way.
     pub(crate) follower: Option<u32>,
-    /// Those who read the log.
-    log_readers: Vec<LogReader>,
+    /// Those who read the log or events.
+    readers: Vec<Reader>,
     /// When connections are accepted again.
     accept_at: Option<Instant>,
 }
@@ -35,7 +35,7 @@ pub(crate) struct Operators {
 impl Operators {
     /// The operators who connect to this server.
     pub(crate) fn new(server: Server) -> Operators {
-        Operators { server, waiters: Vec::new(), follower: None, log_readers: Vec::new(), accept_at: None }
+        Operators { server, waiters: Vec::new(), follower: None, readers: Vec::new(), accept_at: None }
     }
 
     /// When [`Operators::on_time`] has something to do.
