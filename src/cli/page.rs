@@ -84,7 +84,7 @@ fn head(status: &Status, now: Timestamp, paper: Paper) -> String {
     };
     let config = status.config.as_deref().unwrap_or("the built-in configuration");
     format!(
-        "plumbd {}: {}\n{version}process {} for {}, {}{reloads}\n",
+        "plumbd {}: {}\nprocess {} for {}, {version}{}{reloads}\n",
         paper.paint(colour, &format!("{}{problems}", status.state)),
         paper.paint(colour, &counts),
         status.pid,
@@ -310,7 +310,7 @@ mod tests {
     fn all_is_well() {
         insta::assert_snapshot!(page(&well(), at("2026-11-22T17:03:20Z"), PLAIN).print(), @r"
         plumbd running: 2 of 3 children up, 1 finished
-        version 1.2.3, process 4242 for 2h3m, /etc/plumbd/plumbd.toml, reloaded 2 times
+        process 4242 for 2h3m, version 1.2.3, /etc/plumbd/plumbd.toml, reloaded 2 times
 
         CHILD   STATE      PID  SINCE  RESTARTS  LAST EXIT       MSG/S    B/S  CONNS
         echo    up        4243  2h3m          0  -                1234  55.5K      3
