@@ -63,7 +63,7 @@ impl Typed {
                 let pid_file = pid_file.as_deref().map(absolute).transpose()?;
                 Meant::Run(Run { config: config.config, daemon, pid_file })
             }
-            Command::Check { config, effective } => Meant::Check { config: config.config, effective },
+            Command::Check { config, file, effective } => Meant::Check { config: config.config.or(file), effective },
             Command::Plan { daemon } => {
                 let file = daemon.config.config.as_deref().map(absolute).transpose()?;
                 ask(daemon, Request::Plan { file })
@@ -80,7 +80,9 @@ impl Typed {
             Command::Events { child, since, daemon } => {
                 Meant::Events { socket: socket(daemon), request: Request::Events { child, since } }
             }
-            Command::Log { children, lines, follow, daemon } => {
+            Command::Log { mut children, lines, follow, daemon } => {
+                // As with no name at all.
+                children.retain(|name| name != "all");
                 Meant::Log { socket: socket(daemon), request: Request::Log { children, lines, follow } }
             }
             Command::Messages(typed) => Meant::Messages(Box::new(typed.meant()?)),

@@ -8,6 +8,7 @@ mod ask;
 mod check;
 mod completions;
 mod daemon;
+mod elsewhere;
 mod events;
 mod example;
 mod log;
@@ -94,7 +95,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<u8, Failure> {
     if completions::answer(&arguments) {
         return Ok(0);
     }
-    match typed::Typed::try_parse_from(arguments) {
+    match typed::Typed::try_parse_from(typed::help_as_option(arguments)) {
         Ok(typed) => carry_out(typed.meant()?),
         Err(usage) => {
             // Help that was asked for goes to standard output, which may be a

@@ -3,7 +3,9 @@
 
 use super::table::{Colour, Column, Paper, bar, table};
 use crate::control::status::{Child, ChildState, DaemonState, Ended, Link, Status};
+use crate::sys::plural::counted;
 use jiff::Timestamp;
+use std::path::Path;
 use std::time::Duration;
 
 /// How long a sink may take nothing before that is reported as a problem.
@@ -33,7 +35,8 @@ pub(super) fn page(status: &Status, now: Timestamp, paper: Paper) -> Page {
         tables += &table(links(&status.links, paper), paper);
     }
     // These are a child's words, and no child may control the terminal.
-    let problems = problems(status).into_iter().map(|problem| problem.replace(char::is_control, "\u{fffd}"));
+    let all = problems(status).into_iter().chain(not_in_force(status, now));
+    let problems = all.map(|problem| problem.replace(char::is_control, "\u{fffd}"));
     let problems = problems.map(|problem| {
         let lines = wrapped(&problem, paper.width.unwrap_or(usize::MAX).saturating_sub(MARGIN));
         format!("{} {}\n", paper.paint(Colour::Bad, "!"), lines.join("\n  "))
@@ -69,15 +72,19 @@ fn head(status: &Status, now: Timestamp, paper: Paper) -> String {
         1 => ", with 1 problem".to_owned(),
         n => format!(", with {n} problems"),
     };
-    let counts = format!("{up} of {} children up{finished}", status.children.len());
+    let counts = format!("{up} of {} up{finished}", counted(status.children.len() as u64, "child", "children"));
     let reloads = match status.reloads {
         0 => String::new(),
         1 => ", reloaded once".to_owned(),
         n => format!(", reloaded {n} times"),
     };
+    let version = match status.program.as_str() {
+        "" => String::new(),
+        program => format!("version {}, ", program.replace(char::is_control, "\u{fffd}")),
+    };
     let config = status.config.as_deref().unwrap_or("the built-in configuration");
     format!(
-        "plumbd {}: {}\nprocess {} for {}, {}{reloads}\n",
+        "plumbd {}: {}\nprocess {} for {}, {version}{}{reloads}\n",
         paper.paint(colour, &format!("{}{problems}", status.state)),
         paper.paint(colour, &counts),
         status.pid,
@@ -160,6 +167,13 @@ fn links(links: &[Link], paper: Paper) -> Vec<Column> {
     ]
 }
 
+/// A hint if the configuration file was changed and not reloaded.
+fn not_in_force(status: &Status, now: Timestamp) -> Option<String> {
+    let file = Path::new(status.config.as_ref()?).file_name()?.to_string_lossy();
+    let ago = age(status.config_changed?, now);
+    Some(format!("{file} was changed {ago} ago and is not in force: see `plumbd plan`"))
+}
+
 /// Whether every child is up, or has finished, and nothing is a problem.
 pub(super) fn is_well(status: &Status) -> bool {
     status.all_up() && problems(status).is_empty()
@@ -183,11 +197,10 @@ fn problems(status: &Status) -> Vec<String> {
         let stalled = Duration::from_millis(link.stalled_for_ms);
         (stalled >= STALLED).then(|| format!("{}: {} has taken nothing for {}", link.title(), link.to, short(stalled)))
     });
-    let log = match status.unlogged {
-        0 => None,
-        1 => Some("log: 1 entry has not been written".to_owned()),
-        n => Some(format!("log: {n} entries have not been written")),
-    };
+    let log = (status.unlogged > 0).then(|| {
+        let entries = counted(status.unlogged, "log entry waits", "log entries wait");
+        format!("{entries}: the reader of the log, such as a syslog daemon, takes none")
+    });
     children.chain(links).chain(log).collect()
 }
 
@@ -273,7 +286,7 @@ mod tests {
     fn well() -> Status {
         status(serde_json::json!({
             "version": 1, "pid": 4242, "state": "running", "config": "/etc/plumbd/plumbd.toml",
-            "since": "2026-11-22T15:00:00Z", "reloads": 2,
+            "program": "1.2.3", "since": "2026-11-22T15:00:00Z", "reloads": 2,
             "children": [
                 {"name": "echo", "state": "up", "pid": 4243, "ready": true, "since": "2026-11-22T15:00:00Z",
                  "restarts": 0, "last_exit": null, "problem": null,
@@ -296,7 +309,7 @@ mod tests {
     fn all_is_well() {
         insta::assert_snapshot!(page(&well(), at("2026-11-22T17:03:20Z"), PLAIN).print(), @r"
         plumbd running: 2 of 3 children up, 1 finished
-        process 4242 for 2h3m, /etc/plumbd/plumbd.toml, reloaded 2 times
+        process 4242 for 2h3m, version 1.2.3, /etc/plumbd/plumbd.toml, reloaded 2 times
 
         CHILD   STATE      PID  SINCE  RESTARTS  LAST EXIT       MSG/S    B/S  CONNS
         echo    up        4243  2h3m          0  -                1234  55.5K      3
@@ -362,8 +375,17 @@ mod tests {
         ! logger: cannot write /var/log/m.log: No space left on device�[2J
         ! web: it is down; `plumbd start web` starts it
         ! ticker -> logger: logger has taken nothing for 1m2s
-        ! log: 3 entries have not been written
+        ! 3 log entries wait: the reader of the log, such as a syslog daemon, takes none
         ");
+    }
+
+    #[test]
+    fn a_file_that_was_changed_and_not_reloaded_is_hinted_at() {
+        let mut status = well();
+        status.config_changed = Some(at("2026-11-22T17:01:20Z"));
+        let shown = page(&status, at("2026-11-22T17:03:20Z"), Paper { width: Some(80), colours: false }).print();
+        let hint = "! plumbd.toml was changed 2m0s ago and is not in force: see `plumbd plan`\n";
+        assert!(shown.ends_with(&format!("\n\n{hint}")), "{shown}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::plugin;
 use crate::schema::limits;
 use crate::schema::show::{self, inline, list, string, table};
 use crate::schema::value::{duration_text, size_text};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -116,6 +117,14 @@ fn child_pairs(child: &Child, instances: usize) -> Vec<(&'static str, String)> {
     pairs.extend([("user", string(&user)), ("group", string(&group)), ("directory", path(child.directory.as_ref()))]);
     pairs.sort_by_key(|(name, _)| keys::CHILD.iter().position(|key| key.name == *name));
     pairs
+}
+
+/// The value of each key of that child, and of each setting of a plugin as `settings.NAME`.
+/// Settings of other programs are left out, as they may be secrets.
+pub(super) fn values(child: &Child) -> BTreeMap<String, String> {
+    let keys = child_pairs(child, 1).into_iter().map(|(key, value)| (key.to_owned(), value));
+    let settings = matches!(child.program, Program::Plugin(_)).then(|| settings(child)).into_iter().flatten();
+    keys.chain(settings.map(|(key, value)| (format!("settings.{key}"), value))).collect()
 }
 
 fn log_limit(limit: Option<LogLimit>) -> String {

@@ -1,5 +1,6 @@
 //! What a reload does: a pure function of the old configuration and the new.
 
+use super::effective;
 use super::model::{Address, Child, Link, Model, Program};
 use crate::schema::value::size_text;
 use crate::sys::stream::Stream;
@@ -221,7 +222,7 @@ fn given(old: &Child, new: &Child) -> Vec<(String, String)> {
         ("limits", old.limits != new.limits),
         ("ready", old.policy.ready != new.policy.ready),
     ];
-    differ.iter().filter(|(_, differs)| *differs).for_each(|(key, _)| because(key, format!("{key} changes")));
+    differ.iter().filter(|(_, differs)| *differs).for_each(|(key, _)| because(key, changes(old, new, key)));
     // Only names, because values may be secrets and this goes to the log.
     for name in different(&old.environment, &new.environment, |(name, _)| name.clone()) {
         because(&format!("environment.{name}"), format!("environment {name} changes"));
@@ -258,7 +259,18 @@ fn settings(old: &Child, new: &Child) -> Vec<(String, String)> {
     };
     let names: BTreeSet<&String> = a.keys().chain(b.keys()).filter(|name| a.get(*name) != b.get(*name)).collect();
     let keys = names.into_iter().map(|name| format!("settings.{name}"));
-    keys.map(|key| (key.clone(), format!("{key} changes"))).collect()
+    keys.map(|key| (key.clone(), changes(old, new, &key))).collect()
+}
+
+/// That the value of a key changes, with both values if they are short.
+fn changes(old: &Child, new: &Child, key: &str) -> String {
+    /// Longer values would hide the rest of the line.
+    const SHORT: usize = 60;
+    let value = |child| effective::values(child).remove(key).filter(|value| value.chars().count() <= SHORT);
+    match (value(old), value(new)) {
+        (Some(old), Some(new)) => format!("{key} changes from {old} to {new}"),
+        _ => format!("{key} changes"),
+    }
 }
 
 /// Changes of what only the supervisor uses, each with its key.
@@ -269,7 +281,7 @@ fn policy(old: &Child, new: &Child) -> Vec<(&'static str, String)> {
     keys.extend((old.after != new.after).then_some("after"));
     keys.extend((old.log_keep != new.log_keep).then_some("log_keep"));
     keys.extend((old.log_limit != new.log_limit).then_some("log_limit"));
-    keys.into_iter().map(|key| (key, format!("{key} changes"))).collect()
+    keys.into_iter().map(|key| (key, changes(old, new, key))).collect()
 }
 
 /// The plugin at the sink of a link. A link into a plugin is made differently from a link
@@ -381,12 +393,20 @@ fn daemon(old: &Model, new: &Model) -> Vec<DaemonPlan> {
     differ.map(|(key, in_place, _)| DaemonPlan { key, line: b.lines.of(key).unwrap_or(0), in_place }).collect()
 }
 
+/// This many children that are kept as they are have a line each; more have one together.
+const FEW: usize = 3;
+
 impl fmt::Display for Plan {
     /// A line for each child, or for each of its reasons, then a line for everything else
     /// that changes. Each line can go to the log alone. There is no newline at the end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let children = self.children.iter().flat_map(|child| self.child_lines(child));
-        f.write_str(&children.chain(self.others()).collect::<Vec<_>>().join("\n"))
+        let is_kept = |child: &&ChildPlan| child.action == Action::Keep;
+        let kept = self.children.iter().filter(is_kept).count();
+        let folds = kept > FEW;
+        let children = self.children.iter().filter(|child| !(folds && is_kept(child)));
+        let children = children.flat_map(|child| self.child_lines(child));
+        let folded = folds.then(|| format!("{:<8} {kept} children as they are", Action::Keep.word()));
+        f.write_str(&children.chain(folded).chain(self.others()).collect::<Vec<_>>().join("\n"))
     }
 }
 
@@ -485,27 +505,49 @@ to = "logger"
     }
 
     #[test]
+    fn many_children_that_are_kept_have_one_line() {
+        let child = |name: &str| format!("[children.{name}]\ncommand = [\"/bin/sh\"]\n");
+        let before = ["a", "b", "c", "d"].map(child).concat();
+        let after = format!("{before}{}", child("new"));
+        let said = "start    new  /t:9: it is new\nkeep     4 children as they are";
+        assert_eq!(plan(&model(&before), &model(&after)).to_string(), said);
+    }
+
+    #[test]
+    fn values_that_may_be_secrets_are_not_in_a_plan() {
+        let child = |secret: &str| {
+            format!(
+                "[children.a]\ncommand = [\"/bin/sh\", \"{secret}\"]\nenvironment = {{ S = \"{secret}\" }}\n\
+                 settings = {{ s = \"{secret}\" }}\n"
+            )
+        };
+        let plan = plan(&model(&child("old")), &model(&child("new")));
+        let said = ["command changes", "environment S changes", "settings.s changes"];
+        assert_eq!(whys(&plan, "a"), said);
+    }
+
+    #[test]
     fn a_policy_changes_in_place() {
         let keys = "restart = \"never\"\nstop_timeout = \"1s\"\nafter = [\"logger\"]\nplugin = \"echo\"";
-        let said = "keep     echo    /t:3: restart changes; its process stays\n\
-                    keep     echo    /t:4: stop_timeout changes; its process stays\n\
-                    keep     echo    /t:5: after changes; its process stays\nkeep     logger";
+        let said = "keep     echo    /t:3: restart changes from \"always\" to \"never\"; its process stays\n\
+                    keep     echo    /t:4: stop_timeout changes from \"10s\" to \"1s\"; its process stays\n\
+                    keep     echo    /t:5: after changes from [] to [\"logger\"]; its process stays\nkeep     logger";
         assert_eq!(changed("plugin = \"echo\"", keys), said);
         let keys = "stop_to = \"leader\"\nsuccess = { codes = [0, 3] }\nplugin = \"echo\"";
-        let said = "keep     echo    /t:3: stop_to changes; its process stays\n\
-                    keep     echo    /t:4: success changes; its process stays\nkeep     logger";
+        let said = "keep     echo    /t:3: stop_to changes from \"group\" to \"leader\"; its process stays\n\
+                    keep     echo    /t:4: success changes from { codes = [0], signals = [] } to { codes = [0, 3], signals = [] }; its process stays\nkeep     logger";
         assert_eq!(changed("plugin = \"echo\"", keys), said);
     }
 
     #[test]
     fn a_change_of_what_a_process_is_given_restarts_it() {
         for (keys, why) in [
-            ("umask = \"0077\"", "umask changes"),
-            ("directory = \"/tmp\"", "directory changes"),
-            ("ready = \"exec\"", "ready changes"),
+            ("umask = \"0077\"", "umask changes from \"0022\" to \"0077\""),
+            ("directory = \"/tmp\"", "directory changes from \"\" to \"/tmp\""),
+            ("ready = \"exec\"", "ready changes from \"notify\" to \"exec\""),
             ("environment = { SECRET = \"x\" }", "environment SECRET changes"),
-            ("limits = { core = 0 }", "limits changes"),
-            ("settings = { partial_after = \"2s\" }", "settings.partial_after changes"),
+            ("limits = { core = 0 }", "limits changes from {} to { core = 0 }"),
+            ("settings = { partial_after = \"2s\" }", "settings.partial_after changes from \"1s\" to \"2s\""),
         ] {
             let said = format!("restart  echo    /t:4: {why}\nkeep     logger");
             assert_eq!(changed("plugin = \"echo\"", &format!("plugin = \"echo\"\n{keys}")), said);

@@ -19,6 +19,7 @@ pub mod map;
 pub(crate) mod name;
 pub mod notify;
 pub mod pipe;
+pub(crate) mod plural;
 pub(crate) mod poll;
 pub mod process;
 pub mod signals;

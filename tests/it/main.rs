@@ -43,6 +43,7 @@ mod mini;
 mod names;
 mod network;
 mod no_mapping;
+mod operators;
 mod other_file;
 mod papers;
 mod per_address;

@@ -3,6 +3,7 @@
 
 mod across;
 mod child;
+mod foreign;
 mod identity;
 mod links;
 mod program;
@@ -52,6 +53,7 @@ pub(super) fn check(
         base,
         system,
         child: None,
+        meant: foreign::meant,
     };
     for (span, what, help) in &mistakes {
         reader.problem(span.clone(), what, help);

@@ -46,6 +46,7 @@ use super::start::{Metrics, Start};
 use crate::link::batch::Intakes;
 use crate::link::replies::Replies;
 use crate::link::source::Part;
+use crate::sys::plural::counted;
 use destination::{BATCH_BYTES, FileDestination};
 use gathering::Gathering;
 use nix::errno::Errno;
@@ -230,11 +231,13 @@ impl Logger {
             metrics.add(BYTES, tally.bytes);
             if tally.incomplete > 0 {
                 metrics.add(INCOMPLETE, tally.incomplete);
-                log::warn!("{} messages from {} were left out: their ends never came", tally.incomplete, from());
+                let messages = counted(tally.incomplete, "message", "messages");
+                log::warn!("{messages} from {} left out, because the rest never came", from());
             }
             if tally.garbage > 0 {
                 metrics.add(GARBAGE, tally.garbage);
-                log::warn!("{} bytes from {} were skipped: they are not records", tally.garbage, from());
+                let bytes = counted(tally.garbage, "byte", "bytes");
+                log::warn!("{bytes} from {} skipped, because they are not records", from());
             }
         }
     }

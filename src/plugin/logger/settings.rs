@@ -34,7 +34,10 @@ pub const KEYS: Keys = &[
         "The message file. Its folder must exist, and the child must be allowed to write to the file. The logger locks \
          the file, so a second logger on it waits. In a folder that users other than root and the child's own may \
          write to, the file must belong to one of these two and must have only one name, and the logger follows no \
-         symbolic link. If this does not hold, the logger waits and reports why.",
+         symbolic link. If this does not hold, the logger waits and reports why. Beside the file, the logger keeps its \
+         intent file, `.NAME.intent`, with the batch that it is about to save (at most some 2 MiB): after a kill, the \
+         next logger completes that batch from it. Leave it there; if it is removed, only what a kill interrupts just \
+         then can be missing or twice.",
     )
     .help(r#"add file = "messages.log""#),
     key(

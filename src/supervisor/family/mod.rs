@@ -9,7 +9,7 @@
 //! | `outcome` | whether a start succeeded |
 //! | `spawn` | the descriptors and the environment of a new process |
 //! | `notify`, `logs` | what children say about themselves, and what they write to the log |
-//! | `held_back`, `holder` | children that the system lacks something for, and who holds the address they need |
+//! | `held_back` | children that the system lacks something for |
 //! | `strays`, `mark`, `environments` | processes that outlive the child that started them, and how they are recognized |
 //! | `predecessor` | what a supervisor that was killed has left behind |
 
@@ -19,7 +19,6 @@ pub(crate) mod children;
 mod ends;
 mod environments;
 pub(crate) mod held_back;
-mod holder;
 pub(crate) mod logs;
 pub(crate) mod mark;
 pub mod notify;

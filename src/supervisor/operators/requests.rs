@@ -8,7 +8,7 @@ use crate::supervisor::change::reload::WRONG_CONFIGURATION;
 use crate::supervisor::event_loop::Supervisor;
 use crate::supervisor::family::child::{Cause, Event, Ladder, State};
 use crate::supervisor::family::outcome::{self, Bad, Family, Start};
-use crate::supervisor::looks::Purpose;
+use crate::supervisor::looks::{Purpose, obstacles};
 use crate::supervisor::operators::waiters::{Goal, WATCHED, Waiter, Watch};
 use crate::supervisor::poll::Id;
 use crate::sys::look::Answers;
@@ -88,7 +88,10 @@ impl Supervisor {
                 if plan.is_empty() {
                     self.operators.say(Some(connection), "nothing would change");
                 }
-                self.operators.finish(Some(connection), 0);
+                match obstacles(&loaded, &answers) {
+                    none if none.is_empty() => self.operators.finish(Some(connection), 0),
+                    some => self.operators.refuse(Some(connection), &some.join("\n")),
+                }
             }
             Err(problems) => {
                 self.operators.refuse_as(Some(connection), problems.to_string().trim_end(), WRONG_CONFIGURATION);
@@ -102,6 +105,8 @@ impl Supervisor {
         let mut ids = Vec::new();
         for name in names {
             match self.children.ids_of(name) {
+                // No child has that name, so it is a word for every child.
+                none if none.is_empty() && name == "all" => ids.extend(self.children.iter().map(|(id, _)| id)),
                 found if found.is_empty() => {
                     self.operators
                         .refuse(Some(connection), &format!("cannot find child \"{name}\": {}", self.children.known()));
@@ -307,7 +312,10 @@ impl Supervisor {
             version: status::VERSION,
             pid: nix::unistd::getpid().as_raw(),
             state: self.daemon_state(),
+            program: env!("CARGO_PKG_VERSION").to_owned(),
             config: self.model().file.as_ref().map(|file| file.display().to_string()),
+            config_content: self.loaded.text().map(status::Content::of),
+            config_changed: None,
             since: self.figures.wall.time(self.figures.since),
             reloads: self.figures.reloads,
             unlogged: crate::journal::unsent(),
