@@ -34,14 +34,16 @@ pub(super) fn page(status: &Status, now: Timestamp, paper: Paper) -> Page {
         tables.push('\n');
         tables += &table(links(&status.links, paper), paper);
     }
-    // These are a child's words, and no child may control the terminal.
-    let all = problems(status).into_iter().chain(not_in_force(status, now));
-    let problems = all.map(|problem| problem.replace(char::is_control, "\u{fffd}"));
-    let problems = problems.map(|problem| {
-        let lines = wrapped(&problem, paper.width.unwrap_or(usize::MAX).saturating_sub(MARGIN));
-        format!("{} {}\n", paper.paint(Colour::Bad, "!"), lines.join("\n  "))
-    });
-    Page { head: head(status, now, paper), tables, problems: problems.collect() }
+    let shown = |mark: String, text: String| {
+        // These are a child's words, and no child may control the terminal.
+        let text = text.replace(char::is_control, "\u{fffd}");
+        let lines = wrapped(&text, paper.width.unwrap_or(usize::MAX).saturating_sub(MARGIN));
+        format!("{mark} {}\n", lines.join("\n  "))
+    };
+    let wrong = problems(status).into_iter().chain(not_in_force(status, now));
+    let mut problems: Vec<String> = wrong.map(|problem| shown(paper.paint(Colour::Bad, "!"), problem)).collect();
+    problems.extend(unlogged(status).map(|note| shown("-".to_owned(), note)));
+    Page { head: head(status, now, paper), tables, problems }
 }
 
 impl Page {
@@ -197,11 +199,16 @@ fn problems(status: &Status) -> Vec<String> {
         let stalled = Duration::from_millis(link.stalled_for_ms);
         (stalled >= STALLED).then(|| format!("{}: {} has taken nothing for {}", link.title(), link.to, short(stalled)))
     });
-    let log = (status.unlogged > 0).then(|| {
+    children.chain(links).collect()
+}
+
+/// A note that log entries wait. This is not a problem of what the daemon does: where no syslog
+/// daemon runs, they always do.
+fn unlogged(status: &Status) -> Option<String> {
+    (status.unlogged > 0).then(|| {
         let entries = counted(status.unlogged, "log entry waits", "log entries wait");
         format!("{entries}: the reader of the log, such as a syslog daemon, takes none")
-    });
-    children.chain(links).chain(log).collect()
+    })
 }
 
 /// Wraps a text between words, into lines of at most that width if the words allow it.
@@ -359,7 +366,7 @@ mod tests {
         let at_line = |text: &str| watched.lines().position(|line| line.contains(text)).unwrap();
         assert!(at_line("No space left") < at_line("CHILD") && at_line("ticker") < at_line("LINK"), "{watched}");
         insta::assert_snapshot!(page(&status, at("2026-11-22T15:01:00Z"), PLAIN).print(), @r"
-        plumbd running, with 5 problems: 1 of 3 children up
+        plumbd running, with 4 problems: 1 of 3 children up
         process 4242 for 1m0s, the built-in configuration
 
         CHILD   STATE    PID  SINCE  RESTARTS  LAST EXIT
@@ -375,7 +382,7 @@ mod tests {
         ! logger: cannot write /var/log/m.log: No space left on device�[2J
         ! web: it is down; `plumbd start web` starts it
         ! ticker -> logger: logger has taken nothing for 1m2s
-        ! 3 log entries wait: the reader of the log, such as a syslog daemon, takes none
+        - 3 log entries wait: the reader of the log, such as a syslog daemon, takes none
         ");
     }
 
