@@ -3,7 +3,7 @@
 use super::page::{Page, page};
 use super::socket::Socket;
 use super::table::Paper;
-use super::{Failure, output, watch};
+use super::{Failure, amounts, output, watch};
 use crate::control::{Request, Response, Status, client};
 use jiff::Timestamp;
 use std::io::IsTerminal;
@@ -20,7 +20,7 @@ pub(super) struct How {
     pub(super) watch: bool,
 }
 
-/// The time between the two looks from which rates are computed.
+/// The time between the first look and a second one, which sees whether what waits moves.
 const MOMENT: Duration = Duration::from_millis(200);
 
 /// How long the daemon may take to answer; a running one answers at once.
@@ -36,14 +36,12 @@ pub(super) struct Look {
 /// Shows how the children and links are. The exit status is 0 if everything is up.
 pub(super) fn status(socket: &Socket, how: How) -> Result<u8, Failure> {
     let path = socket.path()?;
-    let first = look(&path, None)?;
-    let seen = if moves(&first.status) {
+    let mut seen = look(&path, None)?;
+    if may_stall(&seen.status) {
         std::thread::sleep(MOMENT);
         // If the daemon ended meanwhile, it was there at the first look.
-        look(&path, Some(&first)).unwrap_or(first)
-    } else {
-        first
-    };
+        seen = look(&path, None).unwrap_or(seen);
+    }
     if how.watch {
         return watch::watch(&path, seen, how.json);
     }
@@ -55,19 +53,20 @@ pub(super) fn status(socket: &Socket, how: How) -> Result<u8, Failure> {
     Ok(if seen.status.all_up() { 0 } else { Failure::NOT_ALL_UP })
 }
 
-/// Whether a second look can show more than the first.
-fn moves(status: &Status) -> bool {
-    status.children.iter().any(|child| !child.metrics.is_empty()) || status.links.iter().any(|l| l.queued_bytes > 0)
+/// Whether a second look can show more than the first: where bytes wait, the first one may be
+/// the one that has seen them for the first time.
+fn may_stall(status: &Status) -> bool {
+    status.links.iter().any(|link| link.queued_bytes > 0)
 }
 
-/// Asks the daemon, and computes the rates since the look `before`, if there was one.
+/// Asks the daemon, and looks at what the daemon does not look at, compared with the look
+/// `before` if there was one.
 pub(super) fn look(path: &Path, before: Option<&Look>) -> Result<Look, Failure> {
-    let mut status = fetch(path)?;
-    let at = Instant::now();
-    if let Some(before) = before.filter(|before| before.status.pid == status.pid) {
-        status.rate(&before.status, at - before.at);
-    }
-    Ok(Look { status, at })
+    let status = fetch(path)?;
+    let mut look = Look { status, at: Instant::now() };
+    let before = before.filter(|before| before.status.pid == look.status.pid);
+    amounts::fill_in(&mut look.status, before.map(|before| (&before.status, look.at - before.at)));
+    Ok(look)
 }
 
 fn fetch(path: &Path) -> Result<Status, Failure> {

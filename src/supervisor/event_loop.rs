@@ -184,6 +184,7 @@ impl Supervisor {
     pub(crate) fn run(mut self, ready: &mut Ready) -> Result<(), String> {
         self.startup.ready = std::mem::take(ready);
         log::info!("supervises {} children, configured by {}", self.children.all().count(), self.loaded.name);
+        self.log_places();
         let (mut events, mut given_back) = (Vec::new(), false);
         loop {
             while self.agenda.dirty && self.agenda.end.is_none() {

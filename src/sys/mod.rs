@@ -21,9 +21,11 @@ pub mod notify;
 pub mod pipe;
 pub(crate) mod poll;
 pub mod process;
+pub(crate) mod rate;
 pub mod signals;
 pub mod socket;
 pub(crate) mod stat;
+pub(crate) mod usage;
 pub(crate) mod xattr;
 
 use std::io;

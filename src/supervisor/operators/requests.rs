@@ -8,6 +8,7 @@ use crate::supervisor::event_loop::Supervisor;
 use crate::supervisor::family::child::{Event, Ladder, State};
 use crate::supervisor::family::outcome::{self, Family};
 use crate::supervisor::looks::Purpose;
+use crate::supervisor::operators::amounts;
 use crate::supervisor::operators::waiters::{Goal, Waiter};
 use crate::supervisor::poll::Id;
 use crate::sys::look::Answers;
@@ -207,18 +208,21 @@ impl Supervisor {
             .links
             .iter()
             .zip(waits)
-            .map(|(held, (queued, stalled))| status::Link {
-                from: held.config.from.clone(),
-                to: held.config.to.clone(),
-                queued_bytes: queued as u64,
-                capacity_bytes: self.kept.links.capacity(held) as u64,
-                stalled_for_ms: u64::try_from(stalled.as_millis()).unwrap_or(u64::MAX),
+            .map(|(held, (queued, stalled))| {
+                let mut link = status::Link {
+                    queued_bytes: queued as u64,
+                    capacity_bytes: self.kept.links.capacity(held) as u64,
+                    stalled_for_ms: u64::try_from(stalled.as_millis()).unwrap_or(u64::MAX),
+                    ..status::Link::between(&held.config.from, &held.config.to)
+                };
+                self.fill_in_flow(held, &mut link);
+                link
             })
             .collect();
         // Links that are no longer configured but still hold bytes.
         links.extend(self.kept.store.waiting().into_iter().map(|(from, to, bytes)| {
             let (queued_bytes, capacity_bytes) = (bytes as u64, bytes as u64);
-            status::Link { from: from.to_owned(), to: to.to_owned(), queued_bytes, capacity_bytes, stalled_for_ms: 0 }
+            status::Link { queued_bytes, capacity_bytes, ..status::Link::between(from, to) }
         }));
         let children =
             self.model().children.iter().filter_map(|config| self.children.named(&config.name)).map(|child| {
@@ -229,6 +233,7 @@ impl Supervisor {
                 };
                 let unreachable = || child.config.listen.iter().find_map(|address| self.kept.sockets.problem(address));
                 let problem = child.says.clone().or(child.machine.problem.clone()).or_else(unreachable);
+                let [rates, rates_1m] = amounts::sent(child.rates());
                 status::Child {
                     name: child.config.name.clone(),
                     state: child.state(),
@@ -240,7 +245,9 @@ impl Supervisor {
                     last_exit: child.last_exit(&self.figures.wall),
                     problem: problem.or_else(|| waits_for.map(|other| format!("waits for {other}"))),
                     metrics: child.metrics(),
-                    rates: std::collections::BTreeMap::new(),
+                    rates,
+                    rates_1m,
+                    usage: None,
                 }
             });
         Status {
@@ -253,6 +260,8 @@ impl Supervisor {
             unlogged: crate::journal::unsent(),
             children: children.collect(),
             links,
+            listeners: self.listeners(),
+            files: self.files(),
         }
     }
 }
