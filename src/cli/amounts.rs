@@ -2,10 +2,11 @@
 //! and how full the message files and their file systems are. The daemon does not look,
 //! because it must not wait for any of it.
 
-use crate::control::status::{Child, MessageFile, Status, Usage, rounded};
+use crate::control::status::{MessageFile, Status, Usage, rounded};
 use crate::sys::aside::Keeps;
 use crate::sys::look::Look as Aside;
 use crate::sys::usage::{self, Process, Processes};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,16 +27,17 @@ fn fill_in_usage(status: &mut Status, before: Option<(&Status, Duration)>) {
     // If nothing can be seen, all of it is shown as unknown.
     let Ok(processes) = Processes::look() else { return };
     let found = processes.of_children(status.pid, &pids);
+    // What the same processes used at the earlier look.
+    let each = |(before, elapsed): (&Status, Duration)| {
+        let children = before.children.iter().filter_map(|child| Some((child.pid?, child.usage?)));
+        (children.collect::<HashMap<i32, Usage>>(), elapsed)
+    };
+    let before = before.map(each);
     for child in &mut status.children {
-        let Some(own) = child.pid.and_then(|pid| found.get(&pid)) else { continue };
-        let same = |(before, elapsed): (&Status, Duration)| Some((usage_before(before, child)?, elapsed));
-        child.usage = Some(used(&processes, own, before.and_then(same)));
+        let Some((pid, own)) = child.pid.and_then(|pid| Some((pid, found.get(&pid)?))) else { continue };
+        let same = before.as_ref().and_then(|(used, elapsed)| Some((*used.get(&pid)?, *elapsed)));
+        child.usage = Some(used(&processes, own, same));
     }
-}
-
-/// What the same process of that child used at an earlier look.
-fn usage_before(before: &Status, child: &Child) -> Option<Usage> {
-    before.children.iter().find(|other| other.name == child.name && other.pid == child.pid)?.usage
 }
 
 /// What these processes use; the first is the child's own.

@@ -4,6 +4,7 @@
 use super::table::{Colour, Column, DETAIL, Paper, bar, table};
 use crate::control::status::{Child, ChildState, DaemonState, Ended, Link, Listener, MessageFile, Status, Usage};
 use jiff::Timestamp;
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// How long a sink may take nothing before that is reported as a problem.
@@ -107,8 +108,9 @@ fn children(status: &Status, now: Timestamp) -> Vec<Column> {
         columns.push(Column::number("MSGS", all().map(total)).gives_way(DETAIL));
         columns.push(Column::number("MSG/S", all().map(|child| rate(child, "messages", count))).gives_way(2));
     }
-    if counts("bytes") || all().any(|child| moved(child).is_some()) {
-        columns.push(Column::number("B/S", all().map(bytes_a_second)).gives_way(4));
+    let moved = bytes_a_second(status);
+    if counts("bytes") || moved.iter().any(Option::is_some) {
+        columns.push(Column::number("B/S", moved.iter().map(|rate| or_dash(rate.map(size)))).gives_way(4));
     }
     if all().any(|child| child.usage.is_some()) {
         columns.push(Column::number("CPU", used(|used| used.cpu_percent.map(percent))).gives_way(DETAIL + 2));
@@ -144,14 +146,22 @@ fn rate(child: &Child, name: &str, shown: fn(f64) -> String) -> String {
     or_dash(child.rates.get(name).map(|rate| shown(*rate)))
 }
 
-/// What a plugin counts, or else what a program reads or writes, whichever is more.
-fn bytes_a_second(child: &Child) -> String {
-    or_dash(child.rates.get("bytes").copied().or_else(|| moved(child)).map(size))
-}
-
-fn moved(child: &Child) -> Option<f64> {
-    let usage = child.usage.as_ref()?;
-    Some(usage.read_rate?.max(usage.written_rate?))
+/// How many bytes a second each child moves: what a plugin counts, or else, if there was an
+/// earlier look, what a program reads and writes. Of a source of a link, that is what it writes,
+/// and of a sink what it reads, because a program that starts others reads these too.
+fn bytes_a_second(status: &Status) -> Vec<Option<f64>> {
+    let sources: HashSet<&str> = status.links.iter().map(|link| link.from.as_str()).collect();
+    let sinks: HashSet<&str> = status.links.iter().map(|link| link.to.as_str()).collect();
+    let moved = |child: &Child| {
+        let usage = child.usage.as_ref()?;
+        let (read, written) = (usage.read_rate?, usage.written_rate?);
+        Some(match child.name.as_str() {
+            name if sources.contains(name) => written,
+            name if sinks.contains(name) => read,
+            _ => read.max(written),
+        })
+    };
+    status.children.iter().map(|child| child.rates.get("bytes").copied().or_else(|| moved(child))).collect()
 }
 
 fn last_exit(child: &Child, now: Timestamp) -> (String, Colour) {
@@ -218,7 +228,9 @@ fn listeners(listeners: &[Listener]) -> Vec<Column> {
 fn files(files: &[MessageFile]) -> Vec<Column> {
     const HOUR: u64 = 3600;
     const DAY: u64 = 24 * HOUR;
-    let full = |file: &MessageFile| match file.full_in_s {
+    /// Later than that is no news.
+    const SOON: u64 = 100 * DAY;
+    let full = |file: &MessageFile| match file.full_in_s.filter(|&seconds| seconds < SOON) {
         None => (String::new(), Colour::None),
         Some(seconds) => {
             let colour = match seconds {
@@ -431,6 +443,12 @@ mod tests {
             Some(Usage { read_rate: Some(10.0), written_rate: Some(2048.0), ..Usage::default() });
         let shown = page(&status, at("2026-11-22T17:03:20Z"), PLAIN).tables;
         assert!(shown.lines().any(|line| line.starts_with("setup") && line.contains("2K")), "{shown}");
+        // Of a sink, only what it reads matters, and of a source what it writes.
+        for (from, to, expected) in [("x", "setup", " 10B"), ("setup", "x", "2K")] {
+            status.links = vec![Link::between(from, to)];
+            let shown = page(&status, at("2026-11-22T17:03:20Z"), PLAIN).tables;
+            assert!(shown.lines().any(|line| line.starts_with("setup") && line.contains(expected)), "{shown}");
+        }
     }
 
     #[test]

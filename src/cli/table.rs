@@ -149,11 +149,11 @@ pub(super) fn table(columns: Vec<Column>, paper: Paper) -> String {
         None => columns,
     };
     let rows = columns.first().map_or(0, |column| column.cells.len());
+    let widths: Vec<usize> = columns.iter().map(Column::width).collect();
     let line = |cell: &dyn Fn(&Column) -> (String, Colour)| {
         let last = columns.len().saturating_sub(1);
-        let cells = columns.iter().enumerate().map(|(place, column)| {
+        let cells = columns.iter().zip(&widths).enumerate().map(|(place, (column, width))| {
             let (text, colour) = cell(column);
-            let width = column.width();
             let padding = " ".repeat(width - text.chars().count());
             match (column.right, place == last) {
                 (true, _) => padding + &paper.paint(colour, &text),
