@@ -1,10 +1,11 @@
-//! What `plumbd status` looks at by itself: what the children's processes use, and how large
-//! and how full the message files and their file systems are. The daemon does not look,
+//! What `plumbd status` looks at by itself: what the children's processes use, how many clients
+//! wait at Unix sockets, and how large and how full the message files and their file systems are. The daemon does not look,
 //! because it must not wait for any of it.
 
-use crate::control::status::{MessageFile, Status, Usage, rounded};
+use crate::control::status::{Listener, MessageFile, Status, Usage, rounded};
 use crate::sys::aside::Keeps;
 use crate::sys::look::Look as Aside;
+use crate::sys::unix_diag;
 use crate::sys::usage::{self, Process, Processes};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ const SLOWEST: f64 = 1.0;
 /// and how long ago that was.
 pub(super) fn fill_in(status: &mut Status, before: Option<(&Status, Duration)>) {
     fill_in_usage(status, before);
+    fill_in_backlogs(status);
     fill_in_files(status);
 }
 
@@ -87,6 +89,20 @@ fn percent(cpu_ms: u64, time: Duration) -> Option<f64> {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Fills in the backlogs of Unix sockets, which a sandbox may hide from the daemon.
+fn fill_in_backlogs(status: &mut Status) {
+    let path = |listener: &Listener| listener.address.strip_prefix("unix:").map(PathBuf::from);
+    if !status.listeners.iter().any(|listener| path(listener).is_some()) {
+        return;
+    }
+    let Ok(backlogs) = unix_diag::backlogs() else { return };
+    for listener in &mut status.listeners {
+        if let Some(fill) = path(listener).and_then(|path| backlogs.get(&path)) {
+            (listener.backlog, listener.backlog_max) = (Some(fill.now), Some(fill.most));
+        }
+    }
 }
 
 /// Asks a process aside, because a file system may not answer.

@@ -94,10 +94,13 @@ Examples:
     /// Show the children and the links
     ///
     /// For each child: its state, its process id, how long it has been in that
-    /// state, how often it was restarted, how it ended the last time, and, for
-    /// plugins, messages and bytes per second and open connections. For each
-    /// link: how full it is, and for how long its sink has taken nothing although
-    /// bytes were waiting. Below that, the problems are listed in words.
+    /// state, how often it was restarted, how it ended the last time, what its
+    /// processes use, and, for plugins, messages in total and per second, bytes
+    /// per second and open connections. For each link: how full it is, for how long
+    /// its sink has taken nothing although bytes were waiting, and the bytes per
+    /// second and in total. Then the listening sockets and the message files.
+    /// Below that, the problems are listed in words. On a narrow terminal, the
+    /// least important columns are left out. plumbd(1) explains each figure.
     ///
     /// A child is finished if it ended as it should and its `restart` does not
     /// start it again. Such a child does not cause exit status 4.
@@ -106,6 +109,7 @@ Examples:
   plumbd status
   plumbd status --watch
   plumbd status --json | jq '.children[] | select(.state != \"up\")'
+  plumbd status --json | jq '.files[] | {path, size, free, full_in_s}'
 
 Exit status: 0 everything is up; 3 no daemon is running; 4 a daemon is running,
 but not everything is up.")]

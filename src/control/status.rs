@@ -144,7 +144,8 @@ pub struct Listener {
     pub address: String,
     /// The child that has it: the first one, if several instances share it.
     pub child: String,
-    /// How many new clients wait to be accepted, for a TCP socket.
+    /// How many new clients wait to be accepted, for a TCP socket or a Unix socket. Those of Unix
+    /// sockets are for the command that shows the status to look at.
     pub backlog: Option<u64>,
     /// How many may wait.
     pub backlog_max: Option<u64>,

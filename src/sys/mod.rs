@@ -25,6 +25,7 @@ pub(crate) mod rate;
 pub mod signals;
 pub mod socket;
 pub(crate) mod stat;
+pub(crate) mod unix_diag;
 pub(crate) mod usage;
 pub(crate) mod xattr;
 

@@ -142,23 +142,36 @@ impl Processes {
     }
 }
 
-/// How many descriptors a process has open. `None`: that can't be seen.
+/// How many descriptors a process has open; 0 if it is gone. `None`: that can't be seen.
 pub fn descriptors(pid: i32) -> Option<u64> {
     let path = format!("/proc/{pid}/fd");
     // Since Linux 6.2, the size of this folder is the number (proc_pid_fd(5)).
-    let size = std::fs::metadata(&path).ok()?.size();
-    if size > 0 {
-        return Some(size);
-    }
-    Some(std::fs::read_dir(&path).ok()?.count() as u64)
+    let count = || match std::fs::metadata(&path)?.size() {
+        0 => Ok(std::fs::read_dir(&path)?.count() as u64),
+        size => Ok(size),
+    };
+    unless_gone(count())
 }
 
-/// How many bytes a process has read and written, from and to whatever (proc_pid_io(5)).
-/// `None`: that can't be seen.
+/// How many bytes a process has read and written, from and to whatever (proc_pid_io(5)); none
+/// if it is gone. `None`: that can't be seen.
 pub fn read_and_written(pid: i32) -> Option<[u64; 2]> {
     let mut text = [0; 512];
-    let length = File::open(format!("/proc/{pid}/io")).and_then(|mut file| file.read(&mut text)).ok()?;
-    parse_io(std::str::from_utf8(&text[..length]).ok()?)
+    let read = File::open(format!("/proc/{pid}/io")).and_then(|mut file| file.read(&mut text));
+    match unless_gone(read)? {
+        0 => Some([0, 0]),
+        length => parse_io(std::str::from_utf8(&text[..length]).ok()?),
+    }
+}
+
+/// What was seen of a process. It may have ended since it was found, and then uses nothing.
+fn unless_gone<T: Default>(seen: io::Result<T>) -> Option<T> {
+    match seen {
+        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => {
+            Some(T::default())
+        }
+        seen => seen.ok(),
+    }
 }
 
 fn parse_io(text: &str) -> Option<[u64; 2]> {
@@ -235,7 +248,7 @@ mod tests {
 
     #[test]
     fn this_process_is_seen() {
-        let (own, parent) = (std::process::id().cast_signed(), nix::unistd::getppid().as_raw());
+        let (own, parent) = (i32::try_from(std::process::id()).unwrap(), nix::unistd::getppid().as_raw());
         let spent = std::time::Instant::now();
         while spent.elapsed() < Duration::from_millis(50) {}
         let processes = Processes::look().unwrap();
@@ -250,8 +263,16 @@ mod tests {
         assert!(before >= 3 && descriptors(own).unwrap() >= 20, "{before}");
         let [read, _] = read_and_written(own).unwrap();
         assert!(read > 0);
-        assert_eq!(descriptors(-1), None);
-        assert_eq!(read_and_written(-1), None);
+        // A process that is gone uses nothing.
+        assert_eq!((descriptors(-1), read_and_written(-1)), (Some(0), Some([0, 0])));
+    }
+
+    #[test]
+    fn what_may_not_be_seen_is_unknown() {
+        let refused = io::Error::from_raw_os_error(libc::EACCES);
+        assert_eq!(unless_gone::<u64>(Err(refused)), None);
+        assert_eq!(unless_gone::<u64>(Err(io::Error::from_raw_os_error(libc::ESRCH))), Some(0));
+        assert_eq!(unless_gone(Ok(7_u64)), Some(7));
     }
 
     #[test]

@@ -114,6 +114,32 @@ fn listening_sockets_and_message_files_are_in_the_status_and_in_the_log() {
 }
 
 #[test]
+fn clients_that_wait_at_a_unix_socket_are_counted_too() {
+    let mut daemon = Daemon::start(
+        r#"
+        [children.deaf]
+        command = ["sleep", "1000"]
+        listen = ["unix:socket", "udp://127.0.0.1:0"]
+        "#,
+    );
+    let _clients = [(); 2].map(|()| std::os::unix::net::UnixStream::connect(daemon.path("socket")).unwrap());
+    let now = json(&daemon);
+    assert_eq!(
+        (&now["listeners"][0]["backlog"], &now["listeners"][0]["queued_bytes"]),
+        (&2.into(), &Value::Null),
+        "{now}"
+    );
+    assert_eq!(
+        (&now["listeners"][1]["backlog"], &now["listeners"][1]["queued_bytes"]),
+        (&Value::Null, &0.into()),
+        "{now}"
+    );
+    let page = String::from_utf8(status(&daemon, &[]).stdout).unwrap();
+    assert!(page.contains("socket  deaf  backlog 2\n") && page.contains("  deaf  queued 0B\n"), "{page}");
+    daemon.stop();
+}
+
+#[test]
 fn what_a_program_and_all_that_it_started_use_is_shown() {
     // Its grandchild writes, its orphan holds memory in a group of its own, and it spends time.
     let mut daemon = Daemon::start(

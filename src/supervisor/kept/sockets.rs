@@ -156,7 +156,7 @@ impl Sockets {
         match address {
             Address::Tcp(_) => Waiting { clients: shared::backlog(&held.socket).ok(), bytes: None },
             Address::Udp(_) => Waiting { clients: None, bytes: shared::datagrams(&held.socket).ok() },
-            // The kernel shows that only by a kind of socket that a sandbox may refuse (sock_diag(7)).
+            // The command that shows the status finds that out.
             Address::Unix(_) => Waiting::default(),
         }
     }
