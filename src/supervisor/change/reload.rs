@@ -352,7 +352,7 @@ impl Supervisor {
                     child.holdings.at_hand = self.loaded.is_at_hand(&config);
                     child.config = config;
                     if has_lacked || step.action == Action::Update && child.machine.state == State::Failed {
-                        let event = self.changes.reloads[place].change.bring(&step.name, &child.machine);
+                        let event = self.changes.reloads[place].change.bring(&step.name, &mut child.machine);
                         event.into_iter().for_each(|event| self.step(id, event));
                     }
                 }

@@ -13,6 +13,7 @@
 
 use crate::config::model::{Policy, Ready, Restart, StartLimit};
 use crate::supervisor::family::backoff::History;
+use crate::supervisor::family::ends::Ends;
 use crate::sys::process::Exit;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -152,6 +153,8 @@ pub enum Event {
     Ready,
     /// It says that it needs this much longer to be ready.
     Extend(Duration),
+    /// The last line that its process wrote, if any; its exit is reported next.
+    Wrote(Option<String>),
     /// Its process was reaped.
     Exited(Exit),
     /// Time has passed.
@@ -169,6 +172,39 @@ pub enum Action {
     Force(Pid),
     /// Log this.
     Say(log::Level, String),
+}
+
+/// Why another process comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The last one ended, and nobody had asked.
+    Failure,
+    /// An operator wants it.
+    Operator,
+    /// A reload changed the child.
+    Reload,
+}
+
+/// How often another process came, by cause.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RestartsBy {
+    /// [`Cause::Failure`].
+    pub failure: u64,
+    /// [`Cause::Operator`].
+    pub operator: u64,
+    /// [`Cause::Reload`].
+    pub reload: u64,
+}
+
+impl RestartsBy {
+    fn count(&mut self, cause: Option<Cause>) {
+        match cause {
+            Some(Cause::Failure) => self.failure += 1,
+            Some(Cause::Operator) => self.operator += 1,
+            Some(Cause::Reload) => self.reload += 1,
+            None => {}
+        }
+    }
 }
 
 /// One child.
@@ -190,7 +226,14 @@ pub struct Machine {
     pub problem: Option<String>,
     /// How often a process has replaced an earlier one.
     pub restarts: u64,
+    /// The same by cause.
+    pub restarts_by: RestartsBy,
+    /// Whether the last end had been asked for.
+    pub asked: bool,
     history: History,
+    ends: Ends,
+    /// Why the next process comes, if that is known.
+    pub because: Option<Cause>,
     ran: bool,
 }
 
@@ -206,7 +249,11 @@ impl Machine {
             ended_well: false,
             problem: None,
             restarts: 0,
+            restarts_by: RestartsBy::default(),
+            asked: false,
             history: History::default(),
+            ends: Ends::default(),
+            because: None,
             ran: false,
         }
     }
@@ -217,6 +264,35 @@ impl Machine {
         self.policy = policy;
         if self.is_over() && self.last_exit.is_some_and(|exit| self.policy.success.covers(exit)) {
             (self.want, self.problem, self.ended_well) = (Want::Finished, None, true);
+        }
+    }
+
+    /// As `; its last line: "no such file"`; empty if its last process wrote nothing.
+    pub(crate) fn last_line(&self) -> String {
+        self.ends.last_line()
+    }
+
+    /// What is wrong with it now, in words.
+    pub(crate) fn trouble(&self, now: Instant) -> Option<String> {
+        match (self.state, self.last_exit) {
+            (State::Backoff { until }, exit) if self.because == Some(Cause::Failure) => {
+                let exit = exit.filter(|_| self.problem.is_none());
+                let end = exit.map(|exit| format!("{exit}{}{}", self.ends.times(), self.ends.last_line()));
+                let why = self.problem.clone().or(end)?;
+                let wait = until.saturating_duration_since(now).as_secs_f64();
+                let wait = (wait * 10.0).round() / 10.0;
+                let tries = match self.history.left(&self.policy.start_limit, until) {
+                    0 | 1 => ", for the last time".to_owned(),
+                    2 => ", then 1 more try".to_owned(),
+                    left => format!(", then {} more tries", left - 1),
+                };
+                Some(format!("{why}; starts again in {wait} s{tries}"))
+            }
+            (State::Starting { .. } | State::Up { .. }, Some(exit)) if self.problem.is_none() => {
+                let (times, line) = (self.ends.times(), self.ends.last_line());
+                self.ends.is_flapping(now).then(|| format!("keeps ending: {exit}{times}{line}"))
+            }
+            _ => self.problem.clone(),
         }
     }
 
@@ -289,7 +365,7 @@ impl Machine {
             Event::Restart => {
                 if self.pid().is_some() {
                     self.want = Want::Up;
-                    self.history.forgive();
+                    self.forgive();
                     self.stop(now, &mut actions);
                 } else {
                     self.start(Want::Up, &mut actions);
@@ -339,6 +415,7 @@ impl Machine {
                     *deadline = now.checked_add(by).map_or(*deadline, |at| at.max(*deadline));
                 }
             }
+            Event::Wrote(line) => self.ends.wrote(line),
             Event::Exited(exit) => self.exited(exit, now, &mut actions),
             Event::Tick => self.tick(now, &mut actions),
         }
@@ -353,7 +430,7 @@ impl Machine {
 
     fn wait(&mut self) {
         self.want = Want::Up;
-        self.history.forgive();
+        self.forgive();
         match self.state {
             State::Down | State::Waiting | State::Backoff { .. } | State::Failed => self.state = State::Waiting,
             // It is replaced, whatever the policy says about how this process ends.
@@ -369,6 +446,11 @@ impl Machine {
             self.problem = None;
             self.spawn(actions);
         }
+    }
+
+    fn forgive(&mut self) {
+        self.history.forgive();
+        self.ends.forgive();
     }
 
     fn hold(&mut self) {
@@ -420,8 +502,10 @@ impl Machine {
     fn spawned(&mut self, pid: Pid, now: Instant) {
         if self.ran {
             self.restarts += 1;
+            self.restarts_by.count(self.because);
         }
         self.ran = true;
+        self.because = None;
         self.history.started(now);
         self.state = State::Starting { pid, deadline: now + self.policy.ready_timeout };
     }
@@ -441,6 +525,7 @@ impl Machine {
         self.ended_well = self.policy.success.covers(exit);
         let before = std::mem::replace(&mut self.state, State::Down);
         self.served = matches!(before, State::Up { .. });
+        self.asked = matches!(before, State::Stopping { late: false, .. });
         if matches!(before, State::Stopping { ladder: Ladder::Unkillable, .. }) {
             self.problem = None;
         }
@@ -488,6 +573,8 @@ impl Machine {
 
     /// It ended without having been asked: the policy decides whether it is restarted.
     fn unasked(&mut self, exit: Exit, failed: bool, now: Instant, actions: &mut Vec<Action>) {
+        self.ends.ended(now);
+        let line = self.ends.last_line();
         if !self.comes_again(failed) {
             if self.want == Want::HeldLater {
                 self.want = Want::Held;
@@ -499,7 +586,7 @@ impl Machine {
                 self.problem = None;
                 actions.push(Action::Say(log::Level::Info, "finished".to_owned()));
             } else {
-                let why = format!("{exit}, and restart = \"never\"");
+                let why = format!("{exit}, and restart = \"never\"{line}");
                 actions.push(Action::Say(log::Level::Error, why.clone()));
                 self.problem.get_or_insert(why);
             }
@@ -511,7 +598,7 @@ impl Machine {
         if self.history.exhausted(&self.policy.start_limit, now + wait) {
             let StartLimit { burst, within } = self.policy.start_limit;
             let why = format!(
-                "given up after {burst} starts within {} s; it {exit} the last time. Mend it, then start it",
+                "given up after {burst} starts within {} s; it {exit} the last time{line}. Mend it, then start it",
                 within.as_secs_f64()
             );
             actions.push(Action::Say(log::Level::Error, why.clone()));
@@ -522,6 +609,7 @@ impl Machine {
             self.state = State::Failed;
             return;
         }
+        self.because = Some(Cause::Failure);
         let when = if wait.is_zero() { "at once".to_owned() } else { format!("in {} s", wait.as_secs_f64()) };
         if wait.is_zero() {
             // Start before logging, because logging takes half as long again. If the start
@@ -531,7 +619,7 @@ impl Machine {
             self.state = State::Backoff { until: now + wait };
         }
         let level = if failed { log::Level::Warn } else { log::Level::Info };
-        actions.push(Action::Say(level, format!("{exit}; starts again {when}")));
+        actions.push(Action::Say(level, format!("{exit}{line}; starts again {when}")));
     }
 
     fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) {
