@@ -16,12 +16,13 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// At a lower rate, in bytes per second, no disk counts as filling up.
 const SLOWEST: f64 = 1.0;
 
-/// Fills in what the daemon did not look at. `before` is an earlier status of the same daemon
-/// and how long ago that was.
-pub(super) fn fill_in(status: &mut Status, before: Option<(&Status, Duration)>) {
+/// Fills in what the daemon did not look at, and returns whether a file system did not answer,
+/// in which case it should not be asked again soon. `before` is an earlier status of the same
+/// daemon and how long ago that was.
+pub(super) fn fill_in(status: &mut Status, before: Option<(&Status, Duration)>, files: bool) -> bool {
     fill_in_usage(status, before);
     fill_in_backlogs(status);
-    fill_in_files(status);
+    files && fill_in_files(status)
 }
 
 fn fill_in_usage(status: &mut Status, before: Option<(&Status, Duration)>) {
@@ -105,10 +106,10 @@ fn fill_in_backlogs(status: &mut Status) {
     }
 }
 
-/// Asks a process aside, because a file system may not answer.
-fn fill_in_files(status: &mut Status) {
+/// Asks a process aside, because a file system may not answer. Returns whether one did not.
+fn fill_in_files(status: &mut Status) -> bool {
     if status.files.is_empty() {
-        return;
+        return false;
     }
     let pid = |child: &str| status.children.iter().find(|other| other.name == child)?.pid;
     let asked: Vec<(String, PathBuf)> = status
@@ -122,13 +123,14 @@ fn fill_in_files(status: &mut Status) {
             scribe.ask(path, &format!("looking at {path}"), look);
         }
     });
-    let Ok((answers, _hangs)) = begun.and_then(|look| look.wait_each(PATIENCE)) else { return };
+    let Ok((answers, hangs)) = begun.and_then(|look| look.wait_each(PATIENCE)) else { return false };
     for file in &mut status.files {
         if let Some([size, free]) = answers.get::<Option<[u64; 2]>>(&file.path).flatten() {
             (file.size, file.free) = (Some(size), Some(free));
             file.full_in_s = full_in(file);
         }
     }
+    hangs.is_some()
 }
 
 /// The file as a process sees it that may have other file systems mounted, such as a /tmp of

@@ -23,6 +23,9 @@ pub(super) struct How {
 /// The time between the first look and a second one, which sees whether what waits moves.
 const MOMENT: Duration = Duration::from_millis(200);
 
+/// A file system that did not answer is asked again after this time.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
+
 /// How long the daemon may take to answer; a running one answers at once.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -31,6 +34,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 pub(super) struct Look {
     pub(super) status: Status,
     at: Instant,
+    /// When a file system did not answer the last time.
+    hung: Option<Instant>,
 }
 
 /// Shows how the children and links are. The exit status is 0 if everything is up.
@@ -63,9 +68,14 @@ fn may_stall(status: &Status) -> bool {
 /// `before` if there was one.
 pub(super) fn look(path: &Path, before: Option<&Look>) -> Result<Look, Failure> {
     let status = fetch(path)?;
-    let mut look = Look { status, at: Instant::now() };
+    let at = Instant::now();
+    let mut look = Look { status, at, hung: before.and_then(|before| before.hung) };
     let before = before.filter(|before| before.status.pid == look.status.pid);
-    amounts::fill_in(&mut look.status, before.map(|before| (&before.status, look.at - before.at)));
+    // Each process that asks may stay until the file system answers.
+    let files = look.hung.is_none_or(|hung| at - hung >= ASK_AGAIN);
+    if amounts::fill_in(&mut look.status, before.map(|before| (&before.status, at - before.at)), files) {
+        look.hung = Some(at);
+    }
     Ok(look)
 }
 
