@@ -203,6 +203,25 @@ fn a_watch_compares_with_the_look_before() {
     daemon.stop();
 }
 
+#[test]
+#[ignore = "needs root and bindfs, run by .ci/run"]
+fn a_message_file_whose_file_system_does_not_answer_has_no_size_and_delays_nobody() {
+    let far = crate::far::Far::new();
+    let mut daemon = Daemon::start(&format!(
+        "[children.logger]\nplugin = \"logger\"\nsettings = {{ file = {:?} }}\n\
+         [children.clock]\ncommand = [\"sleep\", \"1000\"]\n[[links]]\nfrom = \"clock\"\nto = \"logger\"\n",
+        far.path("messages.log")
+    ));
+    assert_eq!(json(&daemon)["files"][0]["size"], 0);
+    far.hang();
+    let began = Instant::now();
+    let file = json(&daemon)["files"][0].clone();
+    assert!(file["size"].is_null() && file["free"].is_null(), "{file}");
+    assert!(began.elapsed() < Duration::from_secs(5), "it took {:?}", began.elapsed());
+    far.answer();
+    daemon.stop();
+}
+
 /// The time that a process has spent on a processor.
 fn spent(pid: i32) -> Duration {
     let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
