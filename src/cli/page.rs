@@ -1,8 +1,10 @@
 //! `plumbd status` for people: the daemon, its children, its links, and
 //! what is wrong. Pure.
 
+mod places;
+
 use super::table::{Colour, Column, DETAIL, Paper, bar, table};
-use crate::control::status::{Child, ChildState, DaemonState, Ended, Link, Listener, MessageFile, Status, Usage};
+use crate::control::status::{Child, ChildState, DaemonState, Ended, Link, Status, Usage};
 use jiff::Timestamp;
 use std::collections::HashSet;
 use std::time::Duration;
@@ -36,8 +38,8 @@ pub(super) fn page(status: &Status, now: Timestamp, paper: Paper) -> Page {
     if !status.listeners.is_empty() || !status.files.is_empty() {
         tables.push('\n');
     }
-    tables += &table(listeners(&status.listeners), paper);
-    tables += &table(files(&status.files), paper);
+    tables += &table(places::listeners(&status.listeners), paper);
+    tables += &table(places::files(&status.files), paper);
     // These are a child's words, and no child may control the terminal.
     let problems = problems(status).into_iter().map(|problem| problem.replace(char::is_control, "\u{fffd}"));
     let problems = problems.map(|problem| {
@@ -209,56 +211,6 @@ fn links(links: &[Link], paper: Paper) -> Vec<Column> {
         );
     }
     columns
-}
-
-/// A line for each listening socket.
-fn listeners(listeners: &[Listener]) -> Vec<Column> {
-    let waits = |listener: &Listener| match (listener.backlog, listener.backlog_max, listener.queued_bytes) {
-        (Some(now), most, _) => {
-            let is_full = most.is_some_and(|most| now >= most);
-            (format!("backlog {now}"), if is_full { Colour::Bad } else { Colour::None })
-        }
-        (None, _, Some(queued)) => (format!("queued {}", bytes(queued)), Colour::None),
-        (None, _, None) => (String::new(), Colour::None),
-    };
-    let address = |listener: &Listener| (format!("LISTEN {}", plain(&listener.address)), Colour::None);
-    vec![
-        Column::text("", listeners.iter().map(address)).keeps_end(),
-        Column::text("", listeners.iter().map(|listener| (listener.child.clone(), Colour::None))).gives_way(2),
-        Column::text("", listeners.iter().map(waits)).gives_way(1),
-    ]
-}
-
-/// A line for each message file.
-fn files(files: &[MessageFile]) -> Vec<Column> {
-    const HOUR: u64 = 3600;
-    const DAY: u64 = 24 * HOUR;
-    /// Later than that is no news.
-    const SOON: u64 = 100 * DAY;
-    let full = |file: &MessageFile| match file.full_in_s.filter(|&seconds| seconds < SOON) {
-        None => (String::new(), Colour::None),
-        Some(seconds) => {
-            let colour = match seconds {
-                0..HOUR => Colour::Bad,
-                HOUR..DAY => Colour::Wait,
-                _ => Colour::None,
-            };
-            (format!("full in {}", short(Duration::from_secs(seconds))), colour)
-        }
-    };
-    vec![
-        Column::text("", files.iter().map(|file| (format!("FILE {}", plain(&file.path)), Colour::None))).keeps_end(),
-        Column::text("", files.iter().map(|file| (file.child.clone(), Colour::None))).gives_way(DETAIL + 1),
-        Column::number("", files.iter().map(|file| file.size.map_or("size unknown".to_owned(), bytes))).gives_way(2),
-        Column::number("", files.iter().map(|file| format!("{}/s", size(file.rate)))).gives_way(DETAIL),
-        Column::number("", files.iter().map(|file| or_dash(file.free.map(|free| bytes(free) + " free")))).gives_way(1),
-        Column::text("", files.iter().map(full)).gives_way(4),
-    ]
-}
-
-/// A text from a configuration, which may not control the terminal.
-fn plain(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
 }
 
 /// Whether every child is up, or has finished, and nothing is a problem.
