@@ -41,6 +41,10 @@ pub enum What {
     Problem,
     /// It is wrong no more.
     Solved,
+    /// A child is not well, and is asked to stop.
+    Unhealthy,
+    /// A child did not send WATCHDOG=1 in time, or sent WATCHDOG=trigger, and gets SIGABRT.
+    Watchdog,
     /// A reload begins.
     ReloadBegun,
     /// The new configuration is in force, and everything that changed is up.

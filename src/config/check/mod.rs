@@ -3,6 +3,7 @@
 
 mod across;
 mod child;
+mod health;
 mod identity;
 mod links;
 mod program;

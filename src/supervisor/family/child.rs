@@ -80,7 +80,7 @@ pub enum State {
         pid: Pid,
         /// How far the stop has got.
         ladder: Ladder,
-        /// Whether it was killed because it was not ready in time.
+        /// Whether it is ended for a failure: it was not ready in time, or is not well.
         late: bool,
     },
     /// It has no process; one is started after a delay.
@@ -152,6 +152,10 @@ pub enum Event {
     Ready,
     /// It says that it needs this much longer to be ready.
     Extend(Duration),
+    /// It serves no longer as it should, and why.
+    Unhealthy(String),
+    /// It does not answer, or says that it is broken, and why: it is to leave a core dump.
+    Hung(String),
     /// Its process was reaped.
     Exited(Exit),
     /// Time has passed.
@@ -339,6 +343,8 @@ impl Machine {
                     *deadline = now.checked_add(by).map_or(*deadline, |at| at.max(*deadline));
                 }
             }
+            Event::Unhealthy(why) => self.unwell(why, self.policy.stop_signal, now, &mut actions),
+            Event::Hung(why) => self.unwell(why, Signal::SIGABRT, now, &mut actions),
             Event::Exited(exit) => self.exited(exit, now, &mut actions),
             Event::Tick => self.tick(now, &mut actions),
         }
@@ -400,6 +406,24 @@ impl Machine {
         self.state = State::Stopping { pid, ladder, late: false };
     }
 
+    /// Ends a process that serves but is not well. That is a failure, however it ends.
+    fn unwell(&mut self, why: String, signal: Signal, now: Instant, actions: &mut Vec<Action>) {
+        let State::Up { pid, since } = self.state else { return };
+        self.note_steady(since, now);
+        actions.push(Action::Say(log::Level::Error, format!("{why}; sending {signal}")));
+        self.problem = Some(why);
+        actions.push(Action::Ask(pid, signal));
+        let ladder = Ladder::Asked { kill_at: now + self.policy.stop_timeout };
+        self.state = State::Stopping { pid, ladder, late: true };
+    }
+
+    /// If it was up for long enough, the next failure is the first of a new row.
+    fn note_steady(&mut self, since: Instant, now: Instant) {
+        if now.duration_since(since) >= self.policy.backoff.reset_after {
+            self.history.steady();
+        }
+    }
+
     fn force(&mut self, pid: Pid, late: bool, now: Instant, actions: &mut Vec<Action>) {
         actions.push(Action::Force(pid));
         self.state = State::Stopping { pid, ladder: Ladder::Killed { give_up_at: now + UNKILLABLE }, late };
@@ -450,12 +474,10 @@ impl Machine {
             State::Stopping { late: false, .. } => self.spawn(actions),
             _ => {
                 if let State::Up { since, .. } = before {
-                    if now.duration_since(since) >= self.policy.backoff.reset_after {
-                        self.history.steady();
-                    }
+                    self.note_steady(since, now);
                 }
-                // If it was killed because it was not ready in time, that is a failure, even
-                // if it was about to end well.
+                // If it was ended because it was not ready in time, or not well, that is a
+                // failure, even if it was about to end well.
                 let failed = !self.ended_well || matches!(before, State::Stopping { .. });
                 self.unasked(exit, failed, now, actions);
             }

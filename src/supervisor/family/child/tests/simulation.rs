@@ -35,7 +35,7 @@ impl Dice {
                 burst: self.of(&[1, 3, 10, 1000]),
                 within: self.of(&[ms(100), ms(10_000), ms(60_000)]),
             },
-            ready: self.of(&[Ready::Exec, Ready::Notify, Ready::Fd]),
+            ready: self.of(&[Ready::Exec, Ready::Notify, Ready::Fd, Ready::Health]),
             ready_timeout: self.of(&[ms(1), ms(500), ms(10_000)]),
             stop_signal: Signal::SIGTERM,
             stop_to: StopTo::Group,
@@ -260,6 +260,12 @@ impl Simulation {
                 let after = self.dice.up_to(ready_timeout * 3 / 2);
                 plan(self, exec + after, Event::Ready);
             }
+        }
+        if self.dice.percent(20) {
+            let after = self.dice.up_to(Duration::from_secs(60));
+            let why = "it is not well".to_owned();
+            let event = if self.dice.percent(50) { Event::Unhealthy(why) } else { Event::Hung(why) };
+            plan(self, exec + after, event);
         }
         if self.dice.percent(60) {
             let longest = self.dice.of(&[10, 1000, 60_000]);
