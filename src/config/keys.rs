@@ -264,7 +264,9 @@ pub const CHILD: Keys = &[
         r#""0s""#,
         "a sink that takes nothing for this long while bytes wait is unhealthy; 0s: it is not",
         "If bytes wait for this sink, and it has taken none of them for this long, it is unhealthy: it is asked to stop, \
-         as for `health`. A reload changes this without restarting the child.",
+         as for `health`. A built-in plugin takes bytes when it ends a batch. Any other program takes some if the number \
+         of bytes that wait changes, or if it or a process below it reads anything at all; so one that still reads other \
+         things does not count as stalled. A reload changes this without restarting the child.",
     ),
     key(
         "after",

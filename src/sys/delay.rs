@@ -49,14 +49,17 @@ pub(crate) fn longest_wait(process: Pid) -> Duration {
     tree(process).into_iter().map(|pid| Share::of(pid).waited).max().unwrap_or_default()
 }
 
-/// How many bytes a process and those below it have read, from anything. What can't be
-/// looked at does not count.
-pub(crate) fn bytes_read(process: Pid) -> u64 {
+/// A number that changes if a process, or one below it, reads bytes from anything, or if others
+/// are below it now. What can't be looked at does not count.
+pub(crate) fn reading(process: Pid) -> u64 {
     let of_one = |pid: Pid| {
         let text = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
         text.lines().find_map(|line| line.strip_prefix("rchar:")?.trim().parse::<u64>().ok()).unwrap_or(0)
     };
-    tree(process).into_iter().map(of_one).fold(0, u64::wrapping_add)
+    let number = |pid: Pid| u64::from(pid.as_raw().unsigned_abs());
+    tree(process)
+        .into_iter()
+        .fold(0_u64, |all, pid| all.wrapping_mul(31).wrapping_add((number(pid) << 32) ^ of_one(pid)))
 }
 
 /// A process and those below it. On a kernel without CONFIG_PROC_CHILDREN, only itself.
@@ -90,7 +93,9 @@ mod tests {
     fn this_process_has_run_for_some_time() {
         let own = nix::unistd::getpid();
         let _waited = longest_wait(own);
-        assert!(bytes_read(own) > 0);
+        let before = reading(own);
+        let _read = std::fs::read("/proc/self/stat");
+        assert_ne!(reading(own), before);
         assert_eq!(tree(own)[0], own);
         assert_eq!(Share::of(Pid::from_raw(i32::MAX)), Share::default());
     }

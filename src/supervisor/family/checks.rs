@@ -158,6 +158,11 @@ impl Supervisor {
             Action::Look => return Some(Event::Looked(self.waits_for(id))),
             Action::Await => self.await_bytes(id),
             Action::Ready => self.step(id, child::Event::Ready),
+            Action::NotReady(why) => {
+                let child = self.children.get_mut(id)?;
+                log::debug!(target: &child.config.name, "a check says that it is not ready yet: {why}");
+                child.machine.last_check = Some(why);
+            }
             Action::Unhealthy(why) => {
                 self.tell_unwell(id, What::Unhealthy, &why);
                 self.step(id, child::Event::Unhealthy(why));
@@ -340,7 +345,7 @@ impl Supervisor {
         Some(match batches {
             Some(batches) => [batches, 0, 0],
             // Without a ledger, a source that fills a queue again at once hides what was taken.
-            None => [0, waits, child.machine.pid().map_or(0, delay::bytes_read)],
+            None => [0, waits, child.machine.pid().map_or(0, delay::reading)],
         })
     }
 }

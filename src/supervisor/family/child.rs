@@ -194,6 +194,8 @@ pub struct Machine {
     pub problem: Option<String>,
     /// How often a process has replaced an earlier one.
     pub restarts: u64,
+    /// Why the last check of its process that starts has failed.
+    pub last_check: Option<String>,
     history: History,
     ran: bool,
 }
@@ -210,6 +212,7 @@ impl Machine {
             ended_well: false,
             problem: None,
             restarts: 0,
+            last_check: None,
             history: History::default(),
             ran: false,
         }
@@ -446,6 +449,7 @@ impl Machine {
             self.restarts += 1;
         }
         self.ran = true;
+        self.last_check = None;
         self.history.started(now);
         self.state = State::Starting { pid, deadline: now + self.policy.ready_timeout };
     }
@@ -562,7 +566,10 @@ impl Machine {
         }
         match self.state {
             State::Starting { pid, .. } => {
-                let why = format!("not ready within {} s", self.policy.ready_timeout.as_secs_f64());
+                let mut why = format!("not ready within {} s", self.policy.ready_timeout.as_secs_f64());
+                if let Some(last) = self.last_check.take() {
+                    why = format!("{why}; its last check: {last}");
+                }
                 actions.push(Action::Say(log::Level::Error, format!("{why}; killed")));
                 self.problem = Some(why);
                 self.force(pid, true, now, actions);

@@ -86,6 +86,8 @@ pub enum Action {
     Await,
     /// It is ready.
     Ready,
+    /// It is not ready yet, and why.
+    NotReady(String),
     /// It is unhealthy, and why.
     Unhealthy(String),
     /// It is to leave a core dump and end, and why.
@@ -323,7 +325,7 @@ impl Health {
         self.next(config, began, now);
         let busy = late || (waited >= SOME_WAIT && waited * 4 >= now.duration_since(began));
         if starting {
-            actions.push(Action::Say(log::Level::Debug, format!("not ready yet, says its check: {why}")));
+            actions.push(Action::NotReady(why));
         } else if busy {
             let text = format!("a check failed, which does not count, because the machine was too busy: {why}");
             actions.push(Action::Say(log::Level::Warn, text));

@@ -190,7 +190,7 @@ fn a_check_says_when_a_child_is_ready_and_until_then_comes_sooner() {
     let mut patient = Patient::in_phase(Phase::Starting, checked(Check { failures: 1, ..check() }));
     assert_eq!(patient.due_in(), ms(0));
     for pause in [100, 200, 400, 800, 1000, 1000] {
-        assert_eq!(patient.check(ms(1), Err("no")), []);
+        assert_eq!(patient.check(ms(1), Err("no")), [Action::NotReady("no".to_owned())]);
         assert_eq!(patient.due_in(), ms(pause));
     }
     assert_eq!(patient.check(ms(1), Ok(())), [Action::Ready]);
@@ -407,6 +407,7 @@ proptest! {
                             under_way = false;
                         }
                         Action::Ready => prop_assert!(is_end && failed == 0 && phase == Phase::Starting),
+                        Action::NotReady(_) => prop_assert!(is_end && failed > 0 && phase == Phase::Starting),
                         Action::Unhealthy(_) if is_end => {
                             prop_assert!(phase == Phase::Up);
                             prop_assert!(failed >= patient.config.check.as_ref().map_or(u32::MAX, |c| c.failures));
