@@ -394,8 +394,8 @@ pub const HEALTH: Keys = &[
         Kind::Duration(MILLISECOND, YEAR),
         r#""10s""#,
         "from one check to the next",
-        "The time from the beginning of one check to the beginning of the next. A check that takes longer delays the \
-         next one. Until a child with `ready = \"health\"` is ready, it is checked more often: after 100 ms, then \
+        "The time from the beginning of one check to the beginning of the next, and from when the child is up to the \
+         first one. A check that takes longer delays the next one. Until a child with `ready = \"health\"` is ready, it is checked more often: after 100 ms, then \
          after twice as long each time, up to 1 s.",
     ),
     key(

@@ -10,11 +10,11 @@ const MOST: usize = 64;
 
 /// What the first thread of a process has got of the processors since its start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Share {
+pub struct Share {
     /// How long it ran.
-    pub(crate) ran: Duration,
+    pub ran: Duration,
     /// How long it could have run, and got no processor.
-    pub(crate) waited: Duration,
+    pub waited: Duration,
 }
 
 impl Share {
@@ -30,10 +30,16 @@ impl Share {
         Share { ran: self.ran.saturating_sub(before.ran), waited: self.waited.saturating_sub(before.waited) }
     }
 
-    /// Whether it got next to nothing of what it could have used. A program that hangs in an
-    /// endless loop on a busy machine waits too, but gets its share.
-    pub(crate) fn is_next_to_nothing(self) -> bool {
-        self.ran * 10 <= self.waited
+    /// Of a process and those below it, together.
+    pub(crate) fn of_tree(process: Pid) -> Share {
+        let add = |all: Share, one: Share| Share { ran: all.ran + one.ran, waited: all.waited + one.waited };
+        tree(process).into_iter().map(Share::of).fold(Share::default(), add)
+    }
+
+    /// How long it waited, if it got next to nothing of what it could have used; else nothing. A
+    /// program that hangs in an endless loop on a busy machine waits too, but gets its share.
+    pub(crate) fn in_vain(self) -> Duration {
+        if self.ran * 10 <= self.waited { self.waited } else { Duration::ZERO }
     }
 }
 
@@ -85,8 +91,8 @@ mod tests {
         assert_eq!(parse(""), None);
         assert_eq!(parse("5 x 1"), None);
         let ms = Duration::from_millis;
-        assert!(Share { ran: ms(1), waited: ms(10) }.is_next_to_nothing());
-        assert!(!Share { ran: ms(2), waited: ms(10) }.is_next_to_nothing());
+        assert_eq!(Share { ran: ms(1), waited: ms(10) }.in_vain(), ms(10));
+        assert_eq!(Share { ran: ms(2), waited: ms(10) }.in_vain(), ms(0));
     }
 
     #[test]

@@ -393,9 +393,15 @@ fn a_sink_that_takes_nothing_while_bytes_wait_is_unhealthy() {
     let mut daemon = Daemon::start(&config("test -e again && exec cat >got; touch again; exec sleep 1000"));
     daemon.wait_log("patient: stalled: bytes wait for it, and it took none for 0.4 s; sending SIGTERM");
     wait_for("the line", || (daemon.read_text("got") == "line\n").then_some(()));
+    let mut all = follow(&daemon, &["--since", "0", "--child", "patient"], "all");
+    wait_for("the events", || (names(&events(&daemon, "all"), "patient").len() >= 9).then_some(()));
+    let seen = names(&events(&daemon, "all"), "patient");
+    assert_eq!(seen[..6], ["starting", "up", "stalled", "stopping", "problem", "exited"]);
     daemon.stop();
+    assert!(all.wait().unwrap().success());
     // One that takes a little now and then is well, however full its link is.
     let slow = config("while head -c 4096 >/dev/null; do echo >>taken; sleep 0.1; done");
+    let slow = slow.replace("400ms", "1s");
     let mut daemon = Daemon::start(&slow.replace("echo line; exec sleep 1000", "yes | dd bs=1M 2>/dev/null"));
     wait_for("it takes some", || (daemon.read("taken").len() > 30).then_some(()));
     let child = daemon.child("patient");

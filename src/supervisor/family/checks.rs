@@ -9,7 +9,7 @@ use crate::config::model::{Probe, Ready};
 use crate::control::event::What;
 use crate::supervisor::event_loop::Supervisor;
 use crate::supervisor::family::child;
-use crate::supervisor::family::health::{Action, Event};
+use crate::supervisor::family::health::{Action, Event, Seen};
 use crate::supervisor::family::spawn::{self, Around};
 use crate::supervisor::family::supervised::Supervised;
 use crate::supervisor::poll::{Id, Poll, Token, Watched};
@@ -112,8 +112,7 @@ impl Supervised {
     /// since the check began.
     fn waited(&self, of_check: Duration) -> Duration {
         let (Some(check), Some(pid)) = (&self.check, self.machine.pid()) else { return of_check };
-        let own = Share::of(pid).since(check.before);
-        if own.is_next_to_nothing() { own.waited.max(of_check) } else { of_check }
+        Share::of(pid).since(check.before).in_vain().max(of_check)
     }
 }
 
@@ -165,6 +164,10 @@ impl Supervisor {
             }
             Action::Unhealthy(why) => {
                 self.tell_unwell(id, What::Unhealthy, &why);
+                self.step(id, child::Event::Unhealthy(why));
+            }
+            Action::Stalled(why) => {
+                self.tell_unwell(id, What::Stalled, &why);
                 self.step(id, child::Event::Unhealthy(why));
             }
             Action::Hung(why) => {
@@ -332,21 +335,20 @@ impl Supervisor {
 
     /// Bytes wait for that child, or did.
     pub(crate) fn on_waits(&mut self, id: Id) {
-        if let Some(seen) = self.waits_for(id) {
-            self.health_step(id, Event::Wait(seen));
-        } else {
-            self.health_step(id, Event::Wait([0; 3]));
-        }
+        let seen = self.waits_for(id).unwrap_or_default();
+        self.health_step(id, Event::Wait(seen));
     }
 
-    fn waits_for(&self, id: Id) -> Option<[u64; 3]> {
+    fn waits_for(&self, id: Id) -> Option<Seen> {
         let child = self.children.get(id)?;
         let (waits, batches) = self.kept.links.waits_for(&child.config.name)?;
-        Some(match batches {
+        let pid = child.machine.pid();
+        let taken = match batches {
             Some(batches) => [batches, 0, 0],
             // Without a ledger, a source that fills a queue again at once hides what was taken.
-            None => [0, waits, child.machine.pid().map_or(0, delay::reading)],
-        })
+            None => [0, waits, pid.map_or(0, delay::reading)],
+        };
+        Some(Seen { taken, share: pid.map(Share::of_tree).unwrap_or_default() })
     }
 }
 

@@ -10,9 +10,11 @@
 //!   check took, or the child's own process did so and got next to none
 //!   ([`crate::sys::delay`]).
 //!
-//! The other deadlines begin anew if they are noticed late by that much.
+//! A sink that got next to nothing is not stalled either. The deadlines for WATCHDOG=1 and for
+//! bytes that wait begin anew if they are noticed late by that much.
 
 use crate::config::model;
+use crate::sys::delay::Share;
 use std::time::{Duration, Instant};
 
 #[cfg(test)]
@@ -68,8 +70,14 @@ pub enum Event {
     Tick,
 }
 
-/// What bytes wait for a child, and what it has taken of them: it takes some if this changes.
-pub type Seen = [u64; 3];
+/// What was seen of a child that bytes wait for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// It has taken some of them exactly if this changes.
+    pub taken: [u64; 3],
+    /// What it and the processes below it have got of the processors.
+    pub share: Share,
+}
 
 /// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +98,8 @@ pub enum Action {
     NotReady(String),
     /// It is unhealthy, and why.
     Unhealthy(String),
+    /// It is unhealthy, because it takes nothing of what waits for it.
+    Stalled(String),
     /// It is to leave a core dump and end, and why.
     Hung(String),
     /// Log this.
@@ -118,6 +128,11 @@ struct Waiting {
     since: Instant,
     seen: Seen,
     look_at: Instant,
+}
+
+/// Whether a process that waited this long for a processor in vain had too little of that time.
+fn is_busy(waited: Duration, of: Duration) -> bool {
+    waited >= SOME_WAIT && waited * 4 >= of
 }
 
 /// What is known of the health of one child.
@@ -323,7 +338,7 @@ impl Health {
             Err(why) => why,
         };
         self.next(config, began, now);
-        let busy = late || (waited >= SOME_WAIT && waited * 4 >= now.duration_since(began));
+        let busy = late || is_busy(waited, now.duration_since(began));
         if starting {
             actions.push(Action::NotReady(why));
         } else if busy {
@@ -360,10 +375,15 @@ impl Health {
                 actions.push(Action::Await);
                 None
             }
-            Some(seen) if seen != waiting.seen => Some(Waiting { since: now, seen, look_at }),
-            Some(_) if now.duration_since(waiting.since) >= stalled => {
+            Some(seen) if seen.taken != waiting.seen.taken => Some(Waiting { since: now, seen, look_at }),
+            Some(seen) if now.duration_since(waiting.since) >= stalled => {
+                let got = seen.share.since(waiting.seen.share);
+                if is_busy(got.in_vain(), stalled) {
+                    self.waiting = Some(Waiting { since: now, seen, look_at });
+                    return;
+                }
                 let text = format!("stalled: bytes wait for it, and it took none for {} s", stalled.as_secs_f64());
-                actions.push(Action::Unhealthy(text));
+                actions.push(Action::Stalled(text));
                 None
             }
             Some(_) => Some(Waiting { look_at: look_at.min(waiting.since + stalled), ..waiting }),

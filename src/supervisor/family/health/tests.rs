@@ -25,6 +25,10 @@ fn watched() -> model::Health {
     model::Health { watchdog: Some(secs(10)), ..model::Health::default() }
 }
 
+fn seen(taken: u64) -> Seen {
+    Seen { taken: [taken, 0, 0], share: Share::default() }
+}
+
 fn stalling() -> model::Health {
     model::Health { stalled: Some(secs(8)), ..model::Health::default() }
 }
@@ -95,7 +99,7 @@ fn unhealthy(why: &str) -> [Action; 1] {
 fn a_child_without_keys_has_no_timer() {
     let mut patient = Patient::up(model::Health::default());
     assert_eq!(patient.health.deadline(), None);
-    for event in [Alive, Tick, Wait([1; 3]), Changed] {
+    for event in [Alive, Tick, Wait(seen(1)), Changed] {
         assert_eq!(patient.tell(event), []);
         assert_eq!(patient.health.deadline(), None);
     }
@@ -286,20 +290,20 @@ fn a_sink_that_takes_nothing_while_bytes_wait_is_unhealthy() {
     let mut patient = Patient::in_phase(Phase::Down, stalling());
     assert_eq!(patient.tell(Event::Phase(Phase::Up)), [Action::Await]);
     assert_eq!(patient.health.deadline(), None, "no bytes wait");
-    patient.tell(Wait([7; 3]));
+    patient.tell(Wait(seen(7)));
     for _ in 0..3 {
         assert_eq!(patient.tick(ms(1)), [Action::Look]);
-        assert_eq!(patient.tell(Looked(Some([7; 3]))), []);
+        assert_eq!(patient.tell(Looked(Some(seen(7)))), []);
     }
     assert_eq!(patient.tick(ms(1)), [Action::Look]);
-    assert_eq!(patient.tell(Looked(Some([7; 3]))), unhealthy(why));
+    assert_eq!(patient.tell(Looked(Some(seen(7)))), [Action::Stalled(why.to_owned())]);
 
     // It takes some now and then.
     let mut patient = Patient::up(stalling());
-    patient.tell(Wait([0; 3]));
+    patient.tell(Wait(seen(0)));
     for taken in 1..20 {
         assert_eq!(patient.tick(ms(1)), [Action::Look]);
-        assert_eq!(patient.tell(Looked(Some([taken / 3, 0, 0]))), []);
+        assert_eq!(patient.tell(Looked(Some(seen(taken / 3)))), []);
     }
     // It has taken everything.
     patient.tick(ms(1));
@@ -308,11 +312,27 @@ fn a_sink_that_takes_nothing_while_bytes_wait_is_unhealthy() {
 }
 
 #[test]
+fn a_sink_that_gets_no_processor_is_not_stalled() {
+    for (ran, waited, is_stalled) in [(0, 1999, true), (0, 2000, false), (200, 2000, false), (201, 2000, true)] {
+        let mut patient = Patient::up(stalling());
+        patient.tell(Wait(seen(0)));
+        let share = Share { ran: ms(ran), waited: ms(waited) };
+        let mut actions = Vec::new();
+        for _ in 0..4 {
+            assert_eq!(patient.tick(ms(1)), [Action::Look]);
+            actions.extend(patient.tell(Looked(Some(Seen { share, ..seen(0) }))));
+        }
+        assert_eq!(actions.len(), usize::from(is_stalled), "{ran} {waited}");
+        assert_eq!(patient.health.deadline().is_none(), is_stalled);
+    }
+}
+
+#[test]
 fn a_look_that_comes_late_begins_anew() {
     let mut patient = Patient::up(stalling());
-    patient.tell(Wait([0; 3]));
+    patient.tell(Wait(seen(0)));
     assert_eq!(patient.tick(secs(100)), [Action::Look]);
-    assert_eq!(patient.tell(Looked(Some([0; 3]))), []);
+    assert_eq!(patient.tell(Looked(Some(seen(0)))), []);
     assert_eq!(patient.due_in(), secs(2));
 }
 
@@ -348,12 +368,12 @@ fn happening() -> impl Strategy<Value = Happening> {
     let ended = (any::<bool>(), millis(5000))
         .prop_map(|(well, waited)| Event::Ended(if well { Ok(()) } else { Err("no".to_owned()) }, waited));
     let phase = prop::sample::select(vec![Phase::Down, Phase::Starting, Phase::Up]).prop_map(Event::Phase);
-    let seen = prop::option::of(0..3_u64).prop_map(|seen| Looked(seen.map(|taken| [taken; 3])));
-    let others = prop::sample::select(vec![NotYet, NotBegun("no".to_owned()), Alive, Broken, Wait([0; 3]), Tick]);
+    let looked = prop::option::of(0..3_u64).prop_map(|taken| Looked(taken.map(seen)));
+    let others = prop::sample::select(vec![NotYet, NotBegun("no".to_owned()), Alive, Broken, Wait(seen(0)), Tick]);
     prop_oneof![
         4 => ended.prop_map(Happening::Said),
         2 => phase.prop_map(Happening::Said),
-        2 => seen.prop_map(Happening::Said),
+        2 => looked.prop_map(Happening::Said),
         4 => others.prop_map(Happening::Said),
         1 => config().prop_map(Happening::Config),
         6 => millis(20_000).prop_map(Happening::Time),
@@ -412,7 +432,8 @@ proptest! {
                             prop_assert!(phase == Phase::Up);
                             prop_assert!(failed >= patient.config.check.as_ref().map_or(u32::MAX, |c| c.failures));
                         }
-                        Action::Unhealthy(_) | Action::Hung(_) => prop_assert!(phase == Phase::Up),
+                        Action::Unhealthy(_) => prop_assert!(false, "no check has ended"),
+                        Action::Stalled(_) | Action::Hung(_) => prop_assert!(phase == Phase::Up),
                         Action::Look | Action::Await | Action::Say(..) => {}
                     }
                 }

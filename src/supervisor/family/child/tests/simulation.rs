@@ -63,6 +63,7 @@ struct Seen {
     not_spawned: u64,
     ready: u64,
     late: u64,
+    unwell: u64,
     asked: u64,
     forced: u64,
     failed: u64,
@@ -144,6 +145,8 @@ impl Simulation {
             }
             Coming::Process(pid, event) => {
                 if self.children[child].process.is_some_and(|process| process.pid == pid) {
+                    let is_unwell = matches!(event, Event::Unhealthy(_) | Event::Hung(_));
+                    self.seen.unwell += u64::from(is_unwell && self.children[child].machine.is_up());
                     self.tell(child, event);
                 }
             }
@@ -315,10 +318,11 @@ fn fifty_children_behave_as_promised_through_a_million_events() {
         simulation.go_on();
     }
     simulation.end();
-    let Seen { spawned, not_spawned, ready, late, asked, forced, failed, backoff, finished, held, waiting, .. } =
-        simulation.seen;
+    let Seen {
+        spawned, not_spawned, ready, late, unwell, asked, forced, failed, backoff, finished, held, waiting, ..
+    } = simulation.seen;
     let virtual_time = simulation.now - simulation.begin;
-    for count in [spawned, not_spawned, ready, late, asked, forced, failed, backoff, finished, held, waiting] {
+    for count in [spawned, not_spawned, ready, late, unwell, asked, forced, failed, backoff, finished, held, waiting] {
         assert!(count > 500, "seed {seed}: something hardly happened in {virtual_time:?}: {:?}", simulation.seen);
     }
 }
