@@ -378,7 +378,8 @@ pub const HEALTH: Keys = &[
         "",
         "HOST:PORT; it accepts a connection: well",
         "An address, as in `127.0.0.1:7007`, `[::1]:7007` or `localhost:7007`. If it accepts a connection, the child is \
-         well. Names are not looked up.",
+         well. Names are not looked up. It can't be an address of the child's own `listen`: plumbd holds that socket \
+         open, so it accepts connections even if the child hangs.",
     ),
     key(
         "http",

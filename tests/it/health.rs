@@ -454,3 +454,28 @@ fn without_these_keys_the_daemon_sleeps() {
     assert!(quiet);
     daemon.stop();
 }
+
+#[test]
+#[ignore = "needs root"]
+fn a_check_runs_as_the_user_of_its_child() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
+    let mut daemon = Daemon::spawn_in(
+        dir,
+        r#"
+        [children.patient]
+        command = ["sleep", "1000"]
+        user = "nobody"
+        ready = "health"
+        restart = "never"
+        ready_timeout = "1000s"
+        health = { command = ["sh", "-c", "echo $(id -un) $HOME >seen; test -e well || exec sleep 1000"], every = "10ms", timeout = "300ms", failures = 1 }
+        "#,
+    );
+    let seen = wait_for("a check", || Some(daemon.read_text("seen")).filter(|text| text.ends_with('\n')));
+    assert!(seen.starts_with("nobody "), "{seen}");
+    // One that takes too long is killed, though it is another user's.
+    std::fs::write(daemon.path("well"), "").unwrap();
+    daemon.wait_child("patient", ChildState::Up);
+    daemon.stop();
+}

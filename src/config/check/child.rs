@@ -85,7 +85,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, name: &str, span: Span, table: &
     if let Some(plugin) = plugin {
         listens(reader, &section, plugin, &listen);
     }
-    let health = health::read(reader, &section, plugin, &path);
+    let health = health::read(reader, &section, plugin, &listen, &path);
     let settings = settings(reader, &section, plugin, &listen, identity.as_ref());
     let child = Child {
         name: name.to_owned(),

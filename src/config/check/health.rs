@@ -1,11 +1,11 @@
 //! `health`, `watchdog`, `stalled`: what shows whether a child is well.
 
 use super::super::keys;
-use super::super::model::{Check, Health, Probe};
+use super::super::model::{Address, Check, Health, Probe};
 use super::program;
 use crate::plugin::Plugin;
 use crate::schema::address;
-use crate::schema::table::{Reader, Section};
+use crate::schema::table::{Placed, Reader, Section};
 use crate::schema::value::{Read, quoted, string_as, wrong};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,9 +16,10 @@ pub(super) fn read(
     reader: &mut Reader<'_>,
     section: &Section<'_>,
     plugin: Option<&'static Plugin>,
+    listen: &[Placed<Address>],
     path: &str,
 ) -> Health {
-    let check = check(reader, section, path);
+    let check = check(reader, section, listen, path);
     let watchdog = reader.duration(section, "watchdog");
     if let Some(plugin) = plugin.filter(|_| !watchdog.is_zero()) {
         let what = format!("{} does not send WATCHDOG=1, and would be ended again and again", plugin.name);
@@ -29,12 +30,19 @@ pub(super) fn read(
     Health { check, watchdog: given(watchdog), stalled: given(stalled) }
 }
 
-fn check(reader: &mut Reader<'_>, section: &Section<'_>, path: &str) -> Option<Check> {
+fn check(reader: &mut Reader<'_>, section: &Section<'_>, listen: &[Placed<Address>], path: &str) -> Option<Check> {
     let inner = reader.inner(section, "health", "health", keys::HEALTH);
     let [every, timeout, start] = ["every", "timeout", "start"].map(|key| reader.duration(&inner, key));
     let failures = u32::try_from(reader.integer(&inner, "failures")).unwrap_or(u32::MAX);
     let command = program::command(reader, &inner, path).map(Probe::Command);
     let tcp = reader.optional(&inner, "tcp", tcp).map(|placed| placed.value);
+    if let Some(Probe::Tcp(at)) = &tcp {
+        if listen.iter().any(|placed| is_at(&placed.value, *at)) {
+            let what = format!("plumbd itself holds {at} open, so it accepts connections even if the child hangs");
+            let help = "use http, or a command that waits for an answer";
+            reader.problem(inner.place("tcp"), what, help);
+        }
+    }
     let http = reader.optional(&inner, "http", http).map(|placed| placed.value);
     let kinds = ["command", "tcp", "http"];
     let given: Vec<&str> = kinds.into_iter().filter(|kind| inner.has(kind)).collect();
@@ -51,6 +59,14 @@ fn check(reader: &mut Reader<'_>, section: &Section<'_>, path: &str) -> Option<C
     }
     let probe = command.or(tcp).or(http)?;
     Some(Check { probe, every, timeout, failures, start })
+}
+
+/// Whether a connection to `at` arrives at that address.
+fn is_at(address: &Address, at: SocketAddr) -> bool {
+    let Address::Tcp(host) = address else { return false };
+    // The socket of [::] takes no connections of IPv4.
+    let any = host.at.ip().is_unspecified() && host.at.is_ipv4() == at.is_ipv4();
+    host.at.port() == at.port() && (any || host.at.ip() == at.ip())
 }
 
 fn tcp(value: &DeValue<'_>) -> Read<Probe> {
