@@ -239,13 +239,13 @@ pub const CHILD: Keys = &[
         Kind::Table(HEALTH),
         "{}",
         "as in { command = [\"./check\"], every = \"10s\" }; or tcp, http; {}: no check",
-        "A check that is made again and again while the child is up, and what follows if it fails: after `failures` in \
-         a row, the child is unhealthy. It is asked to stop as by an operator (`stop_signal`, so that it can finish, \
-         then SIGKILL after `stop_timeout`), and this counts as a failure, so that `restart` decides about the next \
-         start. Give one of `command`, `tcp` and `http`. A failure does not count if the machine was too busy for the \
-         check: if plumbd could begin or end the check only half a second late or more, or if for a quarter of the \
-         check's time its process, or one below it, was ready to run and got no processor, or the child's own process \
-         got next to none. A reload changes this without restarting the child.",
+        "A check that is repeated while the child is up. If it fails `failures` times in a row, the child is unhealthy: \
+         it is stopped as an operator would stop it (`stop_signal`, so that it can finish its work, then SIGKILL after \
+         `stop_timeout`). This counts as a failure, and `restart` decides whether the child starts again. Give one of \
+         `command`, `tcp` and `http`. A failed check does not count if the machine was too busy for it: if plumbd itself \
+         began or ended the check half a second late or more; if a process of the check spent a quarter of the check's \
+         time ready to run, but without a processor; or if the child's own process did so, and got almost no processor \
+         time. A reload changes this without restarting the child.",
     ),
     key(
         "watchdog",
@@ -253,20 +253,21 @@ pub const CHILD: Keys = &[
         r#""0s""#,
         "it must send WATCHDOG=1 at least this often; 0s: it need not",
         "How often the child must send WATCHDOG=1 to $NOTIFY_SOCKET while it is up (sd_notify(3)). If it does not, it \
-         gets SIGABRT, which has it leave a core dump if it may, and SIGKILL after `stop_timeout`; this counts as a \
-         failure. The same happens if it sends WATCHDOG=trigger. It finds the time in $WATCHDOG_USEC. A reload changes \
-         this without restarting the child: a longer time, or 0s, at once; a shorter time only from its next start on, \
-         because its process does not know the new time. Built-in plugins do not send WATCHDOG=1.",
+         gets SIGABRT, so that it leaves a core dump where that is enabled, and SIGKILL after `stop_timeout`. This \
+         counts as a failure. If it sends WATCHDOG=trigger, the same happens at once. The child finds the time in \
+         $WATCHDOG_USEC. A reload changes this without restarting the child: a longer time, or 0s, at once; a shorter \
+         time only from its next start on, because its process does not know the new time. Built-in plugins do not send \
+         WATCHDOG=1.",
     ),
     key(
         "stalled",
         Kind::Duration(NOTHING, YEAR),
         r#""0s""#,
         "a sink that takes nothing for this long while bytes wait is unhealthy; 0s: it is not",
-        "If bytes wait for this sink, and it has taken none of them for this long, it is unhealthy: it is asked to stop, \
-         as for `health`. A built-in plugin takes bytes when it ends a batch. Any other program takes some if the number \
-         of bytes that wait changes, or if it or a process below it reads anything at all; so one that still reads other \
-         things does not count as stalled. A reload changes this without restarting the child.",
+        "If bytes wait for this sink and it takes none of them for this long, it is unhealthy, and is stopped as for \
+         `health`. A built-in plugin takes bytes when it completes a batch. Any other program counts as taking bytes if \
+         the number of bytes that wait changes, or if it, or a process below it, reads anything at all. So a program \
+         that still reads other things does not count as stalled. A reload changes this without restarting the child.",
     ),
     key(
         "after",
