@@ -59,10 +59,15 @@ fn head(status: &Status, now: Timestamp, paper: Paper) -> String {
     let count = |is: fn(&Child) -> bool| status.children.iter().filter(|child| is(child)).count();
     let (up, finished) = (count(|child| child.state == ChildState::Up), count(|child| child.finished));
     let finished = if finished == 0 { String::new() } else { format!(", {finished} finished") };
-    let colour = match (status.state, status.all_up()) {
-        (_, true) => Colour::Good,
-        (DaemonState::Running, false) => Colour::Bad,
+    let colour = match status.state {
+        _ if is_well(status) => Colour::Good,
+        DaemonState::Running => Colour::Bad,
         _ => Colour::Wait,
+    };
+    let problems = match problems(status).len() {
+        0 => String::new(),
+        1 => ", with 1 problem".to_owned(),
+        n => format!(", with {n} problems"),
     };
     let counts = format!("{up} of {} children up{finished}", status.children.len());
     let reloads = match status.reloads {
@@ -73,7 +78,7 @@ fn head(status: &Status, now: Timestamp, paper: Paper) -> String {
     let config = status.config.as_deref().unwrap_or("the built-in configuration");
     format!(
         "plumbd {}: {}\nprocess {} for {}, {}{reloads}\n",
-        paper.paint(colour, &status.state.to_string()),
+        paper.paint(colour, &format!("{}{problems}", status.state)),
         paper.paint(colour, &counts),
         status.pid,
         age(status.since, now),
@@ -130,8 +135,8 @@ fn last_exit(child: &Child, now: Timestamp) -> (String, Colour) {
         Ended::Code(code) => (format!("exit {code}"), Colour::Wait),
         Ended::Signal(name) => (name.clone(), Colour::Wait),
     };
-    // An exit that counts as success needs no attention.
-    let colour = if child.finished { Colour::None } else { colour };
+    // An exit that somebody asked for, or that counts as success, needs no attention.
+    let colour = if child.finished || exit.asked { Colour::None } else { colour };
     // The largest unit is enough.
     let ago = age(exit.at, now);
     let unit = ago.find(|c: char| !c.is_ascii_digit()).unwrap_or_default();
@@ -155,6 +160,11 @@ fn links(links: &[Link], paper: Paper) -> Vec<Column> {
     ]
 }
 
+/// Whether every child is up, or has finished, and nothing is a problem.
+pub(super) fn is_well(status: &Status) -> bool {
+    status.all_up() && problems(status).is_empty()
+}
+
 fn problems(status: &Status) -> Vec<String> {
     let children = status.children.iter().filter_map(|child| {
         let name = &child.name;
@@ -164,7 +174,7 @@ fn problems(status: &Status) -> Vec<String> {
             (None, ChildState::Down) if !child.finished && status.state == DaemonState::Running => {
                 format!("it is down; `plumbd start {name}` starts it")
             }
-            (None, ChildState::Backoff) => "it ended, and waits before it is started again".to_owned(),
+            (None, ChildState::Backoff) => "it waits before it is started again".to_owned(),
             _ => return None,
         };
         Some(format!("{name}: {why}"))
@@ -174,7 +184,11 @@ fn problems(status: &Status) -> Vec<String> {
         (stalled >= STALLED)
             .then(|| format!("{} -> {}: {} has taken nothing for {}", link.from, link.to, link.to, short(stalled)))
     });
-    let log = (status.unlogged > 0).then(|| format!("log: {} entries have not been written", status.unlogged));
+    let log = match status.unlogged {
+        0 => None,
+        1 => Some("log: 1 entry has not been written".to_owned()),
+        n => Some(format!("log: {n} entries have not been written")),
+    };
     children.chain(links).chain(log).collect()
 }
 
@@ -331,7 +345,7 @@ mod tests {
         let at_line = |text: &str| watched.lines().position(|line| line.contains(text)).unwrap();
         assert!(at_line("No space left") < at_line("CHILD") && at_line("ticker") < at_line("LINK"), "{watched}");
         insta::assert_snapshot!(page(&status, at("2026-11-22T15:01:00Z"), PLAIN).print(), @r"
-        plumbd running: 1 of 3 children up
+        plumbd running, with 5 problems: 1 of 3 children up
         process 4242 for 1m0s, the built-in configuration
 
         CHILD   STATE    PID  SINCE  RESTARTS  LAST EXIT

@@ -1,6 +1,6 @@
 //! `plumbd status`.
 
-use super::page::{Page, page};
+use super::page::{self, Page, page};
 use super::socket::Socket;
 use super::table::Paper;
 use super::{Failure, output, watch};
@@ -52,7 +52,7 @@ pub(super) fn status(socket: &Socket, how: How) -> Result<u8, Failure> {
         false => shown(&seen.status).print(),
     };
     output::print(text)?;
-    Ok(if seen.status.all_up() { 0 } else { Failure::NOT_ALL_UP })
+    Ok(if page::is_well(&seen.status) { 0 } else { Failure::NOT_ALL_UP })
 }
 
 /// Whether a second look can show more than the first.

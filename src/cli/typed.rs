@@ -107,8 +107,8 @@ Examples:
   plumbd status --watch
   plumbd status --json | jq '.children[] | select(.state != \"up\")'
 
-Exit status: 0 everything is up; 3 no daemon is running; 4 a daemon is running,
-but not everything is up.")]
+Exit status: 0 all is well; 3 no daemon is running; 4 a daemon is running, but a
+child that should be up is not, or something is a problem.")]
     Status {
         #[command(flatten)]
         daemon: Daemon,

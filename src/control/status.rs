@@ -90,6 +90,9 @@ pub struct Child {
     pub finished: bool,
     /// How often it was started again.
     pub restarts: u64,
+    /// The same by cause.
+    #[serde(default)]
+    pub restarts_by: RestartsBy,
     /// How its last process ended.
     pub last_exit: Option<LastExit>,
     /// What is wrong, in plain words.
@@ -111,6 +114,23 @@ pub struct LastExit {
     /// When it was reaped.
     #[serde(with = "rfc3339")]
     pub at: Timestamp,
+    /// Whether somebody had asked for it: an operator, a reload, the end of the daemon.
+    #[serde(default)]
+    pub asked: bool,
+}
+
+/// How often a child was started again, by cause.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartsBy {
+    /// Its process ended, and nobody had asked.
+    #[serde(default)]
+    pub failure: u64,
+    /// An operator asked for it.
+    #[serde(default)]
+    pub operator: u64,
+    /// A reload changed it.
+    #[serde(default)]
+    pub reload: u64,
 }
 
 /// How a process ended.
@@ -213,13 +233,15 @@ mod tests {
             "since": "2026-11-22T15:00:00.000Z", "reloads": 0, "unlogged": 0,
             "children": [
                 {"name": "echo", "state": "up", "pid": 4243, "ready": true, "since": "2026-11-22T15:00:01.250Z", "finished": false,
-                 "restarts": 0, "last_exit": null, "problem": null,
+                 "restarts": 0, "restarts_by": {"failure": 0, "operator": 0, "reload": 0}, "last_exit": null, "problem": null,
                  "metrics": {"connections": 3, "accepted": 10, "refused": 0, "messages": 1234, "bytes": 56789}},
                 {"name": "tidy", "state": "backoff", "pid": null, "ready": false, "since": "2026-11-22T15:00:01.250Z", "finished": false,
-                 "restarts": 2, "last_exit": {"code": 1, "at": "2026-11-22T15:00:01.250Z"},
+                 "restarts": 2, "restarts_by": {"failure": 1, "operator": 1, "reload": 0},
+                 "last_exit": {"code": 1, "at": "2026-11-22T15:00:01.250Z", "asked": false},
                  "problem": "it exits at once", "metrics": {}},
                 {"name": "gone", "state": "down", "pid": null, "ready": false, "since": "2026-11-22T15:00:01.250Z", "finished": false,
-                 "restarts": 2, "last_exit": {"signal": "SIGKILL", "at": "2026-11-22T15:00:01.250Z"},
+                 "restarts": 2, "restarts_by": {"failure": 0, "operator": 0, "reload": 2},
+                 "last_exit": {"signal": "SIGKILL", "at": "2026-11-22T15:00:01.250Z", "asked": true},
                  "problem": null, "metrics": {}}
             ],
             "links": [

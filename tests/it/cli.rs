@@ -21,7 +21,7 @@ const BIN: &str = env!("CARGO_BIN_EXE_plumbd");
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Every command; the last one is hidden.
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 17] = [
     "run",
     "check",
     "plan",
@@ -32,6 +32,8 @@ const COMMANDS: [&str; 15] = [
     "restart",
     "shutdown",
     "reopen",
+    "events",
+    "log",
     "example",
     "completions",
     "man",
@@ -121,7 +123,7 @@ fn status(logger: &str) -> Value {
         "since": "2026-11-22T15:00:00.000Z", "reloads": 0, "unlogged": 0,
         "children": [
             {"name": "logger", "state": logger, "pid": 4244, "ready": true, "since": "2026-11-22T15:00:00.000Z",
-             "finished": false, "restarts": 0, "last_exit": null, "problem": null, "metrics": {"messages": 7}}
+             "finished": false, "restarts": 0, "restarts_by": {"failure": 0, "operator": 0, "reload": 0}, "last_exit": null, "problem": null, "metrics": {"messages": 7}}
         ],
         "links": []
     })

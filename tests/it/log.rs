@@ -15,7 +15,7 @@ fn crashes_in_a_row_are_summed_up() {
         start_limit = { burst = 100000, within = "60s" }
         "#,
     );
-    for line in ["no way", "exited with status 1; starts again in 0.01 s"] {
+    for line in ["no way", r#"exited with status 1; its last line: "no way"; starts again in 0.01 s"#] {
         wait_for("a sum", || {
             let log = daemon.log();
             log.lines().any(|l| l.contains(" more times in ") && l.ends_with(&format!(" s: {line}"))).then_some(())
@@ -23,7 +23,11 @@ fn crashes_in_a_row_are_summed_up() {
     }
     let log = daemon.log();
     assert_eq!(log.matches("ERROR weak: no way\n").count(), 5, "{log}");
-    assert_eq!(log.matches("WARN weak: exited with status 1; starts again in 0.01 s\n").count(), 5, "{log}");
+    assert_eq!(
+        log.matches("WARN weak: exited with status 1; its last line: \"no way\"; starts again in 0.01 s\n").count(),
+        5,
+        "{log}"
+    );
     daemon.signal(nix::libc::SIGTERM);
     assert!(daemon.wait_end().success());
 }

@@ -68,3 +68,4 @@ mod tail;
 mod terminal;
 mod trace;
 mod troubles;
+mod why;

@@ -279,6 +279,8 @@ fn a_directory_that_vanished_is_reported_and_the_child_starts_when_it_is_back() 
     let (status, _, err) = daemon.ask(&Request::Start { children: vec!["one".into()] });
     assert_eq!(status, 1);
     assert!(err.contains("changing the directory: No such file or directory"), "{err}");
+    // No attempt is under way that began before the folder was there.
+    daemon.wait_child("one", ChildState::Failed);
     std::fs::create_dir(daemon.path("there")).unwrap();
     daemon.done(&Request::Start { children: vec!["one".into()] });
     assert_eq!(daemon.child("one").problem, None);

@@ -357,7 +357,7 @@ impl Supervisor {
                     }
                     let Some(child) = self.children.get_mut(id) else { continue };
                     if has_lacked || step.action == Action::Update && child.machine.state == State::Failed {
-                        let event = self.changes.reloads[place].change.bring(&step.name, &child.machine);
+                        let event = self.changes.reloads[place].change.bring(&step.name, &mut child.machine);
                         event.into_iter().for_each(|event| self.step(id, event));
                     }
                 }

@@ -13,7 +13,7 @@
 
 use super::drain::{Bounds, Decision, Drain, Flow, Member, Progress, Step};
 use crate::supervisor::clock::Moment;
-use crate::supervisor::family::child::{Event, Machine, State};
+use crate::supervisor::family::child::{Cause, Event, Machine, State};
 use crate::supervisor::family::outcome::{self, Bad, Family, Seen, Start};
 use crate::supervisor::kept::links::QueueId;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -374,8 +374,8 @@ impl Change {
     ) -> Option<Event> {
         match self.before.over.get(name).filter(|_| self.why_back.is_some()) {
             Some((over, at)) => {
-                let restarts = std::mem::replace(machine, over.clone()).restarts;
-                machine.restarts = restarts;
+                let now = std::mem::replace(machine, over.clone());
+                (machine.restarts, machine.restarts_by) = (now.restarts, now.restarts_by);
                 *ended = *at;
                 None
             }
@@ -384,12 +384,13 @@ impl Change {
     }
 
     /// The event for a child that is to start, unless an operator stopped it.
-    pub(crate) fn bring(&mut self, name: &str, machine: &Machine) -> Option<Event> {
+    pub(crate) fn bring(&mut self, name: &str, machine: &mut Machine) -> Option<Event> {
         let At::Start { coming } = &mut self.at else { return None };
         if machine.want.is_held() {
             return None;
         }
         coming.insert(name.to_owned());
+        machine.because = Some(Cause::Reload);
         Some(Event::Await)
     }
 }

@@ -62,6 +62,12 @@ impl History {
         self.starts.len() >= usize::try_from(limit.burst).unwrap_or(usize::MAX)
     }
 
+    /// How many more starts the limit allows at that time.
+    pub fn left(&self, limit: &StartLimit, at: Instant) -> usize {
+        let counted = self.starts.iter().filter(|&&start| at.saturating_duration_since(start) < limit.within).count();
+        usize::try_from(limit.burst).unwrap_or(usize::MAX).saturating_sub(counted)
+    }
+
     /// Nothing that happened before counts any more.
     pub fn forgive(&mut self) {
         *self = History::default();

@@ -13,6 +13,7 @@
 
 use crate::config::model::{Policy, Ready, Restart, StartLimit};
 use crate::supervisor::family::backoff::History;
+use crate::supervisor::family::ends::Ends;
 use crate::sys::process::Exit;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -156,6 +157,8 @@ pub enum Event {
     Unhealthy(String),
     /// It does not answer, or says that it is broken, and why: it is to leave a core dump.
     Hung(String),
+    /// The last line that its process wrote, if any; its exit is reported next.
+    Wrote(Option<String>),
     /// Its process was reaped.
     Exited(Exit),
     /// Time has passed.
@@ -173,6 +176,39 @@ pub enum Action {
     Force(Pid),
     /// Log this.
     Say(log::Level, String),
+}
+
+/// Why another process comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The last one ended, and nobody had asked.
+    Failure,
+    /// An operator wants it.
+    Operator,
+    /// A reload changed the child.
+    Reload,
+}
+
+/// How often another process came, by cause.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RestartsBy {
+    /// [`Cause::Failure`].
+    pub failure: u64,
+    /// [`Cause::Operator`].
+    pub operator: u64,
+    /// [`Cause::Reload`].
+    pub reload: u64,
+}
+
+impl RestartsBy {
+    fn count(&mut self, cause: Option<Cause>) {
+        match cause {
+            Some(Cause::Failure) => self.failure += 1,
+            Some(Cause::Operator) => self.operator += 1,
+            Some(Cause::Reload) => self.reload += 1,
+            None => {}
+        }
+    }
 }
 
 /// One child.
@@ -196,7 +232,16 @@ pub struct Machine {
     pub restarts: u64,
     /// Why the last check of its process that starts has failed.
     pub last_check: Option<String>,
+    /// The same by cause.
+    pub restarts_by: RestartsBy,
+    /// Whether the last end had been asked for.
+    pub asked: bool,
+    /// Whether it was ended the last time because it was not ready in time, or not well.
+    ended_ill: bool,
     history: History,
+    ends: Ends,
+    /// Why the next process comes, if that is known.
+    pub because: Option<Cause>,
     ran: bool,
 }
 
@@ -213,7 +258,12 @@ impl Machine {
             problem: None,
             restarts: 0,
             last_check: None,
+            restarts_by: RestartsBy::default(),
+            asked: false,
+            ended_ill: false,
             history: History::default(),
+            ends: Ends::default(),
+            because: None,
             ran: false,
         }
     }
@@ -222,8 +272,38 @@ impl Machine {
     /// policy counts that end as a success, then it has finished.
     pub fn change(&mut self, policy: Policy) {
         self.policy = policy;
-        if self.is_over() && self.last_exit.is_some_and(|exit| self.policy.success.covers(exit)) {
+        let is_success = !self.ended_ill && self.last_exit.is_some_and(|exit| self.policy.success.covers(exit));
+        if self.is_over() && is_success {
             (self.want, self.problem, self.ended_well) = (Want::Finished, None, true);
+        }
+    }
+
+    /// As `; its last line: "no such file"`; empty if its last process wrote nothing.
+    pub(crate) fn last_line(&self) -> String {
+        self.ends.last_line()
+    }
+
+    /// What is wrong with it now, in words.
+    pub(crate) fn trouble(&self, now: Instant) -> Option<String> {
+        match (self.state, self.last_exit) {
+            (State::Backoff { until }, exit) if self.because == Some(Cause::Failure) => {
+                let exit = exit.filter(|_| self.problem.is_none());
+                let end = exit.map(|exit| format!("{exit}{}{}", self.ends.times(), self.ends.last_line()));
+                let why = self.problem.clone().or(end)?;
+                let wait = until.saturating_duration_since(now).as_secs_f64();
+                let wait = (wait * 10.0).round() / 10.0;
+                let tries = match self.history.left(&self.policy.start_limit, until) {
+                    0 | 1 => ", for the last time".to_owned(),
+                    2 => ", then 1 more try".to_owned(),
+                    left => format!(", then {} more tries", left - 1),
+                };
+                Some(format!("{why}; starts again in {wait} s{tries}"))
+            }
+            (State::Starting { .. } | State::Up { .. }, Some(exit)) if self.problem.is_none() => {
+                let (times, line) = (self.ends.times(), self.ends.last_line());
+                self.ends.is_flapping(now).then(|| format!("keeps ending: {exit}{times}{line}"))
+            }
+            _ => self.problem.clone(),
         }
     }
 
@@ -296,7 +376,7 @@ impl Machine {
             Event::Restart => {
                 if self.pid().is_some() {
                     self.want = Want::Up;
-                    self.history.forgive();
+                    self.forgive();
                     self.stop(now, &mut actions);
                 } else {
                     self.start(Want::Up, &mut actions);
@@ -348,6 +428,7 @@ impl Machine {
             }
             Event::Unhealthy(why) => self.unwell(why, self.policy.stop_signal, now, &mut actions),
             Event::Hung(why) => self.unwell(why, Signal::SIGABRT, now, &mut actions),
+            Event::Wrote(line) => self.ends.wrote(line),
             Event::Exited(exit) => self.exited(exit, now, &mut actions),
             Event::Tick => self.tick(now, &mut actions),
         }
@@ -362,7 +443,7 @@ impl Machine {
 
     fn wait(&mut self) {
         self.want = Want::Up;
-        self.history.forgive();
+        self.forgive();
         match self.state {
             State::Down | State::Waiting | State::Backoff { .. } | State::Failed => self.state = State::Waiting,
             // It is replaced, whatever the policy says about how this process ends.
@@ -378,6 +459,11 @@ impl Machine {
             self.problem = None;
             self.spawn(actions);
         }
+    }
+
+    fn forgive(&mut self) {
+        self.history.forgive();
+        self.ends.forgive();
     }
 
     fn hold(&mut self) {
@@ -447,9 +533,11 @@ impl Machine {
     fn spawned(&mut self, pid: Pid, now: Instant) {
         if self.ran {
             self.restarts += 1;
+            self.restarts_by.count(self.because);
         }
         self.ran = true;
         self.last_check = None;
+        self.because = None;
         self.history.started(now);
         self.state = State::Starting { pid, deadline: now + self.policy.ready_timeout };
     }
@@ -466,9 +554,13 @@ impl Machine {
             return;
         }
         self.last_exit = Some(exit);
-        self.ended_well = self.policy.success.covers(exit);
+        self.ended_ill = matches!(self.state, State::Stopping { late: true, .. });
+        // If it was ended because it was not ready in time, or not well, that is a failure,
+        // even if it was about to end well.
+        self.ended_well = !self.ended_ill && self.policy.success.covers(exit);
         let before = std::mem::replace(&mut self.state, State::Down);
         self.served = matches!(before, State::Up { .. });
+        self.asked = matches!(before, State::Stopping { late: false, .. });
         if matches!(before, State::Stopping { ladder: Ladder::Unkillable, .. }) {
             self.problem = None;
         }
@@ -480,10 +572,7 @@ impl Machine {
                 if let State::Up { since, .. } = before {
                     self.note_steady(since, now);
                 }
-                // If it was ended because it was not ready in time, or not well, that is a
-                // failure, even if it was about to end well.
-                let failed = !self.ended_well || matches!(before, State::Stopping { .. });
-                self.unasked(exit, failed, now, actions);
+                self.unasked(exit, !self.ended_well, now, actions);
             }
         }
     }
@@ -514,6 +603,8 @@ impl Machine {
 
     /// It ended without having been asked: the policy decides whether it is restarted.
     fn unasked(&mut self, exit: Exit, failed: bool, now: Instant, actions: &mut Vec<Action>) {
+        self.ends.ended(now);
+        let line = self.ends.last_line();
         if !self.comes_again(failed) {
             if self.want == Want::HeldLater {
                 self.want = Want::Held;
@@ -525,7 +616,7 @@ impl Machine {
                 self.problem = None;
                 actions.push(Action::Say(log::Level::Info, "finished".to_owned()));
             } else {
-                let why = format!("{exit}, and restart = \"never\"");
+                let why = format!("{exit}, and restart = \"never\"{line}");
                 actions.push(Action::Say(log::Level::Error, why.clone()));
                 self.problem.get_or_insert(why);
             }
@@ -537,7 +628,7 @@ impl Machine {
         if self.history.exhausted(&self.policy.start_limit, now + wait) {
             let StartLimit { burst, within } = self.policy.start_limit;
             let why = format!(
-                "given up after {burst} starts within {} s; it {exit} the last time. Mend it, then start it",
+                "given up after {burst} starts within {} s; it {exit} the last time{line}. Mend it, then start it",
                 within.as_secs_f64()
             );
             actions.push(Action::Say(log::Level::Error, why.clone()));
@@ -548,6 +639,7 @@ impl Machine {
             self.state = State::Failed;
             return;
         }
+        self.because = Some(Cause::Failure);
         let when = if wait.is_zero() { "at once".to_owned() } else { format!("in {} s", wait.as_secs_f64()) };
         if wait.is_zero() {
             // Start before logging, because logging takes half as long again. If the start
@@ -557,7 +649,7 @@ impl Machine {
             self.state = State::Backoff { until: now + wait };
         }
         let level = if failed { log::Level::Warn } else { log::Level::Info };
-        actions.push(Action::Say(level, format!("{exit}; starts again {when}")));
+        actions.push(Action::Say(level, format!("{exit}{line}; starts again {when}")));
     }
 
     fn tick(&mut self, now: Instant, actions: &mut Vec<Action>) {

@@ -2,7 +2,7 @@
 //!
 //! | file | what is there |
 //! |---|---|
-//! | `child`, `backoff` | the state machine of one child, pure |
+//! | `child`, `backoff`, `ends` | the state machine of one child, pure |
 //! | `supervised` | one child: its part of the configuration, its state, what it is given |
 //! | `children` | all children, and what follows from their states alone |
 //! | `processes` | how processes start and end, and what arrives from them |
@@ -18,6 +18,7 @@ pub(crate) mod backoff;
 pub(crate) mod checks;
 pub(crate) mod child;
 pub(crate) mod children;
+mod ends;
 mod environments;
 pub(crate) mod health;
 pub(crate) mod held_back;

@@ -30,7 +30,8 @@ impl Bad {
     fn of_machine(machine: &Machine) -> Bad {
         let problem = machine.problem.as_deref();
         if let Some(how) = machine.last_exit.map(|exit| exit.to_string()) {
-            if let Some(more) = problem.map_or(Some(""), |problem| problem.strip_prefix(&how)) {
+            let line = machine.last_line();
+            if let Some(more) = problem.map_or(Some(&*line), |problem| problem.strip_prefix(&how)) {
                 let when = if machine.served { "" } else { " before it was ready" };
                 return Bad::Ended(format!("{how}{when}{more}"));
             }

@@ -133,6 +133,7 @@ impl Supervisor {
         child.told_of_strangers = false;
         let around =
             Around { alone, null: &self.system.null, soft_descriptors: self.system.soft_descriptors, mark: &mark };
+        let logged_before = journal::next_seq();
         let started =
             spawn::spawn(&child.config, &child.holdings, &mut self.kept.links, &mut self.kept.sockets, &around);
         self.kept.keep_renewed(&mut self.manager);
@@ -149,6 +150,7 @@ impl Supervisor {
         let now = Instant::now();
         child.started = Some(now);
         child.health.started(child.config.health.watchdog, now);
+        child.logged_before = logged_before;
         let exec = self.system.poll.watch(started.spawned.status, EpollFlags::EPOLLIN, Token::Exec(id));
         let ready = started.ready.map(|ready| self.system.poll.watch(ready, EpollFlags::EPOLLIN, Token::Ready(id)));
         match (exec, ready.transpose()) {
@@ -424,6 +426,7 @@ impl Supervisor {
         let Some(child) = self.children.get_mut(id) else { return };
         child.prompt_at = None;
         child.log(|lines, each| lines.finish(each));
+        let line = journal::last_line(&child.config.name, child.logged_before);
         child.ended = Some(Moment::now());
         child.says = None;
         (child.exec, child.ready) = (None, None);
@@ -434,6 +437,7 @@ impl Supervisor {
             }
         }
         self.kept.keep_renewed(&mut self.manager);
+        self.step(id, Event::Wrote(line));
         self.step(id, Event::Exited(exit));
     }
 }

@@ -2,12 +2,12 @@
 //! remains when its process ends.
 
 use crate::config::model::{Child, Program, Ready};
-use crate::control::status::{ChildState, Ended, LastExit};
+use crate::control::status::{self, ChildState, Ended, LastExit};
 use crate::journal::{self, LineSplitter};
 use crate::plugin;
 use crate::supervisor::clock::{Moment, Wall};
 use crate::supervisor::family::checks::Check;
-use crate::supervisor::family::child::{Machine, State};
+use crate::supervisor::family::child::{Machine, RestartsBy, State};
 use crate::supervisor::family::health::{Health, Phase};
 use crate::supervisor::family::held_back::HeldBack;
 use crate::supervisor::family::notify;
@@ -60,6 +60,8 @@ pub struct Supervised {
     pub number: u64,
     /// When its process was started the last time.
     pub started: Option<Instant>,
+    /// The number of the first log entry that can be its last process's.
+    pub(crate) logged_before: u64,
     /// When its state changed.
     pub since: Moment,
     /// When it ended the last time.
@@ -94,6 +96,7 @@ impl Supervised {
             check: None,
             number: 0,
             started: None,
+            logged_before: 0,
             since: Moment::now(),
             ended: None,
             timer: None,
@@ -191,13 +194,19 @@ impl Supervised {
         }
     }
 
+    /// How often it was started again, by cause.
+    pub(crate) fn restarts_by(&self) -> status::RestartsBy {
+        let RestartsBy { failure, operator, reload } = self.machine.restarts_by;
+        status::RestartsBy { failure, operator, reload }
+    }
+
     /// How and when it ended the last time.
     pub fn last_exit(&self, wall: &Wall) -> Option<LastExit> {
         let how = match self.machine.last_exit? {
             Exit::Code(code) => Ended::Code(code),
             Exit::Signal(number) => Ended::Signal(process::signal_name(number)),
         };
-        Some(LastExit { how, at: wall.time(self.ended?) })
+        Some(LastExit { how, at: wall.time(self.ended?), asked: self.machine.asked })
     }
 }
 

@@ -124,7 +124,7 @@ impl Operators {
         if followers.is_empty() {
             return;
         }
-        let what = match (&child.machine.state, &child.machine.problem) {
+        let what = match (child.machine.state, child.machine.trouble(Instant::now())) {
             (State::Up { pid, .. }, _) => format!("{name}: up, process {pid}"),
             (State::Backoff { .. } | State::Failed, Some(why)) => format!("{name}: {}, {why}", child.state()),
             _ => format!("{name}: {}", child.state()),

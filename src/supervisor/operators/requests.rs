@@ -1,18 +1,20 @@
 //! Operators' requests, and those who wait for an answer.
 
+use crate::config::model::Ready;
 use crate::config::{Which, looked};
 use crate::control::status::{self, Status};
 use crate::control::{Request, Response};
 use crate::supervisor::change::reload::WRONG_CONFIGURATION;
 use crate::supervisor::event_loop::Supervisor;
-use crate::supervisor::family::child::{Event, Ladder, State};
-use crate::supervisor::family::outcome::{self, Family};
+use crate::supervisor::family::child::{Cause, Event, Ladder, State};
+use crate::supervisor::family::outcome::{self, Bad, Family, Start};
 use crate::supervisor::looks::Purpose;
-use crate::supervisor::operators::waiters::{Goal, Waiter};
+use crate::supervisor::operators::waiters::{Goal, WATCHED, Waiter, Watch};
 use crate::supervisor::poll::Id;
 use crate::sys::look::Answers;
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 impl Supervisor {
     /// Does what an operator asks, or begins it.
@@ -121,9 +123,15 @@ impl Supervisor {
         if names.iter().any(|name| self.changes.concern(name)) {
             return self.operators.waiters.push(Waiter::Later { connection, names: asked, restart });
         }
-        self.operators.waiters.push(Waiter::Children { connection, names: names.clone(), goal: Goal::Up });
+        self.operators.waiters.push(Waiter::Children {
+            connection,
+            names: names.clone(),
+            goal: Goal::Up(BTreeMap::new()),
+        });
         for (&id, name) in ids.iter().zip(&names) {
-            let runs = self.children.get(id).is_some_and(|child| child.machine.pid().is_some());
+            let Some(child) = self.children.get_mut(id) else { continue };
+            child.machine.because = Some(Cause::Operator);
+            let runs = child.machine.pid().is_some();
             if !runs {
                 log::info!(target: name, "an operator starts it");
             }
@@ -155,52 +163,98 @@ impl Supervisor {
     /// Answers the operators whose wait is over.
     pub(crate) fn answer_waiters(&mut self) {
         self.start_later();
-        let mut place = 0;
-        while let Some(waiter) = self.operators.waiters.get(place) {
-            let Waiter::Children { connection, names, goal } = waiter else {
-                place += 1;
-                continue;
+        let (mut waiters, mut over) = (std::mem::take(&mut self.operators.waiters), Vec::new());
+        waiters.retain_mut(|waiter| {
+            let Waiter::Children { connection, names, goal } = waiter else { return true };
+            let bad = match goal {
+                Goal::Up(watch) => self.wait_up(names, watch),
+                Goal::Down => self.wait_down(names),
             };
-            match self.wait_of(names, *goal) {
-                None => place += 1,
-                Some(bad) => {
-                    let connection = *connection;
-                    self.operators.waiters.remove(place);
-                    if bad.is_empty() {
-                        self.operators.finish(Some(connection), 0);
-                    } else {
-                        self.operators.refuse(Some(connection), &bad.join("\n"));
-                    }
-                }
+            over.extend(bad.map(|bad| (*connection, bad)));
+            !over.iter().any(|(answered, _)| answered == connection)
+        });
+        self.operators.waiters = waiters;
+        for (connection, bad) in over {
+            if bad.is_empty() {
+                self.operators.finish(Some(connection), 0);
+            } else {
+                self.operators.refuse(Some(connection), &bad.join("\n"));
             }
         }
     }
 
-    /// Why some of these children have not reached the goal; `None`: not known yet.
-    fn wait_of(&self, names: &[String], goal: Goal) -> Option<Vec<String>> {
-        match goal {
-            // The change may be about to stop or replace it.
-            Goal::Up if names.iter().any(|name| self.changes.concern(name)) => None,
-            Goal::Up => outcome::outcome_of(&self.children, names),
-            Goal::Down => {
-                let mut bad = Vec::new();
-                for child in names.iter().filter_map(|name| self.children.named(name)) {
-                    match (child.machine.state, child.machine.want.is_held()) {
-                        (State::Down, true) if !self.changes.stop(&child.config.name) => {}
-                        (State::Stopping { ladder: Ladder::Unkillable, .. }, true) => {
-                            bad.extend(outcome::unkillable(&self.children, [&child.config.name]));
-                        }
-                        (_, true) => return None,
-                        (_, false) => bad.push(format!("cannot stop {}: it was started again", child.config.name)),
-                    }
-                }
-                Some(bad)
+    /// Why some of these children are not up; `None`: not known yet.
+    fn wait_up(&mut self, names: &[String], watch: &mut Watch) -> Option<Vec<String>> {
+        // The change may be about to stop or replace it.
+        if names.iter().any(|name| self.changes.concern(name)) {
+            return None;
+        }
+        let (mut bad, mut open) = (Vec::new(), false);
+        for name in names {
+            match self.stays_up(name, watch) {
+                Start::Open => open = true,
+                Start::Good => {}
+                Start::Bad(why) => bad.push(why.of(name)),
             }
         }
+        (!open).then_some(bad)
+    }
+
+    /// What became of the start of that child, which is watched for a moment if it only had to
+    /// be executed.
+    fn stays_up(&mut self, name: &str, watch: &mut Watch) -> Start {
+        let start = self.children.start_of(name);
+        let Some(child) = self.children.named(name) else { return start };
+        let machine = &child.machine;
+        if machine.policy.ready != Ready::Exec || machine.has_finished() {
+            return start;
+        }
+        match (watch.get(name), machine.state) {
+            (None, State::Up { pid, since }) => {
+                watch.insert(name.to_owned(), (pid, since));
+            }
+            (None, _) => return start,
+            (Some((watched, _)), State::Up { pid, .. }) if *watched == pid => {}
+            (Some((_, since)), _) => {
+                let end = machine.last_exit.map(|exit| exit.to_string()).unwrap_or_default();
+                let lasted =
+                    child.ended.map_or(Duration::ZERO, |ended| since.elapsed().saturating_sub(ended.elapsed()));
+                return Start::Bad(Bad::Ended(format!(
+                    "was up, then {end} after {} ms{}",
+                    lasted.as_millis(),
+                    machine.last_line()
+                )));
+            }
+        }
+        let since = watch.get(name).map_or_else(Instant::now, |(_, since)| *since);
+        match WATCHED.checked_sub(since.elapsed()) {
+            Some(left) if !left.is_zero() => {
+                self.agenda.look_after(left);
+                Start::Open
+            }
+            _ => Start::Good,
+        }
+    }
+
+    /// Why some of these children are not down; `None`: not known yet.
+    fn wait_down(&self, names: &[String]) -> Option<Vec<String>> {
+        let mut bad = Vec::new();
+        for child in names.iter().filter_map(|name| self.children.named(name)) {
+            match (child.machine.state, child.machine.want.is_held()) {
+                (State::Down, true) if !self.changes.stop(&child.config.name) => {}
+                (State::Stopping { ladder: Ladder::Unkillable, .. }, true) => {
+                    bad.extend(outcome::unkillable(&self.children, [&child.config.name]));
+                }
+                (_, true) => return None,
+                (_, false) => bad.push(format!("cannot stop {}: it was started again", child.config.name)),
+            }
+        }
+        Some(bad)
     }
 
     fn status(&mut self) -> Status {
         self.figures.wall.look();
+        let now = Instant::now();
         let waits = self.kept.links.look(Instant::now());
         let mut links: Vec<status::Link> = self
             .kept
@@ -228,7 +282,7 @@ impl Supervisor {
                     None
                 };
                 let unreachable = || child.config.listen.iter().find_map(|address| self.kept.sockets.problem(address));
-                let problem = child.says.clone().or(child.machine.problem.clone()).or_else(unreachable);
+                let problem = child.says.clone().or_else(|| child.machine.trouble(now)).or_else(unreachable);
                 status::Child {
                     name: child.config.name.clone(),
                     state: child.state(),
@@ -237,10 +291,11 @@ impl Supervisor {
                     since: self.figures.wall.time(child.since),
                     finished: child.machine.has_finished(),
                     restarts: child.machine.restarts,
+                    restarts_by: child.restarts_by(),
                     last_exit: child.last_exit(&self.figures.wall),
                     problem: problem.or_else(|| waits_for.map(|other| format!("waits for {other}"))),
                     metrics: child.metrics(),
-                    rates: std::collections::BTreeMap::new(),
+                    rates: BTreeMap::new(),
                 }
             });
         Status {

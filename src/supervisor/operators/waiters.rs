@@ -1,6 +1,9 @@
 //! Operators who wait for an answer.
 
 use super::Operators;
+use nix::unistd::Pid;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 /// What an operator waits for.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,13 +34,20 @@ pub(crate) enum Waiter {
 }
 
 /// What children are to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Goal {
     /// Up.
-    Up,
+    Up(Watch),
     /// Down.
     Down,
 }
+
+/// Children that are up as soon as their program is executed, which says little: they are
+/// watched for a moment more. Since when each of them has been up, and as which process.
+pub(crate) type Watch = BTreeMap<String, (Pid, Instant)>;
+
+/// For how long they are watched.
+pub(crate) const WATCHED: Duration = Duration::from_secs(1);
 
 impl Operators {
     /// Removes the first reload that waits for its turn. Returns the connection that asked
@@ -54,7 +64,7 @@ impl Operators {
     pub(crate) fn refuse_starts(&mut self) {
         let (up, others): (Vec<_>, _) = std::mem::take(&mut self.waiters)
             .into_iter()
-            .partition(|waiter| matches!(waiter, Waiter::Later { .. } | Waiter::Children { goal: Goal::Up, .. }));
+            .partition(|waiter| matches!(waiter, Waiter::Later { .. } | Waiter::Children { goal: Goal::Up(_), .. }));
         self.waiters = others;
         for waiter in up {
             if let Waiter::Later { connection, names, .. } | Waiter::Children { connection, names, .. } = waiter {
@@ -71,7 +81,7 @@ impl Operators {
                 (Waiter::Shutdown(connection), Err(why)) => self.refuse(Some(connection), why),
                 (Waiter::Children { connection, goal: Goal::Down, .. }, _) => self.finish(Some(connection), 0),
                 (
-                    Waiter::Children { connection, goal: Goal::Up, .. }
+                    Waiter::Children { connection, goal: Goal::Up(_), .. }
                     | Waiter::Later { connection, .. }
                     | Waiter::Reload(Some(connection)),
                     _,

@@ -282,6 +282,12 @@ fn an_unhealthy_child_is_asked_to_stop_and_starts_again_as_after_a_failure() {
         child.tell(event.clone());
         assert_eq!(child.tell(GOOD), []);
         assert_eq!((child.machine.has_finished(), child.problem()), (false, Some("its check failed")));
+        child.machine.change(Policy { restart: Restart::Never, ..policy() });
+        assert_eq!(
+            (child.machine.has_finished(), child.problem()),
+            (false, Some("its check failed")),
+            "nor by a reload"
+        );
 
         let mut child = Child::starting(Policy { ready: Ready::Health, ..policy() });
         assert_eq!(child.tell(event), [], "until it is ready, its deadline decides");

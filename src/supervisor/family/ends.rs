@@ -1,0 +1,104 @@
+//! How a child ended although nobody asked: how often, in what time, and its last line. Pure.
+
+use std::time::{Duration, Instant};
+
+/// An end this long after the one before begins a new row.
+const ROW: Duration = Duration::from_secs(60);
+/// From so many ends in a row on, a child that is up again is called a problem.
+const FLAPPING: u32 = 3;
+/// A last line is cut to this many characters.
+const LINE: usize = 200;
+
+/// Ends of one child.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ends {
+    row: Option<Row>,
+    last_line: Option<String>,
+}
+
+/// Ends that came soon after each other.
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    count: u32,
+    first: Instant,
+    last: Instant,
+}
+
+impl Ends {
+    /// The last line that it wrote before its end, if it wrote any.
+    pub(crate) fn wrote(&mut self, line: Option<String>) {
+        self.last_line = line.map(|line| match line.char_indices().nth(LINE) {
+            Some((place, _)) => format!("{}...", &line[..place]),
+            None => line,
+        });
+    }
+
+    /// It ended, and nobody had asked.
+    pub(crate) fn ended(&mut self, now: Instant) {
+        let row = self.row.filter(|row| now.saturating_duration_since(row.last) < ROW);
+        self.row = Some(match row {
+            Some(row) => Row { count: row.count.saturating_add(1), last: now, ..row },
+            None => Row { count: 1, first: now, last: now },
+        });
+    }
+
+    /// What was before does not count any more.
+    pub(crate) fn forgive(&mut self) {
+        self.row = None;
+    }
+
+    /// As `, 7 times in 14 s`; empty for a single end.
+    pub(crate) fn times(&self) -> String {
+        match self.row {
+            Some(Row { count, first, last }) if count > 1 => {
+                format!(", {count} times in {} s", last.duration_since(first).as_secs().max(1))
+            }
+            _ => String::new(),
+        }
+    }
+
+    /// As `; its last line: "no such file"`; empty if it wrote nothing.
+    pub(crate) fn last_line(&self) -> String {
+        self.last_line.as_ref().map_or_else(String::new, |line| format!("; its last line: \"{line}\""))
+    }
+
+    /// Whether it has ended so often lately that it is a problem even while it is up.
+    pub(crate) fn is_flapping(&self, now: Instant) -> bool {
+        self.row.is_some_and(|row| row.count >= FLAPPING && now.saturating_duration_since(row.last) < ROW)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_in_a_row_are_counted_with_their_time() {
+        let start = Instant::now();
+        let mut ends = Ends::default();
+        ends.ended(start);
+        assert_eq!(ends.times(), "");
+        (1..7).for_each(|n| ends.ended(start + Duration::from_secs(2 * n)));
+        assert_eq!(ends.times(), ", 7 times in 12 s");
+        assert!(ends.is_flapping(start + Duration::from_secs(13)));
+        assert!(!ends.is_flapping(start + Duration::from_secs(72)));
+        ends.ended(start + Duration::from_secs(72));
+        assert_eq!(ends.times(), "");
+        ends.ended(start + Duration::from_secs(72));
+        assert_eq!(ends.times(), ", 2 times in 1 s");
+        ends.forgive();
+        assert_eq!(ends.times(), "");
+    }
+
+    #[test]
+    fn a_long_last_line_is_cut_between_letters() {
+        let mut ends = Ends::default();
+        assert_eq!(ends.last_line(), "");
+        ends.wrote(Some("é".repeat(LINE)));
+        assert_eq!(ends.last_line(), format!("; its last line: \"{}\"", "é".repeat(LINE)));
+        ends.wrote(Some("é".repeat(LINE + 1)));
+        assert_eq!(ends.last_line(), format!("; its last line: \"{}...\"", "é".repeat(LINE)));
+        ends.wrote(None);
+        assert_eq!(ends.last_line(), "");
+    }
+}
