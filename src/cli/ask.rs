@@ -3,14 +3,19 @@
 
 use super::socket::Socket;
 use super::status::PATIENCE;
-use super::{Failure, output};
+use super::{Failure, elsewhere, output};
 use crate::control::{Request, Response, client};
+use crate::journal;
 use std::io::IsTerminal;
 use std::path::Path;
 
 /// Makes sure that the daemon answers and does not hang, because the request itself may
 /// take as long as a drain. Returns the file of its configuration.
 pub(super) fn answers(path: &Path) -> Result<Option<String>, Failure> {
+    look(path).map_err(|failure| elsewhere::unreachable(Failure::FAILED, &failure))
+}
+
+fn look(path: &Path) -> Result<Option<String>, client::Failure> {
     let mut file = None;
     let asked = client::ask_within(PATIENCE, path, &Request::Status, |response| {
         if let Response::Status(status) = response {
@@ -18,7 +23,7 @@ pub(super) fn answers(path: &Path) -> Result<Option<String>, Failure> {
         }
         Ok(())
     });
-    asked.map(|_| file).map_err(|failure| Failure::from(failure.to_string()))
+    asked.map(|_| file)
 }
 
 /// A daemon reloads its own file, so a file that was named must be the same one.
@@ -39,13 +44,22 @@ pub(super) fn ask(socket: &Socket, request: &Request) -> Result<u8, Failure> {
     // Progress is for a person who watches a terminal, and NO_COLOR turns it off too.
     let watched = std::io::stdout().is_terminal() && output::colours();
     let mut problems = Vec::new();
+    // The daemon logs all of a reload: an ExecReload= of its unit need not do so once more.
+    let is_logged = matches!(request, Request::Reload) && journal::is_on_stderr();
     let path = socket.path()?;
-    let file = answers(&path)?;
+    let file = match look(&path) {
+        // It has ended already, unless the file names another socket by now.
+        Err(failure) if matches!(request, Request::Shutdown { .. }) && failure.no_daemon() => {
+            return elsewhere::has_ended(socket, &path, &failure);
+        }
+        looked => looked.map_err(|failure| elsewhere::unreachable(Failure::FAILED, &failure))?,
+    };
     if let (Request::Reload, Socket::Configured(Some(named))) = (request, socket) {
         is_its_own(named, file)?;
     }
     let status = client::ask(&path, request, |response| {
         match response {
+            Response::Out(_) if is_logged => {}
             Response::Out(text) => {
                 output::print(format!("{text}\n")).map_err(|e| e.why)?;
             }
@@ -58,6 +72,9 @@ pub(super) fn ask(socket: &Socket, request: &Request) -> Result<u8, Failure> {
         }
         Ok(())
     });
+    if is_logged {
+        problems = problems.iter().filter_map(|text| text.lines().last().map(str::to_owned)).collect();
+    }
     // With problems of a configuration, each line begins with FILE:LINE:COL.
     let prefix = if matches!(status, Ok(Failure::CONFIGURATION)) { "" } else { "plumbd: " };
     problems.iter().for_each(|text| output::tell(&format!("{prefix}{text}")));

@@ -2,6 +2,7 @@
 //! if the daemon needs that.
 
 use super::man::{self, Page};
+use super::messages::Asked;
 use super::run::Run;
 use super::socket::Socket;
 use super::status::How;
@@ -29,6 +30,8 @@ pub(super) enum Meant {
     Events { socket: Socket, request: Request },
     /// `log`
     Log { socket: Socket, request: Request },
+    /// `messages`
+    Messages(Box<Asked>),
     /// `example`
     Examples,
     /// `example NAME`
@@ -60,7 +63,7 @@ impl Typed {
                 let pid_file = pid_file.as_deref().map(absolute).transpose()?;
                 Meant::Run(Run { config: config.config, daemon, pid_file })
             }
-            Command::Check { config, effective } => Meant::Check { config: config.config, effective },
+            Command::Check { config, file, effective } => Meant::Check { config: config.config.or(file), effective },
             Command::Plan { daemon } => {
                 let file = daemon.config.config.as_deref().map(absolute).transpose()?;
                 ask(daemon, Request::Plan { file })
@@ -77,9 +80,12 @@ impl Typed {
             Command::Events { child, since, daemon } => {
                 Meant::Events { socket: socket(daemon), request: Request::Events { child, since } }
             }
-            Command::Log { children, lines, follow, daemon } => {
+            Command::Log { mut children, lines, follow, daemon } => {
+                // As with no name at all.
+                children.retain(|name| name != "all");
                 Meant::Log { socket: socket(daemon), request: Request::Log { children, lines, follow } }
             }
+            Command::Messages(typed) => Meant::Messages(Box::new(typed.meant()?)),
             Command::Example { name: None } => Meant::Examples,
             Command::Example { name: Some(name) } => Meant::Example(example::find(&name)?),
             Command::Completions { shell } => Meant::Completions(shell),

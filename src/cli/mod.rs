@@ -8,11 +8,13 @@ mod ask;
 mod check;
 mod completions;
 mod daemon;
+mod elsewhere;
 mod events;
 mod example;
 mod log;
 mod man;
 mod meant;
+mod messages;
 mod output;
 mod page;
 mod pid_file;
@@ -93,7 +95,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> Result<u8, Failure> {
     if completions::answer(&arguments) {
         return Ok(0);
     }
-    match typed::Typed::try_parse_from(arguments) {
+    match typed::Typed::try_parse_from(typed::help_as_option(arguments)) {
         Ok(typed) => carry_out(typed.meant()?),
         Err(usage) => {
             // Help that was asked for goes to standard output, which may be a
@@ -112,6 +114,7 @@ fn carry_out(meant: Meant) -> Result<u8, Failure> {
         Meant::Events { socket, request } => events::events(&socket, &request),
         Meant::Log { socket, request } => log::log(&socket, &request, status::paper()),
         Meant::Status { socket, how } => status::status(&socket, how),
+        Meant::Messages(asked) => messages::messages(*asked),
         Meant::Examples => example::list(),
         Meant::Example(example) => example::print(example),
         Meant::Completions(shell) => completions::completions(shell),

@@ -3,7 +3,9 @@
 
 use super::table::{Colour, Column, Paper, bar, table};
 use crate::control::status::{Child, ChildState, DaemonState, Ended, Link, Status};
+use crate::sys::plural::counted;
 use jiff::Timestamp;
+use std::path::Path;
 use std::time::Duration;
 
 /// How long a sink may take nothing before that is reported as a problem.
@@ -32,13 +34,16 @@ pub(super) fn page(status: &Status, now: Timestamp, paper: Paper) -> Page {
         tables.push('\n');
         tables += &table(links(&status.links, paper), paper);
     }
-    // These are a child's words, and no child may control the terminal.
-    let problems = problems(status).into_iter().map(|problem| problem.replace(char::is_control, "\u{fffd}"));
-    let problems = problems.map(|problem| {
-        let lines = wrapped(&problem, paper.width.unwrap_or(usize::MAX).saturating_sub(MARGIN));
-        format!("{} {}\n", paper.paint(Colour::Bad, "!"), lines.join("\n  "))
-    });
-    Page { head: head(status, now, paper), tables, problems: problems.collect() }
+    let shown = |mark: String, text: String| {
+        // These are a child's words, and no child may control the terminal.
+        let text = text.replace(char::is_control, "\u{fffd}");
+        let lines = wrapped(&text, paper.width.unwrap_or(usize::MAX).saturating_sub(MARGIN));
+        format!("{mark} {}\n", lines.join("\n  "))
+    };
+    let wrong = problems(status).into_iter().chain(not_in_force(status, now));
+    let mut problems: Vec<String> = wrong.map(|problem| shown(paper.paint(Colour::Bad, "!"), problem)).collect();
+    problems.extend(unlogged(status).map(|note| shown("-".to_owned(), note)));
+    Page { head: head(status, now, paper), tables, problems }
 }
 
 impl Page {
@@ -69,15 +74,19 @@ fn head(status: &Status, now: Timestamp, paper: Paper) -> String {
         1 => ", with 1 problem".to_owned(),
         n => format!(", with {n} problems"),
     };
-    let counts = format!("{up} of {} children up{finished}", status.children.len());
+    let counts = format!("{up} of {} up{finished}", counted(status.children.len() as u64, "child", "children"));
     let reloads = match status.reloads {
         0 => String::new(),
         1 => ", reloaded once".to_owned(),
         n => format!(", reloaded {n} times"),
     };
+    let version = match status.program.as_str() {
+        "" => String::new(),
+        program => format!("version {}, ", program.replace(char::is_control, "\u{fffd}")),
+    };
     let config = status.config.as_deref().unwrap_or("the built-in configuration");
     format!(
-        "plumbd {}: {}\nprocess {} for {}, {}{reloads}\n",
+        "plumbd {}: {}\nprocess {} for {}, {version}{}{reloads}\n",
         paper.paint(colour, &format!("{}{problems}", status.state)),
         paper.paint(colour, &counts),
         status.pid,
@@ -152,12 +161,19 @@ fn links(links: &[Link], paper: Paper) -> Vec<Column> {
         }
     };
     vec![
-        Column::text("LINK", links.iter().map(|link| (format!("{} -> {}", link.from, link.to), Colour::None))),
+        Column::text("LINK", links.iter().map(|link| (link.title(), Colour::None))),
         Column::number("QUEUED", links.iter().map(|link| bytes(link.queued_bytes))),
         Column::number("OF", links.iter().map(|link| bytes(link.capacity_bytes))),
         Column::text("FULL", links.iter().map(|link| bar(link.queued_bytes, link.capacity_bytes, paper))),
         Column::text("STALLED", links.iter().map(stalled)),
     ]
+}
+
+/// A hint if the configuration file was changed and not reloaded.
+fn not_in_force(status: &Status, now: Timestamp) -> Option<String> {
+    let file = Path::new(status.config.as_ref()?).file_name()?.to_string_lossy();
+    let ago = age(status.config_changed?, now);
+    Some(format!("{file} was changed {ago} ago and is not in force: see `plumbd plan`"))
 }
 
 /// Whether every child is up, or has finished, and nothing is a problem.
@@ -181,15 +197,18 @@ fn problems(status: &Status) -> Vec<String> {
     });
     let links = status.links.iter().filter_map(|link| {
         let stalled = Duration::from_millis(link.stalled_for_ms);
-        (stalled >= STALLED)
-            .then(|| format!("{} -> {}: {} has taken nothing for {}", link.from, link.to, link.to, short(stalled)))
+        (stalled >= STALLED).then(|| format!("{}: {} has taken nothing for {}", link.title(), link.to, short(stalled)))
     });
-    let log = match status.unlogged {
-        0 => None,
-        1 => Some("log: 1 entry has not been written".to_owned()),
-        n => Some(format!("log: {n} entries have not been written")),
-    };
-    children.chain(links).chain(log).collect()
+    children.chain(links).collect()
+}
+
+/// A note that log entries wait. This is not a problem of what the daemon does: where no syslog
+/// daemon runs, they always do.
+fn unlogged(status: &Status) -> Option<String> {
+    (status.unlogged > 0).then(|| {
+        let entries = counted(status.unlogged, "log entry waits", "log entries wait");
+        format!("{entries}: the reader of the log, such as a syslog daemon, takes none")
+    })
 }
 
 /// Wraps a text between words, into lines of at most that width if the words allow it.
@@ -274,7 +293,7 @@ mod tests {
     fn well() -> Status {
         status(serde_json::json!({
             "version": 1, "pid": 4242, "state": "running", "config": "/etc/plumbd/plumbd.toml",
-            "since": "2026-11-22T15:00:00Z", "reloads": 2,
+            "program": "1.2.3", "since": "2026-11-22T15:00:00Z", "reloads": 2,
             "children": [
                 {"name": "echo", "state": "up", "pid": 4243, "ready": true, "since": "2026-11-22T15:00:00Z",
                  "restarts": 0, "last_exit": null, "problem": null,
@@ -297,7 +316,7 @@ mod tests {
     fn all_is_well() {
         insta::assert_snapshot!(page(&well(), at("2026-11-22T17:03:20Z"), PLAIN).print(), @r"
         plumbd running: 2 of 3 children up, 1 finished
-        process 4242 for 2h3m, /etc/plumbd/plumbd.toml, reloaded 2 times
+        process 4242 for 2h3m, version 1.2.3, /etc/plumbd/plumbd.toml, reloaded 2 times
 
         CHILD   STATE      PID  SINCE  RESTARTS  LAST EXIT       MSG/S    B/S  CONNS
         echo    up        4243  2h3m          0  -                1234  55.5K      3
@@ -337,7 +356,9 @@ mod tests {
             ],
             "links": [
                 {"from": "ticker", "to": "logger", "queued_bytes": 1000000, "capacity_bytes": 1048576,
-                 "stalled_for_ms": 62500}
+                 "stalled_for_ms": 62500},
+                {"from": "ticker", "stream": "stderr", "to": "logger", "queued_bytes": 0, "capacity_bytes": 4096,
+                 "stalled_for_ms": 0}
             ]
         }));
         // A short window shows the problems too, because only the end is cut off.
@@ -345,7 +366,7 @@ mod tests {
         let at_line = |text: &str| watched.lines().position(|line| line.contains(text)).unwrap();
         assert!(at_line("No space left") < at_line("CHILD") && at_line("ticker") < at_line("LINK"), "{watched}");
         insta::assert_snapshot!(page(&status, at("2026-11-22T15:01:00Z"), PLAIN).print(), @r"
-        plumbd running, with 5 problems: 1 of 3 children up
+        plumbd running, with 4 problems: 1 of 3 children up
         process 4242 for 1m0s, the built-in configuration
 
         CHILD   STATE    PID  SINCE  RESTARTS  LAST EXIT
@@ -353,15 +374,25 @@ mod tests {
         logger  up      4244  1m0s          0  -
         web     down       -  1m0s          0  SIGTERM 30s ago
 
-        LINK              QUEUED  OF  FULL  STALLED
-        ticker -> logger    977K  1M  95%   1m2s
+        LINK                       QUEUED  OF  FULL  STALLED
+        ticker -> logger             977K  1M  95%   1m2s
+        ticker (stderr) -> logger      0B  4K  0%    -
 
         ! ticker: it is past its start limit; `plumbd start ticker` tries again
         ! logger: cannot write /var/log/m.log: No space left on device�[2J
         ! web: it is down; `plumbd start web` starts it
         ! ticker -> logger: logger has taken nothing for 1m2s
-        ! log: 3 entries have not been written
+        - 3 log entries wait: the reader of the log, such as a syslog daemon, takes none
         ");
+    }
+
+    #[test]
+    fn a_file_that_was_changed_and_not_reloaded_is_hinted_at() {
+        let mut status = well();
+        status.config_changed = Some(at("2026-11-22T17:01:20Z"));
+        let shown = page(&status, at("2026-11-22T17:03:20Z"), Paper { width: Some(80), colours: false }).print();
+        let hint = "! plumbd.toml was changed 2m0s ago and is not in force: see `plumbd plan`\n";
+        assert!(shown.ends_with(&format!("\n\n{hint}")), "{shown}");
     }
 
     #[test]

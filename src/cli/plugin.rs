@@ -88,7 +88,10 @@ mod tests {
         let (before, after) = (model(""), model("pause = '90s'"));
         assert!(effective(&before).contains("[children.sink.settings]\npause = \"0s\"\n"), "{}", effective(&before));
         assert!(effective(&after).contains("pause = \"90s\"\n"), "{}", effective(&after));
-        assert_eq!(plan(&before, &after).to_string().lines().last(), Some("restart  sink    settings.pause changes"));
+        assert_eq!(
+            plan(&before, &after).to_string().lines().last(),
+            Some("restart  sink    settings.pause changes from \"0s\" to \"90s\"")
+        );
     }
 
     /// Everything that lists plugins takes them from the table.

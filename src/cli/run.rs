@@ -12,6 +12,7 @@ use crate::sys;
 use crate::sys::aside::Keeps;
 use crate::sys::cause::cause;
 use crate::sys::look::Look;
+use crate::sys::plural::counted;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -90,7 +91,7 @@ impl Run {
         let unsent = journal::unsent();
         if unsent > 0 {
             // This is lost in a daemon, whose standard error is /dev/null, but not in the foreground.
-            output::tell(&format!("plumbd: {unsent} log entries could not be logged"));
+            output::tell(&format!("plumbd: {} could not be logged", counted(unsent, "log entry", "log entries")));
         }
         outcome
     }
@@ -99,7 +100,7 @@ impl Run {
 /// Loads the configuration; waits no longer than a look may take.
 fn load(path: Option<&Path>) -> Result<Loaded, Failure> {
     let cannot = |why: String| format!("cannot start: {why}");
-    let look = Look::begin(Keeps::All, |scribe| looked::look(path, false, scribe))
+    let look = Look::begin(Keeps::All, |scribe| drop(looked::look(path, false, scribe)))
         .map_err(|error| cannot(format!("no process can look at the system: {}", cause(&error))))?;
     Ok(looked::loaded(&look.wait().map_err(cannot)?, Which::OfTheFile)?)
 }

@@ -3,7 +3,9 @@
 use super::page::{self, Page, page};
 use super::socket::Socket;
 use super::table::Paper;
-use super::{Failure, output, watch};
+use super::{Failure, elsewhere, output, watch};
+use crate::config;
+use crate::control::status::{Content, DaemonState};
 use crate::control::{Request, Response, Status, client};
 use jiff::Timestamp;
 use std::io::IsTerminal;
@@ -81,11 +83,23 @@ fn fetch(path: &Path) -> Result<Status, Failure> {
         Ok(())
     });
     match (exit, got) {
-        (Ok(0), Some(status)) => Ok(status),
+        (Ok(0), Some(mut status)) => {
+            status.config_changed = changed(&status);
+            Ok(status)
+        }
         (Ok(_), _) => Err(Failure::from("cannot show the status: the daemon did not send it".to_owned())),
-        (Err(failure), _) if failure.no_daemon() => Err(Failure::new(Failure::NO_DAEMON, failure)),
-        (Err(failure), _) => Err(Failure::from(failure.to_string())),
+        (Err(failure), _) if failure.no_daemon() => Err(elsewhere::unreachable(Failure::NO_DAEMON, &failure)),
+        (Err(failure), _) => Err(elsewhere::unreachable(Failure::FAILED, &failure)),
     }
+}
+
+/// When the configuration file was changed, if it holds something else than what is in force.
+fn changed(status: &Status) -> Option<Timestamp> {
+    let (file, content) = (Path::new(status.config.as_ref()?), status.config_content?);
+    let text = config::text(file).ok()?;
+    let differs = status.state != DaemonState::Reloading && Content::of(&text) != content;
+    let changed = file.metadata().and_then(|found| found.modified()).ok()?;
+    differs.then(|| Timestamp::try_from(changed).ok()).flatten()
 }
 
 /// For people.

@@ -4,6 +4,7 @@ use super::completions;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use clap_complete::engine::ArgValueCandidates;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Supervise programs linked by pipes; an echoed message is a saved message
@@ -28,6 +29,15 @@ Examples:
 Exit status: 0 done; 1 failed, with the reason on standard error; 2 wrong usage;
 78 the configuration has problems.";
 
+/// `help` and `help COMMAND` as the option that they mean.
+pub(super) fn help_as_option(mut words: Vec<OsString>) -> Vec<OsString> {
+    if words.get(1).is_some_and(|word| word == "help") {
+        words.remove(1);
+        words.push("--help".into());
+    }
+    words
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run the supervisor, in the foreground unless --daemon is given
@@ -50,16 +60,23 @@ at once; SIGUSR1 makes the children reopen their files.")]
         pid_file: Option<PathBuf>,
     },
     /// Check a configuration, and print every problem
+    ///
+    /// Also warns about addresses that the daemon could not bind now, with the
+    /// process that has them, and about words in a command that only a shell would
+    /// understand. Warnings don't change the exit status.
     #[command(after_help = "\
 Examples:
   plumbd check
-  plumbd check -c new.toml && mv new.toml plumbd.toml && plumbd reload
+  plumbd check new.toml && mv new.toml plumbd.toml && plumbd reload
   plumbd check --effective            show what every default is
 
 Exit status: 0 the configuration is right; 78 it has problems.")]
     Check {
         #[command(flatten)]
         config: Config,
+        /// The configuration, as with -c
+        #[arg(value_name = "FILE", conflicts_with = "config")]
+        file: Option<PathBuf>,
         /// Print the configuration with every default filled in
         #[arg(long)]
         effective: bool,
@@ -69,7 +86,8 @@ Exit status: 0 the configuration is right; 78 it has problems.")]
     /// Prints one line for each child: keep, restart, start or stop; the name of
     /// the child; the line of the configuration that is the reason; and the
     /// reason. Then come the links and sockets that are added, changed or
-    /// removed.
+    /// removed. Addresses that the daemon could not bind now are reported, each
+    /// with the process that has it; then the exit status is 1.
     #[command(after_help = "\
 Examples:
   plumbd plan
@@ -99,13 +117,16 @@ Examples:
     /// link: how full it is, and for how long its sink has taken nothing although
     /// bytes were waiting. Below that, the problems are listed in words.
     ///
+    /// If the configuration file holds something else than what is in force, this is
+    /// pointed out too; it does not cause exit status 4.
+    ///
     /// A child is finished if it ended as it should and its `restart` does not
     /// start it again. Such a child does not cause exit status 4.
     #[command(after_help = "\
 Examples:
   plumbd status
   plumbd status --watch
-  plumbd status --json | jq '.children[] | select(.state != \"up\")'
+  plumbd status --json | jq '.children[] | select(.state != \"up\" and (.finished | not))'
 
 Exit status: 0 all is well; 3 no daemon is running; 4 a daemon is running, but a
 child that should be up is not, or something is a problem.")]
@@ -136,6 +157,8 @@ Examples:
   plumbd restart logger               its clients wait; nothing is lost")]
     Restart(Children),
     /// Drain, end the daemon, and wait until it is gone
+    ///
+    /// If no daemon runs, that is no failure.
     #[command(after_help = "\
 Examples:
   plumbd shutdown
@@ -181,15 +204,18 @@ Examples:
     /// Show the last log lines of children and of the daemon
     ///
     /// The daemon keeps the last lines of each child in memory (`log_keep`),
-    /// whatever its log's target is: what the child wrote to standard error, or to
-    /// a standard output that is not a link, and what the daemon logged about it.
+    /// whatever its log's target is: what the child wrote to its standard output or
+    /// standard error, unless that is a link, and what the daemon logged about it.
     /// Lines of several children come in the order in which they were logged.
-    #[command(after_help = "\
+    #[command(
+        alias = "logs",
+        after_help = "\
 Examples:
   plumbd log echo                     what echo said, and what became of it
   plumbd log -n 20                    the last 20 lines of everything
   plumbd log -f                       follow all children and the daemon
-  plumbd log plumbd                   the daemon's own lines")]
+  plumbd log plumbd                   the daemon's own lines"
+    )]
     Log {
         /// The names of children; NAME stands for all instances, NAME.0 for one of them, plumbd for the daemon [default: all]
         #[arg(value_name = "CHILD", add = ArgValueCandidates::new(completions::children))]
@@ -203,6 +229,29 @@ Examples:
         #[command(flatten)]
         daemon: Daemon,
     },
+    /// Print saved messages, in order, from the message file and its archives
+    ///
+    /// Without FILE, it reads the file of the configuration's only logger. It needs no
+    /// daemon, only the right to read the files. Compressed archives are read as they are. A
+    /// FILE that is an archive is read alone.
+    ///
+    /// Messages are printed as the lines that were saved. The last line of a file without its
+    /// newline is not a message yet, and is never printed. If an archive between two others is
+    /// missing, that is reported on standard error with the time in its name.
+    ///
+    /// T is 2026-11-22T15:04:05Z, "2026-11-22 15:04", 2026-11-22, 15:04 (today), 10m or
+    /// "10min ago"; without a zone it is local time. --since and --until rely on a clock that was
+    /// not set back by a day or more; if it was, they may leave out messages.
+    #[command(after_help = "\
+Examples:
+  plumbd messages --since 10m
+  plumbd messages --since \"2026-11-22 15:04\" --until 15:30 --peer 192.0.2.7
+  plumbd messages -f --grep 'error|warning'
+  plumbd messages /var/log/plumbd/messages.log -n 100 --json | jq -r .message
+
+Exit status: 0 done, even if nothing was found; 1 a file can't be read (the others are
+still printed).")]
+    Messages(Messages),
     /// List the ready-made configurations, or print one
     #[command(after_help = "\
 Examples:
@@ -263,6 +312,39 @@ Examples:
     },
 }
 
+/// Which messages, and how they are printed.
+#[derive(Debug, Args)]
+pub(super) struct Messages {
+    /// The message file, or one archive [default: the file of the only logger]
+    pub(super) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) config: Config,
+    /// Only messages that were received at this time or later
+    #[arg(long, value_name = "T")]
+    pub(super) since: Option<String>,
+    /// Only messages that were received at this time or earlier
+    #[arg(long, value_name = "T")]
+    pub(super) until: Option<String>,
+    /// Only messages from this address, with or without its port, from unix:PID, or from the child of this name
+    #[arg(long, value_name = "P")]
+    pub(super) peer: Option<String>,
+    /// Only messages that this regular expression matches, as they were sent
+    #[arg(long, value_name = "RE")]
+    pub(super) grep: Option<String>,
+    /// Go on with new messages as they are saved, across rotations, until Ctrl-C; without -n and --since, begin with the last 10
+    #[arg(short, long)]
+    pub(super) follow: bool,
+    /// Only the last N of these messages
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(super) lines: Option<u64>,
+    /// Print the exact bytes of each message and a newline; not to a terminal
+    #[arg(long, conflicts_with = "json")]
+    pub(super) unescape: bool,
+    /// Print JSON, an object for each message, whatever the format of the file
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
 /// Where the configuration is.
 #[derive(Debug, Args)]
 pub(super) struct Config {
@@ -284,7 +366,7 @@ pub(super) struct Daemon {
 /// Which children, of which daemon.
 #[derive(Debug, Args)]
 pub(super) struct Children {
-    /// The names of children; NAME stands for all instances of a child, NAME.0 for one of them
+    /// The names of children; NAME stands for all instances of a child, NAME.0 for one of them, all for every child
     #[arg(required = true, value_name = "CHILD", add = ArgValueCandidates::new(completions::children))]
     pub(super) children: Vec<String>,
     #[command(flatten)]

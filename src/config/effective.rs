@@ -8,6 +8,7 @@ use crate::plugin;
 use crate::schema::limits;
 use crate::schema::show::{self, inline, list, string, table};
 use crate::schema::value::{duration_text, size_text};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,15 +38,15 @@ pub fn effective(model: &Model) -> String {
         table(&mut out, &format!("[children.{name}]"), child_pairs(child, instances));
         table(&mut out, &format!("[children.{name}.settings]"), settings(child));
     }
-    for link in firsts(&model.links, |link| base_name(&link.from)) {
+    for link in firsts(&model.links, |link| (base_name(&link.from), link.stream)) {
         table(&mut out, "[[links]]", link_pairs(link));
     }
     out
 }
 
 /// The first item of each name, because all instances of a child share one table.
-fn firsts<T>(all: &[T], name: impl Fn(&T) -> &str) -> Vec<&T> {
-    let mut firsts: Vec<&T> = Vec::new();
+fn firsts<'a, T, N: PartialEq>(all: &'a [T], name: impl Fn(&'a T) -> N) -> Vec<&'a T> {
+    let mut firsts: Vec<&'a T> = Vec::new();
     for item in all {
         if !firsts.iter().any(|first| name(first) == name(item)) {
             firsts.push(item);
@@ -122,6 +123,14 @@ fn child_pairs(child: &Child, instances: usize) -> Vec<(&'static str, String)> {
     pairs
 }
 
+/// The value of each key of that child, and of each setting of a plugin as `settings.NAME`.
+/// Settings of other programs are left out, as they may be secrets.
+pub(super) fn values(child: &Child) -> BTreeMap<String, String> {
+    let keys = child_pairs(child, 1).into_iter().map(|(key, value)| (key.to_owned(), value));
+    let settings = matches!(child.program, Program::Plugin(_)).then(|| settings(child)).into_iter().flatten();
+    keys.chain(settings.map(|(key, value)| (format!("settings.{key}"), value))).collect()
+}
+
 fn log_limit(limit: Option<LogLimit>) -> String {
     let Some(LogLimit { lines, per_second }) = limit else { return string("none") };
     inline([("lines", lines.to_string()), ("per_second", per_second.to_string())])
@@ -143,13 +152,14 @@ fn health(check: Option<&Check>) -> String {
     ])
 }
 
-fn link_pairs(link: &Link) -> [(&'static str, String); 4] {
+fn link_pairs(link: &Link) -> [(&'static str, String); 5] {
     let protocol = match link.protocol {
         Protocol::Lines => "lines",
         Protocol::Records => "records",
     };
     [
         ("from", string(base_name(&link.from))),
+        ("stream", string(link.stream.word())),
         ("to", string(&link.to)),
         ("capacity", size(link.capacity)),
         ("protocol", string(protocol)),

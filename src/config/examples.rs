@@ -12,7 +12,7 @@ pub struct Example {
 }
 
 /// All of them, the fullest last.
-pub static EXAMPLES: [Example; 5] = [
+pub static EXAMPLES: [Example; 6] = [
     Example {
         name: "one-way",
         about: "what a program writes goes through a pipe to another program",
@@ -32,6 +32,11 @@ pub static EXAMPLES: [Example; 5] = [
         name: "pipeline",
         about: "a source, a filter and the logger, linked in a row",
         text: include_str!("../../etc/pipeline.toml"),
+    },
+    Example {
+        name: "errors",
+        about: "a program whose errors are saved in a file of their own",
+        text: include_str!("../../etc/errors.toml"),
     },
     Example {
         name: "plumbd",

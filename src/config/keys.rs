@@ -64,11 +64,11 @@ pub const DAEMON: Keys = &[
         ]),
         r#""auto""#,
         "auto | stderr | syslog; auto: syslog with --daemon, else stderr",
-        "Where the log goes. The log has the daemon's own entries, and every line that a child writes to standard \
-         error or to a standard output that is not a link. The daemon never waits for the reader of a pipe, a terminal \
-         or a socket, nor for syslog. But a write to a file can't be cut short. So if standard error is a file, put it \
-         on a local file system: if the file system does not answer, the daemon hangs, and no child is restarted until \
-         it answers.",
+        "Where the log goes. The log has the daemon's own entries, and every line that a child writes to \
+         its standard output or standard error, unless that is a link. The daemon never waits for the reader of a \
+         pipe, a terminal or a socket, nor for syslog. But a write to a file can't be cut short. So if standard error \
+         is a file, put it on a local file system: if the file system does not answer, the daemon hangs, and no child \
+         is restarted until it answers.",
     ),
     key(
         "syslog_facility",
@@ -343,8 +343,8 @@ pub const CHILD: Keys = &[
         Kind::WordsOr(&[("none", "every line is logged, even if it keeps repeating")], &Kind::Table(LOG_LIMIT)),
         "{}",
         "lines beyond it are left out of the log and counted; or \"none\"",
-        "How many of the child's lines are logged, that is, of what it writes to standard error or to a standard \
-         output that is not a link. Lines beyond this limit are left out and counted, and the count is logged every \
+        "How many of the child's lines are logged, that is, of what it writes to its standard output or standard \
+         error, unless that is a link. Lines beyond this limit are left out and counted, and the count is logged every \
          5s. The last quarter is kept for errors and warnings, and a line longer than 1 KiB counts as several. While \
          lines are left out, the child's pipe is read 20 times a second, 16 KiB each time, so the child can write no \
          more than some 300 KiB/s. If the child writes the same line more than 5 times in 5s, further copies are left \
@@ -529,8 +529,20 @@ pub const LINK: Keys = &[
     required(
         "from",
         Kind::Name,
-        "the source: its standard output",
-        "The source: its standard output is the link. A child can be the source of one link only.",
+        "the source",
+        "The source: the link is its standard output, or its standard error if `stream` says so. A child can be the \
+         source of one link for each of the two.",
+    ),
+    key(
+        "stream",
+        Kind::Words(&[("stdout", "standard output"), ("stderr", "standard error, of a child with `command`")]),
+        r#""stdout""#,
+        "stdout | stderr: which of the source's outputs the link is",
+        "Which of the source's outputs the link is. With `stderr`, what the program reports there goes to the sink \
+         and not to the daemon's log, which then has only what the daemon itself says about the child. Both outputs of \
+         a program may be linked, to the same sink or to two. If the sink takes nothing and the link is full, the \
+         program waits when it reports an error. A link from standard error carries lines. Built-in plugins log to \
+         their standard error, so that can't be linked.",
     ),
     required(
         "to",

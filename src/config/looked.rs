@@ -4,7 +4,7 @@
 
 use super::model::{Child, Model, Program};
 use super::{Loaded, Problems, Reader, Source, Which, check_source, source};
-use crate::schema::system::{Account, Real, System};
+use crate::schema::system::{Account, NotRunnable, Real, System};
 use crate::sys::at_hand::is_at_hand;
 use crate::sys::look::{Answers, Scribe};
 use serde::Serialize;
@@ -18,24 +18,24 @@ const SOURCE: &str = "source";
 pub const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// The half that the separate process does.
-pub fn look(path: Option<&Path>, is_daemon: bool, scribe: &Scribe<'_>) {
+///
+/// Returns the configuration if the file has no problem of its own.
+pub fn look(path: Option<&Path>, is_daemon: bool, scribe: &Scribe<'_>) -> Option<Loaded> {
     let what = path.map_or("looking for the configuration".to_owned(), looking_at);
     scribe.does(&what);
     let waits = || scribe.waits(&what);
     let found = source(path, if is_daemon { Reader::Daemon } else { Reader::Command(&waits) });
     scribe.says(SOURCE, &found);
-    if let Ok(found) = found {
-        look_again(&Rc::new(found), scribe);
-    }
+    look_again(&Rc::new(found.ok()?), scribe)
 }
 
 /// Like [`look`], for a configuration that has already been read.
-pub fn look_again(found: &Rc<Source>, scribe: &Scribe<'_>) {
-    if let Ok(loaded) = check_source(found, &Asking { scribe }, Which::OfTheFile) {
-        for program in programs(&loaded.model) {
-            scribe.ask(&at_hand(program), &looking_at(program), || is_at_hand(program));
-        }
+pub fn look_again(found: &Rc<Source>, scribe: &Scribe<'_>) -> Option<Loaded> {
+    let loaded = check_source(found, &Asking { scribe }, Which::OfTheFile).ok()?;
+    for program in programs(&loaded.model) {
+        scribe.ask(&at_hand(program), &looking_at(program), || is_at_hand(program));
     }
+    Some(loaded)
 }
 
 /// The half that this process does.
@@ -66,7 +66,7 @@ fn programs(model: &Model) -> BTreeSet<&Path> {
 }
 
 /// The file that is executed for a child.
-pub(super) fn program_of(child: &Child) -> &Path {
+pub(crate) fn program_of(child: &Child) -> &Path {
     match &child.program {
         Program::Plugin(_) => Path::new(OWN_PROGRAM),
         Program::Command(words) => Path::new(words.first().map_or("", String::as_str)),
@@ -112,7 +112,7 @@ impl System for Asking<'_> {
         self.scribe.ask(&folder(path), &looking_at(path), || Real.folder(path))
     }
 
-    fn program(&self, path: &Path) -> Result<(), String> {
+    fn program(&self, path: &Path) -> Result<(), NotRunnable> {
         self.scribe.ask(&program(path), &looking_at(path), || Real.program(path))
     }
 
@@ -131,9 +131,13 @@ struct Answered<'a> {
 }
 
 impl Answered<'_> {
-    fn of<T: DeserializeOwned + Serialize>(&self, question: &str) -> Result<T, String> {
-        let nobody = || Err("nobody has looked".to_owned());
-        self.answers.get::<Result<T, String>>(question).unwrap_or_else(nobody)
+    fn of<T, E>(&self, question: &str) -> Result<T, E>
+    where
+        T: DeserializeOwned + Serialize,
+        E: DeserializeOwned + Serialize + From<String>,
+    {
+        let nobody = || Err("nobody has looked".to_owned().into());
+        self.answers.get::<Result<T, E>>(question).unwrap_or_else(nobody)
     }
 }
 
@@ -162,7 +166,7 @@ impl System for Answered<'_> {
         self.of(&folder(path))
     }
 
-    fn program(&self, path: &Path) -> Result<(), String> {
+    fn program(&self, path: &Path) -> Result<(), NotRunnable> {
         self.of(&program(path))
     }
 
@@ -210,7 +214,7 @@ mod tests {
 
     /// Does the second half from what the first half noted.
     fn both(path: &Path) -> Result<Loaded, Problems> {
-        loaded(&noted(|scribe| look(Some(path), true, scribe)), Which::All)
+        loaded(&noted(|scribe| drop(look(Some(path), true, scribe))), Which::All)
     }
 
     #[test]
@@ -244,7 +248,7 @@ mod tests {
         std::fs::write(&file, "[children.a]\ncommand = [\"./program\"]\ndirectory = \"d\"\n").unwrap();
         std::fs::copy("/bin/true", &program).unwrap();
         std::fs::create_dir(folder.path().join("d")).unwrap();
-        let answers = noted(|scribe| look(Some(&file), true, scribe));
+        let answers = noted(|scribe| drop(look(Some(&file), true, scribe)));
         folder.close().unwrap();
         let loaded = loaded(&answers, Which::All).unwrap();
         assert_eq!(loaded.at_hand.len(), usize::from(crate::sys::at_hand::is_way_local(Path::new("/tmp"))));

@@ -85,6 +85,11 @@ impl Loaded {
         self.at_hand.contains(looked::program_of(child))
     }
 
+    /// What was in the file; `None` for the built-in configuration.
+    pub(crate) fn text(&self) -> Option<&[u8]> {
+        self.source.file.as_ref().map(|_| &*self.source.text)
+    }
+
     /// `FILE:LINE`, as in problems; the file alone for line 0.
     pub fn place(&self, line: usize) -> String {
         match line {

@@ -7,6 +7,7 @@ use crate::journal::LogLimit;
 use crate::link::handover::Protocol;
 pub use crate::schema::address::{Address, HostPort};
 use crate::sys::process::Exit;
+use crate::sys::stream::Stream;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -321,6 +322,8 @@ pub type Resource = nix::sys::resource::Resource;
 pub struct Link {
     /// The source's name.
     pub from: String,
+    /// Which of the source's outputs it is.
+    pub stream: Stream,
     /// The sink's name.
     pub to: String,
     /// The line of its table in the file, from 1; 0 for the built-in configuration.
@@ -329,6 +332,13 @@ pub struct Link {
     pub capacity: usize,
     /// How the link carries messages.
     pub protocol: Protocol,
+}
+
+impl Link {
+    /// `FROM -> TO`, or `FROM (stderr) -> TO`.
+    pub fn title(&self) -> String {
+        format!("{} -> {}", self.stream.of(&self.from), self.to)
+    }
 }
 
 /// The name that an instance has in the file: `NAME` for `NAME.0`, and for `NAME`.

@@ -86,6 +86,7 @@ mod tests {
     use super::*;
     use crate::config::model::{Child, Link, Model};
     use crate::link::handover::Protocol;
+    use crate::sys::stream::Stream;
     use proptest::prelude::*;
     use std::rc::Rc;
 
@@ -99,6 +100,7 @@ mod tests {
         };
         let link = |(from, to): &(usize, usize)| Link {
             from: format!("c{from}"),
+            stream: Stream::Stdout,
             to: format!("c{to}"),
             line: 0,
             capacity: 4096,
@@ -151,7 +153,7 @@ mod tests {
         fn there_is_never_a_cycle_and_every_after_is_kept(
             order in Just((0..10usize).collect::<Vec<_>>()).prop_shuffle(),
             after in proptest::collection::vec((0..10usize, 0..10usize), 0..20),
-            links in proptest::collection::btree_map(0..10usize, 0..10usize, 0..10),
+            links in proptest::collection::vec((0..10usize, 0..10usize), 0..20),
         ) {
             // The names come in any order, but no `after` is part of a cycle.
             let after: Vec<_> = after.iter().filter(|(a, b)| a < b).map(|(a, b)| (order[*a], order[*b])).collect();

@@ -1,7 +1,9 @@
 //! What a reload does: a pure function of the old configuration and the new.
 
-use super::model::{Address, Child, Model, Program};
+use super::effective;
+use super::model::{Address, Child, Link, Model, Program};
 use crate::schema::value::size_text;
+use crate::sys::stream::Stream;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
@@ -66,6 +68,8 @@ pub enum Action {
 pub struct LinkPlan {
     /// The source's name.
     pub from: String,
+    /// Which of the source's outputs it is.
+    pub stream: Stream,
     /// The sink's name.
     pub to: String,
     /// Its line in the new file; 0 if it has none.
@@ -218,7 +222,7 @@ fn given(old: &Child, new: &Child) -> Vec<(String, String)> {
         ("limits", old.limits != new.limits),
         ("ready", old.policy.ready != new.policy.ready),
     ];
-    differ.iter().filter(|(_, differs)| *differs).for_each(|(key, _)| because(key, format!("{key} changes")));
+    differ.iter().filter(|(_, differs)| *differs).for_each(|(key, _)| because(key, changes(old, new, key)));
     // Only names, because values may be secrets and this goes to the log.
     for name in different(&old.environment, &new.environment, |(name, _)| name.clone()) {
         because(&format!("environment.{name}"), format!("environment {name} changes"));
@@ -255,7 +259,18 @@ fn settings(old: &Child, new: &Child) -> Vec<(String, String)> {
     };
     let names: BTreeSet<&String> = a.keys().chain(b.keys()).filter(|name| a.get(*name) != b.get(*name)).collect();
     let keys = names.into_iter().map(|name| format!("settings.{name}"));
-    keys.map(|key| (key.clone(), format!("{key} changes"))).collect()
+    keys.map(|key| (key.clone(), changes(old, new, &key))).collect()
+}
+
+/// That the value of a key changes, with both values if they are short.
+fn changes(old: &Child, new: &Child, key: &str) -> String {
+    /// Longer values would hide the rest of the line.
+    const SHORT: usize = 60;
+    let value = |child| effective::values(child).remove(key).filter(|value| value.chars().count() <= SHORT);
+    match (value(old), value(new)) {
+        (Some(old), Some(new)) => format!("{key} changes from {old} to {new}"),
+        _ => format!("{key} changes"),
+    }
 }
 
 /// Changes of what only the supervisor uses, each with its key.
@@ -269,82 +284,88 @@ fn policy(old: &Child, new: &Child) -> Vec<(&'static str, String)> {
     keys.extend((old.health.stalled != new.health.stalled).then_some("stalled"));
     keys.extend((old.log_keep != new.log_keep).then_some("log_keep"));
     keys.extend((old.log_limit != new.log_limit).then_some("log_limit"));
-    keys.into_iter().map(|key| (key, format!("{key} changes"))).collect()
+    keys.into_iter().map(|key| (key, changes(old, new, key))).collect()
 }
 
 /// The plugin at the sink of a link. A link into a plugin is made differently from a link
 /// into a command, because the plugin has an intake.
-fn plugin_at_sink(model: &Model, link: &super::model::Link) -> Option<&'static str> {
+fn plugin_at_sink(model: &Model, link: &Link) -> Option<&'static str> {
     match model.child(&link.to)?.program {
         Program::Plugin(name) => Some(name),
         Program::Command(_) => None,
     }
 }
 
-/// A link as seen from one end: whether it goes out, the other end, and what both ends
-/// must agree on.
-type End = (bool, String, (String, Option<&'static str>));
+/// A link as seen from one end: its direction and its other end, in words, and what both
+/// ends must agree on.
+struct End {
+    words: String,
+    protocol: String,
+    plugin: Option<&'static str>,
+    line: usize,
+}
 
 fn ends_of(model: &Model, name: &str) -> Vec<End> {
     let of = model.links.iter().filter(|link| link.from == name || link.to == name);
-    of.map(|link| {
-        let out = link.from == name;
-        let other = if out { link.to.clone() } else { link.from.clone() };
-        (out, other, (format!("{:?}", link.protocol).to_lowercase(), plugin_at_sink(model, link)))
+    of.map(|link| End {
+        words: match (link.from == name, link.stream) {
+            (true, Stream::Stdout) => format!("to {}", link.to),
+            (true, Stream::Stderr) => format!("of its stderr to {}", link.to),
+            (false, stream) => format!("from {}", stream.of(&link.from)),
+        },
+        protocol: format!("{:?}", link.protocol).to_lowercase(),
+        plugin: plugin_at_sink(model, link),
+        line: link.line,
     })
     .collect()
 }
 
 /// Changes of a child's links. A child gets its links as descriptors when it starts.
 fn linked(old: &Model, new: &Model, child: &Child) -> Vec<Reason> {
-    let name = child.name.as_str();
-    let ends = |model| ends_of(model, name);
-    let (before, after) = (ends(old), ends(new));
-    let word = |out: bool| if out { "to" } else { "from" };
-    let line_of = |out: bool, other: &str| {
-        let (from, to) = if out { (name, other) } else { (other, name) };
-        new.links.iter().find(|link| link.from == from && link.to == to).map_or(child.line, |link| link.line)
-    };
-    let come = after.iter().filter(|end| !before.contains(end)).map(|(out, other, (protocol, _))| {
-        let why = match before.iter().find(|(o, p, _)| (o, p) == (out, other)) {
-            Some((_, _, (was, _))) if was != protocol => format!("the link {} {other} speaks {protocol}", word(*out)),
-            Some(_) => format!("the link {} {other} is made anew, because something else runs at its sink", word(*out)),
-            None => format!("a link {} {other} comes", word(*out)),
+    let (before, after) = (ends_of(old, &child.name), ends_of(new, &child.name));
+    let come = after.iter().filter_map(|end| {
+        let End { words, protocol, plugin, line } = end;
+        let why = match before.iter().find(|other| other.words == *words) {
+            Some(was) if was.protocol != *protocol => format!("the link {words} speaks {protocol}"),
+            Some(was) if was.plugin == *plugin => return None,
+            Some(_) => format!("the link {words} is made anew, because something else runs at its sink"),
+            None => format!("a link {words} comes"),
         };
-        Reason { why, line: line_of(*out, other) }
+        Some(Reason { why, line: *line })
     });
-    let stays = |out: &bool, other: &String| after.iter().any(|(o, p, _)| (o, p) == (out, other));
     let gone = before
         .iter()
-        .filter(|(out, other, _)| !stays(out, other))
-        .map(|(out, other, _)| Reason { why: format!("the link {} {other} goes", word(*out)), line: child.line });
+        .filter(|end| !after.iter().any(|other| other.words == end.words))
+        .map(|end| Reason { why: format!("the link {} goes", end.words), line: child.line });
     come.chain(gone).collect()
 }
 
 fn links(old: &Model, new: &Model) -> Vec<LinkPlan> {
     let mut plans = Vec::new();
     for link in &new.links {
-        let same = |other: &&super::model::Link| {
-            (&other.from, &other.to, other.protocol) == (&link.from, &link.to, link.protocol)
-        };
-        let change = match old.links.iter().find(same) {
+        let change = match old.links.iter().find(|other| is_same(other, link)) {
             Some(before) if before.capacity == link.capacity => continue,
             Some(before) => LinkChange::Capacity { from: before.capacity, to: link.capacity },
             None => LinkChange::Added,
         };
-        plans.push(LinkPlan { from: link.from.clone(), to: link.to.clone(), line: link.line, change });
+        plans.push(link_plan(link, link.line, change));
     }
     for link in &old.links {
-        let stays = new
-            .links
-            .iter()
-            .any(|other| (&other.from, &other.to, other.protocol) == (&link.from, &link.to, link.protocol));
-        if !stays {
-            let (from, to) = (link.from.clone(), link.to.clone());
-            plans.push(LinkPlan { from, to, line: 0, change: LinkChange::Removed });
+        if !new.links.iter().any(|other| is_same(other, link)) {
+            plans.push(link_plan(link, 0, LinkChange::Removed));
         }
     }
     plans
+}
+
+/// Whether both are the same link, whatever its capacity.
+fn is_same(a: &Link, b: &Link) -> bool {
+    (&a.from, a.stream, &a.to, a.protocol) == (&b.from, b.stream, &b.to, b.protocol)
+}
+
+fn link_plan(link: &Link, line: usize, change: LinkChange) -> LinkPlan {
+    let Link { from, stream, to, .. } = link;
+    LinkPlan { from: from.clone(), stream: *stream, to: to.clone(), line, change }
 }
 
 fn sockets(old: &Model, new: &Model) -> Vec<SocketPlan> {
@@ -375,12 +396,20 @@ fn daemon(old: &Model, new: &Model) -> Vec<DaemonPlan> {
     differ.map(|(key, in_place, _)| DaemonPlan { key, line: b.lines.of(key).unwrap_or(0), in_place }).collect()
 }
 
+/// This many children that are kept as they are have a line each; more have one together.
+const FEW: usize = 3;
+
 impl fmt::Display for Plan {
     /// A line for each child, or for each of its reasons, then a line for everything else
     /// that changes. Each line can go to the log alone. There is no newline at the end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let children = self.children.iter().flat_map(|child| self.child_lines(child));
-        f.write_str(&children.chain(self.others()).collect::<Vec<_>>().join("\n"))
+        let is_kept = |child: &&ChildPlan| child.action == Action::Keep;
+        let kept = self.children.iter().filter(is_kept).count();
+        let folds = kept > FEW;
+        let children = self.children.iter().filter(|child| !(folds && is_kept(child)));
+        let children = children.flat_map(|child| self.child_lines(child));
+        let folded = folds.then(|| format!("{:<8} {kept} children as they are", Action::Keep.word()));
+        f.write_str(&children.chain(folded).chain(self.others()).collect::<Vec<_>>().join("\n"))
     }
 }
 
@@ -388,7 +417,7 @@ impl Plan {
     /// A line for each change that is not about a child.
     fn others(&self) -> impl Iterator<Item = String> + '_ {
         let links = self.links.iter().map(|link| {
-            let ends = format!("{} -> {}", link.from, link.to);
+            let ends = format!("{} -> {}", link.stream.of(&link.from), link.to);
             let what = match link.change {
                 LinkChange::Added => "it is new".to_owned(),
                 LinkChange::Removed => "it goes, once what is in it has been taken".to_owned(),
@@ -479,27 +508,49 @@ to = "logger"
     }
 
     #[test]
+    fn many_children_that_are_kept_have_one_line() {
+        let child = |name: &str| format!("[children.{name}]\ncommand = [\"/bin/sh\"]\n");
+        let before = ["a", "b", "c", "d"].map(child).concat();
+        let after = format!("{before}{}", child("new"));
+        let said = "start    new  /t:9: it is new\nkeep     4 children as they are";
+        assert_eq!(plan(&model(&before), &model(&after)).to_string(), said);
+    }
+
+    #[test]
+    fn values_that_may_be_secrets_are_not_in_a_plan() {
+        let child = |secret: &str| {
+            format!(
+                "[children.a]\ncommand = [\"/bin/sh\", \"{secret}\"]\nenvironment = {{ S = \"{secret}\" }}\n\
+                 settings = {{ s = \"{secret}\" }}\n"
+            )
+        };
+        let plan = plan(&model(&child("old")), &model(&child("new")));
+        let said = ["command changes", "environment S changes", "settings.s changes"];
+        assert_eq!(whys(&plan, "a"), said);
+    }
+
+    #[test]
     fn a_policy_changes_in_place() {
         let keys = "restart = \"never\"\nstop_timeout = \"1s\"\nafter = [\"logger\"]\nplugin = \"echo\"";
-        let said = "keep     echo    /t:3: restart changes; its process stays\n\
-                    keep     echo    /t:4: stop_timeout changes; its process stays\n\
-                    keep     echo    /t:5: after changes; its process stays\nkeep     logger";
+        let said = "keep     echo    /t:3: restart changes from \"always\" to \"never\"; its process stays\n\
+                    keep     echo    /t:4: stop_timeout changes from \"10s\" to \"1s\"; its process stays\n\
+                    keep     echo    /t:5: after changes from [] to [\"logger\"]; its process stays\nkeep     logger";
         assert_eq!(changed("plugin = \"echo\"", keys), said);
         let keys = "stop_to = \"leader\"\nsuccess = { codes = [0, 3] }\nplugin = \"echo\"";
-        let said = "keep     echo    /t:3: stop_to changes; its process stays\n\
-                    keep     echo    /t:4: success changes; its process stays\nkeep     logger";
+        let said = "keep     echo    /t:3: stop_to changes from \"group\" to \"leader\"; its process stays\n\
+                    keep     echo    /t:4: success changes from { codes = [0], signals = [] } to { codes = [0, 3], signals = [] }; its process stays\nkeep     logger";
         assert_eq!(changed("plugin = \"echo\"", keys), said);
     }
 
     #[test]
     fn a_change_of_what_a_process_is_given_restarts_it() {
         for (keys, why) in [
-            ("umask = \"0077\"", "umask changes"),
-            ("directory = \"/tmp\"", "directory changes"),
-            ("ready = \"exec\"", "ready changes"),
+            ("umask = \"0077\"", "umask changes from \"0022\" to \"0077\""),
+            ("directory = \"/tmp\"", "directory changes from \"\" to \"/tmp\""),
+            ("ready = \"exec\"", "ready changes from \"notify\" to \"exec\""),
             ("environment = { SECRET = \"x\" }", "environment SECRET changes"),
-            ("limits = { core = 0 }", "limits changes"),
-            ("settings = { partial_after = \"2s\" }", "settings.partial_after changes"),
+            ("limits = { core = 0 }", "limits changes from {} to { core = 0 }"),
+            ("settings = { partial_after = \"2s\" }", "settings.partial_after changes from \"1s\" to \"2s\""),
         ] {
             let said = format!("restart  echo    /t:4: {why}\nkeep     logger");
             assert_eq!(changed("plugin = \"echo\"", &format!("plugin = \"echo\"\n{keys}")), said);
@@ -554,6 +605,29 @@ to = "logger"
                     stop     other   it is not in the new configuration\n\
                     link     other -> logger  it goes, once what is in it has been taken";
         assert_eq!(back, said);
+    }
+
+    #[test]
+    fn each_output_of_a_child_is_a_link_of_its_own() {
+        const ONE: &str = "[children.a]\ncommand = [\"/bin/sh\"]\n[children.b]\ncommand = [\"/bin/cat\"]\n\
+                           [[links]]\nfrom = \"a\"\nto = \"b\"\n";
+        let two = format!("{ONE}[[links]]\nfrom = \"a\"\nstream = \"stderr\"\nto = \"b\"\n");
+        let (one, two) = (model(ONE), model(&two));
+        let said = "restart  a  /t:8: a link of its stderr to b comes\n\
+                    restart  b  /t:8: a link from a (stderr) comes\nlink     a (stderr) -> b  /t:8: it is new";
+        assert_eq!(plan(&one, &two).to_string(), said);
+        let said = "restart  a  /t:1: the link of its stderr to b goes\n\
+                    restart  b  /t:3: the link from a (stderr) goes\n\
+                    link     a (stderr) -> b  it goes, once what is in it has been taken";
+        assert_eq!(plan(&two, &one).to_string(), said);
+        // The other output is another link.
+        let other = model(&ONE.replace("to = \"b\"", "stream = \"stderr\"\nto = \"b\""));
+        let plan = plan(&one, &other);
+        assert_eq!(
+            plan.links.iter().map(|link| link.change).collect::<Vec<_>>(),
+            [LinkChange::Added, LinkChange::Removed]
+        );
+        assert_eq!(whys(&plan, "b"), ["a link from a (stderr) comes", "the link from a goes"]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::{Request, Response};
 use crate::sys::beside::Folder;
 use crate::sys::cause::cause as words;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, getsockopt, sockopt};
-use nix::unistd::geteuid;
+use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 use std::fmt;
 use std::fmt::Write as _;
@@ -40,6 +40,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Unreachable { path, cause } => {
+                let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
                 write!(f, "cannot reach the daemon at {}: {}", path.display(), words(cause))?;
                 if self.no_daemon() { f.write_str("; is it running?") } else { Ok(()) }
             }
@@ -82,6 +83,13 @@ pub fn ask_within(
         .and_then(|()| stream.set_write_timeout(Some(patience)))
         .map_err(unreachable)?;
     talk(&stream, request, each)
+}
+
+/// The process that listens on a control socket, if it is there and this user may connect.
+pub fn listener(path: &Path) -> Option<Pid> {
+    let stream = connect_now(path).ok()?;
+    let peer = getsockopt(&stream, sockopt::PeerCredentials).ok()?;
+    Some(Pid::from_raw(peer.pid()))
 }
 
 /// Connects, or fails at once if the queue of connections is full; connect(2) would wait

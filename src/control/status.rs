@@ -1,6 +1,7 @@
 //! The shape of `plumbd status --json`. Keys may be added, but are never changed; readers
 //! ignore keys that they do not know.
 
+use crate::sys::stream::Stream;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -23,6 +24,16 @@ pub struct Status {
     pub state: DaemonState,
     /// The configuration file; `null` for the built-in configuration.
     pub config: Option<String>,
+    /// The version of the daemon's program.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub program: String,
+    /// What was in that file when the configuration that is in force was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_content: Option<Content>,
+    /// When the file was changed, if something else is in it now. The command that shows
+    /// the status looks; the daemon itself sends none.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "rfc3339::optional")]
+    pub config_changed: Option<Timestamp>,
     /// When the daemon started.
     #[serde(with = "rfc3339")]
     pub since: Timestamp,
@@ -36,6 +47,22 @@ pub struct Status {
     pub children: Vec<Child>,
     /// Every link, in the order of the configuration.
     pub links: Vec<Link>,
+}
+
+/// What a file holds: enough to see that it holds something else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Its CRC-32, as of gzip.
+    pub crc32: u32,
+}
+
+impl Content {
+    /// That of a file with this text.
+    pub fn of(text: &[u8]) -> Content {
+        Content { bytes: text.len() as u64, crc32: crc32fast::hash(text) }
+    }
 }
 
 /// What the daemon is doing.
@@ -148,6 +175,9 @@ pub enum Ended {
 pub struct Link {
     /// The source's name.
     pub from: String,
+    /// Which of the source's outputs it is.
+    #[serde(default)]
+    pub stream: Stream,
     /// The sink's name.
     pub to: String,
     /// Bytes that wait in the queue.
@@ -159,6 +189,13 @@ pub struct Link {
     /// that first saw the bytes. Once they have waited for 100 ms, and if the sink keeps a
     /// ledger, as logger does, it counts from when the sink last took something.
     pub stalled_for_ms: u64,
+}
+
+impl Link {
+    /// `FROM -> TO`, or `FROM (stderr) -> TO`.
+    pub fn title(&self) -> String {
+        format!("{} -> {}", self.stream.of(&self.from), self.to)
+    }
 }
 
 impl Status {
@@ -221,6 +258,24 @@ pub(super) mod rfc3339 {
         let text = String::deserialize(from)?;
         text.parse().map_err(|e| D::Error::custom(format_args!("{text}: {e}")))
     }
+
+    /// A time that may not be there.
+    pub(in crate::control) mod optional {
+        use super::{Deserializer, Serializer, Timestamp};
+
+        pub(in crate::control) fn serialize<S: Serializer>(time: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
+            match time {
+                Some(time) => super::serialize(time, to),
+                None => to.serialize_none(),
+            }
+        }
+
+        pub(in crate::control) fn deserialize<'de, D: Deserializer<'de>>(
+            from: D,
+        ) -> Result<Option<Timestamp>, D::Error> {
+            super::deserialize(from).map(Some)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -245,7 +300,7 @@ mod tests {
                  "problem": null, "metrics": {}}
             ],
             "links": [
-                {"from": "echo", "to": "logger", "queued_bytes": 0, "capacity_bytes": 1048576, "stalled_for_ms": 0}
+                {"from": "echo", "stream": "stdout", "to": "logger", "queued_bytes": 0, "capacity_bytes": 1048576, "stalled_for_ms": 0}
             ]
         })
     }

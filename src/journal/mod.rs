@@ -31,6 +31,7 @@ pub use flood::LogLimit;
 pub use lines::{LONGEST, LineSplitter, Piece};
 
 use crate::sys::cause;
+use crate::sys::plural::counted;
 use backlog::Backlog;
 use entry::{Entry, Priority, Style};
 use flood::{Common, Flow, Sum};
@@ -109,6 +110,11 @@ pub fn start(target: Target, level: LevelFilter) -> Result<(), String> {
     log::set_logger(journal).map_err(|_| "cannot start the log: it was started before".to_owned())?;
     set_level(level);
     Ok(())
+}
+
+/// Whether what this process writes to standard error goes to systemd's journal.
+pub fn is_on_stderr() -> bool {
+    output::stderr_is_journal()
 }
 
 /// Whether a syslog daemon listens now. If none does, entries wait for one.
@@ -293,15 +299,14 @@ impl Journal {
         for (child, sum) in sums {
             let (priority, text) = match sum {
                 Sum::Again { priority, line, times, within } => {
-                    let mut text = format!("{times} more times in {}: ", seconds(within)).into_bytes();
+                    let times = counted(times, "more time", "more times");
+                    let mut text = format!("{times} in {}: ", seconds(within)).into_bytes();
                     text.extend_from_slice(&line);
                     (priority, text)
                 }
                 Sum::LeftOut { lines, within } => {
-                    let text = format!(
-                        "{lines} more lines in {} are not logged: they are too many (log_limit)",
-                        seconds(within)
-                    );
+                    let lines = counted(lines, "more line", "more lines");
+                    let text = format!("{lines} in {} not logged, because of log_limit", seconds(within));
                     (Priority::WARNING, text.into_bytes())
                 }
             };
@@ -332,11 +337,7 @@ impl Journal {
     }
 
     fn note(&self, dropped: u64) -> Vec<u8> {
-        let text = if dropped == 1 {
-            "1 entry could not be logged".to_owned()
-        } else {
-            format!("{dropped} entries could not be logged")
-        };
+        let text = format!("{} could not be logged", counted(dropped, "entry", "entries"));
         Entry { priority: Priority::WARNING, child: entry::OWN, text: &text }.render(&self.style)
     }
 

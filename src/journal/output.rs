@@ -160,6 +160,12 @@ fn open_again(fd: &OwnedFd) -> nix::Result<OwnedFd> {
     open(path.as_str(), OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
+/// Whether standard error is systemd's journal.
+pub(super) fn stderr_is_journal() -> bool {
+    let stream = std::env::var("JOURNAL_STREAM").ok();
+    stream.is_some_and(|stream| fstat(io::stderr()).is_ok_and(|stat| is_stream(&stream, &stat)))
+}
+
 /// Whether `DEVICE:INODE` is this file (systemd.exec(5), JOURNAL_STREAM).
 fn is_stream(stream: &str, stat: &FileStat) -> bool {
     stream.split_once(':').is_some_and(|(dev, ino)| dev.parse() == Ok(stat.st_dev) && ino.parse() == Ok(stat.st_ino))

@@ -12,6 +12,7 @@ use super::intent::{FileId, Promise};
 use super::ledger::{self, Phase};
 use super::record::{Ack, Peer};
 use super::source::Source;
+use crate::sys::stream::Stream;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
@@ -24,6 +25,8 @@ pub struct Message<'a> {
     pub time: i64,
     /// The child that sent it to the sink.
     pub child: &'a str,
+    /// Which of the child's outputs it comes from.
+    pub stream: Stream,
     /// The sender, as that child reports it; `None`: the child wrote the message itself.
     pub peer: Option<Peer>,
     /// The message itself.
@@ -257,7 +260,7 @@ impl Intakes {
             if source.ready || source.intake.has_more() {
                 source.ready = false;
                 let fill = source.intake.fill(&self.tools);
-                fill.map_err(|e| format!("cannot take from the link from {}: {e}", source.intake.from))?;
+                fill.map_err(|e| format!("cannot take from the link from {}: {e}", source.intake.origin()))?;
             }
         }
         loop {
@@ -282,7 +285,7 @@ impl Intakes {
         for source in &mut self.sources {
             if let Some(part) = source.part {
                 let consumed = source.intake.consume(&part.taking, &self.tools);
-                consumed.map_err(|e| format!("cannot consume from the link from {}: {e}", source.intake.from))?;
+                consumed.map_err(|e| format!("cannot consume from the link from {}: {e}", source.intake.origin()))?;
             }
         }
         // 10 close
@@ -329,7 +332,7 @@ impl Intakes {
             let Some(part) = &source.part else { continue };
             // Nothing has been promised yet, so it can wait until the trouble passes.
             while let Err(error) = source.intake.prepare(&part.taking, &prepared) {
-                to.endure(&format!("cannot prepare the link from {}: {error}", source.intake.from), &error)?;
+                to.endure(&format!("cannot prepare the link from {}: {error}", source.intake.origin()), &error)?;
             }
         }
         if promise.length == 0 {
@@ -421,7 +424,7 @@ impl Intakes {
         to.rest()?;
         for source in &mut self.sources {
             let named = source.intake.set_path(to.name());
-            named.map_err(|e| format!("cannot take up the link from {}: {e}", source.intake.from))?;
+            named.map_err(|e| format!("cannot take up the link from {}: {e}", source.intake.origin()))?;
             if let (Some(replies), Some(done)) = (&mut source.replies, source.intake.done()) {
                 replies.send(done);
             }

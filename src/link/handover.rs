@@ -6,6 +6,7 @@
 //! of that file. A child whose links are plain lines on stdin and stdout has
 //! neither variable.
 
+use crate::sys::stream::Stream;
 use serde::{Deserialize, Serialize};
 
 /// The environment variable.
@@ -40,6 +41,9 @@ pub struct Links {
 pub struct Inbound {
     /// The source's name (`echo`, or `echo.0` if it has instances).
     pub from: String,
+    /// Which of the source's outputs it is.
+    #[serde(default, skip_serializing_if = "Stream::is_stdout")]
+    pub stream: Stream,
     /// The form of messages in the queue.
     pub protocol: Protocol,
     /// The read end of the queue.

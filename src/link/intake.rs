@@ -8,6 +8,7 @@ use super::record::Ack;
 use super::words::kill_point;
 use crate::sys::inherited;
 use crate::sys::pipe::{self, Moved, Pipe};
+use crate::sys::stream::Stream;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -55,6 +56,8 @@ pub struct Taking {
 pub struct Intake {
     /// The source's name.
     pub from: String,
+    /// Which of the source's outputs it is.
+    pub stream: Stream,
     /// The form of messages in the queue.
     pub protocol: Protocol,
     queue: OwnedFd,
@@ -76,7 +79,7 @@ impl Intake {
     /// # Errors
     /// Its ledger makes no sense.
     pub fn open(inbound: &Inbound) -> Result<Intake, String> {
-        let from = &inbound.from;
+        let from = inbound.stream.of(&inbound.from);
         let [read, write] = inbound.staging;
         let take = |fd| inherited(fd).map_err(|e| format!("cannot take descriptor {fd} (link from {from}): {e}"));
         // From here on it owns all descriptors, even if something is wrong with them.
@@ -84,7 +87,8 @@ impl Intake {
         let staging = Pipe { read: take(read)?, write: take(write)? };
         let ledger = Ledger::open(ledger).map_err(|e| format!("{e} (link from {from})"))?;
         Ok(Intake {
-            from: from.clone(),
+            from: inbound.from.clone(),
+            stream: inbound.stream,
             protocol: inbound.protocol,
             queue,
             staging,
@@ -96,6 +100,11 @@ impl Intake {
             staged: 0,
             ended: false,
         })
+    }
+
+    /// Where its bytes come from, as people read it: `clock`, or `clock (stderr)`.
+    pub fn origin(&self) -> String {
+        self.stream.of(&self.from)
     }
 
     /// What was under way.
@@ -148,7 +157,7 @@ impl Intake {
     /// # Errors
     /// The ledger and staging contradict each other, or cannot be read.
     pub fn recover(&mut self, saved: bool, tools: &Tools) -> Result<(), String> {
-        let from = self.from.clone();
+        let from = self.origin();
         let what = |e: io::Error| format!("cannot take up the link from {from}: {e}");
         self.staged = pipe::bytes_in(&self.staging.read).map_err(what)?;
         let staged = self.staged as u64;
@@ -346,6 +355,7 @@ mod tests {
             let give = OwnedFd::into_raw_fd;
             let mut intake = Intake::open(&Inbound {
                 from: "source".to_owned(),
+                stream: Stream::Stdout,
                 protocol: Protocol::Lines,
                 queue: give(link.queue.read),
                 staging: [give(staging.staging.read), give(staging.staging.write)],
@@ -368,6 +378,7 @@ mod tests {
             let give = OwnedFd::into_raw_fd;
             let mut intake = Intake::open(&Inbound {
                 from: "source".to_owned(),
+                stream: Stream::Stdout,
                 protocol: Protocol::Records,
                 queue: give(link.queue.read),
                 staging: [give(staging.staging.read), give(staging.staging.write)],

@@ -127,7 +127,14 @@ fn gather_lines<D: Destination>(
             continue;
         }
         let line = next_line(rest, last)?;
-        let message = Message { time: now, child: &intake.from, peer: None, bytes: line.bytes, more: line.more };
+        let message = Message {
+            time: now,
+            child: &intake.from,
+            stream: intake.stream,
+            peer: None,
+            bytes: line.bytes,
+            more: line.more,
+        };
         if let Err(needs) = to.put(&message) {
             return Some(needs);
         }
@@ -155,7 +162,14 @@ fn gather_records<D: Destination>(
         match next? {
             Next::Message { head, sync, bytes, len } => {
                 let more = head.flags.has(Flags::MORE);
-                let message = Message { time: head.time, child: &intake.from, peer: Some(head.peer), bytes, more };
+                let message = Message {
+                    time: head.time,
+                    child: &intake.from,
+                    stream: intake.stream,
+                    peer: Some(head.peer),
+                    bytes,
+                    more,
+                };
                 if let Err(needs) = to.put(&message) {
                     return Some(needs);
                 }

@@ -23,6 +23,21 @@ pub struct Account {
     pub shell: PathBuf,
 }
 
+/// Why a file can't be executed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotRunnable {
+    /// Such as `No such file or directory`.
+    pub cause: String,
+    /// What would mend it; empty if that is not known.
+    pub help: String,
+}
+
+impl From<String> for NotRunnable {
+    fn from(cause: String) -> NotRunnable {
+        NotRunnable { cause, help: String::new() }
+    }
+}
+
 /// The questions. An error is a cause in words, such as `No such file or directory`.
 pub trait System {
     /// A variable of the supervisor's own environment.
@@ -54,7 +69,7 @@ pub trait System {
     ///
     /// # Errors
     /// Why not.
-    fn program(&self, path: &Path) -> Result<(), String>;
+    fn program(&self, path: &Path) -> Result<(), NotRunnable>;
     /// Checks that this is a regular file, or does not exist yet.
     ///
     /// # Errors
@@ -125,20 +140,20 @@ impl System for Real {
         }
     }
 
-    fn program(&self, path: &Path) -> Result<(), String> {
+    fn program(&self, path: &Path) -> Result<(), NotRunnable> {
         let kind = std::fs::metadata(path).map_err(|error| cause(&error))?.file_type();
         if kind.is_dir() {
-            return Err("it is a folder".to_owned());
+            return Err("it is a folder".to_owned().into());
         }
         if kind.is_socket() || kind.is_fifo() || kind.is_block_device() || kind.is_char_device() {
-            return Err("it is no ordinary file".to_owned());
+            return Err("it is no ordinary file".to_owned().into());
         }
         let denied = nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).err();
-        let path = CString::new(path.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
-        let flaw = executable::look(&path).filter(|flaw| !(flaw.may_be_registered() && has_registered_formats()));
+        let name = CString::new(path.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
+        let flaw = executable::look(&name).filter(|flaw| !(flaw.may_be_registered() && has_registered_formats()));
         match (flaw, denied) {
-            (Some(flaw), _) => Err(flaw.to_string()),
-            (None, Some(errno)) => Err(errno.desc().to_owned()),
+            (Some(flaw), _) => Err(NotRunnable { cause: flaw.to_string(), help: flaw.help(path) }),
+            (None, Some(errno)) => Err(errno.desc().to_owned().into()),
             (None, None) => Ok(()),
         }
     }

@@ -29,6 +29,18 @@ pub(crate) struct Reader<'a> {
     pub(crate) system: &'a dyn System,
     /// The child whose table is being read.
     pub(crate) child: Option<String>,
+    /// What a key that is not known in a table means, if it is known by another name or
+    /// in another table.
+    pub(crate) meant: fn(&Section<'_>, &Entry<'_>) -> Option<Meant>,
+}
+
+/// What an unknown key means.
+#[derive(Debug)]
+pub(crate) struct Meant {
+    /// The key of the same table that is meant, if it is one.
+    pub(crate) key: Option<&'static str>,
+    /// The problem, in words.
+    pub(crate) wrong: Wrong,
 }
 
 /// A table of the file.
@@ -193,25 +205,31 @@ impl<'a> Reader<'a> {
         value: &'t Spanned<DeValue<'t>>,
         keys: Keys,
     ) -> Section<'t> {
-        let section = Section::new(title, span, keys, value.get_ref().as_table());
+        let mut section = Section::new(title, span, keys, value.get_ref().as_table());
         if !section.whole {
             let what = format!("expected a table, found {}", kind(value.get_ref()));
             self.problem(value.span(), what, format!("write {title} and its keys below"));
         }
-        self.unknown(&section);
+        self.unknown(&mut section);
         section
     }
 
     /// The file's own table.
     pub(crate) fn root<'t>(&mut self, table: &'t DeTable<'t>, keys: Keys) -> Section<'t> {
-        let section = Section::new("the file", 0..0, keys, Some(table));
-        self.unknown(&section);
+        let mut section = Section::new("the file", 0..0, keys, Some(table));
+        self.unknown(&mut section);
         section
     }
 
     /// Reports the keys that are not known.
-    fn unknown(&mut self, section: &Section<'_>) {
+    fn unknown(&mut self, section: &mut Section<'_>) {
+        let mut slips = Vec::new();
         for (entry, near) in unknown(section.keys, &section.entries) {
+            if let Some(Meant { key, wrong: Wrong { what, help } }) = (self.meant)(section, entry) {
+                slips.extend(key);
+                self.problem(entry.key_span.clone(), what, help);
+                continue;
+            }
             let help = match near {
                 Some(name) => format!("did you mean \"{name}\"?"),
                 None => {
@@ -222,6 +240,7 @@ impl<'a> Reader<'a> {
             let what = format!("unknown key {} in {}", quoted(entry.key), section.title);
             self.problem(entry.key_span.clone(), what, help);
         }
+        section.slips.extend(slips);
     }
 
     /// The value of a key, or its default if it is not given or wrong.
@@ -336,10 +355,14 @@ impl<'a> Reader<'a> {
 
     /// A table within a table; an empty one if it is not given.
     pub(crate) fn inner<'t>(&mut self, section: &'t Section<'_>, name: &str, title: &str, keys: Keys) -> Section<'t> {
-        match section.entry(name) {
+        let mut inner = match section.entry(name) {
             Some(entry) => self.section(title, entry.key_span.clone(), entry.value, keys),
             None => section.none(name, title, keys),
-        }
+        };
+        // Keys that stand in the outer table by mistake are not missing here.
+        let known = |name: &str| section.keys.iter().any(|key| key.name == name);
+        inner.slips.extend(keys.iter().map(|key| key.name).filter(|name| section.has(name) && !known(name)));
+        inner
     }
 
     /// Takes a value that was read, or reports its problem with the name of the key.

@@ -26,6 +26,7 @@ use crate::supervisor::poll::{Poll, Token};
 use crate::sys::descendants::Process;
 use crate::sys::map::give_back;
 use crate::sys::notify;
+use crate::sys::plural::counted;
 use crate::sys::process;
 use crate::sys::signals::{self, Came, Signals};
 use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGXFSZ};
@@ -172,10 +173,12 @@ impl Supervisor {
         supervisor.kept.sockets.keep(bound);
         // This comes before the first child can write anything.
         supervisor.kept.keep_in_store(&mut supervisor.manager);
-        for (from, to, bytes) in supervisor.kept.store.waiting() {
+        for link in supervisor.kept.store.waiting() {
             log::warn!(
-                "the last supervisor left {bytes} bytes in the link {from} -> {to}, which is not in the configuration: \
-                 they wait until a reload configures it again"
+                "the last supervisor left {} bytes in the link {}, which is not in the configuration: they wait until \
+                 a reload configures it again",
+                link.bytes,
+                link.title()
             );
         }
         Ok(supervisor)
@@ -184,12 +187,17 @@ impl Supervisor {
     /// The loop.
     pub(crate) fn run(mut self, ready: &mut Ready) -> Result<(), String> {
         self.startup.ready = std::mem::take(ready);
-        log::info!("supervises {} children, configured by {}", self.children.all().count(), self.loaded.name);
+        let children = counted(self.children.all().count(), "child", "children");
+        log::info!("supervises {children}, configured by {}", self.loaded.name);
         let (mut events, mut given_back) = (Vec::new(), false);
         loop {
+            let may_differ = self.agenda.dirty;
             while self.agenda.dirty && self.agenda.end.is_none() {
                 self.agenda.dirty = false;
                 self.advance();
+            }
+            if may_differ {
+                self.tell_summary();
             }
             if let Some(wait) = self.log_pipes.flush(&self.system.poll) {
                 self.agenda.look_after(wait);

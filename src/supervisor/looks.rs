@@ -3,10 +3,12 @@
 //! The loop goes on meanwhile: children are reaped and started, operators are
 //! answered. Looks that are under way at the end are given up.
 
-use crate::config::looked;
+use crate::config::model::Address;
+use crate::config::{Loaded, looked};
 use crate::supervisor::change::reload::Begun;
 use crate::supervisor::event_loop::Supervisor;
 use crate::supervisor::family::held_back::Lacking;
+use crate::supervisor::kept::holder;
 use crate::supervisor::kept::names::{Making, Wanted};
 use crate::supervisor::kept::unix_name::{self, Inode};
 use crate::supervisor::poll::{Id, Token, Watched};
@@ -14,8 +16,8 @@ use crate::sys::aside::Keeps;
 use crate::sys::cause::cause;
 use crate::sys::look::{Answers, EACH, Look};
 use nix::sys::epoll::EpollFlags;
-use nix::unistd::Pid;
-use std::collections::BTreeMap;
+use nix::unistd::{Pid, getpid};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -132,7 +134,15 @@ impl Supervisor {
     /// Begins to look at the configuration, in that file or in the one that it came from.
     pub(crate) fn look_at_configuration(&mut self, file: Option<&Path>, purpose: Purpose) {
         let file = file.or(self.model().file.as_deref()).map(Path::to_owned);
-        let begun = Look::begin(Keeps::Only(&[]), |scribe| looked::look(file.as_deref(), true, scribe));
+        let (daemon, sockets) = (getpid(), &self.kept.sockets);
+        let begun = Look::begin(Keeps::Only(&[]), |scribe| {
+            let Some(loaded) = looked::look(file.as_deref(), true, scribe) else { return };
+            let listens = loaded.model.children.iter().flat_map(|child| &child.listen);
+            for address in listens.filter(|address| !sockets.has(address)).collect::<BTreeSet<_>>() {
+                let what = format!("looking who listens on {address}");
+                scribe.ask(&obstacle(address), &what, || holder::obstacle(address, Some(daemon)));
+            }
+        });
         match begun {
             Ok(look) => self.follow(look, purpose),
             Err(error) => {
@@ -254,6 +264,24 @@ impl Supervisor {
             },
         }
     }
+}
+
+/// Why the daemon can't listen on addresses of that configuration, as far as a process aside
+/// has seen it. Each begins with the place in the file.
+pub(crate) fn obstacles(loaded: &Loaded, answers: &Answers) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let children = loaded.model.children.iter();
+    let listens = children.flat_map(|child| child.listen.iter().map(move |address| (child, address)));
+    let new = listens.filter(|(_, address)| seen.insert(*address));
+    new.filter_map(|(child, address)| {
+        let why: String = answers.get::<Option<String>>(&obstacle(address))??;
+        Some(format!("{}: {why}", loaded.place(child.lines.of("listen").unwrap_or(child.line))))
+    })
+    .collect()
+}
+
+fn obstacle(address: &Address) -> String {
+    format!("obstacle at {address}")
 }
 
 fn lost(path: &Path, inode: Inode) -> String {

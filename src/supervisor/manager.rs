@@ -22,6 +22,8 @@ pub struct Manager {
     waiting: VecDeque<(String, Option<OwnedFd>)>,
     again: Option<Instant>,
     watchdog: Option<Watchdog>,
+    /// How the children were when that was last looked at, in a line.
+    pub(crate) summary: Option<String>,
 }
 
 /// The service manager's watchdog (sd_watchdog_enabled(3)), fed at half its time.
@@ -39,6 +41,11 @@ impl Manager {
     pub fn new(within: Option<Duration>) -> Manager {
         let watchdog = within.map(|within| Watchdog { within, next: Instant::now(), missed: false });
         Manager { watchdog, ..Manager::default() }
+    }
+
+    /// Whether there is one.
+    pub(crate) fn is_there(&self) -> bool {
+        notify::is_heard()
     }
 
     /// Sends it `NAME=value` lines, now or as soon as it takes them. Returns `false` if they
@@ -128,7 +135,7 @@ impl Manager {
         }
         if let Some((lines, _)) = self.waiting.front() {
             log::error!(
-                "cannot tell the service manager {} and {} more messages: it takes nothing",
+                "cannot tell the service manager {} and {} more: it takes nothing",
                 lines.escape_debug(),
                 self.waiting.len() - 1
             );

@@ -14,6 +14,7 @@
 //! | `operators` | operators' connections and requests |
 //! | `events` | what happened lately |
 //! | `looks` | processes aside that look at things that may not answer, so that the loop never waits |
+//! | `summary` | how the children are, in a line for the service manager |
 //! | `manager`, `clock`, `poll` | the service manager, time, descriptors |
 
 mod change;
@@ -28,9 +29,10 @@ mod looks;
 mod manager;
 mod operators;
 mod poll;
+mod summary;
 
 pub use family::notify;
-pub(crate) use kept::unix_name;
+pub(crate) use kept::{holder, unix_name};
 pub(crate) use operators::ready;
 
 use crate::config::Loaded;

@@ -8,6 +8,7 @@ use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::unistd::{AccessFlags, access};
 use std::ffi::CStr;
 use std::fmt;
+use std::path::Path;
 
 /// How much of a file is read to find out what it is. The kernel looks at 256 bytes
 /// (BINPRM_BUF_SIZE, linux/binfmts.h), and linkers put the name of a program's loader into
@@ -44,6 +45,7 @@ enum Kind {
     Empty,
     LineEnds,
     NoInterpreter,
+    NoFirstLine,
     NoFormat,
     Foreign,
     InterpreterMissing,
@@ -52,12 +54,13 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 10] = [
+    const ALL: [Kind; 11] = [
         Kind::Folder,
         Kind::NotExecutable,
         Kind::Empty,
         Kind::LineEnds,
         Kind::NoInterpreter,
+        Kind::NoFirstLine,
         Kind::NoFormat,
         Kind::Foreign,
         Kind::InterpreterMissing,
@@ -69,7 +72,9 @@ impl Kind {
     fn explains(self, errno: Errno) -> bool {
         match self {
             Kind::Folder | Kind::NotExecutable | Kind::InterpreterNotExecutable => errno == Errno::EACCES,
-            Kind::Empty | Kind::NoInterpreter | Kind::NoFormat | Kind::Foreign => errno == Errno::ENOEXEC,
+            Kind::Empty | Kind::NoInterpreter | Kind::NoFirstLine | Kind::NoFormat | Kind::Foreign => {
+                errno == Errno::ENOEXEC
+            }
             Kind::LineEnds | Kind::InterpreterMissing | Kind::LoaderMissing => errno == Errno::ENOENT,
         }
     }
@@ -91,7 +96,22 @@ impl Flaw {
     /// Whether another program may have been registered to run such a file
     /// (binfmt_misc in the kernel's documentation).
     pub fn may_be_registered(&self) -> bool {
-        matches!(self.kind, Kind::NoFormat | Kind::Foreign)
+        matches!(self.kind, Kind::NoFirstLine | Kind::NoFormat | Kind::Foreign)
+    }
+
+    /// What would mend that file; empty if that can't be told.
+    pub fn help(&self, path: &Path) -> String {
+        let file = shell_word(&path.to_string_lossy());
+        match self.kind {
+            Kind::Folder => "name a program in it".to_owned(),
+            Kind::NotExecutable => format!("chmod +x {file}"),
+            Kind::LineEnds => format!("sed -i 's/\\r$//' {file}"),
+            Kind::NoInterpreter => "write #!/bin/sh, or another interpreter".to_owned(),
+            Kind::NoFirstLine => "if it is a shell script, begin it with #!/bin/sh".to_owned(),
+            Kind::InterpreterMissing => "correct its first line, or install the interpreter".to_owned(),
+            Kind::InterpreterNotExecutable => "correct its first line".to_owned(),
+            Kind::Empty | Kind::NoFormat | Kind::Foreign | Kind::LoaderMissing => String::new(),
+        }
     }
 
     /// The flaw as bytes, for a process that can't report more: the kind, the machine, the name.
@@ -119,15 +139,12 @@ impl fmt::Display for Flaw {
         let name = name.escape_debug();
         match self.kind {
             Kind::Folder => write!(f, "it is a folder"),
-            Kind::NotExecutable => write!(f, "it is not marked executable (chmod +x)"),
+            Kind::NotExecutable => write!(f, "it is not marked executable"),
             Kind::Empty => write!(f, "it is empty"),
-            Kind::LineEnds => {
-                write!(f, "its first line ends in CR LF, and the CR counts as part of a name: save it with LF")
-            }
+            Kind::LineEnds => write!(f, "its lines end in CR LF, and the CR counts as part of a name"),
             Kind::NoInterpreter => write!(f, "its first line, #!, names no interpreter"),
-            Kind::NoFormat => {
-                write!(f, "it is not a program for this machine, and has no #! line that names an interpreter")
-            }
+            Kind::NoFirstLine => write!(f, "it is a text without a #! line that names an interpreter"),
+            Kind::NoFormat => write!(f, "it is not a program for this machine"),
             Kind::Foreign => {
                 write!(f, "it is a program for {}, not for {}", machine(self.machine), std::env::consts::ARCH)
             }
@@ -135,6 +152,15 @@ impl fmt::Display for Flaw {
             Kind::InterpreterNotExecutable => write!(f, "its interpreter {name} can't be executed"),
             Kind::LoaderMissing => write!(f, "its loader {name} does not exist: it was built for another system"),
         }
+    }
+}
+
+/// A path as a shell takes it.
+fn shell_word(path: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+:@%,".contains(c);
+    match path.chars().all(is_plain) {
+        true => path.to_owned(),
+        false => format!("'{}'", path.replace('\'', r"'\''")),
     }
 }
 
@@ -194,8 +220,13 @@ fn of_head(head: &[u8]) -> Option<Flaw> {
         [] => Some(Flaw::new(Kind::Empty)),
         [b'#', b'!', rest @ ..] => of_script(rest),
         [0x7f, b'E', b'L', b'F', ..] => of_elf(head),
+        text if is_text(text) => Some(Flaw::new(Kind::NoFirstLine)),
         _ => Some(Flaw::new(Kind::NoFormat)),
     }
+}
+
+fn is_text(head: &[u8]) -> bool {
+    head.iter().all(|&byte| byte >= b' ' || matches!(byte, b'\n' | b'\r' | b'\t' | 0x0c | 0x1b))
 }
 
 /// A script's first line, behind `#!` (execve(2), Interpreter scripts).
@@ -310,21 +341,28 @@ mod tests {
         for (bytes, mode, expected) in [
             (&b"#!/bin/sh\n"[..], 0o644, "it is not marked executable"),
             (b"", 0o755, "it is empty"),
-            (b"#!/bin/sh\r\necho\r\n", 0o755, "its first line ends in CR LF"),
-            (b"#!/usr/bin/env python3\r\n", 0o755, "its first line ends in CR LF"),
+            (b"#!/bin/sh\r\necho\r\n", 0o755, "its lines end in CR LF"),
+            (b"#!/usr/bin/env python3\r\n", 0o755, "its lines end in CR LF"),
             (b"#!\n", 0o755, "names no interpreter"),
             (b"#!   \t \nx", 0o755, "names no interpreter"),
             (b"#!/usr/bin/pyton3\n", 0o755, missing),
             (b"#! /usr/bin/pyton3 -u\n", 0o755, missing),
             (b"#!/etc/passwd/x\n", 0o755, "its interpreter /etc/passwd/x does not exist"),
-            (b"echo hello\n", 0o755, "has no #! line"),
-            (b"\x00\x00", 0o755, "has no #! line"),
+            (b"echo hello\n", 0o755, "it is a text without a #! line"),
+            (b"\x00\x00", 0o755, "it is not a program for this machine"),
             (&own(|bytes| bytes[18..20].copy_from_slice(&foreign.to_le_bytes())), 0o755, "it is a program for "),
             (&own(loader), 0o755, "its loader /xib"),
         ] {
             let said = said(&file(dir, bytes, mode)).unwrap_or_default();
             assert!(said.contains(expected), "{said:?}, not {expected:?}");
         }
+    }
+
+    #[test]
+    fn what_would_mend_a_file_can_be_pasted_into_a_shell() {
+        let help = |kind, path: &str| Flaw::new(kind).help(Path::new(path));
+        assert_eq!(help(Kind::LineEnds, "/srv/run.sh"), r"sed -i 's/\r$//' /srv/run.sh");
+        assert_eq!(help(Kind::NotExecutable, "/srv/it's mine"), r"chmod +x '/srv/it'\''s mine'");
     }
 
     #[test]

@@ -20,11 +20,13 @@ pub mod map;
 pub(crate) mod name;
 pub mod notify;
 pub mod pipe;
+pub(crate) mod plural;
 pub(crate) mod poll;
 pub mod process;
 pub mod signals;
 pub mod socket;
 pub(crate) mod stat;
+pub mod stream;
 pub(crate) mod xattr;
 
 use std::io;

@@ -12,6 +12,7 @@ use std::convert::Infallible;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
 
 /// Everything that a program starts with.
 #[derive(Debug)]
@@ -198,11 +199,11 @@ fn shared(launch: &mut Launch<'_>) -> nix::Result<Pid> {
     })
 }
 
-/// Reads the outcome of the exec.
+/// Reads the outcome of the exec of that program.
 ///
 /// # Errors
 /// From read(2); EINTR is retried.
-pub fn outcome(status: impl AsFd) -> io::Result<Exec> {
+pub fn outcome(status: impl AsFd, program: &Path) -> io::Result<Exec> {
     let mut report = [0u8; REPORT];
     match nix::unistd::read(status, &mut report) {
         Ok(0) => Ok(Exec::Done),
@@ -210,7 +211,11 @@ pub fn outcome(status: impl AsFd) -> io::Result<Exec> {
             let stage = Stage::ALL.get(usize::from(report[0])).map_or("starting", |s| s.words());
             let errno = Errno::from_raw(i32::from_le_bytes([report[1], report[2], report[3], report[4]]));
             let flaw = Flaw::from_bytes(report.get(5..length).unwrap_or_default());
-            let why = flaw.map_or_else(|| words(errno), |flaw| flaw.to_string());
+            let why = match flaw.map(|flaw| (flaw.to_string(), flaw.help(program))) {
+                Some((why, help)) if !help.is_empty() => format!("{why}; {help}"),
+                Some((why, _)) => why,
+                None => words(errno),
+            };
             Ok(Exec::Failed(format!("{stage}: {why}")))
         }
         Err(Errno::EAGAIN | Errno::EINTR) => Ok(Exec::Pending),

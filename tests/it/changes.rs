@@ -182,6 +182,8 @@ fn a_shutdown_during_a_reload_restarts_what_the_reload_had_asked_to_stop() {
             )
     };
     let mut daemon = Daemon::start(&config("0022"));
+    // All lines are written at once, and the filter has its trap.
+    wait_for("the first line", || (!daemon.read_text("out.log").is_empty()).then_some(()));
     daemon.configure(&config("0077"));
     let reload = daemon.ask_meanwhile(Request::Reload);
     daemon.wait_child("filter", ChildState::Down);

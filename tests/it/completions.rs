@@ -48,6 +48,7 @@ fn commands_options_and_examples_are_completed() {
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(bash(folder.path(), &["plumbd", "sta"]), ["status", "start"]);
     assert_eq!(bash(folder.path(), &["plumbd", "status", "--w"]), ["--watch"]);
+    assert_eq!(bash(folder.path(), &["plumbd", "messages", "--u"]), ["--until", "--unescape"]);
     assert_eq!(bash(folder.path(), &["plumbd", "example", "echo"]), ["echo-store"]);
     assert_eq!(bash(folder.path(), &["plumbd", "completions", "z"]), ["zsh"]);
     assert_eq!(bash(folder.path(), &["plumbd", "man", "plumbd."]), ["plumbd.toml"]);
@@ -72,6 +73,8 @@ fn relative_files_are_completed() {
         &["plumbd", "check", "--config", "plum"],
         &["plumbd", "run", "--pid-file", "plum"],
         &["plumbd", "status", "--control", "plum"],
+        &["plumbd", "messages", "plum"],
+        &["plumbd", "messages", "--json", "-c", "plum"],
     ] {
         assert_eq!(bash(folder.path(), words), ["plumbd.toml"], "{words:?}");
     }
@@ -87,12 +90,14 @@ fn relative_files_are_completed() {
 fn zsh_and_fish_complete_relative_files() {
     let folder = with_files();
     for (typed, whole) in [("plum", "plumbd.toml"), ("below/in", "below/inner.toml")] {
-        let fish = format!("plumbd completions fish | source; complete -C 'plumbd run -c {typed}'");
-        if let Some(out) = shell("fish", &["--no-config", "-c", &fish], folder.path()) {
-            assert_eq!(out.lines().next().map(|line| line.split('\t').next().unwrap()), Some(whole), "{out}");
-        }
-        if let Some(out) = zsh(folder.path(), &format!("plumbd run -c {typed}"), whole) {
-            assert!(out.contains(&format!("plumbd run -c {whole}")), "{out:?}");
+        for command in ["plumbd run -c", "plumbd messages"] {
+            let fish = format!("plumbd completions fish | source; complete -C '{command} {typed}'");
+            if let Some(out) = shell("fish", &["--no-config", "-c", &fish], folder.path()) {
+                assert_eq!(out.lines().next().map(|line| line.split('\t').next().unwrap()), Some(whole), "{out}");
+            }
+            if let Some(out) = zsh(folder.path(), &format!("{command} {typed}"), whole) {
+                assert!(out.contains(&format!("{command} {whole}")), "{out:?}");
+            }
         }
     }
 }

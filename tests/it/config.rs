@@ -10,7 +10,7 @@ use plumbd::config::model::{Model, Program};
 use plumbd::config::{self, Problems, effective::effective, examples::EXAMPLES, keys, plan::plan};
 use plumbd::plugin::PLUGINS;
 use plumbd::schema::kind::{Keys, Kind};
-use plumbd::schema::system::{Account, System};
+use plumbd::schema::system::{Account, NotRunnable, System};
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -53,11 +53,13 @@ impl System for Pretend {
             false => Err("No such file or directory".to_owned()),
         }
     }
-    fn program(&self, path: &Path) -> Result<(), String> {
+    fn program(&self, path: &Path) -> Result<(), NotRunnable> {
         match path {
             path if PROGRAMS.iter().any(|program| Path::new(program) == path) => Ok(()),
-            path if NO_PROGRAMS.iter().any(|program| Path::new(program) == path) => Err("Permission denied".to_owned()),
-            _ => Err("No such file or directory".to_owned()),
+            path if NO_PROGRAMS.iter().any(|program| Path::new(program) == path) => {
+                Err("Permission denied".to_owned().into())
+            }
+            _ => Err("No such file or directory".to_owned().into()),
         }
     }
     fn regular_file(&self, path: &Path) -> Result<(), String> {

@@ -91,6 +91,15 @@ fn the_filters_of_the_examples_keep_each_line_as_it_is() {
 }
 
 #[test]
+fn errors_are_saved_in_a_file_of_their_own() {
+    let mut daemon = Daemon::start(&example("errors"));
+    wait_for("an error", || daemon.read_text("checks-errors.log").contains(" checks ls: ").then_some(()));
+    wait_for("an answer", || daemon.read_text("checks.log").contains(" checks Filesystem ").then_some(()));
+    daemon.stop();
+    assert!(!daemon.read_text("checks.log").contains("/nothing") && !daemon.log().contains("/nothing"));
+}
+
+#[test]
 fn echo_store_echoes_and_saves() {
     let port = free_port();
     let config = example("echo-store").replace("127.0.0.1:7007", &format!("127.0.0.1:{port}"));

@@ -105,7 +105,7 @@ fn an_address_in_use_is_waited_for_and_reported_with_its_line_and_holder() {
     );
     daemon.wait_state(DaemonState::Running);
     daemon.wait_child("good", ChildState::Up);
-    let own = format!("Address already in use by process {} (", std::process::id());
+    let own = |what| format!(" (process {}); stop it, or take another {what}", std::process::id());
     for (name, line, address) in [
         ("tcp.0", 5, format!("tcp://127.0.0.1:{tcp}")),
         ("tcp.1", 5, format!("tcp://127.0.0.1:{tcp}")),
@@ -113,8 +113,9 @@ fn an_address_in_use_is_waited_for_and_reported_with_its_line_and_holder() {
         ("unix", 12, format!("unix:{}", path.display())),
     ] {
         let why = held_back(&daemon, name);
-        let told = format!("plumbd.toml:{line}: cannot listen on {address}: {own}");
-        assert!(why.contains(&told), "{why}\nhas not {told}");
+        let told = format!("plumbd.toml:{line}: cannot listen on {address}: Address already in use by ");
+        let own = own(if name == "unix" { "name" } else { "port" });
+        assert!(why.contains(&told) && why.ends_with(&own), "{why}\nhas not {told} or {own}");
     }
     drop((held, datagrams, unix));
     for name in ["tcp.0", "tcp.1", "udp", "unix"] {

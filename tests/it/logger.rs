@@ -538,6 +538,12 @@ fn a_folder_that_is_missing_for_long_uses_up_no_starts() {
     wait_for("it is saved", || (daemon.read("here/messages.log") == b"one\n").then_some(()));
     let logger = daemon.wait_child("logger", ChildState::Up);
     assert_eq!((logger.pid, logger.restarts, logger.problem), (pid, 1, None));
+    let log = daemon.log();
+    let told = log
+        .lines()
+        .find_map(|line| line.split_once(" INFO logger: resolved after "))
+        .unwrap_or_else(|| panic!("{log}"));
+    assert!(told.1.contains(" s, nothing was lost: ") && told.1.ends_with("No such file or directory"), "{log}");
     daemon.stop();
 }
 

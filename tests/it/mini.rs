@@ -279,6 +279,7 @@ impl Held {
     fn hand_over(&self, given: &mut Vec<OwnedFd>) -> Inbound {
         Inbound {
             from: self.from.to_owned(),
+            stream: plumbd::sys::stream::Stream::Stdout,
             protocol: self.protocol,
             queue: give(&self.read, given),
             staging: [give(&self.intake.staging.read, given), give(&self.intake.staging.write, given)],

@@ -33,9 +33,9 @@ fn only_what_changed_gets_another_process() {
     ));
     let file = daemon.path("plumbd.toml").display().to_string();
     for line in [
-        format!("restart changed {file}:5: umask changes"),
-        format!("keep policy {file}:8: restart changes; its process stays"),
-        format!("keep policy {file}:9: stop_timeout changes; its process stays"),
+        format!("restart changed {file}:5: umask changes from \"0022\" to \"0077\""),
+        format!("keep policy {file}:8: restart changes from \"always\" to \"never\"; its process stays"),
+        format!("keep policy {file}:9: stop_timeout changes from \"10s\" to \"3s\"; its process stays"),
         format!("start new {file}:10: it is new stop gone it is not in the new configuration"),
     ] {
         assert!(words(&said).contains(&line), "{line:?} is not in {said}");
@@ -171,7 +171,12 @@ fn a_port_that_is_taken_changes_nothing() {
     ));
     let (status, _, err) = daemon.ask(&Request::Reload);
     assert_eq!(status, 1);
-    assert!(err.contains(&format!("cannot listen on tcp://127.0.0.1:{port}: Address already in use")), "{err}");
+    let told = format!("plumbd.toml:4: cannot listen on tcp://127.0.0.1:{port}: Address already in use by ");
+    let own = format!(" (process {}); stop it, or take another port\n", std::process::id());
+    assert!(err.starts_with(&daemon.path(&told).display().to_string()) && err.contains(&own), "{err}");
+    let (status, out, planned) = daemon.ask(&Request::Plan { file: None });
+    assert_eq!((status, planned.lines().next()), (1, err.lines().next()));
+    assert!(out.contains(&format!("socket   tcp://127.0.0.1:{port}")), "{out}");
     assert!(!daemon.path("new.sock").exists(), "a socket of a reload that did not happen");
     assert_eq!((daemon.child_pid("one"), daemon.status().children.len()), (one, 1));
     daemon.stop();
@@ -185,7 +190,7 @@ fn a_plan_says_what_a_reload_would_do_and_does_nothing() {
         "[children.one]\n{SLEEP}umask = \"0077\"\n[children.three]\n{SLEEP}listen = [\"unix:three.sock\"]\n"
     ));
     let plan = daemon.done(&Request::Plan { file: None });
-    for text in ["restart one", "umask changes", "stop two", "start three"] {
+    for text in ["restart one", "umask changes from \"0022\" to \"0077\"", "stop two", "start three"] {
         assert!(words(&plan).contains(text), "{text:?} is not in {plan}");
     }
     std::fs::write(daemon.path("other.toml"), format!("[children.one]\n{SLEEP}[children.two]\n{SLEEP}")).unwrap();

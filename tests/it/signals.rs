@@ -186,7 +186,7 @@ fn stop_to_changes_with_a_reload_and_no_restart() {
     let mut daemon = Daemon::start(&config(""));
     let server = daemon.child_pid("server");
     let said = daemon.reload(&config("stop_to = \"leader\""));
-    assert!(said.contains("stop_to changes; its process stays"), "{said}");
+    assert!(said.contains("stop_to changes from \"group\" to \"leader\"; its process stays"), "{said}");
     assert_eq!(daemon.child_pid("server"), server);
     std::fs::write(daemon.path("go"), "").unwrap();
     daemon.done(&Request::Stop { children: named("server") });

@@ -315,7 +315,7 @@ fn a_name_that_now_belongs_to_a_living_daemon_is_left_to_it() {
     let other = UnixListener::bind(&path).unwrap();
     let log = std::fs::File::options().append(true).open(daemon.path("daemon.log")).unwrap();
     let mut second = daemon.manager().start(daemon.dir.path(), log.into());
-    daemon.wait_log(&format!("cannot listen on unix:{}: Address already in use by process", path.display()));
+    daemon.wait_log(&format!("cannot listen on unix:{}: Address already in use by ", path.display()));
     std::os::unix::net::UnixStream::connect(&path).unwrap();
     kill(i32::try_from(second.id()).unwrap(), nix::libc::SIGTERM);
     assert!(wait_for("it ends", || second.try_wait().unwrap()).success());

@@ -89,7 +89,12 @@ fn success_changes_with_a_reload_and_no_restart() {
     assert!(!job.finished && job.problem.is_some());
     let one = daemon.child_pid_when_up("one");
     let said = daemon.reload(&config("success = { codes = [3] }"));
-    assert!(said.contains("success changes; its process stays"), "{said}");
+    assert!(
+        said.contains(
+            "success changes from { codes = [0], signals = [] } to { codes = [3], signals = [] }; its process stays"
+        ),
+        "{said}"
+    );
     let job = daemon.child("job");
     assert!(job.finished && job.problem.is_none() && daemon.status().all_up(), "{job:?}");
     assert_eq!((daemon.child_pid("one"), starts(&daemon, "job")), (one, 1));

@@ -7,6 +7,7 @@
 //! - [`rotation`]: a logger, and a whole daemon, while it rotates;
 //! - [`files`]: a logger, while its file changes;
 //! - [`halves`]: ordinary programs that leave half lines;
+//! - [`errors`]: a program whose errors are saved beside its output;
 //! - [`service`], [`rig`], [`echo`]: what is killed, and its clients;
 //! - [`count`]: the outcome; [`doctor`]: the trial of the checker itself;
 //! - [`control`]: these faults with a protection taken away.
@@ -16,6 +17,7 @@ mod control;
 mod count;
 mod doctor;
 mod echo;
+mod errors;
 mod files;
 mod halves;
 mod random;
@@ -85,6 +87,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             promise: "each byte once, in order",
             ..trial("kills/half-lines", "any process, with programs whose writes end within a line", halves::attempt)
         },
+        trial("kills/errors", "any process, with a program whose output and errors are saved", errors::attempt),
         trial("kills/reload", "any process, during a reload", under_way::reload),
         trial("kills/stop", "any process, during a stop of a child or of the daemon", under_way::stop),
     ]

@@ -8,6 +8,7 @@ use crate::plugin::PLUGINS;
 use crate::plugin::check::{Largest, Saved};
 use crate::schema::table::{Placed, Reader, Section, Span};
 use crate::schema::value::{self, kind, quoted, size_text};
+use crate::sys::stream::Stream;
 use toml::de::DeValue;
 
 /// The most links into one sink that keeps its links apart. Each link takes 4 or 5 of the
@@ -20,6 +21,8 @@ pub(super) struct LinkDraft {
     span: Span,
     line: usize,
     from: Option<Placed<String>>,
+    stream: Stream,
+    stream_span: Span,
     to: Option<Placed<String>>,
     capacity: u64,
     capacity_span: Span,
@@ -36,6 +39,7 @@ impl LinkDraft {
         names
             .map(|name| Link {
                 from: name,
+                stream: self.stream,
                 to: to.name().to_owned(),
                 line: self.line,
                 capacity: usize::try_from(self.capacity).unwrap_or(usize::MAX),
@@ -59,7 +63,7 @@ impl LinkDraft {
     fn protocol(&self, from: &Draft, to: &Draft) -> Protocol {
         match &self.protocol {
             Some(placed) => placed.value,
-            None if from.plugin.is_some() && to.plugin.is_some() => Protocol::Records,
+            None if self.stream.is_stdout() && from.plugin.is_some() && to.plugin.is_some() => Protocol::Records,
             None => Protocol::Lines,
         }
     }
@@ -75,6 +79,7 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>, drafts: &[Draft]
     let complete = !root.has("links") || links.iter().all(|link| link.source(drafts).and(link.sink(drafts)).is_some());
     for (at, link) in links.iter().enumerate() {
         ends(reader, link, drafts);
+        stream(reader, link, drafts);
         one_output(reader, link, &links[..at]);
         one_queue(reader, link, &links[..at], drafts);
         asked(reader, link, drafts);
@@ -103,6 +108,7 @@ fn drafts_of(reader: &mut Reader<'_>, root: &Section<'_>) -> Vec<LinkDraft> {
         return Vec::new();
     };
     let words = [("lines", Protocol::Lines), ("records", Protocol::Records)];
+    let streams = [Stream::Stdout, Stream::Stderr].map(|stream| (stream.word(), stream));
     if let Some(item) = items.get(super::MAX_TABLES) {
         let what = format!("{} links are too many", items.len());
         reader.problem(item.span(), what, format!("at most {}", super::MAX_TABLES));
@@ -117,6 +123,11 @@ fn drafts_of(reader: &mut Reader<'_>, root: &Section<'_>) -> Vec<LinkDraft> {
             span: item.span(),
             line: reader.places.line(item.span().start),
             from: reader.required(&section, "from", r#"add from = "NAME", the source"#, value::string),
+            stream: reader
+                .optional(&section, "stream", value::choice(&streams))
+                .map(|placed| placed.value)
+                .unwrap_or_default(),
+            stream_span: section.place("stream"),
             to: reader.required(&section, "to", r#"add to = "NAME", the sink"#, value::string),
             capacity: reader.size(&section, "capacity"),
             capacity_span: section.place("capacity"),
@@ -146,7 +157,7 @@ fn ends(reader: &mut Reader<'_>, link: &LinkDraft, drafts: &[Draft]) {
     let can_swap = sink.is_some_and(|draft| draft.plugin.is_none_or(|plugin| plugin.source))
         && source.is_some_and(|draft| draft.plugin.is_none_or(|plugin| plugin.sink));
     if let (Some(from), Some(plugin)) = (&link.from, source.and_then(|draft| draft.plugin)) {
-        if !plugin.source {
+        if !plugin.source && link.stream.is_stdout() {
             let what = format!("{} is {}, which can't be a source", quoted(&from.value), plugin.one());
             let help = if can_swap { "swap from and to" } else { "link it as a sink, with to" };
             reader.problem(from.span.clone(), what, help);
@@ -167,19 +178,39 @@ fn ends(reader: &mut Reader<'_>, link: &LinkDraft, drafts: &[Draft]) {
     }
 }
 
-/// A child is the source of at most one link.
+/// Standard error can be linked if it is not a log with priorities, and carries lines.
+fn stream(reader: &mut Reader<'_>, link: &LinkDraft, drafts: &[Draft]) {
+    if link.stream.is_stdout() {
+        return;
+    }
+    if let (Some(from), Some(plugin)) = (&link.from, link.source(drafts).and_then(|draft| draft.plugin)) {
+        let what = format!(
+            "{} is {}: its standard error is its log, which can't be linked",
+            quoted(&from.value),
+            plugin.one()
+        );
+        let help = format!("leave this link out; `plumbd log {}` shows its log", from.value);
+        reader.problem(link.stream_span.clone(), what, help);
+    }
+    if let Some(placed) = link.protocol.as_ref().filter(|placed| placed.value == Protocol::Records) {
+        let what = "a link from standard error carries lines, not records";
+        reader.problem(placed.span.clone(), what, "leave `protocol` out, or link standard output");
+    }
+}
+
+/// A child is the source of at most one link for each of its outputs.
 fn one_output(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft]) {
     let Some(from) = &link.from else {
         return;
     };
-    let same = |other: &&LinkDraft| other.from.as_ref().is_some_and(|other| other.value == from.value);
+    let same = |other: &&LinkDraft| {
+        other.stream == link.stream && other.from.as_ref().is_some_and(|other| other.value == from.value)
+    };
     if let Some(other) = before.iter().find(same) {
-        let what = format!("{} is already the source of the link in line {}", quoted(&from.value), other.line);
-        reader.problem(
-            from.span.clone(),
-            what,
-            "a child has one output: link it to a program that copies, as tee does",
-        );
+        let source = link.stream.of(&quoted(&from.value));
+        let what = format!("{source} is already the source of the link in line {}", other.line);
+        let help = "each output of a child goes into one link: link it to a program that copies, as tee does";
+        reader.problem(from.span.clone(), what, help);
     }
 }
 
@@ -232,6 +263,9 @@ fn not_too_many(reader: &mut Reader<'_>, link: &LinkDraft, before: &[LinkDraft],
 
 /// A link must be able to do what its source asks of it.
 fn asked(reader: &mut Reader<'_>, link: &LinkDraft, drafts: &[Draft]) {
+    if !link.stream.is_stdout() {
+        return;
+    }
     let (Some(source), Some(sink)) = (link.source(drafts), link.sink(drafts)) else {
         return;
     };

@@ -3,6 +3,7 @@
 
 mod across;
 mod child;
+mod foreign;
 mod health;
 mod identity;
 mod links;
@@ -53,6 +54,7 @@ pub(super) fn check(
         base,
         system,
         child: None,
+        meant: foreign::meant,
     };
     for (span, what, help) in &mistakes {
         reader.problem(span.clone(), what, help);

@@ -3,6 +3,7 @@
 use super::super::model::Program;
 use crate::plugin::{self, PLUGINS, Plugin};
 use crate::schema::nearest;
+use crate::schema::system::NotRunnable;
 use crate::schema::table::{Placed, Reader, Section};
 use crate::schema::value::{self, Read, Wrong, absolute, filled, quoted, wrong};
 use std::path::{Path, PathBuf};
@@ -84,24 +85,29 @@ fn locate(reader: &Reader<'_>, name: &str, path: &str) -> Read<PathBuf> {
         let program = absolute(reader.base, name);
         return match reader.system.program(&program) {
             Ok(()) => Ok(program),
-            Err(cause) => wrong(format!("cannot run {}: {cause}", program.display()), help(name)),
+            Err(why) => wrong(format!("cannot run {}: {}", program.display(), why.cause), advice(name, why)),
         };
     }
     let folders = path.split(':').filter(|folder| folder.starts_with('/'));
-    let mut cause = None;
+    let mut found = None;
     for folder in folders {
         let program = Path::new(folder).join(name);
         match reader.system.program(&program) {
             Ok(()) => return Ok(program),
             // That a program can't be run says more than that it does not exist.
-            Err(why) if !why.starts_with("No such file") => {
-                cause.get_or_insert(format!("cannot run {}: {why}", program.display()));
+            Err(why) if !why.cause.starts_with("No such file") => {
+                let what = format!("cannot run {}: {}", program.display(), why.cause);
+                found.get_or_insert_with(|| Wrong { what, help: advice(name, why) });
             }
             Err(_) => {}
         }
     }
-    let cause = cause.unwrap_or_else(|| format!("cannot run {}: it is in no folder of PATH", quoted(name)));
-    wrong(cause, help(name))
+    let nowhere = || wrong(format!("cannot run {}: it is in no folder of PATH", quoted(name)), help(name));
+    found.map_or_else(nowhere, Err)
+}
+
+fn advice(name: &str, why: NotRunnable) -> String {
+    if why.help.is_empty() { help(name) } else { why.help }
 }
 
 /// A whole command line in the first word is a common mistake.

@@ -225,6 +225,7 @@ impl World {
             let intake = link.intake.as_ref().unwrap();
             Inbound {
                 from: "source".to_owned(),
+                stream: Stream::Stdout,
                 protocol: if link.replies.is_some() { Protocol::Records } else { Protocol::Lines },
                 queue: give(&link.queue.read),
                 staging: [give(&intake.staging.read), give(&intake.staging.write)],

@@ -3,6 +3,7 @@
 use super::framing::Next;
 use super::server::{Server, State};
 use super::timers::Timer;
+use crate::sys::plural::counted;
 use log::info;
 use nix::unistd::getppid;
 use std::time::Duration;
@@ -23,7 +24,9 @@ impl Server {
         self.state = State::Draining;
         // This can't wait: if the supervisor is dead, its successor needs the addresses.
         self.acceptor.shut(&self.poll);
-        info!("stops: {} clients get the echoes of what they sent", self.clients.len());
+        let clients =
+            counted(self.clients.len(), "client gets the echoes of what it", "clients get the echoes of what they");
+        info!("stops: {clients} sent");
         for id in self.clients.ids() {
             let Some(client) = self.clients.get(id) else { continue };
             // A timer that is already running would be too late.

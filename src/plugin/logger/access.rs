@@ -1,9 +1,10 @@
 //! The access rights of the message file and its archives. The rights that an
 //! administrator gave to a file pass to the file that replaces it.
 
+use super::follows;
 use crate::sys::cause::cause;
 use crate::sys::xattr;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::{File, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
@@ -64,7 +65,9 @@ pub fn give_same(from: &File, to: &File) -> Vec<String> {
 }
 
 fn same_attributes(from: &File, to: &File) -> io::Result<()> {
-    for name in xattr::list(from)?.iter().filter(|name| name.to_bytes().starts_with(USER)) {
+    // Which archive comes before a file holds for that file alone.
+    let is_given = |name: &&CString| name.to_bytes().starts_with(USER) && name.as_c_str() != follows::ATTRIBUTE;
+    for name in xattr::list(from)?.iter().filter(is_given) {
         if let Some(value) = xattr::get(from, name)? {
             xattr::set(to, name, &value)?;
         }
@@ -102,10 +105,14 @@ mod tests {
         let [from, to] = ["from", "to"].map(|name| File::create(folder.path().join(name)).unwrap());
         from.set_permissions(Permissions::from_mode(0o604)).unwrap();
         let has_attributes = xattr::set(&from, c"user.kept", b"yes").is_ok();
+        if has_attributes {
+            xattr::set(&from, follows::ATTRIBUTE, b"20261122T150405.123456Z").unwrap();
+        }
         assert!(give_same(&from, &to).is_empty());
         assert_eq!(mode(&to), 0o604);
         if has_attributes {
             assert_eq!(xattr::get(&to, c"user.kept").unwrap().as_deref(), Some(&b"yes"[..]));
+            assert_eq!(xattr::get(&to, follows::ATTRIBUTE).unwrap(), None, "that is the first one's alone");
         }
     }
 

@@ -8,9 +8,13 @@ use super::settings::{Compress, Rotate};
 use crate::sys::beside::{self, Folder, Whose};
 use crate::sys::lock;
 use nix::fcntl::{FlockArg, OFlag};
+use nix::unistd::geteuid;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The form of an archive.
@@ -22,7 +26,8 @@ pub enum Form {
     Compressed(Compress),
 }
 
-const FORMS: [Form; 3] = [Form::Raw, Form::Compressed(Compress::Gzip), Form::Compressed(Compress::Zstd)];
+/// All forms. The first of them that an archive has is the one that counts.
+pub const FORMS: [Form; 3] = [Form::Raw, Form::Compressed(Compress::Gzip), Form::Compressed(Compress::Zstd)];
 
 impl Form {
     /// How its name ends.
@@ -71,8 +76,23 @@ impl Archive {
 /// # Errors
 /// The folder can't be read.
 pub fn list(file: &Path) -> io::Result<Vec<Archive>> {
-    let mut found: BTreeMap<String, Vec<(Form, u64)>> = BTreeMap::new();
     let trusted = Folder::of(file)?;
+    list_of(file, |found| trusted.may_have(found))
+}
+
+/// The same for a reader, who may be neither root nor the logger's user: the archives that
+/// belong to one of these two, or to the owner of the file or of its folder.
+///
+/// # Errors
+/// The folder can't be read.
+pub fn list_to_read(file: &Path) -> io::Result<Vec<Archive>> {
+    let owner = |path: &Path| std::fs::metadata(path).ok().map(|found| found.uid());
+    let owners = [Some(0), Some(geteuid().as_raw()), owner(file), owner(folder(file))];
+    list_of(file, |found| found.is_file() && owners.contains(&Some(found.uid())))
+}
+
+fn list_of(file: &Path, is_ours: impl Fn(&Metadata) -> bool) -> io::Result<Vec<Archive>> {
+    let mut found: BTreeMap<String, Vec<(Form, u64)>> = BTreeMap::new();
     for entry in folder(file).read_dir()? {
         let entry = entry?;
         let Some((time, form)) = parse(file, entry.file_name().as_bytes()) else {
@@ -80,7 +100,7 @@ pub fn list(file: &Path) -> io::Result<Vec<Archive>> {
         };
         // This does not follow a symbolic link, which is not an archive.
         match entry.metadata() {
-            Ok(metadata) if trusted.may_have(&metadata) => found.entry(time).or_default().push((form, metadata.len())),
+            Ok(metadata) if is_ours(&metadata) => found.entry(time).or_default().push((form, metadata.len())),
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
@@ -90,6 +110,16 @@ pub fn list(file: &Path) -> io::Result<Vec<Archive>> {
         Archive { time, forms }
     };
     Ok(found.into_iter().map(archive).collect())
+}
+
+/// Of which message file that path is an archive, its time and its form; `None` if its name
+/// is not an archive's.
+pub fn of_path(path: &Path) -> Option<(PathBuf, String, Form)> {
+    let name = path.file_name()?.as_bytes();
+    // A time has one dot, and a form has at most one more.
+    let dots = name.iter().enumerate().rev().filter(|(_, byte)| **byte == b'.').map(|(at, _)| at);
+    let mut files = dots.take(3).map(|at| path.with_file_name(OsStr::from_bytes(&name[..at])));
+    files.find_map(|file| parse(&file, name).map(|(time, form)| (file, time, form)))
 }
 
 /// The time and the form in a name, if it is an archive's.
@@ -102,7 +132,7 @@ fn parse(file: &Path, name: &[u8]) -> Option<(String, Form)> {
 }
 
 /// Microseconds since 1970 of `20261122T150405.123456Z`; `None` if it is not such a time.
-fn micros(time: &str) -> Option<i64> {
+pub fn micros(time: &str) -> Option<i64> {
     const SHAPE: &[u8] = b"00000000T000000.000000Z";
     let same = |(byte, model): (u8, &u8)| if *model == b'0' { byte.is_ascii_digit() } else { byte == *model };
     if time.len() != SHAPE.len() || !time.bytes().zip(SHAPE).all(same) {
@@ -240,6 +270,20 @@ mod tests {
             "m.log.2026112²T150405.12345Z",
         ] {
             assert_eq!(parsed(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_path_names_the_file_that_it_is_an_archive_of() {
+        let time = "20261122T150405.123456Z";
+        for form in FORMS {
+            for file in ["/var/log/m.log", "m", "a/m.log.1"] {
+                let path = path(Path::new(file), time, form);
+                assert_eq!(of_path(&path), Some((file.into(), time.to_owned(), form)));
+            }
+        }
+        for other in ["m.log", "/", "..", "20261122T150405.123456Z", "m.log.20261122T150405.123456Z.xz", "m.log.gz"] {
+            assert_eq!(of_path(Path::new(other)), None, "{other}");
         }
     }
 

@@ -17,6 +17,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// `plumbd plugin NAME`.
@@ -241,7 +242,7 @@ impl Archivist {
         let Some(exit) = process::reap(child.pid)? else {
             return Ok(None);
         };
-        let ended = match process::outcome(&child.exec) {
+        let ended = match process::outcome(&child.exec, Path::new("/proc/self/exe")) {
             Ok(process::Exec::Failed(why)) => Ended::Badly(format!("cannot start {NAME}: {why}")),
             _ if exit.success() => Ended::Well,
             _ => Ended::Badly(format!("{NAME} {exit}: the log says why")),

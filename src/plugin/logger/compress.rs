@@ -4,6 +4,7 @@
 use super::access;
 use super::archives::{self, Form};
 use super::file::{beside_hidden, sync_folder};
+use super::follows;
 use super::settings::Compress;
 use crate::link::intent::{FileId, names};
 use crate::sys::beside::{self, Whose};
@@ -186,6 +187,7 @@ fn make(raw: &File, out: &File, to: Compress, stop: impl FnMut() -> bool) -> io:
     if !lacks.is_empty() {
         log::warn!("cannot give a compressed archive {}", lacks.join("; "));
     }
+    follows::keep(raw, out);
     out.set_times(FileTimes::new().set_modified(like.modified()?).set_accessed(like.accessed()?))?;
     out.sync_all()?;
     Ok(true)

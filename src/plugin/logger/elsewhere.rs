@@ -195,7 +195,7 @@ impl Desk {
 fn other_path(intakes: &Intakes, settled: &[PathBuf]) -> Result<Option<PathBuf>, Halt> {
     for source in &intakes.sources {
         let path = source.intake.path();
-        let path = path.map_err(|e| format!("cannot take up the link from {}: {e}", source.intake.from))?;
+        let path = path.map_err(|e| format!("cannot take up the link from {}: {e}", source.intake.origin()))?;
         if let Some(path) = path.filter(|path| !settled.contains(path)) {
             return Ok(Some(path));
         }

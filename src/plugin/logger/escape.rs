@@ -57,8 +57,15 @@ pub(super) const fn hex(nibble: u8) -> u8 {
 }
 
 /// The message that was escaped; `None` if [`escape`] can't have written the text.
-pub fn unescape(mut text: &[u8]) -> Option<Vec<u8>> {
+pub fn unescape(text: &[u8]) -> Option<Vec<u8>> {
     let mut message = Vec::with_capacity(text.len());
+    unescape_into(text, &mut message)?;
+    Some(message)
+}
+
+/// Appends the message that was escaped. `None`: the text is not what [`escape`] writes, and
+/// no more than its beginning was appended.
+pub fn unescape_into(mut text: &[u8], message: &mut Vec<u8>) -> Option<()> {
     while let Some(at) = memchr::memchr(b'\\', text) {
         message.extend_from_slice(&text[..at]);
         match text[at + 1..] {
@@ -74,7 +81,7 @@ pub fn unescape(mut text: &[u8]) -> Option<Vec<u8>> {
         }
     }
     message.extend_from_slice(text);
-    Some(message)
+    Some(())
 }
 
 fn digit(hex: u8) -> Option<u8> {

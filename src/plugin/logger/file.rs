@@ -1,6 +1,7 @@
 //! The message file: opened by its name, locked, only ever grown.
 
 use super::access;
+use super::follows;
 use super::render::name_time;
 use super::settings::Rights;
 use crate::link::intent::{FileId, names};
@@ -328,6 +329,7 @@ impl MessageFile {
         // 2 make
         let file = beside::make(&next, APPENDING, 0o600 | UNFINISHED)?;
         let lacks = same_rights(&self.file, &file, &self.path);
+        follows::note(&file, &self.path, archive);
         let moved = file.metadata().and_then(|metadata| {
             let locked = || io::Error::other(format!("another process has locked {}", next.display()));
             let file = lock(file, FlockArg::LockExclusiveNonblock)?.ok_or_else(locked)?;

@@ -12,7 +12,7 @@
 //!   [`archivist`], [`compress`]: what happens to them, in a separate process;
 //! - [`mod@file`]: the message file; `removed`: what happens if it was removed;
 //!   `too_large`: what happens if it can't grow; [`torn`]: an end that is not a whole line;
-//!   [`access`]: its access rights; [`room`]: what happens on a full disk;
+//!   [`access`]: its access rights; [`follows`]: which archive comes before it; [`room`]: what happens on a full disk;
 //! - `gathering`: how long messages gather for a batch; [`orders`]: signals and troubles;
 //!   `wakeups`: what the loop waits for.
 
@@ -25,6 +25,7 @@ mod destination;
 mod elsewhere;
 pub mod escape;
 pub mod file;
+pub mod follows;
 mod gathering;
 pub(crate) mod orders;
 mod promises;
@@ -45,6 +46,7 @@ use super::start::{Metrics, Start};
 use crate::link::batch::Intakes;
 use crate::link::replies::Replies;
 use crate::link::source::Part;
+use crate::sys::plural::counted;
 use destination::{BATCH_BYTES, FileDestination};
 use gathering::Gathering;
 use nix::errno::Errno;
@@ -224,16 +226,18 @@ impl Logger {
         let metrics = &self.destination.metrics;
         metrics.add(BATCHES, 1);
         for source in &self.intakes.sources {
-            let (Some(Part { tally, .. }), from) = (source.part, &source.intake.from) else { continue };
+            let (Some(Part { tally, .. }), from) = (source.part, || source.intake.origin()) else { continue };
             metrics.add(MESSAGES, tally.messages);
             metrics.add(BYTES, tally.bytes);
             if tally.incomplete > 0 {
                 metrics.add(INCOMPLETE, tally.incomplete);
-                log::warn!("{} messages from {from} were left out: their ends never came", tally.incomplete);
+                let messages = counted(tally.incomplete, "message", "messages");
+                log::warn!("{messages} from {} left out, because the rest never came", from());
             }
             if tally.garbage > 0 {
                 metrics.add(GARBAGE, tally.garbage);
-                log::warn!("{} bytes from {from} were skipped: they are not records", tally.garbage);
+                let bytes = counted(tally.garbage, "byte", "bytes");
+                log::warn!("{bytes} from {} skipped, because they are not records", from());
             }
         }
     }

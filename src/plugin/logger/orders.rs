@@ -47,6 +47,8 @@ pub struct Orders {
     lasting: bool,
     /// The trouble that keeps it from going on at all.
     stuck: String,
+    /// Since when it has not gone on.
+    stuck_since: Option<Instant>,
     /// What is wrong although it goes on, by [`Flaw`].
     flaws: [String; 4],
 }
@@ -78,6 +80,7 @@ impl Orders {
             abandoned: None,
             lasting: false,
             stuck,
+            stuck_since: None,
             flaws,
         }
     }
@@ -127,6 +130,7 @@ impl Orders {
     /// It must stop.
     pub fn at_work(&mut self, what: &str) -> Result<(), Halt> {
         if self.stuck != what {
+            self.stuck_since.get_or_insert_with(Instant::now);
             what.clone_into(&mut self.stuck);
             log::warn!("{what}");
             self.report();
@@ -150,6 +154,7 @@ impl Orders {
     /// It must stop; or its supervisor is dead, and the trouble does not pass.
     pub fn endure(&mut self, trouble: &str, wait: Duration) -> Result<(), Halt> {
         if self.stuck != trouble {
+            self.stuck_since.get_or_insert_with(Instant::now);
             trouble.clone_into(&mut self.stuck);
             log::error!("{trouble}; trying again until it passes");
             self.report();
@@ -196,7 +201,8 @@ impl Orders {
     #[inline]
     pub fn endured(&mut self) {
         if !self.stuck.is_empty() && !self.lasting {
-            log::info!("resolved: {}", self.stuck);
+            let after = self.stuck_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+            log::info!("resolved after {:.1} s, nothing was lost: {}", after.as_secs_f64(), self.stuck);
             self.stuck.clear();
             self.report();
         }

@@ -5,6 +5,7 @@ use super::escape::{GROWTH, escape, hex, is_plain};
 use super::settings::Format;
 use crate::link::batch::Message;
 use crate::link::record::Peer;
+use crate::sys::stream::Stream;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::io::Write;
@@ -62,19 +63,28 @@ impl Renderer {
         json_text(message.child, out);
         out.put(br#"","peer":""#);
         put_peer(message, out);
-        match std::str::from_utf8(message.bytes) {
-            Ok(text) => {
-                out.put(br#"","message":""#);
-                json_text(text, out);
-            }
-            Err(_) => {
-                out.put(br#"","message_base64":""#);
-                let len = message.bytes.len().div_ceil(3) * 4;
-                STANDARD.encode_slice(message.bytes, out.next(len)).expect("its length was computed");
-            }
+        if message.stream == Stream::Stderr {
+            out.put(br#"","stream":"stderr"#);
         }
-        out.put(if message.more { br#"","more":true}"# } else { br#""}"# });
+        out.put(br#"","#);
+        json_message(message.bytes, message.more, out);
     }
+}
+
+/// The end of an object: its message, and whether it is a part with more to follow.
+pub fn json_message(bytes: &[u8], more: bool, out: &mut Body<'_>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => {
+            out.put(br#""message":""#);
+            json_text(text, out);
+        }
+        Err(_) => {
+            out.put(br#""message_base64":""#);
+            let len = bytes.len().div_ceil(3) * 4;
+            STANDARD.encode_slice(bytes, out.next(len)).expect("its room was worked out");
+        }
+    }
+    out.put(if more { br#"","more":true}"# } else { br#""}"# });
 }
 
 fn put_peer(message: &Message<'_>, out: &mut Body<'_>) {
@@ -105,11 +115,11 @@ fn put_number(number: impl itoa::Integer, out: &mut Body<'_>) {
 }
 
 /// The most bytes that one byte can become in a JSON string.
-const JSON_GROWTH: usize = 6;
+pub const JSON_GROWTH: usize = 6;
 
 /// Writes text as the contents of a JSON string (RFC 8259). Besides what must be escaped
 /// there, DEL and C1 are escaped too, to protect terminals.
-fn json_text(text: &str, out: &mut Body<'_>) {
+pub fn json_text(text: &str, out: &mut Body<'_>) {
     if is_plain(text.as_bytes()) && memchr::memchr(b'"', text.as_bytes()).is_none() {
         return out.put(text.as_bytes());
     }
@@ -189,12 +199,16 @@ fn second_text(second: i64) -> [u8; 20] {
     text
 }
 
+/// `2026-11-22T15:04:05.123456Z`, as it stands in a line.
+pub fn line_time(time: i64) -> [u8; 27] {
+    let mut buffer = [0; 27];
+    Clock::default().put(time, &mut Body::new(&mut buffer));
+    buffer
+}
+
 /// `20261122T150405.123456Z`, as in file names.
 pub fn name_time(time: i64) -> String {
-    let mut buffer = [0; 27];
-    let mut out = Body::new(&mut buffer);
-    Clock::default().put(time, &mut out);
-    buffer.iter().map(|&byte| char::from(byte)).filter(|c| !matches!(c, '-' | ':')).collect()
+    line_time(time).iter().map(|&byte| char::from(byte)).filter(|c| !matches!(c, '-' | ':')).collect()
 }
 
 #[cfg(test)]
@@ -220,7 +234,7 @@ mod tests {
 
     fn messages() -> Vec<Message<'static>> {
         let net = |text: &str| Some(Peer::Net(text.parse().unwrap()));
-        let base = Message { time: TIME, child: "echo", peer: None, bytes: b"", more: false };
+        let base = Message { time: TIME, child: "echo", stream: Stream::Stdout, peer: None, bytes: b"", more: false };
         vec![
             Message { peer: net("127.0.0.1:40312"), bytes: b"hello", ..base },
             Message { time: TIME + 44, peer: net("[::1]:40313"), bytes: b"caf\xc3 tab\x09 back\\slash", ..base },
@@ -232,6 +246,7 @@ mod tests {
             },
             Message { time: 0, peer: Some(Peer::None), ..base },
             Message { time: -1, child: "journal", bytes: b"\x1b[2J\x7f\xc2\x9b", more: true, ..base },
+            Message { child: "clock", stream: Stream::Stderr, bytes: b"no time", ..base },
         ]
     }
 
@@ -244,6 +259,7 @@ mod tests {
 2026-11-22T15:04:06.023456Z unix:4711 a "local" café
 1970-01-01T00:00:00.000000Z - 
 1969-12-31T23:59:59.999999Z journal \x1b[2J\x7f\xc2\x9b
+2026-11-22T15:04:05.123456Z clock no time
 "#
         );
     }
@@ -257,6 +273,7 @@ mod tests {
 {"time":"2026-11-22T15:04:06.023456Z","child":"echo","peer":"unix:4711","message":"a \"local\" café"}
 {"time":"1970-01-01T00:00:00.000000Z","child":"echo","peer":"-","message":""}
 {"time":"1969-12-31T23:59:59.999999Z","child":"journal","peer":"journal","message":"\u001b[2J\u007f\u009b","more":true}
+{"time":"2026-11-22T15:04:05.123456Z","child":"clock","peer":"clock","stream":"stderr","message":"no time"}
 "#
         );
     }

@@ -34,7 +34,10 @@ pub const KEYS: Keys = &[
         "The message file. Its folder must exist, and the child must be allowed to write to the file. The logger locks \
          the file, so a second logger on it waits. In a folder that users other than root and the child's own may \
          write to, the file must belong to one of these two and must have only one name, and the logger follows no \
-         symbolic link. If this does not hold, the logger waits and reports why.",
+         symbolic link. If this does not hold, the logger waits and reports why. Beside the file, the logger keeps its \
+         intent file, `.NAME.intent`, with the batch that it is about to save (at most some 2 MiB): after a kill, the \
+         next logger completes that batch from it. Leave it there; if it is removed, only what a kill interrupts just \
+         then can be missing or twice.",
     )
     .help(r#"add file = "messages.log""#),
     key(
@@ -62,8 +65,9 @@ pub const KEYS: Keys = &[
             ("raw", "the bytes of the message and a newline, nothing else"),
             (
                 "json",
-                "one object per line, with the keys `time`, `child`, `peer`, `message` (if it is not UTF-8, \
-                 `message_base64`), and `more` (true if further parts of the message follow)",
+                "one object per line, with the keys `time`, `child`, `peer`, `stream` (`stderr`, if the child wrote it to \
+                 its standard error), `message` (if it is not UTF-8, `message_base64`), and `more` (true if further \
+                 parts of the message follow)",
             ),
         ]),
         r#""text""#,

@@ -9,6 +9,7 @@ use crate::link::record::{Ack, Decoded, Flags, decode};
 use crate::link::replies::Replies;
 use crate::schema::kind::{Keys, Kind, key};
 use crate::schema::settings::{millis, read};
+use crate::sys::stream::Stream;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Deserialize;
 use std::fs::File;
@@ -158,6 +159,7 @@ mod tests {
         File::from(queue.write).write_all(&records).unwrap();
         let inbound = Inbound {
             from: "source".to_owned(),
+            stream: Stream::Stdout,
             protocol: Protocol::Records,
             queue: queue.read.into_raw_fd(),
             staging: [-1, -1],

@@ -135,11 +135,12 @@ impl Supervisor {
             .iter()
             .map(|held| (held, self.kept.links.queued(held)))
             .filter(|&(_, queued)| queued > 0)
-            .map(|(held, queued)| (held.title(), queued))
+            .map(|(held, queued)| (held.config.title(), queued))
             .map(|(link, queued)| format!("{queued} bytes in the link {link}"))
             .collect();
-        for (from, to, bytes) in self.kept.store.waiting() {
-            let what = format!("in the link {from} -> {to}, which is not in the configuration");
+        for link in self.kept.store.waiting() {
+            let (bytes, what) =
+                (link.bytes, format!("in the link {}, which is not in the configuration", link.title()));
             if notify::is_heard() {
                 log::warn!("{bytes} bytes stay with the service manager {what}");
             } else {

@@ -20,7 +20,7 @@ use crate::supervisor::family::supervised::{Prepared, Supervised};
 use crate::supervisor::kept::links::Links;
 use crate::supervisor::kept::names::Names;
 use crate::supervisor::kept::sockets::Sockets;
-use crate::supervisor::looks::Purpose;
+use crate::supervisor::looks::{Purpose, obstacles};
 use crate::supervisor::operators::Operators;
 use crate::supervisor::operators::server::Server;
 use crate::supervisor::operators::waiters::Waiter;
@@ -39,6 +39,8 @@ pub(crate) struct Begun {
     back: Option<u32>,
     /// The connection that it owes an answer; `None`: a signal asked for it.
     pub(crate) waiter: Option<u32>,
+    /// Why addresses can't be bound, as a process aside has seen it.
+    obstacles: Vec<String>,
 }
 
 /// A reload under way.
@@ -117,12 +119,16 @@ impl Supervisor {
     }
 
     pub(crate) fn looked_for_reload(&mut self, waiter: Option<u32>, answers: Result<Answers, String>) {
-        let loaded = match answers.map(|answers| looked::loaded(&answers, Which::All)) {
-            Ok(Ok(loaded)) => loaded,
-            Ok(Err(problems)) => return self.nothing_changes(waiter, &problems.to_string(), WRONG_CONFIGURATION),
+        let answers = match answers {
+            Ok(answers) => answers,
             Err(why) => return self.nothing_changes(waiter, &format!("cannot reload: {why}"), 1),
         };
-        self.begin_reload(Begun { loaded, back: None, waiter });
+        let loaded = match looked::loaded(&answers, Which::All) {
+            Ok(loaded) => loaded,
+            Err(problems) => return self.nothing_changes(waiter, &problems.to_string(), WRONG_CONFIGURATION),
+        };
+        let obstacles = obstacles(&loaded, &answers);
+        self.begin_reload(Begun { loaded, back: None, waiter, obstacles });
     }
 
     /// Begins a reload. If names of sockets must be made, that comes first.
@@ -180,9 +186,10 @@ impl Supervisor {
 
     /// Does everything about the configuration that can fail; then the children follow.
     fn prepare_reload(&mut self, begun: Begun, mut names: Names) -> Result<(), String> {
-        let Begun { loaded, back, waiter } = begun;
+        let Begun { loaded, back, waiter, obstacles } = begun;
         let addresses = loaded.model.children.iter().flat_map(|child| &child.listen);
-        let mut sockets = self.kept.sockets.bind_new(addresses, &self.kept.store, &mut names)?;
+        let bound = self.kept.sockets.bind_new(addresses, &self.kept.store, &mut names);
+        let mut sockets = bound.map_err(|why| with_place(why, &obstacles))?;
         let again = sockets.take_in_place_of(&self.kept.sockets);
         let mut plan = self.plan_to(&loaded.model, again.addresses());
         if back.is_some() {
@@ -387,7 +394,7 @@ impl Supervisor {
         say_going_back(&mut self.operators, reload.waiter, &why);
         let Some(loaded) = reload.from.take() else { return };
         reload.change = reload.change.back(why);
-        let begun = Begun { loaded, back: Some(reload.number), waiter: reload.waiter };
+        let begun = Begun { loaded, back: Some(reload.number), waiter: reload.waiter, obstacles: Vec::new() };
         self.begin_reload(begun);
     }
 
@@ -435,6 +442,11 @@ impl Supervisor {
             self.manager.tell(&format!("READY=1\nSTATUS={}", status.replace('\n', " ")));
         }
     }
+}
+
+/// The same with its place in the file and with who has the address, if that was seen.
+fn with_place(why: String, obstacles: &[String]) -> String {
+    obstacles.iter().find(|seen| seen.contains(&why)).cloned().unwrap_or(why)
 }
 
 fn say_going_back(operators: &mut Operators, waiter: Option<u32>, why: &str) {

@@ -16,6 +16,7 @@ use crate::supervisor::clock::Moment;
 use crate::supervisor::family::child::{Cause, Event, Machine, State};
 use crate::supervisor::family::outcome::{self, Bad, Family, Seen, Start};
 use crate::supervisor::kept::links::QueueId;
+use crate::sys::stream::Stream;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ const LOOK: Duration = Duration::from_millis(10);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LinkSeen<'a> {
     pub(crate) from: &'a str,
+    pub(crate) stream: Stream,
     pub(crate) to: &'a str,
     /// Several links into one ordinary sink share a queue.
     pub(crate) queue: &'a QueueId,
@@ -179,7 +181,8 @@ impl Stop {
         let ending = links.iter().enumerate().filter(|(_, link)| self.ends(link.queue));
         let waiting = ending.map(|(place, link)| (link, world.waiting(place))).filter(|&(_, bytes)| bytes > 0);
         let lost = waiting.map(|(link, bytes)| {
-            format!("nobody took {bytes} bytes in the link {} -> {}, which is removed", link.from, link.to)
+            let from = link.stream.of(link.from);
+            format!("nobody took {bytes} bytes in the link {from} -> {}, which is removed", link.to)
         });
         // If a process can't be killed, its replacement would find in use what it still holds.
         outcome::unkillable(world.family(), &self.going).into_iter().chain(lost).collect()

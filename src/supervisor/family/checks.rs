@@ -26,6 +26,7 @@ use nix::unistd::Pid;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// How much of a check's output, or of a server's answer, is read at once.
@@ -55,6 +56,7 @@ pub(crate) struct Check {
 enum Kind {
     Process {
         pid: Pid,
+        program: PathBuf,
         /// Reports whether it has executed.
         status: OwnedFd,
         output: Option<Watched<OwnedFd>>,
@@ -234,7 +236,8 @@ impl Supervisor {
         let spawned = spawn::spawn_check(&child.config, command, &write, &around)?;
         self.children.checks.insert(spawned.pid, (id, number));
         let (pid, status) = (spawned.pid, spawned.status);
-        Ok(Kind::Process { pid, status, output: Some(output), said: Said::default() })
+        let program = command.first().map(PathBuf::from).unwrap_or_default();
+        Ok(Kind::Process { pid, program, status, output: Some(output), said: Said::default() })
     }
 
     /// Something comes from a check.
@@ -302,7 +305,8 @@ impl Supervisor {
         self.strays.reaped(pid);
         let Some((id, child)) = id.and_then(|id| Some((id, self.children.get_mut(id)?))) else { return };
         let waited = child.waited(of_check);
-        let Some(Check { kind: Kind::Process { status, mut output, mut said, .. }, ended, .. }) = child.check.take()
+        let Some(Check { kind: Kind::Process { program, status, mut output, mut said, .. }, ended, .. }) =
+            child.check.take()
         else {
             return;
         };
@@ -310,7 +314,7 @@ impl Supervisor {
             return;
         }
         hear(&mut output, &mut said);
-        let result = match (process::outcome(&status), exit) {
+        let result = match (process::outcome(&status, &program), exit) {
             (Ok(Exec::Failed(why)), _) => Err(format!("cannot start it: {why}")),
             (_, Exit::Code(0)) if executed => Ok(()),
             (_, Exit::Code(_)) => Err(said.last().unwrap_or_else(|| exit.to_string())),

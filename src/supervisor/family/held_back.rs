@@ -7,8 +7,8 @@ use crate::config::model::Address;
 use crate::config::{Loaded, Source, Which, looked};
 use crate::supervisor::event_loop::Supervisor;
 use crate::supervisor::family::child::{Event, State};
-use crate::supervisor::family::holder;
 use crate::supervisor::family::supervised::Prepared;
+use crate::supervisor::kept::holder;
 use crate::supervisor::kept::names::{Making, Names};
 use crate::supervisor::looks::Purpose;
 use crate::supervisor::poll::Id;
@@ -187,26 +187,23 @@ impl Supervisor {
         answers: &Answers,
     ) -> Vec<String> {
         let made = before.keys().filter(|address| matches!(address, Address::Unix(_)));
+        let holder = |address: &Address| answers.get::<Option<String>>(&holder_of(address)).flatten();
         let mut why = Vec::new();
         for address in made {
             match self.kept.sockets.bind_new([address], &self.kept.store, names) {
                 Ok(bound) => self.kept.sockets.keep(bound),
-                Err(error) => why.push((address.clone(), error)),
+                Err(error) => {
+                    let by = holder(address).map(|by| format!(" by {by}; stop it, or take another name"));
+                    why.push(error + by.as_deref().unwrap_or_default());
+                }
             }
         }
         let others = self.bind_missing(id).into_iter().filter(|(address, _)| !matches!(address, Address::Unix(_)));
-        why.extend(others.map(|(address, error)| {
-            let why = format!("cannot listen on {address}: {}", cause(&error));
-            (address, why)
-        }));
+        why.extend(others.map(|(address, error)| holder::refusal(&address, &error, holder(&address))));
         let line =
             self.children.get(id).map_or(0, |child| child.config.lines.of("listen").unwrap_or(child.config.line));
         let place = self.loaded.place(line);
-        let told = why.into_iter().map(|(address, why)| {
-            let holder = answers.get::<Option<String>>(&holder_of(&address)).flatten();
-            format!("{place}: {why}{}", holder.map_or(String::new(), |holder| format!(" by {holder}")))
-        });
-        told.collect()
+        why.into_iter().map(|why| format!("{place}: {why}")).collect()
     }
 
     /// Holds that child back until its next retry.

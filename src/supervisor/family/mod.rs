@@ -10,7 +10,7 @@
 //! | `spawn` | the descriptors and the environment of a new process |
 //! | `health`, `checks` | whether a child is well: what follows from its checks, pure; the checks themselves |
 //! | `notify`, `logs` | what children say about themselves, and what they write to the log |
-//! | `held_back`, `holder` | children that the system lacks something for, and who holds the address they need |
+//! | `held_back` | children that the system lacks something for |
 //! | `strays`, `mark`, `environments` | processes that outlive the child that started them, and how they are recognized |
 //! | `predecessor` | what a supervisor that was killed has left behind |
 
@@ -22,7 +22,6 @@ mod ends;
 mod environments;
 pub(crate) mod health;
 pub(crate) mod held_back;
-mod holder;
 pub(crate) mod logs;
 pub(crate) mod mark;
 pub mod notify;

@@ -1,6 +1,7 @@
 //! Children's processes and what arrives from them: spawn, exec, readiness,
 //! notifications, log lines, the end.
 
+use crate::config::looked::program_of;
 use crate::config::model::{Child, StopTo};
 use crate::journal;
 use crate::supervisor::clock::Moment;
@@ -171,7 +172,7 @@ impl Supervisor {
         let Some(child) = self.children.get_mut(id) else { return };
         let Some(status) = &child.exec else { return };
         let killed = || child.machine.pid().is_some_and(|pid| !process::has_executed(pid));
-        let event = match process::outcome(&**status) {
+        let event = match process::outcome(&**status, program_of(&child.config)) {
             Ok(Exec::Pending) => return,
             Ok(Exec::Done) if killed() => Event::ExecFailed("it was killed before it executed its program".to_owned()),
             Ok(Exec::Done) => Event::Executed,

@@ -15,6 +15,7 @@ use crate::sys::cause::cause;
 use crate::sys::map;
 use crate::sys::pipe::{self, Pipe};
 use crate::sys::process::{self, Spawned};
+use crate::sys::stream::Stream;
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use std::ffi::CString;
@@ -25,7 +26,7 @@ use std::os::unix::ffi::OsStrExt;
 /// What the supervisor holds for one child, from start to start.
 #[derive(Debug)]
 pub struct Holdings {
-    /// The pipe for its standard error, and for its standard output if that is not linked.
+    /// The pipe for its standard output and its standard error, unless they are linked.
     pub log: Watched<Pipe>,
     /// The socket on which it may say that it is ready.
     pub notify: Option<Watched<notify::Socket>>,
@@ -206,7 +207,7 @@ impl Descriptors {
     /// stdin, stdout, stderr.
     fn standard(child: &Child, holdings: &Holdings, links: &Links, null: &OwnedFd) -> io::Result<Descriptors> {
         let mut fds = Descriptors { list: Vec::new() };
-        match links.flowing_into(&child.name).next() {
+        match input_of(links, &child.name) {
             Some(held) => fds.open("its standard input", &links.queue(held).read, OFlag::O_RDONLY)?,
             None => fds.open("its standard input", null, OFlag::O_RDONLY)?,
         };
@@ -215,18 +216,28 @@ impl Descriptors {
         if let Err(error) = anew::permit(&log.read, nix::unistd::geteuid().as_raw(), access::TO_LOG) {
             log::warn!("{}: it may not open its log pipe by the name /dev/stderr: {}", child.name, error.desc());
         }
-        match links.out_of(&child.name) {
-            Some(held) => {
-                // Never fall back to the log: a source's output belongs to its sink.
-                let write = links.queue(held).write.as_ref().ok_or_else(|| {
-                    io::Error::other(format!("its link to {} takes no more: its input has ended", held.config.to))
-                })?;
-                fds.open("its standard output", write, OFlag::O_WRONLY | writes(held))?;
-                fds.open("its log pipe", &log.write, OFlag::O_WRONLY)?;
-            }
-            None => {
-                fds.open("its log pipe", &log.write, OFlag::O_WRONLY)?;
-                fds.share(&fds.list[1].try_clone()?)?;
+        let mut logs_output = false;
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            match links.out_of(&child.name, stream) {
+                Some(held) => {
+                    // Never fall back to the log: a source's output belongs to its sink.
+                    let write = links.queue(held).write.as_ref().ok_or_else(|| {
+                        io::Error::other(format!("its link to {} takes no more: its input has ended", held.config.to))
+                    })?;
+                    let what = match stream {
+                        Stream::Stdout => "its standard output",
+                        Stream::Stderr => "its standard error",
+                    };
+                    fds.open(what, write, OFlag::O_WRONLY | writes(held))?;
+                }
+                // Both outputs then share one description, as after `2>&1`.
+                None if logs_output => {
+                    fds.share(&fds.list[1].try_clone()?)?;
+                }
+                None => {
+                    fds.open("its log pipe", &log.write, OFlag::O_WRONLY)?;
+                    logs_output = true;
+                }
             }
         }
         Ok(fds)
@@ -251,6 +262,13 @@ impl Descriptors {
     }
 }
 
+/// The link whose queue is that child's standard input: links of lines into an ordinary
+/// program, which learns of no other way to read them, or else the first one.
+fn input_of<'a>(links: &'a Links, child: &str) -> Option<&'a Held> {
+    let mut into = links.flowing_into(child);
+    links.flowing_into(child).find(|held| held.intake.is_none()).or_else(|| into.next())
+}
+
 /// The flags with which a source gets the write end of its queue.
 fn writes(held: &Held) -> OFlag {
     match held.config.protocol {
@@ -267,10 +285,13 @@ fn cannot(what: &str, error: &io::Error) -> io::Error {
 /// What $PLUMBD_LINKS says, if a link has more than stdin and stdout.
 fn hand_over(child: &Child, links: &Links, fds: &mut Descriptors) -> io::Result<Option<handover::Links>> {
     let mut told = handover::Links::default();
-    for (place, held) in links.flowing_into(&child.name).enumerate() {
+    let input = input_of(links, &child.name).map(|held| &held.queue);
+    for held in links.flowing_into(&child.name) {
         let Some(intake) = held.intake.as_ref().map(|i| &i.intake) else { continue };
-        // The queue of the first link is stdin.
-        let queue = if place == 0 { 0 } else { fds.open("a queue", &links.queue(held).read, OFlag::O_RDONLY)? };
+        let queue = match input == Some(&held.queue) {
+            true => 0,
+            false => fds.open("a queue", &links.queue(held).read, OFlag::O_RDONLY)?,
+        };
         let staging = [
             fds.open("staging", &intake.staging.read, OFlag::O_RDONLY)?,
             fds.open("staging", &intake.staging.write, OFlag::O_WRONLY)?,
@@ -282,10 +303,11 @@ fn hand_over(child: &Child, links: &Links, fds: &mut Descriptors) -> io::Result<
             }
             None => None,
         };
-        let Config { from, protocol, .. } = &held.config;
-        told.inbound.push(Inbound { from: from.clone(), protocol: *protocol, queue, staging, ledger, replies });
+        let Config { from, stream, protocol, .. } = &held.config;
+        let (from, stream, protocol) = (from.clone(), *stream, *protocol);
+        told.inbound.push(Inbound { from, stream, protocol, queue, staging, ledger, replies });
     }
-    if let Some(held) = links.out_of(&child.name) {
+    if let Some(held) = links.out_of(&child.name, Stream::Stdout) {
         let Config { to, protocol, .. } = &held.config;
         if *protocol == Protocol::Records || matches!(child.program, Program::Plugin(_)) {
             let replies = match &held.replies {

@@ -12,6 +12,7 @@ use crate::supervisor::kept::access;
 use crate::supervisor::kept::store::{self, Store};
 use crate::sys::anew;
 use crate::sys::pipe::{self, Pipe};
+use crate::sys::stream::Stream;
 use jiff::Timestamp;
 use nix::errno::Errno;
 use std::collections::BTreeSet;
@@ -69,8 +70,8 @@ pub struct Queue {
 pub enum QueueId {
     /// All links into that ordinary sink share one queue, its stdin.
     Of(String),
-    /// Every other link has its own queue.
-    Between(String, String),
+    /// Every other link has its own queue: the output of that source, into that sink.
+    Between(String, Stream, String),
 }
 
 impl QueueId {
@@ -78,7 +79,7 @@ impl QueueId {
     fn name(&self, protocol: Protocol) -> String {
         match self {
             QueueId::Of(to) => store::link_name(protocol, None, to),
-            QueueId::Between(from, to) => store::link_name(protocol, Some(from), to),
+            QueueId::Between(from, stream, to) => store::link_name(protocol, Some((from, *stream)), to),
         }
     }
 }
@@ -104,14 +105,10 @@ impl Held {
     fn is(&self, link: &Config, model: &Model) -> bool {
         let held = &self.config;
         held.from == link.from
+            && held.stream == link.stream
             && held.to == link.to
             && held.protocol == link.protocol
             && self.intake.is_some() == has_intake(model, link)
-    }
-
-    /// `FROM -> TO`.
-    pub fn title(&self) -> String {
-        format!("{} -> {}", self.config.from, self.config.to)
     }
 
     /// Whether that child is its source or its sink.
@@ -131,9 +128,9 @@ impl Links {
         self.held.iter().filter(move |held| held.config.to == sink)
     }
 
-    /// The link out of that child.
-    pub fn out_of(&self, source: &str) -> Option<&Held> {
-        self.held.iter().find(|held| held.config.from == source)
+    /// The link that is that output of that child.
+    pub fn out_of(&self, source: &str, stream: Stream) -> Option<&Held> {
+        self.held.iter().find(|held| held.config.from == source && held.config.stream == stream)
     }
 
     /// The queues that no link of `new` uses, or all queues if there is no `new`: these inputs
@@ -147,6 +144,7 @@ impl Links {
     pub fn flows(&self) -> Vec<LinkSeen<'_>> {
         let each = self.held.iter().map(|held| LinkSeen {
             from: &held.config.from,
+            stream: held.config.stream,
             to: &held.config.to,
             queue: &held.queue,
             is_open: self.queue(held).write.is_some(),
@@ -196,15 +194,17 @@ impl Links {
                 continue;
             }
             self.make(link, model, store, &mut new)
-                .map_err(|e| format!("cannot make the link {} -> {}: {e}", link.from, link.to))?;
+                .map_err(|e| format!("cannot make the link {}: {e}", link.title()))?;
         }
         Ok(new)
     }
 
     fn make(&self, link: &Config, model: &Model, store: &Store, new: &mut Links) -> io::Result<()> {
         let intake = has_intake(model, link);
-        let id =
-            if intake { QueueId::Between(link.from.clone(), link.to.clone()) } else { QueueId::Of(link.to.clone()) };
+        let id = match intake {
+            true => QueueId::Between(link.from.clone(), link.stream, link.to.clone()),
+            false => QueueId::Of(link.to.clone()),
+        };
         // A queue that is removed can't be shared, because its input ends.
         let shared = self.stays(&id, model) || new.queues.iter().any(|q| q.id == id);
         let kept = if shared { None } else { store.link(&id.name(link.protocol))? };
@@ -313,7 +313,7 @@ impl Links {
     pub fn put_right(&mut self, child: &str) -> io::Result<()> {
         for held in self.held.iter().filter(|held| held.touches(child)) {
             let Some(queue) = self.queues.iter_mut().find(|q| q.id == held.queue) else { continue };
-            let title = held.title();
+            let title = held.config.title();
             let mut short = pipe::restore_capacity(&queue.read, queue.granted)? < queue.granted;
             if let Some(HeldIntake { intake, granted, .. }) = &held.intake {
                 short |= pipe::restore_capacity(&intake.staging.read, *granted)? < *granted;
@@ -417,19 +417,17 @@ fn stalled(seen: Duration, clock: Timestamp, idle: Duration, batch: u64) -> Dura
 fn take_up(link: &Config, mut kept: Kept, has_intake: bool) -> io::Result<Link> {
     if has_intake && kept.intake.is_none() {
         log::error!(
-            "link {} -> {}: the service manager kept its queue alone: what its sink had begun to take is lost",
-            link.from,
-            link.to
+            "link {}: the service manager kept its queue alone: what its sink had begun to take is lost",
+            link.title()
         );
     }
     if let Some((staging, ledger)) = &mut kept.intake {
         if let Err(why) = ledger::adopt(&*ledger) {
             // The bytes in staging may be saved twice, which is better than losing them.
             log::error!(
-                "link {} -> {}: {why}: starting with an empty one. The beginning of a message that its sink had set \
+                "link {}: {why}: starting with an empty one. The beginning of a message that its sink had set \
                  aside is lost; of {} bytes that it was about to save, some may be saved twice",
-                link.from,
-                link.to,
+                link.title(),
                 pipe::bytes_in(staging)?
             );
             *ledger = ledger::create()?;
@@ -442,16 +440,15 @@ fn take_up(link: &Config, mut kept: Kept, has_intake: bool) -> io::Result<Link> 
         let _refused = pipe::restore_capacity(end, link.capacity);
     }
     log::info!(
-        "link {} -> {}: taken up as the last supervisor left it, with {} bytes",
-        link.from,
-        link.to,
+        "link {}: taken up as the last supervisor left it, with {} bytes",
+        link.title(),
         pipe::bytes_in(&made.queue.read)?
     );
     Ok(made)
 }
 
 fn resize(held: &mut Held, queue: &mut Queue, link: &Config) {
-    let Config { from, to, capacity, .. } = link;
+    let (title, capacity) = (link.title(), &link.capacity);
     let intake = held.intake.as_mut().map(|held| (&held.intake.staging.write, &mut held.granted));
     let mut real = *capacity;
     for (name, pipe) in [("queue", Some((&queue.read, &mut queue.granted))), ("staging", intake)] {
@@ -463,7 +460,7 @@ fn resize(held: &mut Held, queue: &mut Queue, link: &Config) {
             }
             // The other pipe may still get it.
             Err(error) => log::warn!(
-                "link {from} -> {to}: cannot set the capacity of its {name} to {capacity} bytes: {error}; the {name} stays as it was"
+                "link {title}: cannot set the capacity of its {name} to {capacity} bytes: {error}; the {name} stays as it was"
             ),
         }
     }
@@ -482,7 +479,7 @@ fn permit(queue: &OwnedFd, sink: u32, sources: &[u32], title: &str) {
     };
     if let Err(error) = permitted {
         log::warn!(
-            "link {title}: its children may not open /dev/stdin and /dev/stdout by these names: {}",
+            "link {title}: its children may not open it by the names /dev/stdin, /dev/stdout and /dev/stderr: {}",
             error.desc()
         );
     }
@@ -496,10 +493,10 @@ fn users(link: &Config, model: &Model) -> [u32; 2] {
 }
 
 fn tell_granted(link: &Config, real: usize) {
-    let Config { from, to, capacity, .. } = link;
-    if real < *capacity {
+    let (title, capacity) = (link.title(), link.capacity);
+    if real < capacity {
         log::warn!(
-            "link {from} -> {to}: the kernel grants {real} of {capacity} bytes (pipe-max-size, pipe-user-pages-soft: pipe(7))"
+            "link {title}: the kernel grants {real} of {capacity} bytes (pipe-max-size, pipe-user-pages-soft: pipe(7))"
         );
     }
 }

@@ -4,11 +4,13 @@
 //! |---|---|
 //! | `links` | every pipe between children, with both its ends |
 //! | `sockets`, `names`, `unix_name` | listening sockets, and the names of Unix sockets in the file system |
+//! | `holder` | why an address can't be bound, and which process has it |
 //! | `shared_memory` | the memory that the instances of one child share |
 //! | `access` | which users may open the pipes that children are given |
 //! | `store` | what the service manager keeps for the next supervisor |
 
 pub(crate) mod access;
+pub(crate) mod holder;
 pub(crate) mod links;
 pub(crate) mod names;
 pub(crate) mod shared_memory;

@@ -2,6 +2,7 @@
 //! that no client is refused during a restart.
 
 use crate::config::model::{Address, HostPort};
+use crate::supervisor::kept::holder;
 use crate::supervisor::kept::names::{Found, Names, Wanted};
 use crate::supervisor::kept::store::{Handed, Store, socket_name};
 use crate::supervisor::kept::unix_name::{self, Access, Inode, Name};
@@ -274,8 +275,13 @@ impl Sockets {
                 "cannot listen on {address}: this daemon itself holds {own} until a reload is done; \
                  reload once with neither address, then with the new one"
             ),
-            None => format!("cannot listen on {address}: {}", cause(error)),
+            None => holder::refusal(address, error, None),
         }
+    }
+
+    /// Whether one is held for exactly that address.
+    pub(crate) fn has(&self, address: &Address) -> bool {
+        self.held.contains_key(address)
     }
 
     /// Closes all sockets at the end. Returns the processes aside that
@@ -479,6 +485,27 @@ fn open(address: &Address) -> io::Result<Held> {
 }
 
 fn open_net(host: &HostPort, kind: SockType, reuse: bool) -> io::Result<OwnedFd> {
+    let fd = bind_net(host, kind, reuse)?;
+    if kind == SockType::Stream {
+        listen(&fd, Backlog::new(BACKLOG)?)?;
+    }
+    Ok(fd)
+}
+
+/// Tries to bind that address and lets go of it. With SO_REUSEADDR, a socket that does not
+/// listen is in nobody's way (socket(7)). Nothing is tried for other sockets than TCP, which
+/// would be.
+///
+/// # Errors
+/// From bind(2).
+pub(crate) fn try_to_bind(address: &Address) -> io::Result<()> {
+    match address {
+        Address::Tcp(host) => bind_net(host, SockType::Stream, true).map(drop),
+        Address::Udp(_) | Address::Unix(_) => Ok(()),
+    }
+}
+
+fn bind_net(host: &HostPort, kind: SockType, reuse: bool) -> io::Result<OwnedFd> {
     let at = on_interface(host)?;
     let family = if at.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
@@ -491,9 +518,6 @@ fn open_net(host: &HostPort, kind: SockType, reuse: bool) -> io::Result<OwnedFd>
         setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     }
     bind_to(&fd, &SockaddrStorage::from(at))?;
-    if kind == SockType::Stream {
-        listen(&fd, Backlog::new(BACKLOG)?)?;
-    }
     Ok(fd)
 }
 

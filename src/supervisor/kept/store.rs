@@ -11,7 +11,7 @@
 //! |---|---|
 //! | `listen/ADDRESS` | a listening socket |
 //! | `listen/unix%3APATH#DEVICE-INODE` | a listening socket with a name in the file system, and which file that was |
-//! | `link/PROTOCOL/FROM/TO/queue` | the read end of a link's queue; FROM is `*` if several links may share it |
+//! | `link/PROTOCOL/FROM/TO/queue` | the read end of a link's queue; FROM is `*` if several links may share it, and `CHILD#stderr` if it is a child's standard error |
 //! | `link/PROTOCOL/FROM/TO/staging`, `.../ledger` | the other two parts of a link to a sink with an intake |
 //!
 //! The sockets of a socket unit (systemd.socket(5)) arrive in the same way, with names of
@@ -24,6 +24,7 @@ use crate::link::ledger::View;
 use crate::supervisor::kept::unix_name::Inode;
 use crate::supervisor::manager::Manager;
 use crate::sys::pipe;
+use crate::sys::stream::Stream;
 use crate::sys::{listen_fds, notify};
 use nix::net::if_::if_indextoname;
 use nix::sys::socket::{SockType, SockaddrStorage, getsockname, getsockopt, sockopt};
@@ -35,6 +36,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 const QUEUE: &str = "queue";
 const STAGING: &str = "staging";
 const LEDGER: &str = "ledger";
+
+/// What follows the source's name if the link is its standard error.
+const STDERR: &str = "#stderr";
 
 /// The number of bytes that is assumed for a link that can't be looked into just now.
 const UNKNOWN: usize = 1;
@@ -49,6 +53,26 @@ pub struct Handed {
     pub socket: OwnedFd,
     /// Whether it remains the manager's own, along with its name if it is a Unix socket.
     pub lent: bool,
+}
+
+/// A link that no configuration has any more and that holds bytes.
+#[derive(Debug)]
+pub struct Waiting<'a> {
+    /// The source's name, or `*` if there may be several.
+    pub from: &'a str,
+    /// Which of the source's outputs it is.
+    pub stream: Stream,
+    /// The sink's name.
+    pub to: &'a str,
+    /// How many bytes it holds.
+    pub bytes: usize,
+}
+
+impl Waiting<'_> {
+    /// `FROM -> TO`, or `FROM (stderr) -> TO`.
+    pub fn title(&self) -> String {
+        format!("{} -> {}", self.stream.of(self.from), self.to)
+    }
 }
 
 /// The service manager's store, as far as this process knows it.
@@ -129,15 +153,14 @@ impl Store {
         Ok(Some(Kept { queue, intake: part(STAGING)?.zip(part(LEDGER)?) }))
     }
 
-    /// The links that were left and not taken up and that hold bytes: source, sink, and
-    /// number of bytes.
-    pub fn waiting(&self) -> Vec<(&str, &str, usize)> {
+    /// The links that were left and not taken up and that hold bytes.
+    pub fn waiting(&self) -> Vec<Waiting<'_>> {
         let links = self.left.keys().filter_map(|name| name.strip_suffix(QUEUE)?.strip_suffix('/'));
         let waiting = links.map(|link| {
-            let (from, to) = ends(link);
-            (from, to, self.bytes_left(link).unwrap_or(UNKNOWN))
+            let (from, stream, to) = ends(link);
+            Waiting { from, stream, to, bytes: self.bytes_left(link).unwrap_or(UNKNOWN) }
         });
-        waiting.filter(|&(_, _, bytes)| bytes > 0).collect()
+        waiting.filter(|link| link.bytes > 0).collect()
     }
 
     fn bytes_left(&self, link: &str) -> io::Result<usize> {
@@ -219,12 +242,17 @@ pub fn socket_name(address: &Address, inode: Option<Inode>) -> String {
 
 /// The beginning of the names of a link's parts in the store; `from` is `None` if several
 /// sources may share its queue.
-pub fn link_name(protocol: Protocol, from: Option<&str>, to: &str) -> String {
+pub fn link_name(protocol: Protocol, from: Option<(&str, Stream)>, to: &str) -> String {
     let protocol = match protocol {
         Protocol::Lines => "lines",
         Protocol::Records => "records",
     };
-    format!("link/{protocol}/{}/{to}", from.unwrap_or("*"))
+    let from = match from {
+        None => "*".to_owned(),
+        Some((from, Stream::Stdout)) => from.to_owned(),
+        Some((from, Stream::Stderr)) => format!("{from}{STDERR}"),
+    };
+    format!("link/{protocol}/{from}/{to}")
 }
 
 /// The parts of a link, with their names in the store.
@@ -238,11 +266,15 @@ pub fn parts<'a>(
     all.into_iter().filter_map(|(part, fd)| Some((format!("{link}/{part}"), fd?.as_fd()))).collect()
 }
 
-/// The source and the sink in a link's name in the store.
-fn ends(link: &str) -> (&str, &str) {
+/// The source, its output, and the sink in a link's name in the store.
+fn ends(link: &str) -> (&str, Stream, &str) {
     let mut words = link.split('/').skip(2);
     let mut word = || words.next().unwrap_or_default();
-    (word(), word())
+    let (from, to) = (word(), word());
+    match from.strip_suffix(STDERR) {
+        Some(from) => (from, Stream::Stderr, to),
+        None => (from, Stream::Stdout, to),
+    }
 }
 
 /// Escapes a text for the store, whose names are printable ASCII without a colon; `#` ends
@@ -288,8 +320,13 @@ mod tests {
         assert_eq!(socket_name(&address, None), "listen/tcp%3A//[%3A%3A1]%3A7007");
         let unix = Address::Unix("/run/caf\u{e9} #100%".into());
         assert_eq!(socket_name(&unix, Inode::parse("1a-2f3")), "listen/unix%3A/run/caf%C3%A9 %23100%25#1a-2f3");
-        assert_eq!(link_name(Protocol::Records, Some("echo.0"), "logger"), "link/records/echo.0/logger");
-        assert_eq!(ends(&link_name(Protocol::Lines, None, "x")), ("*", "x"));
+        let output = |stream| Some(("echo.0", stream));
+        assert_eq!(link_name(Protocol::Records, output(Stream::Stdout), "logger"), "link/records/echo.0/logger");
+        assert_eq!(link_name(Protocol::Lines, output(Stream::Stderr), "logger"), "link/lines/echo.0#stderr/logger");
+        assert_eq!(ends(&link_name(Protocol::Lines, None, "x")), ("*", Stream::Stdout, "x"));
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            assert_eq!(ends(&link_name(Protocol::Lines, output(stream), "logger")), ("echo.0", stream, "logger"));
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::supervisor::change::reload::WRONG_CONFIGURATION;
 use crate::supervisor::event_loop::Supervisor;
 use crate::supervisor::family::child::{Cause, Event, Ladder, State};
 use crate::supervisor::family::outcome::{self, Bad, Family, Start};
-use crate::supervisor::looks::Purpose;
+use crate::supervisor::looks::{Purpose, obstacles};
 use crate::supervisor::operators::waiters::{Goal, WATCHED, Waiter, Watch};
 use crate::supervisor::poll::Id;
 use crate::sys::look::Answers;
@@ -88,7 +88,10 @@ impl Supervisor {
                 if plan.is_empty() {
                     self.operators.say(Some(connection), "nothing would change");
                 }
-                self.operators.finish(Some(connection), 0);
+                match obstacles(&loaded, &answers) {
+                    none if none.is_empty() => self.operators.finish(Some(connection), 0),
+                    some => self.operators.refuse(Some(connection), &some.join("\n")),
+                }
             }
             Err(problems) => {
                 self.operators.refuse_as(Some(connection), problems.to_string().trim_end(), WRONG_CONFIGURATION);
@@ -102,6 +105,8 @@ impl Supervisor {
         let mut ids = Vec::new();
         for name in names {
             match self.children.ids_of(name) {
+                // No child has that name, so it is a word for every child.
+                none if none.is_empty() && name == "all" => ids.extend(self.children.iter().map(|(id, _)| id)),
                 found if found.is_empty() => {
                     self.operators
                         .refuse(Some(connection), &format!("cannot find child \"{name}\": {}", self.children.known()));
@@ -263,6 +268,7 @@ impl Supervisor {
             .zip(waits)
             .map(|(held, (queued, stalled))| status::Link {
                 from: held.config.from.clone(),
+                stream: held.config.stream,
                 to: held.config.to.clone(),
                 queued_bytes: queued as u64,
                 capacity_bytes: self.kept.links.capacity(held) as u64,
@@ -270,9 +276,13 @@ impl Supervisor {
             })
             .collect();
         // Links that are no longer configured but still hold bytes.
-        links.extend(self.kept.store.waiting().into_iter().map(|(from, to, bytes)| {
-            let (queued_bytes, capacity_bytes) = (bytes as u64, bytes as u64);
-            status::Link { from: from.to_owned(), to: to.to_owned(), queued_bytes, capacity_bytes, stalled_for_ms: 0 }
+        links.extend(self.kept.store.waiting().into_iter().map(|link| status::Link {
+            from: link.from.to_owned(),
+            stream: link.stream,
+            to: link.to.to_owned(),
+            queued_bytes: link.bytes as u64,
+            capacity_bytes: link.bytes as u64,
+            stalled_for_ms: 0,
         }));
         let children =
             self.model().children.iter().filter_map(|config| self.children.named(&config.name)).map(|child| {
@@ -302,7 +312,10 @@ impl Supervisor {
             version: status::VERSION,
             pid: nix::unistd::getpid().as_raw(),
             state: self.daemon_state(),
+            program: env!("CARGO_PKG_VERSION").to_owned(),
             config: self.model().file.as_ref().map(|file| file.display().to_string()),
+            config_content: self.loaded.text().map(status::Content::of),
+            config_changed: None,
             since: self.figures.wall.time(self.figures.since),
             reloads: self.figures.reloads,
             unlogged: crate::journal::unsent(),

@@ -21,7 +21,7 @@ const AWK: &str = "exec awk '{ print }' >>messages.log";
 const TRIES: u32 = 200;
 
 /// Makes the fault until the checker finds something. Reports how long that took.
-fn until_found(what: &str, mut make: impl FnMut() -> Verdict) -> String {
+pub(super) fn until_found(what: &str, mut make: impl FnMut() -> Verdict) -> String {
     for tries in 1..=TRIES {
         let verdict = make();
         if !verdict.is_clean() {
@@ -74,7 +74,7 @@ fn wait_progress(daemon: &Daemon) {
     wait_for("messages are saved", || (size() != before).then_some(()));
 }
 
-fn kill_and_see_replaced(daemon: &Daemon, names: &[&str]) {
+pub(super) fn kill_and_see_replaced(daemon: &Daemon, names: &[&str]) {
     let pids: Vec<i32> = names.iter().map(|name| daemon.child_pid_when_up(name)).collect();
     pids.iter().for_each(|&pid| kill(pid, SIGKILL));
     for (name, pid) in names.iter().zip(pids) {

@@ -6,7 +6,7 @@ use plumbd::config::effective::effective;
 use plumbd::config::model::Model;
 use plumbd::config::plan::plan;
 use plumbd::config::{Problems, check_text_on};
-use plumbd::schema::system::{Account, System};
+use plumbd::schema::system::{Account, NotRunnable, System};
 use std::path::{Path, PathBuf};
 
 /// Tries plumbd's own function.
@@ -76,8 +76,8 @@ impl System for Anywhere {
     fn folder(&self, path: &Path) -> Result<(), String> {
         there(path)
     }
-    fn program(&self, path: &Path) -> Result<(), String> {
-        there(path)
+    fn program(&self, path: &Path) -> Result<(), NotRunnable> {
+        Ok(there(path)?)
     }
     fn regular_file(&self, path: &Path) -> Result<(), String> {
         there(path)

@@ -161,6 +161,7 @@ impl Rig {
         let give = OwnedFd::into_raw_fd;
         let inbound = Inbound {
             from: "source".to_owned(),
+            stream: plumbd::sys::stream::Stream::Stdout,
             protocol: Protocol::Lines,
             queue: give(queue.read),
             staging: [give(staging.read), give(write.into())],

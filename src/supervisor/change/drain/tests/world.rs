@@ -45,7 +45,8 @@ pub struct Seen {
     pub late: u64,
 }
 
-/// The number of a message: its source, and its number there.
+/// The number of a message: the output that it came from, and its number there. The outputs of
+/// child N have the numbers 2N and 2N + 1.
 type Message = (usize, u64);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,9 +75,10 @@ struct Node {
     progress: Progress,
     process: Option<Process>,
     into: Option<usize>,
-    out: Option<usize>,
+    /// The queues of its standard output and of its standard error.
+    outs: [Option<usize>; 2],
     needs: Vec<usize>,
-    written: u64,
+    written: [u64; 2],
     spawned: i32,
 }
 
@@ -131,7 +133,8 @@ fn waiting(policy: Policy) -> Machine {
 
 impl World {
     /// Chains with zero to three filters, their children in any order, and one sink or
-    /// several; sometimes two sources into one sink.
+    /// several; sometimes two sources into one sink. Some sources and filters write errors too,
+    /// which go anywhere.
     pub fn new(law: Law, dice: &mut Dice) -> World {
         let mut roles = Vec::new();
         let mut links = Vec::new();
@@ -159,9 +162,9 @@ impl World {
                 progress: Progress::default(),
                 process: None,
                 into: None,
-                out: None,
+                outs: [None; 2],
                 needs: Vec::new(),
-                written: 0,
+                written: [0; 2],
                 spawned: 0,
             })
             .collect();
@@ -173,8 +176,16 @@ impl World {
                 queues.push(Queue { room: dice.of(&[1, 4, 50]), open: true, ..Queue::default() });
                 queues.len() - 1
             });
-            nodes[from].out = Some(queue);
+            nodes[from].outs[0] = Some(queue);
             nodes[from].needs.push(to);
+        }
+        for from in 0..nodes.len() {
+            let to = dice.below(nodes.len());
+            let queue = nodes[to].into.filter(|_| dice.percent(30) && !reaches(&nodes, to, from));
+            if nodes[from].outs[0].is_some() && queue.is_some() {
+                nodes[from].outs[1] = queue;
+                nodes[from].needs.push(to);
+            }
         }
         // One child must be up before another without a link between them.
         let (one, other) = (dice.below(nodes.len()), dice.below(nodes.len()));
@@ -235,9 +246,9 @@ impl World {
     /// other ends, or it changes alone and its links stay.
     fn begin_partial(&mut self, dice: &mut Dice) {
         let one = dice.below(self.nodes.len());
-        let links: BTreeSet<usize> = [self.nodes[one].into, self.nodes[one].out].into_iter().flatten().collect();
+        let links: BTreeSet<usize> = self.nodes[one].links().collect();
         let goes = if dice.percent(70) { links } else { BTreeSet::new() };
-        let touched = |node: &Node| [node.into, node.out].iter().flatten().any(|queue| goes.contains(queue));
+        let touched = |node: &Node| node.links().any(|queue| goes.contains(&queue));
         let going = (0..self.nodes.len()).filter(|&at| at == one || touched(&self.nodes[at])).collect();
         self.drain = Some((going, goes, self.bounds(dice)));
         self.begin_drain();
@@ -307,15 +318,16 @@ impl World {
             return self.end(at, exit);
         }
         match node.role {
-            Role::Source => {
-                let queue = &mut self.queues[node.out.unwrap()];
+            Role::Source | Role::Filter if node.role == Role::Source || dice.percent(10) => {
+                let output = if node.role == Role::Filter { 1 } else { dice.below(2) };
+                let Some(queue) = node.outs[output].map(|queue| &mut self.queues[queue]) else { return Ok(()) };
                 if queue.messages.len() < queue.room {
-                    node.written += 1;
-                    queue.messages.push_back((at, node.written));
+                    node.written[output] += 1;
+                    queue.messages.push_back((2 * at + output, node.written[output]));
                 }
             }
-            Role::Filter => {
-                let out = &mut self.queues[node.out.unwrap()];
+            Role::Source | Role::Filter => {
+                let out = &mut self.queues[node.outs[0].unwrap()];
                 match process.in_hand {
                     Some(message) if out.messages.len() < out.room => {
                         out.messages.push_back(message);
@@ -342,7 +354,7 @@ impl World {
 
     /// Whether a reader of that queue sees the end of the file.
     fn has_ended(&self, queue: usize) -> bool {
-        let held = self.nodes.iter().any(|node| node.out == Some(queue) && node.process.is_some());
+        let held = self.nodes.iter().any(|node| node.outs.contains(&Some(queue)) && node.process.is_some());
         !self.queues[queue].open && !held && self.queues[queue].messages.is_empty()
     }
 
@@ -357,7 +369,7 @@ impl World {
             let node = &mut self.nodes[at];
             match action {
                 Action::Spawn => {
-                    if node.out.is_some_and(|queue| !self.queues[queue].open) {
+                    if node.outs.iter().flatten().any(|&queue| !self.queues[queue].open) {
                         return Err(format!("child {at} is started though its output has ended"));
                     }
                     node.spawned += 1;
@@ -410,7 +422,7 @@ impl World {
                 ended_well: node.machine.last_exit.is_some_and(Exit::success),
                 saves: node.role == Role::Saver,
                 over: is_over(node) || lies || self.law == Law::NobodyIsStarted,
-                has_output: node.out.is_none_or(|queue| self.queues[queue].open),
+                has_output: node.outs.iter().flatten().all(|&queue| self.queues[queue].open),
                 progress: node.progress,
                 before: if self.law == Law::NoOrder { Vec::new() } else { before(at) },
             }
@@ -421,8 +433,8 @@ impl World {
     fn flows(&self, going: &[usize], goes: &BTreeSet<usize>) -> Vec<(Flow, usize)> {
         let place = |at: usize| going.iter().position(|&other| other == at);
         let mut flows = Vec::new();
-        for (from, node) in self.nodes.iter().enumerate() {
-            let Some(queue) = node.out else { continue };
+        let outs = |(from, node): (usize, &Node)| node.outs.into_iter().flatten().map(move |queue| (from, queue));
+        for (from, queue) in self.nodes.iter().enumerate().flat_map(outs) {
             let to = self.nodes.iter().position(|sink| sink.into == Some(queue)).and_then(place);
             if let Some(to) = to {
                 flows.push((Flow { from: place(from), to, queue, goes: goes.contains(&queue) }, queue));
@@ -509,18 +521,26 @@ impl World {
         seen.lost_in_hand += self.lost_in_hand.len() as u64;
         let mut all: Vec<Message> = self.file.iter().chain(&waiting).chain(&self.lost_in_hand).copied().collect();
         all.sort_unstable();
-        let written = |(at, node): (usize, &Node)| (1..=node.written).map(move |number| (at, number));
-        let expected: Vec<Message> = self.nodes.iter().enumerate().flat_map(written).collect();
+        let counts = self.nodes.iter().flat_map(|node| node.written).enumerate();
+        let expected: Vec<Message> =
+            counts.flat_map(|(output, written)| (1..=written).map(move |number| (output, number))).collect();
         if all != expected {
             return Err(format!("{} messages were written, and {} are somewhere", expected.len(), all.len()));
         }
-        for source in 0..self.nodes.len() {
-            let numbers = self.file.iter().filter(|message| message.0 == source).map(|message| message.1);
+        for output in 0..2 * self.nodes.len() {
+            let numbers = self.file.iter().filter(|message| message.0 == output).map(|message| message.1);
             if !numbers.is_sorted() {
-                return Err(format!("what child {source} wrote is not in order"));
+                return Err(format!("what child {} wrote is not in order", output / 2));
             }
         }
         Ok(())
+    }
+}
+
+impl Node {
+    /// The queues of its links.
+    fn links(&self) -> impl Iterator<Item = usize> {
+        self.into.into_iter().chain(self.outs.into_iter().flatten())
     }
 }
 
@@ -549,7 +569,7 @@ impl fmt::Display for World {
             writeln!(
                 f,
                 "{at}: {:?} {want:?} {state:?} {last_exit:?} {:?} {:?} -> {:?} needs {:?} {:?}",
-                node.role, node.progress, node.into, node.out, node.needs, node.process
+                node.role, node.progress, node.into, node.outs, node.needs, node.process
             )?;
         }
         for (at, queue) in self.queues.iter().enumerate() {

@@ -9,6 +9,7 @@ use crate::supervisor::family::child::{Action, Event, Machine, State, Want};
 use crate::supervisor::family::outcome::{Family, Seen as SeenChild};
 use crate::supervisor::kept::links::QueueId;
 use crate::sys::process::Exit;
+use crate::sys::stream::Stream;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,7 +62,17 @@ struct Part {
     is_bad: bool,
     /// Where its output goes.
     to: Option<String>,
+    /// Where its errors go.
+    errors: Option<String>,
     after: BTreeSet<String>,
+}
+
+impl Part {
+    /// Its links: each output and where it goes.
+    fn links(&self) -> impl Iterator<Item = (Stream, &String)> {
+        let output = self.to.iter().map(|to| (Stream::Stdout, to));
+        output.chain(self.errors.iter().map(|to| (Stream::Stderr, to)))
+    }
 }
 
 #[derive(Debug)]
@@ -90,6 +101,7 @@ struct Kid {
 #[derive(Debug)]
 struct Link {
     from: String,
+    stream: Stream,
     to: String,
     queue: QueueId,
     bytes: usize,
@@ -148,6 +160,7 @@ impl super::super::World for World {
     fn links(&self) -> Vec<LinkSeen<'_>> {
         let each = self.links.iter().map(|link| LinkSeen {
             from: &link.from,
+            stream: link.stream,
             to: &link.to,
             queue: &link.queue,
             is_open: link.open,
@@ -216,10 +229,12 @@ impl World {
         };
         for family in 0..families {
             let sink = name(family, dice.of(&['v', 's']), 0);
-            let mut config = BTreeMap::from([(sink.clone(), world.part(dice, None, 5))]);
+            let mut config = BTreeMap::from([(sink.clone(), world.part(dice, [None, None], 5))]);
             for number in 1..=1 + dice.below(4) {
-                let to: Vec<&String> = config.keys().collect();
-                let to = dice.percent(80).then(|| to[dice.below(to.len())].clone()).filter(|to| !is_source(to));
+                let all: Vec<&String> = config.keys().collect();
+                let to = [80, 30].map(|percent| {
+                    dice.percent(percent).then(|| all[dice.below(all.len())].clone()).filter(|to| !is_source(to))
+                });
                 let role = if dice.percent(50) { 'f' } else { 'a' };
                 let part = world.part(dice, to, 5);
                 config.insert(name(family, role, number), part);
@@ -235,9 +250,9 @@ impl World {
         world
     }
 
-    fn part(&mut self, dice: &mut Dice, to: Option<String>, bad: u64) -> Part {
+    fn part(&mut self, dice: &mut Dice, [to, errors]: [Option<String>; 2], bad: u64) -> Part {
         self.versions += 1;
-        Part { version: self.versions, is_bad: dice.percent(bad), to, after: BTreeSet::new() }
+        Part { version: self.versions, is_bad: dice.percent(bad), to, errors, after: BTreeSet::new() }
     }
 
     fn come(&mut self, name: &str, dice: &mut Dice) {
@@ -250,17 +265,26 @@ impl World {
         self.needs = self
             .config
             .iter()
-            .map(|(name, part)| (name.clone(), part.after.iter().chain(&part.to).cloned().collect()))
+            .map(|(name, part)| {
+                (name.clone(), part.after.iter().chain(part.links().map(|(_, to)| to)).cloned().collect())
+            })
             .collect();
         let config = &self.config;
-        self.links.retain(|link| config.get(&link.from).is_some_and(|part| part.to.as_ref() == Some(&link.to)));
+        self.links.retain(|link| {
+            config.get(&link.from).is_some_and(|part| part.links().any(|out| out == (link.stream, &link.to)))
+        });
         for (from, part) in config {
-            let Some(to) = &part.to else { continue };
-            if self.links.iter().any(|link| link.from == *from) {
-                continue;
+            for (stream, to) in part.links() {
+                if self.links.iter().any(|link| link.from == *from && link.stream == stream) {
+                    continue;
+                }
+                let queue = match is_saver(to) {
+                    true => QueueId::Between(from.clone(), stream, to.clone()),
+                    false => QueueId::Of(to.clone()),
+                };
+                let (from, to) = (from.clone(), to.clone());
+                self.links.push(Link { from, stream, to, queue, bytes: 0, open: true });
             }
-            let queue = if is_saver(to) { QueueId::Between(from.clone(), to.clone()) } else { QueueId::Of(to.clone()) };
-            self.links.push(Link { from: from.clone(), to: to.clone(), queue, bytes: 0, open: true });
         }
     }
 
@@ -516,11 +540,12 @@ impl World {
             (before, _) => before.is_some(),
         };
         let going = patch.iter().filter(goes).map(|(name, _)| name.clone()).collect();
-        let to = |from: &String| match patch.get(from) {
-            Some(part) => part.as_ref().and_then(|part| part.to.clone()),
-            None => self.config.get(from).and_then(|part| part.to.clone()),
+        let part = |from: &String| match patch.get(from) {
+            Some(part) => part.as_ref(),
+            None => self.config.get(from),
         };
-        let stays = |link: &&Link| to(&link.from).as_ref() == Some(&link.to);
+        let stays =
+            |link: &&Link| part(&link.from).is_some_and(|part| part.links().any(|out| out == (link.stream, &link.to)));
         let staying: BTreeSet<&QueueId> = self.links.iter().filter(stays).map(|link| &link.queue).collect();
         let queues = self.links.iter().map(|link| &link.queue);
         let ends = queues.filter(|queue| !staying.contains(queue)).cloned().collect();
@@ -546,19 +571,27 @@ impl World {
             match dice.below(4) {
                 0 if names.len() > 1 => {
                     let gone = config.remove(&one).unwrap();
-                    self.touch(&mut config, gone.to.as_deref(), dice);
+                    for (_, to) in gone.links() {
+                        self.touch(&mut config, Some(to), dice);
+                    }
                     for name in config.keys().cloned().collect::<Vec<_>>() {
                         let part = config.get_mut(&name).unwrap();
                         part.after.remove(&one);
-                        if part.to.as_ref() == Some(&one) {
-                            part.to = None;
-                            self.touch(&mut config, Some(&name), dice);
+                        for to in [&mut part.to, &mut part.errors] {
+                            if to.take_if(|to| *to == one).is_some() {
+                                self.versions += 1;
+                                part.version = self.versions;
+                                part.is_bad = dice.percent(25);
+                            }
                         }
                     }
                 }
                 1 if names.len() < 6 => {
-                    let to = dice.percent(70).then(|| one.clone()).filter(|to| !is_source(to));
-                    self.touch(&mut config, to.as_deref(), dice);
+                    let to = [&one, &names[dice.below(names.len())]].map(|to| {
+                        let to = dice.percent(70).then(|| to.clone()).filter(|to| !is_source(to));
+                        self.touch(&mut config, to.as_deref(), dice);
+                        to
+                    });
                     let mut part = self.part(dice, to, 25);
                     part.after.insert(names[dice.below(names.len())].clone());
                     let number = usize::try_from(self.versions).unwrap();
@@ -686,7 +719,8 @@ impl World {
             return self.tell(one, Event::Ready, dice, seen);
         }
         let into = self.links.iter().position(|link| link.to == one && link.bytes > 0);
-        let out = self.links.iter().position(|link| link.from == one);
+        let outs: Vec<usize> = (0..self.links.len()).filter(|&at| self.links[at].from == one).collect();
+        let out = (!outs.is_empty()).then(|| outs[dice.below(outs.len())]);
         let is_sink = self.links.iter().any(|link| link.to == one);
         let writes = |link: &Link| self.kids.get(&link.from).is_some_and(|kid| kid.process.is_some());
         let has_ended =
@@ -801,8 +835,8 @@ impl fmt::Display for World {
             let (part, process) = (self.config.get(name), &kid.process);
             writeln!(f, "{name}: {want:?} {state:?} {last_exit:?} {:?} {part:?} {process:?}", policy.restart)?;
         }
-        for Link { from, to, bytes, open, .. } in &self.links {
-            writeln!(f, "{from} -> {to}: {bytes}, open {open}")?;
+        for Link { from, stream, to, bytes, open, .. } in &self.links {
+            writeln!(f, "{} -> {to}: {bytes}, open {open}", stream.of(from))?;
         }
         for UnderWay { change, patch, .. } in &self.changes {
             writeln!(f, "{change:?} to {patch:?}")?;

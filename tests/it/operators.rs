@@ -1,0 +1,273 @@
+//! What an operator reads, to the letter: the texts that help somebody who has typed something
+//! wrong, or whose system is not as the configuration says.
+
+use crate::daemon::{Daemon, wait_for};
+use plumbd::control::Request;
+use plumbd::control::status::ChildState;
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::Command;
+
+/// What `plumbd` with these words prints in that folder: exit status, standard output,
+/// standard error. The folder is called DIR.
+fn plumbd(dir: &Path, words: &[&str]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_plumbd"))
+        .args(words)
+        .current_dir(dir)
+        .env_remove("PLUMBD_CONTROL")
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(dir.to_str().unwrap(), "DIR");
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+/// The same, as one text.
+fn said(dir: &Path, words: &[&str]) -> String {
+    let (status, out, err) = plumbd(dir, words);
+    format!("{out}{err}exit status {status}")
+}
+
+fn folder(config: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("plumbd.toml"), config).unwrap();
+    dir
+}
+
+/// The first line of each problem.
+fn headlines(text: &str) -> Vec<&str> {
+    text.lines().filter(|line| line.starts_with("plumbd.toml:")).collect()
+}
+
+#[test]
+fn a_script_that_can_not_run_is_told_with_what_would_mend_it() {
+    let names = ["badinterp", "crlf", "none", "gen.py"];
+    let child = |name: &str| format!("[children.{}]\ncommand = [\"./{name}\"]\n", name.replace('.', "_"));
+    let dir = folder(&names.map(child).concat());
+    for (name, text, mode) in [
+        ("badinterp", "#!/usr/bin/pyhton3\n", 0o755),
+        ("crlf", "#!/bin/sh\r\nexit\r\n", 0o755),
+        ("none", "exit\n", 0o755),
+        ("gen.py", "#!/bin/sh\n", 0o644),
+    ] {
+        std::fs::write(dir.path().join(name), text).unwrap();
+        std::fs::set_permissions(dir.path().join(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let (status, out, err) = plumbd(dir.path(), &["check"]);
+    assert_eq!((status, &*out), (78, ""));
+    let expected = [
+        "plumbd.toml:2:12: cannot run DIR/badinterp: its interpreter /usr/bin/pyhton3 does not exist; correct its first \
+         line, or install the interpreter",
+        r"plumbd.toml:4:12: cannot run DIR/crlf: its lines end in CR LF, and the CR counts as part of a name; sed -i 's/\r$//' DIR/crlf",
+        "plumbd.toml:6:12: cannot run DIR/none: it is a text without a #! line that names an interpreter; if it is a \
+         shell script, begin it with #!/bin/sh",
+        "plumbd.toml:8:12: cannot run DIR/gen.py: it is not marked executable; chmod +x DIR/gen.py",
+    ];
+    assert_eq!(headlines(&err), expected);
+}
+
+#[test]
+fn what_only_a_shell_understands_in_a_command_is_warned_about() {
+    let dir = folder(
+        "[children.a]\ncommand = [\"ls\", \"|\", \"wc\"]\n[children.b]\ncommand = [\"cat\", \"~/x\"]\n\
+         [children.c]\ncommand = [\"sh\", \"-c\", \"ls\", \"|\"]\n",
+    );
+    let warned = |line, program, word| {
+        format!(
+            "plumbd.toml:{line}: warning: no shell reads this command: {program} is given \"{word}\" as it is; if a \
+             shell is meant, write [\"/bin/sh\", \"-c\", \"...\"]\n"
+        )
+    };
+    let err = format!("{}{}", warned(2, "ls", "|"), warned(4, "cat", "~/x"));
+    assert_eq!(plumbd(dir.path(), &["check"]), (0, "plumbd.toml: no problems\n".to_owned(), err));
+}
+
+#[test]
+fn a_check_names_who_has_an_address_unless_it_is_this_daemon() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let config = format!("[children.a]\ncommand = [\"sleep\", \"1000\"]\nlisten = [\"tcp://127.0.0.1:{port}\"]\n");
+    let dir = folder(&config);
+    let (status, out, err) = plumbd(dir.path(), &["check"]);
+    assert_eq!((status, out.as_str()), (0, "plumbd.toml: no problems\n"));
+    let told = format!("plumbd.toml:3: warning: cannot listen on tcp://127.0.0.1:{port}: Address already in use by ");
+    let own = format!(" (process {}); stop it, or take another port\n", std::process::id());
+    assert!(err.starts_with(&told) && err.ends_with(&own), "{err}");
+    drop(taken);
+    let mut daemon = Daemon::start(&config);
+    wait_for("it listens", || (daemon.child("a").state == ChildState::Up).then_some(()));
+    assert_eq!(said(daemon.dir.path(), &["check"]), "plumbd.toml: no problems\nexit status 0");
+    assert_eq!(said(daemon.dir.path(), &["plan"]), "keep     a\nnothing would change\nexit status 0");
+    daemon.stop();
+}
+
+#[test]
+fn an_operator_in_the_wrong_place_learns_which_daemons_run() {
+    let mut daemon = Daemon::start("[children.a]\ncommand = [\"sleep\", \"1000\"]\nlisten = [\"unix:a.sock\"]\n");
+    let here = daemon.dir.path().to_owned();
+    let running = format!(
+        "running here: process {}, {here}/plumbd.toml (--control {here}/plumbd.sock)",
+        daemon.pid(),
+        here = here.display()
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let told = "plumbd: cannot reach the daemon at DIR/plumbd.sock: No such file or directory; is it running?\n";
+    for (words, expected) in [(["status"], 3), (["reload"], 1), (["log"], 1)] {
+        let (status, _, err) = plumbd(dir.path(), &words);
+        assert_eq!(status, expected);
+        // Other tests' daemons are listed too, but no more than five.
+        let all: Vec<&str> = err.lines().filter(|line| line.starts_with("running here: process ")).collect();
+        assert!(err.starts_with(told) && (all.contains(&&*running) || all.len() == 5), "{err}");
+    }
+    // The same if the configuration names another control socket by now.
+    let config = daemon.read_text("plumbd.toml");
+    daemon.configure(&format!("daemon.control = \"new.sock\"\n{config}"));
+    let (status, _, err) = plumbd(&here, &["reload"]);
+    let running = running.replace(&here.display().to_string(), "DIR");
+    let told = "plumbd: cannot reach the daemon at DIR/new.sock: No such file or directory; is it running?\n";
+    assert!(status == 1 && err.starts_with(told), "{err}");
+    assert!(err.contains(&running) || err.matches("running here").count() == 5, "{err}");
+    daemon.stop();
+}
+
+#[test]
+#[ignore = "needs root to be another user, run by .ci/run"]
+fn a_daemon_of_another_user_is_reached_with_sudo() {
+    let mut daemon = Daemon::start("[children.a]\ncommand = [\"sleep\", \"1000\"]\n");
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(daemon.dir.path(), open).unwrap();
+    let output = Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", env!("CARGO_BIN_EXE_plumbd"), "status"])
+        .arg("--control")
+        .arg(daemon.path("plumbd.sock"))
+        .current_dir("/")
+        .output()
+        .unwrap();
+    assert_eq!(
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()),
+        (
+            Some(1),
+            format!(
+                "plumbd: cannot reach the daemon at {}: Permission denied; it belongs to root: use sudo\n",
+                daemon.path("plumbd.sock").display()
+            )
+        )
+    );
+    daemon.stop();
+}
+
+#[test]
+fn a_changed_file_is_hinted_at_until_it_is_in_force_and_only_if_its_content_differs() {
+    const A: &str = "[children.a]\ncommand = [\"sleep\", \"1000\"]\n";
+    let mut daemon = Daemon::start(A);
+    let hint = || {
+        let (status, out, _) = plumbd(daemon.dir.path(), &["status"]);
+        assert_eq!(status, 0);
+        out.lines().find(|line| line.starts_with("! ")).map(str::to_owned)
+    };
+    daemon.configure(A);
+    assert_eq!(hint(), None, "it was only written again");
+    daemon.configure(&format!("{A}umask = \"0077\"\n"));
+    let told = hint().unwrap();
+    let (before, after) = told.split_once(" was changed ").unwrap();
+    assert_eq!(before, "! plumbd.toml");
+    assert!(after.ends_with("s ago and is not in force: see `plumbd plan`"), "{told}");
+    let json = plumbd(daemon.dir.path(), &["status", "--json"]).1;
+    assert!(json.contains("\"config_changed\": \"20"), "{json}");
+    // A reload that fails does not put it in force.
+    daemon.configure(&format!("{A}umaks = \"0077\"\n"));
+    assert_eq!(daemon.ask(&Request::Reload).0, 78);
+    assert!(hint().is_some());
+    daemon.reload(&format!("{A}umask = \"0077\"\n"));
+    assert_eq!(hint(), None);
+    daemon.stop();
+}
+
+#[test]
+fn what_other_programs_call_a_command_works_here() {
+    let dir = folder("[children.a]\ncommand = [\"sh\"]\n");
+    std::fs::rename(dir.path().join("plumbd.toml"), dir.path().join("other.toml")).unwrap();
+    assert_eq!(said(dir.path(), &["check", "other.toml"]), "other.toml: no problems\nexit status 0");
+    for (one, other) in [(["help"].as_slice(), ["--help"].as_slice()), (&["help", "log"], &["logs", "--help"])] {
+        let (status, out, err) = plumbd(dir.path(), one);
+        assert_eq!((status, err.as_str()), (0, ""));
+        assert_eq!(out, plumbd(dir.path(), other).1);
+    }
+}
+
+#[test]
+fn all_is_every_child() {
+    let mut daemon =
+        Daemon::start("[children.a]\ncommand = [\"sleep\", \"1000\"]\n[children.b]\ncommand = [\"sleep\", \"1000\"]\n");
+    let pids = ["a", "b"].map(|name| daemon.child_pid(name));
+    assert_eq!(said(daemon.dir.path(), &["restart", "all"]), "exit status 0");
+    let again = ["a", "b"].map(|name| daemon.child_pid(name));
+    assert!(pids[0] != again[0] && pids[1] != again[1], "{pids:?} {again:?}");
+    let (status, out, _) = plumbd(daemon.dir.path(), &["status"]);
+    let second = format!("s, version {}, DIR/plumbd.toml\n", env!("CARGO_PKG_VERSION"));
+    assert!(status == 0 && out.starts_with("plumbd running: 2 of 2 children up") && out.contains(&second), "{out}");
+    daemon.stop();
+}
+
+#[test]
+fn a_shutdown_of_a_daemon_that_has_ended_is_done() {
+    let mut daemon = Daemon::start("[children.a]\ncommand = [\"sleep\", \"1000\"]\n");
+    let dir = daemon.dir.path().to_owned();
+    // Not if it only moved its socket.
+    let config = daemon.read_text("plumbd.toml");
+    daemon.configure(&format!("daemon.control = \"new.sock\"\n{config}"));
+    let (status, _, err) = plumbd(&dir, &["shutdown"]);
+    assert!(status == 1 && err.starts_with("plumbd: cannot reach the daemon at DIR/new.sock: "), "{err}");
+    daemon.configure(&config);
+    assert_eq!(said(&dir, &["shutdown"]), "exit status 0");
+    daemon.wait_end();
+    assert_eq!(said(&dir, &["shutdown"]), "plumbd: no daemon runs at DIR/plumbd.sock\nexit status 0");
+}
+
+#[test]
+fn in_the_journal_a_reload_that_fails_is_told_once() {
+    let mut daemon = Daemon::start("[children.a]\ncommand = [\"sleep\", \"1000\"]\n");
+    daemon.configure("[children.a]\ncommand = [\"sleep\", \"1000\"]\numaks = \"0077\"\n");
+    let journal = daemon.path("journal");
+    let file = std::fs::File::create(&journal).unwrap();
+    let is = file.metadata().unwrap();
+    let reload = |stream: String| {
+        let stderr = std::fs::File::options().append(true).open(&journal).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plumbd"));
+        command.arg("reload").current_dir(daemon.dir.path()).env_remove("PLUMBD_CONTROL").env("JOURNAL_STREAM", stream);
+        assert_eq!(command.stderr(stderr).status().unwrap().code(), Some(78));
+        std::mem::take(&mut std::fs::read_to_string(&journal).unwrap())
+    };
+    let own = reload(format!("{}:{}", is.dev(), is.ino()));
+    assert_eq!(own, "cannot reload: nothing is changed\n");
+    let others = reload("1:1".to_owned()).replacen(&own, "", 1);
+    assert!(others.contains("plumbd.toml:3:1: unknown key \"umaks\"") && others.ends_with(&own), "{others}");
+    daemon.stop();
+}
+
+#[test]
+fn the_service_manager_learns_which_children_are_not_up_and_when_all_are_again() {
+    let mut daemon = Daemon::start_managed(
+        "[children.one]\ncommand = [\"sleep\", \"1000\"]\n[children.two]\ncommand = [\"sleep\", \"1000\"]\n",
+    );
+    daemon.manager().wait_heard("READY=1\nSTATUS=all children are ready");
+    assert_eq!(said(daemon.dir.path(), &["stop", "two"]), "exit status 0");
+    daemon.manager().wait_heard("STATUS=1 of 2 up; two is down");
+    assert_eq!(said(daemon.dir.path(), &["start", "two"]), "exit status 0");
+    daemon.manager().wait_heard("STATUS=2 of 2 up");
+    daemon.stop();
+}
+
+#[test]
+#[ignore = "needs root to be another user, run by .ci/run"]
+fn a_check_as_another_user_than_the_daemon_says_so() {
+    let mut daemon = Daemon::start("[children.a]\ncommand = [\"sleep\", \"1000\"]\n");
+    let dir = daemon.dir.path();
+    std::os::unix::fs::chown(dir.join("plumbd.sock"), Some(65534), None).unwrap();
+    assert_eq!(
+        said(dir, &["check"]),
+        "plumbd.toml: no problems\n\
+         plumbd.toml: checked as root, but the daemon is nobody: `plumbd plan` asks the daemon\nexit status 0"
+    );
+    daemon.stop();
+}
