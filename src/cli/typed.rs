@@ -187,9 +187,9 @@ Examples:
     /// The daemon keeps the last 1,024 events. Each has a number (`seq`), a time
     /// (`at`), a name (`event`) and, if they apply, `child`, `pid`, `reason`,
     /// `exit`, `signal` and `restarts`. The names: starting, ready, up, exited,
-    /// backoff, failed, finished, problem, solved, reload-begun, reload-done,
-    /// reload-refused, reload-undone, stopping, and lost if the reader was too slow
-    /// for `count` events.
+    /// backoff, failed, finished, unhealthy, stalled, watchdog, problem, solved,
+    /// reload-begun, reload-done, reload-refused, reload-undone, stopping, and lost
+    /// if the reader was too slow for `count` events.
     #[command(after_help = "\
 Examples:
   plumbd events                       from now on

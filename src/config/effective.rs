@@ -1,7 +1,7 @@
 //! A model as a configuration file with every default filled in.
 
 use super::keys;
-use super::model::{Child, Link, LogTarget, Model, Program, Ready, Restart, StopTo, base_name};
+use super::model::{Check, Child, Link, LogTarget, Model, Probe, Program, Ready, Restart, StopTo, base_name};
 use crate::journal::LogLimit;
 use crate::link::handover::Protocol;
 use crate::plugin;
@@ -69,6 +69,7 @@ fn child_pairs(child: &Child, instances: usize) -> Vec<(&'static str, String)> {
         Ready::Exec => "exec",
         Ready::Notify => "notify",
         Ready::Fd => "fd",
+        Ready::Health => "health",
     };
     let stop_to = match child.policy.stop_to {
         StopTo::Group => "group",
@@ -106,6 +107,9 @@ fn child_pairs(child: &Child, instances: usize) -> Vec<(&'static str, String)> {
         ("environment", inline(child.environment.iter().map(|(name, value)| (name.as_str(), string(value))))),
         ("pass_environment", list(child.pass_environment.iter().map(|name| string(name)))),
         ("limits", inline(limits)),
+        ("health", health(child.health.check.as_ref())),
+        ("watchdog", duration(child.health.watchdog.unwrap_or_default())),
+        ("stalled", duration(child.health.stalled.unwrap_or_default())),
         ("log_keep", string(&size_text(child.log_keep))),
         ("log_limit", log_limit(child.log_limit)),
     ];
@@ -130,6 +134,22 @@ pub(super) fn values(child: &Child) -> BTreeMap<String, String> {
 fn log_limit(limit: Option<LogLimit>) -> String {
     let Some(LogLimit { lines, per_second }) = limit else { return string("none") };
     inline([("lines", lines.to_string()), ("per_second", per_second.to_string())])
+}
+
+fn health(check: Option<&Check>) -> String {
+    let Some(Check { probe, every, timeout, failures, start }) = check else { return "{}".to_owned() };
+    let probe = match probe {
+        Probe::Command(words) => ("command", list(words.iter().map(|word| string(word)))),
+        Probe::Tcp(at) => ("tcp", string(&at.to_string())),
+        Probe::Http { url, .. } => ("http", string(url)),
+    };
+    inline([
+        probe,
+        ("every", duration(*every)),
+        ("timeout", duration(*timeout)),
+        ("failures", failures.to_string()),
+        ("start", duration(*start)),
+    ])
 }
 
 fn link_pairs(link: &Link) -> [(&'static str, String); 5] {

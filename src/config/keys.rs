@@ -181,12 +181,13 @@ pub const CHILD: Keys = &[
             ("exec", "as soon as the program has been executed"),
             ("notify", "when it sends READY=1 to $NOTIFY_SOCKET, as sd_notify(3) does"),
             ("fd", "when it writes a newline to the descriptor $PLUMBD_READY_FD"),
+            ("health", "when a check of its `health` succeeds for the first time"),
         ]),
         r#""exec""#,
-        "exec | notify (sd_notify) | fd (a newline to $PLUMBD_READY_FD); plugins: notify",
+        "exec | notify (sd_notify) | fd (a newline to $PLUMBD_READY_FD) | health; plugins: notify",
         "When the child counts as ready. Children that are started after it wait for that, and so does a reload. With \
-         `exec`, a child passes a reload's health check even if it fails a moment later; `notify` and `fd` make that \
-         check real. The default for built-in plugins is `notify`.",
+         `exec`, a child passes a reload's health check even if it fails a moment later; `notify`, `fd` and `health` \
+         make that check real. The default for built-in plugins is `notify`.",
     ),
     key(
         "ready_timeout",
@@ -232,6 +233,41 @@ pub const CHILD: Keys = &[
         "Which ends are not failures. After one of these, a child with `restart = \"on-failure\"` is not started \
          again, and a child with `restart = \"never\"` counts as finished. If a stop or a reload ended the child, it \
          did as it was told, however it ended.",
+    ),
+    key(
+        "health",
+        Kind::Table(HEALTH),
+        "{}",
+        "as in { command = [\"./check\"], every = \"10s\" }; or tcp, http; {}: no check",
+        "A check that is repeated while the child is up. If it fails `failures` times in a row, the child is unhealthy: \
+         it is stopped as an operator would stop it (`stop_signal`, so that it can finish its work, then SIGKILL after \
+         `stop_timeout`). This counts as a failure, and `restart` decides whether the child starts again. Give one of \
+         `command`, `tcp` and `http`. A failed check does not count if the machine was too busy for it: if plumbd itself \
+         began or ended the check half a second late or more; if a process of the check spent a quarter of the check's \
+         time ready to run, but without a processor; or if the child's own process did so, and got almost no processor \
+         time. A reload changes this without restarting the child.",
+    ),
+    key(
+        "watchdog",
+        Kind::Duration(NOTHING, YEAR),
+        r#""0s""#,
+        "it must send WATCHDOG=1 at least this often; 0s: it need not",
+        "How often the child must send WATCHDOG=1 to $NOTIFY_SOCKET while it is up (sd_notify(3)). If it does not, it \
+         gets SIGABRT, so that it leaves a core dump where that is enabled, and SIGKILL after `stop_timeout`. This \
+         counts as a failure. If it sends WATCHDOG=trigger, the same happens at once. The child finds the time in \
+         $WATCHDOG_USEC. A reload changes this without restarting the child: a longer time, or 0s, at once; a shorter \
+         time only from its next start on, because its process does not know the new time. Built-in plugins do not send \
+         WATCHDOG=1.",
+    ),
+    key(
+        "stalled",
+        Kind::Duration(NOTHING, YEAR),
+        r#""0s""#,
+        "a sink that takes nothing for this long while bytes wait is unhealthy; 0s: it is not",
+        "If bytes wait for this sink and it takes none of them for this long, it is unhealthy, and is stopped as for \
+         `health`. A built-in plugin takes bytes when it completes a batch. Any other program counts as taking bytes if \
+         the number of bytes that wait changes, or if it, or a process below it, reads anything at all. So a program \
+         that still reads other things does not count as stalled. A reload changes this without restarting the child.",
     ),
     key(
         "after",
@@ -322,6 +358,68 @@ pub const CHILD: Keys = &[
         "passed to the plugin, which checks them",
         "Passed to the plugin, which checks them: the settings of each plugin have a section of their own below. A \
          program of your own gets them as JSON, see plumbd-plugin(7).",
+    ),
+];
+
+/// `health`.
+pub const HEALTH: Keys = &[
+    key(
+        "command",
+        Kind::List(&Kind::Text),
+        "",
+        "a program and its arguments; exit status 0: well",
+        "A program and its arguments, each a string, as for `command` of the child. It runs as the child's user, in its \
+         directory, with its environment and limits, and /dev/null as its standard input. With exit status 0 the \
+         child is well. The last line that it writes is part of the reason otherwise. At most 1 MiB of what it writes \
+         is read. What it starts ends with it.",
+    ),
+    key(
+        "tcp",
+        Kind::Text,
+        "",
+        "HOST:PORT; it accepts a connection: well",
+        "An address, as in `127.0.0.1:7007`, `[::1]:7007` or `localhost:7007`. If it accepts a connection, the child is \
+         well. Names are not looked up. It can't be an address of the child's own `listen`: plumbd holds that socket \
+         open, so it accepts connections even if the child hangs.",
+    ),
+    key(
+        "http",
+        Kind::Text,
+        "",
+        "http://HOST:PORT/PATH; it answers with 2xx or 3xx: well",
+        "A URL, as in `http://127.0.0.1:8080/health`. If the answer to GET has a status from 200 to 399, the child is \
+         well. HOST is an address or `localhost`; names are not looked up. For https, use `command`, as in \
+         `[\"curl\", \"-fsS\", \"https://...\"]`.",
+    ),
+    key(
+        "every",
+        Kind::Duration(MILLISECOND, YEAR),
+        r#""10s""#,
+        "from one check to the next",
+        "The time from the beginning of one check to the beginning of the next, and from when the child is up to the \
+         first one. A check that takes longer delays the next one. Until a child with `ready = \"health\"` is ready, it is checked more often: after 100 ms, then \
+         after twice as long each time, up to 1 s.",
+    ),
+    key(
+        "timeout",
+        Kind::Duration(MILLISECOND, YEAR),
+        r#""5s""#,
+        "a check that takes longer has failed",
+        "How long a check may take. After that it has failed, and its whole process group gets SIGKILL.",
+    ),
+    key(
+        "failures",
+        Kind::Integer(1, 1000),
+        "3",
+        "this many failures in a row: unhealthy",
+        "How many checks in a row must fail before the child is unhealthy.",
+    ),
+    key(
+        "start",
+        Kind::Duration(NOTHING, YEAR),
+        r#""0s""#,
+        "for this long after its start, failures do not count",
+        "For this long after the child's process was started, no failure counts.",
     ),
 ];
 

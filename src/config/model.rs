@@ -10,6 +10,7 @@ use crate::sys::process::Exit;
 use crate::sys::stream::Stream;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -86,6 +87,8 @@ pub struct Child {
     pub log_keep: u64,
     /// How much of what it writes is logged; `None`: all of it.
     pub log_limit: Option<LogLimit>,
+    /// What shows whether it is well.
+    pub health: Health,
     /// Given to the plugin as JSON; checked by the plugin's own rules.
     pub settings: serde_json::Value,
     /// The lines of its keys.
@@ -139,6 +142,48 @@ impl Policy {
         ];
         differ.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
+}
+
+/// What shows whether a child is well. A reload changes this without a new process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Health {
+    /// `health`: what is checked again and again.
+    pub check: Option<Check>,
+    /// How often it must send WATCHDOG=1 while it is up; `None`: it need not.
+    pub watchdog: Option<Duration>,
+    /// How long it may take nothing of the bytes that wait for it; `None`: any time.
+    pub stalled: Option<Duration>,
+}
+
+/// `health`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// What is checked.
+    pub probe: Probe,
+    /// The time from the beginning of one check to the beginning of the next.
+    pub every: Duration,
+    /// How long one may take.
+    pub timeout: Duration,
+    /// How many failures in a row make the child unhealthy; at least 1.
+    pub failures: u32,
+    /// How long after the start of its process no failure counts.
+    pub start: Duration,
+}
+
+/// What a check does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// Runs this program, which succeeds with exit status 0. The first word is an absolute path.
+    Command(Vec<String>),
+    /// Connects to this address.
+    Tcp(SocketAddr),
+    /// Connects to this address and asks for this path.
+    Http {
+        /// The address of the server.
+        at: SocketAddr,
+        /// The URL as the file has it, without a fragment.
+        url: String,
+    },
 }
 
 /// The line of each key of a table, from 1. The keys of a table within it are called
@@ -222,6 +267,8 @@ pub enum Ready {
     Notify,
     /// When it writes a newline to $PLUMBD_READY_FD.
     Fd,
+    /// When a check of its health succeeds for the first time.
+    Health,
 }
 
 /// `stop_to`: which processes get `stop_signal`.

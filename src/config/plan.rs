@@ -279,6 +279,9 @@ fn policy(old: &Child, new: &Child) -> Vec<(&'static str, String)> {
     // This one is given to the process, so it is not for the supervisor alone.
     keys.retain(|key| *key != "ready");
     keys.extend((old.after != new.after).then_some("after"));
+    keys.extend((old.health.check != new.health.check).then_some("health"));
+    keys.extend((old.health.watchdog != new.health.watchdog).then_some("watchdog"));
+    keys.extend((old.health.stalled != new.health.stalled).then_some("stalled"));
     keys.extend((old.log_keep != new.log_keep).then_some("log_keep"));
     keys.extend((old.log_limit != new.log_limit).then_some("log_limit"));
     keys.into_iter().map(|key| (key, changes(old, new, key))).collect()

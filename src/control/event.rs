@@ -41,6 +41,12 @@ pub enum What {
     Problem,
     /// It is wrong no more.
     Solved,
+    /// Checks of a child failed, and it is asked to stop.
+    Unhealthy,
+    /// A child took none of the bytes that wait for it, and is asked to stop.
+    Stalled,
+    /// A child did not send WATCHDOG=1 in time, or sent WATCHDOG=trigger, and gets SIGABRT.
+    Watchdog,
     /// A reload begins.
     ReloadBegun,
     /// The new configuration is in force, and everything that changed is up.

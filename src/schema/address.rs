@@ -110,7 +110,8 @@ pub(crate) fn address(value: &DeValue<'_>, base: &Path) -> Read<Address> {
     }
 }
 
-fn host_port(text: &str) -> Read<HostPort> {
+/// HOST:PORT; HOST is an address or `localhost`.
+pub(crate) fn host_port(text: &str) -> Read<HostPort> {
     let (without, zone) = split_zone(text);
     if let Ok(address) = without.parse::<SocketAddr>() {
         return in_zone(SocketAddr::new(address.ip().to_canonical(), address.port()), zone);

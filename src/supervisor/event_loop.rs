@@ -10,6 +10,7 @@ use crate::supervisor::clock::{Moment, Wall};
 use crate::supervisor::events::Events;
 use crate::supervisor::family::child::Event;
 use crate::supervisor::family::children::Children;
+use crate::supervisor::family::health;
 use crate::supervisor::family::logs::{LOG_ROUND, LogPipes};
 use crate::supervisor::family::predecessor;
 use crate::supervisor::family::strays::Strays;
@@ -266,6 +267,8 @@ impl Supervisor {
             Token::Ready(id) => self.on_ready(id),
             Token::Look(id) => self.on_look(id),
             Token::Journal => {}
+            Token::Check(id) => self.on_check(id),
+            Token::Waits(id) => self.on_waits(id),
         }
     }
 
@@ -303,6 +306,7 @@ impl Supervisor {
     fn deadlines(&mut self, now: Instant) {
         while let Some((_, id)) = self.children.next_timer().filter(|&(at, _)| at <= now) {
             self.step(id, Event::Tick);
+            self.health_step(id, health::Event::Tick);
         }
         let looks = [self.agenda.look_at, self.looks.deadline()];
         self.agenda.dirty |= looks.into_iter().flatten().any(|at| at <= now);

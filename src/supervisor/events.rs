@@ -80,6 +80,11 @@ impl Supervised {
         self.note_problem(events);
     }
 
+    /// Notes that it is not well, and why.
+    pub(crate) fn note_unwell(&self, events: &mut Events, what: What, why: &str) {
+        events.happened(what, About { reason: Some(why.to_owned()), ..self.about() });
+    }
+
     /// Notes that something is wrong with it, or is no longer.
     pub(crate) fn note_problem(&mut self, events: &mut Events) {
         let problem = self.says.as_ref().or(self.machine.problem.as_ref());

@@ -31,6 +31,10 @@ pub enum Token {
     Look(u32),
     /// There is room in the log's output again.
     Journal,
+    /// Something comes from a check of a child.
+    Check(Id),
+    /// Bytes wait for a child.
+    Waits(Id),
 }
 
 impl poll::Token for Token {
@@ -45,6 +49,8 @@ impl poll::Token for Token {
             Token::Ready(id) => (6, id),
             Token::Look(id) => (7, id),
             Token::Journal => (8, 0),
+            Token::Check(id) => (9, id),
+            Token::Waits(id) => (10, id),
         };
         (kind << 32) | u64::from(id)
     }
@@ -61,7 +67,9 @@ impl poll::Token for Token {
             5 => Token::Notify(id),
             6 => Token::Ready(id),
             7 => Token::Look(id),
-            _ => Token::Journal,
+            8 => Token::Journal,
+            9 => Token::Check(id),
+            _ => Token::Waits(id),
         }
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod background;
 pub(crate) mod beside;
 pub(crate) mod cause;
 pub(crate) mod datagrams;
+pub(crate) mod delay;
 pub(crate) mod descendants;
 pub(crate) mod executable;
 pub(crate) mod listen_fds;

@@ -66,12 +66,16 @@ pub struct Spawned {
 /// The environment variable that only the child can fill in: the program's
 /// own process id, which sd_listen_fds(3) requires.
 pub const LISTEN_PID: &CStr = c"LISTEN_PID=";
+/// The same for sd_watchdog_enabled(3).
+pub const WATCHDOG_PID: &CStr = c"WATCHDOG_PID=";
 /// The environment variable to which the child adds its process id, if the
 /// entry ends with a colon.
 const START: &[u8] = b"PLUMBD_START=";
 
 fn wants_own_pid(entry: &CStr) -> bool {
-    entry == LISTEN_PID || (entry.to_bytes().starts_with(START) && entry.to_bytes().ends_with(b":"))
+    entry == LISTEN_PID
+        || entry == WATCHDOG_PID
+        || (entry.to_bytes().starts_with(START) && entry.to_bytes().ends_with(b":"))
 }
 
 /// The step at which the child failed.

@@ -5,11 +5,13 @@ use super::anew;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc::{self, FIONREAD, TIOCOUTQ, c_int};
-use nix::sys::socket::{self, MsgFlags, SockaddrStorage, getpeername, getsockname, setsockopt, sockopt};
+use nix::sys::socket::{
+    self, AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, getpeername, getsockname, setsockopt, sockopt,
+};
 use nix::sys::time::TimeVal;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 /// How many bytes have arrived but were not read yet (SIOCINQ).
 ///
@@ -99,6 +101,40 @@ fn option<T: Copy>(socket: impl AsFd, level: c_int, name: c_int, into: &mut T) -
     // SAFETY: getsockopt stores at most `length` bytes, and T is made of integers here.
     let read = unsafe { libc::getsockopt(fd, level, name, std::ptr::from_mut(into).cast(), &raw mut length) };
     Errno::result(read)?;
+    Ok(())
+}
+
+/// Begins to connect to that address, and never waits: the socket is writable once
+/// [`is_connected`] can say how it went.
+///
+/// # Errors
+/// EMFILE, ENFILE, ENOMEM; or the address can't be reached: ECONNREFUSED, ENETUNREACH.
+pub fn begin_to_connect(at: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if at.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = socket::socket(family, SockType::Stream, flags, None)?;
+    match socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(at)) {
+        // After EINTR it goes on as after EINPROGRESS (connect(2)).
+        Ok(()) | Err(Errno::EINPROGRESS | Errno::EINTR) => Ok(socket),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Whether that socket is connected, once it is writable.
+///
+/// # Errors
+/// Why it is not: ECONNREFUSED, ETIMEDOUT and so on.
+pub fn is_connected(socket: impl AsFd) -> io::Result<()> {
+    let fd = socket.as_fd();
+    match socket::getsockopt(&fd, sockopt::SocketError)? {
+        0 => {}
+        error => return Err(io::Error::from_raw_os_error(error)),
+    }
+    let peer: SockaddrStorage = getpeername(fd.as_raw_fd())?;
+    // If nobody listens at a port that the kernel gives to clients, a socket can connect to itself.
+    if getsockname::<SockaddrStorage>(fd.as_raw_fd())? == peer {
+        return Err(Errno::ECONNREFUSED.into());
+    }
     Ok(())
 }
 

@@ -7,20 +7,20 @@ use serde_json::{Value, json};
 use std::fs::File;
 use std::process::{Child, Command};
 
-fn follow(daemon: &Daemon, words: &[&str], file: &str) -> Child {
+pub fn follow(daemon: &Daemon, words: &[&str], file: &str) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_plumbd"));
     command.arg("events").args(words).arg("--control").arg(daemon.path("plumbd.sock")).env_remove("PLUMBD_CONTROL");
     command.stdout(File::create(daemon.path(file)).unwrap()).spawn().unwrap()
 }
 
-fn events(daemon: &Daemon, file: &str) -> Vec<Value> {
+pub fn events(daemon: &Daemon, file: &str) -> Vec<Value> {
     // The last line may not be whole yet.
     let text = daemon.read_text(file);
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn names(events: &[Value], child: &str) -> Vec<String> {
+pub fn names(events: &[Value], child: &str) -> Vec<String> {
     let of = events.iter().filter(|event| event["child"] == child);
     of.map(|event| event["event"].as_str().unwrap().to_owned()).collect()
 }

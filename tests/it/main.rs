@@ -23,6 +23,7 @@ mod fake_sink;
 mod far;
 mod guarantee;
 mod handed;
+mod health;
 mod held_back;
 mod hostile;
 mod hung;

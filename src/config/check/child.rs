@@ -4,7 +4,7 @@ use super::super::keys;
 use super::super::model::{
     Address, Backoff, Child, Identity, Policy, Program, Ready, Restart, StartLimit, StopTo, Success,
 };
-use super::{identity, program};
+use super::{health, identity, program};
 use crate::journal::LogLimit;
 use crate::plugin::Plugin;
 use crate::plugin::check::{Asks, Check, User};
@@ -38,6 +38,8 @@ pub(super) struct Draft {
     pub(super) after: Vec<Placed<String>>,
     /// What it asks of the link out of it.
     pub(super) asks: Asks,
+    /// Where `stalled` is, if it is given.
+    pub(super) stalled: Option<Span>,
     /// The files that it writes to.
     pub(super) files: Vec<Placed<PathBuf>>,
 }
@@ -83,6 +85,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, name: &str, span: Span, table: &
     if let Some(plugin) = plugin {
         listens(reader, &section, plugin, &listen);
     }
+    let health = health::read(reader, &section, plugin, &listen, &path);
     let settings = settings(reader, &section, plugin, &listen, identity.as_ref());
     let child = Child {
         name: name.to_owned(),
@@ -93,7 +96,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, name: &str, span: Span, table: &
             restart: restart(reader, &section),
             backoff: backoff(reader, &section),
             start_limit: start_limit(reader, &section),
-            ready: ready(reader, &section, plugin),
+            ready: ready(reader, &section, plugin, health.check.is_some()),
             ready_timeout: reader.duration(&section, "ready_timeout"),
             stop_signal: stop_signal(reader, &section, plugin),
             stop_to: stop_to(reader, &section),
@@ -109,6 +112,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, name: &str, span: Span, table: &
         limits: read_limits(reader, &section),
         log_keep: reader.size(&section, "log_keep"),
         log_limit: log_limit(reader, &section),
+        health,
         settings: settings.json,
         lines: section.lines(&reader.places).into_iter().collect(),
         lacks: Vec::new(),
@@ -116,7 +120,8 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, name: &str, span: Span, table: &
     let after = reader.list(&section, "after", r#"["NAME"]"#, value::string);
     reader.child = None;
     let Settings { asks, files, .. } = settings;
-    Draft { child, span, instances, instances_span, plugin, listen, after, asks, files }
+    let stalled = child.health.stalled.map(|_| section.place("stalled"));
+    Draft { child, span, instances, instances_span, plugin, listen, after, asks, stalled, files }
 }
 
 fn check_name(reader: &mut Reader<'_>, name: &str, span: Span) {
@@ -270,9 +275,13 @@ fn log_limit(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<LogLimit>
     Some(LogLimit { lines, per_second })
 }
 
-fn ready(reader: &mut Reader<'_>, section: &Section<'_>, plugin: Option<&'static Plugin>) -> Ready {
-    let words = [("exec", Ready::Exec), ("notify", Ready::Notify), ("fd", Ready::Fd)];
+fn ready(reader: &mut Reader<'_>, section: &Section<'_>, plugin: Option<&'static Plugin>, checked: bool) -> Ready {
+    let words = [("exec", Ready::Exec), ("notify", Ready::Notify), ("fd", Ready::Fd), ("health", Ready::Health)];
     let ready = reader.read(section, "ready", value::choice(&words));
+    if ready == Ready::Health && !checked && section.lacks("health") {
+        let what = format!("{} has no check that could show that it is ready", section.title);
+        reader.problem(section.place("ready"), what, r#"add health, as in health = { tcp = "127.0.0.1:7007" }"#);
+    }
     match plugin {
         Some(_) if !section.has("ready") => Ready::Notify,
         Some(plugin) if ready == Ready::Fd => {

@@ -56,6 +56,10 @@ impl LinkDraft {
         find(drafts, &self.to.as_ref()?.value)
     }
 
+    fn leads_to(&self, draft: &Draft) -> bool {
+        self.to.as_ref().is_some_and(|to| to.value == draft.name())
+    }
+
     fn protocol(&self, from: &Draft, to: &Draft) -> Protocol {
         match &self.protocol {
             Some(placed) => placed.value,
@@ -84,6 +88,12 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>, drafts: &[Draft]
     // If a link lacks an end, the child that seems unlinked may be that end.
     if complete && (!links.is_empty() || root.lacks("links")) {
         unlinked(reader, &links, drafts);
+        for draft in drafts.iter().filter(|draft| !links.iter().any(|link| link.leads_to(draft))) {
+            if let Some(span) = &draft.stalled {
+                let what = format!("{} is the sink of no link, so no bytes wait for it", quoted(draft.name()));
+                reader.problem(span.clone(), what, "leave `stalled` out, or add a link to it");
+            }
+        }
     }
     links
 }

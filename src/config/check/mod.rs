@@ -4,6 +4,7 @@
 mod across;
 mod child;
 mod foreign;
+mod health;
 mod identity;
 mod links;
 mod program;

@@ -53,7 +53,8 @@ fn find(name: &str) -> Read<&'static Plugin> {
     }
 }
 
-fn command(reader: &mut Reader<'_>, section: &Section<'_>, path: &str) -> Option<Vec<String>> {
+/// The key `command` of that table: the absolute path of a program, and its arguments.
+pub(super) fn command(reader: &mut Reader<'_>, section: &Section<'_>, path: &str) -> Option<Vec<String>> {
     const EXAMPLE: &str = r#"["/usr/bin/prog", "arg"]"#;
     let words = reader.list(section, "command", EXAMPLE, value::string);
     let Some(first) = words.first() else {

@@ -14,6 +14,7 @@ use crate::config::{Loaded, Which, looked, order};
 use crate::control::event::{About, What};
 use crate::supervisor::event_loop::Supervisor;
 use crate::supervisor::family::child::{Event, State};
+use crate::supervisor::family::health;
 use crate::supervisor::family::outcome::Bad;
 use crate::supervisor::family::supervised::{Prepared, Supervised};
 use crate::supervisor::kept::links::Links;
@@ -357,7 +358,11 @@ impl Supervisor {
                     let has_lacked = !child.config.lacks.is_empty();
                     child.machine.change(config.policy.clone());
                     child.holdings.at_hand = self.loaded.is_at_hand(&config);
-                    child.config = config;
+                    let before = std::mem::replace(&mut child.config, config);
+                    if before.health != child.config.health {
+                        self.health_step(id, health::Event::Changed);
+                    }
+                    let Some(child) = self.children.get_mut(id) else { continue };
                     if has_lacked || step.action == Action::Update && child.machine.state == State::Failed {
                         let event = self.changes.reloads[place].change.bring(&step.name, &mut child.machine);
                         event.into_iter().for_each(|event| self.step(id, event));

@@ -81,7 +81,7 @@ pub enum State {
         pid: Pid,
         /// How far the stop has got.
         ladder: Ladder,
-        /// Whether it was killed because it was not ready in time.
+        /// Whether it is ended for a failure: it was not ready in time, or is not well.
         late: bool,
     },
     /// It has no process; one is started after a delay.
@@ -153,6 +153,10 @@ pub enum Event {
     Ready,
     /// It says that it needs this much longer to be ready.
     Extend(Duration),
+    /// It serves no longer as it should, and why.
+    Unhealthy(String),
+    /// It does not answer, or says that it is broken, and why: it is to leave a core dump.
+    Hung(String),
     /// The last line that its process wrote, if any; its exit is reported next.
     Wrote(Option<String>),
     /// Its process was reaped.
@@ -226,10 +230,14 @@ pub struct Machine {
     pub problem: Option<String>,
     /// How often a process has replaced an earlier one.
     pub restarts: u64,
+    /// Why the last check of its process that starts has failed.
+    pub last_check: Option<String>,
     /// The same by cause.
     pub restarts_by: RestartsBy,
     /// Whether the last end had been asked for.
     pub asked: bool,
+    /// Whether it was ended the last time because it was not ready in time, or not well.
+    ended_ill: bool,
     history: History,
     ends: Ends,
     /// Why the next process comes, if that is known.
@@ -249,8 +257,10 @@ impl Machine {
             ended_well: false,
             problem: None,
             restarts: 0,
+            last_check: None,
             restarts_by: RestartsBy::default(),
             asked: false,
+            ended_ill: false,
             history: History::default(),
             ends: Ends::default(),
             because: None,
@@ -262,7 +272,8 @@ impl Machine {
     /// policy counts that end as a success, then it has finished.
     pub fn change(&mut self, policy: Policy) {
         self.policy = policy;
-        if self.is_over() && self.last_exit.is_some_and(|exit| self.policy.success.covers(exit)) {
+        let is_success = !self.ended_ill && self.last_exit.is_some_and(|exit| self.policy.success.covers(exit));
+        if self.is_over() && is_success {
             (self.want, self.problem, self.ended_well) = (Want::Finished, None, true);
         }
     }
@@ -415,6 +426,8 @@ impl Machine {
                     *deadline = now.checked_add(by).map_or(*deadline, |at| at.max(*deadline));
                 }
             }
+            Event::Unhealthy(why) => self.unwell(why, self.policy.stop_signal, now, &mut actions),
+            Event::Hung(why) => self.unwell(why, Signal::SIGABRT, now, &mut actions),
             Event::Wrote(line) => self.ends.wrote(line),
             Event::Exited(exit) => self.exited(exit, now, &mut actions),
             Event::Tick => self.tick(now, &mut actions),
@@ -482,6 +495,24 @@ impl Machine {
         self.state = State::Stopping { pid, ladder, late: false };
     }
 
+    /// Ends a process that serves but is not well. That is a failure, however it ends.
+    fn unwell(&mut self, why: String, signal: Signal, now: Instant, actions: &mut Vec<Action>) {
+        let State::Up { pid, since } = self.state else { return };
+        self.note_steady(since, now);
+        actions.push(Action::Say(log::Level::Error, format!("{why}; sending {signal}")));
+        self.problem = Some(why);
+        actions.push(Action::Ask(pid, signal));
+        let ladder = Ladder::Asked { kill_at: now + self.policy.stop_timeout };
+        self.state = State::Stopping { pid, ladder, late: true };
+    }
+
+    /// If it was up for long enough, the next failure is the first of a new row.
+    fn note_steady(&mut self, since: Instant, now: Instant) {
+        if now.duration_since(since) >= self.policy.backoff.reset_after {
+            self.history.steady();
+        }
+    }
+
     fn force(&mut self, pid: Pid, late: bool, now: Instant, actions: &mut Vec<Action>) {
         actions.push(Action::Force(pid));
         self.state = State::Stopping { pid, ladder: Ladder::Killed { give_up_at: now + UNKILLABLE }, late };
@@ -505,6 +536,7 @@ impl Machine {
             self.restarts_by.count(self.because);
         }
         self.ran = true;
+        self.last_check = None;
         self.because = None;
         self.history.started(now);
         self.state = State::Starting { pid, deadline: now + self.policy.ready_timeout };
@@ -522,7 +554,10 @@ impl Machine {
             return;
         }
         self.last_exit = Some(exit);
-        self.ended_well = self.policy.success.covers(exit);
+        self.ended_ill = matches!(self.state, State::Stopping { late: true, .. });
+        // If it was ended because it was not ready in time, or not well, that is a failure,
+        // even if it was about to end well.
+        self.ended_well = !self.ended_ill && self.policy.success.covers(exit);
         let before = std::mem::replace(&mut self.state, State::Down);
         self.served = matches!(before, State::Up { .. });
         self.asked = matches!(before, State::Stopping { late: false, .. });
@@ -535,14 +570,9 @@ impl Machine {
             State::Stopping { late: false, .. } => self.spawn(actions),
             _ => {
                 if let State::Up { since, .. } = before {
-                    if now.duration_since(since) >= self.policy.backoff.reset_after {
-                        self.history.steady();
-                    }
+                    self.note_steady(since, now);
                 }
-                // If it was killed because it was not ready in time, that is a failure, even
-                // if it was about to end well.
-                let failed = !self.ended_well || matches!(before, State::Stopping { .. });
-                self.unasked(exit, failed, now, actions);
+                self.unasked(exit, !self.ended_well, now, actions);
             }
         }
     }
@@ -628,7 +658,10 @@ impl Machine {
         }
         match self.state {
             State::Starting { pid, .. } => {
-                let why = format!("not ready within {} s", self.policy.ready_timeout.as_secs_f64());
+                let mut why = format!("not ready within {} s", self.policy.ready_timeout.as_secs_f64());
+                if let Some(last) = self.last_check.take() {
+                    why = format!("{why}; its last check: {last}");
+                }
                 actions.push(Action::Say(log::Level::Error, format!("{why}; killed")));
                 self.problem = Some(why);
                 self.force(pid, true, now, actions);

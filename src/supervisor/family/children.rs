@@ -17,7 +17,9 @@ pub(crate) struct Children {
     by_id: BTreeMap<Id, Box<Supervised>>,
     by_name: HashMap<String, Id>,
     pub(super) by_pid: HashMap<Pid, Id>,
-    /// The deadlines of their machines.
+    /// The processes of checks: the child, and the number of the start as for its own process.
+    pub(super) checks: HashMap<Pid, (Id, u64)>,
+    /// The nearest deadline of each.
     timers: BTreeSet<(Instant, Id)>,
     /// Children whose process was reaped while others that it had started are not gone yet.
     pub(super) leaving: Vec<Leaving>,
@@ -134,15 +136,20 @@ impl Children {
         self.all().map(|child| child.config.policy.stop_timeout).max().unwrap_or_default()
     }
 
+    /// Whether that process is a child's, or that of a check.
+    pub(super) fn has(&self, pid: Pid) -> bool {
+        self.by_pid.contains_key(&pid) || self.checks.contains_key(&pid)
+    }
+
     /// The nearest deadline, and the child that has it.
     pub(crate) fn next_timer(&self) -> Option<(Instant, Id)> {
         self.timers.first().copied()
     }
 
-    /// Notes the current deadline of that child's machine.
+    /// Notes the current deadline of that child.
     pub(crate) fn set_timer(&mut self, id: Id) {
         let Some(child) = self.by_id.get_mut(&id) else { return };
-        let deadline = child.machine.deadline();
+        let deadline = child.deadline();
         if deadline != child.timer {
             if let Some(at) = child.timer {
                 self.timers.remove(&(at, id));

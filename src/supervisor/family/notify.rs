@@ -25,6 +25,10 @@ pub enum Said {
     Extend(Duration),
     /// X_PLUMBD_PROBLEM=; `None`: the problem is over.
     Problem(Option<String>),
+    /// WATCHDOG=1: it is well.
+    Alive,
+    /// WATCHDOG=trigger: it is broken.
+    Broken,
     /// FDSTORE=1: it wants the descriptors that come along to be kept, which is not supported.
     Store,
 }
@@ -93,6 +97,8 @@ fn parse_line(line: &[u8]) -> Option<Said> {
     let (name, value) = (&line[..equals], &line[equals + 1..]);
     match name {
         b"READY" if value == b"1" => Some(Said::Ready),
+        b"WATCHDOG" if value == b"1" => Some(Said::Alive),
+        b"WATCHDOG" if value == b"trigger" => Some(Said::Broken),
         b"FDSTORE" if value == b"1" => Some(Said::Store),
         b"EXTEND_TIMEOUT_USEC" => {
             let micros = std::str::from_utf8(value).ok()?.parse().ok()?;
@@ -123,7 +129,8 @@ mod tests {
             [Said::Ready, Said::Extend(Duration::from_micros(1500)), Said::Problem(Some("disk  full".to_owned()))]
         );
         assert_eq!(parse(b"X_PLUMBD_PROBLEM="), [Said::Problem(None)]);
-        assert_eq!(parse(b"FDSTORE=1\nFDNAME=x\nBARRIER=1\nMAINPID=1\nWATCHDOG=1"), [Said::Store]);
+        assert_eq!(parse(b"FDSTORE=1\nFDNAME=x\nBARRIER=1\nMAINPID=1\nWATCHDOG=2"), [Said::Store]);
+        assert_eq!(parse(b"WATCHDOG=1\nWATCHDOG=trigger\nWATCHDOG="), [Said::Alive, Said::Broken]);
     }
 
     #[test]

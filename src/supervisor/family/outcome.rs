@@ -117,8 +117,8 @@ pub(crate) trait Family {
         match machine.state {
             State::Up { .. } => Start::Good,
             State::Backoff { .. } if is_looked_for => Start::Open,
-            // It was killed because it was not ready in time. This start has failed,
-            // whatever the next one comes to.
+            // It was not ready in time, or is not well. This start has failed, whatever the
+            // next one comes to.
             State::Stopping { late: true, .. } | State::Stopping { ladder: Ladder::Unkillable, .. } => bad(),
             State::Starting { .. } | State::Stopping { .. } => Start::Open,
             State::Backoff { .. } | State::Failed => bad(),

@@ -8,6 +8,7 @@ use crate::supervisor::clock::Moment;
 use crate::supervisor::event_loop::Supervisor;
 use crate::supervisor::family::child::{Action, Event};
 use crate::supervisor::family::children::Leaving;
+use crate::supervisor::family::health;
 use crate::supervisor::family::logs::LOG_REST;
 use crate::supervisor::family::notify::{Message, Said};
 use crate::supervisor::family::spawn::{self, Around};
@@ -78,6 +79,7 @@ impl Supervisor {
                 events.extend(self.act(id, action));
             }
         }
+        self.follow_health(id);
         self.children.set_timer(id);
     }
 
@@ -123,6 +125,9 @@ impl Supervisor {
         let Some(child) = self.children.get_mut(id) else {
             return Event::SpawnFailed("it is gone".to_owned());
         };
+        if let Err(error) = child.make_notify(id, &self.system.poll) {
+            return Event::SpawnFailed(format!("cannot make a socket for its notifications: {}", cause(&error)));
+        }
         let (number, mark) = self.strays.own().next(&child.config.name);
         child.number = number;
         child.says = None;
@@ -143,7 +148,9 @@ impl Supervisor {
             return Event::SpawnFailed("it is gone".to_owned());
         };
         log::debug!(target: &child.config.name, "process {pid}");
-        child.started = Some(Instant::now());
+        let now = Instant::now();
+        child.started = Some(now);
+        child.health.started(child.config.health.watchdog, now);
         child.logged_before = logged_before;
         let exec = self.system.poll.watch(started.spawned.status, EpollFlags::EPOLLIN, Token::Exec(id));
         let ready = started.ready.map(|ready| self.system.poll.watch(ready, EpollFlags::EPOLLIN, Token::Ready(id)));
@@ -221,7 +228,11 @@ impl Supervisor {
         }
         for said in message.said {
             match said {
+                // A check says when it is ready.
+                Said::Ready if self.is_ready_by_health(id) => {}
                 Said::Ready => self.step(id, Event::Ready),
+                Said::Alive => self.health_step(id, health::Event::Alive),
+                Said::Broken => self.health_step(id, health::Event::Broken),
                 Said::Extend(by) => self.step(id, Event::Extend(by)),
                 Said::Problem(problem) => {
                     if let Some(child) = self.children.get_mut(id) {
@@ -296,9 +307,10 @@ impl Supervisor {
 
     /// Reaps every dead process: children, and orphans below them.
     pub(crate) fn reap(&mut self) {
+        let mut has_left = false;
         loop {
             match process::next_dead() {
-                Ok(Some(pid)) => self.reap_one(pid),
+                Ok(Some(pid)) => has_left |= self.reap_one(pid),
                 Ok(None) => break,
                 Err(error) => {
                     log::error!("cannot wait for children: {error}");
@@ -306,12 +318,22 @@ impl Supervisor {
                 }
             }
         }
+        if has_left && self.children.leaving.is_empty() {
+            // A check leaves nothing behind. Nothing waits for that.
+            self.strays.kill_left(&self.children);
+        }
         self.left();
     }
 
-    fn reap_one(&mut self, pid: Pid) {
+    /// Returns whether what it had started may be a stray now.
+    fn reap_one(&mut self, pid: Pid) -> bool {
+        if self.children.checks.contains_key(&pid) {
+            self.reap_check(pid);
+            return true;
+        }
         let id = self.children.by_pid.remove(&pid);
         if let Some(id) = id {
+            self.end_check(id);
             // Whether it has executed can be checked only until it is reaped.
             self.on_exec(id);
             // What it left in its group is killed too. Its process id can't be
@@ -319,8 +341,9 @@ impl Supervisor {
             let _none_left = process::signal_group(pid, Signal::SIGKILL);
         }
         let reaped = process::reap(pid);
+        let mut was_stray = false;
         if matches!(reaped, Ok(Some(_))) {
-            self.strays.reaped(pid);
+            was_stray = self.strays.reaped(pid);
             self.looks.reaped(pid);
         }
         match (reaped, id) {
@@ -337,6 +360,7 @@ impl Supervisor {
             (Ok(None), _) => {}
             (Err(error), _) => log::error!("cannot reap process {pid}: {error}"),
         }
+        was_stray
     }
 
     /// Reports the end of children once nothing is left of what they had started: before

@@ -17,6 +17,7 @@ use crate::sys::pipe::{self, Pipe};
 use crate::sys::process::{self, Spawned};
 use crate::sys::stream::Stream;
 use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -116,10 +117,14 @@ pub fn spawn(
     }
     if let Some(socket) = &holdings.notify {
         environment.set("NOTIFY_SOCKET", socket.name());
+        if let Some(watchdog) = child.health.watchdog {
+            environment.set("WATCHDOG_USEC", &watchdog.as_micros().to_string());
+            environment.entries.push(process::WATCHDOG_PID.to_owned());
+        }
     }
     let ready = match child.policy.ready {
         Ready::Fd => Some(Pipe::new(0).map_err(|e| cannot("make a pipe for $PLUMBD_READY_FD", &e))?),
-        Ready::Exec | Ready::Notify => None,
+        Ready::Exec | Ready::Notify | Ready::Health => None,
     };
     if let Some(ready) = &ready {
         pipe::set_nonblocking(&ready.read, true)?;
@@ -127,6 +132,28 @@ pub fn spawn(
     }
 
     let (path, arguments) = command(child)?;
+    let descriptors: Vec<BorrowedFd<'_>> = fds.list.iter().map(AsFd::as_fd).collect();
+    let own = process::Program {
+        path: &path,
+        arguments: &arguments,
+        environment: &environment.entries,
+        descriptors: &descriptors,
+        identity: None,
+        directory: None,
+        umask: child.umask,
+        soft_descriptors: match child.program {
+            Program::Plugin(_) => None,
+            Program::Command(_) => Some(soft_descriptors),
+        },
+        limits: &child.limits,
+        death_signal: child.policy.stop_signal,
+        at_hand: holdings.at_hand,
+    };
+    Ok(Started { spawned: spawn_as(child, own)?, ready: ready.map(|pipe| pipe.read) })
+}
+
+/// Starts a process as the child's user, in its directory.
+fn spawn_as(child: &Child, program: process::Program<'_>) -> io::Result<Spawned> {
     let user;
     let identity = match &child.user {
         Some(who) => {
@@ -136,25 +163,36 @@ pub fn spawn(
         None => None,
     };
     let directory = child.directory.as_ref().map(|d| c_string(d.as_os_str().as_bytes())).transpose()?;
-    let descriptors: Vec<BorrowedFd<'_>> = fds.list.iter().map(AsFd::as_fd).collect();
-    let spawned = process::spawn(&process::Program {
+    let program = process::Program { identity, directory: directory.as_deref(), ..program };
+    process::spawn(&program).map_err(|e| cannot("fork", &e))
+}
+
+/// Starts a check of that child: as the child, but with /dev/null as its standard input, and
+/// no more descriptors than `output`. It is always forked, so that this process never waits
+/// for its executable.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_check(child: &Child, command: &[String], output: &OwnedFd, around: &Around<'_>) -> io::Result<Spawned> {
+    let mut environment = Environment::new(child);
+    environment.set(mark::VARIABLE, around.mark);
+    let arguments = command.iter().map(|w| c_string(w.as_bytes())).collect::<io::Result<Vec<CString>>>()?;
+    let path = arguments.first().cloned().ok_or_else(|| io::Error::other("its command is empty"))?;
+    let null = anew::description(around.null, OFlag::O_RDONLY).map_err(|e| cannot("open /dev/null", &e.into()))?;
+    let own = process::Program {
         path: &path,
         arguments: &arguments,
         environment: &environment.entries,
-        descriptors: &descriptors,
-        identity,
-        directory: directory.as_deref(),
+        descriptors: &[null.as_fd(), output.as_fd(), output.as_fd()],
+        identity: None,
+        directory: None,
         umask: child.umask,
-        soft_descriptors: match child.program {
-            Program::Plugin(_) => None,
-            Program::Command(_) => Some(soft_descriptors),
-        },
+        soft_descriptors: Some(around.soft_descriptors),
         limits: &child.limits,
-        death_signal: child.policy.stop_signal,
-        at_hand: holdings.at_hand,
-    })
-    .map_err(|e| cannot("fork", &e))?;
-    Ok(Started { spawned, ready: ready.map(|pipe| pipe.read) })
+        death_signal: Signal::SIGKILL,
+        at_hand: false,
+    };
+    spawn_as(child, own)
 }
 
 /// The descriptors of a child, in the order of the numbers they will have.

@@ -13,8 +13,8 @@
 //!
 //! | sign | it belongs to |
 //! |---|---|
-//! | it is in the session of a child | that child |
-//! | its environment has one of this supervisor's marks ([`mark`](crate::supervisor::family::mark)) | the child whose start that was |
+//! | it is in the session of a child, or of a check | that child, or that check |
+//! | its environment has one of this supervisor's marks ([`mark`](crate::supervisor::family::mark)) | the child, or the check, whose start that was |
 //! | it holds the log pipe or the notification socket of a child that ended | that child |
 //! | it is older than every living child | some child that ended |
 //!
@@ -146,14 +146,16 @@ impl Strays {
         &mut self.own
     }
 
-    /// Forgets a process that was reaped, because its process id may be reused soon.
-    pub(crate) fn reaped(&mut self, pid: Pid) {
+    /// Forgets a process that was reaped, because its process id may be reused soon. Returns
+    /// whether it was a stray, so that what it had started is one now.
+    pub(crate) fn reaped(&mut self, pid: Pid) -> bool {
         self.foreign.remove(&pid);
         self.owners.remove(&pid);
-        self.killed.remove(&pid);
+        let was_killed = self.killed.remove(&pid);
         self.given_up.remove(&pid);
         self.unmarked.remove(&pid);
         self.seen = Environments::default();
+        was_killed
     }
 
     /// Stops waiting for these orphans.
@@ -168,13 +170,14 @@ impl Strays {
         self.unmarked.extend(pids.into_iter().filter(|pid| !hangs(pid)));
     }
 
-    /// This process's children except those in `known`, all of which are its children.
-    fn orphans<T>(&mut self, known: &HashMap<Pid, T>) -> Vec<Pid> {
+    /// This process's children except those that are known, `count` of them, all of which are
+    /// its children.
+    fn orphans(&mut self, count: usize, is_known: impl Fn(Pid) -> bool) -> Vec<Pid> {
         let Some(list) = &mut self.list else { return Vec::new() };
         match list.read() {
             // Usually there are no orphans, and then nothing needs to be looked up.
-            Ok(count) if count == known.len() + self.foreign.len() => Vec::new(),
-            Ok(_) => list.pids().filter(|pid| !known.contains_key(pid) && !self.foreign.contains(pid)).collect(),
+            Ok(all) if all == count + self.foreign.len() => Vec::new(),
+            Ok(_) => list.pids().filter(|pid| !is_known(*pid) && !self.foreign.contains(pid)).collect(),
             Err(error) => {
                 log::error!("cannot look for what children have left behind: {error}");
                 Vec::new()
@@ -210,7 +213,7 @@ impl Strays {
             return process::has_children();
         }
         let mut any = false;
-        for pid in self.orphans(&HashMap::<Pid, ()>::new()) {
+        for pid in self.orphans(0, |_| false) {
             // If it can't be looked at just now, the caller tries again.
             let Ok(process) = Process::look(pid) else { return true };
             let Some(process) = process else { continue };
@@ -242,13 +245,13 @@ impl Strays {
     }
 
     fn look(&mut self, children: &Children) -> Left {
-        let orphans = self.orphans(&children.by_pid);
+        let orphans = self.orphans(children.by_pid.len() + children.checks.len(), |pid| children.has(pid));
         let mut left = Left::default();
         if orphans.is_empty() {
             return left;
         }
-        let living: HashSet<u64> =
-            children.by_pid.values().filter_map(|&id| children.get(id)).map(|child| child.number).collect();
+        let living = children.by_pid.values().filter_map(|&id| children.get(id)).map(|child| child.number);
+        let living: HashSet<u64> = living.chain(children.checks.values().map(|&(_, number)| number)).collect();
         self.read_environments(&orphans, children);
         for pid in orphans {
             let known = self.owners.get(&pid).copied();
@@ -292,7 +295,7 @@ impl Strays {
         let new: Vec<Process> =
             orphans.iter().filter(is_new).filter_map(|pid| Process::look(*pid).ok().flatten()).collect();
         let of_nobody_yet = |process: &Process| {
-            !children.by_pid.contains_key(&process.session)
+            !children.has(process.session)
                 && !children.leaving.iter().any(|leaving| leaving.group == process.session)
                 && process.session != strays.session
         };
@@ -319,7 +322,7 @@ impl Strays {
 
     /// Whether that orphan, a child of this process, belongs to the start of that number.
     pub(crate) fn is_orphan_of(&mut self, orphan: &Process, number: u64, children: &Children) -> io::Result<bool> {
-        if self.foreign.contains(&orphan.pid) || children.by_pid.contains_key(&orphan.pid) {
+        if self.foreign.contains(&orphan.pid) || children.has(orphan.pid) {
             return Ok(false);
         }
         let known = self.owners.get(&orphan.pid).copied();
@@ -333,6 +336,9 @@ impl Strays {
     fn seen_owner(&mut self, process: &Process, children: &Children) -> io::Result<Option<Owner>> {
         if let Some(child) = children.of_process(process.session) {
             return Ok(Some(Owner::Start(child.number)));
+        }
+        if let Some(&(_, number)) = children.checks.get(&process.session) {
+            return Ok(Some(Owner::Start(number)));
         }
         if let Some(leaving) = children.leaving.iter().find(|leaving| leaving.group == process.session) {
             return Ok(Some(Owner::Start(leaving.number)));

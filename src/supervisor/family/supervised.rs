@@ -6,7 +6,9 @@ use crate::control::status::{self, ChildState, Ended, LastExit};
 use crate::journal::{self, LineSplitter};
 use crate::plugin::{self, Metric, Plugin};
 use crate::supervisor::clock::{Moment, Wall};
+use crate::supervisor::family::checks::Check;
 use crate::supervisor::family::child::{Machine, RestartsBy, State};
+use crate::supervisor::family::health::{Health, Phase};
 use crate::supervisor::family::held_back::HeldBack;
 use crate::supervisor::family::notify;
 use crate::supervisor::family::spawn::{Holdings, LOG_CAPACITY};
@@ -51,6 +53,10 @@ pub struct Supervised {
     pub says: Option<String>,
     /// What was wrong with it when an event last said so.
     pub(crate) noted: Option<String>,
+    /// Whether it is well.
+    pub(crate) health: Health,
+    /// The check of it that is under way, or whose process is not gone yet.
+    pub(crate) check: Option<Check>,
     /// The number of its last start ([`mark`](crate::supervisor::family::mark)).
     pub number: u64,
     /// When its process was started the last time.
@@ -87,6 +93,8 @@ impl Supervised {
             told_of_strangers: false,
             says: None,
             noted: None,
+            health: Health::new(Instant::now()),
+            check: None,
             number: 0,
             started: None,
             logged_before: 0,
@@ -116,6 +124,31 @@ impl Supervised {
         if let Err(error) = watched {
             log::error!(target: &self.config.name, "cannot watch its notifications: {error}");
         }
+    }
+
+    /// Makes the socket for its notifications, if it needs one and has none: a reload may
+    /// have added `watchdog`.
+    pub(crate) fn make_notify(&mut self, id: Id, poll: &Poll) -> io::Result<()> {
+        if self.holdings.notify.is_none() && notifies(&self.config) {
+            self.holdings.notify = Some(poll.watch(notify::Socket::new()?, EpollFlags::EPOLLIN, Token::Notify(id))?);
+        }
+        Ok(())
+    }
+
+    /// How far its process has got, as seen by its checks.
+    pub(crate) fn phase(&self) -> Phase {
+        match self.machine.state {
+            State::Up { .. } => Phase::Up,
+            State::Starting { .. } if self.config.policy.ready == Ready::Health && self.exec.is_none() => {
+                Phase::Starting
+            }
+            _ => Phase::Down,
+        }
+    }
+
+    /// When something about it is due.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        [self.machine.deadline(), self.health.deadline()].into_iter().flatten().min()
     }
 
     /// Clears what it shared with other instances, after its process was reaped.
@@ -228,7 +261,7 @@ impl Prepared {
             Program::Plugin(name) => plugin::find(name),
             Program::Command(_) => None,
         };
-        let notify = if plugin.is_some() || config.policy.ready == Ready::Notify {
+        let notify = if notifies(&config) {
             let socket = notify::Socket::new().map_err(cannot)?;
             Some(poll.watch(socket, EpollFlags::empty(), Token::Notify(id)).map_err(cannot)?)
         } else {
@@ -240,6 +273,12 @@ impl Prepared {
         let shared = memory.region(&config).map_err(cannot)?;
         Ok(Prepared { config, at_hand, notify, settings, metrics, shared })
     }
+}
+
+/// Whether it is given a socket for notifications.
+fn notifies(config: &Child) -> bool {
+    let is_plugin = matches!(config.program, Program::Plugin(_));
+    is_plugin || config.policy.ready == Ready::Notify || config.health.watchdog.is_some()
 }
 
 /// Makes a page of counters.

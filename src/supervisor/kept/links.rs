@@ -372,6 +372,27 @@ impl Links {
         pipe::bytes_in(&self.queue(held).read).unwrap_or(0) + staged
     }
 
+    /// The queues into that child that can still be written to.
+    pub fn queues_into(&self, sink: &str) -> Vec<&OwnedFd> {
+        let mut ids = BTreeSet::new();
+        let each = self.flowing_into(sink).filter(|held| ids.insert(&held.queue)).map(|held| self.queue(held));
+        each.filter(|queue| queue.write.is_some()).map(|queue| &queue.read).collect()
+    }
+
+    /// How many bytes wait for that child, and, if it has ledgers, what shows that it takes some
+    /// of them. `None`: no bytes wait.
+    pub fn waits_for(&self, sink: &str) -> Option<(u64, Option<u64>)> {
+        let (mut waits, mut batches) = (0, None::<u64>);
+        let mut ids = BTreeSet::new();
+        for held in self.flowing_into(sink).filter(|held| ids.insert(&held.queue)) {
+            waits += self.untaken(held) as u64;
+            if let Some(intake) = &held.intake {
+                batches = Some(batches.unwrap_or(0).wrapping_add(intake.view().batch()));
+            }
+        }
+        (waits > 0).then_some((waits, batches))
+    }
+
     /// How many bytes wait in each link, and for how long they have waited while its sink took
     /// nothing.
     ///

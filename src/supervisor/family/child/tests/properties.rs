@@ -32,6 +32,10 @@ fn exit() -> impl Strategy<Value = Exit> {
     prop_oneof![Just(Exit::Code(0)), Just(Exit::Code(1)), Just(Exit::Signal(9))]
 }
 
+fn unwell() -> impl Strategy<Value = Event> {
+    prop::sample::select(vec![Event::Unhealthy("it is not well".to_owned()), Event::Hung("it hangs".to_owned())])
+}
+
 fn happening() -> impl Strategy<Value = Happening> {
     use Event::{Await, ExecFailed, Executed, Exited, Extend, Hold, Kill, Ready, Restart, Start, Stop, Tick};
     prop_oneof![
@@ -39,6 +43,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => millis(20_000).prop_map(Happening::Drain),
         4 => prop::sample::select(vec![Executed, Ready, ExecFailed("no".to_owned())]).prop_map(Happening::Process),
         1 => millis(20_000).prop_map(Extend).prop_map(Happening::Process),
+        1 => unwell().prop_map(Happening::Process),
         4 => exit().prop_map(Exited).prop_map(Happening::Process),
         4 => millis(20_000).prop_map(Happening::Time),
         1 => any::<bool>().prop_map(Happening::Short),
@@ -48,7 +53,7 @@ fn happening() -> impl Strategy<Value = Happening> {
 fn policy() -> impl Strategy<Value = Policy> {
     use prop::sample::select;
     let restart = select(vec![Restart::Always, Restart::OnFailure, Restart::Never]);
-    let ready = select(vec![Ready::Exec, Ready::Notify, Ready::Fd]);
+    let ready = select(vec![Ready::Exec, Ready::Notify, Ready::Fd, Ready::Health]);
     let backoff = (millis(5000), 1.0..20.0, millis(30_000), millis(10_000));
     (restart, backoff, 1..8_u32, millis(60_000), ready, millis(10_000), millis(10_000)).prop_map(
         |(restart, (first, factor, max, reset_after), burst, within, ready, ready_timeout, stop_timeout)| Policy {
@@ -177,5 +182,5 @@ fn any_event() -> impl Strategy<Value = Event> {
         Extend(Duration::ZERO),
         Tick,
     ];
-    prop_oneof![prop::sample::select(words), exit().prop_map(Exited)]
+    prop_oneof![10 => prop::sample::select(words), 1 => unwell(), 5 => exit().prop_map(Exited)]
 }

@@ -35,7 +35,7 @@ impl Dice {
                 burst: self.of(&[1, 3, 10, 1000]),
                 within: self.of(&[ms(100), ms(10_000), ms(60_000)]),
             },
-            ready: self.of(&[Ready::Exec, Ready::Notify, Ready::Fd]),
+            ready: self.of(&[Ready::Exec, Ready::Notify, Ready::Fd, Ready::Health]),
             ready_timeout: self.of(&[ms(1), ms(500), ms(10_000)]),
             stop_signal: Signal::SIGTERM,
             stop_to: StopTo::Group,
@@ -63,6 +63,7 @@ struct Seen {
     not_spawned: u64,
     ready: u64,
     late: u64,
+    unwell: u64,
     asked: u64,
     forced: u64,
     failed: u64,
@@ -144,6 +145,8 @@ impl Simulation {
             }
             Coming::Process(pid, event) => {
                 if self.children[child].process.is_some_and(|process| process.pid == pid) {
+                    let is_unwell = matches!(event, Event::Unhealthy(_) | Event::Hung(_));
+                    self.seen.unwell += u64::from(is_unwell && self.children[child].machine.is_up());
                     self.tell(child, event);
                 }
             }
@@ -261,6 +264,12 @@ impl Simulation {
                 plan(self, exec + after, Event::Ready);
             }
         }
+        if self.dice.percent(20) {
+            let after = self.dice.up_to(Duration::from_secs(60));
+            let why = "it is not well".to_owned();
+            let event = if self.dice.percent(50) { Event::Unhealthy(why) } else { Event::Hung(why) };
+            plan(self, exec + after, event);
+        }
         if self.dice.percent(60) {
             let longest = self.dice.of(&[10, 1000, 60_000]);
             let life = self.dice.up_to(Duration::from_millis(longest));
@@ -309,10 +318,11 @@ fn fifty_children_behave_as_promised_through_a_million_events() {
         simulation.go_on();
     }
     simulation.end();
-    let Seen { spawned, not_spawned, ready, late, asked, forced, failed, backoff, finished, held, waiting, .. } =
-        simulation.seen;
+    let Seen {
+        spawned, not_spawned, ready, late, unwell, asked, forced, failed, backoff, finished, held, waiting, ..
+    } = simulation.seen;
     let virtual_time = simulation.now - simulation.begin;
-    for count in [spawned, not_spawned, ready, late, asked, forced, failed, backoff, finished, held, waiting] {
+    for count in [spawned, not_spawned, ready, late, unwell, asked, forced, failed, backoff, finished, held, waiting] {
         assert!(count > 500, "seed {seed}: something hardly happened in {virtual_time:?}: {:?}", simulation.seen);
     }
 }

@@ -257,3 +257,64 @@ fn a_stop_by_a_change_leaves_what_was_over_as_it_was() {
         assert!(finished.machine.has_finished());
     }
 }
+
+// Children that are not well.
+
+#[test]
+fn an_unhealthy_child_is_asked_to_stop_and_starts_again_as_after_a_failure() {
+    for (event, signal) in [
+        (Event::Unhealthy("its check failed".to_owned()), Signal::SIGTERM),
+        (Event::Hung("its check failed".to_owned()), Signal::SIGABRT),
+    ] {
+        let mut child = Child::up(Policy { restart: Restart::OnFailure, ..policy() });
+        assert_eq!(child.tell(event.clone()), [Action::Ask(FIRST, signal)]);
+        assert_eq!(child.problem(), Some("its check failed"));
+        assert_eq!(child.tell(event.clone()), [], "it is on its way already");
+        let mut obeys = Child { machine: child.machine.clone(), now: child.now };
+        assert_eq!(obeys.tell(GOOD), [Action::Spawn], "it failed, though it ended well");
+        obeys.tell(Spawned(SECOND));
+        obeys.tell(Executed);
+        assert_eq!(obeys.problem(), None);
+        assert_eq!(child.tick_at_deadline(), [Action::Force(FIRST)]);
+        assert_eq!(child.tell(KILLED), [Action::Spawn]);
+
+        let mut child = Child::up(Policy { restart: Restart::Never, ..policy() });
+        child.tell(event.clone());
+        assert_eq!(child.tell(GOOD), []);
+        assert_eq!((child.machine.has_finished(), child.problem()), (false, Some("its check failed")));
+        child.machine.change(Policy { restart: Restart::Never, ..policy() });
+        assert_eq!(
+            (child.machine.has_finished(), child.problem()),
+            (false, Some("its check failed")),
+            "nor by a reload"
+        );
+
+        let mut child = Child::starting(Policy { ready: Ready::Health, ..policy() });
+        assert_eq!(child.tell(event), [], "until it is ready, its deadline decides");
+    }
+}
+
+#[test]
+fn what_operators_want_of_an_unhealthy_child_holds() {
+    let unhealthy = || Event::Unhealthy("its check failed".to_owned());
+    let mut child = Child::up(policy());
+    child.tell(unhealthy());
+    assert_eq!(child.tell(Stop), [], "it was asked already");
+    assert_eq!(child.tell(GOOD), []);
+    assert_eq!(child.machine.state, State::Down);
+    let mut child = Child::up(Policy { restart: Restart::Never, ..policy() });
+    child.tell(unhealthy());
+    child.tell(SaysRestart);
+    assert_eq!(child.tell(GOOD), [Action::Spawn]);
+}
+
+#[test]
+fn a_child_that_was_well_for_long_begins_a_new_row_of_failures() {
+    let mut child = Child::backoff(policy());
+    child.tick_at_deadline();
+    child.tell(Spawned(FIRST));
+    child.tell(Executed);
+    child.now += secs(10);
+    child.tell(Event::Unhealthy("its check failed".to_owned()));
+    assert_eq!(child.tell(GOOD), [Action::Spawn], "at once");
+}

@@ -17,7 +17,7 @@ pub struct Process {
     pub forced: bool,
     /// When SIGKILL must have been sent.
     pub force_by: Option<Instant>,
-    /// It was killed only because it was not ready in time.
+    /// It is ended only because it was not ready in time, or is not well.
     late: bool,
 }
 
@@ -117,8 +117,13 @@ impl World {
             Event::Exited(_) => self.process = None,
             _ => {}
         }
+        let serves = self.machine.is_up();
         let Some(process) = &mut self.process else { return };
         match event {
+            Event::Unhealthy(_) | Event::Hung(_) if serves => {
+                (process.late, process.going) = (true, true);
+                process.force_by = Some(now + stop_timeout);
+            }
             Event::Await | Event::Start => process.late = false,
             Event::Stop | Event::Restart => {
                 process.late = false;
@@ -157,7 +162,7 @@ impl World {
                 };
                 if let Action::Force(_) = action {
                     // Nobody had asked it to end, so it was not ready in time.
-                    process.late = !process.going;
+                    process.late |= !process.going;
                     process.forced = true;
                 }
                 process.going = true;

@@ -1,0 +1,511 @@
+//! Checks of children: the processes and the connections of `health`, and looks at what waits
+//! for a child. What follows from them is decided in [`health`](super::health).
+//!
+//! A child has at most one check at a time. The process of a check begins a session of its own
+//! and has a mark of its own ([`mark`](super::mark)), as if it were a start of the child. So what
+//! it leaves behind is found, and ends with it.
+
+use crate::config::model::{Probe, Ready};
+use crate::control::event::What;
+use crate::supervisor::event_loop::Supervisor;
+use crate::supervisor::family::child;
+use crate::supervisor::family::health::{Action, Event, Seen};
+use crate::supervisor::family::spawn::{self, Around};
+use crate::supervisor::family::supervised::Supervised;
+use crate::supervisor::poll::{Id, Poll, Token, Watched};
+use crate::sys::cause::cause;
+use crate::sys::delay::{self, Share};
+use crate::sys::pipe::{self, Pipe};
+use crate::sys::process::{self, Exec, Exit};
+use crate::sys::socket;
+use nix::errno::Errno;
+use nix::sys::epoll::EpollFlags;
+use nix::sys::signal::Signal;
+use nix::sys::socket::{MsgFlags, send};
+use nix::unistd::Pid;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How much of a check's output, or of a server's answer, is read at once.
+const READ: usize = 16 * 1024;
+/// How many times in a row, so that everything else gets its turn.
+const ROUNDS: usize = 4;
+/// How much a check may write in all.
+const OUTPUT_MOST: usize = 1 << 20;
+/// How much of its last line is kept.
+const LINE_MOST: usize = 500;
+/// How long the status line of an answer may be, with what comes before it.
+const ANSWER_MOST: usize = 16 * 1024;
+/// How long a process of a check that was killed may take to die before that is a failure.
+const TO_DIE: Duration = Duration::from_secs(1);
+
+/// A check that is under way, or whose process is not gone yet.
+#[derive(Debug)]
+pub(crate) struct Check {
+    kind: Kind,
+    /// What the child's own process had got of the processors when it began.
+    before: Share,
+    /// When it was ended. Its process may not be gone yet, but says nothing more.
+    ended: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Process {
+        pid: Pid,
+        program: PathBuf,
+        /// Reports whether it has executed.
+        status: OwnedFd,
+        output: Option<Watched<OwnedFd>>,
+        said: Said,
+    },
+    Connection {
+        socket: Watched<OwnedFd>,
+        /// The request, if the connection is not enough, and what came back.
+        http: Option<Http>,
+    },
+}
+
+#[derive(Debug)]
+struct Http {
+    request: Vec<u8>,
+    answer: Vec<u8>,
+}
+
+/// What a check has written.
+#[derive(Debug, Default)]
+struct Said {
+    all: usize,
+    /// The last whole line that is not blank.
+    last: Vec<u8>,
+    /// The line that is not whole yet.
+    line: Vec<u8>,
+}
+
+impl Said {
+    fn add(&mut self, bytes: &[u8]) {
+        self.all += bytes.len();
+        for (place, part) in bytes.split(|&byte| byte == b'\n').enumerate() {
+            if place > 0 {
+                let line = std::mem::take(&mut self.line);
+                if !line.trim_ascii().is_empty() {
+                    self.last = line;
+                }
+            }
+            let room = LINE_MOST.saturating_sub(self.line.len());
+            self.line.extend(&part[..part.len().min(room)]);
+        }
+    }
+
+    /// Its last line, in quotes.
+    fn last(&self) -> Option<String> {
+        let line = if self.line.trim_ascii().is_empty() { &self.last } else { &self.line };
+        let text: String =
+            String::from_utf8_lossy(line).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        Some(text.trim()).filter(|text| !text.is_empty()).map(|text| format!("\"{text}\""))
+    }
+}
+
+impl Supervised {
+    /// How long the child's own process, or one of the check's, waited for a processor in vain
+    /// since the check began.
+    fn waited(&self, of_check: Duration) -> Duration {
+        let (Some(check), Some(pid)) = (&self.check, self.machine.pid()) else { return of_check };
+        Share::of(pid).since(check.before).in_vain().max(of_check)
+    }
+}
+
+impl Supervisor {
+    /// Tells the checks of a child how far its process has got.
+    pub(crate) fn follow_health(&mut self, id: Id) {
+        let Some(child) = self.children.get(id) else { return };
+        let phase = child.phase();
+        if phase != child.health.phase() {
+            self.health_step(id, Event::Phase(phase));
+        }
+    }
+
+    /// Whether a check says when that child is ready.
+    pub(crate) fn is_ready_by_health(&self, id: Id) -> bool {
+        self.children.get(id).is_some_and(|child| child.config.policy.ready == Ready::Health)
+    }
+
+    /// Passes an event to what decides about a child's health, and does what it says.
+    pub(crate) fn health_step(&mut self, id: Id, event: Event) {
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            let Some(child) = self.children.get_mut(id) else { return };
+            let actions = child.health.step(event, &child.config.health, Instant::now());
+            for action in actions {
+                events.extend(self.act_on_health(id, action));
+            }
+        }
+        self.children.set_timer(id);
+    }
+
+    fn act_on_health(&mut self, id: Id, action: Action) -> Option<Event> {
+        let is_verdict = !matches!(action, Action::Cancel | Action::Say(..));
+        // Its process is dead. That is the next thing that it is told.
+        if is_verdict && self.children.is_leaving(id) {
+            return None;
+        }
+        match action {
+            Action::Begin => return self.begin_check(id),
+            Action::TimeOut(why) => return self.time_out(id, &why),
+            Action::Cancel => self.end_check(id),
+            Action::Look => return Some(Event::Looked(self.waits_for(id))),
+            Action::Await => self.await_bytes(id),
+            Action::Ready => self.step(id, child::Event::Ready),
+            Action::NotReady(why) => {
+                let child = self.children.get_mut(id)?;
+                log::debug!(target: &child.config.name, "a check says that it is not ready yet: {why}");
+                child.machine.last_check = Some(why);
+            }
+            Action::Unhealthy(why) => {
+                self.tell_unwell(id, What::Unhealthy, &why);
+                self.step(id, child::Event::Unhealthy(why));
+            }
+            Action::Stalled(why) => {
+                self.tell_unwell(id, What::Stalled, &why);
+                self.step(id, child::Event::Unhealthy(why));
+            }
+            Action::Hung(why) => {
+                self.tell_unwell(id, What::Watchdog, &why);
+                self.step(id, child::Event::Hung(why));
+            }
+            Action::Say(level, text) => {
+                if let Some(child) = self.children.get(id) {
+                    log::log!(target: &child.config.name, level, "{text}");
+                }
+            }
+        }
+        None
+    }
+
+    fn tell_unwell(&mut self, id: Id, what: What, why: &str) {
+        if let Some(child) = self.children.get(id).filter(|child| child.machine.is_up()) {
+            child.note_unwell(&mut self.events, what, why);
+        }
+    }
+
+    fn begin_check(&mut self, id: Id) -> Option<Event> {
+        let child = self.children.get(id)?;
+        let probe = child.config.health.check.as_ref()?.probe.clone();
+        if let Some(check) = &child.check {
+            let lingers = check.ended.is_some_and(|at| at.elapsed() >= TO_DIE);
+            return Some(match &check.kind {
+                Kind::Process { pid, .. } if lingers => Event::Ended(
+                    Err(format!("process {pid} of an earlier check does not die of SIGKILL")),
+                    Duration::ZERO,
+                ),
+                _ => Event::NotYet,
+            });
+        }
+        let begun = match probe {
+            Probe::Command(command) => self.begin_process(id, &command).map_err(|e| Event::NotBegun(cause(&e))),
+            Probe::Tcp(at) => connect(id, at, None, &self.system.poll),
+            Probe::Http { at, url } => connect(id, at, Some(&url), &self.system.poll),
+        };
+        match begun {
+            Ok(kind) => {
+                let child = self.children.get_mut(id)?;
+                let before = child.machine.pid().map(Share::of).unwrap_or_default();
+                child.check = Some(Check { kind, before, ended: None });
+                None
+            }
+            Err(event) => Some(event),
+        }
+    }
+
+    fn begin_process(&mut self, id: Id, command: &[String]) -> io::Result<Kind> {
+        let gone = || io::Error::other("the child is gone");
+        let child = self.children.get(id).ok_or_else(gone)?;
+        let Pipe { read, write } = Pipe::new(0)?;
+        pipe::set_nonblocking(&read, true)?;
+        let output = self.system.poll.watch(read, EpollFlags::EPOLLIN, Token::Check(id))?;
+        let (number, mark) = self.strays.own().next(&child.config.name);
+        let around = Around {
+            alone: false,
+            null: &self.system.null,
+            soft_descriptors: self.system.soft_descriptors,
+            mark: &mark,
+        };
+        let spawned = spawn::spawn_check(&child.config, command, &write, &around)?;
+        self.children.checks.insert(spawned.pid, (id, number));
+        let (pid, status) = (spawned.pid, spawned.status);
+        let program = command.first().map(PathBuf::from).unwrap_or_default();
+        Ok(Kind::Process { pid, program, status, output: Some(output), said: Said::default() })
+    }
+
+    /// Something comes from a check.
+    pub(crate) fn on_check(&mut self, id: Id) {
+        let Some(child) = self.children.get_mut(id) else { return };
+        let Some(check) = child.check.as_mut().filter(|check| check.ended.is_none()) else { return };
+        let result = match &mut check.kind {
+            Kind::Process { output, said, .. } => match hear(output, said) {
+                true => None,
+                false => Some(Err(format!("it wrote more than {} MiB", OUTPUT_MOST >> 20))),
+            },
+            Kind::Connection { socket, http } => go_on(socket, http.as_mut()).transpose(),
+        };
+        let Some(result) = result else { return };
+        let ended = Event::Ended(result, child.waited(Duration::ZERO));
+        self.end_check(id);
+        self.health_step(id, ended);
+    }
+
+    /// A check has taken too long.
+    fn time_out(&mut self, id: Id, why: &str) -> Option<Event> {
+        let child = self.children.get_mut(id)?;
+        let mut why = why.to_owned();
+        let mut of_check = Duration::ZERO;
+        if let Some(Check { kind: Kind::Process { pid, output, said, .. }, .. }) = &mut child.check {
+            hear(output, said);
+            of_check = delay::longest_wait(*pid);
+            if let Some(last) = said.last() {
+                why = format!("{why}: {last}");
+            }
+        }
+        let waited = child.waited(of_check);
+        self.end_check(id);
+        Some(Event::Ended(Err(why), waited))
+    }
+
+    /// Ends the check that is under way, if there is one. Its process is reaped later.
+    pub(crate) fn end_check(&mut self, id: Id) {
+        let Some(child) = self.children.get_mut(id) else { return };
+        let Some(check) = child.check.as_mut().filter(|check| check.ended.is_none()) else { return };
+        check.ended = Some(Instant::now());
+        match &mut check.kind {
+            Kind::Connection { .. } => child.check = None,
+            Kind::Process { pid, output, .. } => {
+                *output = None;
+                if let Err(error) = process::signal_group(*pid, Signal::SIGKILL) {
+                    log::error!(target: &child.config.name, "cannot kill process {pid} of a check: {}", cause(&error));
+                }
+            }
+        }
+    }
+
+    /// Reaps the process of a check, which is dead.
+    pub(super) fn reap_check(&mut self, pid: Pid) {
+        let id = self.children.checks.remove(&pid).map(|(id, _)| id);
+        // What is left in its group ends with it. Its process id can't be reused until it is reaped.
+        let _none_left = process::signal_group(pid, Signal::SIGKILL);
+        let of_check = Share::of(pid).waited;
+        let executed = process::has_executed(pid);
+        let exit = match process::reap(pid) {
+            Ok(Some(exit)) => exit,
+            Ok(None) => return,
+            Err(error) => return log::error!("cannot reap process {pid} of a check: {}", cause(&error)),
+        };
+        self.strays.reaped(pid);
+        let Some((id, child)) = id.and_then(|id| Some((id, self.children.get_mut(id)?))) else { return };
+        let waited = child.waited(of_check);
+        let Some(Check { kind: Kind::Process { program, status, mut output, mut said, .. }, ended, .. }) =
+            child.check.take()
+        else {
+            return;
+        };
+        if ended.is_some() {
+            return;
+        }
+        hear(&mut output, &mut said);
+        let result = match (process::outcome(&status, &program), exit) {
+            (Ok(Exec::Failed(why)), _) => Err(format!("cannot start it: {why}")),
+            (_, Exit::Code(0)) if executed => Ok(()),
+            (_, Exit::Code(_)) => Err(said.last().unwrap_or_else(|| exit.to_string())),
+            (_, Exit::Signal(_)) => Err(said.last().map_or_else(|| exit.to_string(), |last| format!("{exit}: {last}"))),
+        };
+        self.health_step(id, Event::Ended(result, waited));
+    }
+
+    /// Has the loop report when bytes wait for that child.
+    fn await_bytes(&mut self, id: Id) {
+        let Some(child) = self.children.get(id) else { return };
+        let poll = &self.system.poll;
+        for queue in self.kept.links.queues_into(&child.config.name) {
+            // Once, because a sink that is well takes them before anybody looks.
+            let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT;
+            let again = poll.modify(queue, flags, Token::Waits(id));
+            if let Err(error) = again.or_else(|_| poll.add(queue, flags, Token::Waits(id))) {
+                log::warn!(target: &child.config.name, "cannot see whether bytes wait for it: {}", cause(&error));
+            }
+        }
+    }
+
+    /// Bytes wait for that child, or did.
+    pub(crate) fn on_waits(&mut self, id: Id) {
+        let seen = self.waits_for(id).unwrap_or_default();
+        self.health_step(id, Event::Wait(seen));
+    }
+
+    fn waits_for(&self, id: Id) -> Option<Seen> {
+        let child = self.children.get(id)?;
+        let (waits, batches) = self.kept.links.waits_for(&child.config.name)?;
+        let pid = child.machine.pid();
+        let taken = match batches {
+            Some(batches) => [batches, 0, 0],
+            // Without a ledger, a source that fills a queue again at once hides what was taken.
+            None => [0, waits, pid.map_or(0, delay::reading)],
+        };
+        Some(Seen { taken, share: pid.map(Share::of_tree).unwrap_or_default() })
+    }
+}
+
+/// Reads what a check has written. Returns whether it may write more.
+fn hear(output: &mut Option<Watched<OwnedFd>>, said: &mut Said) -> bool {
+    let Some(pipe) = output else { return true };
+    let mut bytes = [0; READ];
+    for _ in 0..ROUNDS {
+        match nix::unistd::read(&**pipe, &mut bytes) {
+            Ok(0) => {
+                *output = None;
+                return true;
+            }
+            Ok(length) => said.add(&bytes[..length]),
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => break,
+            Err(errno) => {
+                log::debug!("cannot read the output of a check: {}", errno.desc());
+                *output = None;
+                return true;
+            }
+        }
+    }
+    said.all <= OUTPUT_MOST
+}
+
+/// Begins to connect; a failure at once is the check's result.
+fn connect(id: Id, at: SocketAddr, url: Option<&str>, poll: &Poll) -> Result<Kind, Event> {
+    let socket =
+        socket::begin_to_connect(at).map_err(|error| match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+            Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS | Errno::EAGAIN => {
+                Event::NotBegun(cause(&error))
+            }
+            _ => Event::Ended(Err(format!("cannot connect to {at}: {}", cause(&error))), Duration::ZERO),
+        })?;
+    let socket =
+        poll.watch(socket, EpollFlags::EPOLLOUT, Token::Check(id)).map_err(|error| Event::NotBegun(cause(&error)))?;
+    let http = url.map(|url| Http { request: request(url), answer: Vec::new() });
+    Ok(Kind::Connection { socket, http })
+}
+
+fn request(url: &str) -> Vec<u8> {
+    let rest = url.strip_prefix("http://").unwrap_or(url);
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    // `Connection: close`, because this is the only request (RFC 9112, 9.6).
+    format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: plumbd\r\nAccept: */*\r\nConnection: close\r\n\r\n")
+        .into_bytes()
+}
+
+/// Goes on with a connection. `None`: its result is not known yet.
+fn go_on(socket: &Watched<OwnedFd>, http: Option<&mut Http>) -> Result<Option<()>, String> {
+    let failed = |doing: &str, error: &io::Error| format!("cannot {doing}: {}", cause(error));
+    if http.as_ref().is_none_or(|http| !http.request.is_empty()) {
+        socket::is_connected(&**socket).map_err(|error| failed("connect", &error))?;
+    }
+    let Some(http) = http else { return Ok(Some(())) };
+    while !http.request.is_empty() {
+        match send(socket.as_raw_fd(), &http.request, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT) {
+            Ok(sent) => drop(http.request.drain(..sent)),
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => return Ok(None),
+            Err(errno) => return Err(failed("send the request", &errno.into())),
+        }
+        if http.request.is_empty() {
+            socket.watch_for(EpollFlags::EPOLLIN).map_err(|error| failed("wait for an answer", &error))?;
+        }
+    }
+    let mut bytes = [0; READ];
+    for _ in 0..ROUNDS {
+        match nix::unistd::read(&**socket, &mut bytes) {
+            Ok(0) => return Err("the connection ended before there was an answer".to_owned()),
+            Ok(length) => http.answer.extend(&bytes[..length]),
+            Err(Errno::EINTR) => continue,
+            Err(Errno::EAGAIN) => return Ok(None),
+            Err(errno) => return Err(failed("read the answer", &errno.into())),
+        }
+        if status(&http.answer)?.is_some() {
+            return Ok(Some(()));
+        }
+        if http.answer.len() > ANSWER_MOST {
+            return Err("it answered with no status line of HTTP/1".to_owned());
+        }
+    }
+    Ok(None)
+}
+
+/// Whether an answer says that all is well. `Ok(None)`: not known yet.
+fn status(mut answer: &[u8]) -> Result<Option<()>, String> {
+    loop {
+        let Some(end) = answer.iter().position(|&byte| byte == b'\n') else { return Ok(None) };
+        let line = String::from_utf8_lossy(&answer[..end]);
+        let shown: String = line.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).take(100).collect();
+        // `HTTP/1.1 200 OK` (RFC 9112, 4)
+        let code = line.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1)?.trim_end().parse::<u16>().ok());
+        match code {
+            Some(200..=399) => return Ok(Some(())),
+            // Another answer follows (RFC 9110, 15.2).
+            Some(100..=199) => {
+                let head_end = answer.windows(4).position(|four| four == b"\r\n\r\n");
+                let Some(head_end) = head_end else { return Ok(None) };
+                answer = &answer[head_end + 4..];
+            }
+            _ => return Err(format!("it answered \"{shown}\"")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_is_kept_and_no_more() {
+        let said = |parts: &[&str]| {
+            let mut said = Said::default();
+            parts.iter().for_each(|part| said.add(part.as_bytes()));
+            said.last()
+        };
+        assert_eq!(said(&[]), None);
+        assert_eq!(said(&["\n \n"]), None);
+        assert_eq!(said(&["one\ntw", "o\n\n"]).as_deref(), Some("\"two\""));
+        assert_eq!(said(&["one\n", "two\x1b["]).as_deref(), Some("\"two [\""));
+        let long = said(&["x".repeat(10_000).as_str(), "\n"]).unwrap();
+        assert_eq!(long.len(), LINE_MOST + 2);
+    }
+
+    #[test]
+    fn a_request_names_host_and_path() {
+        let text = String::from_utf8(request("http://[::1]:81/a?b")).unwrap();
+        assert!(text.starts_with("GET /a?b HTTP/1.1\r\nHost: [::1]:81\r\n"), "{text}");
+        assert!(text.ends_with("\r\n\r\n"), "{text}");
+    }
+
+    #[test]
+    fn an_answer_is_judged_by_its_status_however_it_is_cut() {
+        let whole = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.0 204 No Content\r\n\r\n";
+        let known = whole.windows(2).rposition(|two| two == b"t\r").unwrap() + 3;
+        for end in 0..=whole.len() {
+            assert_eq!(status(&whole[..end]), Ok((end >= known).then_some(())), "{end}");
+        }
+        for well in ["HTTP/1.1 200 OK\r\n", "HTTP/1.1 302\r\n", "HTTP/1.1 399 x\n"] {
+            assert_eq!(status(well.as_bytes()), Ok(Some(())), "{well}");
+        }
+        let bad = |text: &str| status(text.as_bytes()).unwrap_err();
+        assert_eq!(bad("HTTP/1.1 503 Service Unavailable\r\n"), "it answered \"HTTP/1.1 503 Service Unavailable\"");
+        assert_eq!(bad("SSH-2.0-x\x1b\r\n"), "it answered \"SSH-2.0-x \"");
+        assert_eq!(bad("HTTP/1.1 2000 x\r\n"), "it answered \"HTTP/1.1 2000 x\"");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_answer_panics(bytes: Vec<u8>) {
+            let _any = status(&bytes);
+        }
+    }
+}
