@@ -4,6 +4,7 @@
 //! file per command. Commands return their exit status, or a [`Failure`] that
 //! `main` prints; only answers go to standard output.
 
+mod amounts;
 mod ask;
 mod check;
 mod completions;

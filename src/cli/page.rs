@@ -1,10 +1,13 @@
 //! `plumbd status` for people: the daemon, its children, its links, and
 //! what is wrong. Pure.
 
-use super::table::{Colour, Column, Paper, bar, table};
-use crate::control::status::{Child, ChildState, DaemonState, Ended, Link, Status};
+mod places;
+
+use super::table::{Colour, Column, DETAIL, Paper, bar, table};
+use crate::control::status::{Child, ChildState, DaemonState, Ended, Link, Status, Usage};
 use crate::sys::plural::counted;
 use jiff::Timestamp;
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -34,6 +37,11 @@ pub(super) fn page(status: &Status, now: Timestamp, paper: Paper) -> Page {
         tables.push('\n');
         tables += &table(links(&status.links, paper), paper);
     }
+    if !status.listeners.is_empty() || !status.files.is_empty() {
+        tables.push('\n');
+    }
+    tables += &table(places::listeners(&status.listeners), paper);
+    tables += &table(places::files(&status.files), paper);
     let shown = |mark: String, text: String| {
         // These are a child's words, and no child may control the terminal.
         let text = text.replace(char::is_control, "\u{fffd}");
@@ -98,22 +106,39 @@ fn head(status: &Status, now: Timestamp, paper: Paper) -> String {
 fn children(status: &Status, now: Timestamp) -> Vec<Column> {
     let all = || status.children.iter();
     let counts = |name: &str| all().any(|child| child.metrics.contains_key(name));
+    let used = |of: fn(&Usage) -> Option<String>| {
+        let cell = move |child: &Child| or_dash(child.usage.as_ref().and_then(of));
+        all().map(cell).collect::<Vec<_>>().into_iter()
+    };
+    // The higher the number, the sooner a column is left out where space is short.
     let mut columns = vec![
         Column::text("CHILD", all().map(|child| (child.name.clone(), Colour::None))),
         Column::text("STATE", all().map(state)),
-        Column::number("PID", all().map(|child| or_dash(child.pid))),
-        Column::text("SINCE", all().map(|child| (age(child.since, now), Colour::None))).optional(),
-        Column::number("RESTARTS", all().map(|child| child.restarts.to_string())),
-        Column::text("LAST EXIT", all().map(|child| last_exit(child, now))).optional(),
+        Column::number("PID", all().map(|child| or_dash(child.pid))).gives_way(1),
+        Column::text("SINCE", all().map(|child| (age(child.since, now), Colour::None))).gives_way(5),
+        Column::number("RESTARTS", all().map(|child| child.restarts.to_string())).gives_way(3),
+        Column::text("LAST EXIT", all().map(|child| last_exit(child, now))).gives_way(6),
     ];
     if counts("messages") {
-        columns.push(Column::number("MSG/S", all().map(|child| rate(child, "messages", count))));
+        let total = |child: &Child| or_dash(child.metrics.get("messages").map(|&messages| total(messages)));
+        columns.push(Column::number("MSGS", all().map(total)).gives_way(DETAIL));
+        columns.push(Column::number("MSG/S", all().map(|child| rate(child, "messages", count))).gives_way(2));
     }
-    if counts("bytes") {
-        columns.push(Column::number("B/S", all().map(|child| rate(child, "bytes", size))));
+    let moved = bytes_a_second(status);
+    if counts("bytes") || moved.iter().any(Option::is_some) {
+        columns.push(Column::number("B/S", moved.iter().map(|rate| or_dash(rate.map(size)))).gives_way(4));
+    }
+    if all().any(|child| child.usage.is_some()) {
+        columns.push(Column::number("CPU", used(|used| used.cpu_percent.map(percent))).gives_way(DETAIL + 2));
+        let time = |used: &Usage| Some(time(Duration::from_millis(used.cpu_ms)));
+        columns.push(Column::number("CPU TIME", used(time)).gives_way(DETAIL + 4));
+        columns.push(Column::number("MEM", used(|used| Some(bytes(used.memory_bytes)))).gives_way(DETAIL + 3));
+        let descriptors = |used: &Usage| used.descriptors.map(|count| count.to_string());
+        columns.push(Column::number("FDS", used(descriptors)).gives_way(DETAIL + 5));
     }
     if counts("connections") {
-        columns.push(Column::number("CONNS", all().map(|child| or_dash(child.metrics.get("connections")))));
+        let connections = |child: &Child| or_dash(child.metrics.get("connections"));
+        columns.push(Column::number("CONNS", all().map(connections)).gives_way(DETAIL + 1));
     }
     columns
 }
@@ -135,6 +160,24 @@ fn or_dash(value: Option<impl ToString>) -> String {
 
 fn rate(child: &Child, name: &str, shown: fn(f64) -> String) -> String {
     or_dash(child.rates.get(name).map(|rate| shown(*rate)))
+}
+
+/// How many bytes a second each child moves: what a plugin counts, or else, if there was an
+/// earlier look, what a program reads and writes. Of a source of a link, that is what it writes,
+/// and of a sink what it reads, because a program that starts others reads these too.
+fn bytes_a_second(status: &Status) -> Vec<Option<f64>> {
+    let sources: HashSet<&str> = status.links.iter().map(|link| link.from.as_str()).collect();
+    let sinks: HashSet<&str> = status.links.iter().map(|link| link.to.as_str()).collect();
+    let moved = |child: &Child| {
+        let usage = child.usage.as_ref()?;
+        let (read, written) = (usage.read_rate?, usage.written_rate?);
+        Some(match child.name.as_str() {
+            name if sources.contains(name) => written,
+            name if sinks.contains(name) => read,
+            _ => read.max(written),
+        })
+    };
+    status.children.iter().map(|child| child.rates.get("bytes").copied().or_else(|| moved(child))).collect()
 }
 
 fn last_exit(child: &Child, now: Timestamp) -> (String, Colour) {
@@ -160,13 +203,23 @@ fn links(links: &[Link], paper: Paper) -> Vec<Column> {
             false => ("-".to_owned(), Colour::None),
         }
     };
-    vec![
+    let mut columns = vec![
         Column::text("LINK", links.iter().map(|link| (link.title(), Colour::None))),
         Column::number("QUEUED", links.iter().map(|link| bytes(link.queued_bytes))),
-        Column::number("OF", links.iter().map(|link| bytes(link.capacity_bytes))),
-        Column::text("FULL", links.iter().map(|link| bar(link.queued_bytes, link.capacity_bytes, paper))),
-        Column::text("STALLED", links.iter().map(stalled)),
-    ]
+        Column::number("OF", links.iter().map(|link| bytes(link.capacity_bytes))).gives_way(DETAIL + 2),
+        Column::text("FULL", links.iter().map(|link| bar(link.queued_bytes, link.capacity_bytes, paper)))
+            .gives_way(DETAIL),
+        Column::text("STALLED", links.iter().map(stalled)).gives_way(1),
+    ];
+    if links.iter().any(|link| link.bytes.is_some()) {
+        let rate =
+            |link: &Link| or_dash(link.rates.as_ref().and_then(|rates| rates.get("bytes")).map(|&rate| size(rate)));
+        columns.push(Column::number("B/S", links.iter().map(rate)).gives_way(DETAIL + 1));
+        columns.push(
+            Column::number("TOTAL", links.iter().map(|link| or_dash(link.bytes.map(bytes)))).gives_way(DETAIL + 3),
+        );
+    }
+    columns
 }
 
 /// A hint if the configuration file was changed and not reloaded.
@@ -255,6 +308,25 @@ fn count(rate: f64) -> String {
     if rate > 0.0 && rate < 10.0 { format!("{rate:.1}") } else { format!("{rate:.0}") }
 }
 
+/// A total, in at most seven characters.
+fn total(count: u64) -> String {
+    match count {
+        0..10_000_000 => count.to_string(),
+        10_000_000..10_000_000_000 => format!("{:.1}M", count as f64 / 1e6),
+        _ => format!("{:.1}G", count as f64 / 1e9),
+    }
+}
+
+/// A share of one processor; a small one has one decimal place.
+fn percent(share: f64) -> String {
+    count(share) + "%"
+}
+
+/// Processor time; a short one has one decimal place.
+fn time(time: Duration) -> String {
+    if time.as_secs() < 60 { format!("{:.1}s", time.as_secs_f64()) } else { short(time) }
+}
+
 fn bytes(bytes: u64) -> String {
     size(bytes as f64)
 }
@@ -279,6 +351,7 @@ fn size(bytes: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::stream::Stream;
 
     const PLAIN: Paper = Paper { width: None, colours: false };
 
@@ -298,18 +371,80 @@ mod tests {
                 {"name": "echo", "state": "up", "pid": 4243, "ready": true, "since": "2026-11-22T15:00:00Z",
                  "restarts": 0, "last_exit": null, "problem": null,
                  "metrics": {"connections": 3, "accepted": 10, "refused": 0, "messages": 1234, "bytes": 56789},
-                 "rates": {"messages": 1234.5, "bytes": 56789.0}},
+                 "rates": {"messages": 1234.5, "bytes": 56789.0},
+                 "usage": {"processes": 1, "cpu_ms": 12_345, "cpu_percent": 3.1, "memory_bytes": 4_300_000, "descriptors": 14}},
                 {"name": "logger", "state": "up", "pid": 4244, "ready": true, "since": "2026-11-22T16:58:00Z",
                  "restarts": 1, "last_exit": {"signal": "SIGKILL", "at": "2026-11-22T16:58:00Z"}, "problem": null,
-                 "metrics": {"messages": 1234, "bytes": 99000}, "rates": {"messages": 0.5, "bytes": 0.0}},
+                 "metrics": {"messages": 1234, "bytes": 99000}, "rates": {"messages": 0.5, "bytes": 0.0},
+                 "usage": {"processes": 2, "cpu_ms": 3_725_000, "cpu_percent": 0.0, "memory_bytes": 6_500_000}},
                 {"name": "setup", "state": "down", "pid": null, "ready": false, "since": "2026-11-22T15:00:01Z",
                  "finished": true, "restarts": 0, "last_exit": {"code": 0, "at": "2026-11-22T15:00:01Z"},
                  "problem": null, "metrics": {}}
             ],
             "links": [
-                {"from": "echo", "to": "logger", "queued_bytes": 0, "capacity_bytes": 1048576, "stalled_for_ms": 0}
+                {"from": "echo", "to": "logger", "queued_bytes": 0, "capacity_bytes": 1048576, "stalled_for_ms": 0,
+                 "messages": 1234, "bytes": 99000, "rates": {"messages": 0.5, "bytes": 4096.0}, "rates_1m": {}}
+            ],
+            "listeners": [
+                {"address": "tcp://127.0.0.1:7007", "child": "echo", "backlog": 0, "backlog_max": 4096},
+                {"address": "unix:/run/plumbd/a-rather-long-folder/for-a-socket/echo.sock", "child": "echo"}
+            ],
+            "files": [
+                {"path": "/var/log/plumbd/messages.log", "child": "logger", "rate": 12288.0, "rate_1m": 11.0,
+                 "size": 905_216, "free": 126_976, "full_in_s": 11_543}
             ]
         }))
+    }
+
+    /// Without what colours it.
+    fn letters(shown: &str) -> String {
+        let parts = shown.split('\x1b');
+        parts
+            .map(|part| part.split_once('m').filter(|_| part.starts_with('[')).map_or(part, |(_, text)| text))
+            .collect()
+    }
+
+    #[test]
+    fn a_page_fits_every_terminal_and_what_matters_least_goes_first() {
+        let titles =
+            ["FDS", "CPU TIME", "MEM", "CPU ", "CONNS", "MSGS", "LAST EXIT", "SINCE", "B/S", "RESTARTS", "MSG/S"];
+        let gone = [(40, 9), (60, 7), (80, 5), (100, 2), (120, 0), (250, 0)];
+        for (colours, (width, gone)) in [(true, gone), (false, gone)].into_iter().flat_map(|(c, g)| g.map(|g| (c, g))) {
+            let shown = page(&well(), at("2026-11-22T17:03:20Z"), Paper { width: Some(width), colours }).tables;
+            let text = letters(&shown);
+            assert!(text.lines().all(|line| line.chars().count() <= width), "{width}:\n{text}");
+            let head = text.lines().next().unwrap();
+            let there: Vec<bool> = titles.iter().map(|title| head.contains(title)).collect();
+            assert_eq!(there, std::array::from_fn::<bool, 11, _>(|place| place >= gone), "{width}:\n{text}");
+            for kept in ["STATE", "PID", "echo -> logger", "LISTEN ", "7007", "FILE ", "s.log"] {
+                assert!(text.contains(kept), "{kept} {width}:\n{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_program_moves_is_shown_where_no_plugin_counts() {
+        let mut status = well();
+        status.children[2].usage =
+            Some(Usage { read_rate: Some(10.0), written_rate: Some(2048.0), ..Usage::default() });
+        let shown = page(&status, at("2026-11-22T17:03:20Z"), PLAIN).tables;
+        assert!(shown.lines().any(|line| line.starts_with("setup") && line.contains("2K")), "{shown}");
+        // Of a sink, only what it reads matters, and of a source what it writes.
+        for (from, to, expected) in [("x", "setup", " 10B"), ("setup", "x", "2K")] {
+            status.links = vec![Link::between(from, Stream::Stdout, to)];
+            let shown = page(&status, at("2026-11-22T17:03:20Z"), PLAIN).tables;
+            assert!(shown.lines().any(|line| line.starts_with("setup") && line.contains(expected)), "{shown}");
+        }
+    }
+
+    #[test]
+    fn totals_and_times_are_short() {
+        assert_eq!([0, 9_999_999, 10_000_000, 123_456_789_012].map(total), ["0", "9999999", "10.0M", "123.5G"]);
+        assert_eq!(
+            [0, 40, 59_940, 61_000].map(|ms| time(Duration::from_millis(ms))),
+            ["0.0s", "0.0s", "59.9s", "1m1s"]
+        );
+        assert_eq!([0.0, 3.12, 250.0].map(percent), ["0%", "3.1%", "250%"]);
     }
 
     #[test]
@@ -318,13 +453,17 @@ mod tests {
         plumbd running: 2 of 3 children up, 1 finished
         process 4242 for 2h3m, version 1.2.3, /etc/plumbd/plumbd.toml, reloaded 2 times
 
-        CHILD   STATE      PID  SINCE  RESTARTS  LAST EXIT       MSG/S    B/S  CONNS
-        echo    up        4243  2h3m          0  -                1234  55.5K      3
-        logger  up        4244  5m20s         1  SIGKILL 5m ago    0.5     0B      -
-        setup   finished     -  2h3m          0  exit 0 2h ago       -      -      -
+        CHILD   STATE      PID  SINCE  RESTARTS  LAST EXIT       MSGS  MSG/S    B/S   CPU  CPU TIME   MEM  FDS  CONNS
+        echo    up        4243  2h3m          0  -               1234   1234  55.5K  3.1%     12.3s  4.1M   14      3
+        logger  up        4244  5m20s         1  SIGKILL 5m ago  1234    0.5     0B    0%      1h2m  6.2M    -      -
+        setup   finished     -  2h3m          0  exit 0 2h ago      -      -      -     -         -     -    -      -
 
-        LINK            QUEUED  OF  FULL  STALLED
-        echo -> logger      0B  1M  0%    -
+        LINK            QUEUED  OF  FULL  STALLED  B/S  TOTAL
+        echo -> logger      0B  1M  0%    -         4K  96.7K
+
+        LISTEN tcp://127.0.0.1:7007                                          echo  backlog 0
+        LISTEN unix:/run/plumbd/a-rather-long-folder/for-a-socket/echo.sock  echo
+        FILE /var/log/plumbd/messages.log  logger  884K  12K/s  124K free  full in 3h12m
         ");
     }
 

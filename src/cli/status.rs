@@ -3,7 +3,7 @@
 use super::page::{self, Page, page};
 use super::socket::Socket;
 use super::table::Paper;
-use super::{Failure, elsewhere, output, watch};
+use super::{Failure, amounts, elsewhere, output, watch};
 use crate::config;
 use crate::control::status::{Content, DaemonState};
 use crate::control::{Request, Response, Status, client};
@@ -22,8 +22,11 @@ pub(super) struct How {
     pub(super) watch: bool,
 }
 
-/// The time between the two looks from which rates are computed.
+/// The time between the first look and a second one, which sees whether what waits moves.
 const MOMENT: Duration = Duration::from_millis(200);
+
+/// A file system that did not answer is asked again after this time.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// How long the daemon may take to answer; a running one answers at once.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
@@ -33,19 +36,19 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 pub(super) struct Look {
     pub(super) status: Status,
     at: Instant,
+    /// When a file system did not answer the last time.
+    hung: Option<Instant>,
 }
 
 /// Shows how the children and links are. The exit status is 0 if everything is up.
 pub(super) fn status(socket: &Socket, how: How) -> Result<u8, Failure> {
     let path = socket.path()?;
-    let first = look(&path, None)?;
-    let seen = if moves(&first.status) {
+    let mut seen = look(&path, None)?;
+    if may_stall(&seen.status) {
         std::thread::sleep(MOMENT);
         // If the daemon ended meanwhile, it was there at the first look.
-        look(&path, Some(&first)).unwrap_or(first)
-    } else {
-        first
-    };
+        seen = look(&path, None).unwrap_or(seen);
+    }
     if how.watch {
         return watch::watch(&path, seen, how.json);
     }
@@ -57,19 +60,25 @@ pub(super) fn status(socket: &Socket, how: How) -> Result<u8, Failure> {
     Ok(if page::is_well(&seen.status) { 0 } else { Failure::NOT_ALL_UP })
 }
 
-/// Whether a second look can show more than the first.
-fn moves(status: &Status) -> bool {
-    status.children.iter().any(|child| !child.metrics.is_empty()) || status.links.iter().any(|l| l.queued_bytes > 0)
+/// Whether a second look can show more than the first: where bytes wait, the first one may be
+/// the one that has seen them for the first time.
+fn may_stall(status: &Status) -> bool {
+    status.links.iter().any(|link| link.queued_bytes > 0)
 }
 
-/// Asks the daemon, and computes the rates since the look `before`, if there was one.
+/// Asks the daemon, and looks at what the daemon does not look at, compared with the look
+/// `before` if there was one.
 pub(super) fn look(path: &Path, before: Option<&Look>) -> Result<Look, Failure> {
-    let mut status = fetch(path)?;
+    let status = fetch(path)?;
     let at = Instant::now();
-    if let Some(before) = before.filter(|before| before.status.pid == status.pid) {
-        status.rate(&before.status, at - before.at);
+    let mut look = Look { status, at, hung: before.and_then(|before| before.hung) };
+    let before = before.filter(|before| before.status.pid == look.status.pid);
+    // Each process that asks may stay until the file system answers.
+    let files = look.hung.is_none_or(|hung| at - hung >= ASK_AGAIN);
+    if amounts::fill_in(&mut look.status, before.map(|before| (&before.status, at - before.at)), files) {
+        look.hung = Some(at);
     }
-    Ok(Look { status, at })
+    Ok(look)
 }
 
 fn fetch(path: &Path) -> Result<Status, Failure> {

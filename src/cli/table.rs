@@ -43,17 +43,22 @@ impl Paper {
     }
 }
 
-/// A column: its title, and one cell per row.
+/// A column: its title, and one cell per row. In rows without a head, no column has a title.
 #[derive(Debug, Clone)]
 pub(super) struct Column {
     pub(super) title: &'static str,
     /// Whether it is aligned to the right, as numbers are.
     pub(super) right: bool,
-    /// Whether it is left out if the paper is too narrow.
-    pub(super) gives_way: bool,
+    /// Whether it is left out if the paper is too narrow. The highest one goes first. 0: it
+    /// never is; from [`DETAIL`] on: even before names are cut.
+    pub(super) gives_way: u8,
+    /// Whether cells that are cut keep their first word and their end, as paths should.
+    pub(super) keeps_end: bool,
     pub(super) cells: Vec<(String, Colour)>,
 }
 
+/// From here on, a column is worth less than a whole name.
+pub(super) const DETAIL: u8 = 10;
 /// Names are not cut shorter than this.
 const NAME: usize = 12;
 /// The space between two columns.
@@ -61,17 +66,26 @@ const GAP: usize = 2;
 
 impl Column {
     pub(super) fn text(title: &'static str, cells: impl Iterator<Item = (String, Colour)>) -> Column {
-        Column { title, right: false, gives_way: false, cells: cells.collect() }
+        Column { title, right: false, gives_way: 0, keeps_end: false, cells: cells.collect() }
     }
 
     pub(super) fn number(title: &'static str, cells: impl Iterator<Item = String>) -> Column {
-        let cells = cells.map(|cell| (cell, Colour::None)).collect();
-        Column { title, right: true, gives_way: false, cells }
+        Column { right: true, ..Column::text(title, cells.map(|cell| (cell, Colour::None))) }
     }
 
-    /// Lets this column be left out.
-    pub(super) fn optional(self) -> Column {
-        Column { gives_way: true, ..self }
+    /// Lets this column be left out, sooner than those with a lower number.
+    pub(super) fn gives_way(self, gives_way: u8) -> Column {
+        Column { gives_way, ..self }
+    }
+
+    /// Has cells that are cut keep their end.
+    pub(super) fn keeps_end(self) -> Column {
+        Column { keeps_end: true, ..self }
+    }
+
+    /// Whether it says nothing in any row.
+    fn is_blank(&self) -> bool {
+        self.cells.iter().all(|(cell, _)| matches!(cell.as_str(), "" | "-" | "0" | "0B" | "0%" | "0.0s"))
     }
 
     fn width(&self) -> usize {
@@ -79,11 +93,20 @@ impl Column {
         cells.max().unwrap_or(0).max(self.title.len())
     }
 
-    /// Cuts its cells to that width; a cut cell ends in "..".
+    /// Cuts its cells to that width; ".." stands for what is cut.
     fn cut(&mut self, width: usize) {
         for (cell, _) in self.cells.iter_mut().filter(|(cell, _)| cell.chars().count() > width) {
-            let kept: String = cell.chars().take(width.saturating_sub(2)).collect();
-            *cell = kept + "..";
+            let (first, rest) = match cell.split_once(' ').filter(|_| self.keeps_end) {
+                Some((first, rest)) => (format!("{first} .."), rest),
+                None => (String::new(), cell.as_str()),
+            };
+            *cell = if self.keeps_end {
+                let kept = width.saturating_sub(first.chars().count());
+                let from = rest.chars().count().saturating_sub(kept);
+                first + &rest.chars().skip(from).collect::<String>()
+            } else {
+                rest.chars().take(width.saturating_sub(2)).chain("..".chars()).collect()
+            };
         }
     }
 }
@@ -92,22 +115,31 @@ fn width(columns: &[Column]) -> usize {
     columns.iter().map(|column| column.width() + GAP).sum::<usize>().saturating_sub(GAP)
 }
 
-/// Makes the columns fit if possible: first the names, which are the first column, are
-/// cut; then optional columns are left out, from the right.
+/// Makes the columns fit if possible. Details that say nothing are left out first, then other
+/// details; then the names, which are the first column, are cut; then other columns are left
+/// out, again those first that say nothing.
 fn fitted(mut columns: Vec<Column>, most: usize) -> Vec<Column> {
     loop {
         let over = width(&columns).saturating_sub(most);
-        let Some(names) = columns.first_mut().filter(|_| over > 0) else { return columns };
+        let Some(names) = columns.first().filter(|_| over > 0) else { return columns };
         let now = names.width();
         let shortest = NAME.max(names.title.len());
-        if now > shortest {
-            names.cut(now.saturating_sub(over).max(shortest));
-        } else if let Some(place) = columns.iter().rposition(|column| column.gives_way) {
+        if let Some(place) = next_to_go(&columns, DETAIL) {
+            columns.remove(place);
+        } else if now > shortest {
+            columns[0].cut(now.saturating_sub(over).max(shortest));
+        } else if let Some(place) = next_to_go(&columns, 1) {
             columns.remove(place);
         } else {
             return columns;
         }
     }
+}
+
+/// The column that is left out next, of those that give way at least so readily.
+fn next_to_go(columns: &[Column], least: u8) -> Option<usize> {
+    let able = columns.iter().enumerate().filter(|(_, column)| column.gives_way >= least);
+    able.max_by_key(|(_, column)| (column.is_blank(), column.gives_way)).map(|(place, _)| place)
 }
 
 /// The table, each line with its newline.
@@ -117,11 +149,11 @@ pub(super) fn table(columns: Vec<Column>, paper: Paper) -> String {
         None => columns,
     };
     let rows = columns.first().map_or(0, |column| column.cells.len());
+    let widths: Vec<usize> = columns.iter().map(Column::width).collect();
     let line = |cell: &dyn Fn(&Column) -> (String, Colour)| {
         let last = columns.len().saturating_sub(1);
-        let cells = columns.iter().enumerate().map(|(place, column)| {
+        let cells = columns.iter().zip(&widths).enumerate().map(|(place, (column, width))| {
             let (text, colour) = cell(column);
-            let width = column.width();
             let padding = " ".repeat(width - text.chars().count());
             match (column.right, place == last) {
                 (true, _) => padding + &paper.paint(colour, &text),
@@ -129,11 +161,12 @@ pub(super) fn table(columns: Vec<Column>, paper: Paper) -> String {
                 (false, false) => paper.paint(colour, &text) + &padding,
             }
         });
-        cells.collect::<Vec<_>>().join(&" ".repeat(GAP)) + "\n"
+        cells.collect::<Vec<_>>().join(&" ".repeat(GAP)).trim_end_matches(' ').to_owned() + "\n"
     };
     let head = line(&|column| (column.title.to_owned(), Colour::Quiet));
     let body = (0..rows).map(|row| line(&|column| column.cells[row].clone()));
-    std::iter::once(head).chain(body).collect()
+    let has_head = columns.iter().any(|column| !column.title.is_empty());
+    has_head.then_some(head).into_iter().chain(body).collect()
 }
 
 /// A share of the whole as a bar, or as a number if bars are not wanted.
@@ -165,7 +198,7 @@ mod tests {
         vec![
             Column::text("CHILD", cells(name)),
             Column::text("STATE", cells("up")),
-            Column::text("LAST EXIT", cells("SIGKILL 5m ago")).optional(),
+            Column::text("LAST EXIT", cells("SIGKILL 5m ago")).gives_way(1),
             Column::number("MSGS/S", std::iter::once("12".to_owned())),
         ]
     }
@@ -186,6 +219,36 @@ a-very-long-name-..  up     SIGKILL 5m ago      12
         );
         assert_eq!(at(30), "CHILD         STATE  MSGS/S\na-very-lon..  up         12\n");
         assert_eq!(at(5), at(30));
+    }
+
+    #[test]
+    fn details_go_before_names_are_cut_and_first_those_that_say_nothing() {
+        let cells = |text: &str| std::iter::once((text.to_owned(), Colour::None));
+        let columns = || {
+            vec![
+                Column::text("CHILD", cells("a-name-of-twenty-one.")),
+                Column::number("MEM", std::iter::once("4M".to_owned())).gives_way(DETAIL + 2),
+                Column::number("CPU", std::iter::once("0%".to_owned())).gives_way(DETAIL + 1),
+                Column::number("PID", std::iter::once("4242".to_owned())).gives_way(1),
+            ]
+        };
+        let at = |width| table(columns(), Paper { width: Some(width), ..PLAIN });
+        assert_eq!(at(40), "CHILD                  MEM  CPU   PID\na-name-of-twenty-one.   4M   0%  4242\n");
+        assert_eq!(at(36), "CHILD                  MEM   PID\na-name-of-twenty-one.   4M  4242\n");
+        assert_eq!(at(30), "CHILD                   PID\na-name-of-twenty-one.  4242\n");
+        assert_eq!(at(20), "CHILD            PID\na-name-of-tw..  4242\n");
+        assert_eq!(at(13), "CHILD\na-name-of-..\n");
+    }
+
+    #[test]
+    fn rows_without_titles_have_no_head_and_paths_keep_their_end() {
+        let cells = ["FILE /var/log/plumbd/messages.log", "FILE /x"].map(|text| (text.to_owned(), Colour::None));
+        let names = Column::text("", cells.into_iter()).keeps_end();
+        let sizes = Column::number("", ["884K", "7K"].into_iter().map(str::to_owned));
+        assert_eq!(
+            table(vec![names, sizes], Paper { width: Some(30), ..PLAIN }),
+            "FILE ..umbd/messages.log  884K\nFILE /x                     7K\n"
+        );
     }
 
     #[test]

@@ -112,10 +112,13 @@ Examples:
     /// Show the children and the links
     ///
     /// For each child: its state, its process id, how long it has been in that
-    /// state, how often it was restarted, how it ended the last time, and, for
-    /// plugins, messages and bytes per second and open connections. For each
-    /// link: how full it is, and for how long its sink has taken nothing although
-    /// bytes were waiting. Below that, the problems are listed in words.
+    /// state, how often it was restarted, how it ended the last time, what its
+    /// processes use, and, for plugins, messages in total and per second, bytes
+    /// per second and open connections. For each link: how full it is, for how long
+    /// its sink has taken nothing although bytes were waiting, and the bytes per
+    /// second and in total. Then the listening sockets and the message files.
+    /// Below that, the problems are listed in words. On a narrow terminal, the
+    /// least important columns are left out. plumbd(1) explains each figure.
     ///
     /// If the configuration file holds something else than what is in force, this is
     /// pointed out too; it does not cause exit status 4.
@@ -127,6 +130,7 @@ Examples:
   plumbd status
   plumbd status --watch
   plumbd status --json | jq '.children[] | select(.state != \"up\" and (.finished | not))'
+  plumbd status --json | jq '.files[] | {path, size, free, full_in_s}'
 
 Exit status: 0 all is well; 3 no daemon is running; 4 a daemon is running, but a
 child that should be up is not, or something is a problem.")]

@@ -5,13 +5,9 @@ use crate::sys::stream::Stream;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 /// The version of this shape.
 pub const VERSION: u32 = 1;
-
-/// The metrics of plugins whose rates are shown.
-const COUNTED: [&str; 2] = ["messages", "bytes"];
 
 /// The daemon, its children and its links at one instant.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,6 +43,12 @@ pub struct Status {
     pub children: Vec<Child>,
     /// Every link, in the order of the configuration.
     pub links: Vec<Link>,
+    /// Every listening socket.
+    #[serde(default)]
+    pub listeners: Vec<Listener>,
+    /// Every message file.
+    #[serde(default)]
+    pub files: Vec<MessageFile>,
 }
 
 /// What a file holds: enough to see that it holds something else.
@@ -126,10 +128,84 @@ pub struct Child {
     pub problem: Option<String>,
     /// What its plugin counts.
     pub metrics: BTreeMap<String, u64>,
-    /// The rates of its metrics, per second. The command that shows the status computes
-    /// them from two looks, a moment apart; the daemon itself sends none.
+    /// How much some of its metrics rise per second: an average over about a second.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rates: BTreeMap<String, f64>,
+    /// The same as an average over about a minute.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rates_1m: BTreeMap<String, f64>,
+    /// What its processes use. The daemon sends none: the command that shows the status looks
+    /// for itself, because that may take a while. `None`: it has no process, or that can't be
+    /// seen.
+    #[serde(default)]
+    pub usage: Option<Usage>,
+}
+
+/// What a child's process and everything that it started use. `None` is what can't be seen.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// How many processes there are.
+    pub processes: u64,
+    /// The processor time of all of them, and of those that they have reaped.
+    pub cpu_ms: u64,
+    /// The share of one processor, in percent, over the last `cpu_percent_over_ms`.
+    pub cpu_percent: Option<f64>,
+    /// The time since the last look with `--watch`, else since the process was started.
+    pub cpu_percent_over_ms: Option<u64>,
+    /// Resident memory. What several processes share counts for each.
+    pub memory_bytes: u64,
+    /// Open descriptors.
+    pub descriptors: Option<u64>,
+    /// Bytes that were read, from whatever.
+    pub read_bytes: Option<u64>,
+    /// Bytes that were written, to whatever.
+    pub written_bytes: Option<u64>,
+    /// Bytes that were read per second since the last look with `--watch`.
+    pub read_rate: Option<f64>,
+    /// Bytes that were written per second since the last look with `--watch`.
+    pub written_rate: Option<f64>,
+}
+
+/// A listening socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    /// Its address, as in `listen`.
+    pub address: String,
+    /// The child that has it: the first one, if several instances share it.
+    pub child: String,
+    /// How many new clients wait to be accepted, for a TCP socket or a Unix socket. Those of Unix
+    /// sockets are for the command that shows the status to look at.
+    pub backlog: Option<u64>,
+    /// How many may wait.
+    pub backlog_max: Option<u64>,
+    /// How much memory the datagrams take that wait to be read, for a UDP socket.
+    pub queued_bytes: Option<u64>,
+    /// How much they may take.
+    pub queued_bytes_max: Option<u64>,
+}
+
+/// A message file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MessageFile {
+    /// Its absolute path.
+    pub path: String,
+    /// The child that writes to it.
+    pub child: String,
+    /// How much was written to it per second: an average over about a second.
+    pub rate: f64,
+    /// The same as an average over about a minute.
+    pub rate_1m: f64,
+    /// How long it is. The command that shows the status looks for itself, and fills in all
+    /// that follows; `None` if it can't, or if the file system does not answer.
+    #[serde(default)]
+    pub size: Option<u64>,
+    /// How many bytes a program without privileges can still write to its file system.
+    #[serde(default)]
+    pub free: Option<u64>,
+    /// When the file system is full at the rate of the last minute, in seconds. `None`: never.
+    #[serde(default)]
+    pub full_in_s: Option<u64>,
 }
 
 /// How a process ended: `{"code":1,"at":"..."}` or `{"signal":"SIGKILL","at":"..."}`.
@@ -171,7 +247,7 @@ pub enum Ended {
 }
 
 /// One link.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Link {
     /// The source's name.
     pub from: String,
@@ -189,9 +265,39 @@ pub struct Link {
     /// that first saw the bytes. Once they have waited for 100 ms, and if the sink keeps a
     /// ledger, as logger does, it counts from when the sink last took something.
     pub stalled_for_ms: u64,
+    /// How many messages its sink has taken since the link was made, or if the sink keeps no
+    /// ledger, how many its source has counted since that was started. `None`: nobody counts
+    /// them.
+    #[serde(default)]
+    pub messages: Option<u64>,
+    /// How many bytes these have.
+    #[serde(default)]
+    pub bytes: Option<u64>,
+    /// The two per second, as an average over about a second.
+    #[serde(default)]
+    pub rates: Option<BTreeMap<String, f64>>,
+    /// The same as an average over about a minute.
+    #[serde(default)]
+    pub rates_1m: Option<BTreeMap<String, f64>>,
 }
 
 impl Link {
+    /// A link in which nothing waits and of which nothing is known.
+    pub fn between(from: &str, stream: Stream, to: &str) -> Link {
+        Link {
+            from: from.to_owned(),
+            stream,
+            to: to.to_owned(),
+            queued_bytes: 0,
+            capacity_bytes: 0,
+            stalled_for_ms: 0,
+            messages: None,
+            bytes: None,
+            rates: None,
+            rates_1m: None,
+        }
+    }
+
     /// `FROM -> TO`, or `FROM (stderr) -> TO`.
     pub fn title(&self) -> String {
         format!("{} -> {}", self.stream.of(&self.from), self.to)
@@ -203,22 +309,11 @@ impl Status {
     pub fn all_up(&self) -> bool {
         self.state == DaemonState::Running && self.children.iter().all(|c| c.state == ChildState::Up || c.finished)
     }
+}
 
-    /// Fills in the children's rates since `before`, which was taken `elapsed` ago.
-    pub fn rate(&mut self, before: &Status, elapsed: Duration) {
-        for child in &mut self.children {
-            // A new process may count from zero again.
-            let same = before.children.iter().find(|other| other.name == child.name && other.pid == child.pid);
-            let Some(same) = same.filter(|_| child.pid.is_some() && !elapsed.is_zero()) else { continue };
-            for (&name, counted) in COUNTED.iter().filter_map(|name| Some((name, child.metrics.get(*name)?))) {
-                let more = same.metrics.get(name).and_then(|less| counted.checked_sub(*less));
-                if let Some(more) = more {
-                    let rate = more as f64 / elapsed.as_secs_f64();
-                    child.rates.insert(name.to_owned(), (rate * 10.0).round() / 10.0);
-                }
-            }
-        }
-    }
+/// A rate as it is sent: a tenth is exact enough.
+pub fn rounded(rate: f64) -> f64 {
+    (rate * 10.0).round() / 10.0
 }
 
 impl std::fmt::Display for DaemonState {
@@ -289,18 +384,33 @@ mod tests {
             "children": [
                 {"name": "echo", "state": "up", "pid": 4243, "ready": true, "since": "2026-11-22T15:00:01.250Z", "finished": false,
                  "restarts": 0, "restarts_by": {"failure": 0, "operator": 0, "reload": 0}, "last_exit": null, "problem": null,
-                 "metrics": {"connections": 3, "accepted": 10, "refused": 0, "messages": 1234, "bytes": 56789}},
+                 "metrics": {"connections": 3, "accepted": 10, "refused": 0, "messages": 1234, "bytes": 56789},
+                 "rates": {"messages": 1.5}, "rates_1m": {"messages": 20.1},
+                 "usage": {"processes": 1, "cpu_ms": 70, "cpu_percent": 0.1, "cpu_percent_over_ms": 60000,
+                           "memory_bytes": 4096000, "descriptors": 12, "read_bytes": 1, "written_bytes": null,
+                           "read_rate": 0.5, "written_rate": null}},
                 {"name": "tidy", "state": "backoff", "pid": null, "ready": false, "since": "2026-11-22T15:00:01.250Z", "finished": false,
                  "restarts": 2, "restarts_by": {"failure": 1, "operator": 1, "reload": 0},
                  "last_exit": {"code": 1, "at": "2026-11-22T15:00:01.250Z", "asked": false},
-                 "problem": "it exits at once", "metrics": {}},
+                 "problem": "it exits at once", "metrics": {}, "usage": null},
                 {"name": "gone", "state": "down", "pid": null, "ready": false, "since": "2026-11-22T15:00:01.250Z", "finished": false,
                  "restarts": 2, "restarts_by": {"failure": 0, "operator": 0, "reload": 2},
                  "last_exit": {"signal": "SIGKILL", "at": "2026-11-22T15:00:01.250Z", "asked": true},
-                 "problem": null, "metrics": {}}
+                 "problem": null, "metrics": {}, "usage": null}
             ],
             "links": [
-                {"from": "echo", "stream": "stdout", "to": "logger", "queued_bytes": 0, "capacity_bytes": 1048576, "stalled_for_ms": 0}
+                {"from": "echo", "stream": "stdout", "to": "logger", "queued_bytes": 0, "capacity_bytes": 1048576, "stalled_for_ms": 0,
+                 "messages": 7, "bytes": 70, "rates": {"bytes": 2.0}, "rates_1m": {"bytes": 3.0}},
+                {"from": "a", "stream": "stdout", "to": "b", "queued_bytes": 0, "capacity_bytes": 1048576, "stalled_for_ms": 0,
+                 "messages": null, "bytes": null, "rates": null, "rates_1m": null}
+            ],
+            "listeners": [
+                {"address": "tcp://127.0.0.1:7007", "child": "echo", "backlog": 0, "backlog_max": 4096,
+                 "queued_bytes": null, "queued_bytes_max": null}
+            ],
+            "files": [
+                {"path": "/var/log/messages.log", "child": "logger", "rate": 1.0, "rate_1m": 2.0,
+                 "size": 900_000, "free": 126_976, "full_in_s": 63488}
             ]
         })
     }
@@ -309,6 +419,23 @@ mod tests {
     fn the_documented_shape_goes_in_and_out_unchanged() {
         let status: Status = serde_json::from_value(contract()).unwrap();
         assert_eq!(serde_json::to_value(&status).unwrap(), contract());
+    }
+
+    #[test]
+    fn a_daemon_of_an_earlier_version_is_understood() {
+        let mut earlier = contract();
+        for key in ["listeners", "files"] {
+            earlier.as_object_mut().unwrap().remove(key);
+        }
+        for list in ["children", "links"] {
+            for each in earlier[list].as_array_mut().unwrap() {
+                for key in ["messages", "bytes", "rates", "rates_1m", "usage"] {
+                    each.as_object_mut().unwrap().remove(key);
+                }
+            }
+        }
+        let status: Status = serde_json::from_value(earlier).unwrap();
+        assert_eq!((status.links[0].bytes, status.children[0].usage), (None, None));
     }
 
     #[test]
@@ -336,22 +463,5 @@ mod tests {
         assert!(!status.all_up());
         status.children[1].finished = true;
         assert!(status.all_up());
-    }
-
-    #[test]
-    fn rates_are_computed_between_two_looks_at_one_process() {
-        let before: Status = serde_json::from_value(contract()).unwrap();
-        let mut now = before.clone();
-        now.children[0].metrics.insert("messages".to_owned(), 1234 + 100);
-        now.rate(&before, Duration::from_millis(200));
-        assert_eq!(now.children[0].rates, [("bytes".to_owned(), 0.0), ("messages".to_owned(), 500.0)].into());
-        assert!(now.children[1].rates.is_empty());
-        for (pid, messages) in [(Some(5), 2000), (Some(4243), 7)] {
-            let mut other = before.clone();
-            other.children[0].pid = pid;
-            other.children[0].metrics = [("messages".to_owned(), messages)].into();
-            other.rate(&before, Duration::from_millis(200));
-            assert!(other.children[0].rates.is_empty(), "{pid:?}");
-        }
     }
 }

@@ -254,6 +254,11 @@ impl Intake {
         taking.upto > 0 || taking.whole && self.unread().len() > self.carried
     }
 
+    /// Notes in the ledger that this much more was taken out of the link, for whoever looks.
+    pub fn count(&self, messages: u64, bytes: u64, now: u64) {
+        self.ledger.count(messages, bytes, now);
+    }
+
     /// Step 4: notes in the ledger what the batch takes.
     ///
     /// # Errors

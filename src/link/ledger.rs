@@ -11,6 +11,7 @@ use super::intent::FileId;
 use super::record::Ack;
 use super::words::{Words, crc_of};
 use crate::sys::map::{self, SharedMap};
+use crate::sys::rate::Rates;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -36,6 +37,7 @@ const CARRY: usize = 15;
 const CORE: usize = 18;
 const PLACE: usize = 18;
 const PATH_LEN: usize = 19;
+#[cfg(test)]
 const WORDS: usize = 24;
 
 // The cells. The batch's id is part of two of them.
@@ -46,8 +48,13 @@ const STANDS_CRC: usize = 17;
 const STANDS: Cell<Stands, 2> = Cell::new([14, CARRY], STANDS_CRC);
 const MOVED: Cell<Moved, 4> = Cell::new([BATCH, 20, 21, 22], 23);
 
+// What flowed, which no sink needs to go on: it is shown, and has no checksum.
+const FLOW: usize = 24;
+const FLOW_WORDS: usize = 7;
+
 /// Where the message file's path begins in the page, and how long it may be.
 const PATH: u64 = 256;
+const _: () = assert!(8 * (FLOW + FLOW_WORDS) <= PATH as usize, "the path comes behind all words");
 const PATH_MAX: usize = map::PAGE - PATH as usize;
 
 /// What a batch will do: what it takes, and the carry that it leaves.
@@ -146,6 +153,40 @@ pub fn adopt(file: impl AsFd) -> Result<(), String> {
         Ok(stat) if usize::try_from(stat.st_size) == Ok(LENGTH) => Ok(()),
         Ok(stat) => Err(format!("its ledger has {} bytes, not {LENGTH}", stat.st_size)),
         Err(errno) => Err(format!("cannot look at its ledger: {}", errno.desc())),
+    }
+}
+
+/// What a sink has taken out of a link since the link was made.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Flow {
+    /// Messages.
+    pub messages: u64,
+    /// Messages per second.
+    pub message_rates: Rates,
+    /// Bytes of messages.
+    pub bytes: u64,
+    /// Bytes of messages per second.
+    pub byte_rates: Rates,
+    /// When this was noted, as [`now`](crate::sys::rate::now) has it; 0: the sink has noted nothing.
+    pub at: u64,
+}
+
+impl Flow {
+    /// The same at a later time, until which nothing came.
+    fn at(self, now: u64) -> Flow {
+        let elapsed = now.saturating_sub(self.at);
+        let (message_rates, byte_rates) = (self.message_rates.decayed(elapsed), self.byte_rates.decayed(elapsed));
+        Flow { message_rates, byte_rates, at: now, ..self }
+    }
+
+    fn words(&self) -> [u64; FLOW_WORDS] {
+        let ([m1, m60], [b1, b60]) = (self.message_rates.words(), self.byte_rates.words());
+        [self.messages, m1, m60, self.bytes, b1, b60, self.at]
+    }
+
+    fn of([messages, m1, m60, bytes, b1, b60, at]: [u64; FLOW_WORDS]) -> Flow {
+        let (message_rates, byte_rates) = (Rates::of([m1, m60]), Rates::of([b1, b60]));
+        Flow { messages, message_rates, bytes, byte_rates, at }
     }
 }
 
@@ -365,6 +406,21 @@ impl Ledger {
         self.set(PHASE, IDLE);
     }
 
+    /// Notes that this much more has flowed, at that time of [`now`](crate::sys::rate::now).
+    pub fn count(&self, messages: u64, bytes: u64, now: u64) {
+        let before = Flow::of(std::array::from_fn(|word| self.get(FLOW + word))).at(now);
+        let flow = Flow {
+            messages: before.messages.wrapping_add(messages),
+            message_rates: before.message_rates.with(messages),
+            bytes: before.bytes.wrapping_add(bytes),
+            byte_rates: before.byte_rates.with(bytes),
+            at: now,
+        };
+        for (word, value) in flow.words().into_iter().enumerate() {
+            self.set(FLOW + word, value);
+        }
+    }
+
     /// The batch that was prepared last.
     fn preparation(&self) -> Preparation {
         PREPARATION.read_unchecked(|word| self.get(word))
@@ -386,7 +442,7 @@ impl Ledger {
     }
 
     fn words(&self) -> Words<'_> {
-        Words(self.page.words(WORDS))
+        Words(self.page.words(FLOW + FLOW_WORDS))
     }
 
     fn get(&self, word: usize) -> u64 {
@@ -424,13 +480,24 @@ impl<'a> View<'a> {
         if length <= CARRY_MAX { length } else { 0 }
     }
 
+    /// What has flowed through the link, with its rates now. `None`: its sink notes that
+    /// nowhere, or has taken nothing yet.
+    pub fn flow(self, now: u64) -> Option<Flow> {
+        let flow = Flow::of(self.words(FLOW).unwrap_or_default());
+        (flow.at != 0).then(|| flow.at(now))
+    }
+
     fn word(self, word: usize) -> u64 {
-        let mut bytes = [0; 8];
-        let at = nix::libc::off_t::try_from(8 * word).unwrap_or(nix::libc::off_t::MAX);
-        // If the file is too short, it has no such word.
-        match nix::sys::uio::pread(self.0, &mut bytes, at) {
-            Ok(8) => u64::from_ne_bytes(bytes),
-            Ok(_) | Err(_) => 0,
+        self.words(word).map_or(0, |[word]| word)
+    }
+
+    /// These words, read at once. If the file is too short, it has none.
+    fn words<const N: usize>(self, first: usize) -> Option<[u64; N]> {
+        let mut bytes = [[0; 8]; N];
+        let at = nix::libc::off_t::try_from(8 * first).unwrap_or(nix::libc::off_t::MAX);
+        match nix::sys::uio::pread(self.0, bytes.as_flattened_mut(), at) {
+            Ok(read) if read == 8 * N => Some(bytes.map(u64::from_ne_bytes)),
+            Ok(_) | Err(_) => None,
         }
     }
 }
@@ -544,6 +611,30 @@ mod tests {
         let mut carry = [0; 4];
         file.read_exact_at(&mut carry, map::PAGE as u64).unwrap();
         assert_eq!(&carry, b"half");
+    }
+
+    #[test]
+    fn what_flowed_is_counted_over_all_sinks_and_its_rates_decay() {
+        let (first, file) = ledger();
+        let kept = OwnedFd::from(file.try_clone().unwrap());
+        let second = 1_000_000_000;
+        assert_eq!(View::of(&kept).flow(second), None);
+        first.count(10, 1000, second);
+        again(&file).unwrap().count(2, 200, 2 * second);
+        let shown = View::of(&kept).flow(2 * second).unwrap();
+        assert_eq!((shown.messages, shown.bytes), (12, 1200));
+        assert!(shown.message_rates.second > 5.0 && shown.byte_rates.minute > 19.0, "{shown:?}");
+        let hour = View::of(&kept).flow(3600 * second).unwrap();
+        assert_eq!((hour.messages, hour.bytes), (12, 1200));
+        assert!(hour.byte_rates.minute < 0.001, "{hour:?}");
+        // It is no part of what a sink relies on, or of the path behind it.
+        let mut first = first;
+        first.set_path(Path::new("/x")).unwrap();
+        first.prepare(&batch(1), b"", 0).unwrap();
+        file.write_all_at(&[0xff; 8 * FLOW_WORDS], 8 * FLOW as u64).unwrap();
+        assert_eq!(again(&file).unwrap().path().unwrap().as_deref(), Some(Path::new("/x")));
+        let wrong = View::of(&kept).flow(u64::MAX).unwrap();
+        assert_eq!((wrong.byte_rates, wrong.message_rates), (Rates::default(), Rates::default()));
     }
 
     #[test]

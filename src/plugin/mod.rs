@@ -38,6 +38,9 @@ pub struct Plugin {
     pub instances: bool,
     /// Whether it reopens a file at SIGUSR1.
     pub reopens: bool,
+    /// The setting that names the file that it writes messages to, and the metric that counts
+    /// the bytes, if it writes one.
+    pub writes: Option<Writes>,
     /// The keys of its settings.
     pub keys: Keys,
     /// The slots of its metrics page, in order.
@@ -51,6 +54,15 @@ pub struct Plugin {
     pub run: fn(Start) -> Result<(), String>,
 }
 
+/// The file that a plugin writes.
+#[derive(Debug, Clone, Copy)]
+pub struct Writes {
+    /// The setting that is its absolute path.
+    pub setting: &'static str,
+    /// The metric that counts the bytes that were written to it.
+    pub metric: &'static str,
+}
+
 /// One figure of a plugin.
 #[derive(Debug)]
 pub struct Metric {
@@ -58,6 +70,8 @@ pub struct Metric {
     pub name: &'static str,
     /// Whether it goes up and down. If not, it only rises.
     pub is_gauge: bool,
+    /// Whether the plugin also keeps how much it rises per second ([`start::Metrics::keep_rates`]).
+    pub has_rate: bool,
     /// The unit that it counts.
     pub unit: &'static str,
     /// One sentence that explains it.
@@ -67,12 +81,17 @@ pub struct Metric {
 impl Metric {
     /// One that only rises.
     pub const fn counter(name: &'static str, unit: &'static str, help: &'static str) -> Metric {
-        Metric { name, is_gauge: false, unit, help }
+        Metric { name, is_gauge: false, has_rate: false, unit, help }
     }
 
     /// One that goes up and down.
     pub const fn gauge(name: &'static str, unit: &'static str, help: &'static str) -> Metric {
-        Metric { name, is_gauge: true, unit, help }
+        Metric { name, is_gauge: true, has_rate: false, unit, help }
+    }
+
+    /// The same, with its rates.
+    pub const fn rated(self) -> Metric {
+        Metric { has_rate: true, ..self }
     }
 }
 
@@ -87,6 +106,7 @@ pub static PLUGINS: &[Plugin] = &[
         listens: &["tcp"],
         instances: true,
         reopens: false,
+        writes: None,
         keys: echo::settings::KEYS,
         metrics: echo::settings::METRICS,
         check: echo::settings::check,
@@ -102,6 +122,7 @@ pub static PLUGINS: &[Plugin] = &[
         listens: &[],
         instances: false,
         reopens: true,
+        writes: Some(Writes { setting: "file", metric: "file_bytes" }),
         keys: logger::settings::KEYS,
         metrics: logger::settings::METRICS,
         check: logger::settings::check,
@@ -118,6 +139,7 @@ pub static PLUGINS: &[Plugin] = &[
         listens: &[],
         instances: false,
         reopens: false,
+        writes: None,
         keys: null::KEYS,
         metrics: null::METRICS,
         check: null::check,

@@ -189,6 +189,7 @@ impl Supervisor {
         self.startup.ready = std::mem::take(ready);
         let children = counted(self.children.all().count(), "child", "children");
         log::info!("supervises {children}, configured by {}", self.loaded.name);
+        self.log_places();
         let (mut events, mut given_back) = (Vec::new(), false);
         loop {
             let may_differ = self.agenda.dirty;

@@ -23,10 +23,13 @@ pub mod pipe;
 pub(crate) mod plural;
 pub(crate) mod poll;
 pub mod process;
+pub(crate) mod rate;
 pub mod signals;
 pub mod socket;
 pub(crate) mod stat;
 pub mod stream;
+pub(crate) mod unix_diag;
+pub(crate) mod usage;
 pub(crate) mod xattr;
 
 use std::io;

@@ -91,6 +91,53 @@ pub fn is_connected(socket: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// How full a queue of a socket is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fill {
+    /// How much is in it.
+    pub now: u64,
+    /// How much fits.
+    pub most: u64,
+}
+
+/// How many new clients wait at a listening TCP socket. Of such a socket, TCP_INFO reports
+/// its backlog and the most that it may be (net/ipv4/tcp.c, `tcp_get_info`).
+///
+/// # Errors
+/// EOPNOTSUPP for another kind of socket.
+pub fn backlog(socket: impl AsFd) -> io::Result<Fill> {
+    #[allow(unsafe_code)]
+    // SAFETY: it consists of integers, for all of which zero is a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
+    Ok(Fill { now: info.tcpi_unacked.into(), most: info.tcpi_sacked.into() })
+}
+
+/// How much memory the datagrams take that a UDP socket has received and nobody has read
+/// yet (SO_MEMINFO, since Linux 4.12; net/core/sock.c, `sk_get_meminfo`).
+///
+/// # Errors
+/// ENOPROTOOPT: the kernel has no such option.
+pub fn datagrams(socket: impl AsFd) -> io::Result<Fill> {
+    /// Of nine words (linux/sock_diag.h).
+    const RMEM_ALLOC: usize = 0;
+    const RCVBUF: usize = 1;
+    let mut words = [0_u32; 9];
+    option(socket, libc::SOL_SOCKET, libc::SO_MEMINFO, &mut words)?;
+    Ok(Fill { now: words[RMEM_ALLOC].into(), most: words[RCVBUF].into() })
+}
+
+/// Reads an option. If the kernel knows less of it than `into` has room for, the rest stays.
+fn option<T: Copy>(socket: impl AsFd, level: c_int, name: c_int, into: &mut T) -> io::Result<()> {
+    let mut length = libc::socklen_t::try_from(size_of::<T>()).map_err(io::Error::other)?;
+    let fd = socket.as_fd().as_raw_fd();
+    #[allow(unsafe_code)]
+    // SAFETY: getsockopt stores at most `length` bytes, and T is made of integers here.
+    let read = unsafe { libc::getsockopt(fd, level, name, std::ptr::from_mut(into).cast(), &raw mut length) };
+    Errno::result(read)?;
+    Ok(())
+}
+
 /// Whether a program shut down receiving on the socket, or both directions (shutdown(2)).
 ///
 /// # Errors
@@ -211,6 +258,28 @@ mod tests {
         one.connect("127.0.0.1:9").unwrap();
         assert!(disconnect(&one).unwrap());
         other.send_to(b"x", at).ok();
+    }
+
+    #[test]
+    fn clients_that_wait_are_counted() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let before = backlog(&listener).expect("a TCP socket");
+        let _clients: Vec<_> = (0..3).map(|_| TcpStream::connect(listener.local_addr().expect("bound"))).collect();
+        let after = backlog(&listener).expect("a TCP socket");
+        assert_eq!((before.now, after.now), (0, 3));
+        assert!(after.most >= 3, "{after:?}");
+        let _first = listener.accept().expect("one waits");
+        assert_eq!(backlog(&listener).expect("a TCP socket").now, 2);
+        backlog(UdpSocket::bind("127.0.0.1:0").expect("a free port")).unwrap_err();
+    }
+
+    #[test]
+    fn datagrams_that_wait_are_counted() {
+        let [one, other] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").expect("a free port"));
+        assert_eq!(datagrams(&one).expect("a UDP socket").now, 0);
+        other.send_to(&[0; 1000], one.local_addr().expect("bound")).expect("room");
+        let fill = datagrams(&one).expect("a UDP socket");
+        assert!(fill.now >= 1000 && fill.most > fill.now, "{fill:?}");
     }
 
     #[test]

@@ -57,7 +57,7 @@ fn kills_and_reloads_leak_no_descriptor_and_leave_no_zombie() {
 }
 
 /// How often a process went to sleep, which it does once after each wake-up.
-fn wake_ups(pid: i32) -> u64 {
+pub(crate) fn wake_ups(pid: i32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
     line.trim().parse().unwrap()

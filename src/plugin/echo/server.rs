@@ -215,6 +215,7 @@ impl Server {
         self.sink.write(&self.poll)?;
         self.echo_settled();
         self.metrics.set(MEMORY, self.clients.memory.held() as u64);
+        self.metrics.keep_rates(super::METRICS, self.clock.now);
         self.tend_acceptor()
     }
 

@@ -140,8 +140,8 @@ pub const METRICS: &[Metric] = &[
         "connections",
         "Clients that were closed at once because of `allow` or `max_connections_per_address`.",
     ),
-    Metric::counter("messages", "messages", "Messages that were received."),
-    Metric::counter("bytes", "bytes", "Bytes that were received."),
+    Metric::counter("messages", "messages", "Messages that were received.").rated(),
+    Metric::counter("bytes", "bytes", "Bytes that were received.").rated(),
     Metric::counter("send_timeouts", "connections", "Clients that were closed because of `send_timeout`."),
     Metric::gauge("memory", "bytes", "What all connections hold, out of `max_memory`."),
 ];

@@ -43,7 +43,7 @@ pub(crate) mod torn;
 mod wakeups;
 
 use super::start::{Metrics, Start};
-use crate::link::batch::Intakes;
+use crate::link::batch::{Destination, Intakes};
 use crate::link::replies::Replies;
 use crate::link::source::Part;
 use crate::sys::plural::counted;
@@ -65,6 +65,7 @@ const SYNCS: usize = 3;
 const INCOMPLETE: usize = 4;
 const GARBAGE: usize = 5;
 const ROTATIONS: usize = 6;
+const FILE_BYTES: usize = 7;
 
 /// If the supervisor is dead and nothing has come for this long, nothing more will.
 const FORSAKEN: Duration = Duration::from_secs(10);
@@ -215,20 +216,23 @@ impl Logger {
     fn batch(&mut self) -> Result<(), Halt> {
         if self.intakes.batch(&mut self.destination)? {
             self.destination.orders.saved();
-            self.count();
-            self.gathering.saved(&self.intakes, Instant::now());
+            let now = Instant::now();
+            self.count(now);
+            self.gathering.saved(&self.intakes, now);
             self.destination.check_names();
         }
         Ok(())
     }
 
-    fn count(&self) {
+    fn count(&self, now: Instant) {
         let metrics = &self.destination.metrics;
         metrics.add(BATCHES, 1);
+        metrics.add(FILE_BYTES, self.destination.length());
         for source in &self.intakes.sources {
             let (Some(Part { tally, .. }), from) = (source.part, || source.intake.origin()) else { continue };
             metrics.add(MESSAGES, tally.messages);
             metrics.add(BYTES, tally.bytes);
+            source.intake.count(tally.messages, tally.bytes, self.destination.metrics.time(now));
             if tally.incomplete > 0 {
                 metrics.add(INCOMPLETE, tally.incomplete);
                 let messages = counted(tally.incomplete, "message", "messages");
@@ -240,6 +244,7 @@ impl Logger {
                 log::warn!("{bytes} from {} skipped, because they are not records", from());
             }
         }
+        metrics.keep_rates(METRICS, now);
     }
 }
 

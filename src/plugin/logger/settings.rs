@@ -151,13 +151,19 @@ const ROTATE: Keys = &[
 
 /// The slots of its metrics page, in order.
 pub const METRICS: &[Metric] = &[
-    Metric::counter("messages", "messages", "Messages that were saved."),
-    Metric::counter("bytes", "bytes", "Bytes of messages that were saved."),
+    Metric::counter("messages", "messages", "Messages that were saved.").rated(),
+    Metric::counter("bytes", "bytes", "Bytes of messages that were saved.").rated(),
     Metric::counter("batches", "batches", "Batches in which they were saved."),
     Metric::counter("syncs", "calls", "Calls of fdatasync(2) on the file."),
     Metric::counter("incomplete", "messages", "Messages that were left out because their end never came."),
     Metric::counter("garbage_bytes", "bytes", "Bytes from sources that were not part of a record."),
     Metric::counter("rotations", "rotations", "How often the file was rotated."),
+    Metric::counter(
+        "file_bytes",
+        "bytes",
+        "Bytes that were written to the file: messages with what stands around them.",
+    )
+    .rated(),
 ];
 
 /// `[children.NAME.settings]` of a logger.

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// `[children.NAME.settings]` of a null.
 pub const KEYS: Keys = &[key(
@@ -28,7 +28,7 @@ pub const KEYS: Keys = &[key(
 
 /// The slots of its metrics page, in order.
 pub const METRICS: &[Metric] = &[
-    Metric::counter("messages", "messages", "Messages that were discarded."),
+    Metric::counter("messages", "messages", "Messages that were discarded.").rated(),
     Metric::counter("bytes", "bytes", "Bytes that were read."),
 ];
 const MESSAGES: usize = 0;
@@ -109,6 +109,7 @@ impl Input {
             }
         };
         metrics.add(MESSAGES, messages);
+        metrics.keep_rates(METRICS, Instant::now());
         true
     }
 

@@ -4,7 +4,7 @@
 use crate::config::model::{Child, Program, Ready};
 use crate::control::status::{self, ChildState, Ended, LastExit};
 use crate::journal::{self, LineSplitter};
-use crate::plugin;
+use crate::plugin::{self, Metric, Plugin};
 use crate::supervisor::clock::{Moment, Wall};
 use crate::supervisor::family::checks::Check;
 use crate::supervisor::family::child::{Machine, RestartsBy, State};
@@ -19,6 +19,7 @@ use crate::sys::descendants::Process;
 use crate::sys::map::{self, PAGE, SharedMap, memory_file};
 use crate::sys::pipe::{self, Pipe};
 use crate::sys::process::{self, Exit};
+use crate::sys::rate::{self, Rates};
 use nix::sys::epoll::EpollFlags;
 use std::collections::BTreeMap;
 use std::io;
@@ -161,12 +162,31 @@ impl Supervised {
 
     /// The values of its counters.
     pub fn metrics(&self) -> BTreeMap<String, u64> {
-        let (Program::Plugin(name), Some(page)) = (&self.config.program, &self.page) else {
-            return BTreeMap::new();
-        };
-        let metrics = plugin::find(name).map_or(&[][..], |p| p.metrics);
+        let Some((metrics, page)) = self.counters() else { return BTreeMap::new() };
         let words = page.words(metrics.len());
         metrics.iter().zip(words).map(|(one, word)| (one.name.to_owned(), word.load(Ordering::Relaxed))).collect()
+    }
+
+    /// How much those of its counters that have rates rise per second.
+    pub fn rates(&self) -> BTreeMap<&'static str, Rates> {
+        let Some((metrics, page)) = self.counters() else { return BTreeMap::new() };
+        let rated = metrics.iter().enumerate().filter(|(_, metric)| metric.has_rate);
+        let now = rate::now();
+        rated.map(|(slot, metric)| (metric.name, plugin::start::rates(page, slot, now))).collect()
+    }
+
+    /// Its plugin's row of counters, and the page that has them.
+    fn counters(&self) -> Option<(&'static [Metric], &SharedMap)> {
+        let plugin = self.plugin()?;
+        Some((plugin.metrics, self.page.as_ref()?))
+    }
+
+    /// Its plugin, if it is one.
+    pub fn plugin(&self) -> Option<&'static Plugin> {
+        match &self.config.program {
+            Program::Plugin(name) => plugin::find(name),
+            Program::Command(_) => None,
+        }
     }
 
     /// Why it is not ready, if its start has taken longer than it may. It goes on

@@ -3,19 +3,20 @@
 
 use crate::config::model::{Link as Config, Model, Program};
 use crate::link::handover::Protocol;
-use crate::link::ledger::{self, View};
+use crate::link::ledger::{self, Flow, View};
 use crate::link::{Intake, Kept, Link, replies_capacity};
-use crate::plugin;
+use crate::plugin::{self, Plugin};
 use crate::supervisor::change::steps::LinkSeen;
 use crate::supervisor::clock::Moment;
 use crate::supervisor::kept::access;
 use crate::supervisor::kept::store::{self, Store};
 use crate::sys::anew;
 use crate::sys::pipe::{self, Pipe};
+use crate::sys::rate::Rates;
 use crate::sys::stream::Stream;
 use jiff::Timestamp;
 use nix::errno::Errno;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -34,6 +35,8 @@ pub struct Held {
     pub intake: Option<HeldIntake>,
     /// The pipe for acknowledgements, if it carries records.
     pub replies: Option<Pipe>,
+    /// Whether the sink is a plugin.
+    sink_is_plugin: bool,
     /// The users as which its source and its sink run.
     users: [u32; 2],
     /// When bytes were first seen to wait, and what showed the sink's progress then.
@@ -94,9 +97,14 @@ pub struct Links {
 /// Whether the link's sink distinguishes its sources. If so, each link into it has a queue
 /// of its own, staging and a ledger.
 fn has_intake(model: &Model, link: &Config) -> bool {
-    match model.child(&link.to).map(|sink| &sink.program) {
-        Some(Program::Plugin(name)) => plugin::find(name).is_some_and(|p| p.sink),
-        Some(Program::Command(_)) | None => link.protocol == Protocol::Records,
+    sink(link, model).map_or(link.protocol == Protocol::Records, |plugin| plugin.sink)
+}
+
+/// The plugin that is the link's sink; `None` if it is a program.
+fn sink(link: &Config, model: &Model) -> Option<&'static Plugin> {
+    match &model.child(&link.to)?.program {
+        Program::Plugin(name) => plugin::find(name),
+        Program::Command(_) => None,
     }
 }
 
@@ -109,6 +117,18 @@ impl Held {
             && held.to == link.to
             && held.protocol == link.protocol
             && self.intake.is_some() == has_intake(model, link)
+    }
+
+    /// How much its sink has taken, in messages and bytes, with their rates. `None`: the sink
+    /// keeps no account of it.
+    pub fn flow(&self, now: u64) -> Option<(u64, u64, BTreeMap<&'static str, Rates>)> {
+        let flow = match self.intake.as_ref()?.view().flow(now) {
+            Some(flow) => flow,
+            // A plugin notes it with the first batch; a program might never.
+            None if self.sink_is_plugin => Flow::default(),
+            None => return None,
+        };
+        Some((flow.messages, flow.bytes, [("messages", flow.message_rates), ("bytes", flow.byte_rates)].into()))
     }
 
     /// Whether that child is its source or its sink.
@@ -219,6 +239,7 @@ impl Links {
             queue: id.clone(),
             intake: None,
             replies: None,
+            sink_is_plugin: sink(link, model).is_some(),
             users: users(link, model),
             seen: None,
             idle_at: Moment::now(),
@@ -264,6 +285,7 @@ impl Links {
                     resize(held, queue, config);
                 }
             }
+            held.sink_is_plugin = sink(config, model).is_some();
             held.users = users(config, model);
             held.config = config.clone();
         }

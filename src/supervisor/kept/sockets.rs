@@ -7,7 +7,7 @@ use crate::supervisor::kept::names::{Found, Names, Wanted};
 use crate::supervisor::kept::store::{Handed, Store, socket_name};
 use crate::supervisor::kept::unix_name::{self, Access, Inode, Name};
 use crate::sys::cause::cause;
-use crate::sys::socket as shared;
+use crate::sys::socket::{self as shared, Fill};
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, getsockname, getsockopt, listen,
@@ -32,6 +32,15 @@ pub struct Sockets {
     held: BTreeMap<Address, Held>,
     /// Whether one was bound anew or listens again, which the store must be told.
     renewed: bool,
+}
+
+/// What waits at a listening socket, as far as the kernel shows it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Waiting {
+    /// New clients.
+    pub clients: Option<Fill>,
+    /// Datagrams.
+    pub bytes: Option<Fill>,
 }
 
 #[derive(Debug)]
@@ -140,6 +149,17 @@ impl Sockets {
     /// something else. [`Sockets::bind_new`] binds them anew.
     pub fn lost(&self) -> impl Iterator<Item = &Address> {
         self.held.iter().filter(|(_, held)| held.has_lost_its_name()).map(|(address, _)| address)
+    }
+
+    /// How much waits at that address.
+    pub fn waiting(&self, address: &Address) -> Waiting {
+        let Some(held) = self.held.get(address) else { return Waiting::default() };
+        match address {
+            Address::Tcp(_) => Waiting { clients: shared::backlog(&held.socket).ok(), bytes: None },
+            Address::Udp(_) => Waiting { clients: None, bytes: shared::datagrams(&held.socket).ok() },
+            // The command that shows the status finds that out.
+            Address::Unix(_) => Waiting::default(),
+        }
     }
 
     /// Why nobody can connect to that address, as far as this is known at once.

@@ -1,5 +1,6 @@
 //! Operators: their connections, their requests, and those who wait for an answer.
 
+mod amounts;
 mod readers;
 pub(crate) mod ready;
 pub(crate) mod requests;

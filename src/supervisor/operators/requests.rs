@@ -9,6 +9,7 @@ use crate::supervisor::event_loop::Supervisor;
 use crate::supervisor::family::child::{Cause, Event, Ladder, State};
 use crate::supervisor::family::outcome::{self, Bad, Family, Start};
 use crate::supervisor::looks::{Purpose, obstacles};
+use crate::supervisor::operators::amounts;
 use crate::supervisor::operators::waiters::{Goal, WATCHED, Waiter, Watch};
 use crate::supervisor::poll::Id;
 use crate::sys::look::Answers;
@@ -266,23 +267,21 @@ impl Supervisor {
             .links
             .iter()
             .zip(waits)
-            .map(|(held, (queued, stalled))| status::Link {
-                from: held.config.from.clone(),
-                stream: held.config.stream,
-                to: held.config.to.clone(),
-                queued_bytes: queued as u64,
-                capacity_bytes: self.kept.links.capacity(held) as u64,
-                stalled_for_ms: u64::try_from(stalled.as_millis()).unwrap_or(u64::MAX),
+            .map(|(held, (queued, stalled))| {
+                let mut link = status::Link {
+                    queued_bytes: queued as u64,
+                    capacity_bytes: self.kept.links.capacity(held) as u64,
+                    stalled_for_ms: u64::try_from(stalled.as_millis()).unwrap_or(u64::MAX),
+                    ..status::Link::between(&held.config.from, held.config.stream, &held.config.to)
+                };
+                self.fill_in_flow(held, &mut link);
+                link
             })
             .collect();
         // Links that are no longer configured but still hold bytes.
-        links.extend(self.kept.store.waiting().into_iter().map(|link| status::Link {
-            from: link.from.to_owned(),
-            stream: link.stream,
-            to: link.to.to_owned(),
-            queued_bytes: link.bytes as u64,
-            capacity_bytes: link.bytes as u64,
-            stalled_for_ms: 0,
+        links.extend(self.kept.store.waiting().into_iter().map(|link| {
+            let (queued_bytes, capacity_bytes) = (link.bytes as u64, link.bytes as u64);
+            status::Link { queued_bytes, capacity_bytes, ..status::Link::between(link.from, link.stream, link.to) }
         }));
         let children =
             self.model().children.iter().filter_map(|config| self.children.named(&config.name)).map(|child| {
@@ -293,6 +292,7 @@ impl Supervisor {
                 };
                 let unreachable = || child.config.listen.iter().find_map(|address| self.kept.sockets.problem(address));
                 let problem = child.says.clone().or_else(|| child.machine.trouble(now)).or_else(unreachable);
+                let [rates, rates_1m] = amounts::sent(child.rates());
                 status::Child {
                     name: child.config.name.clone(),
                     state: child.state(),
@@ -305,7 +305,9 @@ impl Supervisor {
                     last_exit: child.last_exit(&self.figures.wall),
                     problem: problem.or_else(|| waits_for.map(|other| format!("waits for {other}"))),
                     metrics: child.metrics(),
-                    rates: BTreeMap::new(),
+                    rates,
+                    rates_1m,
+                    usage: None,
                 }
             });
         Status {
@@ -321,6 +323,8 @@ impl Supervisor {
             unlogged: crate::journal::unsent(),
             children: children.collect(),
             links,
+            listeners: self.listeners(),
+            files: self.files(),
         }
     }
 }
