@@ -57,6 +57,40 @@ pub fn limit_unsent(socket: impl AsFd, bytes: c_int) -> io::Result<()> {
     Ok(())
 }
 
+/// Begins to connect to that address, and never waits: the socket is writable once
+/// [`is_connected`] can say how it went.
+///
+/// # Errors
+/// EMFILE, ENFILE, ENOMEM; or the address can't be reached: ECONNREFUSED, ENETUNREACH.
+pub fn begin_to_connect(at: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if at.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = socket::socket(family, SockType::Stream, flags, None)?;
+    match socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(at)) {
+        // After EINTR it goes on as after EINPROGRESS (connect(2)).
+        Ok(()) | Err(Errno::EINPROGRESS | Errno::EINTR) => Ok(socket),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Whether that socket is connected, once it is writable.
+///
+/// # Errors
+/// Why it is not: ECONNREFUSED, ETIMEDOUT and so on.
+pub fn is_connected(socket: impl AsFd) -> io::Result<()> {
+    let fd = socket.as_fd();
+    match socket::getsockopt(&fd, sockopt::SocketError)? {
+        0 => {}
+        error => return Err(io::Error::from_raw_os_error(error)),
+    }
+    let peer: SockaddrStorage = getpeername(fd.as_raw_fd())?;
+    // If nobody listens at a port that the kernel gives to clients, a socket can connect to itself.
+    if getsockname::<SockaddrStorage>(fd.as_raw_fd())? == peer {
+        return Err(Errno::ECONNREFUSED.into());
+    }
+    Ok(())
+}
+
 /// How full a queue of a socket is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fill {
@@ -101,40 +135,6 @@ fn option<T: Copy>(socket: impl AsFd, level: c_int, name: c_int, into: &mut T) -
     // SAFETY: getsockopt stores at most `length` bytes, and T is made of integers here.
     let read = unsafe { libc::getsockopt(fd, level, name, std::ptr::from_mut(into).cast(), &raw mut length) };
     Errno::result(read)?;
-    Ok(())
-}
-
-/// Begins to connect to that address, and never waits: the socket is writable once
-/// [`is_connected`] can say how it went.
-///
-/// # Errors
-/// EMFILE, ENFILE, ENOMEM; or the address can't be reached: ECONNREFUSED, ENETUNREACH.
-pub fn begin_to_connect(at: SocketAddr) -> io::Result<OwnedFd> {
-    let family = if at.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let socket = socket::socket(family, SockType::Stream, flags, None)?;
-    match socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(at)) {
-        // After EINTR it goes on as after EINPROGRESS (connect(2)).
-        Ok(()) | Err(Errno::EINPROGRESS | Errno::EINTR) => Ok(socket),
-        Err(errno) => Err(errno.into()),
-    }
-}
-
-/// Whether that socket is connected, once it is writable.
-///
-/// # Errors
-/// Why it is not: ECONNREFUSED, ETIMEDOUT and so on.
-pub fn is_connected(socket: impl AsFd) -> io::Result<()> {
-    let fd = socket.as_fd();
-    match socket::getsockopt(&fd, sockopt::SocketError)? {
-        0 => {}
-        error => return Err(io::Error::from_raw_os_error(error)),
-    }
-    let peer: SockaddrStorage = getpeername(fd.as_raw_fd())?;
-    // If nobody listens at a port that the kernel gives to clients, a socket can connect to itself.
-    if getsockname::<SockaddrStorage>(fd.as_raw_fd())? == peer {
-        return Err(Errno::ECONNREFUSED.into());
-    }
     Ok(())
 }
 
