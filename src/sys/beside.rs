@@ -582,6 +582,13 @@ mod tests {
     /// The places where files are opened, made, renamed, removed or changed by name without
     /// this module, and why that is right.
     const ELSEWHERE: &[(&str, &str, &str)] = &[
+        ("cli/messages/files.rs", "File::open(path)", "a file that the operator names, or may read"),
+        (
+            "cli/messages/files.rs",
+            "custom_flags(O_NOFOLLOW | O_NONBLOCK)",
+            "only read, and only if it is a regular file",
+        ),
+        ("cli/messages/watch.rs", "is_symlink()", "nothing is opened"),
         ("config/mod.rs", "File::options().read(true).custom_flags(flags).open(path)", "its owner is looked at then"),
         ("link/intent.rs", "read_to_string(path)", "the boot id, in /proc"),
         ("supervisor/kept/holder.rs", "read_to_string(table)", "tables of sockets, in /proc"),

@@ -163,7 +163,8 @@ mod tests {
     fn every_place_where_text_leaves_this_process_makes_it_plain() {
         const WAYS_OUT: [&str; 6] = ["eprint", "println!", "print!(", "io::stderr()", "io::stdout()", "sendmsg("];
         // These send no text: echo's link, passing of descriptors, a check for a terminal.
-        const SAFE: [&str; 8] = [
+        const SAFE: [&str; 9] = [
+            "cli/messages/mod.rs",
             "plugin/echo/sink.rs",
             "plugin/logger/archivist.rs",
             "cli/status.rs",
