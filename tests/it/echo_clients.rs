@@ -433,7 +433,7 @@ fn stopping_with_a_client_that_is_behind(changes: serde_json::Value) -> (Echo, T
     sent.extend(last);
     let last = echo.sink.records(2);
     echo.signal(Signal::SIGTERM);
-    eventually("it stops", || echo.log().contains("stops: 1 clients"));
+    eventually("it stops", || echo.log().contains("stops: 1 client gets"));
     (echo, client, sent, last)
 }
 

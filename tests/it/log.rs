@@ -18,7 +18,7 @@ fn crashes_in_a_row_are_summed_up() {
     for line in ["no way", r#"exited with status 1; its last line: "no way"; starts again in 0.01 s"#] {
         wait_for("a sum", || {
             let log = daemon.log();
-            log.lines().any(|l| l.contains(" more times in ") && l.ends_with(&format!(" s: {line}"))).then_some(())
+            log.lines().any(|l| l.contains(" more time") && l.ends_with(&format!(" s: {line}"))).then_some(())
         });
     }
     let log = daemon.log();
@@ -48,7 +48,7 @@ fn a_child_that_floods_the_log_is_limited_but_goes_on_and_its_errors_are_logged(
     let said = || log.lines().filter_map(|line| line.split_once(" loud: ").map(|(_, said)| said));
     let went = said().filter(|line| line.parse::<u32>().is_ok()).count();
     let left_out =
-        said().filter_map(|line| line.split_once(" more lines in ")).map(|(n, _)| n.parse::<usize>().unwrap());
+        said().filter_map(|line| line.split_once(" more line")).map(|(n, _)| n.parse::<usize>().unwrap());
     assert_eq!(went + left_out.sum::<usize>(), 200_000);
     assert!(went < 20_000, "{went}");
 }
@@ -226,7 +226,7 @@ fn a_child_can_have_a_log_limit_of_its_own_and_a_reload_changes_it_without_a_res
         log.lines().filter(|l| l.split_once(" loud: ").is_some_and(|(_, said)| said.parse::<u32>().is_ok())).count()
     };
     daemon.signal(nix::libc::SIGUSR1);
-    daemon.wait_log(" more lines in ");
+    daemon.wait_log(" more line");
     let went = numbers(&daemon.log());
     assert!((60..200).contains(&went), "{went}");
     let said = daemon.reload(&config("\"none\""));
@@ -237,7 +237,7 @@ fn a_child_can_have_a_log_limit_of_its_own_and_a_reload_changes_it_without_a_res
     daemon.reload(&config("{ lines = 10 }"));
     assert_eq!(daemon.child_pid("loud"), pid);
     daemon.signal(nix::libc::SIGUSR1);
-    wait_for("a second count", || (daemon.log().matches(" more lines in ").count() == 2).then_some(()));
+    wait_for("a second count", || (daemon.log().matches(" more line").count() == 2).then_some(()));
     daemon.stop();
 }
 

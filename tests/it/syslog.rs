@@ -306,7 +306,7 @@ fn a_flood_is_cut_and_counted() {
     machine.end_plumbd();
     machine.wait_out("plumbd: stopped\n");
     let said = machine.said();
-    let sums = said.iter().filter_map(|line| line.split_once(" more lines in "));
+    let sums = said.iter().filter_map(|line| line.split_once(" more line"));
     let left_out: usize = sums.map(|(count, _)| count.parse::<usize>().unwrap()).sum();
     let went = said.iter().filter(|line| line.parse::<u32>().is_ok()).count();
     assert_eq!(went + left_out, 100_000);
