@@ -6,7 +6,7 @@ use crate::control::client::{self, ask_within};
 use crate::control::{Request, Response};
 use crate::supervisor::holder;
 use crate::sys::descendants::{self, Process};
-use nix::unistd::{Pid, Uid, User};
+use nix::unistd::{Pid, Uid, User, geteuid};
 use std::collections::BTreeSet;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -40,6 +40,9 @@ pub(super) fn has_ended(socket: &Socket, path: &Path, failure: &client::Failure)
     };
     let own = file.and_then(|file| file.canonicalize().ok());
     let runs = |process: &Process, all: &[Process]| {
+        if !is_trusted(process) {
+            return false;
+        }
         let config = control(process, all).as_deref().and_then(config);
         config.and_then(|config| Path::new(&config).canonicalize().ok()) == own
     };
@@ -90,15 +93,26 @@ fn is_daemon(pid: Pid) -> bool {
 fn described(process: &Process, all: &[Process]) -> String {
     let pid = process.pid;
     let control = control(process, all);
+    let user = || Process::user(pid).map_or_else(|| "another user".to_owned(), name);
+    if !is_trusted(process) {
+        return match geteuid().is_root() {
+            true => format!("process {pid} of {}", user()),
+            false => format!("process {pid} of {}: `sudo plumbd` may find it", user()),
+        };
+    }
     let config = control.as_deref().and_then(config);
     match (config, control) {
         (Some(config), Some(control)) => format!("process {pid}, {config} (--control {})", control.display()),
         (None, Some(control)) => format!("process {pid} (--control {})", control.display()),
-        _ => {
-            let user = Process::user(pid).map_or_else(|| "another user".to_owned(), name);
-            format!("process {pid} of {user}: `sudo plumbd` finds it")
-        }
+        _ if geteuid().is_root() => format!("process {pid} of {}", user()),
+        _ => format!("process {pid} of {}: `sudo plumbd` may find it", user()),
     }
+}
+
+/// Whether it is root's or this user's. Another user's process may only look like a daemon, and is
+/// asked nothing.
+fn is_trusted(process: &Process) -> bool {
+    Process::user(process.pid).is_some_and(|user| user == 0 || user == geteuid().as_raw())
 }
 
 /// Its control socket: it has it to itself, and so has its user.

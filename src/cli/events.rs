@@ -11,7 +11,7 @@ pub(super) fn events(socket: &Socket, request: &Request) -> Result<u8, Failure> 
     let path = socket.path()?;
     answers(&path)?;
     let mut gone = false;
-    let exit = client::ask(&path, request, |response| {
+    let exit = client::follow(&path, request, |response| {
         match response {
             Response::Event(event) => {
                 let line = serde_json::to_string(&event).map_err(|e| format!("cannot print an event: {e}"))?;
@@ -22,5 +22,9 @@ pub(super) fn events(socket: &Socket, request: &Request) -> Result<u8, Failure> 
         }
         if gone { Err(String::new()) } else { Ok(()) }
     });
-    if gone { Ok(0) } else { exit.map_err(|failure| Failure::from(failure.to_string())) }
+    match exit {
+        Err(client::Failure::Unread) => Ok(0),
+        Err(_) if gone => Ok(0),
+        exit => exit.map_err(|failure| Failure::from(failure.to_string())),
+    }
 }

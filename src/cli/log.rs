@@ -13,7 +13,7 @@ pub(super) fn log(socket: &Socket, request: &Request, paper: Paper) -> Result<u8
     let path = socket.path()?;
     answers(&path)?;
     let mut gone = false;
-    let exit = client::ask(&path, request, |response| {
+    let exit = client::follow(&path, request, |response| {
         let text = match response {
             Response::Entry(entry) => shown(&entry, paper),
             Response::Lost(lost) => {
@@ -29,7 +29,11 @@ pub(super) fn log(socket: &Socket, request: &Request, paper: Paper) -> Result<u8
         gone = output::print(text).map_err(|failure| failure.why)? == Reader::Gone;
         if gone { Err(String::new()) } else { Ok(()) }
     });
-    if gone { Ok(0) } else { exit.map_err(|failure| Failure::from(failure.to_string())) }
+    match exit {
+        Err(client::Failure::Unread) => Ok(0),
+        Err(_) if gone => Ok(0),
+        exit => exit.map_err(|failure| Failure::from(failure.to_string())),
+    }
 }
 
 fn missed(lost: &Lost) -> String {

@@ -29,6 +29,7 @@ mod table;
 mod typed;
 mod watch;
 
+use crate::control::client;
 use crate::sys::cause;
 use clap::Parser;
 use meant::Meant;
@@ -55,7 +56,9 @@ impl Failure {
     const CONFIGURATION: u8 = 78;
 
     fn new(status: u8, why: impl fmt::Display) -> Failure {
-        Failure { why: cause::plain(&why.to_string()).into_owned(), status }
+        // What other users chose, such as names of files and processes, must not control a terminal.
+        let why = client::plain(&why.to_string());
+        Failure { why: cause::plain(&why).into_owned(), status }
     }
 
     /// The exit status.

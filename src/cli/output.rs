@@ -1,6 +1,7 @@
 //! Prints to standard output and standard error.
 
 use super::Failure;
+use crate::control::client;
 use crate::sys::cause::{self, cause};
 use std::io::{self, ErrorKind, Write};
 
@@ -29,7 +30,7 @@ pub(super) fn print(text: impl AsRef<[u8]>) -> Result<Reader, Failure> {
 /// Prints the text and a newline to standard error. If that fails, the exit status still
 /// reports the outcome.
 pub(super) fn tell(text: &str) {
-    let _unheard = writeln!(io::stderr().lock(), "{}", cause::plain(text));
+    let _unheard = writeln!(io::stderr().lock(), "{}", cause::plain(&client::plain(text)));
 }
 
 /// Whether the user wants colours (no-color.org) and the terminal has them.

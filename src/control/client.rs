@@ -3,16 +3,21 @@
 use super::{Request, Response};
 use crate::sys::beside::Folder;
 use crate::sys::cause::cause as words;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, getsockopt, sockopt};
 use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 use std::fmt;
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// No line of an answer is as long as this, in bytes.
+const LONGEST: u64 = 64 << 20;
 
 /// Why there is no answer, or not a whole one.
 #[derive(Debug)]
@@ -24,6 +29,8 @@ pub enum Failure {
         /// From connect(2).
         cause: io::Error,
     },
+    /// Nobody reads standard output any more.
+    Unread,
     /// The daemon answered the connection, but the conversation broke off.
     Broken(String),
 }
@@ -44,6 +51,7 @@ impl fmt::Display for Failure {
                 write!(f, "cannot reach the daemon at {}: {}", path.display(), words(cause))?;
                 if self.no_daemon() { f.write_str("; is it running?") } else { Ok(()) }
             }
+            Failure::Unread => f.write_str("nobody reads standard output any more"),
             Failure::Broken(why) => f.write_str(why),
         }
     }
@@ -61,11 +69,23 @@ pub fn ask(path: &Path, request: &Request, each: impl FnMut(Response) -> Result<
     let unreachable = |cause| Failure::Unreachable { path: path.to_owned(), cause };
     let stream = UnixStream::connect(path).map_err(unreachable)?;
     trust(path, &stream)?;
-    talk(&stream, request, each)
+    talk(&stream, Patience::Endless, request, each)
 }
 
-/// As [`ask`], for requests that the daemon answers at once: fails if it takes longer than
-/// `patience` to send a line.
+/// As [`ask`], for requests whose answers may go on for ever: also ends once nobody reads
+/// standard output any more.
+///
+/// # Errors
+/// See [`Failure`].
+pub fn follow(path: &Path, request: &Request, each: impl FnMut(Response) -> Result<(), String>) -> Result<u8, Failure> {
+    let unreachable = |cause| Failure::Unreachable { path: path.to_owned(), cause };
+    let stream = UnixStream::connect(path).map_err(unreachable)?;
+    trust(path, &stream)?;
+    talk(&stream, Patience::WhileRead, request, each)
+}
+
+/// As [`ask`], for requests that the daemon answers at once: fails if the whole answer takes
+/// longer than `patience`.
 ///
 /// # Errors
 /// See [`Failure`].
@@ -78,11 +98,66 @@ pub fn ask_within(
     let unreachable = |cause| Failure::Unreachable { path: path.to_owned(), cause };
     let stream = connect_now(path).map_err(unreachable)?;
     trust(path, &stream)?;
-    stream
-        .set_read_timeout(Some(patience))
-        .and_then(|()| stream.set_write_timeout(Some(patience)))
-        .map_err(unreachable)?;
-    talk(&stream, request, each)
+    stream.set_write_timeout(Some(patience)).map_err(unreachable)?;
+    talk(&stream, Patience::Until(Instant::now() + patience), request, each)
+}
+
+/// For how long to wait for more of an answer.
+#[derive(Debug, Clone, Copy)]
+enum Patience {
+    /// As long as the daemon takes.
+    Endless,
+    /// As long as somebody reads standard output.
+    WhileRead,
+    /// Until then.
+    Until(Instant),
+}
+
+/// The daemon's answers.
+#[derive(Debug)]
+struct Answers<'a> {
+    stream: &'a UnixStream,
+    patience: Patience,
+}
+
+impl Read for Answers<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self.patience {
+            Patience::Endless => {}
+            Patience::WhileRead => wait_while_read(self.stream)?,
+            Patience::Until(at) => {
+                let left = at.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                self.stream.set_read_timeout(Some(left))?;
+            }
+        }
+        self.stream.read(bytes)
+    }
+}
+
+/// Waits for more from the daemon.
+///
+/// # Errors
+/// EPIPE: nobody reads standard output any more.
+fn wait_while_read(stream: &UnixStream) -> io::Result<()> {
+    let out = io::stdout();
+    loop {
+        let mut fds = [PollFd::new(stream.as_fd(), PollFlags::POLLIN), PollFd::new(out.as_fd(), PollFlags::empty())];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return Err(errno.into()),
+        }
+        let [from, to] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        if from.is_empty() && !to.is_empty() {
+            return Err(Errno::EPIPE.into());
+        }
+        if !from.is_empty() {
+            return Ok(());
+        }
+    }
 }
 
 /// The process that listens on a control socket, if it is there and this user may connect.
@@ -123,7 +198,7 @@ fn trust(path: &Path, stream: &UnixStream) -> Result<(), Failure> {
 
 /// Makes a text safe for a terminal: control characters, and those that change the
 /// direction of text, become `\xNN`, as in the message file; newlines and tabs stay.
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for character in text.chars() {
         let steers = matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -151,6 +226,7 @@ fn all_plain(answer: Value) -> Value {
 
 fn talk(
     stream: &UnixStream,
+    patience: Patience,
     request: &Request,
     mut each: impl FnMut(Response) -> Result<(), String>,
 ) -> Result<u8, Failure> {
@@ -160,15 +236,19 @@ fn talk(
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
             Failure::Broken("cannot talk to the daemon: it runs, but does not answer".to_owned())
         }
+        io::ErrorKind::BrokenPipe if matches!(patience, Patience::WhileRead) => Failure::Unread,
         _ => Failure::Broken(format!("cannot talk to the daemon: {}", words(&error))),
     };
     let mut to = stream;
     to.write_all(&line).map_err(broken)?;
-    let mut answers = BufReader::new(stream);
+    let mut answers = BufReader::new(Answers { stream, patience });
     let mut answer = Vec::new();
     loop {
         answer.clear();
-        answers.read_until(b'\n', &mut answer).map_err(broken)?;
+        let length = answers.by_ref().take(LONGEST).read_until(b'\n', &mut answer).map_err(broken)? as u64;
+        if length == LONGEST {
+            return Err(Failure::Broken("cannot read the daemon's answer: it is too long".to_owned()));
+        }
         if answer.is_empty() {
             return Err(Failure::Broken("cannot tell the outcome: the daemon closed the connection".to_owned()));
         }

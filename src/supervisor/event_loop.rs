@@ -232,6 +232,9 @@ impl Supervisor {
 
     /// The time until the nearest deadline.
     fn timeout(&self) -> Option<Duration> {
+        if self.operators.has_hungry_reader() {
+            return Some(Duration::ZERO);
+        }
         let journal = match journal::waiting() {
             Waiting::Until(at) => Some(at),
             Waiting::Nothing | Waiting::Writable(_) => None,

@@ -6,6 +6,7 @@ use crate::supervisor::family::child::State;
 use crate::supervisor::family::supervised::Supervised;
 use crate::sys::process::{Exit, signal_name};
 use jiff::Timestamp;
+use nix::unistd::Pid;
 use std::collections::VecDeque;
 use std::mem::discriminant;
 
@@ -50,17 +51,18 @@ impl Events {
 
 impl Supervised {
     /// Notes what a step of its machine changed: the state before it, whether the child said
-    /// that it is ready, and whether its process ended.
-    pub(crate) fn note(&mut self, events: &mut Events, before: State, ready: bool, exited: bool) {
+    /// that it is ready, and the process that ended, if one did.
+    pub(crate) fn note(&mut self, events: &mut Events, before: State, ready: bool, exited: Option<Pid>) {
         let state = self.machine.state;
-        if exited {
-            let about = match self.machine.last_exit {
-                Some(Exit::Code(code)) => About { exit: Some(code), ..self.about() },
-                Some(Exit::Signal(number)) => About { signal: Some(signal_name(number)), ..self.about() },
-                None => self.about(),
-            };
+        if let Some(pid) = exited {
             let reason = self.machine.last_exit.map(|exit| exit.to_string());
-            events.happened(What::Exited, About { reason, ..about });
+            let about = About { reason, pid: Some(pid.as_raw()), ..self.about() };
+            let about = match self.machine.last_exit {
+                Some(Exit::Code(code)) => About { exit: Some(code), ..about },
+                Some(Exit::Signal(number)) => About { signal: Some(signal_name(number)), ..about },
+                None => about,
+            };
+            events.happened(What::Exited, about);
         }
         if ready && self.config.policy.ready != Ready::Exec && matches!(before, State::Starting { .. }) {
             events.happened(What::Ready, self.about());
@@ -88,7 +90,8 @@ impl Supervised {
     /// Notes that something is wrong with it, or is no longer.
     pub(crate) fn note_problem(&mut self, events: &mut Events) {
         let problem = self.says.as_ref().or(self.machine.problem.as_ref());
-        if self.noted.as_ref() == problem {
+        // A process that is gone says nothing more, which solves nothing.
+        if self.noted.as_ref() == problem || problem.is_none() && !self.machine.is_up() {
             return;
         }
         self.noted = problem.cloned();
@@ -104,7 +107,7 @@ impl Supervised {
     fn about(&self) -> About {
         About {
             child: Some(self.config.name.clone()),
-            pid: self.machine.pid().map(nix::unistd::Pid::as_raw),
+            pid: self.machine.pid().map(Pid::as_raw),
             restarts: Some(self.machine.restarts),
             ..About::default()
         }

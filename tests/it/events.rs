@@ -52,6 +52,7 @@ fn a_childs_life_is_told_from_its_start_to_its_end() {
     let exited = seen.iter().find(|event| event["child"] == "weak" && event["event"] == "exited").unwrap();
     assert_eq!((&exited["exit"], exited.get("signal")), (&json!(3), None));
     assert_eq!(exited["reason"], "exited with status 3");
+    assert!(exited["pid"].as_i64().is_some());
 
     let pid = daemon.child_pid("says");
     crate::daemon::kill(pid, nix::libc::SIGKILL);
@@ -99,4 +100,26 @@ fn reloads_are_told_with_how_they_end() {
         of_daemon,
         ["reload-begun", "reload-done", "reload-refused", "reload-begun", "reload-begun", "reload-undone", "stopping"]
     );
+}
+
+#[test]
+#[ignore = "needs systemd-notify(1)"]
+fn a_problem_is_not_solved_by_the_end_of_who_reported_it() {
+    let mut daemon = Daemon::start(
+        r#"
+        [children.sick]
+        command = ["sh", "-c", "systemd-notify --ready X_PLUMBD_PROBLEM=unwell || exit 9; exec sleep 1000"]
+        ready = "notify"
+        "#,
+    );
+    let mut all = follow(&daemon, &["--since", "0", "--child", "all"], "all");
+    wait_for("it is unwell", || names(&events(&daemon, "all"), "sick").contains(&"problem".to_owned()).then_some(()));
+    let pid = daemon.child_pid("sick");
+    crate::daemon::kill(pid, nix::libc::SIGKILL);
+    daemon.wait_replaced("sick", pid);
+    daemon.stop();
+    assert!(all.wait().unwrap().success());
+    let seen = names(&events(&daemon, "all"), "sick");
+    let ended = seen.iter().position(|event| event == "exited").unwrap();
+    assert!(!seen[..=ended].contains(&"solved".to_owned()), "{seen:?}");
 }

@@ -47,8 +47,7 @@ fn a_child_that_floods_the_log_is_limited_but_goes_on_and_its_errors_are_logged(
     let log = daemon.log();
     let said = || log.lines().filter_map(|line| line.split_once(" loud: ").map(|(_, said)| said));
     let went = said().filter(|line| line.parse::<u32>().is_ok()).count();
-    let left_out =
-        said().filter_map(|line| line.split_once(" more line")).map(|(n, _)| n.parse::<usize>().unwrap());
+    let left_out = said().filter_map(|line| line.split_once(" more line")).map(|(n, _)| n.parse::<usize>().unwrap());
     assert_eq!(went + left_out.sum::<usize>(), 200_000);
     assert!(went < 20_000, "{went}");
 }

@@ -157,3 +157,44 @@ fn a_reader_that_never_reads_holds_nobody_up_and_learns_what_it_missed() {
     assert!(lost > 0);
     daemon.stop();
 }
+
+#[test]
+fn all_that_is_kept_comes_even_if_nothing_else_happens() {
+    let mut daemon = Daemon::start(
+        r#"
+        [children.loud]
+        command = ["sh", "-c", "seq -f 'a line that takes some room in what is kept %.0f' 5000; exec sleep 1000"]
+        log_limit = "none"
+        log_keep = "1MiB"
+        "#,
+    );
+    wait_for("the last line", || {
+        let last = lines(&plumbd(&daemon, &["log", "loud", "-n", "1"]).stdout);
+        last[..].first().is_some_and(|line| line.ends_with(" 5000")).then_some(())
+    });
+    assert_eq!(lines(&plumbd(&daemon, &["log", "loud"]).stdout).len(), 5000);
+    assert_eq!(
+        lines(&plumbd(&daemon, &["log", "all"]).stdout).iter().filter(|line| line.contains("loud")).count(),
+        5000
+    );
+    // A reload makes the ring smaller at once.
+    let config = daemon.read_text("plumbd.toml").replace("1MiB", "4KiB");
+    daemon.reload(&config);
+    assert!(lines(&plumbd(&daemon, &["log", "loud"]).stdout).len() < 100);
+    daemon.stop();
+}
+
+#[test]
+fn one_whose_reader_is_gone_ends() {
+    let mut daemon = Daemon::start("[children.one]\ncommand = [\"sh\", \"-c\", \"echo here; exec sleep 1000\"]\n");
+    for words in [&["log", "-f"][..], &["events", "--since", "0"]] {
+        let mut follower = command(&daemon, words).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(follower.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(!line.is_empty());
+        // Its pipe is closed now.
+        let ended = wait_for("it ends", || follower.try_wait().unwrap());
+        assert!(ended.success(), "{words:?}");
+    }
+    daemon.stop();
+}

@@ -274,7 +274,7 @@ struct Needed {
 impl Needed {
     /// A letter, and what comes behind it.
     fn char(&mut self, char: char, next: Option<&char>) {
-        if matches!(next, Some('*' | '?' | '{')) {
+        if matches!(next, Some('*' | '+' | '?' | '{')) {
             self.other();
         } else {
             self.text.push(char);
@@ -365,7 +365,7 @@ mod tests {
             ("a|b c", [all("a"), all("b c")].concat()),
             ("^error.*failed$", some(&["error", "failed"])),
             ("colou?r", some(&["colo", "r"])),
-            ("ab+cd", some(&["ab", "cd"])),
+            ("ab+cd", some(&["a", "cd"])),
             ("(one|two) three", some(&[" three"])),
             ("[abc]def", some(&["def"])),
             ("x{2}yz", some(&["yz"])),

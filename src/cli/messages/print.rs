@@ -96,6 +96,11 @@ impl Printer {
             Style::Json { terminal } => match parse::line(line, shape) {
                 Line::Json(_) if terminal => safe(line, &mut self.gathered),
                 Line::Json(_) => self.gathered.extend_from_slice(line),
+                parsed if terminal => {
+                    let mut text = Vec::new();
+                    object(&parsed, &mut self.room, &mut text);
+                    safe(&text, &mut self.gathered);
+                }
                 parsed => object(&parsed, &mut self.room, &mut self.gathered),
             },
             Style::Terminal { colours } => match parse::line(line, shape) {

@@ -358,6 +358,7 @@ impl Supervisor {
                     let has_lacked = !child.config.lacks.is_empty();
                     child.machine.change(config.policy.clone());
                     child.holdings.at_hand = self.loaded.is_at_hand(&config);
+                    crate::journal::keep(&config.name, config.log_keep);
                     let before = std::mem::replace(&mut child.config, config);
                     if before.health != child.config.health {
                         self.health_step(id, health::Event::Changed);

@@ -67,7 +67,8 @@ impl Supervisor {
         while let Some(event) = events.pop() {
             let Some(child) = self.children.get_mut(id) else { return };
             let (shown, before) = (child.state(), (child.machine.state, child.machine.want));
-            let (ready, exited) = (event == Event::Ready, matches!(event, Event::Exited(_)));
+            let (ready, exited) =
+                (event == Event::Ready, child.machine.pid().filter(|_| matches!(event, Event::Exited(_))));
             let actions = child.machine.step(event, Instant::now());
             self.agenda.dirty |= before != (child.machine.state, child.machine.want);
             child.note(&mut self.events, before.0, ready, exited);
@@ -131,6 +132,7 @@ impl Supervisor {
         let (number, mark) = self.strays.own().next(&child.config.name);
         child.number = number;
         child.says = None;
+        child.has_executed = false;
         child.told_of_strangers = false;
         let around =
             Around { alone, null: &self.system.null, soft_descriptors: self.system.soft_descriptors, mark: &mark };
@@ -180,6 +182,7 @@ impl Supervisor {
             Err(error) => Event::ExecFailed(error.to_string()),
         };
         child.exec = None;
+        child.has_executed = event == Event::Executed;
         self.step(id, event);
     }
 
@@ -383,7 +386,11 @@ impl Supervisor {
                 place += 1;
                 continue;
             }
-            let Leaving { id, group, number, exit, .. } = self.children.leaving.remove(place);
+            // While it still counts as leaving, so that nothing is sent to a number that may be
+            // another process's by now.
+            let id = leaving.id;
+            self.last_words(id);
+            let Leaving { group, number, exit, .. } = self.children.leaving.remove(place);
             if some_left {
                 self.tell_of_left(id, group, &strays.of(number));
                 self.strays.give_up(&strays.of(number));
@@ -414,8 +421,8 @@ impl Supervisor {
         log::error!(target: &child.config.name, "what it had started ({which}) did not end within {within} s of SIGKILL; no longer waiting for it");
     }
 
-    fn on_exit(&mut self, id: Id, exit: Exit) {
-        // First what it still had to say, such as why it could not start.
+    /// What it still had to say, such as why it could not start.
+    fn last_words(&mut self, id: Id) {
         self.on_exec(id);
         // All notifications, because those of the next start arrive on the same socket.
         for _ in 0..NOTIFICATION_ROUNDS {
@@ -423,13 +430,15 @@ impl Supervisor {
                 break;
             }
         }
+    }
+
+    fn on_exit(&mut self, id: Id, exit: Exit) {
         self.read_log(id, LOG_REST);
         let Some(child) = self.children.get_mut(id) else { return };
         child.prompt_at = None;
         child.log(|lines, each| lines.finish(each));
         let line = journal::last_line(&child.config.name, child.logged_before);
         child.ended = Some(Moment::now());
-        child.says = None;
         (child.exec, child.ready) = (None, None);
         // So that clients can wait from now on, not only from its next start.
         for address in &Rc::clone(&child.config).listen {
@@ -439,6 +448,9 @@ impl Supervisor {
         }
         self.kept.keep_renewed(&mut self.manager);
         self.step(id, Event::Wrote(line));
+        if let Some(child) = self.children.get_mut(id) {
+            child.says = None;
+        }
         self.step(id, Event::Exited(exit));
     }
 }

@@ -43,6 +43,8 @@ pub struct Supervised {
     pub prompt_at: Option<Instant>,
     /// The pipe that reports its exec, until the result is known.
     pub exec: Option<Watched<OwnedFd>>,
+    /// Its process has executed its program.
+    pub(crate) has_executed: bool,
     /// The pipe on which it says that it is ready, until it has.
     pub ready: Option<Watched<OwnedFd>>,
     /// What is known of something that the system lacks for it.
@@ -88,6 +90,7 @@ impl Supervised {
             lines: LineSplitter::default(),
             prompt_at: None,
             exec: None,
+            has_executed: false,
             ready: None,
             held_back: HeldBack::default(),
             told_of_strangers: false,
@@ -139,9 +142,7 @@ impl Supervised {
     pub(crate) fn phase(&self) -> Phase {
         match self.machine.state {
             State::Up { .. } => Phase::Up,
-            State::Starting { .. } if self.config.policy.ready == Ready::Health && self.exec.is_none() => {
-                Phase::Starting
-            }
+            State::Starting { .. } if self.config.policy.ready == Ready::Health && self.has_executed => Phase::Starting,
             _ => Phase::Down,
         }
     }

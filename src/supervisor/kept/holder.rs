@@ -81,7 +81,12 @@ fn by_ip(at: SocketAddr, tables: [&str; 2], state: Option<&str>) -> Option<u64> 
     let rows = texts.iter().flat_map(|text| text.lines().skip(1)).filter_map(row);
     let mut fit = rows.filter(|row| {
         let one_is_all = row.at.ip().is_unspecified() || at.ip().is_unspecified();
-        state.is_none_or(|state| row.state == state)
+        // A UDP socket of the other family, or one that is connected, is not in the way.
+        let is_in_the_way = match state {
+            Some(state) => row.state == state,
+            None => row.at.is_ipv4() == at.is_ipv4() && !row.is_connected,
+        };
+        is_in_the_way
             && row.at.port() == at.port()
             && (one_is_all || row.at.ip().to_canonical() == at.ip().to_canonical())
     });
@@ -90,6 +95,7 @@ fn by_ip(at: SocketAddr, tables: [&str; 2], state: Option<&str>) -> Option<u64> 
 
 struct Row<'a> {
     at: SocketAddr,
+    is_connected: bool,
     state: &'a str,
     inode: u64,
 }
@@ -99,7 +105,8 @@ fn row(line: &str) -> Option<Row<'_>> {
     let words: Vec<&str> = line.split_ascii_whitespace().collect();
     let (ip, port) = words.get(1)?.split_once(':')?;
     let at = SocketAddr::new(address(ip)?, u16::from_str_radix(port, 16).ok()?);
-    Some(Row { at, state: words.get(3)?, inode: words.get(9)?.parse().ok()? })
+    let is_connected = words.get(2)?.split_once(':')?.1 != "0000";
+    Some(Row { at, is_connected, state: words.get(3)?, inode: words.get(9)?.parse().ok()? })
 }
 
 /// Parses an address: words of four bytes as they are in memory, each written as a number

@@ -3,7 +3,7 @@
 
 use crate::config::model::{Link as Config, Model, Program};
 use crate::link::handover::Protocol;
-use crate::link::ledger::{self, Flow, View};
+use crate::link::ledger::{self, View};
 use crate::link::{Intake, Kept, Link, replies_capacity};
 use crate::plugin::{self, Plugin};
 use crate::supervisor::change::steps::LinkSeen;
@@ -122,12 +122,9 @@ impl Held {
     /// How much its sink has taken, in messages and bytes, with their rates. `None`: the sink
     /// keeps no account of it.
     pub fn flow(&self, now: u64) -> Option<(u64, u64, BTreeMap<&'static str, Rates>)> {
-        let flow = match self.intake.as_ref()?.view().flow(now) {
-            Some(flow) => flow,
-            // A plugin notes it with the first batch; a program might never.
-            None if self.sink_is_plugin => Flow::default(),
-            None => return None,
-        };
+        // A program uses its ledger as it likes.
+        let intake = self.intake.as_ref().filter(|_| self.sink_is_plugin)?;
+        let flow = intake.view().flow(now).unwrap_or_default();
         Some((flow.messages, flow.bytes, [("messages", flow.message_rates), ("bytes", flow.byte_rates)].into()))
     }
 
@@ -386,7 +383,8 @@ impl Links {
         let mut ids = BTreeSet::new();
         for held in self.flowing_into(sink).filter(|held| ids.insert(&held.queue)) {
             waits += self.untaken(held) as u64;
-            if let Some(intake) = &held.intake {
+            // A program uses its ledger as it likes.
+            if let Some(intake) = held.intake.as_ref().filter(|_| held.sink_is_plugin) {
                 batches = Some(batches.unwrap_or(0).wrapping_add(intake.view().batch()));
             }
         }

@@ -112,6 +112,13 @@ impl Operators {
         self.readers = readers;
     }
 
+    /// Whether some reader has not read all that there is, although it takes more. Nothing else
+    /// would have the loop come back to it, because its socket took all that it was given.
+    pub(crate) fn has_hungry_reader(&self) -> bool {
+        let takes_more = |reader: &Reader| self.server.unread(reader.connection).is_some_and(|waiting| waiting < AHEAD);
+        self.readers.iter().any(|reader| reader.seen.is_none() && takes_more(reader))
+    }
+
     /// Feeds one reader; whether it may want more later.
     fn feed(&mut self, reader: &mut Reader, events: &Events) -> bool {
         let connection = reader.connection;
@@ -141,6 +148,9 @@ impl Operators {
     /// The daemon ends: nothing more will come.
     pub(crate) fn end_readers(&mut self, events: &Events) {
         self.feed_readers(events);
+        while self.has_hungry_reader() {
+            self.feed_readers(events);
+        }
         for reader in std::mem::take(&mut self.readers) {
             self.finish(Some(reader.connection), 0);
         }

@@ -44,13 +44,18 @@ impl Supervisor {
                 // The daemon's own entries have its name, unless a child has it.
                 let named: Vec<String> = children.iter().filter(|name| *name != "plumbd").cloned().collect();
                 if self.children_named(connection, &named).is_some() {
+                    let all = children.iter().any(|name| self.is_all(name));
+                    let children = if all { Vec::new() } else { children };
                     self.operators.read_log(connection, children, lines, follow);
                 }
             }
             Request::Events { child, since } => {
                 let named: Vec<String> = child.clone().into_iter().collect();
                 if self.children_named(connection, &named).is_some() {
-                    let next = since.unwrap_or_else(|| self.events.next());
+                    let child = child.filter(|name| !self.is_all(name));
+                    let end = self.events.next();
+                    // A number above that is one of an earlier daemon, whose events are gone.
+                    let next = since.map_or(end, |since| if since > end { 0 } else { since });
                     self.operators.read_events(connection, child, next);
                 }
             }
@@ -100,14 +105,18 @@ impl Supervisor {
         }
     }
 
+    /// Whether that means every child: no child has that name.
+    fn is_all(&self, name: &str) -> bool {
+        name == "all" && self.children.ids_of(name).is_empty()
+    }
+
     /// The ids and names of the children that an operator named: instances, or all instances
     /// of a child. If a name is unknown, this answers the operator.
     fn children_named(&mut self, connection: u32, names: &[String]) -> Option<(Vec<Id>, Vec<String>)> {
         let mut ids = Vec::new();
         for name in names {
             match self.children.ids_of(name) {
-                // No child has that name, so it is a word for every child.
-                none if none.is_empty() && name == "all" => ids.extend(self.children.iter().map(|(id, _)| id)),
+                _ if self.is_all(name) => ids.extend(self.children.iter().map(|(id, _)| id)),
                 found if found.is_empty() => {
                     self.operators
                         .refuse(Some(connection), &format!("cannot find child \"{name}\": {}", self.children.known()));
@@ -221,6 +230,12 @@ impl Supervisor {
             }
             (None, _) => return start,
             (Some((watched, _)), State::Up { pid, .. }) if *watched == pid => {}
+            (Some(_), State::Stopping { .. }) => return Start::Open,
+            // Somebody else stopped or replaced it.
+            (Some(_), _) if machine.asked || machine.want.is_held() => {
+                watch.remove(name);
+                return start;
+            }
             (Some((_, since)), _) => {
                 let end = machine.last_exit.map(|exit| exit.to_string()).unwrap_or_default();
                 let lasted =
