@@ -362,8 +362,8 @@ fn a_socket_in_a_far_folder_without_its_name_is_reported_and_one_that_was_shut_d
     );
     let mut daemon = Daemon::start(&config);
     // Each client makes the server shut its socket down and end; the next client is served by
-    // its successor.
-    for _ in 0..3 {
+    // its successor. A third end in a row would be a problem by itself.
+    for _ in 0..2 {
         let pid = daemon.child_pid_when_up("server");
         std::os::unix::net::UnixStream::connect(far.path("socket")).unwrap();
         daemon.wait_replaced("server", pid);

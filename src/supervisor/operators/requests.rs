@@ -306,7 +306,9 @@ impl Supervisor {
                     None
                 };
                 let unreachable = || child.config.listen.iter().find_map(|address| self.kept.sockets.problem(address));
-                let problem = child.says.clone().or_else(|| child.machine.trouble(now)).or_else(unreachable);
+                let own = child.says.clone().or_else(|| child.machine.trouble(now));
+                let problems: Vec<String> = own.into_iter().chain(unreachable()).collect();
+                let problem = (!problems.is_empty()).then(|| problems.join("; "));
                 let [rates, rates_1m] = amounts::sent(child.rates());
                 status::Child {
                     name: child.config.name.clone(),
