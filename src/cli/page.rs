@@ -146,7 +146,7 @@ fn children(status: &Status, now: Timestamp) -> Vec<Column> {
 fn state(child: &Child) -> (String, Colour) {
     let colour = match child.state {
         _ if child.finished => return ("finished".to_owned(), Colour::Quiet),
-        ChildState::Up if child.problem.is_some() => Colour::Wait,
+        ChildState::Up if child.problem.is_some() || child.flapping.is_some() => Colour::Wait,
         ChildState::Up => Colour::Good,
         ChildState::Starting | ChildState::Stopping => Colour::Wait,
         ChildState::Down | ChildState::Backoff | ChildState::Failed => Colour::Bad,
@@ -239,6 +239,7 @@ fn problems(status: &Status) -> Vec<String> {
         let name = &child.name;
         let why = match (&child.problem, child.state) {
             (Some(problem), _) => problem.clone(),
+            (None, ChildState::Starting | ChildState::Up) => child.flapping.clone()?,
             (None, ChildState::Failed) => format!("it is past its start limit; `plumbd start {name}` tries again"),
             (None, ChildState::Down) if !child.finished && status.state == DaemonState::Running => {
                 format!("it is down; `plumbd start {name}` starts it")

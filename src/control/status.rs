@@ -126,6 +126,9 @@ pub struct Child {
     pub last_exit: Option<LastExit>,
     /// What is wrong, in plain words.
     pub problem: Option<String>,
+    /// That it keeps ending, although it is up just now, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flapping: Option<String>,
     /// What its plugin counts.
     pub metrics: BTreeMap<String, u64>,
     /// How much some of its metrics rise per second: an average over about a second.

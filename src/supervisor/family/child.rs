@@ -283,6 +283,13 @@ impl Machine {
         self.ends.last_line()
     }
 
+    /// That it keeps ending, if it does and is up just now, in words.
+    pub(crate) fn flapping(&self, now: Instant) -> Option<String> {
+        let exit = self.last_exit.filter(|_| matches!(self.state, State::Starting { .. } | State::Up { .. }))?;
+        let (times, line) = (self.ends.times(), self.ends.last_line());
+        self.ends.is_flapping(now).then(|| format!("keeps ending: {exit}{times}{line}"))
+    }
+
     /// What is wrong with it now, in words.
     pub(crate) fn trouble(&self, now: Instant) -> Option<String> {
         match (self.state, self.last_exit) {
@@ -298,10 +305,6 @@ impl Machine {
                     left => format!(", then {} more tries", left - 1),
                 };
                 Some(format!("{why}; starts again in {wait} s{tries}"))
-            }
-            (State::Starting { .. } | State::Up { .. }, Some(exit)) if self.problem.is_none() => {
-                let (times, line) = (self.ends.times(), self.ends.last_line());
-                self.ends.is_flapping(now).then(|| format!("keeps ending: {exit}{times}{line}"))
             }
             _ => self.problem.clone(),
         }

@@ -321,6 +321,7 @@ impl Supervisor {
                     restarts_by: child.restarts_by(),
                     last_exit: child.last_exit(&self.figures.wall),
                     problem: problem.or_else(|| waits_for.map(|other| format!("waits for {other}"))),
+                    flapping: child.machine.flapping(now),
                     metrics: child.metrics(),
                     rates,
                     rates_1m,
