@@ -32,7 +32,7 @@ fn every_example_runs_in_the_sandbox() {
                 machine.wait_journal("host: host received: Hi, I am the guest!");
             }
             "pipeline" => machine.wait_line("/var/log/plumbd/pipeline.log", "number 10 is even"),
-            "errors" => machine.wait_line("/var/log/plumbd/checks-errors.log", "/nothing"),
+            "errors" => machine.wait_line("/var/log/plumbd/checks-errors.log", "No such file or directory"),
             "echo-store" | "plumbd" => {
                 assert_eq!(machine.echo(name), format!("{name}\n"));
                 machine.wait_line(MESSAGES, name);
