@@ -163,7 +163,8 @@ mod tests {
     fn every_place_where_text_leaves_this_process_makes_it_plain() {
         const WAYS_OUT: [&str; 6] = ["eprint", "println!", "print!(", "io::stderr()", "io::stdout()", "sendmsg("];
         // These send no text of ours: echo's link, messages, passing of descriptors, a check for a terminal.
-        const SAFE: [&str; 10] = [
+        const SAFE: [&str; 11] = [
+            "control/client.rs",
             "cli/messages/mod.rs",
             "cli/messages/print.rs",
             "plugin/echo/sink.rs",
