@@ -1,6 +1,6 @@
 //! How much flows, waits and is used, as `plumbd status` shows it.
 
-use crate::daemon::{Daemon, free_port, kill, wait_for};
+use crate::daemon::{Daemon, echo_and_logger, free_port, kill, wait_for};
 use plumbd::control::Request;
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -8,9 +8,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 fn status(daemon: &Daemon, words: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_plumbd"));
-    command.arg("status").args(words).arg("--control").arg(daemon.path("plumbd.sock"));
-    command.env_remove("PLUMBD_CONTROL").output().unwrap()
+    daemon.command(&[&["status"], words].concat()).output().unwrap()
 }
 
 fn json(daemon: &Daemon) -> Value {
@@ -19,22 +17,6 @@ fn json(daemon: &Daemon) -> Value {
 
 fn named<'a>(list: &'a Value, key: &str, name: &str) -> &'a Value {
     list.as_array().unwrap().iter().find(|each| each[key] == name).unwrap()
-}
-
-fn echo_and_logger(port: u16) -> String {
-    format!(
-        r#"
-        [children.echo]
-        plugin = "echo"
-        listen = ["tcp://127.0.0.1:{port}"]
-        [children.logger]
-        plugin = "logger"
-        settings = {{ file = "messages.log" }}
-        [[links]]
-        from = "echo"
-        to = "logger"
-        "#
-    )
 }
 
 fn echoed(daemon: &Daemon, port: u16, messages: usize) {

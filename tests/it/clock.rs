@@ -1,6 +1,6 @@
 //! The wall clock is set while the daemon runs: the ages that the daemon shows do not change.
 
-use crate::daemon::{DEADLINE, Daemon, kill, wait_for};
+use crate::daemon::{DEADLINE, Daemon, echo_and_logger, kill, wait_for};
 use jiff::{SignedDuration, Timestamp};
 use plumbd::control::status::ChildState;
 use std::io::{Read, Write};
@@ -80,19 +80,7 @@ fn the_ages_that_are_shown_do_not_change_when_the_clock_is_set() {
 #[test]
 fn setting_the_clock_makes_no_stall_longer() {
     let port = crate::daemon::free_port();
-    let mut daemon = start(&format!(
-        r#"
-        [children.echo]
-        plugin = "echo"
-        listen = ["tcp://127.0.0.1:{port}"]
-        [children.logger]
-        plugin = "logger"
-        settings = {{ file = "messages.log" }}
-        [[links]]
-        from = "echo"
-        to = "logger"
-        "#
-    ));
+    let mut daemon = start(&echo_and_logger(port));
     let mut client = daemon.connect(port);
     client.write_all(b"one\n").unwrap();
     client.read_exact(&mut [0; 4]).unwrap();

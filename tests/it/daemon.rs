@@ -132,6 +132,13 @@ impl Daemon {
         self.over = false;
     }
 
+    /// `plumbd` with these words, which asks this daemon.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plumbd"));
+        command.args(words).arg("--control").arg(self.path("plumbd.sock")).env_remove("PLUMBD_CONTROL");
+        command
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -360,6 +367,23 @@ fn run(dir: &Path, first: &str, log: Stdio) -> std::process::Child {
         .stderr(log)
         .spawn()
         .unwrap()
+}
+
+/// An echo server at that port, and a logger that saves to messages.log.
+pub fn echo_and_logger(port: u16) -> String {
+    format!(
+        r#"
+        [children.echo]
+        plugin = "echo"
+        listen = ["tcp://127.0.0.1:{port}"]
+        [children.logger]
+        plugin = "logger"
+        settings = {{ file = "messages.log" }}
+        [[links]]
+        from = "echo"
+        to = "logger"
+        "#
+    )
 }
 
 /// A port on which no process listens at this moment. It is outside the range that the

@@ -5,11 +5,10 @@ use plumbd::control::Request;
 use plumbd::control::status::ChildState;
 use serde_json::{Value, json};
 use std::fs::File;
-use std::process::{Child, Command};
+use std::process::Child;
 
 pub fn follow(daemon: &Daemon, words: &[&str], file: &str) -> Child {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_plumbd"));
-    command.arg("events").args(words).arg("--control").arg(daemon.path("plumbd.sock")).env_remove("PLUMBD_CONTROL");
+    let mut command = daemon.command(&[&["events"], words].concat());
     command.stdout(File::create(daemon.path(file)).unwrap()).spawn().unwrap()
 }
 

@@ -6,21 +6,15 @@ use plumbd::control::status::ChildState;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Output};
-
-fn command(daemon: &Daemon, words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_plumbd"));
-    command.args(words).arg("--control").arg(daemon.path("plumbd.sock")).env_remove("PLUMBD_CONTROL");
-    command
-}
+use std::process::{Child, Output};
 
 fn plumbd(daemon: &Daemon, words: &[&str]) -> Output {
-    command(daemon, words).output().unwrap()
+    daemon.command(words).output().unwrap()
 }
 
 /// Follows, into a file of that name.
 fn follow(daemon: &Daemon, words: &[&str], file: &str) -> Child {
-    command(daemon, words).stdout(File::create(daemon.path(file)).unwrap()).spawn().unwrap()
+    daemon.command(words).stdout(File::create(daemon.path(file)).unwrap()).spawn().unwrap()
 }
 
 /// Each line without its time, which is checked to be one.
@@ -188,7 +182,7 @@ fn all_that_is_kept_comes_even_if_nothing_else_happens() {
 fn one_whose_reader_is_gone_ends() {
     let mut daemon = Daemon::start("[children.one]\ncommand = [\"sh\", \"-c\", \"echo here; exec sleep 1000\"]\n");
     for words in [&["log", "-f"][..], &["events", "--since", "0"]] {
-        let mut follower = command(&daemon, words).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut follower = daemon.command(words).stdout(std::process::Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(follower.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert!(!line.is_empty());

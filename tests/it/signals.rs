@@ -1,7 +1,7 @@
 //! Signals to the supervisor and to built-in plugins, including those that are not sent
 //! on purpose, and which processes a child's stop signal reaches.
 
-use crate::daemon::{Daemon, alive, children_of, free_port, kill, send, wait_for};
+use crate::daemon::{Daemon, alive, children_of, echo_and_logger, free_port, kill, send, wait_for};
 use nix::libc::{
     SIGALRM, SIGHUP, SIGINT, SIGIO, SIGKILL, SIGPIPE, SIGPROF, SIGPWR, SIGQUIT, SIGRTMAX, SIGRTMIN, SIGSTKFLT, SIGSTOP,
     SIGUSR2, SIGVTALRM, SIGXCPU, SIGXFSZ,
@@ -70,19 +70,7 @@ fn unintended_signals_are_logged_and_otherwise_ignored() {
 #[test]
 fn plugins_do_not_get_signals_that_are_sent_to_all_processes_called_plumbd() {
     let port = free_port();
-    let mut daemon = Daemon::start(&format!(
-        r#"
-        [children.echo]
-        plugin = "echo"
-        listen = ["tcp://127.0.0.1:{port}"]
-        [children.logger]
-        plugin = "logger"
-        settings = {{ file = "messages.log" }}
-        [[links]]
-        from = "echo"
-        to = "logger"
-        "#
-    ));
+    let mut daemon = Daemon::start(&echo_and_logger(port));
     let mut client = daemon.connect(port);
     let [echo, logger] = ["echo", "logger"].map(|name| daemon.child_pid(name));
     for signal in [SIGHUP, SIGINT, SIGQUIT, SIGPIPE, SIGUSR2, SIGALRM, SIGPROF, SIGXCPU, SIGPWR, SIGRTMIN() + 3] {

@@ -4,12 +4,9 @@
 use crate::daemon::{Daemon, kill, wait_for};
 use plumbd::control::Request;
 use plumbd::control::status::{ChildState, RestartsBy};
-use std::process::Command;
 
 fn status(daemon: &Daemon) -> (Option<i32>, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_plumbd"));
-    command.arg("status").arg("--control").arg(daemon.path("plumbd.sock")).env_remove("PLUMBD_CONTROL");
-    let out = command.output().unwrap();
+    let out = daemon.command(&["status"]).output().unwrap();
     (out.status.code(), String::from_utf8(out.stdout).unwrap())
 }
 
