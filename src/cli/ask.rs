@@ -11,8 +11,32 @@ use std::path::Path;
 
 /// Makes sure that the daemon answers and does not hang, because the request itself may
 /// take as long as a drain. Returns the file of its configuration.
-pub(super) fn answers(path: &Path) -> Result<Option<String>, Failure> {
+fn answers(path: &Path) -> Result<Option<String>, Failure> {
     look(path).map_err(|failure| elsewhere::unreachable(Failure::FAILED, &failure))
+}
+
+/// Asks for what may go on for ever, and prints each answer that is `shown` as it comes: until the
+/// daemon has no more, or nobody reads.
+pub(super) fn follow(
+    socket: &Socket,
+    request: &Request,
+    shown: impl Fn(Response) -> Option<String>,
+) -> Result<u8, Failure> {
+    let path = socket.path()?;
+    answers(&path)?;
+    let followed = client::follow(&path, request, |response| {
+        if let Response::Err(text) = response {
+            output::tell(&format!("plumbd: {text}"));
+        } else if let Some(text) = shown(response) {
+            // If its reader is gone, that ends the conversation before the next answer.
+            output::print(text).map_err(|failure| failure.why)?;
+        }
+        Ok(())
+    });
+    match followed {
+        Err(client::Failure::Unread) => Ok(0),
+        followed => followed.map_err(|failure| Failure::from(failure.to_string())),
+    }
 }
 
 fn look(path: &Path) -> Result<Option<String>, client::Failure> {

@@ -40,9 +40,6 @@ pub(super) fn has_ended(socket: &Socket, path: &Path, failure: &client::Failure)
     };
     let own = file.and_then(|file| file.canonicalize().ok());
     let runs = |process: &Process, all: &[Process]| {
-        if !is_trusted(process) {
-            return false;
-        }
         let config = control(process, all).as_deref().and_then(config);
         config.and_then(|config| Path::new(&config).canonicalize().ok()) == own
     };
@@ -92,31 +89,19 @@ fn is_daemon(pid: Pid) -> bool {
 
 fn described(process: &Process, all: &[Process]) -> String {
     let pid = process.pid;
-    let control = control(process, all);
-    let user = || Process::user(pid).map_or_else(|| "another user".to_owned(), name);
-    if !is_trusted(process) {
-        return match geteuid().is_root() {
-            true => format!("process {pid} of {}", user()),
-            false => format!("process {pid} of {}: `sudo plumbd` may find it", user()),
-        };
-    }
-    let config = control.as_deref().and_then(config);
-    match (config, control) {
-        (Some(config), Some(control)) => format!("process {pid}, {config} (--control {})", control.display()),
-        (None, Some(control)) => format!("process {pid} (--control {})", control.display()),
-        _ if geteuid().is_root() => format!("process {pid} of {}", user()),
-        _ => format!("process {pid} of {}: `sudo plumbd` may find it", user()),
-    }
+    let Some(control) = control(process, all) else {
+        let user = Process::user(pid).map_or_else(|| "another user".to_owned(), name);
+        let advice = if geteuid().is_root() { "" } else { ": `sudo plumbd` may find it" };
+        return format!("process {pid} of {user}{advice}");
+    };
+    let config = config(&control).map_or_else(String::new, |config| format!(", {config}"));
+    format!("process {pid}{config} (--control {})", control.display())
 }
 
-/// Whether it is root's or this user's. Another user's process may only look like a daemon, and is
-/// asked nothing.
-fn is_trusted(process: &Process) -> bool {
-    Process::user(process.pid).is_some_and(|user| user == 0 || user == geteuid().as_raw())
-}
-
-/// Its control socket: it has it to itself, and so has its user.
+/// Its control socket, which it has to itself, and so has its user: root or this one. Another user's
+/// process may only look like a daemon, and is asked nothing.
 fn control(process: &Process, all: &[Process]) -> Option<PathBuf> {
+    Process::user(process.pid).filter(|user| [0, geteuid().as_raw()].contains(user))?;
     let mut own = holder::sockets_of(process.pid);
     for child in all.iter().filter(|other| other.parent == process.pid) {
         let given = holder::sockets_of(child.pid);

@@ -1,47 +1,27 @@
 //! `plumbd log`.
 
-use super::Failure;
-use super::ask::answers;
-use super::output::{self, Reader};
 use super::socket::Socket;
 use super::table::{Colour, Paper};
+use super::{Failure, ask, output};
 use crate::control::entry::{Entry, Level, Lost};
-use crate::control::{Request, Response, client};
+use crate::control::{Request, Response};
+use crate::sys::text::counted;
 
 /// Shows entries of the log as they come, until the daemon has no more.
 pub(super) fn log(socket: &Socket, request: &Request, paper: Paper) -> Result<u8, Failure> {
-    let path = socket.path()?;
-    answers(&path)?;
-    let mut gone = false;
-    let exit = client::follow(&path, request, |response| {
-        let text = match response {
-            Response::Entry(entry) => shown(&entry, paper),
-            Response::Lost(lost) => {
-                output::tell(&missed(&lost));
-                return Ok(());
-            }
-            Response::Err(text) => {
-                output::tell(&format!("plumbd: {text}"));
-                return Ok(());
-            }
-            _ => return Ok(()),
-        };
-        gone = output::print(text).map_err(|failure| failure.why)? == Reader::Gone;
-        if gone { Err(String::new()) } else { Ok(()) }
-    });
-    match exit {
-        Err(client::Failure::Unread) => Ok(0),
-        Err(_) if gone => Ok(0),
-        exit => exit.map_err(|failure| Failure::from(failure.to_string())),
-    }
+    ask::follow(socket, request, |response| match response {
+        Response::Entry(entry) => Some(shown(&entry, paper)),
+        Response::Lost(lost) => {
+            output::tell(&missed(&lost));
+            None
+        }
+        _ => None,
+    })
 }
 
 fn missed(lost: &Lost) -> String {
-    let (count, child) = (lost.entries, &lost.child);
-    let entries = if count == 1 { "entry" } else { "entries" };
-    format!(
-        "plumbd: {count} {entries} of {child} went before they could be read: raise log_keep, or see the daemon's log"
-    )
+    let (entries, child) = (counted(lost.entries, "entry", "entries"), &lost.child);
+    format!("plumbd: {entries} of {child} went before they could be read: raise log_keep, or see the daemon's log")
 }
 
 /// An entry as the daemon's own log has it.

@@ -29,8 +29,7 @@ mod table;
 mod typed;
 mod watch;
 
-use crate::control::client;
-use crate::sys::cause;
+use crate::sys::{cause, text};
 use clap::Parser;
 use meant::Meant;
 use std::ffi::OsString;
@@ -57,7 +56,7 @@ impl Failure {
 
     fn new(status: u8, why: impl fmt::Display) -> Failure {
         // What other users chose, such as names of files and processes, must not control a terminal.
-        let why = client::plain(&why.to_string());
+        let why = text::plain(&why.to_string());
         Failure { why: cause::plain(&why).into_owned(), status }
     }
 

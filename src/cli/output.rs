@@ -1,8 +1,8 @@
 //! Prints to standard output and standard error.
 
 use super::Failure;
-use crate::control::client;
 use crate::sys::cause::{self, cause};
+use crate::sys::text;
 use std::io::{self, ErrorKind, Write};
 
 /// Whether anybody still reads standard output.
@@ -29,8 +29,8 @@ pub(super) fn print(text: impl AsRef<[u8]>) -> Result<Reader, Failure> {
 
 /// Prints the text and a newline to standard error. If that fails, the exit status still
 /// reports the outcome.
-pub(super) fn tell(text: &str) {
-    let _unheard = writeln!(io::stderr().lock(), "{}", cause::plain(&client::plain(text)));
+pub(super) fn tell(said: &str) {
+    let _unheard = writeln!(io::stderr().lock(), "{}", cause::plain(&text::plain(said)));
 }
 
 /// Whether the user wants colours (no-color.org) and the terminal has them.

@@ -5,7 +5,7 @@ mod places;
 
 use super::table::{Colour, Column, DETAIL, Paper, bar, table};
 use crate::control::status::{Child, ChildState, DaemonState, Ended, Link, Status, Usage};
-use crate::sys::plural::counted;
+use crate::sys::text::counted;
 use jiff::Timestamp;
 use std::collections::HashSet;
 use std::path::Path;
@@ -48,10 +48,12 @@ pub(super) fn page(status: &Status, now: Timestamp, paper: Paper) -> Page {
         let lines = wrapped(&text, paper.width.unwrap_or(usize::MAX).saturating_sub(MARGIN));
         format!("{mark} {}\n", lines.join("\n  "))
     };
-    let wrong = problems(status).into_iter().chain(not_in_force(status, now));
+    let wrong = problems(status);
+    let head = head(status, wrong.len(), now, paper);
+    let wrong = wrong.into_iter().chain(not_in_force(status, now));
     let mut problems: Vec<String> = wrong.map(|problem| shown(paper.paint(Colour::Bad, "!"), problem)).collect();
     problems.extend(unlogged(status).map(|note| shown("-".to_owned(), note)));
-    Page { head: head(status, now, paper), tables, problems }
+    Page { head, tables, problems }
 }
 
 impl Page {
@@ -68,19 +70,18 @@ impl Page {
     }
 }
 
-fn head(status: &Status, now: Timestamp, paper: Paper) -> String {
+fn head(status: &Status, problems: usize, now: Timestamp, paper: Paper) -> String {
     let count = |is: fn(&Child) -> bool| status.children.iter().filter(|child| is(child)).count();
     let (up, finished) = (count(|child| child.state == ChildState::Up), count(|child| child.finished));
     let finished = if finished == 0 { String::new() } else { format!(", {finished} finished") };
     let colour = match status.state {
-        _ if is_well(status) => Colour::Good,
+        _ if status.all_up() && problems == 0 => Colour::Good,
         DaemonState::Running => Colour::Bad,
         _ => Colour::Wait,
     };
-    let problems = match problems(status).len() {
+    let problems = match problems {
         0 => String::new(),
-        1 => ", with 1 problem".to_owned(),
-        n => format!(", with {n} problems"),
+        some => format!(", with {}", counted(some, "problem", "problems")),
     };
     let counts = format!("{up} of {} up{finished}", counted(status.children.len() as u64, "child", "children"));
     let reloads = match status.reloads {

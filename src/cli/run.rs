@@ -12,7 +12,7 @@ use crate::sys;
 use crate::sys::aside::Keeps;
 use crate::sys::cause::cause;
 use crate::sys::look::Look;
-use crate::sys::plural::counted;
+use crate::sys::text::counted;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

@@ -3,13 +3,13 @@
 use super::{Request, Response};
 use crate::sys::beside::Folder;
 use crate::sys::cause::cause as words;
+use crate::sys::text::plain;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, getsockopt, sockopt};
 use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 use std::fmt;
-use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
@@ -151,11 +151,10 @@ fn wait_while_read(stream: &UnixStream) -> io::Result<()> {
             Err(errno) => return Err(errno.into()),
         }
         let [from, to] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
-        if from.is_empty() && !to.is_empty() {
-            return Err(Errno::EPIPE.into());
-        }
-        if !from.is_empty() {
-            return Ok(());
+        match (from.is_empty(), to.is_empty()) {
+            (_, false) => return Err(Errno::EPIPE.into()),
+            (false, true) => return Ok(()),
+            (true, true) => {}
         }
     }
 }
@@ -194,24 +193,6 @@ fn trust(path: &Path, stream: &UnixStream) -> Result<(), Failure> {
         "cannot trust who listens at {}: it is a process of user {peer}, and others can put a socket there",
         path.display()
     )))
-}
-
-/// Makes a text safe for a terminal: control characters, and those that change the
-/// direction of text, become `\xNN`, as in the message file; newlines and tabs stay.
-pub(crate) fn plain(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    for character in text.chars() {
-        let steers = matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if !steers && (!character.is_control() || matches!(character, '\n' | '\t')) {
-            plain.push(character);
-            continue;
-        }
-        let mut bytes = [0; 4];
-        for byte in character.encode_utf8(&mut bytes).bytes() {
-            let _never_fails = write!(plain, "\\x{byte:02x}");
-        }
-    }
-    plain
 }
 
 /// [`plain`] for every text in an answer.

@@ -31,7 +31,7 @@ pub use flood::LogLimit;
 pub use lines::{LONGEST, LineSplitter, Piece};
 
 use crate::sys::cause;
-use crate::sys::plural::counted;
+use crate::sys::text::counted;
 use backlog::Backlog;
 use entry::{Entry, Priority, Style};
 use flood::{Common, Flow, Sum};

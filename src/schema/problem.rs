@@ -1,5 +1,6 @@
 //! What is wrong with a file, where, and what would be right.
 
+use crate::sys::text::steers;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::Range;
@@ -134,11 +135,6 @@ fn show(c: char) -> String {
         c if steers(c) => '\u{fffd}'.to_string(),
         c => c.to_string(),
     }
-}
-
-/// Whether a character controls the terminal, or changes the direction of writing.
-fn steers(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn printable(text: &str) -> String {

@@ -2,6 +2,7 @@
 
 use super::kind::Useless;
 use super::nearest;
+use crate::sys::text::clipped;
 use nix::sys::signal::Signal;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -63,10 +64,7 @@ pub(crate) fn quoted(text: &str) -> String {
 
 pub(crate) fn clip(text: &str) -> String {
     const SHOWN: usize = 60;
-    match text.char_indices().nth(SHOWN) {
-        Some((at, _)) => format!("{}...", &text[..at]),
-        None => text.to_owned(),
-    }
+    clipped(text, SHOWN)
 }
 
 /// A string without a NUL, because no system call takes one.

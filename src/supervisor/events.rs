@@ -89,12 +89,12 @@ impl Supervised {
 
     /// Notes that something is wrong with it, or is no longer.
     pub(crate) fn note_problem(&mut self, events: &mut Events) {
-        let problem = self.says.as_ref().or(self.machine.problem.as_ref());
+        let problem = self.problem();
         // A process that is gone says nothing more, which solves nothing.
-        if self.noted.as_ref() == problem || problem.is_none() && !self.machine.is_up() {
+        if self.noted.as_deref() == problem || problem.is_none() && !self.machine.is_up() {
             return;
         }
-        self.noted = problem.cloned();
+        self.noted = problem.map(str::to_owned);
         match &self.noted {
             Some(problem) => {
                 let reason = Some(problem.clone());

@@ -3,6 +3,7 @@
 
 use crate::control::status::{ChildState, DaemonState};
 use crate::supervisor::event_loop::Supervisor;
+use crate::sys::text::clipped;
 
 /// No line is longer than this, in characters.
 const LONGEST: usize = 200;
@@ -30,7 +31,7 @@ impl Supervisor {
             name: &child.config.name,
             state: child.state(),
             finished: child.machine.has_finished(),
-            problem: child.says.as_deref().or(child.machine.problem.as_deref()),
+            problem: child.problem(),
         }));
         match &self.manager.summary {
             Some(before) if *before != line => self.manager.tell(&format!("STATUS={line}")),
@@ -58,10 +59,7 @@ fn summary<'a>(children: impl Iterator<Item = Seen<'a>>) -> String {
     let counts = format!("{up} of {all} up{finished}");
     let line: String = [counts].into_iter().chain(wrong).collect::<Vec<_>>().join("; ");
     let line = line.replace(char::is_control, " ");
-    match line.char_indices().nth(LONGEST) {
-        Some((at, _)) => format!("{}...", &line[..at]),
-        None => line,
-    }
+    clipped(&line, LONGEST)
 }
 
 #[cfg(test)]

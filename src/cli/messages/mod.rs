@@ -21,6 +21,7 @@ use super::typed::Messages;
 use super::{Failure, output};
 use crate::plugin::logger::archives::{self, Form};
 use crate::sys::cause::cause;
+use crate::sys::text::counted;
 use files::{Opened, Series, Turn};
 use filter::{Filter, Verdict, Wanted};
 use jiff::Zoned;
@@ -196,10 +197,9 @@ impl Reading {
         let (live, flow) = self.forth(series, start, None, follow)?;
         self.printer.flush()?;
         if self.filter.unknown > 0 {
-            output::tell(&match self.filter.unknown {
-                1 => "plumbd: 1 line has no time or peer, and was left out".to_owned(),
-                lines => format!("plumbd: {lines} lines have no time or peer, and were left out"),
-            });
+            let one = "line has no time or peer, and was left out";
+            let many = "lines have no time or peer, and were left out";
+            output::tell(&format!("plumbd: {}", counted(self.filter.unknown, one, many)));
         }
         if follow && flow == Flow::On {
             self.follow(live, series.newest.take())?;

@@ -5,6 +5,7 @@ use super::parse::{self, Line, Shape};
 use crate::plugin::logger::body::Body;
 use crate::plugin::logger::render::{JSON_GROWTH, json_message, json_text};
 use crate::sys::cause::cause;
+use crate::sys::text::steers;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;
@@ -197,7 +198,7 @@ fn safe(text: &[u8], out: &mut Vec<u8>) {
         for char in chunk.valid().chars() {
             let mut bytes = [0; 4];
             let bytes = char.encode_utf8(&mut bytes).as_bytes();
-            if char != '\t' && (char.is_control() || turns_lines(char)) {
+            if char != '\t' && steers(char) {
                 escaped(bytes, out);
             } else {
                 out.extend_from_slice(bytes);
@@ -205,12 +206,6 @@ fn safe(text: &[u8], out: &mut Vec<u8>) {
         }
         escaped(chunk.invalid(), out);
     }
-}
-
-/// Whether a terminal may reorder what is around it (Unicode's bidirectional controls) or
-/// begin a line.
-fn turns_lines(char: char) -> bool {
-    matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::framing::Next;
 use super::server::{Server, State};
 use super::timers::Timer;
-use crate::sys::plural::counted;
+use crate::sys::text::counted;
 use log::info;
 use nix::unistd::getppid;
 use std::time::Duration;

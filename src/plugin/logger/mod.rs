@@ -46,7 +46,7 @@ use super::start::{Metrics, Start};
 use crate::link::batch::{Destination, Intakes};
 use crate::link::replies::Replies;
 use crate::link::source::Part;
-use crate::sys::plural::counted;
+use crate::sys::text::counted;
 use destination::{BATCH_BYTES, FileDestination};
 use gathering::Gathering;
 use nix::errno::Errno;

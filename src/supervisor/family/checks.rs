@@ -103,8 +103,7 @@ impl Said {
     /// Its last line, in quotes.
     fn last(&self) -> Option<String> {
         let line = if self.line.trim_ascii().is_empty() { &self.last } else { &self.line };
-        let text: String =
-            String::from_utf8_lossy(line).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let text = String::from_utf8_lossy(line).replace(char::is_control, " ");
         Some(text.trim()).filter(|text| !text.is_empty()).map(|text| format!("\"{text}\""))
     }
 }
@@ -444,7 +443,7 @@ fn status(mut answer: &[u8]) -> Result<Option<()>, String> {
     loop {
         let Some(end) = answer.iter().position(|&byte| byte == b'\n') else { return Ok(None) };
         let line = String::from_utf8_lossy(&answer[..end]);
-        let shown: String = line.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).take(100).collect();
+        let shown: String = line.trim_end().replace(char::is_control, " ").chars().take(100).collect();
         // `HTTP/1.1 200 OK` (RFC 9112, 4)
         let code = line.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1)?.trim_end().parse::<u16>().ok());
         match code {

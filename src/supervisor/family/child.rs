@@ -12,6 +12,7 @@
 //! | finished | it has done its job | (never) | (never) | (never) | (never) | (never) |
 
 use crate::config::model::{Policy, Ready, Restart, StartLimit};
+use crate::control::status::RestartsBy;
 use crate::supervisor::family::backoff::History;
 use crate::supervisor::family::ends::Ends;
 use crate::sys::process::Exit;
@@ -187,28 +188,6 @@ pub enum Cause {
     Operator,
     /// A reload changed the child.
     Reload,
-}
-
-/// How often another process came, by cause.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RestartsBy {
-    /// [`Cause::Failure`].
-    pub failure: u64,
-    /// [`Cause::Operator`].
-    pub operator: u64,
-    /// [`Cause::Reload`].
-    pub reload: u64,
-}
-
-impl RestartsBy {
-    fn count(&mut self, cause: Option<Cause>) {
-        match cause {
-            Some(Cause::Failure) => self.failure += 1,
-            Some(Cause::Operator) => self.operator += 1,
-            Some(Cause::Reload) => self.reload += 1,
-            None => {}
-        }
-    }
 }
 
 /// One child.
@@ -536,7 +515,12 @@ impl Machine {
     fn spawned(&mut self, pid: Pid, now: Instant) {
         if self.ran {
             self.restarts += 1;
-            self.restarts_by.count(self.because);
+            match self.because {
+                Some(Cause::Failure) => self.restarts_by.failure += 1,
+                Some(Cause::Operator) => self.restarts_by.operator += 1,
+                Some(Cause::Reload) => self.restarts_by.reload += 1,
+                None => {}
+            }
         }
         self.ran = true;
         self.last_check = None;

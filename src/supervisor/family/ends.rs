@@ -1,5 +1,6 @@
 //! How a child ended although nobody asked: how often, in what time, and its last line. Pure.
 
+use crate::sys::text::clipped;
 use std::time::{Duration, Instant};
 
 /// An end this long after the one before begins a new row.
@@ -27,10 +28,7 @@ struct Row {
 impl Ends {
     /// The last line that it wrote before its end, if it wrote any.
     pub(crate) fn wrote(&mut self, line: Option<String>) {
-        self.last_line = line.map(|line| match line.char_indices().nth(LINE) {
-            Some((place, _)) => format!("{}...", &line[..place]),
-            None => line,
-        });
+        self.last_line = line.map(|line| clipped(&line, LINE));
     }
 
     /// It ended, and nobody had asked.

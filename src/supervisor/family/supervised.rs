@@ -2,12 +2,12 @@
 //! remains when its process ends.
 
 use crate::config::model::{Child, Program, Ready};
-use crate::control::status::{self, ChildState, Ended, LastExit};
+use crate::control::status::{ChildState, Ended, LastExit};
 use crate::journal::{self, LineSplitter};
 use crate::plugin::{self, Metric, Plugin};
 use crate::supervisor::clock::{Moment, Wall};
 use crate::supervisor::family::checks::Check;
-use crate::supervisor::family::child::{Machine, RestartsBy, State};
+use crate::supervisor::family::child::{Machine, State};
 use crate::supervisor::family::health::{Health, Phase};
 use crate::supervisor::family::held_back::HeldBack;
 use crate::supervisor::family::notify;
@@ -152,6 +152,11 @@ impl Supervised {
         [self.machine.deadline(), self.health.deadline()].into_iter().flatten().min()
     }
 
+    /// What it says is wrong with it or, if it says nothing, what its machine says.
+    pub(crate) fn problem(&self) -> Option<&str> {
+        self.says.as_deref().or(self.machine.problem.as_deref())
+    }
+
     /// Clears what it shared with other instances, after its process was reaped.
     pub fn clear_shared(&self) {
         let cleared = self.holdings.shared.as_ref().map_or(Ok(()), Region::clear);
@@ -213,12 +218,6 @@ impl Supervised {
             State::Backoff { .. } => ChildState::Backoff,
             State::Failed => ChildState::Failed,
         }
-    }
-
-    /// How often it was started again, by cause.
-    pub(crate) fn restarts_by(&self) -> status::RestartsBy {
-        let RestartsBy { failure, operator, reload } = self.machine.restarts_by;
-        status::RestartsBy { failure, operator, reload }
     }
 
     /// How and when it ended the last time.

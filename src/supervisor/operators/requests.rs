@@ -185,8 +185,9 @@ impl Supervisor {
                 Goal::Up(watch) => self.wait_up(names, watch),
                 Goal::Down => self.wait_down(names),
             };
+            let waits = bad.is_none();
             over.extend(bad.map(|bad| (*connection, bad)));
-            !over.iter().any(|(answered, _)| answered == connection)
+            waits
         });
         self.operators.waiters = waiters;
         for (connection, bad) in over {
@@ -224,12 +225,13 @@ impl Supervisor {
         if machine.policy.ready != Ready::Exec || machine.has_finished() {
             return start;
         }
-        match (watch.get(name), machine.state) {
+        let since = match (watch.get(name).copied(), machine.state) {
             (None, State::Up { pid, since }) => {
                 watch.insert(name.to_owned(), (pid, since));
+                since
             }
             (None, _) => return start,
-            (Some((watched, _)), State::Up { pid, .. }) if *watched == pid => {}
+            (Some((watched, since)), State::Up { pid, .. }) if watched == pid => since,
             (Some(_), State::Stopping { .. }) => return Start::Open,
             // Somebody else stopped or replaced it.
             (Some(_), _) if machine.asked || machine.want.is_held() => {
@@ -246,8 +248,7 @@ impl Supervisor {
                     machine.last_line()
                 )));
             }
-        }
-        let since = watch.get(name).map_or_else(Instant::now, |(_, since)| *since);
+        };
         match WATCHED.checked_sub(since.elapsed()) {
             Some(left) if !left.is_zero() => {
                 self.agenda.look_after(left);
@@ -318,7 +319,7 @@ impl Supervisor {
                     since: self.figures.wall.time(child.since),
                     finished: child.machine.has_finished(),
                     restarts: child.machine.restarts,
-                    restarts_by: child.restarts_by(),
+                    restarts_by: child.machine.restarts_by,
                     last_exit: child.last_exit(&self.figures.wall),
                     problem: problem.or_else(|| waits_for.map(|other| format!("waits for {other}"))),
                     flapping: child.machine.flapping(now),
