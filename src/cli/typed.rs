@@ -184,9 +184,9 @@ Examples:
     },
     /// Print what happens to children and to the daemon, a JSON object a line, until Ctrl-C
     ///
-    /// The daemon keeps the last 1,024 events. Each has a number (`seq`), a time
-    /// (`at`), a name (`event`) and, if they apply, `child`, `pid`, `reason`,
-    /// `exit`, `signal` and `restarts`. The names: starting, ready, up, exited,
+    /// The daemon keeps the last 1,024 events, and numbers them from 0. Each has a
+    /// number (`seq`), a time (`at`), a name (`event`) and, if they apply, `child`,
+    /// `pid`, `reason`, `exit`, `signal` and `restarts`. The names: starting, ready, up, exited,
     /// backoff, failed, finished, unhealthy, stalled, watchdog, problem, solved,
     /// reload-begun, reload-done, reload-refused, reload-undone, stopping, and lost
     /// if the reader was too slow for `count` events.
@@ -196,7 +196,7 @@ Examples:
   plumbd events --since 0             everything that is kept, and what comes
   plumbd events --child echo | jq -r '.event'")]
     Events {
-        /// Begin with the event of this number [default: the next one]
+        /// Begin with the event of this number; a number that is too high begins with the oldest that is kept [default: the next one]
         #[arg(long, value_name = "SEQ")]
         since: Option<u64>,
         /// Only of this child; NAME stands for all instances
