@@ -3,7 +3,11 @@
 use super::Failure;
 use crate::sys::cause::{self, cause};
 use crate::sys::text;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 /// Whether anybody still reads standard output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +28,22 @@ pub(super) fn print(text: impl AsRef<[u8]>) -> Result<Reader, Failure> {
         Ok(()) => Ok(Reader::There),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Reader::Gone),
         Err(error) => Err(Failure::from(format!("cannot write to standard output: {}", cause(&error)))),
+    }
+}
+
+/// Waits for that time, or until nobody reads standard output any more.
+pub(super) fn wait(time: Duration) -> Reader {
+    let (out, until) = (io::stdout(), Instant::now() + time);
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        // Only errors and the end are reported (poll(2)).
+        match poll(&mut [PollFd::new(out.as_fd(), PollFlags::empty())], timeout) {
+            Ok(0) if left.is_zero() => return Reader::There,
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return Reader::Gone,
+            Err(_) => std::thread::sleep(left),
+        }
     }
 }
 

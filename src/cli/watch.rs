@@ -27,10 +27,9 @@ pub(super) fn watch(path: &Path, first: Look, json: bool) -> Result<u8, Failure>
                 String::new()
             }
         };
-        if output::print(text)? == Reader::Gone {
+        if output::print(text)? == Reader::Gone || output::wait(EVERY) == Reader::Gone {
             return Ok(0);
         }
-        std::thread::sleep(EVERY);
         seen = look(path, seen.as_ref().ok());
     }
 }

@@ -1,7 +1,7 @@
 //! A model as a configuration file with every default filled in.
 
 use super::keys;
-use super::model::{Check, Child, Link, LogTarget, Model, Probe, Program, Ready, Restart, StopTo, base_name};
+use super::model::{Check, Child, Hooks, Link, LogTarget, Model, Probe, Program, Ready, Restart, StopTo, base_name};
 use crate::journal::LogLimit;
 use crate::link::handover::Protocol;
 use crate::plugin;
@@ -30,6 +30,7 @@ pub fn effective(model: &Model) -> String {
         ("syslog_facility", string(daemon.syslog_facility)),
         ("log_level", string(&level)),
         ("stop_timeout", duration(daemon.stop_timeout)),
+        ("on", hooks(&daemon.on)),
     ];
     table(&mut out, "[daemon]", pairs);
     for child in firsts(&model.children, |child| base_name(&child.name)) {
@@ -110,6 +111,7 @@ fn child_pairs(child: &Child, instances: usize) -> Vec<(&'static str, String)> {
         ("health", health(child.health.check.as_ref())),
         ("watchdog", duration(child.health.watchdog.unwrap_or_default())),
         ("stalled", duration(child.health.stalled.unwrap_or_default())),
+        ("on", hooks(&child.on)),
         ("log_keep", string(&size_text(child.log_keep))),
         ("log_limit", log_limit(child.log_limit)),
     ];
@@ -150,6 +152,10 @@ fn health(check: Option<&Check>) -> String {
         ("failures", failures.to_string()),
         ("start", duration(*start)),
     ])
+}
+
+fn hooks(on: &Hooks) -> String {
+    inline(on.iter().map(|(event, words)| (*event, list(words.iter().map(|word| string(word))))))
 }
 
 fn link_pairs(link: &Link) -> [(&'static str, String); 5] {

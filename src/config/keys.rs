@@ -6,7 +6,7 @@
 
 use crate::plugin::PLUGINS;
 use crate::plugin::shared::MOST_INSTANCES;
-use crate::schema::kind::{Keys, Kind, Useless, Word, key, required};
+use crate::schema::kind::{Key, Keys, Kind, Useless, Word, key, required};
 use crate::schema::value::YEAR;
 use nix::sys::signal::Signal;
 use std::time::Duration;
@@ -101,6 +101,15 @@ pub const DAEMON: Keys = &[
          take, which have 2 s once nothing more can come. So the daemon ends within this time, plus the longest \
          `stop_timeout` of a child, plus 6 s. Whatever the links still hold then is logged as lost, and the exit \
          status is 1.",
+    ),
+    key(
+        "on",
+        Kind::Table(ON),
+        "{}",
+        "programs that are run at events, as in { failed = [\"/usr/bin/notify\"] }",
+        "Hooks: programs that are run when something happens to the daemon or to any child, by the event. They run as \
+         the daemon's user, in its directory, with PATH, LANG and TZ. Otherwise they are like hooks of a child, and wait \
+         in a row of their own.",
     ),
 ];
 
@@ -330,6 +339,21 @@ pub const CHILD: Keys = &[
          RLIMIT_, as in `{ nofile = 20000, core = 0 }`. A value is a number, a size or \"unlimited\".",
     ),
     key(
+        "on",
+        Kind::Table(CHILD_ON),
+        "{}",
+        "programs that are run at events of this child, as in { failed = [\"/usr/bin/notify\", \"arg\"] }",
+        "Hooks: programs that are run when something happens to this child, by the event (`plumbd events` shows them). \
+         Each is a program and its arguments, as for `command`. It runs as the child's user, in its directory, with its \
+         limits and its environment, and besides with PLUMBD_EVENT, PLUMBD_CHILD, PLUMBD_REASON, PLUMBD_EXIT_CODE, \
+         PLUMBD_SIGNAL and PLUMBD_SEQ (empty where they do not apply). Its standard input is the event as a line of \
+         JSON. Nothing waits for it. One hook of a child runs at a time, and 16 events wait for theirs; if more come, \
+         the oldest is dropped, and the log says how many were. A hook that runs for more than 30 s is killed, together \
+         with everything that it started. The last line that it writes is logged. If it fails, that is logged as a \
+         warning, and is no event. When the daemon ends, hooks have one more second. A reload changes this without \
+         restarting the child.",
+    ),
+    key(
         "log_keep",
         Kind::Size(1 << 10, 64 << 20),
         r#""64KiB""#,
@@ -422,6 +446,36 @@ pub const HEALTH: Keys = &[
         "For this long after the child's process was started, no failure counts.",
     ),
 ];
+
+/// How many of [`ON`] are about children.
+const ABOUT_CHILDREN: usize = 13;
+/// `on` of a child.
+pub const CHILD_ON: Keys = ON.split_at(ABOUT_CHILDREN).0;
+/// `on` of the daemon: every event that a program can be run at.
+pub const ON: Keys = &[
+    on("starting", "it has a new process", "A child has a process that is not ready yet."),
+    on("ready", "it says that it is ready", "A child says that it is ready, or a check does (`ready` is not `exec`)."),
+    on("up", "it serves", "A child serves."),
+    on("exited", "its process ended", "A child's process ended, for whatever reason."),
+    on("backoff", "it waits before its next start", "A child waits before its next start."),
+    on("failed", "it was given up", "A child was given up: it stays down until an operator or a reload starts it."),
+    on("finished", "it has done what it was there for", "A child ended as it should, and is not started again."),
+    on("problem", "something is wrong with it", "Something is wrong with a child; the reason says what."),
+    on("solved", "nothing is wrong any more", "What was wrong with a child is wrong no more."),
+    on("unhealthy", "its checks failed", "Checks of a child failed, and it is asked to stop."),
+    on("stalled", "it takes no bytes", "A sink took none of the bytes that wait for it, and is asked to stop."),
+    on("watchdog", "it sent no WATCHDOG=1", "A child did not send WATCHDOG=1 in time, and gets SIGABRT."),
+    on("stopping", "it is asked to end", "A child is asked to end; without a child, the daemon."),
+    on("reload-begun", "a reload begins", "A reload begins."),
+    on("reload-done", "a reload is over", "The new configuration is in force, and everything that changed is up."),
+    on("reload-refused", "a reload was refused", "A reload was refused, and changed nothing; the reason says why."),
+    on("reload-undone", "a reload failed", "A reload failed, and was undone; the reason says why."),
+];
+
+/// What is run at that event.
+const fn on(event: &'static str, doc: &'static str, text: &'static str) -> Key {
+    key(event, Kind::List(&Kind::Text), "", doc, text)
+}
 
 /// `backoff`.
 pub const BACKOFF: Keys = &[

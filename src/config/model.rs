@@ -41,9 +41,19 @@ pub struct Daemon {
     pub log_level: log::LevelFilter,
     /// How long a drain may take.
     pub stop_timeout: Duration,
+    /// What is run at which event, of the daemon or of any child.
+    pub on: Hooks,
+    /// The environment of these programs, except for what is added at each start.
+    pub environment: Vec<(String, String)>,
+    /// What its hooks need and the system lacks, as for a child. They are left out of `on`.
+    pub lacks: Vec<String>,
     /// The lines of its keys.
     pub lines: Lines,
 }
+
+/// `on`: the program that is run at each event, by the event's name. Its first word is an
+/// absolute path.
+pub type Hooks = BTreeMap<&'static str, Vec<String>>;
 
 /// `daemon.log`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +99,8 @@ pub struct Child {
     pub log_limit: Option<LogLimit>,
     /// What shows whether it is well.
     pub health: Health,
+    /// What is run at which of its events.
+    pub on: Hooks,
     /// Given to the plugin as JSON; checked by the plugin's own rules.
     pub settings: serde_json::Value,
     /// The lines of its keys.

@@ -282,6 +282,7 @@ fn policy(old: &Child, new: &Child) -> Vec<(&'static str, String)> {
     keys.extend((old.health.check != new.health.check).then_some("health"));
     keys.extend((old.health.watchdog != new.health.watchdog).then_some("watchdog"));
     keys.extend((old.health.stalled != new.health.stalled).then_some("stalled"));
+    keys.extend((old.on != new.on).then_some("on"));
     keys.extend((old.log_keep != new.log_keep).then_some("log_keep"));
     keys.extend((old.log_limit != new.log_limit).then_some("log_limit"));
     keys.into_iter().map(|key| (key, changes(old, new, key))).collect()
@@ -391,6 +392,7 @@ fn daemon(old: &Model, new: &Model) -> Vec<DaemonPlan> {
         ("syslog_facility", false, a.syslog_facility != b.syslog_facility),
         ("log_level", true, a.log_level != b.log_level),
         ("stop_timeout", true, a.stop_timeout != b.stop_timeout),
+        ("on", true, a.on != b.on),
     ];
     let differ = differ.into_iter().filter(|(.., differs)| *differs);
     differ.map(|(key, in_place, _)| DaemonPlan { key, line: b.lines.of(key).unwrap_or(0), in_place }).collect()

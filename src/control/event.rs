@@ -61,6 +61,13 @@ pub enum What {
     Lost,
 }
 
+impl What {
+    /// Its name, as in JSON.
+    pub fn word(self) -> String {
+        serde_json::to_value(self).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+}
+
 /// What an event is about.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
@@ -97,6 +104,14 @@ impl About {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_event_that_a_hook_can_name_is_one() {
+        for key in crate::config::keys::ON {
+            let event: What = serde_json::from_value(key.name.into()).unwrap();
+            assert_eq!(event.word(), key.name);
+        }
+    }
 
     #[test]
     fn events_look_as_documented() {

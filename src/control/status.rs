@@ -39,6 +39,9 @@ pub struct Status {
     /// logged yet.
     #[serde(default)]
     pub unlogged: u64,
+    /// What became of hooks.
+    #[serde(default)]
+    pub hooks: Hooks,
     /// Every child, in the order of the configuration.
     pub children: Vec<Child>,
     /// Every link, in the order of the configuration.
@@ -49,6 +52,18 @@ pub struct Status {
     /// Every message file.
     #[serde(default)]
     pub files: Vec<MessageFile>,
+}
+
+/// What became of hooks since the daemon was started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hooks {
+    /// How many were started, or should have been.
+    pub started: u64,
+    /// How many of these could not be started, failed or took too long.
+    pub failed: u64,
+    /// How many events were dropped because a hook ran and too many others waited.
+    pub dropped: u64,
 }
 
 /// What a file holds: enough to see that it holds something else.
@@ -384,6 +399,7 @@ mod tests {
         serde_json::json!({
             "version": 1, "pid": 4242, "state": "running", "config": "/etc/plumbd/plumbd.toml",
             "since": "2026-11-22T15:00:00.000Z", "reloads": 0, "unlogged": 0,
+            "hooks": {"started": 0, "failed": 0, "dropped": 0},
             "children": [
                 {"name": "echo", "state": "up", "pid": 4243, "ready": true, "since": "2026-11-22T15:00:01.250Z", "finished": false,
                  "restarts": 0, "restarts_by": {"failure": 0, "operator": 0, "reload": 0}, "last_exit": null, "problem": null,
@@ -427,7 +443,7 @@ mod tests {
     #[test]
     fn a_daemon_of_an_earlier_version_is_understood() {
         let mut earlier = contract();
-        for key in ["listeners", "files"] {
+        for key in ["hooks", "listeners", "files"] {
             earlier.as_object_mut().unwrap().remove(key);
         }
         for list in ["children", "links"] {

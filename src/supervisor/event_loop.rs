@@ -14,6 +14,7 @@ use crate::supervisor::family::health;
 use crate::supervisor::family::logs::{LOG_ROUND, LogPipes};
 use crate::supervisor::family::predecessor;
 use crate::supervisor::family::strays::Strays;
+use crate::supervisor::hooks::Hooks;
 use crate::supervisor::kept::Kept;
 use crate::supervisor::kept::names::Wanted;
 use crate::supervisor::kept::store::Store;
@@ -53,6 +54,7 @@ pub(crate) struct Supervisor {
     pub(crate) startup: Startup,
     pub(crate) operators: Operators,
     pub(crate) events: Events,
+    pub(crate) hooks: Hooks,
     pub(crate) looks: Looks,
     pub(crate) manager: Manager,
     pub(crate) system: System,
@@ -156,6 +158,7 @@ impl Supervisor {
             startup,
             operators: Operators::new(server),
             events: Events::default(),
+            hooks: Hooks::default(),
             looks: Looks::default(),
             manager: Manager::new(notify::watchdog()),
             system,
@@ -173,6 +176,9 @@ impl Supervisor {
         supervisor.kept.sockets.keep(bound);
         // This comes before the first child can write anything.
         supervisor.kept.keep_in_store(&mut supervisor.manager);
+        for lack in &supervisor.model().daemon.lacks {
+            log::warn!("{lack}; until a reload, this hook does not run");
+        }
         for link in supervisor.kept.store.waiting() {
             log::warn!(
                 "the last supervisor left {} bytes in the link {}, which is not in the configuration: they wait until \
@@ -195,6 +201,7 @@ impl Supervisor {
             let may_differ = self.agenda.dirty;
             while self.agenda.dirty && self.agenda.end.is_none() {
                 self.agenda.dirty = false;
+                self.run_hooks();
                 self.advance();
             }
             if may_differ {
@@ -215,6 +222,7 @@ impl Supervisor {
                     log::debug!("cannot give back the memory that the start needed: {error}");
                 }
             }
+            self.run_hooks();
             self.operators.feed_readers(&self.events);
             let timeout = self.timeout();
             // A deadline counts only after all earlier events were handled, because this process
@@ -246,6 +254,7 @@ impl Supervisor {
             self.log_pipes.deadline(),
             self.manager.deadline(),
             self.looks.deadline(),
+            self.hooks.deadline(),
             journal,
             journal::deadline(),
         ];
@@ -272,6 +281,7 @@ impl Supervisor {
             Token::Journal => {}
             Token::Check(id) => self.on_check(id),
             Token::Waits(id) => self.on_waits(id),
+            Token::Hook(id) => self.on_hook(id),
         }
     }
 
@@ -316,6 +326,7 @@ impl Supervisor {
         self.hung_looks(now);
         self.log_pipes.on_time(&mut self.children, now);
         self.manager.on_time(now);
+        self.hooks.on_time(now);
         if self.agenda.look_at.is_some_and(|at| at <= now) {
             self.agenda.look_at = None;
             self.left();

@@ -35,6 +35,8 @@ pub enum Token {
     Check(Id),
     /// Bytes wait for a child.
     Waits(Id),
+    /// A hook has written something.
+    Hook(Id),
 }
 
 impl poll::Token for Token {
@@ -51,6 +53,7 @@ impl poll::Token for Token {
             Token::Journal => (8, 0),
             Token::Check(id) => (9, id),
             Token::Waits(id) => (10, id),
+            Token::Hook(id) => (11, id),
         };
         (kind << 32) | u64::from(id)
     }
@@ -69,7 +72,8 @@ impl poll::Token for Token {
             7 => Token::Look(id),
             8 => Token::Journal,
             9 => Token::Check(id),
-            _ => Token::Waits(id),
+            10 => Token::Waits(id),
+            _ => Token::Hook(id),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use crate::daemon::wait_for;
 use assert_cmd::Command;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
@@ -135,6 +136,7 @@ fn shown(logger: &str) -> Value {
     let mut status = status(logger);
     status["children"][0]["usage"] = Value::Null;
     (status["listeners"], status["files"]) = (json!([]), json!([]));
+    status["hooks"] = json!({"started": 0, "failed": 0, "dropped": 0});
     status
 }
 
@@ -403,7 +405,7 @@ fn an_answer_that_can_not_be_written_is_a_failure() {
 
 #[test]
 fn a_watched_status_is_printed_again_until_its_reader_is_gone() {
-    let daemon = FakeDaemon::new(3, status_answer("up"));
+    let daemon = FakeDaemon::new(2, status_answer("up"));
     let mut watch = std::process::Command::new(BIN)
         .args(["status", "--watch", "--json"])
         .env("PLUMBD_CONTROL", daemon.socket())
@@ -429,6 +431,30 @@ fn a_watched_status_is_printed_again_until_its_reader_is_gone() {
     };
     assert_eq!(exit.code(), Some(0));
     daemon.requests();
+}
+
+#[test]
+fn a_watched_status_ends_with_its_reader_even_while_no_daemon_answers() {
+    let daemon = FakeDaemon::new(1, status_answer("up"));
+    let mut watch = std::process::Command::new(BIN)
+        .args(["status", "--watch", "--json"])
+        .env("PLUMBD_CONTROL", daemon.socket())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    lines.next().unwrap().unwrap();
+    daemon.requests();
+    let mut told = String::new();
+    BufReader::new(watch.stderr.take().unwrap()).read_line(&mut told).unwrap();
+    assert!(
+        told.starts_with("plumbd: cannot reach the daemon") || told.starts_with("cannot reach the daemon"),
+        "{told}"
+    );
+    drop(lines);
+    let exit = wait_for("its end", || watch.try_wait().unwrap());
+    assert_eq!(exit.code(), Some(0));
 }
 
 #[test]

@@ -25,6 +25,7 @@ mod guarantee;
 mod handed;
 mod health;
 mod held_back;
+mod hooks;
 mod hostile;
 mod hung;
 mod links;

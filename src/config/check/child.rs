@@ -4,7 +4,7 @@ use super::super::keys;
 use super::super::model::{
     Address, Backoff, Child, Identity, Policy, Program, Ready, Restart, StartLimit, StopTo, Success,
 };
-use super::{health, identity, program};
+use super::{health, hooks, identity, program};
 use crate::journal::LogLimit;
 use crate::plugin::Plugin;
 use crate::plugin::check::{Asks, Check, User};
@@ -86,6 +86,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, name: &str, span: Span, table: &
         listens(reader, &section, plugin, &listen);
     }
     let health = health::read(reader, &section, plugin, &listen, &path);
+    let on = hooks::read(reader, &section, keys::CHILD_ON, &path);
     let settings = settings(reader, &section, plugin, &listen, identity.as_ref());
     let child = Child {
         name: name.to_owned(),
@@ -113,6 +114,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'_>, name: &str, span: Span, table: &
         log_keep: reader.size(&section, "log_keep"),
         log_limit: log_limit(reader, &section),
         health,
+        on,
         settings: settings.json,
         lines: section.lines(&reader.places).into_iter().collect(),
         lacks: Vec::new(),

@@ -34,7 +34,7 @@ fn check(reader: &mut Reader<'_>, section: &Section<'_>, listen: &[Placed<Addres
     let inner = reader.inner(section, "health", "health", keys::HEALTH);
     let [every, timeout, start] = ["every", "timeout", "start"].map(|key| reader.duration(&inner, key));
     let failures = u32::try_from(reader.integer(&inner, "failures")).unwrap_or(u32::MAX);
-    let command = program::command(reader, &inner, path).map(Probe::Command);
+    let command = program::command(reader, &inner, "command", path).map(Probe::Command);
     let tcp = reader.optional(&inner, "tcp", tcp).map(|placed| placed.value);
     if let Some(Probe::Tcp(at)) = &tcp {
         if listen.iter().any(|placed| is_at(&placed.value, *at)) {

@@ -65,18 +65,24 @@ fn account(reader: &mut Reader<'_>, section: &Section<'_>, user: &str) -> Option
     None
 }
 
-/// The whole environment: the minimal one, and what the table adds to it.
-pub(super) fn environment(
-    reader: &mut Reader<'_>,
-    section: &Section<'_>,
-    identity: Option<&Identity>,
-) -> BTreeMap<String, String> {
+/// What every program gets of this process's own environment.
+pub(super) fn minimal(reader: &Reader<'_>) -> BTreeMap<String, String> {
     let mut variables = BTreeMap::from([("PATH".to_owned(), PATH.to_owned())]);
     for name in ["PATH", "LANG", "TZ"] {
         if let Some(value) = reader.system.variable(name).filter(|value| !value.is_empty()) {
             variables.insert(name.to_owned(), value);
         }
     }
+    variables
+}
+
+/// The whole environment: the minimal one, and what the table adds to it.
+pub(super) fn environment(
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    identity: Option<&Identity>,
+) -> BTreeMap<String, String> {
+    let mut variables = minimal(reader);
     if let Some(identity) = identity {
         let (home, shell) = (identity.home.to_string_lossy(), identity.shell.to_string_lossy());
         let own = [("HOME", &*home), ("USER", &identity.user), ("LOGNAME", &identity.user), ("SHELL", &*shell)];

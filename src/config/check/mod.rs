@@ -5,6 +5,7 @@ mod across;
 mod child;
 mod foreign;
 mod health;
+mod hooks;
 mod identity;
 mod links;
 mod program;
@@ -28,6 +29,10 @@ const MAX_TABLES: usize = 1000;
 /// The most instances of all children together. Each is a process, and takes about ten of
 /// the supervisor's descriptors.
 const MAX_INSTANCES: u64 = 4096;
+
+/// Whom the hooks of the daemon belong to, where others belong to a child: no child can have
+/// this name.
+const DAEMON: &str = "[daemon]";
 
 /// See [`super::check_text_on`].
 pub(super) fn check(
@@ -81,13 +86,15 @@ pub enum Which {
     OfTheFile,
 }
 
-/// Holds back the children that lack something, and returns whether nothing else is
-/// wrong.
+/// Holds back the children, and leaves out the hooks of the daemon, that lack something, and
+/// returns whether nothing else is wrong.
 fn hold_back(model: &mut Model, problems: &Problems) -> bool {
     for child in model.children.iter_mut().map(Rc::make_mut) {
         let lacking = |problem: &&Problem| problem.lacking.as_deref() == Some(base_name(&child.name));
         child.lacks = problems.iter().filter(lacking).map(|problem| problems.headline(problem)).collect();
     }
+    let of_the_daemon = problems.iter().filter(|problem| problem.lacking.as_deref() == Some(DAEMON));
+    model.daemon.lacks = of_the_daemon.map(|problem| problems.headline(problem)).collect();
     problems.iter().all(|problem| problem.lacking.is_some())
 }
 
@@ -117,8 +124,15 @@ fn daemon(reader: &mut Reader<'_>, root: &Section<'_>) -> Daemon {
     if let Some(folder) = control.parent() {
         reader.folder_exists(section.place("control"), folder, "the control socket");
     }
+    let environment = identity::minimal(reader);
+    reader.child = Some(DAEMON.to_owned());
+    let on = hooks::read(reader, &section, keys::ON, &environment["PATH"]);
+    reader.child = None;
     Daemon {
         control,
+        on,
+        environment: environment.into_iter().collect(),
+        lacks: Vec::new(),
         log: reader.read(&section, "log", value::choice(&targets)),
         syslog_facility: reader.read(&section, "syslog_facility", value::choice(&facilities)),
         log_level: reader.read(&section, "log_level", value::choice(&levels)),

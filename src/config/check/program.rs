@@ -15,7 +15,7 @@ pub(super) fn read(
     path: &str,
 ) -> (Option<Program>, Option<&'static Plugin>) {
     let plugin = reader.optional(section, "plugin", |value| find(&filled(value)?));
-    let command = command(reader, section, path);
+    let command = command(reader, section, "command", path);
     match (section.has("plugin"), section.has("command")) {
         (true, true) => {
             let help = "a child is a built-in plugin or a program: keep one of the two";
@@ -53,13 +53,13 @@ fn find(name: &str) -> Read<&'static Plugin> {
     }
 }
 
-/// The key `command` of that table: the absolute path of a program, and its arguments.
-pub(super) fn command(reader: &mut Reader<'_>, section: &Section<'_>, path: &str) -> Option<Vec<String>> {
+/// That key of the table, a command: the absolute path of a program, and its arguments.
+pub(super) fn command(reader: &mut Reader<'_>, section: &Section<'_>, key: &str, path: &str) -> Option<Vec<String>> {
     const EXAMPLE: &str = r#"["/usr/bin/prog", "arg"]"#;
-    let words = reader.list(section, "command", EXAMPLE, value::string);
+    let words = reader.list(section, key, EXAMPLE, value::string);
     let Some(first) = words.first() else {
-        if section.is_empty_list("command") {
-            reader.problem(section.place("command"), "the command is empty", format!("as in command = {EXAMPLE}"));
+        if section.is_empty_list(key) {
+            reader.problem(section.place(key), "the command is empty", format!("as in {key} = {EXAMPLE}"));
         }
         return None;
     };

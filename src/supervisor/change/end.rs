@@ -89,7 +89,9 @@ impl Supervisor {
         self.carry_out(to_do, look_after);
         // After a second request to end, or when the time is up, processes that the kernel
         // can't end are not waited for.
-        if done || now >= until + LAST_KILL {
+        if let Some(time) = (done && now < until).then(|| self.hooks.have_time(now)).flatten() {
+            self.agenda.look_after(time);
+        } else if done || now >= until + LAST_KILL {
             self.end_now();
         } else if now >= until {
             self.agenda.look_after(LAST_KILL);

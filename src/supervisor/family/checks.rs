@@ -1,42 +1,30 @@
 //! Checks of children: the processes and the connections of `health`, and looks at what waits
 //! for a child. What follows from them is decided in [`health`](super::health).
 //!
-//! A child has at most one check at a time. The process of a check begins a session of its own
-//! and has a mark of its own ([`mark`](super::mark)), as if it were a start of the child. So what
-//! it leaves behind is found, and ends with it.
+//! A child has at most one check at a time.
 
 use crate::config::model::{Probe, Ready};
 use crate::control::event::What;
 use crate::supervisor::event_loop::Supervisor;
+use crate::supervisor::family::beside::{Process, Purpose, READ, ROUNDS};
 use crate::supervisor::family::child;
 use crate::supervisor::family::health::{Action, Event, Seen};
-use crate::supervisor::family::spawn::{self, Around};
+use crate::supervisor::family::spawn::{As, Beside};
 use crate::supervisor::family::supervised::Supervised;
 use crate::supervisor::poll::{Id, Poll, Token, Watched};
 use crate::sys::cause::cause;
 use crate::sys::delay::{self, Share};
-use crate::sys::pipe::{self, Pipe};
-use crate::sys::process::{self, Exec, Exit};
 use crate::sys::socket;
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
-use nix::sys::signal::Signal;
 use nix::sys::socket::{MsgFlags, send};
 use nix::unistd::Pid;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// How much of a check's output, or of a server's answer, is read at once.
-const READ: usize = 16 * 1024;
-/// How many times in a row, so that everything else gets its turn.
-const ROUNDS: usize = 4;
-/// How much a check may write in all.
-const OUTPUT_MOST: usize = 1 << 20;
-/// How much of its last line is kept.
-const LINE_MOST: usize = 500;
 /// How long the status line of an answer may be, with what comes before it.
 const ANSWER_MOST: usize = 16 * 1024;
 /// How long a process of a check that was killed may take to die before that is a failure.
@@ -54,14 +42,7 @@ pub(crate) struct Check {
 
 #[derive(Debug)]
 enum Kind {
-    Process {
-        pid: Pid,
-        program: PathBuf,
-        /// Reports whether it has executed.
-        status: OwnedFd,
-        output: Option<Watched<OwnedFd>>,
-        said: Said,
-    },
+    Process(Process),
     Connection {
         socket: Watched<OwnedFd>,
         /// The request, if the connection is not enough, and what came back.
@@ -73,39 +54,6 @@ enum Kind {
 struct Http {
     request: Vec<u8>,
     answer: Vec<u8>,
-}
-
-/// What a check has written.
-#[derive(Debug, Default)]
-struct Said {
-    all: usize,
-    /// The last whole line that is not blank.
-    last: Vec<u8>,
-    /// The line that is not whole yet.
-    line: Vec<u8>,
-}
-
-impl Said {
-    fn add(&mut self, bytes: &[u8]) {
-        self.all += bytes.len();
-        for (place, part) in bytes.split(|&byte| byte == b'\n').enumerate() {
-            if place > 0 {
-                let line = std::mem::take(&mut self.line);
-                if !line.trim_ascii().is_empty() {
-                    self.last = line;
-                }
-            }
-            let room = LINE_MOST.saturating_sub(self.line.len());
-            self.line.extend(&part[..part.len().min(room)]);
-        }
-    }
-
-    /// Its last line, in quotes.
-    fn last(&self) -> Option<String> {
-        let line = if self.line.trim_ascii().is_empty() { &self.last } else { &self.line };
-        let text = String::from_utf8_lossy(line).replace(char::is_control, " ");
-        Some(text.trim()).filter(|text| !text.is_empty()).map(|text| format!("\"{text}\""))
-    }
 }
 
 impl Supervised {
@@ -196,8 +144,8 @@ impl Supervisor {
         if let Some(check) = &child.check {
             let lingers = check.ended.is_some_and(|at| at.elapsed() >= TO_DIE);
             return Some(match &check.kind {
-                Kind::Process { pid, .. } if lingers => Event::Ended(
-                    Err(format!("process {pid} of an earlier check does not die of SIGKILL")),
+                Kind::Process(process) if lingers => Event::Ended(
+                    Err(format!("process {} of an earlier check does not die of SIGKILL", process.pid)),
                     Duration::ZERO,
                 ),
                 _ => Event::NotYet,
@@ -220,23 +168,10 @@ impl Supervisor {
     }
 
     fn begin_process(&mut self, id: Id, command: &[String]) -> io::Result<Kind> {
-        let gone = || io::Error::other("the child is gone");
-        let child = self.children.get(id).ok_or_else(gone)?;
-        let Pipe { read, write } = Pipe::new(0)?;
-        pipe::set_nonblocking(&read, true)?;
-        let output = self.system.poll.watch(read, EpollFlags::EPOLLIN, Token::Check(id))?;
-        let (number, mark) = self.strays.own().next(&child.config.name);
-        let around = Around {
-            alone: false,
-            null: &self.system.null,
-            soft_descriptors: self.system.soft_descriptors,
-            mark: &mark,
-        };
-        let spawned = spawn::spawn_check(&child.config, command, &write, &around)?;
-        self.children.checks.insert(spawned.pid, (id, number));
-        let (pid, status) = (spawned.pid, spawned.status);
-        let program = command.first().map(PathBuf::from).unwrap_or_default();
-        Ok(Kind::Process { pid, program, status, output: Some(output), said: Said::default() })
+        let child = self.children.get(id).ok_or_else(|| io::Error::other("the child is gone"))?;
+        let config = Rc::clone(&child.config);
+        let program = Beside { runs_as: As::Child(&config), command, event: None };
+        self.begin_beside(Purpose::Check(id), &config.name, program).map(Kind::Process)
     }
 
     /// Something comes from a check.
@@ -244,10 +179,7 @@ impl Supervisor {
         let Some(child) = self.children.get_mut(id) else { return };
         let Some(check) = child.check.as_mut().filter(|check| check.ended.is_none()) else { return };
         let result = match &mut check.kind {
-            Kind::Process { output, said, .. } => match hear(output, said) {
-                true => None,
-                false => Some(Err(format!("it wrote more than {} MiB", OUTPUT_MOST >> 20))),
-            },
+            Kind::Process(process) => process.hear().err().map(Err),
             Kind::Connection { socket, http } => go_on(socket, http.as_mut()).transpose(),
         };
         let Some(result) = result else { return };
@@ -261,10 +193,10 @@ impl Supervisor {
         let child = self.children.get_mut(id)?;
         let mut why = why.to_owned();
         let mut of_check = Duration::ZERO;
-        if let Some(Check { kind: Kind::Process { pid, output, said, .. }, .. }) = &mut child.check {
-            hear(output, said);
-            of_check = delay::longest_wait(*pid);
-            if let Some(last) = said.last() {
+        if let Some(Check { kind: Kind::Process(process), .. }) = &mut child.check {
+            let _too_late = process.hear();
+            of_check = delay::longest_wait(process.pid);
+            if let Some(last) = process.last_line() {
                 why = format!("{why}: {last}");
             }
         }
@@ -280,46 +212,26 @@ impl Supervisor {
         check.ended = Some(Instant::now());
         match &mut check.kind {
             Kind::Connection { .. } => child.check = None,
-            Kind::Process { pid, output, .. } => {
-                *output = None;
-                if let Err(error) = process::signal_group(*pid, Signal::SIGKILL) {
+            Kind::Process(process) => {
+                if let Err(error) = process.kill() {
+                    let pid = process.pid;
                     log::error!(target: &child.config.name, "cannot kill process {pid} of a check: {}", cause(&error));
                 }
             }
         }
     }
 
-    /// Reaps the process of a check, which is dead.
-    pub(super) fn reap_check(&mut self, pid: Pid) {
-        let id = self.children.checks.remove(&pid).map(|(id, _)| id);
-        // What is left in its group ends with it. Its process id can't be reused until it is reaped.
-        let _none_left = process::signal_group(pid, Signal::SIGKILL);
+    /// Reaps the process of a check of that child, which is dead.
+    pub(super) fn reap_check(&mut self, pid: Pid, id: Id) {
         let of_check = Share::of(pid).waited;
-        let executed = process::has_executed(pid);
-        let exit = match process::reap(pid) {
-            Ok(Some(exit)) => exit,
-            Ok(None) => return,
-            Err(error) => return log::error!("cannot reap process {pid} of a check: {}", cause(&error)),
-        };
-        self.strays.reaped(pid);
-        let Some((id, child)) = id.and_then(|id| Some((id, self.children.get_mut(id)?))) else { return };
+        let Some(ended) = self.reap_beside(pid) else { return };
+        let Some(child) = self.children.get_mut(id) else { return };
         let waited = child.waited(of_check);
-        let Some(Check { kind: Kind::Process { program, status, mut output, mut said, .. }, ended, .. }) =
-            child.check.take()
-        else {
-            return;
-        };
-        if ended.is_some() {
-            return;
+        let Some(Check { kind: Kind::Process(mut process), ended: was_ended, .. }) = child.check.take() else { return };
+        if was_ended.is_none() {
+            let result = process.result(ended);
+            self.health_step(id, Event::Ended(result, waited));
         }
-        hear(&mut output, &mut said);
-        let result = match (process::outcome(&status, &program), exit) {
-            (Ok(Exec::Failed(why)), _) => Err(format!("cannot start it: {why}")),
-            (_, Exit::Code(0)) if executed => Ok(()),
-            (_, Exit::Code(_)) => Err(said.last().unwrap_or_else(|| exit.to_string())),
-            (_, Exit::Signal(_)) => Err(said.last().map_or_else(|| exit.to_string(), |last| format!("{exit}: {last}"))),
-        };
-        self.health_step(id, Event::Ended(result, waited));
     }
 
     /// Has the loop report when bytes wait for that child.
@@ -353,29 +265,6 @@ impl Supervisor {
         };
         Some(Seen { taken, share: pid.map(Share::of_tree).unwrap_or_default() })
     }
-}
-
-/// Reads what a check has written. Returns whether it may write more.
-fn hear(output: &mut Option<Watched<OwnedFd>>, said: &mut Said) -> bool {
-    let Some(pipe) = output else { return true };
-    let mut bytes = [0; READ];
-    for _ in 0..ROUNDS {
-        match nix::unistd::read(&**pipe, &mut bytes) {
-            Ok(0) => {
-                *output = None;
-                return true;
-            }
-            Ok(length) => said.add(&bytes[..length]),
-            Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => break,
-            Err(errno) => {
-                log::debug!("cannot read the output of a check: {}", errno.desc());
-                *output = None;
-                return true;
-            }
-        }
-    }
-    said.all <= OUTPUT_MOST
 }
 
 /// Begins to connect; a failure at once is the check's result.
@@ -462,21 +351,6 @@ fn status(mut answer: &[u8]) -> Result<Option<()>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_last_line_is_kept_and_no_more() {
-        let said = |parts: &[&str]| {
-            let mut said = Said::default();
-            parts.iter().for_each(|part| said.add(part.as_bytes()));
-            said.last()
-        };
-        assert_eq!(said(&[]), None);
-        assert_eq!(said(&["\n \n"]), None);
-        assert_eq!(said(&["one\ntw", "o\n\n"]).as_deref(), Some("\"two\""));
-        assert_eq!(said(&["one\n", "two\x1b["]).as_deref(), Some("\"two [\""));
-        let long = said(&["x".repeat(10_000).as_str(), "\n"]).unwrap();
-        assert_eq!(long.len(), LINE_MOST + 2);
-    }
 
     #[test]
     fn a_request_names_host_and_path() {

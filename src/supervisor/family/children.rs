@@ -1,5 +1,6 @@
 //! Every child, and what follows from their states alone.
 
+use super::beside::Purpose;
 use super::child::{State, Want};
 use super::outcome::{Family, Seen};
 use super::supervised::Supervised;
@@ -17,8 +18,8 @@ pub(crate) struct Children {
     by_id: BTreeMap<Id, Box<Supervised>>,
     by_name: HashMap<String, Id>,
     pub(super) by_pid: HashMap<Pid, Id>,
-    /// The processes of checks: the child, and the number of the start as for its own process.
-    pub(super) checks: HashMap<Pid, (Id, u64)>,
+    /// Processes of checks and hooks, each with the number of its start, as for a child's own process.
+    pub(super) beside: HashMap<Pid, (Purpose, u64)>,
     /// The nearest deadline of each.
     timers: BTreeSet<(Instant, Id)>,
     /// Children whose process was reaped while others that it had started are not gone yet.
@@ -136,9 +137,9 @@ impl Children {
         self.all().map(|child| child.config.policy.stop_timeout).max().unwrap_or_default()
     }
 
-    /// Whether that process is a child's, or that of a check.
+    /// Whether that process is a child's, or that of a check or a hook.
     pub(super) fn has(&self, pid: Pid) -> bool {
-        self.by_pid.contains_key(&pid) || self.checks.contains_key(&pid)
+        self.by_pid.contains_key(&pid) || self.beside.contains_key(&pid)
     }
 
     /// The nearest deadline, and the child that has it.

@@ -9,12 +9,14 @@
 //! | `outcome` | whether a start succeeded |
 //! | `spawn` | the descriptors and the environment of a new process |
 //! | `health`, `checks` | whether a child is well: what follows from its checks, pure; the checks themselves |
+//! | `beside` | processes beside children: those of checks and hooks |
 //! | `notify`, `logs` | what children say about themselves, and what they write to the log |
 //! | `held_back` | children that the system lacks something for |
 //! | `strays`, `mark`, `environments` | processes that outlive the child that started them, and how they are recognized |
 //! | `predecessor` | what a supervisor that was killed has left behind |
 
 pub(crate) mod backoff;
+pub(crate) mod beside;
 pub(crate) mod checks;
 pub(crate) mod child;
 pub(crate) mod children;

@@ -6,6 +6,7 @@ use crate::config::model::{Child, StopTo};
 use crate::journal;
 use crate::supervisor::clock::Moment;
 use crate::supervisor::event_loop::Supervisor;
+use crate::supervisor::family::beside::Purpose;
 use crate::supervisor::family::child::{Action, Event};
 use crate::supervisor::family::children::Leaving;
 use crate::supervisor::family::health;
@@ -322,7 +323,7 @@ impl Supervisor {
             }
         }
         if has_left && self.children.leaving.is_empty() {
-            // A check leaves nothing behind. Nothing waits for that.
+            // A check or a hook leaves nothing behind. Nothing waits for that.
             self.strays.kill_left(&self.children);
         }
         self.left();
@@ -330,8 +331,11 @@ impl Supervisor {
 
     /// Returns whether what it had started may be a stray now.
     fn reap_one(&mut self, pid: Pid) -> bool {
-        if self.children.checks.contains_key(&pid) {
-            self.reap_check(pid);
+        if let Some((purpose, _)) = self.children.beside.remove(&pid) {
+            match purpose {
+                Purpose::Check(id) => self.reap_check(pid, id),
+                Purpose::Hook(id) => self.reap_hook(pid, id),
+            }
             return true;
         }
         let id = self.children.by_pid.remove(&pid);

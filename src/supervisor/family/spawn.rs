@@ -56,6 +56,9 @@ pub const LOG_CAPACITY: usize = 64 * 1024;
 /// the environment has at most 128 KiB (MAX_ARG_STRLEN, execve(2)).
 const LINKS_IN_ENVIRONMENT: usize = 64 * 1024;
 
+/// The file mode creation mask of what runs as the daemon.
+const DAEMON_UMASK: u32 = 0o022;
+
 /// What else is needed to start a child.
 #[derive(Debug)]
 pub struct Around<'a> {
@@ -167,32 +170,61 @@ fn spawn_as(child: &Child, program: process::Program<'_>) -> io::Result<Spawned>
     process::spawn(&program).map_err(|e| cannot("fork", &e))
 }
 
-/// Starts a check of that child: as the child, but with /dev/null as its standard input, and
-/// no more descriptors than `output`. It is always forked, so that this process never waits
-/// for its executable.
+/// Whom a process beside the children runs as.
+#[derive(Debug, Clone, Copy)]
+pub enum As<'a> {
+    /// As that child: its user, directory, environment and limits.
+    Child(&'a Child),
+    /// As the daemon, with this environment.
+    Daemon(&'a [(String, String)]),
+}
+
+/// A program that runs beside the children: a check or a hook.
+#[derive(Debug, Clone, Copy)]
+pub struct Beside<'a> {
+    /// Whom it runs as.
+    pub runs_as: As<'a>,
+    /// The program and its arguments.
+    pub command: &'a [String],
+    /// For a hook: its variables, and its standard input. Otherwise that is /dev/null.
+    pub event: Option<(&'a [(&'static str, String)], &'a OwnedFd)>,
+}
+
+/// Starts such a program, with no more descriptors than its standard input and `output`. It is
+/// always forked, so that this process never waits for its executable.
 ///
 /// # Errors
 /// As [`spawn`].
-pub fn spawn_check(child: &Child, command: &[String], output: &OwnedFd, around: &Around<'_>) -> io::Result<Spawned> {
-    let mut environment = Environment::new(child);
+pub fn spawn_beside(program: &Beside<'_>, output: &OwnedFd, around: &Around<'_>) -> io::Result<Spawned> {
+    let mut environment = match program.runs_as {
+        As::Child(child) => Environment::new(child),
+        As::Daemon(variables) => Environment::of(variables),
+    };
     environment.set(mark::VARIABLE, around.mark);
-    let arguments = command.iter().map(|w| c_string(w.as_bytes())).collect::<io::Result<Vec<CString>>>()?;
+    for (name, value) in program.event.iter().flat_map(|(variables, _)| variables.iter()) {
+        environment.set(name, value);
+    }
+    let input = program.event.map_or(around.null, |(_, input)| input);
+    let arguments = program.command.iter().map(|w| c_string(w.as_bytes())).collect::<io::Result<Vec<CString>>>()?;
     let path = arguments.first().cloned().ok_or_else(|| io::Error::other("its command is empty"))?;
-    let null = anew::description(around.null, OFlag::O_RDONLY).map_err(|e| cannot("open /dev/null", &e.into()))?;
+    let input = anew::description(input, OFlag::O_RDONLY).map_err(|e| cannot("open its standard input", &e.into()))?;
     let own = process::Program {
         path: &path,
         arguments: &arguments,
         environment: &environment.entries,
-        descriptors: &[null.as_fd(), output.as_fd(), output.as_fd()],
+        descriptors: &[input.as_fd(), output.as_fd(), output.as_fd()],
         identity: None,
         directory: None,
-        umask: child.umask,
+        umask: DAEMON_UMASK,
         soft_descriptors: Some(around.soft_descriptors),
-        limits: &child.limits,
+        limits: &[],
         death_signal: Signal::SIGKILL,
         at_hand: false,
     };
-    spawn_as(child, own)
+    match program.runs_as {
+        As::Child(child) => spawn_as(child, process::Program { umask: child.umask, limits: &child.limits, ..own }),
+        As::Daemon(_) => process::spawn(&own).map_err(|e| cannot("fork", &e)),
+    }
 }
 
 /// The descriptors of a child, in the order of the numbers they will have.
@@ -342,6 +374,14 @@ impl Environment {
             environment.set(name, value);
         }
         environment.set("PLUMBD_CHILD", &child.name);
+        environment
+    }
+
+    fn of(variables: &[(String, String)]) -> Environment {
+        let mut environment = Environment { entries: Vec::new() };
+        for (name, value) in variables {
+            environment.set(name, value);
+        }
         environment
     }
 

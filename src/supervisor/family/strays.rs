@@ -13,8 +13,8 @@
 //!
 //! | sign | it belongs to |
 //! |---|---|
-//! | it is in the session of a child, or of a check | that child, or that check |
-//! | its environment has one of this supervisor's marks ([`mark`](crate::supervisor::family::mark)) | the child, or the check, whose start that was |
+//! | it is in the session of a child, of a check or of a hook | that child, check or hook |
+//! | its environment has one of this supervisor's marks ([`mark`](crate::supervisor::family::mark)) | the child, check or hook whose start that was |
 //! | it holds the log pipe or the notification socket of a child that ended | that child |
 //! | it is older than every living child | some child that ended |
 //!
@@ -245,13 +245,13 @@ impl Strays {
     }
 
     fn look(&mut self, children: &Children) -> Left {
-        let orphans = self.orphans(children.by_pid.len() + children.checks.len(), |pid| children.has(pid));
+        let orphans = self.orphans(children.by_pid.len() + children.beside.len(), |pid| children.has(pid));
         let mut left = Left::default();
         if orphans.is_empty() {
             return left;
         }
         let living = children.by_pid.values().filter_map(|&id| children.get(id)).map(|child| child.number);
-        let living: HashSet<u64> = living.chain(children.checks.values().map(|&(_, number)| number)).collect();
+        let living: HashSet<u64> = living.chain(children.beside.values().map(|&(_, number)| number)).collect();
         self.read_environments(&orphans, children);
         for pid in orphans {
             let known = self.owners.get(&pid).copied();
@@ -337,7 +337,7 @@ impl Strays {
         if let Some(child) = children.of_process(process.session) {
             return Ok(Some(Owner::Start(child.number)));
         }
-        if let Some(&(_, number)) = children.checks.get(&process.session) {
+        if let Some(&(_, number)) = children.beside.get(&process.session) {
             return Ok(Some(Owner::Start(number)));
         }
         if let Some(leaving) = children.leaving.iter().find(|leaving| leaving.group == process.session) {

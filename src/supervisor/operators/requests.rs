@@ -340,6 +340,7 @@ impl Supervisor {
             since: self.figures.wall.time(self.figures.since),
             reloads: self.figures.reloads,
             unlogged: crate::journal::unsent(),
+            hooks: self.hooks.counts,
             children: children.collect(),
             links,
             listeners: self.listeners(),
