@@ -86,7 +86,7 @@ fn one_hook_runs_at_a_time_and_the_oldest_of_too_many_is_dropped() {
     let mut daemon = Daemon::start(&format!("[daemon]\non = {{ up = {hook} }}\n{children}"));
     // Nothing waits for the hook.
     daemon.wait_state(DaemonState::Running);
-    assert_eq!(lines(&daemon, "order").len(), 1);
+    wait_for("the first", || (lines(&daemon, "order").len() == 1).then_some(()));
     let hooks = daemon.status().hooks;
     assert_eq!((hooks.started, hooks.failed, hooks.dropped), (1, 0, 8));
     std::fs::write(daemon.path("go"), "").unwrap();
