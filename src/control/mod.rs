@@ -11,6 +11,7 @@
 //! - [`event`]: the shape of what `plumbd events` reads;
 //! - [`status`]: the shape of `plumbd status --json`;
 //! - [`details`]: what `plumbd status CHILD` adds to it;
+//! - [`schema`]: the JSON schema of both;
 //! - [`client`]: connect, ask, hand on the answers.
 
 pub mod client;
@@ -19,6 +20,7 @@ pub mod entry;
 pub mod event;
 pub mod request;
 pub(crate) mod response;
+pub mod schema;
 pub mod status;
 
 pub use request::{Decoder, Request};
