@@ -61,6 +61,7 @@ mod share;
 mod shortage;
 mod signals;
 mod spawn;
+mod status_child;
 mod steady;
 mod stop;
 mod store;
