@@ -83,4 +83,9 @@ mod tests {
     fn keys_may_be_added() {
         assert!(!STATUS.contains("additionalProperties\": false"));
     }
+
+    #[test]
+    fn the_words_are_those_of_json() {
+        assert!(!STATUS.contains("`None`") && !STATUS.contains("[`"));
+    }
 }

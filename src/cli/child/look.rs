@@ -127,11 +127,12 @@ fn details(known: Known, pid: Option<i32>, tree: Option<(&Processes, &[&Used])>,
         lines,
     };
     let (Some(pid), Some((all, tree))) = (pid, tree) else { return details };
-    let sockets = holder::sockets(pid);
     let answers = aside(pid, tree);
     details.environment = answers.get::<Option<_>>("environment").flatten().map(plain_pairs);
     details.limits = answers.get::<Option<Limits>>("limits").flatten().map(|limits| compared(&limits, own));
     let open = answers.get::<Option<BTreeMap<i32, String>>>("descriptors").flatten();
+    let has_sockets = open.iter().flat_map(BTreeMap::values).any(|target| target.starts_with("socket:"));
+    let sockets = if has_sockets { holder::sockets(pid) } else { HashMap::new() };
     let described = |(number, target): (i32, String)| descriptor(number, &target, &pipes, &sockets);
     details.descriptors = open.map(|open| open.into_iter().map(described).collect());
     let command = |pid: i32| answers.get::<String>(&format!("command {pid}"));
