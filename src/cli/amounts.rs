@@ -19,16 +19,22 @@ const SLOWEST: f64 = 1.0;
 /// Fills in what the daemon did not look at, and returns whether a file system did not answer,
 /// in which case it should not be asked again soon. `before` is an earlier status of the same
 /// daemon and how long ago that was.
-pub(super) fn fill_in(status: &mut Status, before: Option<(&Status, Duration)>, files: bool) -> bool {
-    fill_in_usage(status, before);
+pub(super) fn fill_in(
+    status: &mut Status,
+    processes: Option<&Processes>,
+    before: Option<(&Status, Duration)>,
+    files: bool,
+) -> bool {
+    // If nothing can be seen, all of it is shown as unknown.
+    if let Some(processes) = processes {
+        fill_in_usage(status, processes, before);
+    }
     fill_in_backlogs(status);
     files && fill_in_files(status)
 }
 
-fn fill_in_usage(status: &mut Status, before: Option<(&Status, Duration)>) {
+fn fill_in_usage(status: &mut Status, processes: &Processes, before: Option<(&Status, Duration)>) {
     let pids: Vec<i32> = status.children.iter().filter_map(|child| child.pid).collect();
-    // If nothing can be seen, all of it is shown as unknown.
-    let Ok(processes) = Processes::look() else { return };
     let found = processes.of_children(status.pid, &pids);
     // What the same processes used at the earlier look.
     let each = |(before, elapsed): (&Status, Duration)| {
@@ -39,7 +45,7 @@ fn fill_in_usage(status: &mut Status, before: Option<(&Status, Duration)>) {
     for child in &mut status.children {
         let Some((pid, own)) = child.pid.and_then(|pid| Some((pid, found.get(&pid)?))) else { continue };
         let same = before.as_ref().and_then(|(used, elapsed)| Some((*used.get(&pid)?, *elapsed)));
-        child.usage = Some(used(&processes, own, same));
+        child.usage = Some(used(processes, own, same));
     }
 }
 

@@ -6,7 +6,7 @@ use super::messages::Asked;
 use super::run::Run;
 use super::socket::Socket;
 use super::status::How;
-use super::typed::{Children, Command, Daemon, Typed};
+use super::typed::{Children, Command, Daemon, Schema, Typed};
 use super::{Failure, example};
 use crate::config::examples::Example;
 use crate::control::Request;
@@ -25,7 +25,7 @@ pub(super) enum Meant {
     /// Every command that is one request to the daemon.
     Ask { socket: Socket, request: Request },
     /// `status`
-    Status { socket: Socket, how: How },
+    Status { socket: Socket, children: Vec<String>, how: How },
     /// `events`
     Events { socket: Socket, request: Request },
     /// `log`
@@ -45,7 +45,7 @@ pub(super) enum Meant {
     /// `man --out DIR`
     ManualsTo(PathBuf),
     /// `schema`
-    Schema,
+    Schema(Schema),
     /// `plugin`
     Plugin { name: &'static str, run: fn(Start) -> Result<(), String> },
     /// `plugin --describe`
@@ -74,8 +74,8 @@ impl Typed {
             Command::Restart(Children { children, daemon }) => ask(daemon, Request::Restart { children }),
             Command::Shutdown { daemon, fast } => ask(daemon, Request::Shutdown { fast }),
             Command::Reopen { daemon } => ask(daemon, Request::Reopen),
-            Command::Status { daemon, json, watch } => {
-                Meant::Status { socket: socket(daemon), how: How { json, watch } }
+            Command::Status { children, daemon, json, watch } => {
+                Meant::Status { socket: socket(daemon), children, how: How { json, watch } }
             }
             Command::Events { child, since, daemon } => {
                 Meant::Events { socket: socket(daemon), request: Request::Events { child, since } }
@@ -92,7 +92,7 @@ impl Typed {
             Command::Man { page: None, out: None } => Meant::Manuals,
             Command::Man { page: Some(page), .. } => Meant::Manual(man::find(&page)?),
             Command::Man { page: None, out: Some(folder) } => Meant::ManualsTo(folder),
-            Command::Schema => Meant::Schema,
+            Command::Schema { of } => Meant::Schema(of),
             Command::Plugin { name, describe } => plugin(&name, describe)?,
         })
     }

@@ -7,6 +7,7 @@
 mod amounts;
 mod ask;
 mod check;
+mod child;
 mod completions;
 mod daemon;
 mod elsewhere;
@@ -116,7 +117,7 @@ fn carry_out(meant: Meant) -> Result<u8, Failure> {
         Meant::Ask { socket, request } => ask::ask(&socket, &request),
         Meant::Events { socket, request } => events::events(&socket, &request),
         Meant::Log { socket, request } => log::log(&socket, &request, status::paper()),
-        Meant::Status { socket, how } => status::status(&socket, how),
+        Meant::Status { socket, children, how } => status::status(&socket, children, how),
         Meant::Messages(asked) => messages::messages(*asked),
         Meant::Examples => example::list(),
         Meant::Example(example) => example::print(example),
@@ -124,7 +125,7 @@ fn carry_out(meant: Meant) -> Result<u8, Failure> {
         Meant::Manuals => man::list(),
         Meant::Manual(page) => man::print(page),
         Meant::ManualsTo(folder) => man::write_all(&folder),
-        Meant::Schema => schema::schema(),
+        Meant::Schema(what) => schema::schema(what),
         Meant::Plugin { name, run } => plugin::run(name, run),
         Meant::Describe(plugin) => plugin::describe(plugin),
     }

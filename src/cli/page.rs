@@ -1,7 +1,7 @@
 //! `plumbd status` for people: the daemon, its children, its links, and
 //! what is wrong. Pure.
 
-mod places;
+pub(super) mod places;
 
 use super::table::{Colour, Column, DETAIL, Paper, bar, table};
 use crate::control::status::{Child, ChildState, DaemonState, Ended, Link, Status, Usage};
@@ -144,7 +144,7 @@ fn children(status: &Status, now: Timestamp) -> Vec<Column> {
     columns
 }
 
-fn state(child: &Child) -> (String, Colour) {
+pub(super) fn state(child: &Child) -> (String, Colour) {
     let colour = match child.state {
         _ if child.finished => return ("finished".to_owned(), Colour::Quiet),
         ChildState::Up if child.problem.is_some() || child.flapping.is_some() => Colour::Wait,
@@ -196,7 +196,7 @@ fn last_exit(child: &Child, now: Timestamp) -> (String, Colour) {
     (format!("{how} {} ago", &ago[..=unit]), colour)
 }
 
-fn links(links: &[Link], paper: Paper) -> Vec<Column> {
+pub(super) fn links(links: &[Link], paper: Paper) -> Vec<Column> {
     let stalled = |link: &Link| {
         let stalled = Duration::from_millis(link.stalled_for_ms);
         match stalled >= STALLED {
@@ -224,7 +224,7 @@ fn links(links: &[Link], paper: Paper) -> Vec<Column> {
 }
 
 /// A hint if the configuration file was changed and not reloaded.
-fn not_in_force(status: &Status, now: Timestamp) -> Option<String> {
+pub(super) fn not_in_force(status: &Status, now: Timestamp) -> Option<String> {
     let file = Path::new(status.config.as_ref()?).file_name()?.to_string_lossy();
     let ago = age(status.config_changed?, now);
     Some(format!("{file} was changed {ago} ago and is not in force: see `plumbd plan`"))
@@ -235,7 +235,7 @@ pub(super) fn is_well(status: &Status) -> bool {
     status.all_up() && problems(status).is_empty()
 }
 
-fn problems(status: &Status) -> Vec<String> {
+pub(super) fn problems(status: &Status) -> Vec<String> {
     let children = status.children.iter().filter_map(|child| {
         let name = &child.name;
         let why = match (&child.problem, child.state) {
@@ -289,12 +289,12 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
 }
 
 /// How long ago, for people. If the clock was set back, this is zero.
-fn age(since: Timestamp, now: Timestamp) -> String {
+pub(super) fn age(since: Timestamp, now: Timestamp) -> String {
     short(Duration::from_secs(u64::try_from(now.as_second() - since.as_second()).unwrap_or(0)))
 }
 
 /// A duration in its two largest units.
-fn short(duration: Duration) -> String {
+pub(super) fn short(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
         0 if !duration.is_zero() => format!("{}ms", duration.as_millis()),
@@ -306,12 +306,12 @@ fn short(duration: Duration) -> String {
 }
 
 /// A count per second; a small one has one decimal place.
-fn count(rate: f64) -> String {
+pub(super) fn count(rate: f64) -> String {
     if rate > 0.0 && rate < 10.0 { format!("{rate:.1}") } else { format!("{rate:.0}") }
 }
 
 /// A total, in at most seven characters.
-fn total(count: u64) -> String {
+pub(super) fn total(count: u64) -> String {
     match count {
         0..10_000_000 => count.to_string(),
         10_000_000..10_000_000_000 => format!("{:.1}M", count as f64 / 1e6),
@@ -320,22 +320,22 @@ fn total(count: u64) -> String {
 }
 
 /// A share of one processor; a small one has one decimal place.
-fn percent(share: f64) -> String {
+pub(super) fn percent(share: f64) -> String {
     count(share) + "%"
 }
 
 /// Processor time; a short one has one decimal place.
-fn time(time: Duration) -> String {
+pub(super) fn time(time: Duration) -> String {
     if time.as_secs() < 60 { format!("{:.1}s", time.as_secs_f64()) } else { short(time) }
 }
 
-fn bytes(bytes: u64) -> String {
+pub(super) fn bytes(bytes: u64) -> String {
     size(bytes as f64)
 }
 
 /// A size in the largest unit that leaves it at least 1, in
 /// powers of 1024 and at most five characters.
-fn size(bytes: f64) -> String {
+pub(super) fn size(bytes: f64) -> String {
     let mut left = bytes;
     for unit in ["B", "K", "M", "G"] {
         if left < 99.95 && unit != "B" && (left * 10.0).round() % 10.0 != 0.0 {

@@ -1,15 +1,16 @@
 //! `plumbd status`.
 
-use super::page::{self, Page, page};
+use super::page::{self, page};
 use super::socket::Socket;
 use super::table::Paper;
-use super::{Failure, amounts, elsewhere, output, watch};
+use super::{Failure, amounts, child, elsewhere, output, watch};
 use crate::config;
 use crate::control::status::{Content, DaemonState};
 use crate::control::{Request, Response, Status, client};
+use crate::sys::usage::Processes;
 use jiff::Timestamp;
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use terminal_size::terminal_size;
 
@@ -40,24 +41,44 @@ pub(super) struct Look {
     hung: Option<Instant>,
 }
 
+/// What is looked at.
+#[derive(Debug)]
+pub(super) struct Subject {
+    /// The daemon's socket.
+    path: PathBuf,
+    /// The children that are shown with their details; if there are none, all are shown without.
+    children: Vec<String>,
+}
+
+/// A status as people read it: once, or again and again.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub(super) print: String,
+    pub(super) watch: String,
+}
+
 /// Shows how the children and links are. The exit status is 0 if everything is up.
-pub(super) fn status(socket: &Socket, how: How) -> Result<u8, Failure> {
-    let path = socket.path()?;
-    let mut seen = look(&path, None)?;
+pub(super) fn status(socket: &Socket, children: Vec<String>, how: How) -> Result<u8, Failure> {
+    let subject = Subject { path: socket.path()?, children };
+    let mut seen = subject.look(None)?;
     if may_stall(&seen.status) {
         std::thread::sleep(MOMENT);
         // If the daemon ended meanwhile, it was there at the first look.
-        seen = look(&path, None).unwrap_or(seen);
+        seen = subject.look(None).unwrap_or(seen);
     }
     if how.watch {
-        return watch::watch(&path, seen, how.json);
+        return watch::watch(&subject, seen, how.json);
     }
     let text = match how.json {
         true => pretty(&seen.status),
-        false => shown(&seen.status).print(),
+        false => subject.shown(&seen.status).print,
     };
     output::print(text)?;
-    Ok(if page::is_well(&seen.status) { 0 } else { Failure::NOT_ALL_UP })
+    let is_well = match subject.children.is_empty() {
+        true => page::is_well(&seen.status),
+        false => child::are_well(&seen.status),
+    };
+    Ok(if is_well { 0 } else { Failure::NOT_ALL_UP })
 }
 
 /// Whether a second look can show more than the first: where bytes wait, the first one may be
@@ -66,19 +87,39 @@ fn may_stall(status: &Status) -> bool {
     status.links.iter().any(|link| link.queued_bytes > 0)
 }
 
-/// Asks the daemon, and looks at what the daemon does not look at, compared with the look
-/// `before` if there was one.
-pub(super) fn look(path: &Path, before: Option<&Look>) -> Result<Look, Failure> {
-    let status = fetch(path)?;
-    let at = Instant::now();
-    let mut look = Look { status, at, hung: before.and_then(|before| before.hung) };
-    let before = before.filter(|before| before.status.pid == look.status.pid);
-    // Each process that asks may stay until the file system answers.
-    let files = look.hung.is_none_or(|hung| at - hung >= ASK_AGAIN);
-    if amounts::fill_in(&mut look.status, before.map(|before| (&before.status, at - before.at)), files) {
-        look.hung = Some(at);
+impl Subject {
+    /// Asks the daemon, and looks at what the daemon does not look at, compared with the look
+    /// `before` if there was one.
+    pub(super) fn look(&self, before: Option<&Look>) -> Result<Look, Failure> {
+        let mut status = fetch(&self.path)?;
+        if !self.children.is_empty() {
+            child::look::keep(&mut status, &self.children)?;
+        }
+        let at = Instant::now();
+        let mut look = Look { status, at, hung: before.and_then(|before| before.hung) };
+        let before = before.filter(|before| before.status.pid == look.status.pid);
+        // Each process that asks may stay until the file system answers.
+        let files = look.hung.is_none_or(|hung| at - hung >= ASK_AGAIN);
+        let processes = Processes::look().ok();
+        let since = before.map(|before| (&before.status, at - before.at));
+        if amounts::fill_in(&mut look.status, processes.as_ref(), since, files) {
+            look.hung = Some(at);
+        }
+        if !self.children.is_empty() {
+            child::look::fill_in(&self.path, &mut look.status, processes.as_ref(), PATIENCE)?;
+        }
+        Ok(look)
     }
-    Ok(look)
+
+    /// For people.
+    pub(super) fn shown(&self, status: &Status) -> Shown {
+        let now = Timestamp::now();
+        if self.children.is_empty() {
+            let page = page(status, now, paper());
+            return Shown { print: page.print(), watch: page.watch() };
+        }
+        child::shown(status, now, paper())
+    }
 }
 
 fn fetch(path: &Path) -> Result<Status, Failure> {
@@ -109,11 +150,6 @@ fn changed(status: &Status) -> Option<Timestamp> {
     let differs = status.state != DaemonState::Reloading && Content::of(&text) != content;
     let changed = file.metadata().and_then(|found| found.modified()).ok()?;
     differs.then(|| Timestamp::try_from(changed).ok()).flatten()
-}
-
-/// For people.
-pub(super) fn shown(status: &Status) -> Page {
-    page(status, Timestamp::now(), paper())
 }
 
 /// The width and the colours of standard output.

@@ -1,7 +1,7 @@
 //! What was typed: the shape of the command line, and its help.
 
 use super::completions;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use clap_complete::engine::ArgValueCandidates;
 use std::ffi::OsString;
@@ -109,7 +109,7 @@ Examples:
         #[command(flatten)]
         daemon: Daemon,
     },
-    /// Show the children and the links
+    /// Show the children and the links, or everything about one child
     ///
     /// For each child: its state, its process id, how long it has been in that
     /// state, how often it was restarted, how it ended the last time, what its
@@ -125,16 +125,26 @@ Examples:
     ///
     /// A child is finished if it ended as it should and its `restart` does not
     /// start it again. Such a child does not cause exit status 4.
+    ///
+    /// With CHILD, shows everything about these children: what is wrong, the part of the
+    /// configuration that is in force, the environment, the open descriptors, the limits, the
+    /// processes and what they use, the links, sockets and files, the last ends and the last
+    /// lines. The exit status is about these children alone. The environment is shown with
+    /// its values, which may be secrets.
     #[command(after_help = "\
 Examples:
   plumbd status
   plumbd status --watch
+  plumbd status echo                  everything about one child
   plumbd status --json | jq '.children[] | select(.state != \"up\" and (.finished | not))'
   plumbd status --json | jq '.files[] | {path, size, free, full_in_s}'
 
 Exit status: 0 all is well; 3 no daemon is running; 4 a daemon is running, but a
 child that should be up is not, or something is a problem.")]
     Status {
+        /// The names of children; NAME stands for all instances of a child, NAME.0 for one of them, all for every child
+        #[arg(value_name = "CHILD", add = ArgValueCandidates::new(completions::children))]
+        children: Vec<String>,
         #[command(flatten)]
         daemon: Daemon,
         /// Print JSON, for programs: later versions may add keys, but never change any
@@ -290,14 +300,19 @@ Examples:
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
     },
-    /// Print the JSON schema of the configuration, for editors
+    /// Print the JSON schema of the configuration, for editors, or of the status
     #[command(after_help = "\
 Examples:
   plumbd schema >plumbd.schema.json
+  plumbd schema status                every key of the status as JSON, with its meaning and unit
 
-Name this file in the first line of plumbd.toml, in the form that taplo reads:
+Name the first file in the first line of plumbd.toml, in the form that taplo reads:
 #:schema ./plumbd.schema.json")]
-    Schema,
+    Schema {
+        /// Of what
+        #[arg(value_enum, default_value_t = Schema::Config)]
+        of: Schema,
+    },
     /// Run a built-in plugin, as `plumbd run` does, or describe it
     #[command(
         hide = true,
@@ -314,6 +329,15 @@ Examples:
         #[arg(long)]
         describe: bool,
     },
+}
+
+/// What a JSON schema describes.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Schema {
+    /// The configuration (draft 7, which editors read)
+    Config,
+    /// What `plumbd status --json` prints (draft 2020-12)
+    Status,
 }
 
 /// Which messages, and how they are printed.

@@ -5,9 +5,11 @@ use super::model::{Check, Child, Hooks, Link, LogTarget, Model, Probe, Program, 
 use crate::journal::LogLimit;
 use crate::link::handover::Protocol;
 use crate::plugin;
+use crate::schema::kind::Keys;
 use crate::schema::limits;
 use crate::schema::show::{self, inline, list, string, table};
 use crate::schema::value::{duration_text, size_text};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,15 +36,49 @@ pub fn effective(model: &Model) -> String {
     ];
     table(&mut out, "[daemon]", pairs);
     for child in firsts(&model.children, |child| base_name(&child.name)) {
-        let name = base_name(&child.name);
-        let instances = model.children.iter().filter(|other| base_name(&other.name) == name).count();
-        table(&mut out, &format!("[children.{name}]"), child_pairs(child, instances));
-        table(&mut out, &format!("[children.{name}.settings]"), settings(child));
+        child_tables(&mut out, model, child, base_name(&child.name));
     }
     for link in firsts(&model.links, |link| (base_name(&link.from), link.stream)) {
         table(&mut out, "[[links]]", link_pairs(link));
     }
     out
+}
+
+/// One child's part of a model, as an object with every default filled in.
+pub fn child(model: &Model, child: &Child) -> Value {
+    let mut text = String::new();
+    let name = base_name(&child.name);
+    child_tables(&mut text, model, child, name);
+    // What is printed can be read again: a test makes sure of it.
+    let mut file: Value = toml::from_str(&text).unwrap_or_default();
+    file["children"][name].take()
+}
+
+/// Such an object as TOML again, as [`effective`] prints it. Keys that this version does not
+/// know come last.
+pub fn child_text(name: &str, config: &Value) -> String {
+    let mut own = config.as_object().cloned().unwrap_or_default();
+    let settings = own.remove("settings").unwrap_or_default();
+    let keys = own.get("plugin").and_then(Value::as_str).and_then(plugin::find).map_or(&[][..], |plugin| plugin.keys);
+    let mut out = String::new();
+    table(&mut out, &format!("[children.{name}]"), in_order(keys::CHILD, &Value::Object(own)));
+    table(&mut out, &format!("[children.{name}.settings]"), in_order(keys, &settings));
+    out
+}
+
+/// The keys of an object, in the order of the rows.
+fn in_order(keys: Keys, object: &Value) -> Vec<(String, String)> {
+    let mut pairs = show::settings(keys, object);
+    let others =
+        object.as_object().into_iter().flatten().filter(|(name, _)| !keys.iter().any(|key| key.name == **name));
+    pairs.extend(others.map(|(name, value)| (show::key(name), show::json(value))));
+    pairs
+}
+
+fn child_tables(out: &mut String, model: &Model, child: &Child, name: &str) {
+    let instances = model.children.iter().filter(|other| base_name(&other.name) == name).count();
+    table(out, &format!("[children.{name}]"), child_pairs(child, instances));
+    table(out, &format!("[children.{name}.settings]"), settings(child));
 }
 
 /// The first item of each name, because all instances of a child share one table.
@@ -215,5 +251,47 @@ mod tests {
             link.line = before.line;
         }
         assert_eq!(model, again);
+    }
+
+    #[test]
+    fn the_part_of_a_child_as_an_object_is_printed_as_it_was() {
+        let text = r#"
+            [children.echo]
+            plugin = "echo"
+            instances = 2
+            listen = ["tcp://127.0.0.1:7007", "tcp://[::1]:7007"]
+            backoff = { first = "1ms", factor = 3.0 }
+            environment = { B = "2\n\u001b", A = "\"1\"" }
+            [children.logger]
+            plugin = "logger"
+            settings = { file = "/var/log/m.log", rotate = { size = "1MiB", compress = "zstd" } }
+            [children.any]
+            command = ["/bin/cat", "-u", ""]
+            limits = { nofile = 7, core = "unlimited" }
+            health = { tcp = "127.0.0.1:1" }
+            log_limit = "none"
+            settings = { "a key" = [1, 2.0, { x = true }] }
+            [[links]]
+            from = "echo"
+            to = "logger"
+        "#;
+        for text in [crate::config::BUILTIN, text] {
+            let model = crate::config::check_text(text.as_bytes(), "x", Path::new("/")).unwrap();
+            let children = firsts(&model.children, |child| base_name(&child.name));
+            let parts: Vec<String> =
+                children.iter().map(|one| child_text(base_name(&one.name), &child(&model, one))).collect();
+            let (_, whole) = effective(&model).split_once("\n\n").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+            let (whole, _) = whole.split_once("\n[[links]]").unwrap();
+            assert_eq!(parts.join("\n"), whole);
+        }
+    }
+
+    #[test]
+    fn keys_of_a_later_version_are_printed_too() {
+        let later = serde_json::json!({"command": ["x"], "moon": "full", "settings": {"y": 1}});
+        assert_eq!(
+            child_text("a", &later),
+            "[children.a]\ncommand = [\"x\"]\nmoon    = \"full\"\n\n[children.a.settings]\ny = 1\n"
+        );
     }
 }

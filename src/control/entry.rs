@@ -6,11 +6,13 @@ use serde::{Deserialize, Serialize};
 
 /// An entry of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Entry {
-    /// Rises from each entry to the next; not every number is a reader's.
+    /// Its number, which rises from each entry to the next; not every number is a reader's.
     pub seq: u64,
-    /// When it was logged.
+    /// When it was logged, as RFC 3339.
     #[serde(with = "rfc3339")]
+    #[cfg_attr(test, schemars(with = "Timestamp"))]
     pub at: Timestamp,
     /// The child that wrote it, or that it is about; `plumbd`: the daemon.
     pub child: String,
@@ -22,6 +24,7 @@ pub struct Entry {
 
 /// How much an entry matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// Something failed.

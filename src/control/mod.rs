@@ -10,13 +10,17 @@
 //! - [`entry`]: the shape of what `plumbd log` reads;
 //! - [`event`]: the shape of what `plumbd events` reads;
 //! - [`status`]: the shape of `plumbd status --json`;
+//! - [`details`]: what `plumbd status CHILD` adds to it;
+//! - [`schema`]: the JSON schema of both;
 //! - [`client`]: connect, ask, hand on the answers.
 
 pub mod client;
+pub mod details;
 pub mod entry;
 pub mod event;
 pub mod request;
 pub(crate) mod response;
+pub mod schema;
 pub mod status;
 
 pub use request::{Decoder, Request};

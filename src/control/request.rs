@@ -61,6 +61,11 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         since: Option<u64>,
     },
+    /// What does only the daemon know of these children?
+    Inspect {
+        /// Their names.
+        children: Vec<String>,
+    },
 }
 
 impl Request {
@@ -132,7 +137,7 @@ mod tests {
             Request::Reload,
             Request::Start { children: children.clone() },
             Request::Stop { children: children.clone() },
-            Request::Restart { children },
+            Request::Restart { children: children.clone() },
             Request::Shutdown { fast: false },
             Request::Shutdown { fast: true },
             Request::Reopen,
@@ -140,6 +145,7 @@ mod tests {
             Request::Log { children: Vec::new(), lines: None, follow: false },
             Request::Events { child: None, since: None },
             Request::Events { child: Some("echo".to_owned()), since: Some(7) },
+            Request::Inspect { children },
         ]
     }
 
@@ -163,6 +169,7 @@ mod tests {
 {"command":"log","children":[],"follow":false}
 {"command":"events"}
 {"command":"events","child":"echo","since":7}
+{"command":"inspect","children":["echo","logger"]}
 "#
         );
     }

@@ -1,14 +1,15 @@
 //! What the daemon answers.
 
 use super::Status;
+use super::details::Known;
 use super::entry::{Entry, Lost};
 use super::event::Event;
 use crate::sys::cause;
 use serde::{Deserialize, Serialize};
 
 /// One line of an answer: `{"out":"..."}`, `{"err":"..."}`, `{"progress":"..."}`,
-/// `{"status":{...}}`, `{"entry":{...}}`, `{"lost":{...}}`, `{"event":{...}}`,
-/// and finally `{"exit":0}`.
+/// `{"status":{...}}`, `{"known":{...}}`, `{"entry":{...}}`, `{"lost":{...}}`,
+/// `{"event":{...}}`, and finally `{"exit":0}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Response {
@@ -21,6 +22,8 @@ pub enum Response {
     Progress(String),
     /// How the children and links are.
     Status(Box<Status>),
+    /// What only the daemon knows of a child.
+    Known(Box<Known>),
     /// An entry of the log.
     Entry(Entry),
     /// Entries of the log that went before this reader took them.

@@ -1,6 +1,7 @@
 //! The shape of `plumbd status --json`. Keys may be added, but are never changed; readers
 //! ignore keys that they do not know.
 
+use super::details::Details;
 use crate::sys::stream::Stream;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -11,8 +12,9 @@ pub const VERSION: u32 = 1;
 
 /// The daemon, its children and its links at one instant.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Status {
-    /// [`VERSION`].
+    /// The version of this shape: 1.
     pub version: u32,
     /// The supervisor's process id.
     pub pid: i32,
@@ -20,18 +22,20 @@ pub struct Status {
     pub state: DaemonState,
     /// The configuration file; `null` for the built-in configuration.
     pub config: Option<String>,
-    /// The version of the daemon's program.
+    /// The version of the daemon's program, such as `0.1.0`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub program: String,
     /// What was in that file when the configuration that is in force was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_content: Option<Content>,
-    /// When the file was changed, if something else is in it now. The command that shows
-    /// the status looks; the daemon itself sends none.
+    /// When the file was changed, if it holds something else than what is in force. The command
+    /// that shows the status looks; the daemon itself sends none.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "rfc3339::optional")]
+    #[cfg_attr(test, schemars(with = "Option<Timestamp>"))]
     pub config_changed: Option<Timestamp>,
-    /// When the daemon started.
+    /// When the daemon started, as RFC 3339.
     #[serde(with = "rfc3339")]
+    #[cfg_attr(test, schemars(with = "Timestamp"))]
     pub since: Timestamp,
     /// How many reloads were applied.
     pub reloads: u64,
@@ -42,32 +46,34 @@ pub struct Status {
     /// What became of hooks.
     #[serde(default)]
     pub hooks: Hooks,
-    /// Every child, in the order of the configuration.
+    /// Every child, or those that were named, in the order of the configuration.
     pub children: Vec<Child>,
-    /// Every link, in the order of the configuration.
+    /// Every link (of these children), in the order of the configuration.
     pub links: Vec<Link>,
-    /// Every listening socket.
+    /// Every listening socket (of these children).
     #[serde(default)]
     pub listeners: Vec<Listener>,
-    /// Every message file.
+    /// Every message file (of these children).
     #[serde(default)]
     pub files: Vec<MessageFile>,
 }
 
 /// What became of hooks since the daemon was started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Hooks {
-    /// How many were started, or should have been.
+    /// The number that were started, or should have been.
     pub started: u64,
-    /// How many of these could not be started, failed or took too long.
+    /// The number of these that could not be started, failed or took too long.
     pub failed: u64,
-    /// How many events were dropped because a hook ran and too many others waited.
+    /// The number of events that were dropped because a hook ran and too many others waited.
     pub dropped: u64,
 }
 
 /// What a file holds: enough to see that it holds something else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Content {
     /// Its length in bytes.
     pub bytes: u64,
@@ -84,6 +90,7 @@ impl Content {
 
 /// What the daemon is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum DaemonState {
     /// Not all children have been ready yet.
@@ -98,6 +105,7 @@ pub enum DaemonState {
 
 /// What a child is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ChildState {
     /// Not running, and not wanted up.
@@ -116,6 +124,7 @@ pub enum ChildState {
 
 /// One child.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Child {
     /// Its name.
     pub name: String,
@@ -125,8 +134,9 @@ pub struct Child {
     pub pid: Option<i32>,
     /// Whether it is ready.
     pub ready: bool,
-    /// When it came into this state.
+    /// When it came into this state, as RFC 3339.
     #[serde(with = "rfc3339")]
+    #[cfg_attr(test, schemars(with = "Timestamp"))]
     pub since: Timestamp,
     /// Whether it ended as it should and its `restart` does not start it again: it is
     /// down, and nothing is wrong.
@@ -134,59 +144,66 @@ pub struct Child {
     pub finished: bool,
     /// How often it was started again.
     pub restarts: u64,
-    /// The same by cause.
+    /// How often it was started again, by cause.
     #[serde(default)]
     pub restarts_by: RestartsBy,
-    /// How its last process ended.
+    /// How its last process ended. `null`: none has ended.
     pub last_exit: Option<LastExit>,
-    /// What is wrong, in plain words.
+    /// What is wrong, in plain words. `null`: nothing is known to be wrong.
     pub problem: Option<String>,
     /// That it keeps ending, although it is up just now, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flapping: Option<String>,
-    /// What its plugin counts.
+    /// What its plugin counts since its process was started, by the names that
+    /// `plumbd plugin NAME --describe` explains. Empty for a program.
     pub metrics: BTreeMap<String, u64>,
     /// How much some of its metrics rise per second: an average over about a second.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rates: BTreeMap<String, f64>,
-    /// The same as an average over about a minute.
+    /// How much these metrics rise per second: an average over about a minute.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rates_1m: BTreeMap<String, f64>,
     /// What its processes use. The daemon sends none: the command that shows the status looks
-    /// for itself, because that may take a while. `None`: it has no process, or that can't be
+    /// for itself, because that may take a while. `null`: it has no process, or that can't be
     /// seen.
     #[serde(default)]
     pub usage: Option<Usage>,
+    /// What only `status CHILD` shows.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub details: Option<Box<Details>>,
 }
 
-/// What a child's process and everything that it started use. `None` is what can't be seen.
+/// What a child's process and everything that it started use. `null` is what can't be seen.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Usage {
     /// How many processes there are.
     pub processes: u64,
-    /// The processor time of all of them, and of those that they have reaped.
+    /// The processor time of all of them, and of those that they have reaped, in milliseconds.
     pub cpu_ms: u64,
     /// The share of one processor, in percent, over the last `cpu_percent_over_ms`.
     pub cpu_percent: Option<f64>,
-    /// The time since the last look with `--watch`, else since the process was started.
+    /// The time since the last look with `--watch`, else since the process was started, in
+    /// milliseconds.
     pub cpu_percent_over_ms: Option<u64>,
-    /// Resident memory. What several processes share counts for each.
+    /// Resident memory, in bytes. What several processes share counts for each.
     pub memory_bytes: u64,
-    /// Open descriptors.
+    /// How many descriptors they have open.
     pub descriptors: Option<u64>,
-    /// Bytes that were read, from whatever.
+    /// How many bytes they have read, from whatever.
     pub read_bytes: Option<u64>,
-    /// Bytes that were written, to whatever.
+    /// How many bytes they have written, to whatever.
     pub written_bytes: Option<u64>,
-    /// Bytes that were read per second since the last look with `--watch`.
+    /// How many bytes they read per second since the last look with `--watch`.
     pub read_rate: Option<f64>,
-    /// Bytes that were written per second since the last look with `--watch`.
+    /// How many bytes they wrote per second since the last look with `--watch`.
     pub written_rate: Option<f64>,
 }
 
 /// A listening socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Listener {
     /// Its address, as in `listen`.
     pub address: String,
@@ -195,45 +212,48 @@ pub struct Listener {
     /// How many new clients wait to be accepted, for a TCP socket or a Unix socket. Those of Unix
     /// sockets are for the command that shows the status to look at.
     pub backlog: Option<u64>,
-    /// How many may wait.
+    /// How many new clients may wait.
     pub backlog_max: Option<u64>,
-    /// How much memory the datagrams take that wait to be read, for a UDP socket.
+    /// How much memory the datagrams take that wait to be read, in bytes, for a UDP socket.
     pub queued_bytes: Option<u64>,
-    /// How much they may take.
+    /// How much memory they may take, in bytes.
     pub queued_bytes_max: Option<u64>,
 }
 
 /// A message file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct MessageFile {
     /// Its absolute path.
     pub path: String,
     /// The child that writes to it.
     pub child: String,
-    /// How much was written to it per second: an average over about a second.
+    /// How many bytes were written to it per second: an average over about a second.
     pub rate: f64,
-    /// The same as an average over about a minute.
+    /// How many bytes were written to it per second: an average over about a minute.
     pub rate_1m: f64,
-    /// How long it is. The command that shows the status looks for itself, and fills in all
-    /// that follows; `None` if it can't, or if the file system does not answer.
+    /// Its length in bytes. The command that shows the status looks for itself, and fills in
+    /// `free` and `full_in_s` too; `null` if it can't, or if the file system does not answer.
     #[serde(default)]
     pub size: Option<u64>,
     /// How many bytes a program without privileges can still write to its file system.
     #[serde(default)]
     pub free: Option<u64>,
-    /// When the file system is full at the rate of the last minute, in seconds. `None`: never.
+    /// When the file system is full at the rate of the last minute, in seconds. `null`: never.
     #[serde(default)]
     pub full_in_s: Option<u64>,
 }
 
 /// How a process ended: `{"code":1,"at":"..."}` or `{"signal":"SIGKILL","at":"..."}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LastExit {
     /// Whether it exited or was killed by a signal.
     #[serde(flatten)]
     pub how: Ended,
-    /// When it was reaped.
+    /// When it was reaped, as RFC 3339.
     #[serde(with = "rfc3339")]
+    #[cfg_attr(test, schemars(with = "Timestamp"))]
     pub at: Timestamp,
     /// Whether somebody had asked for it: an operator, a reload, the end of the daemon.
     #[serde(default)]
@@ -242,20 +262,22 @@ pub struct LastExit {
 
 /// How often a child was started again, by cause.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RestartsBy {
-    /// Its process ended, and nobody had asked.
+    /// How often because its process ended, and nobody had asked.
     #[serde(default)]
     pub failure: u64,
-    /// An operator asked for it.
+    /// How often because an operator asked for it.
     #[serde(default)]
     pub operator: u64,
-    /// A reload changed it.
+    /// How often because a reload changed it.
     #[serde(default)]
     pub reload: u64,
 }
 
 /// How a process ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Ended {
     /// It exited with this status.
@@ -266,6 +288,7 @@ pub enum Ended {
 
 /// One link.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Link {
     /// The source's name.
     pub from: String,
@@ -274,9 +297,9 @@ pub struct Link {
     pub stream: Stream,
     /// The sink's name.
     pub to: String,
-    /// Bytes that wait in the queue.
+    /// How many bytes wait in the queue.
     pub queued_bytes: u64,
-    /// Bytes that the queue can hold.
+    /// How many bytes the queue can hold.
     pub capacity_bytes: u64,
     /// For how long the sink has taken nothing while bytes waited, in milliseconds.
     /// The daemon looks only when it is asked for the status, and counts from the look
@@ -284,17 +307,17 @@ pub struct Link {
     /// ledger, as logger does, it counts from when the sink last took something.
     pub stalled_for_ms: u64,
     /// How many messages its sink has taken since the link was made, or if the sink keeps no
-    /// ledger, how many its source has counted since that was started. `None`: nobody counts
+    /// ledger, how many its source has counted since that was started. `null`: nobody counts
     /// them.
     #[serde(default)]
     pub messages: Option<u64>,
-    /// How many bytes these have.
+    /// How many bytes these messages have.
     #[serde(default)]
     pub bytes: Option<u64>,
-    /// The two per second, as an average over about a second.
+    /// How many `messages` and `bytes` flow per second: an average over about a second.
     #[serde(default)]
     pub rates: Option<BTreeMap<String, f64>>,
-    /// The same as an average over about a minute.
+    /// How many `messages` and `bytes` flow per second: an average over about a minute.
     #[serde(default)]
     pub rates_1m: Option<BTreeMap<String, f64>>,
 }

@@ -13,6 +13,7 @@ pub(crate) mod datagrams;
 pub(crate) mod delay;
 pub(crate) mod descendants;
 pub(crate) mod executable;
+pub(crate) mod inspect;
 pub(crate) mod listen_fds;
 pub(crate) mod lock;
 pub(crate) mod look;

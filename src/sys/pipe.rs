@@ -44,6 +44,14 @@ pub fn writer_of(read: &OwnedFd) -> io::Result<OwnedFd> {
     Ok(anew::open(read.as_fd(), OFlag::O_WRONLY)?)
 }
 
+/// The pipe's name, as a link in /proc/PID/fd shows it (proc_pid_fd(5)).
+///
+/// # Errors
+/// From fstat(2).
+pub fn name(end: &OwnedFd) -> io::Result<String> {
+    Ok(format!("pipe:[{}]", nix::sys::stat::fstat(end)?.st_ino))
+}
+
 /// Gives the pipe the capacity that it was made with, if a process that had an
 /// end of it changed that. Returns what it has now: less if the kernel does
 /// not grant as much any more, more if it holds too much to shrink.

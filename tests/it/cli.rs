@@ -157,7 +157,7 @@ fn wrong_usage_exits_2_and_prints_nothing_on_standard_output() {
         &["example", "frob"],
         &["completions", "frob"],
         &["plugin", "frob"],
-        &["status", "--json", "echo"],
+        &["status", "--frob", "echo"],
     ];
     for words in wrong {
         let called = plumbd(folder.path(), words);
@@ -344,6 +344,24 @@ fn status_exits_0_if_all_is_up_and_4_otherwise() {
         assert!(called.out.lines().any(|l| l.starts_with(&format!("logger  {state} "))), "{}", called.out);
         assert_eq!(daemon.requests(), [json!({"command": "status"})]);
     }
+}
+
+#[test]
+fn a_daemon_that_can_not_tell_about_one_child_is_said_to_be_of_an_earlier_version() {
+    let unknown = "cannot read the request: unknown variant `inspect`, expected one of `status`, `plan` at line 1";
+    let answer = format!("{}\n{{\"exit\":1}}\n", json!({"err": unknown}));
+    let daemon = FakeDaemon::up(&answer);
+    let called = daemon.plumbd(&["status", "logger"]);
+    assert_eq!((called.status, called.out.as_str()), (1, ""));
+    assert_eq!(
+        called.err,
+        "plumbd: cannot show a single child: the daemon that runs is of an earlier version, which does not tell; \
+         `plumbd status` shows all children\n"
+    );
+    assert_eq!(
+        daemon.requests(),
+        [json!({"command": "status"}), json!({"command": "inspect", "children": ["logger"]})]
+    );
 }
 
 #[test]

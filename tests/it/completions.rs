@@ -111,7 +111,7 @@ fn children_of_the_daemon_that_runs_are_completed() {
     let all = ["echoes", "echoes.0", "echoes.1", "other"];
     let elsewhere = tempfile::tempdir().unwrap();
     let socket = socket.to_str().unwrap();
-    for command in ["start", "stop", "restart"] {
+    for command in ["start", "stop", "restart", "status"] {
         assert_eq!(bash(daemon.dir.path(), &["plumbd", command, ""]), all, "{command}");
         assert_eq!(bash(elsewhere.path(), &["plumbd", command, "--control", socket, ""]), all, "{command}");
     }

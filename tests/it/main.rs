@@ -62,6 +62,7 @@ mod share;
 mod shortage;
 mod signals;
 mod spawn;
+mod status_child;
 mod steady;
 mod stop;
 mod store;

@@ -11,13 +11,19 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Whether the schema accepts each of these documents, according to Debian's
-/// python3-jsonschema. Also checks that it is a schema.
+/// Whether the schema of the configuration accepts each of these documents.
 fn taken(documents: &[Value]) -> Vec<bool> {
+    valid(&plumbd::config::schema::schema(), documents)
+}
+
+/// Whether a schema accepts each of these documents, according to Debian's
+/// python3-jsonschema. Also checks that it is a schema.
+pub fn valid(schema: &Value, documents: &[Value]) -> Vec<bool> {
     const VALIDATE: &str = "import json, sys, jsonschema\n\
                             schema, documents = json.load(sys.stdin)\n\
-                            jsonschema.Draft7Validator.check_schema(schema)\n\
-                            validator = jsonschema.Draft7Validator(schema)\n\
+                            which = jsonschema.validators.validator_for(schema)\n\
+                            which.check_schema(schema)\n\
+                            validator = which(schema)\n\
                             json.dump([validator.is_valid(document) for document in documents], sys.stdout)";
     let mut python = Command::new("/usr/bin/python3")
         .args(["-c", VALIDATE])
@@ -25,7 +31,7 @@ fn taken(documents: &[Value]) -> Vec<bool> {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let question = serde_json::to_vec(&json!([plumbd::config::schema::schema(), documents])).unwrap();
+    let question = serde_json::to_vec(&json!([schema, documents])).unwrap();
     python.stdin.take().unwrap().write_all(&question).unwrap();
     let output = python.wait_with_output().unwrap();
     assert!(output.status.success(), "python3-jsonschema is needed");

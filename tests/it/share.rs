@@ -1,18 +1,19 @@
 //! share/ has what the package and `make install` take from it: manual pages,
-//! completions and the JSON schema, as the commands print them.
+//! completions and the JSON schemas, as the commands print them.
 //! `UPDATE_EXPECT=1 cargo test --test it share` rewrites it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The commands that print completions and the schema, and the places below share/ where
+/// The commands that print completions and the schemas, and the places below share/ where
 /// each shell, and the first line of etc/plumbd.toml, look for them.
-const PRINTED: [(&[&str], &str); 4] = [
+const PRINTED: [(&[&str], &str); 5] = [
     (&["completions", "bash"], "bash-completion/completions/plumbd"),
     (&["completions", "fish"], "fish/vendor_completions.d/plumbd.fish"),
     (&["completions", "zsh"], "zsh/vendor-completions/_plumbd"),
     (&["schema"], "plumbd/plumbd.schema.json"),
+    (&["schema", "status"], "plumbd/plumbd-status.schema.json"),
 ];
 
 fn plumbd(arguments: &[&str]) -> Vec<u8> {

@@ -6,7 +6,7 @@ use crate::control::status::{Listener, MessageFile};
 use std::time::Duration;
 
 /// A line for each listening socket.
-pub(super) fn listeners(listeners: &[Listener]) -> Vec<Column> {
+pub(in crate::cli) fn listeners(listeners: &[Listener]) -> Vec<Column> {
     let waits = |listener: &Listener| match (listener.backlog, listener.backlog_max, listener.queued_bytes) {
         (Some(now), most, _) => {
             let is_full = most.is_some_and(|most| now >= most);
@@ -24,7 +24,7 @@ pub(super) fn listeners(listeners: &[Listener]) -> Vec<Column> {
 }
 
 /// A line for each message file.
-pub(super) fn files(files: &[MessageFile]) -> Vec<Column> {
+pub(in crate::cli) fn files(files: &[MessageFile]) -> Vec<Column> {
     const HOUR: u64 = 3600;
     const DAY: u64 = 24 * HOUR;
     /// Later than that is no news.

@@ -1,6 +1,10 @@
-//! How a child ended although nobody asked: how often, in what time, and its last line. Pure.
+//! How a child ended: how often in what time although nobody had asked, its last line, and its
+//! last ends. Pure.
 
+use crate::supervisor::clock::Moment;
+use crate::sys::process::Exit;
 use crate::sys::text::clipped;
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// An end this long after the one before begins a new row.
@@ -9,6 +13,8 @@ const ROW: Duration = Duration::from_secs(60);
 const FLAPPING: u32 = 3;
 /// A last line is cut to this many characters.
 const LINE: usize = 200;
+/// Operators are shown this many ends.
+const KEPT: usize = 10;
 
 /// Ends of one child.
 #[derive(Debug, Clone, Default)]
@@ -66,9 +72,64 @@ impl Ends {
     }
 }
 
+/// An end as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct End {
+    /// How its process ended.
+    pub(crate) exit: Exit,
+    /// When it was reaped.
+    pub(crate) at: Moment,
+    /// How long it ran.
+    pub(crate) ran: Duration,
+    /// Whether somebody had asked for it.
+    pub(crate) asked: bool,
+    /// Why it could not be started, or was ended.
+    pub(crate) reason: Option<String>,
+    /// The last line that it wrote.
+    pub(crate) last_line: Option<String>,
+}
+
+/// The last ends of one child, whoever asked for them.
+#[derive(Debug, Default)]
+pub(crate) struct LastEnds(VecDeque<End>);
+
+impl LastEnds {
+    /// It ended once more.
+    pub(crate) fn push(&mut self, end: End) {
+        if self.0.len() == KEPT {
+            self.0.pop_front();
+        }
+        let last_line = end.last_line.map(|line| clipped(&line, LINE));
+        self.0.push_back(End { last_line, ..end });
+    }
+
+    /// Those that are kept, the newest last.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &End> {
+        self.0.iter()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_ends_are_kept_and_the_newest_is_last() {
+        let mut ends = LastEnds::default();
+        for code in 0..25 {
+            ends.push(End {
+                exit: Exit::Code(code),
+                at: Moment::now(),
+                ran: Duration::ZERO,
+                asked: false,
+                reason: None,
+                last_line: Some("x".repeat(1000)),
+            });
+        }
+        let codes: Vec<Exit> = ends.iter().map(|end| end.exit).collect();
+        assert_eq!(codes, (15..25).map(Exit::Code).collect::<Vec<_>>());
+        assert!(ends.iter().all(|end| end.last_line.as_ref().is_some_and(|line| line.len() == LINE + 3)));
+    }
 
     #[test]
     fn ends_in_a_row_are_counted_with_their_time() {

@@ -7,8 +7,9 @@ use crate::journal;
 use crate::supervisor::clock::Moment;
 use crate::supervisor::event_loop::Supervisor;
 use crate::supervisor::family::beside::Purpose;
-use crate::supervisor::family::child::{Action, Event};
+use crate::supervisor::family::child::{Action, Event, State};
 use crate::supervisor::family::children::Leaving;
+use crate::supervisor::family::ends::End;
 use crate::supervisor::family::health;
 use crate::supervisor::family::logs::LOG_REST;
 use crate::supervisor::family::notify::{Message, Said};
@@ -442,7 +443,12 @@ impl Supervisor {
         child.prompt_at = None;
         child.log(|lines, each| lines.finish(each));
         let line = journal::last_line(&child.config.name, child.logged_before);
-        child.ended = Some(Moment::now());
+        let at = Moment::now();
+        child.ended = Some(at);
+        let ran = child.started.map(|started| started.elapsed()).unwrap_or_default();
+        // One that ended by itself may still have a problem of the process before it.
+        let was_ended = matches!(child.machine.state, State::Stopping { late: true, .. }) || !child.has_executed;
+        let reason = child.says.clone().or_else(|| child.machine.problem.clone().filter(|_| was_ended));
         (child.exec, child.ready) = (None, None);
         // So that clients can wait from now on, not only from its next start.
         for address in &Rc::clone(&child.config).listen {
@@ -451,11 +457,15 @@ impl Supervisor {
             }
         }
         self.kept.keep_renewed(&mut self.manager);
-        self.step(id, Event::Wrote(line));
+        self.step(id, Event::Wrote(line.clone()));
         if let Some(child) = self.children.get_mut(id) {
             child.says = None;
         }
         self.step(id, Event::Exited(exit));
+        if let Some(child) = self.children.get_mut(id) {
+            let asked = child.machine.asked;
+            child.last_ends.push(End { exit, at, ran, asked, reason, last_line: line });
+        }
     }
 }
 

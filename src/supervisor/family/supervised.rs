@@ -8,6 +8,7 @@ use crate::plugin::{self, Metric, Plugin};
 use crate::supervisor::clock::{Moment, Wall};
 use crate::supervisor::family::checks::Check;
 use crate::supervisor::family::child::{Machine, State};
+use crate::supervisor::family::ends::LastEnds;
 use crate::supervisor::family::health::{Health, Phase};
 use crate::supervisor::family::held_back::HeldBack;
 use crate::supervisor::family::notify;
@@ -69,6 +70,8 @@ pub struct Supervised {
     pub since: Moment,
     /// When it ended the last time.
     pub ended: Option<Moment>,
+    /// Its last ends.
+    pub(crate) last_ends: LastEnds,
     /// Its deadline, as noted in [`Children`](super::children::Children).
     pub timer: Option<Instant>,
     page: Option<SharedMap>,
@@ -103,6 +106,7 @@ impl Supervised {
             logged_before: 0,
             since: Moment::now(),
             ended: None,
+            last_ends: LastEnds::default(),
             timer: None,
             page,
             config,
@@ -222,11 +226,16 @@ impl Supervised {
 
     /// How and when it ended the last time.
     pub fn last_exit(&self, wall: &Wall) -> Option<LastExit> {
-        let how = match self.machine.last_exit? {
-            Exit::Code(code) => Ended::Code(code),
-            Exit::Signal(number) => Ended::Signal(process::signal_name(number)),
-        };
+        let how = ended(self.machine.last_exit?);
         Some(LastExit { how, at: wall.time(self.ended?), asked: self.machine.asked })
+    }
+}
+
+/// How a process ended, as operators see it.
+pub(crate) fn ended(exit: Exit) -> Ended {
+    match exit {
+        Exit::Code(code) => Ended::Code(code),
+        Exit::Signal(number) => Ended::Signal(process::signal_name(number)),
     }
 }
 

@@ -6,7 +6,7 @@ use crate::sys::cause::cause;
 use crate::sys::descendants::{self, Process};
 use nix::errno::Errno;
 use nix::unistd::Pid;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -84,7 +84,7 @@ fn by_ip(at: SocketAddr, tables: [&str; 2], state: Option<&str>) -> Option<u64> 
         // A UDP socket of the other family, or one that is connected, is not in the way.
         let is_in_the_way = match state {
             Some(state) => row.state == state,
-            None => row.at.is_ipv4() == at.is_ipv4() && !row.is_connected,
+            None => row.at.is_ipv4() == at.is_ipv4() && !row.is_connected(),
         };
         is_in_the_way
             && row.at.port() == at.port()
@@ -95,18 +95,27 @@ fn by_ip(at: SocketAddr, tables: [&str; 2], state: Option<&str>) -> Option<u64> 
 
 struct Row<'a> {
     at: SocketAddr,
-    is_connected: bool,
+    /// Its port is 0 if it is not connected.
+    peer: SocketAddr,
     state: &'a str,
     inode: u64,
+}
+
+impl Row<'_> {
+    fn is_connected(&self) -> bool {
+        self.peer.port() != 0
+    }
 }
 
 /// `sl local_address rem_address st tx:rx tr:tm retrnsmt uid timeout inode ...`
 fn row(line: &str) -> Option<Row<'_>> {
     let words: Vec<&str> = line.split_ascii_whitespace().collect();
-    let (ip, port) = words.get(1)?.split_once(':')?;
-    let at = SocketAddr::new(address(ip)?, u16::from_str_radix(port, 16).ok()?);
-    let is_connected = words.get(2)?.split_once(':')?.1 != "0000";
-    Some(Row { at, is_connected, state: words.get(3)?, inode: words.get(9)?.parse().ok()? })
+    let end = |word: &str| {
+        let (ip, port) = word.split_once(':')?;
+        Some(SocketAddr::new(address(ip)?, u16::from_str_radix(port, 16).ok()?))
+    };
+    let (at, peer) = (end(words.get(1)?)?, end(words.get(2)?)?);
+    Some(Row { at, peer, state: words.get(3)?, inode: words.get(9)?.parse().ok()? })
 }
 
 /// Parses an address: words of four bytes as they are in memory, each written as a number
@@ -122,6 +131,44 @@ fn address(hex: &str) -> Option<IpAddr> {
 fn by_name(path: &Path) -> Option<u64> {
     let all = unix_listeners().into_iter();
     all.filter(|(_, name)| name == path).map(|(inode, _)| inode).next_back()
+}
+
+/// A socket, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Socket {
+    /// Its address and, if it is connected, the other end's.
+    pub name: String,
+    /// Whether it is connected.
+    pub is_connected: bool,
+}
+
+/// Every TCP, UDP and Unix socket in the network namespace of that
+/// process, by its inode.
+pub fn sockets(pid: i32) -> HashMap<u64, Socket> {
+    let mut found = HashMap::new();
+    for (table, scheme) in [("tcp", "tcp"), ("tcp6", "tcp"), ("udp", "udp"), ("udp6", "udp")] {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        for row in text.lines().skip(1).filter_map(row) {
+            let name = match row.is_connected() {
+                true => format!("{scheme} {} with {}", row.at, row.peer),
+                false => format!("{scheme}://{}", row.at),
+            };
+            found.insert(row.inode, Socket { name, is_connected: row.is_connected() });
+        }
+    }
+    let text = std::fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap_or_default();
+    found.extend(text.lines().skip(1).filter_map(unix_socket));
+    found
+}
+
+/// A row of proc_net_unix(5): `Num RefCount Protocol Flags Type St Inode Path`
+fn unix_socket(line: &str) -> Option<(u64, Socket)> {
+    /// SS_CONNECTED (the kernel's include/uapi/linux/net.h).
+    const CONNECTED: &str = "03";
+    let mut words = line.split_ascii_whitespace();
+    let (state, inode) = (words.nth(5)?, words.next()?.parse().ok()?);
+    let path = words.next().and_then(|first| line.find(first).map(|at| &line[at..])).unwrap_or("(no name)");
+    Some((inode, Socket { name: format!("unix:{path}"), is_connected: state == CONNECTED }))
 }
 
 /// The inode and the name of every Unix socket that listens.
@@ -173,6 +220,30 @@ mod tests {
         let _unix = std::os::unix::net::UnixListener::bind(&path).unwrap();
         is_own(&Address::Unix(path));
         assert_eq!(of(&Address::Unix("/none".into())), None);
+    }
+
+    #[test]
+    fn every_socket_of_a_process_is_described() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let client = std::net::TcpStream::connect(at).unwrap();
+        let udp = UdpSocket::bind("[::1]:0").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a socket");
+        let _unix = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let own = sockets_of(nix::unistd::getpid());
+        let all = sockets(nix::unistd::getpid().as_raw());
+        let mut names: Vec<(&str, bool)> =
+            own.iter().filter_map(|inode| all.get(inode)).map(|one| (one.name.as_str(), one.is_connected)).collect();
+        names.sort_unstable();
+        for expected in [
+            (format!("tcp://{at}"), false),
+            (format!("tcp {} with {at}", client.local_addr().unwrap()), true),
+            (format!("udp://{}", udp.local_addr().unwrap()), false),
+            (format!("unix:{}", path.display()), false),
+        ] {
+            assert!(names.contains(&(expected.0.as_str(), expected.1)), "{expected:?} in {names:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Operators: their connections, their requests, and those who wait for an answer.
 
 mod amounts;
+mod inspect;
 mod readers;
 pub(crate) mod ready;
 pub(crate) mod requests;

@@ -8,7 +8,7 @@ use crate::config::model::base_name;
 use crate::control::Response;
 use crate::control::entry::{Entry, Lost};
 use crate::journal;
-use crate::journal::ring::{Cursor, Piece};
+use crate::journal::ring::{Cursor, Kept, Piece};
 use crate::supervisor::events::Events;
 
 /// A reader gets more once less than this waits for it, in bytes.
@@ -159,13 +159,18 @@ impl Operators {
 
 fn response(piece: Piece<'_>) -> Response {
     match piece {
-        Piece::Entry(child, kept) => Response::Entry(Entry {
-            seq: kept.seq,
-            at: kept.at,
-            child: child.to_owned(),
-            level: kept.level().into(),
-            text: kept.text.to_string(),
-        }),
+        Piece::Entry(child, kept) => Response::Entry(entry(child, kept)),
         Piece::Lost(child, entries) => Response::Lost(Lost { child: child.to_owned(), entries }),
+    }
+}
+
+/// An entry as it is sent.
+pub(super) fn entry(child: &str, kept: &Kept) -> Entry {
+    Entry {
+        seq: kept.seq,
+        at: kept.at,
+        child: child.to_owned(),
+        level: kept.level().into(),
+        text: kept.text.to_string(),
     }
 }

@@ -59,6 +59,7 @@ impl Supervisor {
                     self.operators.read_events(connection, child, next);
                 }
             }
+            Request::Inspect { children } => self.inspect(connection, &children),
             Request::Reopen => {
                 let (told, failed) = self.reopen();
                 if !told.is_empty() {
@@ -112,7 +113,7 @@ impl Supervisor {
 
     /// The ids and names of the children that an operator named: instances, or all instances
     /// of a child. If a name is unknown, this answers the operator.
-    fn children_named(&mut self, connection: u32, names: &[String]) -> Option<(Vec<Id>, Vec<String>)> {
+    pub(super) fn children_named(&mut self, connection: u32, names: &[String]) -> Option<(Vec<Id>, Vec<String>)> {
         let mut ids = Vec::new();
         for name in names {
             match self.children.ids_of(name) {
@@ -327,6 +328,7 @@ impl Supervisor {
                     rates,
                     rates_1m,
                     usage: None,
+                    details: None,
                 }
             });
         Status {
