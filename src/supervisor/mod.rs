@@ -13,6 +13,7 @@
 //! | `change` | everything that takes several steps: start, reload, end |
 //! | `operators` | operators' connections and requests |
 //! | `events` | what happened lately |
+//! | `full_links` | links that become full, and that move again |
 //! | `looks` | processes aside that look at things that may not answer, so that the loop never waits |
 //! | `summary` | how the children are, in a line for the service manager |
 //! | `manager`, `clock`, `poll` | the service manager, time, descriptors |
@@ -24,6 +25,7 @@ mod dice;
 mod event_loop;
 mod events;
 mod family;
+mod full_links;
 mod kept;
 mod looks;
 mod manager;

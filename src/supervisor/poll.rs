@@ -33,8 +33,8 @@ pub enum Token {
     Journal,
     /// Something comes from a check of a child.
     Check(Id),
-    /// Bytes wait for a child.
-    Waits(Id),
+    /// Bytes wait in a queue, or it has room.
+    Link(u32),
 }
 
 impl poll::Token for Token {
@@ -50,7 +50,7 @@ impl poll::Token for Token {
             Token::Look(id) => (7, id),
             Token::Journal => (8, 0),
             Token::Check(id) => (9, id),
-            Token::Waits(id) => (10, id),
+            Token::Link(id) => (10, id),
         };
         (kind << 32) | u64::from(id)
     }
@@ -69,7 +69,7 @@ impl poll::Token for Token {
             7 => Token::Look(id),
             8 => Token::Journal,
             9 => Token::Check(id),
-            _ => Token::Waits(id),
+            _ => Token::Link(id),
         }
     }
 }

@@ -68,10 +68,12 @@ impl Reads {
                 while let Some((event, after)) = events.read(*next) {
                     *next = after;
                     // That events are lost concerns everybody: it is not known whose they were.
-                    let is_wanted = match (&child, &event.about.child) {
-                        (None, _) => true,
-                        (Some(name), Some(child)) => is_called(name, child),
-                        (Some(_), None) => event.about.count.is_some(),
+                    let is_wanted = match (&child, &event.about.child, &event.about.from) {
+                        (None, _, _) => true,
+                        (Some(name), Some(child), from) => {
+                            is_called(name, child) || from.as_ref().is_some_and(|from| is_called(name, from))
+                        }
+                        (Some(_), None, _) => event.about.count.is_some(),
                     };
                     if is_wanted && !line(&Response::Event(event)) {
                         return false;
