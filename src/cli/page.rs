@@ -1,6 +1,7 @@
 //! `plumbd status` for people: the daemon, its children, its links, and
 //! what is wrong. Pure.
 
+mod buffered;
 mod places;
 
 use super::table::{Colour, Column, DETAIL, Paper, bar, table};
@@ -52,7 +53,8 @@ pub(super) fn page(status: &Status, now: Timestamp, paper: Paper) -> Page {
     let head = head(status, wrong.len(), now, paper);
     let wrong = wrong.into_iter().chain(not_in_force(status, now));
     let mut problems: Vec<String> = wrong.map(|problem| shown(paper.paint(Colour::Bad, "!"), problem)).collect();
-    problems.extend(unlogged(status).map(|note| shown("-".to_owned(), note)));
+    let notes = buffered::notes(status, now).into_iter().chain(unlogged(status));
+    problems.extend(notes.map(|note| shown("-".to_owned(), note)));
     Page { head, tables, problems }
 }
 
