@@ -267,7 +267,8 @@ pub const CHILD: Keys = &[
         "If bytes wait for this sink and it takes none of them for this long, it is unhealthy, and is stopped as for \
          `health`. A built-in plugin takes bytes when it completes a batch. Any other program counts as taking bytes if \
          the number of bytes that wait changes, or if it, or a process below it, reads anything at all. So a program \
-         that still reads other things does not count as stalled. A reload changes this without restarting the child.",
+         that still reads other things does not count as stalled. Nor does one of which plumbd may not see what it reads \
+         (/proc/PID/io), which is logged. A reload changes this without restarting the child.",
     ),
     key(
         "after",
@@ -396,8 +397,9 @@ pub const HEALTH: Keys = &[
         Kind::Duration(MILLISECOND, YEAR),
         r#""10s""#,
         "from one check to the next",
-        "The time from the beginning of one check to the beginning of the next, and from when the child is up to the \
-         first one. A check that takes longer delays the next one. Until a child with `ready = \"health\"` is ready, it is checked more often: after 100 ms, then \
+        "The time from the beginning of one check to the beginning of the next. A check that takes longer delays the \
+         next one. The first check begins between `every` and twice `every` after the child is up; when, follows from its \
+         name, so that many children that start together are not checked all at once. Until a child with `ready = \"health\"` is ready, it is checked more often: after 100 ms, then \
          after twice as long each time, up to 1 s.",
     ),
     key(

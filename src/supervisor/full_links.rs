@@ -19,7 +19,7 @@ impl Supervisor {
     /// Looks at the links in which bytes were seen a while ago.
     pub(crate) fn look_at_links(&mut self, now: Instant) {
         let children = &self.children;
-        let taken = |links: &Links, sink: &str| children.named(sink).map(|sink| sink.taken(links)).unwrap_or_default();
+        let taken = |links: &Links, sink: &str| children.named(sink).and_then(|sink| sink.taken(links));
         let news = self.kept.links.on_time(&self.system.poll, now, taken);
         self.note_links(&news);
     }

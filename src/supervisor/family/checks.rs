@@ -117,7 +117,8 @@ impl Supervised {
         Share::of(pid).since(check.before).in_vain().max(of_check)
     }
 
-    /// If this changes, the child has taken something of what waits for it.
+    /// If this changes, the child has taken something of what waits for it. `None`: that can't
+    /// be seen.
     pub(crate) fn taken(&self, links: &Links) -> Taken {
         let (waits, batches) = links.waits_for(&self.config.name);
         self.taken_of(waits, batches)
@@ -125,9 +126,9 @@ impl Supervised {
 
     fn taken_of(&self, waits: u64, batches: Option<u64>) -> Taken {
         match batches {
-            Some(batches) => [batches, 0, 0],
+            Some(batches) => Some([batches, 0]),
             // Without a ledger, a source that fills a queue again at once hides what was taken.
-            None => [0, waits, self.machine.pid().map_or(0, delay::reading)],
+            None => Some([waits, self.machine.pid().map_or(Some(0), delay::reading)?]),
         }
     }
 }

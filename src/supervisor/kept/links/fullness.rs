@@ -61,8 +61,8 @@ pub(super) enum Fill {
     Full(Taken),
 }
 
-/// If this changes, the sink has taken something.
-pub(crate) type Taken = [u64; 3];
+/// If this changes, the sink has taken something. `None`: that can't be seen.
+pub(crate) type Taken = Option<[u64; 2]>;
 
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,7 +137,7 @@ impl Fullness {
             }
             (State::JustFull { since, taken: before, .. }, Event::Looked(Fill::Full(taken))) => {
                 let time = now.duration_since(since);
-                if taken == before || time >= SURE {
+                if taken.is_some() && taken == before || time >= SURE {
                     (State::Full { since }, Some(Action::Say(News::Full(time))))
                 } else {
                     (State::JustFull { since, taken, look_at: now + FULL }, None)
@@ -158,7 +158,7 @@ mod tests {
     use crate::supervisor::dice::Dice;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const FULL_NOW: Fill = Fill::Full([0; 3]);
+    const FULL_NOW: Fill = Fill::Full(Some([0; 2]));
 
     /// A queue and its watch. The kernel reports as epoll(7) does.
     struct World {
@@ -268,7 +268,7 @@ mod tests {
         let takes_unseen = |world: &mut World, time: Duration| {
             for taken in 0..(time.as_millis() / 500) as u64 {
                 // Its source fills it at once.
-                world.set(Fill::Full([taken, 0, 0]));
+                world.set(Fill::Full(Some([taken, 0])));
                 world.pass(Duration::from_millis(500));
             }
         };
@@ -282,6 +282,11 @@ mod tests {
 
         let mut world = World::new();
         takes_unseen(&mut world, PAUSE + SURE + FULL);
+        assert_eq!(world.news, [News::Full(SURE)]);
+
+        let mut world = World::new();
+        world.set(Fill::Full(None));
+        world.pass(PAUSE + SURE + FULL);
         assert_eq!(world.news, [News::Full(SURE)]);
     }
 
