@@ -1,6 +1,7 @@
 //! `plumbd status` for people: the daemon, its children, its links, and
 //! what is wrong. Pure.
 
+mod buffered;
 pub(super) mod places;
 
 use super::table::{Colour, Column, DETAIL, Paper, bar, table};
@@ -52,7 +53,8 @@ pub(super) fn page(status: &Status, now: Timestamp, paper: Paper) -> Page {
     let head = head(status, wrong.len(), now, paper);
     let wrong = wrong.into_iter().chain(not_in_force(status, now));
     let mut problems: Vec<String> = wrong.map(|problem| shown(paper.paint(Colour::Bad, "!"), problem)).collect();
-    problems.extend(unlogged(status).map(|note| shown("-".to_owned(), note)));
+    let notes = buffered::notes(status, now).into_iter().chain(unlogged(status));
+    problems.extend(notes.map(|note| shown("-".to_owned(), note)));
     Page { head, tables, problems }
 }
 
@@ -94,14 +96,28 @@ fn head(status: &Status, problems: usize, now: Timestamp, paper: Paper) -> Strin
         program => format!("version {}, ", program.replace(char::is_control, "\u{fffd}")),
     };
     let config = status.config.as_deref().unwrap_or("the built-in configuration");
-    format!(
-        "plumbd {}: {}\nprocess {} for {}, {version}{}{reloads}\n",
-        paper.paint(colour, &format!("{}{problems}", status.state)),
-        paper.paint(colour, &counts),
+    let process = format!(
+        "process {} for {}, {version}{}{reloads}",
         status.pid,
         age(status.since, now),
         config.replace(char::is_control, "\u{fffd}"),
-    )
+    );
+    let first = folded(&format!("plumbd {}{problems}: {counts}", status.state), paper).into_iter();
+    let first = first.map(|line| match line.strip_prefix("plumbd ") {
+        Some(rest) => format!("plumbd {}", paper.paint(colour, rest)),
+        None => paper.paint(colour, &line),
+    });
+    first.chain(folded(&process, paper)).map(|line| line + "\n").collect()
+}
+
+/// A line of the head. If it does not fit, what comes after its first line is indented.
+fn folded(text: &str, paper: Paper) -> Vec<String> {
+    let width = paper.width.unwrap_or(usize::MAX);
+    if text.chars().count() <= width {
+        return vec![text.to_owned()];
+    }
+    let lines = wrapped(text, width.saturating_sub(MARGIN)).into_iter().enumerate();
+    lines.map(|(place, line)| if place == 0 { line } else { format!("  {line}") }).collect()
 }
 
 fn children(status: &Status, now: Timestamp) -> Vec<Column> {
@@ -422,6 +438,22 @@ mod tests {
                 assert!(text.contains(kept), "{kept} {width}:\n{text}");
             }
         }
+    }
+
+    #[test]
+    fn the_head_is_wrapped_on_a_narrow_terminal() {
+        let mut status = well();
+        status.children[1].problem = Some("it is ill".to_owned());
+        let paper = Paper { width: Some(40), colours: false };
+        insta::assert_snapshot!(page(&status, at("2026-11-22T17:03:20Z"), paper).head, @r"
+        plumbd running, with 1 problem: 2 of 3
+          children up, 1 finished
+        process 4242 for 2h3m, version 1.2.3,
+          /etc/plumbd/plumbd.toml, reloaded 2
+          times
+        ");
+        let coloured = page(&status, at("2026-11-22T17:03:20Z"), Paper { colours: true, ..paper }).head;
+        assert_eq!(letters(&coloured), page(&status, at("2026-11-22T17:03:20Z"), paper).head);
     }
 
     #[test]

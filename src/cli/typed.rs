@@ -196,10 +196,16 @@ Examples:
     ///
     /// The daemon keeps the last 1,024 events, and numbers them from 0. Each has a
     /// number (`seq`), a time (`at`), a name (`event`) and, if they apply, `child`,
-    /// `pid`, `reason`, `exit`, `signal` and `restarts`. The names: starting, ready, up, exited,
-    /// backoff, failed, finished, unhealthy, stalled, watchdog, problem, solved,
-    /// reload-begun, reload-done, reload-refused, reload-undone, stopping, and lost
-    /// if the reader was too slow for `count` events.
+    /// `pid`, `reason`, `exit`, `signal`, `restarts` and `from`. The names: starting, ready,
+    /// up, exited, backoff, failed, finished, unhealthy, stalled, watchdog, problem, solved,
+    /// link-full, link-moves, reload-begun, reload-done, reload-refused, reload-undone,
+    /// stopping, and lost if the reader was too slow for `count` events.
+    ///
+    /// A link is full (link-full) if its pipe has had no free page for 1 s, so that its source
+    /// (`from`) waits for its sink (`child`). The daemon notices that 1 to 3 s after the link
+    /// became full, or up to 12 s if the sink is a program that still reads something else.
+    /// link-moves follows when there is room again. A link that is often full for less than
+    /// 1 s, because its sink is slower than its source, has no such events.
     #[command(after_help = "\
 Examples:
   plumbd events                       from now on

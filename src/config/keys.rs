@@ -276,7 +276,8 @@ pub const CHILD: Keys = &[
         "If bytes wait for this sink and it takes none of them for this long, it is unhealthy, and is stopped as for \
          `health`. A built-in plugin takes bytes when it completes a batch. Any other program counts as taking bytes if \
          the number of bytes that wait changes, or if it, or a process below it, reads anything at all. So a program \
-         that still reads other things does not count as stalled. A reload changes this without restarting the child.",
+         that still reads other things does not count as stalled. Nor does one of which plumbd may not see what it reads \
+         (/proc/PID/io), which is logged. A reload changes this without restarting the child.",
     ),
     key(
         "after",
@@ -420,8 +421,9 @@ pub const HEALTH: Keys = &[
         Kind::Duration(MILLISECOND, YEAR),
         r#""10s""#,
         "from one check to the next",
-        "The time from the beginning of one check to the beginning of the next, and from when the child is up to the \
-         first one. A check that takes longer delays the next one. Until a child with `ready = \"health\"` is ready, it is checked more often: after 100 ms, then \
+        "The time from the beginning of one check to the beginning of the next. A check that takes longer delays the \
+         next one. The first check begins between `every` and twice `every` after the child is up; when, follows from its \
+         name, so that many children that start together are not checked all at once. Until a child with `ready = \"health\"` is ready, it is checked more often: after 100 ms, then \
          after twice as long each time, up to 1 s.",
     ),
     key(
@@ -448,7 +450,7 @@ pub const HEALTH: Keys = &[
 ];
 
 /// How many of [`ON`] are about children.
-const ABOUT_CHILDREN: usize = 13;
+const ABOUT_CHILDREN: usize = 15;
 /// `on` of a child.
 pub const CHILD_ON: Keys = ON.split_at(ABOUT_CHILDREN).0;
 /// `on` of the daemon: every event that a program can be run at.
@@ -465,6 +467,12 @@ pub const ON: Keys = &[
     on("unhealthy", "its checks failed", "Checks of a child failed, and it is asked to stop."),
     on("stalled", "it takes no bytes", "A sink took none of the bytes that wait for it, and is asked to stop."),
     on("watchdog", "it sent no WATCHDOG=1", "A child did not send WATCHDOG=1 in time, and gets SIGABRT."),
+    on(
+        "link-full",
+        "a link into it is full",
+        "A link has been full for a second, so that its source waits for its sink, which is the child of this event.",
+    ),
+    on("link-moves", "that link moves again", "A link that was full has room again."),
     on("stopping", "it is asked to end", "A child is asked to end; without a child, the daemon."),
     on("reload-begun", "a reload begins", "A reload begins."),
     on("reload-done", "a reload is over", "The new configuration is in force, and everything that changed is up."),

@@ -262,15 +262,46 @@ fn settings(old: &Child, new: &Child) -> Vec<(String, String)> {
     keys.map(|key| (key.clone(), changes(old, new, &key))).collect()
 }
 
-/// That the value of a key changes, with both values if they are short.
+/// Longer values would hide the rest of a line.
+const SHORT: usize = 60;
+/// Keys of `health` whose values may have secrets, which would go to the log.
+const MAY_BE_SECRET: [&str; 2] = ["command", "http"];
+
+/// That the value of a key changes, with both values if they are short, or else with those of
+/// the keys in it that differ.
 fn changes(old: &Child, new: &Child, key: &str) -> String {
-    /// Longer values would hide the rest of the line.
-    const SHORT: usize = 60;
-    let value = |child| effective::values(child).remove(key).filter(|value| value.chars().count() <= SHORT);
-    match (value(old), value(new)) {
-        (Some(old), Some(new)) => format!("{key} changes from {old} to {new}"),
-        _ => format!("{key} changes"),
+    let (old, new) = (effective::values(old).remove(key), effective::values(new).remove(key));
+    let (Some(old), Some(new)) = (old, new) else { return format!("{key} changes") };
+    if is_short(&old) && is_short(&new) {
+        return format!("{key} changes from {old} to {new}");
     }
+    let inner = inner_changes(key, &old, &new);
+    if inner.is_empty() { format!("{key} changes") } else { inner.join(", ") }
+}
+
+fn is_short(value: &str) -> bool {
+    value.chars().count() <= SHORT
+}
+
+/// What changes in a table; nothing if one of the two is empty or no table.
+fn inner_changes(key: &str, old: &str, new: &str) -> Vec<String> {
+    let (Some(old), Some(new)) = (inner(old), inner(new)) else { return Vec::new() };
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let differ = names.into_iter().filter(|name| old.get(*name) != new.get(*name));
+    let shown = |value: Option<&toml::Value>| value.map(ToString::to_string).filter(|value| is_short(value));
+    differ
+        .map(|name| match (shown(old.get(name)), shown(new.get(name))) {
+            (Some(old), Some(new)) if !MAY_BE_SECRET.contains(&name.as_str()) => {
+                format!("{key}.{name} changes from {old} to {new}")
+            }
+            _ => format!("{key}.{name} changes"),
+        })
+        .collect()
+}
+
+fn inner(value: &str) -> Option<toml::Table> {
+    let outer: toml::Table = format!("it = {value}").parse().ok()?;
+    outer.get("it")?.as_table().filter(|table| !table.is_empty()).cloned()
 }
 
 /// Changes of what only the supervisor uses, each with its key.
@@ -542,6 +573,23 @@ to = "logger"
         let said = "keep     echo    /t:3: stop_to changes from \"group\" to \"leader\"; its process stays\n\
                     keep     echo    /t:4: success changes from { codes = [0], signals = [] } to { codes = [0, 3], signals = [] }; its process stays\nkeep     logger";
         assert_eq!(changed("plugin = \"echo\"", keys), said);
+    }
+
+    #[test]
+    fn of_a_long_value_what_differs_is_shown_and_no_secret() {
+        let keys = |backoff: &str, health: &str| format!("plugin = \"echo\"\nbackoff = {backoff}\nhealth = {health}");
+        let from = |backoff: &str, health: &str| model(&TWO.replacen("plugin = \"echo\"", &keys(backoff, health), 1));
+        let old = from("{}", "{ http = \"http://127.0.0.1:1/?secret\" }");
+        let new = from("{ max = \"1m\", first = \"1s\" }", "{ http = \"http://127.0.0.1:1/?other\", every = \"1m\" }");
+        let said = [
+            r#"backoff.first changes from "0s" to "1s", backoff.max changes from "30s" to "1m""#,
+            r#"health.every changes from "10s" to "1m", health.http changes"#,
+        ];
+        assert_eq!(whys(&plan(&old, &new), "echo"), said);
+        // It has other keys now, or none.
+        let other = from("{}", "{ command = [\"/bin/true\", \"secret\"] }");
+        assert_eq!(whys(&plan(&old, &other), "echo"), ["health.command changes, health.http changes"]);
+        assert_eq!(whys(&plan(&old, &from("{}", "{}")), "echo"), ["health changes"]);
     }
 
     #[test]

@@ -47,6 +47,10 @@ pub enum What {
     Stalled,
     /// A child did not send WATCHDOG=1 in time, or sent WATCHDOG=trigger, and gets SIGABRT.
     Watchdog,
+    /// A link has been full for a second: its source has to wait.
+    LinkFull,
+    /// A link that was full has room again.
+    LinkMoves,
     /// A reload begins.
     ReloadBegun,
     /// The new configuration is in force, and everything that changed is up.
@@ -71,9 +75,12 @@ impl What {
 /// What an event is about.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
-    /// The child.
+    /// The child; of a link, its sink.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub child: Option<String>,
+    /// The source of the link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
     /// Its process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,

@@ -273,6 +273,10 @@ pub struct RestartsBy {
     /// How often because a reload changed it.
     #[serde(default)]
     pub reload: u64,
+    /// It was not well: its checks failed, it took none of the bytes that waited for it, or it
+    /// did not send WATCHDOG=1 in time.
+    #[serde(default)]
+    pub health: u64,
 }
 
 /// How a process ended.
@@ -425,18 +429,18 @@ mod tests {
             "hooks": {"started": 0, "failed": 0, "dropped": 0},
             "children": [
                 {"name": "echo", "state": "up", "pid": 4243, "ready": true, "since": "2026-11-22T15:00:01.250Z", "finished": false,
-                 "restarts": 0, "restarts_by": {"failure": 0, "operator": 0, "reload": 0}, "last_exit": null, "problem": null,
+                 "restarts": 0, "restarts_by": {"failure": 0, "operator": 0, "reload": 0, "health": 0}, "last_exit": null, "problem": null,
                  "metrics": {"connections": 3, "accepted": 10, "refused": 0, "messages": 1234, "bytes": 56789},
                  "rates": {"messages": 1.5}, "rates_1m": {"messages": 20.1},
                  "usage": {"processes": 1, "cpu_ms": 70, "cpu_percent": 0.1, "cpu_percent_over_ms": 60000,
                            "memory_bytes": 4096000, "descriptors": 12, "read_bytes": 1, "written_bytes": null,
                            "read_rate": 0.5, "written_rate": null}},
                 {"name": "tidy", "state": "backoff", "pid": null, "ready": false, "since": "2026-11-22T15:00:01.250Z", "finished": false,
-                 "restarts": 2, "restarts_by": {"failure": 1, "operator": 1, "reload": 0},
+                 "restarts": 2, "restarts_by": {"failure": 1, "operator": 1, "reload": 0, "health": 0},
                  "last_exit": {"code": 1, "at": "2026-11-22T15:00:01.250Z", "asked": false},
                  "problem": "it exits at once", "metrics": {}, "usage": null},
                 {"name": "gone", "state": "down", "pid": null, "ready": false, "since": "2026-11-22T15:00:01.250Z", "finished": false,
-                 "restarts": 2, "restarts_by": {"failure": 0, "operator": 0, "reload": 2},
+                 "restarts": 2, "restarts_by": {"failure": 0, "operator": 0, "reload": 2, "health": 0},
                  "last_exit": {"signal": "SIGKILL", "at": "2026-11-22T15:00:01.250Z", "asked": true},
                  "problem": null, "metrics": {}, "usage": null}
             ],

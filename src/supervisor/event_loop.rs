@@ -206,6 +206,7 @@ impl Supervisor {
             }
             if may_differ {
                 self.tell_summary();
+                self.kept.links.watch(&self.system.poll, Instant::now());
             }
             if let Some(wait) = self.log_pipes.flush(&self.system.poll) {
                 self.agenda.look_after(wait);
@@ -230,8 +231,8 @@ impl Supervisor {
             let now = Instant::now();
             self.system.poll.wait(&mut events, timeout).map_err(|e| format!("cannot wait for events: {e}"))?;
             for (token, flags) in events.drain(..) {
-                // Events of the log change nothing else.
-                self.agenda.dirty |= !matches!(token, Token::Log(_) | Token::Journal);
+                // Events of the log and of links change nothing else.
+                self.agenda.dirty |= !matches!(token, Token::Log(_) | Token::Journal | Token::Link(_));
                 self.event(token, flags);
             }
             self.deadlines(now);
@@ -255,6 +256,7 @@ impl Supervisor {
             self.manager.deadline(),
             self.looks.deadline(),
             self.hooks.deadline(),
+            self.kept.links.deadline(),
             journal,
             journal::deadline(),
         ];
@@ -280,8 +282,8 @@ impl Supervisor {
             Token::Look(id) => self.on_look(id),
             Token::Journal => {}
             Token::Check(id) => self.on_check(id),
-            Token::Waits(id) => self.on_waits(id),
             Token::Hook(id) => self.on_hook(id),
+            Token::Link(queue) => self.on_link(queue, flags),
         }
     }
 
@@ -327,6 +329,7 @@ impl Supervisor {
         self.log_pipes.on_time(&mut self.children, now);
         self.manager.on_time(now);
         self.hooks.on_time(now);
+        self.look_at_links(now);
         if self.agenda.look_at.is_some_and(|at| at <= now) {
             self.agenda.look_at = None;
             self.left();

@@ -1,14 +1,16 @@
 //! What happened to children and to the daemon: the last 1,024 events, for `plumbd events`.
 
-use crate::config::model::Ready;
+use crate::config::model::{Link, Ready};
 use crate::control::event::{About, Event, What};
 use crate::supervisor::family::child::State;
 use crate::supervisor::family::supervised::Supervised;
+use crate::supervisor::kept::links::News;
 use crate::sys::process::{Exit, signal_name};
 use jiff::Timestamp;
 use nix::unistd::Pid;
 use std::collections::VecDeque;
 use std::mem::discriminant;
+use std::time::Duration;
 
 /// How many events are kept.
 const KEPT: usize = 1024;
@@ -30,6 +32,21 @@ impl Events {
         self.next += 1;
     }
 
+    /// A link became full, or moves again.
+    pub(crate) fn link(&mut self, link: &Link, news: News) {
+        let (event, reason) = match news {
+            News::Full(time) => (
+                What::LinkFull,
+                format!("{} is full: {} has made no room for {}", link.title(), link.to, seconds(time)),
+            ),
+            News::Moves(time) => {
+                (What::LinkMoves, format!("{} moves again: it was full for {}", link.title(), seconds(time)))
+            }
+        };
+        let (from, child) = (Some(link.from.clone()), Some(link.to.clone()));
+        self.happened(event, About { child, from, reason: Some(reason), ..About::default() });
+    }
+
     /// The number that the next event will have.
     pub(crate) fn next(&self) -> u64 {
         self.next
@@ -47,6 +64,11 @@ impl Events {
         let place = usize::try_from(number - first).ok()?;
         self.kept.get(place).map(|event| (event.clone(), number + 1))
     }
+}
+
+/// As `1.5 s`.
+fn seconds(time: Duration) -> String {
+    format!("{} s", (time.as_secs_f64() * 10.0).round() / 10.0)
 }
 
 impl Supervised {

@@ -13,6 +13,7 @@
 //! | `change` | everything that takes several steps: start, reload, end |
 //! | `operators` | operators' connections and requests |
 //! | `events` | what happened lately |
+//! | `full_links` | links that become full, and that move again |
 //! | `hooks` | programs that are run when something happens |
 //! | `looks` | processes aside that look at things that may not answer, so that the loop never waits |
 //! | `summary` | how the children are, in a line for the service manager |
@@ -25,6 +26,7 @@ mod dice;
 mod event_loop;
 mod events;
 mod family;
+mod full_links;
 mod hooks;
 mod kept;
 mod looks;

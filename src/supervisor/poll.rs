@@ -33,8 +33,8 @@ pub enum Token {
     Journal,
     /// Something comes from a check of a child.
     Check(Id),
-    /// Bytes wait for a child.
-    Waits(Id),
+    /// Bytes wait in a queue, or it has room.
+    Link(u32),
     /// A hook has written something.
     Hook(Id),
 }
@@ -52,7 +52,7 @@ impl poll::Token for Token {
             Token::Look(id) => (7, id),
             Token::Journal => (8, 0),
             Token::Check(id) => (9, id),
-            Token::Waits(id) => (10, id),
+            Token::Link(id) => (10, id),
             Token::Hook(id) => (11, id),
         };
         (kind << 32) | u64::from(id)
@@ -72,7 +72,7 @@ impl poll::Token for Token {
             7 => Token::Look(id),
             8 => Token::Journal,
             9 => Token::Check(id),
-            10 => Token::Waits(id),
+            10 => Token::Link(id),
             _ => Token::Hook(id),
         }
     }

@@ -2,6 +2,7 @@
 //! they could have run (/proc/PID/schedstat: Documentation/scheduler/sched-stats.rst of the
 //! kernel), and how much they read (proc_pid_io(5)).
 
+use super::usage::read_and_written;
 use nix::unistd::Pid;
 use std::time::Duration;
 
@@ -56,16 +57,14 @@ pub(crate) fn longest_wait(process: Pid) -> Duration {
 }
 
 /// A number that changes if a process, or one below it, reads bytes from anything, or if others
-/// are below it now. What can't be looked at does not count.
-pub(crate) fn reading(process: Pid) -> u64 {
-    let of_one = |pid: Pid| {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
-        text.lines().find_map(|line| line.strip_prefix("rchar:")?.trim().parse::<u64>().ok()).unwrap_or(0)
-    };
+/// are below it now. `None`: that can't be seen of one of them, because it belongs to another
+/// user or is not dumpable (proc_pid_io(5), prctl(2)).
+pub(crate) fn reading(process: Pid) -> Option<u64> {
     let number = |pid: Pid| u64::from(pid.as_raw().unsigned_abs());
-    tree(process)
-        .into_iter()
-        .fold(0_u64, |all, pid| all.wrapping_mul(31).wrapping_add((number(pid) << 32) ^ of_one(pid)))
+    tree(process).into_iter().try_fold(0_u64, |all, pid| {
+        let [read, _] = read_and_written(pid.as_raw())?;
+        Some(all.wrapping_mul(31).wrapping_add((number(pid) << 32) ^ read))
+    })
 }
 
 /// A process and those below it. On a kernel without CONFIG_PROC_CHILDREN, only itself.

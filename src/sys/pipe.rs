@@ -7,6 +7,7 @@
 use super::anew;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -113,6 +114,17 @@ pub fn bytes_in(end: impl AsFd) -> io::Result<usize> {
     // SAFETY: FIONREAD stores one int through the pointer, which outlives the call.
     unsafe { fionread(end.as_fd().as_raw_fd(), &raw mut bytes) }?;
     Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Whether the pipe of this write end has a free page, so that a write of one page does not
+/// wait (poll(2), and `pipe_poll` in the kernel's fs/pipe.c). A pipe may hold fewer bytes than
+/// its capacity and have none, because short writes do not fill pages.
+///
+/// # Errors
+/// ENOMEM.
+pub fn has_room(write: impl AsFd) -> io::Result<bool> {
+    let mut ends = [PollFd::new(write.as_fd(), PollFlags::POLLOUT)];
+    Ok(poll(&mut ends, PollTimeout::ZERO)? > 0)
 }
 
 /// The result of moving bytes.

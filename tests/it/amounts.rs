@@ -238,3 +238,40 @@ fn a_thousand_idle_children_wake_nobody_and_their_status_is_quick() {
     assert!(best[0] < Duration::from_millis(500) && best[1] < Duration::from_millis(100), "{best:?}");
     daemon.stop();
 }
+
+#[test]
+fn a_filter_that_holds_back_its_output_is_hinted_at() {
+    let config = |filter: &str| {
+        format!(
+            r#"
+            [children.source]
+            command = ["sh", "-c", "seq 5000; exec sleep 1000"]
+            [children.filter]
+            command = {filter}
+            [children.sink]
+            command = ["sh", "-c", "exec cat >/dev/null"]
+            [[links]]
+            from = "source"
+            to = "filter"
+            [[links]]
+            from = "filter"
+            to = "sink"
+            "#
+        )
+    };
+    // Its one line waits in a buffer.
+    let mut silent = Daemon::start(&config(r#"["grep", "^4711$"]"#));
+    let mut writes = Daemon::start(&config(r#"["grep", "--line-buffered", "^4711$"]"#));
+    let problems = |daemon: &Daemon| {
+        let output = status(daemon, &[]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        (output.status.code(), text.lines().find(|line| line.contains("buffered")).map(str::to_owned))
+    };
+    let (code, note) = wait_for("the hint", || Some(problems(&silent)).filter(|(_, note)| note.is_some()));
+    let note = note.unwrap();
+    assert!(note.starts_with("- filter: has read 23.3 KB in 1"), "{note}");
+    assert!(note.ends_with("s and written nothing; its output may be buffered: see plumbd-plugin(7)"), "{note}");
+    assert_eq!((code, problems(&writes)), (Some(0), (Some(0), None)));
+    silent.stop();
+    writes.stop();
+}

@@ -125,7 +125,7 @@ fn status(logger: &str) -> Value {
         "since": "2026-11-22T15:00:00.000Z", "reloads": 0, "unlogged": 0,
         "children": [
             {"name": "logger", "state": logger, "pid": 4244, "ready": true, "since": "2026-11-22T15:00:00.000Z",
-             "finished": false, "restarts": 0, "restarts_by": {"failure": 0, "operator": 0, "reload": 0}, "last_exit": null, "problem": null, "metrics": {"messages": 7}}
+             "finished": false, "restarts": 0, "restarts_by": {"failure": 0, "operator": 0, "reload": 0, "health": 0}, "last_exit": null, "problem": null, "metrics": {"messages": 7}}
         ],
         "links": []
     })

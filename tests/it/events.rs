@@ -1,11 +1,13 @@
 //! `plumbd events`: what happens, a JSON object a line.
 
 use crate::daemon::{Daemon, wait_for};
+use crate::steady::wake_ups;
 use plumbd::control::Request;
 use plumbd::control::status::ChildState;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::process::Child;
+use std::time::Duration;
 
 pub fn follow(daemon: &Daemon, words: &[&str], file: &str) -> Child {
     let mut command = daemon.command(&[&["events"], words].concat());
@@ -121,4 +123,88 @@ fn a_problem_is_not_solved_by_the_end_of_who_reported_it() {
     let seen = names(&events(&daemon, "all"), "sick");
     let ended = seen.iter().position(|event| event == "exited").unwrap();
     assert!(!seen[..=ended].contains(&"solved".to_owned()), "{seen:?}");
+}
+
+/// The events of links, and what each is about.
+fn of_links(daemon: &Daemon, file: &str) -> Vec<[String; 4]> {
+    let all = events(daemon, file);
+    let of_links = all.iter().filter(|event| event["event"].as_str().unwrap().starts_with("link-"));
+    let text = |event: &Value, key: &str| event[key].as_str().unwrap().to_owned();
+    of_links.map(|event| ["event", "from", "child", "reason"].map(|key| text(event, key))).collect()
+}
+
+/// A link from a source to a sink, which have these keys.
+fn link(source: &str, sink: &str) -> String {
+    format!("[children.source]\n{source}\n[children.sink]\n{sink}\n[[links]]\nfrom = \"source\"\nto = \"sink\"\n")
+}
+
+const WRITES: &str = r#"command = ["yes"]"#;
+const READS: &str = r#"command = ["sh", "-c", "exec cat >/dev/null"]"#;
+
+#[test]
+fn a_link_is_full_once_and_moves_once() {
+    let part = r#"command = ["sh", "-c", "until test -e go; do sleep 0.02; done; head -c 3000000 /dev/zero; exec sleep 1000"]"#;
+    let logger = "plugin = \"logger\"\nsettings = { file = \"messages.log\" }";
+    for (source, sink) in [(WRITES, READS), (part, logger)] {
+        let mut daemon = Daemon::start(&link(source, sink));
+        let mut all = follow(&daemon, &["--child", "source"], "all");
+        let pid = daemon.child_pid_when_up("sink");
+        crate::daemon::kill(pid, nix::libc::SIGSTOP);
+        std::fs::write(daemon.path("go"), "").unwrap();
+        wait_for("it is full", || (!of_links(&daemon, "all").is_empty()).then_some(()));
+        // A full link wakes nobody.
+        wait_for("the daemon sleeps", || {
+            let before = wake_ups(daemon.pid());
+            std::thread::sleep(Duration::from_secs(1));
+            (wake_ups(daemon.pid()) == before).then_some(())
+        });
+        crate::daemon::kill(pid, nix::libc::SIGCONT);
+        wait_for("it moves", || (of_links(&daemon, "all").len() > 1).then_some(()));
+        // This waits for time, not for a fact: in twice the time after which a full link is
+        // called so, nothing more is said.
+        std::thread::sleep(Duration::from_secs(6));
+        let seen = of_links(&daemon, "all");
+        assert_eq!(seen.len(), 2, "{seen:?}");
+        assert_eq!(seen[0][..3], ["link-full", "source", "sink"]);
+        assert_eq!(seen[0][3], "source -> sink is full: sink has made no room for 1 s");
+        assert_eq!(seen[1][..3], ["link-moves", "source", "sink"]);
+        assert!(seen[1][3].starts_with("source -> sink moves again: it was full for "), "{seen:?}");
+        daemon.ask(&Request::Shutdown { fast: true });
+        daemon.wait_end();
+        assert!(all.wait().unwrap().success());
+    }
+}
+
+#[test]
+fn a_busy_link_wakes_the_daemon_at_most_once_a_second() {
+    let mut daemon = Daemon::start(&link(WRITES, READS));
+    let mut all = follow(&daemon, &["--since", "0"], "all");
+    wait_for("it has read all", || (names(&events(&daemon, "all"), "source").len() == 2).then_some(()));
+    wait_for("ten quiet seconds", || {
+        let before = wake_ups(daemon.pid());
+        std::thread::sleep(Duration::from_secs(10));
+        (wake_ups(daemon.pid()) <= before + 11).then_some(())
+    });
+    assert_eq!(of_links(&daemon, "all").len(), 0);
+    daemon.ask(&Request::Shutdown { fast: true });
+    daemon.wait_end();
+    assert!(all.wait().unwrap().success());
+}
+
+#[test]
+fn links_in_which_nothing_waits_wake_nobody() {
+    let mut config = "[children.logger]\nplugin = \"logger\"\nsettings = { file = \"messages.log\" }\n".to_owned();
+    for number in 0..100 {
+        config += &format!("[children.s{number}]\ncommand = [\"sleep\", \"1000\"]\n");
+        for stream in ["stdout", "stderr"] {
+            config += &format!("[[links]]\nfrom = \"s{number}\"\nto = \"logger\"\nstream = \"{stream}\"\n");
+        }
+    }
+    let mut daemon = Daemon::start(&config);
+    wait_for("a second of sleep", || {
+        let before = wake_ups(daemon.pid());
+        std::thread::sleep(Duration::from_secs(1));
+        (wake_ups(daemon.pid()) == before).then_some(())
+    });
+    daemon.stop();
 }

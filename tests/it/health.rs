@@ -3,7 +3,7 @@
 use crate::daemon::{DEADLINE, Daemon, children_of, free_port, kill, wait_for};
 use crate::events::{events, follow, names};
 use plumbd::control::Request;
-use plumbd::control::status::{ChildState, DaemonState, Ended};
+use plumbd::control::status::{ChildState, DaemonState, Ended, RestartsBy};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -54,11 +54,30 @@ fn an_unhealthy_child_drains_and_starts_again_and_the_reason_is_told() {
     daemon.wait_log("WARN patient: exited with status 0");
     let child = daemon.child("patient");
     assert_eq!((child.problem, child.restarts), (None, 1));
-    wait_for("the events", || (names(&events(&daemon, "all"), "patient").len() >= 9).then_some(()));
+    assert_eq!(child.restarts_by, RestartsBy { health: 1, ..RestartsBy::default() });
+    // Its own end, and an operator's wish, are other causes.
+    kill(child.pid.unwrap(), nix::libc::SIGKILL);
+    daemon.wait_replaced("patient", child.pid.unwrap());
+    assert_eq!(daemon.child("patient").restarts_by, RestartsBy { health: 1, failure: 1, ..RestartsBy::default() });
+    wait_for("the events", || (names(&events(&daemon, "all"), "patient").len() >= 13).then_some(()));
     let seen = events(&daemon, "all");
     assert_eq!(
         names(&seen, "patient"),
-        ["starting", "up", "unhealthy", "stopping", "problem", "exited", "starting", "up", "solved"]
+        [
+            "starting",
+            "up",
+            "unhealthy",
+            "stopping",
+            "problem",
+            "exited",
+            "starting",
+            "up",
+            "solved",
+            "exited",
+            "backoff",
+            "starting",
+            "up"
+        ]
     );
     let unhealthy = seen.iter().find(|event| event["event"] == "unhealthy").unwrap();
     assert_eq!((&unhealthy["reason"], &unhealthy["pid"]), (&reason.into(), &pid.into()));

@@ -4,9 +4,10 @@ use crate::daemon::{Daemon, wait_for};
 use plumbd::control::Request;
 use plumbd::control::status::ChildState;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Output};
+use std::process::{Child, Output, Stdio};
+use std::time::Duration;
 
 fn plumbd(daemon: &Daemon, words: &[&str]) -> Output {
     daemon.command(words).output().unwrap()
@@ -121,7 +122,7 @@ fn a_reader_that_never_reads_holds_nobody_up_and_learns_what_it_missed() {
     let mut slow = UnixStream::connect(daemon.path("plumbd.sock")).unwrap();
     let request = Request::Log { children: vec!["loud".to_owned()], lines: None, follow: true };
     slow.write_all(&request.line().unwrap()).unwrap();
-    slow.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    slow.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut answers = BufReader::new(slow);
     let mut line = String::new();
     answers.read_line(&mut line).unwrap();
@@ -182,7 +183,7 @@ fn all_that_is_kept_comes_even_if_nothing_else_happens() {
 fn one_whose_reader_is_gone_ends() {
     let mut daemon = Daemon::start("[children.one]\ncommand = [\"sh\", \"-c\", \"echo here; exec sleep 1000\"]\n");
     for words in [&["log", "-f"][..], &["events", "--since", "0"]] {
-        let mut follower = daemon.command(words).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut follower = daemon.command(words).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(follower.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert!(!line.is_empty());
@@ -191,4 +192,55 @@ fn one_whose_reader_is_gone_ends() {
         assert!(ended.success(), "{words:?}");
     }
     daemon.stop();
+}
+
+/// A daemon with more to read than a socket holds.
+fn loud() -> Daemon {
+    let daemon = Daemon::start(
+        r#"
+        [children.loud]
+        command = ["sh", "-c", "seq 20000; exec sleep 1000"]
+        log_keep = "4MiB"
+        "#,
+    );
+    wait_for("its last line", || {
+        let kept = lines(&plumbd(&daemon, &["log", "-n", "1", "loud"]).stdout);
+        (kept == ["INFO loud: 20000"]).then_some(())
+    });
+    daemon
+}
+
+#[test]
+fn a_reader_that_is_behind_when_the_daemon_ends_gets_the_rest() {
+    let mut daemon = loud();
+    let mut stream = UnixStream::connect(daemon.path("plumbd.sock")).unwrap();
+    let request = Request::Log { children: vec!["loud".to_owned()], lines: None, follow: true };
+    stream.write_all(&request.line().unwrap()).unwrap();
+    // It has come to a halt.
+    stream.read_exact(&mut [0; 1]).unwrap();
+    daemon.signal(nix::libc::SIGTERM);
+    let mut answers = Vec::new();
+    // It reads on, but slower than the daemon ends.
+    while Read::by_ref(&mut stream).take(32 << 10).read_to_end(&mut answers).unwrap() > 0 {
+        std::thread::sleep(Duration::from_millis(4));
+    }
+    assert!(daemon.wait_end().success());
+    let answers: Vec<&str> = std::str::from_utf8(&answers).unwrap().lines().collect();
+    assert!(answers.last().unwrap().contains("exit"), "{:?}", answers.last());
+    assert!(answers.iter().filter(|line| line.contains("loud")).count() >= 20_000, "{}", answers.len());
+}
+
+#[test]
+fn a_reader_that_does_not_read_is_told_that_it_lacks_something() {
+    let mut daemon = loud();
+    let mut command = daemon.command(&["log", "-f", "loud"]);
+    let mut reader = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut out = reader.stdout.take().unwrap();
+    out.read_exact(&mut [0; 1]).unwrap();
+    daemon.signal(nix::libc::SIGTERM);
+    assert!(daemon.wait_end().success());
+    out.read_to_end(&mut Vec::new()).unwrap();
+    let output = reader.wait_with_output().unwrap();
+    let why = "plumbd: the daemon ended before it had sent everything\n";
+    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(1), why));
 }

@@ -101,7 +101,8 @@ fn the_second_page_has_every_key_with_its_default() {
             (false, "") => ")".to_owned(),
             (false, default) => format!(", default {default})"),
         };
-        let is = |line: &str| line.starts_with(&format!("\\fB{}\\fR (", key.name)) && line.ends_with(&default);
+        let name = key.name.replace('-', "\\-");
+        let is = |line: &str| line.starts_with(&format!("\\fB{name}\\fR (")) && line.ends_with(&default);
         assert!(page.lines().any(is), "{}{default}", key.name);
     }
 }

@@ -408,6 +408,51 @@ fn a_pipe_is_read_once() {
     assert_eq!(run("-n 1").status.code(), Some(2));
 }
 
+#[test]
+fn what_is_no_regular_file_is_refused_at_once() {
+    let files = Files::new();
+    nix::unistd::mkfifo(&files.path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(files.path("socket")).unwrap();
+    for words in [&[][..], &["-f"], &["-n", "3"], &["--grep", "x"]] {
+        for (name, kind) in [("fifo", "a FIFO"), ("socket", "a socket")] {
+            files.refused(
+                &[&[name][..], words].concat(),
+                1,
+                &format!("cannot read {name}: it is {kind}, not a regular file"),
+            );
+        }
+    }
+    std::os::unix::fs::symlink("/dev/zero", files.path("device")).unwrap();
+    files.refused(&["device"], 1, "cannot read device: it is a device, not a regular file");
+}
+
+#[test]
+fn archives_of_others_are_left_out_and_named() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("left out: it needs root");
+        return;
+    }
+    let (files, _) = Files::four();
+    let theirs = |second: u32| {
+        let name = format!("m.log.{}", name_time(second));
+        files.put(&name, line(second, "-", "theirs"));
+        std::os::unix::fs::chown(files.path(&name), Some(12345), None).unwrap();
+        name
+    };
+    let whose = "neither to you nor to the owner of m.log or its folder";
+    let one = theirs(30);
+    let output = files.run(&["m.log"]);
+    assert_eq!(err(&output), format!("plumbd: left out, because it belongs {whose}: {one}\n"));
+    assert!(output.status.success() && !String::from_utf8_lossy(&output.stdout).contains("theirs"));
+    let mut all: Vec<String> = (31..37).map(theirs).collect();
+    all.insert(0, one);
+    let named = all[..5].join(", ");
+    assert_eq!(
+        err(&files.run(&["m.log"])),
+        format!("plumbd: left out, because they belong {whose}: {named} and 2 more\n")
+    );
+}
+
 /// What a terminal of script(1) is sent, and the exit status.
 fn on_terminal(files: &Files, environment: &str, words: &str) -> (String, Option<i32>) {
     let command = format!("{environment} {} messages {words}", env!("CARGO_BIN_EXE_plumbd"));

@@ -59,12 +59,12 @@ fn one_that_keeps_ending_is_a_problem_even_while_it_is_up() {
     let (code, shown) = status(&daemon);
     assert_eq!(code, Some(4), "{shown}");
     assert!(shown.contains("slowcrash: keeps ending: was killed by SIGKILL, 3 times in "), "{shown}");
-    assert_eq!(daemon.child("slowcrash").restarts_by, RestartsBy { failure: 3, operator: 0, reload: 0 });
+    assert_eq!(daemon.child("slowcrash").restarts_by, RestartsBy { failure: 3, operator: 0, reload: 0, health: 0 });
     // An operator's start forgives.
     assert_eq!(daemon.ask(&Request::Restart { children: vec!["slowcrash".to_owned()] }).0, 0);
     let (code, shown) = status(&daemon);
     assert_eq!(code, Some(0), "{shown}");
-    assert_eq!(daemon.child("slowcrash").restarts_by, RestartsBy { failure: 3, operator: 1, reload: 0 });
+    assert_eq!(daemon.child("slowcrash").restarts_by, RestartsBy { failure: 3, operator: 1, reload: 0, health: 0 });
     daemon.stop();
 }
 

@@ -7,18 +7,23 @@ use crate::link::intent::FileId;
 use crate::plugin::logger::archives::{self, Archive, FORMS, Form};
 use crate::plugin::logger::follows;
 use crate::plugin::logger::settings::Compress;
+use crate::sys::pipe;
 use nix::errno::Errno;
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
+use nix::sys::statfs::{FsType, fstatfs};
 use std::collections::{BTreeSet, VecDeque};
-use std::fs::File;
+use std::fs::{File, FileType};
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How many files are opened before their turn: below any limit on descriptors.
 const AHEAD: usize = 100;
+
+/// PIPEFS_MAGIC of linux/magic.h: where pipes without a name are.
+const PIPEFS: nix::libc::__fsword_t = 0x5049_5045;
 
 /// How often it is tried to find a file that no rotation takes away at that moment, and how
 /// soon again.
@@ -66,6 +71,8 @@ pub(super) struct Series {
     pub(super) newest: Option<String>,
     /// Why the archives are not known.
     pub(super) trouble: Option<io::Error>,
+    /// Files that are named as archives, and are none because of who owns them.
+    pub(super) foreign: Vec<PathBuf>,
 }
 
 /// Files in their order, some of them opened.
@@ -104,7 +111,9 @@ impl Series {
             let is_newer = |time: &String| after.is_none_or(|after| time.as_str() > after);
             let archives = archives.into_iter().filter(is_newer).collect();
             let now = Stack { ahead: VecDeque::new(), archives, live: Some(live) };
-            return Series { file: file.to_owned(), now, back: Stack::default(), newest, trouble };
+            // A folder that can't be read is a trouble already.
+            let foreign = archives::list_foreign(file).unwrap_or_default();
+            return Series { file: file.to_owned(), now, back: Stack::default(), newest, trouble, foreign };
         }
     }
 
@@ -119,7 +128,7 @@ impl Series {
             found => found,
         };
         let now = Stack { ahead: VecDeque::from([turn]), ..Stack::default() };
-        Series { file: file.to_owned(), now, back: Stack::default(), newest: None, trouble: None }
+        Series { file: file.to_owned(), now, back: Stack::default(), newest: None, trouble: None, foreign: Vec::new() }
     }
 
     /// Leaves the oldest archives out whose time (in microseconds) satisfies that.
@@ -221,10 +230,43 @@ fn open_live(path: &Path) -> Turn {
         _ if name.ends_with(b".zst") => Form::Compressed(Compress::Zstd),
         _ => Form::Raw,
     };
-    match File::open(path).and_then(|file| opened(path, None, form, file)) {
+    match open_file(path).and_then(|file| opened(path, None, form, file)) {
         Ok(opened) => Turn::File(opened),
         Err(why) => Turn::Failed { path: path.to_owned(), time: None, why },
     }
+}
+
+/// Opens a regular file, or the pipe of a command line, as /dev/stdin may be. To open or to read
+/// anything else, such as a FIFO, may take for ever.
+fn open_file(path: &Path) -> io::Result<File> {
+    let not_regular = |kind: FileType| io::Error::new(ErrorKind::Unsupported, not_regular(kind));
+    let opened = File::options().read(true).custom_flags(O_NONBLOCK).open(path);
+    let file = match opened {
+        // A socket can't be opened.
+        Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => {
+            return Err(path.metadata().map_or(error, |found| not_regular(found.file_type())));
+        }
+        opened => opened?,
+    };
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() || kind.is_dir() {
+        return Ok(file);
+    }
+    if kind.is_fifo() && fstatfs(&file)?.filesystem_type() == FsType(PIPEFS) {
+        pipe::set_nonblocking(&file, false)?;
+        return Ok(file);
+    }
+    Err(not_regular(kind))
+}
+
+/// "it is a FIFO, not a regular file".
+fn not_regular(kind: FileType) -> String {
+    let what = match kind {
+        _ if kind.is_fifo() => "a FIFO",
+        _ if kind.is_socket() => "a socket",
+        _ => "a device",
+    };
+    format!("it is {what}, not a regular file")
 }
 
 /// An archive by the form that counts. It may be compressed at this moment, and is then found

@@ -29,11 +29,13 @@ use lines::Lines;
 use parse::Shape;
 use print::{End, Printer, Style};
 use seek::Back;
-use std::io::{self, IsTerminal};
+use std::io::{self, ErrorKind, IsTerminal};
 use std::path::{Path, PathBuf};
 
 /// How many are shown first of what is followed, as tail(1) does.
 const FIRST: u64 = 10;
+/// At most this many archives that are left out are named.
+const NAMED: usize = 5;
 
 /// What is asked for.
 #[derive(Debug)]
@@ -100,6 +102,11 @@ pub(super) fn messages(asked: Asked) -> Result<u8, Failure> {
         Some((of, time, form)) => Series::one(of, time, *form),
         None => Series::of(&file, None),
     };
+    if let Some(Turn::Failed { path, time: None, why }) = series.peek_back() {
+        if why.kind() == ErrorKind::Unsupported {
+            return Err(format!("cannot read {}: {why}", path.display()).into());
+        }
+    }
     let is_once = matches!(series.peek_back(), Some(Turn::File(opened)) if !opened.is_regular);
     if is_once && asked.last.is_some() && !asked.follow {
         let why = format!("cannot use -n: {} is not a regular file, so it can be read only once", file.display());
@@ -189,6 +196,7 @@ impl Reading {
         if let Some(error) = series.trouble.take() {
             self.cannot(&format!("cannot look for the archives of {}: {}", self.file.display(), cause(&error)));
         }
+        self.tell_foreign(&series.foreign);
         series.skip_while(|time| self.filter.is_early(time));
         let start = match last {
             Some(last) => self.go_back(series, last),
@@ -205,6 +213,28 @@ impl Reading {
             self.follow(live, series.newest.take())?;
         }
         Ok(())
+    }
+
+    /// Names the archives that are left out because somebody else may have put them there.
+    fn tell_foreign(&self, foreign: &[PathBuf]) {
+        let is_early = |path: &PathBuf| {
+            let time = archives::of_path(path).and_then(|(_, time, _)| archives::micros(&time));
+            time.is_some_and(|time| self.filter.is_early(time))
+        };
+        let asked: Vec<&PathBuf> = foreign.iter().filter(|path| !is_early(path)).collect();
+        let named: Vec<String> = asked.iter().take(NAMED).map(|path| path.display().to_string()).collect();
+        let more = match asked.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        if !named.is_empty() {
+            let belong = if asked.len() == 1 { "it belongs" } else { "they belong" };
+            output::tell(&format!(
+                "plumbd: left out, because {belong} neither to you nor to the owner of {} or its folder: {}{more}",
+                self.file.display(),
+                named.join(", ")
+            ));
+        }
     }
 
     /// What could not be done, beside what else is printed.

@@ -86,9 +86,26 @@ pub fn list(file: &Path) -> io::Result<Vec<Archive>> {
 /// # Errors
 /// The folder can't be read.
 pub fn list_to_read(file: &Path) -> io::Result<Vec<Archive>> {
-    let owner = |path: &Path| std::fs::metadata(path).ok().map(|found| found.uid());
-    let owners = [Some(0), Some(geteuid().as_raw()), owner(file), owner(folder(file))];
+    let owners = owners(file);
     list_of(file, |found| found.is_file() && owners.contains(&Some(found.uid())))
+}
+
+/// The files that are named as archives, but are none for a reader, because they belong to
+/// somebody else.
+///
+/// # Errors
+/// The folder can't be read.
+pub fn list_foreign(file: &Path) -> io::Result<Vec<PathBuf>> {
+    let owners = owners(file);
+    let foreign = list_of(file, |found| found.is_file() && !owners.contains(&Some(found.uid())))?;
+    let forms = |archive: Archive| archive.forms.into_iter().map(move |(form, _)| (archive.time.clone(), form));
+    Ok(foreign.into_iter().flat_map(forms).map(|(time, form)| path(file, &time, form)).collect())
+}
+
+/// Whose archives a reader trusts.
+fn owners(file: &Path) -> [Option<u32>; 4] {
+    let owner = |path: &Path| std::fs::metadata(path).ok().map(|found| found.uid());
+    [Some(0), Some(geteuid().as_raw()), owner(file), owner(folder(file))]
 }
 
 fn list_of(file: &Path, is_ours: impl Fn(&Metadata) -> bool) -> io::Result<Vec<Archive>> {

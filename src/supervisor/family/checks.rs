@@ -11,6 +11,7 @@ use crate::supervisor::family::child;
 use crate::supervisor::family::health::{Action, Event, Seen};
 use crate::supervisor::family::spawn::{As, Beside};
 use crate::supervisor::family::supervised::Supervised;
+use crate::supervisor::kept::links::{Links, Taken};
 use crate::supervisor::poll::{Id, Poll, Token, Watched};
 use crate::sys::cause::cause;
 use crate::sys::delay::{self, Share};
@@ -62,6 +63,21 @@ impl Supervised {
     fn waited(&self, of_check: Duration) -> Duration {
         let (Some(check), Some(pid)) = (&self.check, self.machine.pid()) else { return of_check };
         Share::of(pid).since(check.before).in_vain().max(of_check)
+    }
+
+    /// If this changes, the child has taken something of what waits for it. `None`: that can't
+    /// be seen.
+    pub(crate) fn taken(&self, links: &Links) -> Taken {
+        let (waits, batches) = links.waits_for(&self.config.name);
+        self.taken_of(waits, batches)
+    }
+
+    fn taken_of(&self, waits: u64, batches: Option<u64>) -> Taken {
+        match batches {
+            Some(batches) => Some([batches, 0]),
+            // Without a ledger, a source that fills a queue again at once hides what was taken.
+            None => Some([waits, self.machine.pid().map_or(Some(0), delay::reading)?]),
+        }
     }
 }
 
@@ -237,33 +253,26 @@ impl Supervisor {
     /// Has the loop report when bytes wait for that child.
     fn await_bytes(&mut self, id: Id) {
         let Some(child) = self.children.get(id) else { return };
-        let poll = &self.system.poll;
-        for queue in self.kept.links.queues_into(&child.config.name) {
-            // Once, because a sink that is well takes them before anybody looks.
-            let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT;
-            let again = poll.modify(queue, flags, Token::Waits(id));
-            if let Err(error) = again.or_else(|_| poll.add(queue, flags, Token::Waits(id))) {
-                log::warn!(target: &child.config.name, "cannot see whether bytes wait for it: {}", cause(&error));
-            }
+        let name = &child.config.name;
+        if let Err(error) = self.kept.links.await_bytes(name, &self.system.poll) {
+            log::warn!(target: name, "cannot see whether bytes wait for it: {}", cause(&error));
         }
     }
 
     /// Bytes wait for that child, or did.
     pub(crate) fn on_waits(&mut self, id: Id) {
-        let seen = self.waits_for(id).unwrap_or_default();
-        self.health_step(id, Event::Wait(seen));
+        if self.children.get(id).is_some_and(|child| child.config.health.stalled.is_some()) {
+            let seen = self.waits_for(id).unwrap_or_default();
+            self.health_step(id, Event::Wait(seen));
+        }
     }
 
     fn waits_for(&self, id: Id) -> Option<Seen> {
         let child = self.children.get(id)?;
-        let (waits, batches) = self.kept.links.waits_for(&child.config.name)?;
-        let pid = child.machine.pid();
-        let taken = match batches {
-            Some(batches) => [batches, 0, 0],
-            // Without a ledger, a source that fills a queue again at once hides what was taken.
-            None => [0, waits, pid.map_or(0, delay::reading)],
-        };
-        Some(Seen { taken, share: pid.map(Share::of_tree).unwrap_or_default() })
+        let links = &self.kept.links;
+        let (waits, batches) = links.waits_for(&child.config.name);
+        let share = || child.machine.pid().map(Share::of_tree).unwrap_or_default();
+        (waits > 0).then(|| Seen { taken: child.taken_of(waits, batches), share: share() })
     }
 }
 

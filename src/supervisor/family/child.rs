@@ -184,6 +184,8 @@ pub enum Action {
 pub enum Cause {
     /// The last one ended, and nobody had asked.
     Failure,
+    /// The last one was ended because it was not well.
+    Health,
     /// An operator wants it.
     Operator,
     /// A reload changed the child.
@@ -217,6 +219,8 @@ pub struct Machine {
     pub asked: bool,
     /// Whether it was ended the last time because it was not ready in time, or not well.
     ended_ill: bool,
+    /// Whether its process was not well, and is or was ended for that.
+    unwell: bool,
     history: History,
     ends: Ends,
     /// Why the next process comes, if that is known.
@@ -240,6 +244,7 @@ impl Machine {
             restarts_by: RestartsBy::default(),
             asked: false,
             ended_ill: false,
+            unwell: false,
             history: History::default(),
             ends: Ends::default(),
             because: None,
@@ -272,7 +277,7 @@ impl Machine {
     /// What is wrong with it now, in words.
     pub(crate) fn trouble(&self, now: Instant) -> Option<String> {
         match (self.state, self.last_exit) {
-            (State::Backoff { until }, exit) if self.because == Some(Cause::Failure) => {
+            (State::Backoff { until }, exit) if matches!(self.because, Some(Cause::Failure | Cause::Health)) => {
                 let exit = exit.filter(|_| self.problem.is_none());
                 let end = exit.map(|exit| format!("{exit}{}{}", self.ends.times(), self.ends.last_line()));
                 let why = self.problem.clone().or(end)?;
@@ -481,6 +486,7 @@ impl Machine {
     fn unwell(&mut self, why: String, signal: Signal, now: Instant, actions: &mut Vec<Action>) {
         let State::Up { pid, since } = self.state else { return };
         self.note_steady(since, now);
+        self.unwell = true;
         actions.push(Action::Say(log::Level::Error, format!("{why}; sending {signal}")));
         self.problem = Some(why);
         actions.push(Action::Ask(pid, signal));
@@ -519,12 +525,13 @@ impl Machine {
                 Some(Cause::Failure) => self.restarts_by.failure += 1,
                 Some(Cause::Operator) => self.restarts_by.operator += 1,
                 Some(Cause::Reload) => self.restarts_by.reload += 1,
+                Some(Cause::Health) => self.restarts_by.health += 1,
                 None => {}
             }
         }
         self.ran = true;
         self.last_check = None;
-        self.because = None;
+        (self.because, self.unwell) = (None, false);
         self.history.started(now);
         self.state = State::Starting { pid, deadline: now + self.policy.ready_timeout };
     }
@@ -626,7 +633,7 @@ impl Machine {
             self.state = State::Failed;
             return;
         }
-        self.because = Some(Cause::Failure);
+        self.because = Some(if self.unwell { Cause::Health } else { Cause::Failure });
         let when = if wait.is_zero() { "at once".to_owned() } else { format!("in {} s", wait.as_secs_f64()) };
         if wait.is_zero() {
             // Start before logging, because logging takes half as long again. If the start

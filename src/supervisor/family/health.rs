@@ -2,6 +2,11 @@
 //! WATCHDOG=1, and from bytes that it does not take. Pure: it takes what happened and when,
 //! and returns what to do.
 //!
+//! The first check of a child begins between `every` and twice `every` after it is up; when, follows
+//! from its name. So the checks of many children that are up at the same instant, as after a
+//! start, do not all begin at the same instant. With `ready = "health"`, checks begin with the
+//! process, and the first one that succeeds sets the pace.
+//!
 //! A machine that was too busy is no reason to end a child. A failed check does not count
 //!
 //! - if it began or ended late by [`LATE`] or more: this process, which never waits, got no
@@ -9,6 +14,8 @@
 //! - if one of the check's processes waited for a processor for a quarter of the time that the
 //!   check took, or the child's own process did so and got next to none
 //!   ([`crate::sys::delay`]).
+//!
+//! A sink of which nobody can see what it takes is never stalled.
 //!
 //! A sink that got next to nothing is not stalled either. The deadlines for WATCHDOG=1 and for
 //! bytes that wait begin anew if they are noticed late by that much.
@@ -73,8 +80,8 @@ pub enum Event {
 /// What was seen of a child that bytes wait for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// It has taken some of them exactly if this changes.
-    pub taken: [u64; 3],
+    /// It has taken some of them exactly if this changes. `None`: that can't be seen.
+    pub taken: Option<[u64; 2]>,
     /// What it and the processes below it have got of the processors.
     pub share: Share,
 }
@@ -130,6 +137,16 @@ struct Waiting {
     look_at: Instant,
 }
 
+/// A number from 0 to 1 that is always the same for that name, and spread evenly over names that
+/// differ in a letter (FNV-1a, with the last step of SplitMix64).
+fn share_of(name: &str) -> f64 {
+    let hash = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let mut mixed = name.bytes().fold(0xcbf2_9ce4_8422_2325, hash);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (mixed >> 11) as f64 / (1_u64 << 53) as f64
+}
+
 /// Whether a process that waited this long for a processor in vain had too little of that time.
 fn is_busy(waited: Duration, of: Duration) -> bool {
     waited >= SOME_WAIT && waited * 4 >= of
@@ -138,6 +155,8 @@ fn is_busy(waited: Duration, of: Duration) -> bool {
 /// What is known of the health of one child.
 #[derive(Debug, Clone)]
 pub struct Health {
+    /// How much later than the others its first check begins, as a share of `every` (0 to 1).
+    spread: f64,
     phase: Phase,
     checking: Checking,
     /// When its process was started.
@@ -150,12 +169,15 @@ pub struct Health {
     /// When it must have sent WATCHDOG=1.
     alive_by: Option<Instant>,
     waiting: Option<Waiting>,
+    /// Whether it was logged that nobody can see what it takes.
+    told_unseen: bool,
 }
 
 impl Health {
-    /// Of a child without a process.
-    pub fn new(now: Instant) -> Health {
+    /// Of a child of that name without a process.
+    pub fn new(name: &str, now: Instant) -> Health {
         Health {
+            spread: share_of(name),
             phase: Phase::Down,
             checking: Checking::Not,
             started: now,
@@ -164,6 +186,7 @@ impl Health {
             told: None,
             alive_by: None,
             waiting: None,
+            told_unseen: false,
         }
     }
 
@@ -250,8 +273,7 @@ impl Health {
                 self.failed = 0;
                 self.alive_by = self.limit(config).map(|limit| now + limit);
                 if self.checking == Checking::Not {
-                    self.checking =
-                        config.check.as_ref().map_or(Checking::Not, |check| Checking::At(now + check.every));
+                    self.first(config, now);
                 }
                 if config.stalled.is_some() {
                     actions.push(Action::Await);
@@ -278,9 +300,7 @@ impl Health {
         match (&config.check, self.checking) {
             (None, _) => self.cancel(actions),
             (Some(check), Checking::At(at)) => self.checking = Checking::At(at.min(now + check.every)),
-            (Some(check), Checking::Not) if self.phase == Phase::Up => {
-                self.checking = Checking::At(now + check.every);
-            }
+            (Some(_), Checking::Not) if self.phase == Phase::Up => self.first(config, now),
             (Some(_), Checking::Not | Checking::Since { .. }) => {}
         }
         if self.phase == Phase::Up {
@@ -290,6 +310,12 @@ impl Health {
                 actions.push(Action::Await);
             }
         }
+    }
+
+    /// Plans the first check of a child that is up.
+    fn first(&mut self, config: &model::Health, now: Instant) {
+        let wait = |check: &model::Check| check.every + check.every.mul_f64(self.spread);
+        self.checking = config.check.as_ref().map_or(Checking::Not, |check| Checking::At(now + wait(check)));
     }
 
     /// Plans the check after one that began at `began`.
@@ -374,6 +400,14 @@ impl Health {
             None => {
                 actions.push(Action::Await);
                 None
+            }
+            Some(seen) if seen.taken.is_none() => {
+                if !std::mem::replace(&mut self.told_unseen, true) {
+                    let text = "cannot see whether it takes what waits for it, because it may not be looked at \
+                                (/proc/PID/io): `stalled` has no effect";
+                    actions.push(Action::Say(log::Level::Warn, text.to_owned()));
+                }
+                Some(Waiting { since: now, seen, look_at })
             }
             Some(seen) if seen.taken != waiting.seen.taken => Some(Waiting { since: now, seen, look_at }),
             Some(seen) if now.duration_since(waiting.since) >= stalled => {

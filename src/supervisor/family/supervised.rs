@@ -99,7 +99,7 @@ impl Supervised {
             told_of_strangers: false,
             says: None,
             noted: None,
-            health: Health::new(Instant::now()),
+            health: Health::new(&config.name, Instant::now()),
             check: None,
             number: 0,
             started: None,

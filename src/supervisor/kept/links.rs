@@ -21,6 +21,13 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+mod fullness;
+mod watching;
+
+pub(crate) use fullness::{News, Taken};
+pub(crate) use watching::LinkNews;
+use watching::Watch;
+
 /// Bytes may wait at any instant. If they wait for this long, their sink is taking none.
 const NO_ACCIDENT: Duration = Duration::from_millis(100);
 
@@ -66,6 +73,7 @@ pub struct Queue {
     granted: usize,
     /// Whether it was logged that it now holds less and that the kernel does not grant more.
     short_told: bool,
+    watch: Watch,
 }
 
 /// Which links share a queue.
@@ -85,6 +93,13 @@ impl QueueId {
             QueueId::Between(from, stream, to) => store::link_name(protocol, Some((from, *stream)), to),
         }
     }
+
+    /// The sink of its links.
+    fn sink(&self) -> &str {
+        match self {
+            QueueId::Of(to) | QueueId::Between(_, _, to) => to,
+        }
+    }
 }
 
 /// All links.
@@ -92,6 +107,8 @@ impl QueueId {
 pub struct Links {
     held: Vec<Held>,
     queues: Vec<Queue>,
+    /// How many queues there have been.
+    made: u32,
 }
 
 /// Whether the link's sink distinguishes its sources. If so, each link into it has a queue
@@ -247,7 +264,14 @@ impl Links {
             held.intake = made.intake.map(HeldIntake::new).transpose()?;
             held.replies = made.replies;
             let Pipe { read, write } = made.queue;
-            new.queues.push(Queue { id, read, write: Some(write), granted: real, short_told: false });
+            new.queues.push(Queue {
+                id,
+                read,
+                write: Some(write),
+                granted: real,
+                short_told: false,
+                watch: Watch::new(0),
+            });
         }
         new.held.push(held);
         Ok(())
@@ -265,7 +289,10 @@ impl Links {
     /// Adds these, and sorts all in the order of the configuration.
     pub fn keep(&mut self, new: Links, model: &Model) {
         self.held.extend(new.held);
-        self.queues.extend(new.queues);
+        for queue in new.queues {
+            self.queues.push(Queue { watch: Watch::new(self.made), ..queue });
+            self.made += 1;
+        }
         let place = |held: &Held| model.links.iter().position(|link| held.is(link, model));
         self.held.sort_by_key(place);
     }
@@ -300,6 +327,7 @@ impl Links {
     pub fn end_input(&mut self, queue: &QueueId) {
         if let Some(queue) = self.queues.iter_mut().find(|held| held.id == *queue) {
             queue.write = None;
+            queue.watch.end(Instant::now());
         }
     }
 
@@ -370,15 +398,15 @@ impl Links {
     }
 
     /// The queues into that child that can still be written to.
-    pub fn queues_into(&self, sink: &str) -> Vec<&OwnedFd> {
+    fn queues_into(&self, sink: &str) -> Vec<&Queue> {
         let mut ids = BTreeSet::new();
         let each = self.flowing_into(sink).filter(|held| ids.insert(&held.queue)).map(|held| self.queue(held));
-        each.filter(|queue| queue.write.is_some()).map(|queue| &queue.read).collect()
+        each.filter(|queue| queue.write.is_some()).collect()
     }
 
     /// How many bytes wait for that child, and, if it has ledgers, what shows that it takes some
-    /// of them. `None`: no bytes wait.
-    pub fn waits_for(&self, sink: &str) -> Option<(u64, Option<u64>)> {
+    /// of them.
+    pub fn waits_for(&self, sink: &str) -> (u64, Option<u64>) {
         let (mut waits, mut batches) = (0, None::<u64>);
         let mut ids = BTreeSet::new();
         for held in self.flowing_into(sink).filter(|held| ids.insert(&held.queue)) {
@@ -388,7 +416,7 @@ impl Links {
                 batches = Some(batches.unwrap_or(0).wrapping_add(intake.view().batch()));
             }
         }
-        (waits > 0).then_some((waits, batches))
+        (waits, batches)
     }
 
     /// How many bytes wait in each link, and for how long they have waited while its sink took
@@ -548,13 +576,14 @@ mod tests {
             write: None,
             granted: 4096,
             short_told: false,
+            watch: Watch::new(0),
         };
         let pipe = || Pipe::new(4096).unwrap().read;
         // A socket can't be opened by its name in /proc (ENXIO).
         let bad = || OwnedFd::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
         for place in 0..3 {
             let queues = (0..3).map(|at| queue(&at.to_string(), if at == place { bad() } else { pipe() }));
-            let mut links = Links { held: Vec::new(), queues: queues.collect() };
+            let mut links = Links { queues: queues.collect(), ..Links::default() };
             links.resume_input(|_| false).unwrap_err();
             let open: Vec<bool> = links.queues.iter().map(|queue| queue.write.is_some()).collect();
             assert_eq!(open, [place != 0, place != 1, place != 2]);

@@ -10,9 +10,12 @@ use crate::control::entry::{Entry, Lost};
 use crate::journal;
 use crate::journal::ring::{Cursor, Kept, Piece};
 use crate::supervisor::events::Events;
+use std::time::{Duration, Instant};
 
 /// A reader gets more once less than this waits for it, in bytes.
 const AHEAD: usize = 64 << 10;
+/// How long readers may take for what is left when the daemon ends.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 /// An operator who reads.
 #[derive(Debug)]
@@ -68,10 +71,12 @@ impl Reads {
                 while let Some((event, after)) = events.read(*next) {
                     *next = after;
                     // That events are lost concerns everybody: it is not known whose they were.
-                    let is_wanted = match (&child, &event.about.child) {
-                        (None, _) => true,
-                        (Some(name), Some(child)) => is_called(name, child),
-                        (Some(_), None) => event.about.count.is_some(),
+                    let is_wanted = match (&child, &event.about.child, &event.about.from) {
+                        (None, _, _) => true,
+                        (Some(name), Some(child), from) => {
+                            is_called(name, child) || from.as_ref().is_some_and(|from| is_called(name, from))
+                        }
+                        (Some(_), None, _) => event.about.count.is_some(),
                     };
                     if is_wanted && !line(&Response::Event(event)) {
                         return false;
@@ -145,14 +150,28 @@ impl Operators {
         !done
     }
 
-    /// The daemon ends: nothing more will come.
+    /// The daemon ends: nothing more will come. Readers have a moment to take what is left. One
+    /// that does not take all of it gets no last word, so its command knows that it lacks some.
     pub(crate) fn end_readers(&mut self, events: &Events) {
-        self.feed_readers(events);
-        while self.has_hungry_reader() {
+        let until = Instant::now() + LAST_MOMENT;
+        let mut told = Vec::new();
+        loop {
             self.feed_readers(events);
-        }
-        for reader in std::mem::take(&mut self.readers) {
-            self.finish(Some(reader.connection), 0);
+            if self.has_hungry_reader() {
+                continue;
+            }
+            let readers = std::mem::take(&mut self.readers);
+            let (all, some): (Vec<Reader>, Vec<Reader>) = readers.into_iter().partition(|reader| reader.seen.is_some());
+            self.readers = some;
+            for reader in all {
+                self.finish(Some(reader.connection), 0);
+                told.push(reader.connection);
+            }
+            let all = told.iter().copied().chain(self.readers.iter().map(|reader| reader.connection));
+            let behind: Vec<u32> = all.filter(|&id| self.server.unread(id).is_some_and(|bytes| bytes > 0)).collect();
+            if !self.server.write_later(&behind, until) {
+                return;
+            }
         }
     }
 }

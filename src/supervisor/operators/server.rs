@@ -7,13 +7,16 @@ use crate::control::{Decoder, Request, Response};
 use crate::supervisor::kept::names::{Found, Names};
 use crate::supervisor::kept::unix_name::{self, Name};
 use crate::supervisor::poll::{Poll, Token, Watched};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::time::Instant;
 
 /// At most this many connections may have sent no request yet; beyond that the oldest is closed.
 const MOST: usize = 64;
@@ -220,6 +223,21 @@ impl Server {
         if connection.last && !self.closed {
             self.connections.remove(&id);
         }
+    }
+
+    /// Waits until one of these connections takes more, until that time. Writes what they take.
+    /// Returns whether one did.
+    pub fn write_later(&mut self, ids: &[u32], until: Instant) -> bool {
+        let streams = ids.iter().filter_map(|id| self.connections.get(id)).map(|connection| &connection.stream);
+        let mut fds: Vec<PollFd> = streams.map(|stream| PollFd::new(stream.as_fd(), PollFlags::POLLOUT)).collect();
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() || fds.is_empty() {
+            return false;
+        }
+        let ready = poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+        ids.iter().for_each(|&id| self.write(id));
+        // Another signal may come just now.
+        !matches!(ready, Ok(0))
     }
 
     /// Forgets a connection that hung up.

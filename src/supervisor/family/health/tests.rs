@@ -26,7 +26,7 @@ fn watched() -> model::Health {
 }
 
 fn seen(taken: u64) -> Seen {
-    Seen { taken: [taken, 0, 0], share: Share::default() }
+    Seen { taken: Some([taken, 0]), share: Share::default() }
 }
 
 fn stalling() -> model::Health {
@@ -43,7 +43,8 @@ struct Patient {
 impl Patient {
     fn in_phase(phase: Phase, config: model::Health) -> Patient {
         let now = Instant::now();
-        let mut patient = Patient { health: Health::new(now), config, now };
+        let health = Health { spread: 0.0, ..Health::new("patient", now) };
+        let mut patient = Patient { health, config, now };
         patient.health.started(patient.config.watchdog, now);
         patient.tell(Event::Phase(phase));
         patient
@@ -334,6 +335,61 @@ fn a_look_that_comes_late_begins_anew() {
     assert_eq!(patient.tick(secs(100)), [Action::Look]);
     assert_eq!(patient.tell(Looked(Some(seen(0)))), []);
     assert_eq!(patient.due_in(), secs(2));
+}
+
+#[test]
+fn a_sink_of_which_nobody_sees_what_it_takes_is_not_stalled_and_that_is_said_once() {
+    let unseen = || Seen { taken: None, share: Share::default() };
+    let mut patient = Patient::up(stalling());
+    patient.tell(Wait(unseen()));
+    let mut said = Vec::new();
+    for _ in 0..100 {
+        assert_eq!(patient.tick(ms(1)), [Action::Look]);
+        said.extend(patient.said(Looked(Some(unseen()))));
+    }
+    assert!(said.len() == 1 && said[0].starts_with("cannot see whether it takes what waits for it"), "{said:?}");
+    // Once it can be seen, it is judged.
+    let mut seen_again = Vec::new();
+    for _ in 0..6 {
+        assert_eq!(patient.tick(ms(1)), [Action::Look]);
+        seen_again.extend(patient.tell(Looked(Some(seen(0)))));
+        if !seen_again.is_empty() {
+            break;
+        }
+    }
+    assert!(matches!(seen_again[..], [Action::Stalled(_)]), "{seen_again:?}");
+}
+
+#[test]
+fn a_thousand_children_that_are_up_at_once_are_checked_one_after_the_other() {
+    let (now, config) = (Instant::now(), checked(check()));
+    let every = config.check.as_ref().unwrap().every;
+    let mut begins: Vec<Duration> = (0..1000)
+        .map(|number| {
+            let mut health = Health::new(&format!("worker-{number}"), now);
+            health.started(None, now);
+            health.step(Event::Phase(Phase::Up), &config, now);
+            health.deadline().unwrap().duration_since(now)
+        })
+        .collect();
+    begins.sort_unstable();
+    assert!(begins[0] >= every && begins[999] <= 2 * every, "{begins:?}");
+    // In no tenth of a second, which has 10 of them on average, there are many.
+    for tenth in 0..100 {
+        let from = every + ms(100 * tenth);
+        let many = begins.iter().filter(|&&begin| begin >= from && begin < from + ms(100)).count();
+        assert!(many <= 30, "{tenth}: {many}");
+    }
+}
+
+#[test]
+fn with_ready_health_the_first_check_begins_at_once() {
+    let now = Instant::now();
+    for name in ["a", "b", "c"] {
+        let mut health = Health::new(name, now);
+        health.step(Event::Phase(Phase::Starting), &checked(check()), now);
+        assert_eq!(health.deadline(), Some(now));
+    }
 }
 
 #[derive(Debug, Clone)]
