@@ -202,10 +202,9 @@ Examples:
     /// stopping, and lost if the reader was too slow for `count` events.
     ///
     /// A link is full (link-full) if its pipe has had no free page for 1 s, so that its source
-    /// (`from`) waits for its sink (`child`). The daemon notices that 1 to 3 s after the link
-    /// became full, or up to 12 s if the sink is a program that still reads something else.
-    /// link-moves follows when there is room again. A link that is often full for less than
-    /// 1 s, because its sink is slower than its source, has no such events.
+    /// (`from`) waits for its sink (`child`), and nothing has moved. The daemon notices that
+    /// 1 to 3 s after the link became full. link-moves follows when bytes flow again. A link
+    /// that is full because its sink is slower than its source has no such events.
     #[command(after_help = "\
 Examples:
   plumbd events                       from now on

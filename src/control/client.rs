@@ -230,12 +230,11 @@ fn talk(
         if length == LONGEST {
             return Err(Failure::Broken("cannot read the daemon's answer: it is too long".to_owned()));
         }
-        if !answer.ends_with(b"\n") {
-            let why = match patience {
-                Patience::WhileRead => "the daemon ended before it had sent everything",
-                Patience::Endless | Patience::Until(_) => "cannot tell the outcome: the daemon closed the connection",
-            };
-            return Err(Failure::Broken(why.to_owned()));
+        if matches!(patience, Patience::WhileRead) && !answer.ends_with(b"\n") {
+            return Err(Failure::Broken("the daemon ended before it had sent everything".to_owned()));
+        }
+        if answer.is_empty() {
+            return Err(Failure::Broken("cannot tell the outcome: the daemon closed the connection".to_owned()));
         }
         match serde_json::from_slice(&answer).map(all_plain).and_then(serde_json::from_value) {
             Ok(Response::Exit(status)) => {

@@ -1,8 +1,10 @@
 //! What the loop does when bytes wait in a link, and when a link is full or moves again. What
 //! is full is decided in [`fullness`](crate::supervisor::kept::links).
 
+use crate::config::model::Link;
 use crate::supervisor::event_loop::Supervisor;
-use crate::supervisor::kept::links::{LinkNews, Links};
+use crate::supervisor::kept::links::{LinkNews, Links, Progress};
+use crate::sys::delay;
 use nix::sys::epoll::EpollFlags;
 use std::time::Instant;
 
@@ -19,8 +21,14 @@ impl Supervisor {
     /// Looks at the links in which bytes were seen a while ago.
     pub(crate) fn look_at_links(&mut self, now: Instant) {
         let children = &self.children;
-        let taken = |links: &Links, sink: &str| children.named(sink).and_then(|sink| sink.taken(links));
-        let news = self.kept.links.on_time(&self.system.poll, now, taken);
+        let progress = |links: &Links, of: &[&Link]| {
+            let sink = of.first().and_then(|link| children.named(&link.to));
+            let (sink, is_exact) = sink.map_or((Some(0), false), |sink| sink.taking(links));
+            let sources = of.iter().filter_map(|link| children.named(&link.from)?.machine.pid());
+            let sources = || sources.map(delay::tries).fold(0, u64::wrapping_add);
+            Progress { sink, sources: (!is_exact).then(sources) }
+        };
+        let news = self.kept.links.on_time(&self.system.poll, now, progress);
         self.note_links(&news);
     }
 

@@ -4,6 +4,7 @@
 
 use super::usage::read_and_written;
 use nix::unistd::Pid;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// At most this many processes below one are looked at.
@@ -67,6 +68,23 @@ pub(crate) fn reading(process: Pid) -> Option<u64> {
     })
 }
 
+/// A number that changes if a process, or one below it, has waited for something and gone on. A
+/// process that is halted in one long write(2) to a full pipe does that for each page that
+/// becomes free, although it counts as written only at the end. What can't be looked at does not
+/// count.
+pub(crate) fn tries(process: Pid) -> u64 {
+    let of_thread = |path: PathBuf| {
+        let text = std::fs::read_to_string(path.join("status")).unwrap_or_default();
+        let count = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        count.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0)
+    };
+    let of_one = |pid: Pid| {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().take(MOST).flatten();
+        threads.map(|thread| of_thread(thread.path())).fold(0, u64::wrapping_add)
+    };
+    tree(process).into_iter().map(of_one).fold(0, u64::wrapping_add)
+}
+
 /// A process and those below it. On a kernel without CONFIG_PROC_CHILDREN, only itself.
 fn tree(process: Pid) -> Vec<Pid> {
     let (mut all, mut at) = (vec![process], 0);
@@ -101,6 +119,9 @@ mod tests {
         let before = reading(own);
         let _read = std::fs::read("/proc/self/stat");
         assert_ne!(reading(own), before);
+        let before = tries(own);
+        std::thread::sleep(Duration::from_millis(1));
+        assert_ne!(tries(own), before);
         assert_eq!(tree(own)[0], own);
         assert_eq!(Share::of(Pid::from_raw(i32::MAX)), Share::default());
     }

@@ -192,6 +192,19 @@ fn a_busy_link_wakes_the_daemon_at_most_once_a_second() {
 }
 
 #[test]
+fn a_link_whose_sink_is_slow_is_not_full() {
+    let slow = r#"command = ["sh", "-c", "while head -c 4096 >/dev/null; do echo >>taken; sleep 0.05; done"]"#;
+    let mut daemon = Daemon::start(&link(r#"command = ["dd", "if=/dev/zero", "bs=2M"]"#, slow));
+    let mut all = follow(&daemon, &["--since", "0"], "all");
+    // Long enough to be called full three times.
+    wait_for("it has taken some", || (daemon.path("taken").exists() && daemon.read("taken").len() > 150).then_some(()));
+    assert_eq!(of_links(&daemon, "all").len(), 0, "{}", daemon.read_text("all"));
+    daemon.ask(&Request::Shutdown { fast: true });
+    daemon.wait_end();
+    assert!(all.wait().unwrap().success());
+}
+
+#[test]
 fn links_in_which_nothing_waits_wake_nobody() {
     let mut config = "[children.logger]\nplugin = \"logger\"\nsettings = { file = \"messages.log\" }\n".to_owned();
     for number in 0..100 {

@@ -11,7 +11,7 @@ use crate::supervisor::family::child;
 use crate::supervisor::family::health::{Action, Event, Seen};
 use crate::supervisor::family::spawn::{As, Beside};
 use crate::supervisor::family::supervised::Supervised;
-use crate::supervisor::kept::links::{Links, Taken};
+use crate::supervisor::kept::links::Links;
 use crate::supervisor::poll::{Id, Poll, Token, Watched};
 use crate::sys::cause::cause;
 use crate::sys::delay::{self, Share};
@@ -65,14 +65,17 @@ impl Supervised {
         Share::of(pid).since(check.before).in_vain().max(of_check)
     }
 
-    /// If this changes, the child has taken something of what waits for it. `None`: that can't
-    /// be seen.
-    pub(crate) fn taken(&self, links: &Links) -> Taken {
+    /// A number that changes when the child takes something of what waits for it, and whether it
+    /// changes for no other reason. `None`: that can't be seen.
+    pub(crate) fn taking(&self, links: &Links) -> (Option<u64>, bool) {
         let (waits, batches) = links.waits_for(&self.config.name);
-        self.taken_of(waits, batches)
+        let taken = self.taken_of(waits, batches).map(|[first, second]| first.wrapping_mul(31).wrapping_add(second));
+        (taken, batches.is_some())
     }
 
-    fn taken_of(&self, waits: u64, batches: Option<u64>) -> Taken {
+    /// If this changes, the child has taken something of what waits for it. `None`: that can't
+    /// be seen.
+    fn taken_of(&self, waits: u64, batches: Option<u64>) -> Option<[u64; 2]> {
         match batches {
             Some(batches) => Some([batches, 0]),
             // Without a ledger, a source that fills a queue again at once hides what was taken.

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 mod fullness;
 mod watching;
 
-pub(crate) use fullness::{News, Taken};
+pub(crate) use fullness::{News, Progress};
 pub(crate) use watching::LinkNews;
 use watching::Watch;
 

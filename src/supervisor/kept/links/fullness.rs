@@ -13,20 +13,18 @@
 //! | empty | the kernel reports bytes | holds some |
 //! | holds some | [`PAUSE`] has passed | empty, holds some or just full, by what a look shows |
 //! | just full | the kernel reports room, or a look shows some | holds some |
-//! | | [`FULL`] has passed, and the sink has taken nothing; or [`SURE`] has | full: a `link-full` event |
-//! | full | the kernel reports room | holds some: a `link-moves` event |
+//! | | [`FULL`] has passed, and something has moved | holds some |
+//! | | [`FULL`] has passed, and nothing has moved | full: a `link-full` event |
+//! | full | the kernel reports room, or a look after [`AGAIN`] shows that something moves | holds some: a `link-moves` event |
 //! | unknown | the queue is watched again | empty |
 //!
-//! A source that writes without pause may fill a page that became free before the supervisor
-//! gets to see it: of the pages that a slow sink frees one at a time, the kernel reports one in
-//! ten or so. That is why a look also shows what the sink has taken. Of a program this is only
-//! known from whether it reads at all, from anything, and a program that waits for a server reads
-//! too; so after [`SURE`] it does not count.
+//! A source that writes without pause fills a page that became free before the supervisor gets
+//! to see it, so the kernel reports few of the pages that a slow sink frees one at a time. That
+//! is why a look also shows the [`Progress`] of both sides.
 //!
-//! So an idle queue and a full one wake nobody, and a busy one wakes the supervisor at most
-//! about once a second. A full one is noticed [`FULL`] to [`PAUSE`] + [`FULL`] after it has
-//! become full; if the sink reads something else, up to [`PAUSE`] + [`SURE`]. A queue is in the state unknown if its input has ended or the kernel refuses
-//! to watch it.
+//! So an idle queue wakes nobody, a full one next to never, and a busy one at most about once a
+//! second. A full one is noticed [`FULL`] to [`PAUSE`] + [`FULL`] after it has become full. A
+//! queue is in the state unknown if its input has ended or the kernel refuses to watch it.
 
 use std::time::{Duration, Instant};
 
@@ -34,8 +32,8 @@ use std::time::{Duration, Instant};
 const PAUSE: Duration = Duration::from_secs(2);
 /// How long a queue that is called full has had no room.
 const FULL: Duration = Duration::from_secs(1);
-/// How long it has had no room even if its sink seems to take something.
-const SURE: Duration = Duration::from_secs(10);
+/// How often a full queue is looked at.
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,11 +56,26 @@ pub(super) enum Fill {
     Empty,
     Some,
     /// There is no free page.
-    Full(Taken),
+    Full(Progress),
 }
 
-/// If this changes, the sink has taken something. `None`: that can't be seen.
-pub(crate) type Taken = Option<[u64; 2]>;
+/// Numbers that change when something moves in a queue. `None`: that can't be seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Changes when the sink takes something. A program's may change for other reasons too.
+    pub(crate) sink: Option<u64>,
+    /// Changes when the sources write, or try again to write. It may change for other reasons
+    /// too. Not needed if the sink has an exact account.
+    pub(crate) sources: Option<u64>,
+}
+
+impl Progress {
+    /// Whether something has moved since `before`: nothing that is known speaks against it.
+    fn has_moved(self, before: Progress) -> bool {
+        let changed = |(now, before): (Option<u64>, Option<u64>)| now.is_none() || now != before;
+        [(self.sink, before.sink), (self.sources, before.sources)].into_iter().all(changed)
+    }
+}
 
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,11 +99,11 @@ pub(crate) enum News {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    Unknown { full_since: Option<Instant> },
+    Unknown { full: Option<(Instant, Progress)> },
     Empty,
     HoldsSome { look_at: Instant },
-    JustFull { since: Instant, taken: Taken, look_at: Instant },
-    Full { since: Instant },
+    JustFull { since: Instant, progress: Progress },
+    Full { since: Instant, progress: Progress, look_at: Instant },
 }
 
 /// What is known of one queue.
@@ -102,7 +115,7 @@ pub(super) struct Fullness {
 impl Fullness {
     /// Of a queue that is not watched yet.
     pub(super) fn new() -> Fullness {
-        Fullness { state: State::Unknown { full_since: None } }
+        Fullness { state: State::Unknown { full: None } }
     }
 
     /// Whether it waits for [`Event::Begin`].
@@ -113,36 +126,44 @@ impl Fullness {
     /// When a look is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.state {
-            State::HoldsSome { look_at } | State::JustFull { look_at, .. } => Some(look_at),
-            State::Unknown { .. } | State::Empty | State::Full { .. } => None,
+            State::HoldsSome { look_at } | State::Full { look_at, .. } => Some(look_at),
+            State::JustFull { since, .. } => Some(since + FULL),
+            State::Unknown { .. } | State::Empty => None,
         }
     }
 
     /// Handles an event. Returns what to do next.
     pub(super) fn step(&mut self, event: Event, now: Instant) -> Option<Action> {
         let later = State::HoldsSome { look_at: now + PAUSE };
+        let full = |since, progress| State::Full { since, progress, look_at: now + AGAIN };
+        let moves = |since| Some(Action::Say(News::Moves(now.duration_since(since))));
         let (next, action) = match (self.state, event) {
-            (State::Full { since }, Event::Lost) => (State::Unknown { full_since: Some(since) }, None),
             (State::Unknown { .. }, Event::Lost) => return None,
-            (_, Event::Lost) => (State::Unknown { full_since: None }, None),
-            (State::Unknown { full_since: Some(since) }, Event::Begin) => {
-                (State::Full { since }, Some(Action::AwaitRoom))
+            (State::Full { since, progress, .. }, Event::Lost) => {
+                (State::Unknown { full: Some((since, progress)) }, None)
+            }
+            (_, Event::Lost) => (State::Unknown { full: None }, None),
+            (State::Unknown { full: Some((since, progress)) }, Event::Begin) => {
+                (full(since, progress), Some(Action::AwaitRoom))
             }
             (State::Unknown { .. }, Event::Begin) => (State::Empty, Some(Action::AwaitBytes)),
             (State::Empty, Event::Bytes) | (State::JustFull { .. }, Event::Room) => (later, None),
-            (State::Full { since }, Event::Room) => (later, Some(Action::Say(News::Moves(now.duration_since(since))))),
+            (State::Full { since, .. }, Event::Room) => (later, moves(since)),
             (State::HoldsSome { .. }, Event::Looked(Fill::Empty)) => (State::Empty, Some(Action::AwaitBytes)),
-            (State::HoldsSome { .. }, Event::Looked(Fill::Full(taken))) => {
-                (State::JustFull { since: now, taken, look_at: now + FULL }, Some(Action::AwaitRoom))
+            (State::HoldsSome { .. }, Event::Looked(Fill::Full(progress))) => {
+                (State::JustFull { since: now, progress }, Some(Action::AwaitRoom))
             }
-            (State::JustFull { since, taken: before, .. }, Event::Looked(Fill::Full(taken))) => {
-                let time = now.duration_since(since);
-                if taken.is_some() && taken == before || time >= SURE {
-                    (State::Full { since }, Some(Action::Say(News::Full(time))))
-                } else {
-                    (State::JustFull { since, taken, look_at: now + FULL }, None)
-                }
+            (State::JustFull { since, progress: before }, Event::Looked(Fill::Full(progress)))
+                if !progress.has_moved(before) =>
+            {
+                (full(since, progress), Some(Action::Say(News::Full(now.duration_since(since)))))
             }
+            (State::Full { since, progress: before, .. }, Event::Looked(Fill::Full(progress)))
+                if !progress.has_moved(before) =>
+            {
+                (full(since, before), None)
+            }
+            (State::Full { since, .. }, Event::Looked(_)) => (later, moves(since)),
             (State::HoldsSome { .. } | State::JustFull { .. }, Event::Looked(_)) => (later, None),
             // A report that was asked for in an earlier state.
             (_, Event::Begin | Event::Bytes | Event::Room | Event::Looked(_)) => return None,
@@ -158,7 +179,7 @@ mod tests {
     use crate::supervisor::dice::Dice;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const FULL_NOW: Fill = Fill::Full(Some([0; 2]));
+    const FULL_NOW: Fill = Fill::Full(Progress { sink: Some(0), sources: Some(0) });
 
     /// A queue and its watch. The kernel reports as epoll(7) does.
     struct World {
@@ -233,7 +254,7 @@ mod tests {
         assert_eq!(world.news, [News::Full(FULL)]);
         let before = world.wake_ups;
         world.pass(1000 * SECOND);
-        assert_eq!(world.wake_ups, before);
+        assert_eq!(world.wake_ups, before + 33);
         world.set(Fill::Some);
         assert_eq!(world.news[1..], [News::Moves(FULL + 1000 * SECOND)]);
         world.set(Fill::Empty);
@@ -263,31 +284,40 @@ mod tests {
     }
 
     #[test]
-    fn what_a_sink_takes_unseen_counts_for_a_while() {
-        let mut world = World::new();
-        let takes_unseen = |world: &mut World, time: Duration| {
-            for taken in 0..(time.as_millis() / 500) as u64 {
-                // Its source fills it at once.
-                world.set(Fill::Full(Some([taken, 0])));
-                world.pass(Duration::from_millis(500));
-            }
-        };
-        takes_unseen(&mut world, PAUSE + SURE / 2);
-        // Now and then, the kernel does report it.
-        world.set(Fill::Some);
-        takes_unseen(&mut world, PAUSE + SURE / 2);
-        assert_eq!(world.news, []);
-        world.pass(2 * FULL);
-        assert!(matches!(world.news[..], [News::Full(_)]), "{:?}", world.news);
+    fn what_moves_unseen_counts_if_both_sides_show_it() {
+        for (sink, sources, moves) in [
+            (Some(1), Some(1), true),
+            // The sink reads something else, or the source does something else.
+            (Some(1), Some(0), false),
+            (Some(0), Some(1), false),
+            // One side can't be seen.
+            (None, Some(1), true),
+            (None, Some(0), false),
+            (Some(1), None, true),
+            (Some(0), None, false),
+        ] {
+            let mut world = World::new();
+            let go_on = |time: Duration, world: &mut World| {
+                for round in 0..time.as_millis() as u64 / 500 {
+                    let count = |step: Option<u64>| step.map(|step| step * round);
+                    // Its source fills it at once.
+                    world.set(Fill::Full(Progress { sink: count(sink), sources: count(sources) }));
+                    world.pass(Duration::from_millis(500));
+                }
+            };
+            go_on(100 * SECOND, &mut world);
+            assert_eq!(world.news.is_empty(), moves, "{sink:?} {sources:?}");
+        }
+    }
 
+    #[test]
+    fn a_full_queue_that_moves_unseen_is_noticed_after_a_while() {
         let mut world = World::new();
-        takes_unseen(&mut world, PAUSE + SURE + FULL);
-        assert_eq!(world.news, [News::Full(SURE)]);
-
-        let mut world = World::new();
-        world.set(Fill::Full(None));
-        world.pass(PAUSE + SURE + FULL);
-        assert_eq!(world.news, [News::Full(SURE)]);
+        world.set(FULL_NOW);
+        world.pass(PAUSE + FULL);
+        world.set(Fill::Full(Progress { sink: Some(1), sources: Some(1) }));
+        world.pass(AGAIN);
+        assert_eq!(world.news, [News::Full(FULL), News::Moves(FULL + AGAIN)]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! queue from which its sink takes everything costs next to nothing. Who wants to know again
 //! asks again.
 
-use super::fullness::{Action, Event, Fill, Fullness, News, Taken};
+use super::fullness::{Action, Event, Fill, Fullness, News, Progress};
 use super::{Links, Queue};
 use crate::config::model::Link as Config;
 use crate::supervisor::poll::{Poll, Token};
@@ -74,18 +74,20 @@ impl Links {
         self.queues.iter().filter_map(|queue| queue.watch.fullness.deadline()).min()
     }
 
-    /// Looks at the queues that are due. `taken` shows how much a sink has taken.
+    /// Looks at the queues that are due. `progress` shows whether something moves in
+    /// the links of a queue.
     pub(crate) fn on_time(
         &mut self,
         poll: &Poll,
         now: Instant,
-        taken: impl Fn(&Links, &str) -> Taken,
+        progress: impl Fn(&Links, &[&Config]) -> Progress,
     ) -> Vec<LinkNews> {
         let mut news = Vec::new();
         for place in 0..self.queues.len() {
             let queue = &self.queues[place];
             if queue.watch.fullness.deadline().is_some_and(|at| at <= now) {
-                let fill = queue.fill(|| taken(self, queue.id.sink()));
+                let links = || self.held.iter().filter(|held| held.queue == queue.id).map(|held| &held.config);
+                let fill = queue.fill(|| progress(self, &links().collect::<Vec<_>>()));
                 let event = fill.map_or(Event::Lost, Event::Looked);
                 news.extend(self.step(place, event, poll, now));
             }
@@ -128,11 +130,11 @@ impl Queue {
     }
 
     /// How full it is; `None`: its input has ended, so nobody can write to it.
-    fn fill(&self, taken: impl FnOnce() -> Taken) -> Option<Fill> {
+    fn fill(&self, progress: impl FnOnce() -> Progress) -> Option<Fill> {
         let write = self.write.as_ref()?;
         // If it can't be looked at, it is better not called full.
         Some(match pipe::has_room(write) {
-            Ok(false) => Fill::Full(taken()),
+            Ok(false) => Fill::Full(progress()),
             Ok(true) | Err(_) if pipe::bytes_in(&self.read).is_ok_and(|bytes| bytes == 0) => Fill::Empty,
             Ok(true) | Err(_) => Fill::Some,
         })
