@@ -12,6 +12,7 @@ mod daemon;
 mod elsewhere;
 mod events;
 mod example;
+mod holders;
 mod log;
 mod man;
 mod meant;

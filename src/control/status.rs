@@ -35,6 +35,9 @@ pub struct Status {
     pub since: Timestamp,
     /// How many reloads were applied.
     pub reloads: u64,
+    /// Why the last reload failed and the configuration from before is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload_failed: Option<String>,
     /// How many log entries are not written: they wait, or were dropped and that is not
     /// logged yet.
     #[serde(default)]
@@ -129,6 +132,9 @@ pub struct Child {
     /// That it keeps ending, although it is up just now, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flapping: Option<String>,
+    /// That its last checks failed, but not yet so many that it counts as unhealthy, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing: Option<String>,
     /// What its plugin counts.
     pub metrics: BTreeMap<String, u64>,
     /// How much some of its metrics rise per second: an average over about a second.
@@ -150,6 +156,9 @@ pub struct Child {
 pub struct Usage {
     /// How many processes there are.
     pub processes: u64,
+    /// A process among them that is stopped, and does nothing until it gets SIGCONT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<i32>,
     /// The processor time of all of them, and of those that they have reaped.
     pub cpu_ms: u64,
     /// The share of one processor, in percent, over the last `cpu_percent_over_ms`.

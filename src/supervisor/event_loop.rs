@@ -101,6 +101,8 @@ pub(crate) struct Figures {
     pub(crate) since: Moment,
     pub(crate) wall: Wall,
     pub(crate) reloads: u64,
+    /// Why the last reload failed and the configuration from before is in force.
+    pub(crate) reload_failed: Option<String>,
 }
 
 impl Agenda {
@@ -160,7 +162,7 @@ impl Supervisor {
             manager: Manager::new(notify::watchdog()),
             system,
             agenda: Agenda { dirty: true, look_at: None, end: None },
-            figures: Figures { since: Moment::now(), wall: Wall::new(), reloads: 0 },
+            figures: Figures { since: Moment::now(), wall: Wall::new(), reloads: 0, reload_failed: None },
             loaded,
         };
         for child in supervisor.loaded.model.children.clone() {

@@ -18,6 +18,8 @@ pub struct Process {
     pub pid: i32,
     /// Its parent.
     pub parent: i32,
+    /// Whether a signal has stopped it (SIGSTOP, SIGTSTP).
+    pub is_stopped: bool,
     group: i32,
     session: i32,
     /// The time that it, and the processes that it has reaped, spent on a processor; in clock
@@ -45,8 +47,7 @@ impl Process {
         let text = std::str::from_utf8(&stat[end + 1..]).ok()?;
         let mut fields = [0_i64; 22];
         let mut words = text.split_ascii_whitespace();
-        // The state is no number.
-        words.next()?;
+        let is_stopped = words.next()? == "T";
         for field in &mut fields[1..] {
             // Those that may be larger than an i64 are of no interest.
             *field = words.next()?.parse().unwrap_or(0);
@@ -56,6 +57,7 @@ impl Process {
         Some(Process {
             pid,
             parent: number(1)?,
+            is_stopped,
             group: number(2)?,
             session: number(3)?,
             ticks: (11..=14).map(count).sum(),
@@ -196,7 +198,7 @@ mod tests {
     use super::*;
 
     fn process(pid: i32, parent: i32, session: i32) -> Process {
-        Process { pid, parent, group: session, session, ticks: 7, start: 0, pages: 3 }
+        Process { pid, parent, is_stopped: false, group: session, session, ticks: 7, start: 0, pages: 3 }
     }
 
     #[test]
@@ -204,7 +206,7 @@ mod tests {
         let line = b"42 (a) R 1 (b\n) S 40 41 39 0 -1 4194560 1 2 3 4 500 60 7 8 20 0 1 0 12345 104857600 777 \
                      18446744073709551615 1 2";
         let (pid, parent, group, session) = (42, 40, 41, 39);
-        let expected = Process { pid, parent, group, session, ticks: 575, start: 12345, pages: 777 };
+        let expected = Process { pid, parent, is_stopped: false, group, session, ticks: 575, start: 12345, pages: 777 };
         assert_eq!(Process::parse(42, line), Some(expected));
         for cut in [0, 10, 20, 40] {
             assert_eq!(Process::parse(42, &line[..cut]), None, "{cut}");

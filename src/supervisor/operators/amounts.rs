@@ -21,7 +21,7 @@ pub(super) fn sent(rates: BTreeMap<&'static str, Rates>) -> [BTreeMap<String, f6
 }
 
 impl Supervisor {
-    /// Logs where the children listen and which files they write.
+    /// Logs where the children listen now and which files they write.
     pub(in crate::supervisor) fn log_places(&self) {
         for listener in self.listeners() {
             log::info!(target: &listener.child, "listens on {}", listener.address);
@@ -58,7 +58,7 @@ impl Supervisor {
         let mut seen = BTreeSet::new();
         let each = self.model().children.iter().flat_map(|child| child.listen.iter().map(move |at| (child, at)));
         // Instances share their sockets.
-        let each = each.filter(|(_, address)| seen.insert(*address));
+        let each = each.filter(|(_, address)| seen.insert(*address) && self.kept.sockets.has(address));
         each.map(|(child, address)| {
             let waiting = self.kept.sockets.waiting(address);
             Listener {
