@@ -318,14 +318,20 @@ fn on_80_columns_an_end_is_told_with_how_often_its_last_line_and_what_comes_next
 ";
     assert_eq!(problems(&shown), expected);
     assert!(shown.lines().any(|line| line.starts_with("crash  failed    -  ")), "{shown}");
-    let (shown, status) = on_80_columns(daemon.dir.path(), "start crash");
-    assert_eq!(status, 1);
-    let told = "plumbd: crash was up, then exited with status 1 after ";
-    assert!(
-        shown.contains(told) && shown.ends_with(" ms; its last line: \"ModuleNotFoundError: No module named foo\"\n"),
-        "{shown}"
-    );
     assert!(daemon.log().contains("supervises 1 child, configured by "), "{}", daemon.log());
+    daemon.stop();
+}
+
+#[test]
+fn on_80_columns_a_start_that_ends_at_once_is_told_with_its_last_line() {
+    let mut daemon = Daemon::spawn(
+        "[children.once]\ncommand = [\"sh\", \"-c\", \"sleep 0.3; echo gone >&2; exit 3\"]\nrestart = \"never\"\n",
+    );
+    daemon.wait_child("once", ChildState::Down);
+    let (shown, status) = on_80_columns(daemon.dir.path(), "start once");
+    assert_eq!(status, 1);
+    let told = "plumbd: once was up, then exited with status 3 after ";
+    assert!(shown.starts_with(told) && shown.ends_with("; its last line: \"gone\"\n"), "{shown}");
     daemon.stop();
 }
 
@@ -353,6 +359,11 @@ fn on_80_columns_an_address_is_told_with_its_line_and_who_has_it_and_is_not_list
     wait_for("it listens", || {
         on_80_columns(daemon.dir.path(), "status").0.contains(&format!("LISTEN {address}")).then_some(())
     });
+    daemon.wait_log(&format!("INFO web: listens on {address}\n"));
+    let other = format!("tcp://127.0.0.1:{}", crate::daemon::free_port());
+    daemon.reload(&daemon.read_text("plumbd.toml").replace(&address, &other));
+    daemon.wait_log(&format!("INFO web: listens on {other}\n"));
+    assert_eq!(daemon.log().matches("INFO web: listens on").count(), 2, "{}", daemon.log());
     daemon.stop();
 }
 

@@ -423,6 +423,7 @@ impl Supervisor {
         match outcome {
             Ok(()) => {
                 self.figures.reload_failed = None;
+                self.log_places();
                 self.events.happened(What::ReloadDone, About::default());
                 self.ready_again("reloaded: all that changed is ready");
                 self.operators.say(waiter, "reloaded");
