@@ -56,6 +56,7 @@ fn used(processes: &Processes, own: &[&Process], before: Option<(Usage, Duration
     let bytes = |place: usize| io.as_ref().map(|io| io.iter().map(|io| io[place]).sum());
     let now = Usage {
         processes: own.len() as u64,
+        stopped: own.iter().find(|process| process.is_stopped()).map(|process| process.pid),
         cpu_ms: millis(processes.time(own)),
         memory_bytes: processes.memory(own),
         descriptors: sum(usage::descriptors),

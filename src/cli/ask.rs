@@ -3,7 +3,7 @@
 
 use super::socket::Socket;
 use super::status::PATIENCE;
-use super::{Failure, elsewhere, output};
+use super::{Failure, elsewhere, holders, output};
 use crate::control::{Request, Response, client};
 use crate::journal;
 use std::io::IsTerminal;
@@ -85,12 +85,12 @@ pub(super) fn ask(socket: &Socket, request: &Request) -> Result<u8, Failure> {
         match response {
             Response::Out(_) if is_logged => {}
             Response::Out(text) => {
-                output::print(format!("{text}\n")).map_err(|e| e.why)?;
+                output::print(holders::named(&text) + "\n").map_err(|e| e.why)?;
             }
             Response::Progress(text) if watched => {
                 output::print(format!("  {text}\n")).map_err(|e| e.why)?;
             }
-            Response::Err(text) => problems.push(text),
+            Response::Err(text) => problems.push(holders::named(&text)),
             // `status` is a command of its own.
             _ => {}
         }

@@ -27,13 +27,42 @@ const ASKS: &str = "PLUMBD_COMPLETE";
 /// How long the daemon may take, because a person has pressed Tab and waits.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// What zsh needs if the script is a file in `$fpath`, because the first Tab runs
+/// Put around clap's function for bash, which takes words as bash splits them.
+const BASH: &str = r#"
+_plumbd() {
+    # Bash takes the = of --option=value as a word of its own, and leaves backslashes in words.
+    local all=("${COMP_WORDS[@]//\\/}") current=$COMP_CWORD COMP_WORDS=() COMP_CWORD at
+    for at in "${!all[@]}"; do
+        [[ ${all[at]} == = && at -ne current ]] && continue
+        [[ at -eq current ]] && COMP_CWORD=${#COMP_WORDS[@]}
+        COMP_WORDS+=("${all[at]}")
+    done
+    _clap_complete_plumbd "$1" "${2//\\/}" "$3"
+    # A file may have a space in its name. Between quotes that is right as it is.
+    [[ ${all[current]} == [\"\']* ]] && return
+    for at in "${!COMPREPLY[@]}"; do
+        [[ -e ${COMPREPLY[at]} ]] && COMPREPLY[at]=$(printf %q "${COMPREPLY[at]}")
+    done
+}
+complete -o nospace -o bashdefault -o nosort -F _plumbd plumbd
+"#;
+
+/// Put around clap's function for zsh. If the script is a file in `$fpath`, the first Tab runs
 /// the file itself as the completion.
-const ZSH_FIRST_TAB: &str = "
-if [[ \"$funcstack[1]\" == _plumbd ]]; then
-    _clap_dynamic_completer_plumbd \"$@\"
+const ZSH: &str = r#"
+_plumbd_words() {
+    # Zsh has not expanded the ~ yet, and would quote it in an answer.
+    if [[ "${words[CURRENT]}" == '~'* ]]; then
+        _files
+    else
+        _clap_dynamic_completer_plumbd "$@"
+    fi
+}
+compdef _plumbd_words plumbd
+if [[ "$funcstack[1]" == _plumbd ]]; then
+    _plumbd_words "$@"
 fi
-";
+"#;
 
 /// Prints the script.
 pub(super) fn completions(shell: Shell) -> Result<u8, Failure> {
@@ -47,8 +76,10 @@ fn script(shell: Shell) -> io::Result<Vec<u8>> {
     let known = shells.completer(&shell.to_string()).ok_or(io::ErrorKind::Unsupported)?;
     let mut script = Vec::new();
     known.write_registration(ASKS, "plumbd", "plumbd", "plumbd", &mut script)?;
-    if shell == Shell::Zsh {
-        script.extend_from_slice(ZSH_FIRST_TAB.as_bytes());
+    match shell {
+        Shell::Bash => script.extend_from_slice(BASH.as_bytes()),
+        Shell::Zsh => script.extend_from_slice(ZSH.as_bytes()),
+        _ => {}
     }
     Ok(script)
 }
@@ -63,7 +94,22 @@ pub(super) fn answer(arguments: &[OsString]) -> bool {
     CompleteEnv::with_factory(Typed::command).var(ASKS).try_complete(arguments, here.as_deref()).unwrap_or(true)
 }
 
-/// The children that can be named: those of the running daemon or, if none runs,
+/// What `plumbd log` can show.
+pub(super) fn logs() -> Vec<CompletionCandidate> {
+    with("plumbd", "the daemon itself")
+}
+
+/// What can be started and stopped.
+pub(super) fn startable() -> Vec<CompletionCandidate> {
+    with("all", "every child")
+}
+
+fn with(name: &str, help: &'static str) -> Vec<CompletionCandidate> {
+    let more = CompletionCandidate::new(name).help(Some(help.into()));
+    children().into_iter().chain([more]).collect()
+}
+
+/// The children that can be named: those of the running daemon or, if it does not answer,
 /// of the configuration. A child with instances is also listed by its own name.
 pub(super) fn children() -> Vec<CompletionCandidate> {
     let words: Vec<OsString> = std::env::args_os().collect();
@@ -94,7 +140,7 @@ fn running(socket: &Socket) -> Option<Vec<(String, String)>> {
 
 fn configured(file: Option<PathBuf>) -> Vec<(String, String)> {
     let children = config::load(file.as_deref()).map(|loaded| loaded.model.children).unwrap_or_default();
-    children.into_iter().map(|child| (child.name.clone(), "configured, no daemon runs".to_owned())).collect()
+    children.into_iter().map(|child| (child.name.clone(), "in the configuration".to_owned())).collect()
 }
 
 /// The value of an option on the line that is being typed.

@@ -13,6 +13,7 @@ mod daemon;
 mod elsewhere;
 mod events;
 mod example;
+mod holders;
 mod log;
 mod man;
 mod meant;

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// How long a sink may take nothing before that is reported as a problem.
-const STALLED: Duration = Duration::from_secs(1);
+pub(super) const STALLED: Duration = Duration::from_secs(1);
 
 /// The width of the `! ` before a problem.
 const MARGIN: usize = 2;
@@ -53,7 +53,7 @@ pub(super) fn page(status: &Status, now: Timestamp, paper: Paper) -> Page {
     let head = head(status, wrong.len(), now, paper);
     let wrong = wrong.into_iter().chain(not_in_force(status, now));
     let mut problems: Vec<String> = wrong.map(|problem| shown(paper.paint(Colour::Bad, "!"), problem)).collect();
-    let notes = buffered::notes(status, now).into_iter().chain(unlogged(status));
+    let notes = buffered::notes(status, now).into_iter().chain(notes(status));
     problems.extend(notes.map(|note| shown("-".to_owned(), note)));
     Page { head, tables, problems }
 }
@@ -214,7 +214,7 @@ fn last_exit(child: &Child, now: Timestamp) -> (String, Colour) {
 
 pub(super) fn links(links: &[Link], paper: Paper) -> Vec<Column> {
     let stalled = |link: &Link| {
-        let stalled = Duration::from_millis(link.stalled_for_ms);
+        let stalled = stalled(link);
         match stalled >= STALLED {
             true => (short(stalled), Colour::Bad),
             false => ("-".to_owned(), Colour::None),
@@ -243,7 +243,9 @@ pub(super) fn links(links: &[Link], paper: Paper) -> Vec<Column> {
 pub(super) fn not_in_force(status: &Status, now: Timestamp) -> Option<String> {
     let file = Path::new(status.config.as_ref()?).file_name()?.to_string_lossy();
     let ago = age(status.config_changed?, now);
-    Some(format!("{file} was changed {ago} ago and is not in force: see `plumbd plan`"))
+    let failed =
+        status.reload_failed.as_ref().map_or_else(String::new, |why| format!("; the last reload failed: {why}"));
+    Some(format!("{file} was changed {ago} ago and is not in force: see `plumbd plan`{failed}"))
 }
 
 /// Whether every child is up, or has finished, and nothing is a problem.
@@ -254,9 +256,17 @@ pub(super) fn is_well(status: &Status) -> bool {
 pub(super) fn problems(status: &Status) -> Vec<String> {
     let children = status.children.iter().filter_map(|child| {
         let name = &child.name;
+        if let Some(pid) = child.usage.and_then(|usage| usage.stopped) {
+            return Some(format!("{name}: process {pid} is stopped; `kill -CONT {pid}` lets it go on"));
+        }
         let why = match (&child.problem, child.state) {
+            (Some(problem), ChildState::Backoff | ChildState::Failed) if child.last_exit.is_some() => {
+                format!("{problem}; see `plumbd log {name}`")
+            }
             (Some(problem), _) => problem.clone(),
-            (None, ChildState::Starting | ChildState::Up) => child.flapping.clone()?,
+            (None, ChildState::Starting | ChildState::Up) => {
+                format!("{}; see `plumbd log {name}`", child.flapping.as_ref()?)
+            }
             (None, ChildState::Failed) => format!("it is past its start limit; `plumbd start {name}` tries again"),
             (None, ChildState::Down) if !child.finished && status.state == DaemonState::Running => {
                 format!("it is down; `plumbd start {name}` starts it")
@@ -266,20 +276,32 @@ pub(super) fn problems(status: &Status) -> Vec<String> {
         };
         Some(format!("{name}: {why}"))
     });
-    let links = status.links.iter().filter_map(|link| {
-        let stalled = Duration::from_millis(link.stalled_for_ms);
-        (stalled >= STALLED).then(|| format!("{}: {} has taken nothing for {}", link.title(), link.to, short(stalled)))
+    let links = status.links.iter().filter(|link| stalled(link) >= STALLED).map(|link| {
+        let (title, sink, time) = (link.title(), &link.to, short(stalled(link)));
+        // What is wrong with the sink is told above.
+        let is_well = |child: &Child| child.problem.is_none() && child.usage.is_none_or(|used| used.stopped.is_none());
+        let hangs =
+            status.children.iter().any(|child| child.name == *sink && child.state == ChildState::Up && is_well(child));
+        let advice = if hangs { format!("; if it hangs, `plumbd restart {sink}`") } else { String::new() };
+        format!("{title}: {sink} has taken nothing for {time}{advice}")
     });
     children.chain(links).collect()
 }
 
-/// A note that log entries wait. This is not a problem of what the daemon does: where no syslog
-/// daemon runs, they always do.
-fn unlogged(status: &Status) -> Option<String> {
-    (status.unlogged > 0).then(|| {
+/// For how long bytes have waited while the sink took none.
+pub(super) fn stalled(link: &Link) -> Duration {
+    Duration::from_millis(link.stalled_for_ms)
+}
+
+/// What is worth a look, but no problem of what the daemon does: checks may succeed again, and
+/// where no syslog daemon runs, log entries always wait.
+fn notes(status: &Status) -> impl Iterator<Item = String> {
+    let failing = |child: &Child| Some(format!("{}: {}", child.name, child.failing.as_ref()?));
+    let unlogged = (status.unlogged > 0).then(|| {
         let entries = counted(status.unlogged, "log entry waits", "log entries wait");
         format!("{entries}: the reader of the log, such as a syslog daemon, takes none")
-    })
+    });
+    status.children.iter().filter_map(failing).chain(unlogged)
 }
 
 /// Wraps a text between words, into lines of at most that width if the words allow it.
@@ -566,6 +588,32 @@ mod tests {
         let shown = page(&status, at("2026-11-22T17:03:20Z"), Paper { width: Some(80), colours: false }).print();
         let hint = "! plumbd.toml was changed 2m0s ago and is not in force: see `plumbd plan`\n";
         assert!(shown.ends_with(&format!("\n\n{hint}")), "{shown}");
+        status.reload_failed = Some("x.toml:1: unknown key \"a\"".to_owned());
+        let shown = page(&status, at("2026-11-22T17:03:20Z"), PLAIN).print();
+        assert!(
+            shown.ends_with(" see `plumbd plan`; the last reload failed: x.toml:1: unknown key \"a\"\n"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn what_a_person_can_do_is_told_with_each_problem() {
+        let mut status = well();
+        status.links[0].stalled_for_ms = 6000;
+        status.children[0].failing = Some("a check failed, 1 of 3 in a row: timed out after 1 s".to_owned());
+        let shown = |status: &Status| page(status, at("2026-11-22T17:03:20Z"), PLAIN).problems.concat();
+        let stalled = "! echo -> logger: logger has taken nothing for 6s";
+        let note = "- echo: a check failed, 1 of 3 in a row: timed out after 1 s\n";
+        assert_eq!(shown(&status), format!("{stalled}; if it hangs, `plumbd restart logger`\n{note}"));
+        status.children[1].usage.as_mut().unwrap().stopped = Some(7);
+        let stopped = "! logger: process 7 is stopped; `kill -CONT 7` lets it go on\n";
+        assert_eq!(shown(&status), format!("{stopped}{stalled}\n{note}"));
+        (status.links, status.children[0].failing, status.children[1].usage) = (Vec::new(), None, None);
+        status.children[1].flapping = Some("keeps ending: exited with status 1".to_owned());
+        assert_eq!(shown(&status), "! logger: keeps ending: exited with status 1; see `plumbd log logger`\n");
+        (status.children[1].state, status.children[1].flapping) = (ChildState::Failed, None);
+        status.children[1].problem = Some("given up".to_owned());
+        assert_eq!(shown(&status), "! logger: given up; see `plumbd log logger`\n");
     }
 
     #[test]

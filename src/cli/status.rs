@@ -3,7 +3,7 @@
 use super::page::{self, page};
 use super::socket::Socket;
 use super::table::Paper;
-use super::{Failure, amounts, child, elsewhere, output, watch};
+use super::{Failure, amounts, child, elsewhere, holders, output, watch};
 use crate::config;
 use crate::control::status::{Content, DaemonState};
 use crate::control::{Request, Response, Status, client};
@@ -23,8 +23,11 @@ pub(super) struct How {
     pub(super) watch: bool,
 }
 
-/// The time between the first look and a second one, which sees whether what waits moves.
+/// The time between two looks, of which the second sees whether what waits moves.
 const MOMENT: Duration = Duration::from_millis(200);
+/// There are no more looks than this: enough to see that nothing has moved for as long as makes
+/// it a problem.
+const LOOKS: u32 = 8;
 
 /// A file system that did not answer is asked again after this time.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
@@ -60,8 +63,11 @@ pub(super) struct Shown {
 /// Shows how the children and links are. The exit status is 0 if everything is up.
 pub(super) fn status(socket: &Socket, children: Vec<String>, how: How) -> Result<u8, Failure> {
     let subject = Subject { path: socket.path()?, children };
-    let mut seen = subject.look(None)?;
-    if may_stall(&seen.status) {
+    let mut seen = subject.look(None).map_err(|failure| unusable(socket, failure))?;
+    for before in 1..LOOKS {
+        if !may_stall(&seen.status, before) {
+            break;
+        }
         std::thread::sleep(MOMENT);
         // If the daemon ended meanwhile, it was there at the first look.
         seen = subject.look(None).unwrap_or(seen);
@@ -81,10 +87,26 @@ pub(super) fn status(socket: &Socket, children: Vec<String>, how: How) -> Result
     Ok(if is_well { 0 } else { Failure::NOT_ALL_UP })
 }
 
-/// Whether a second look can show more than the first: where bytes wait, the first one may be
-/// the one that has seen them for the first time.
-fn may_stall(status: &Status) -> bool {
-    status.links.iter().any(|link| link.queued_bytes > 0)
+/// Whether another look can show more than those before: where bytes wait, the first one may be
+/// the one that has seen them for the first time, and later ones see whether they stay for so
+/// long that it is a problem.
+fn may_stall(status: &Status, before: u32) -> bool {
+    let mut waiting = status.links.iter().filter(|link| link.queued_bytes > 0).map(page::stalled);
+    waiting.any(|stalled| before == 1 || !stalled.is_zero() && stalled < page::STALLED)
+}
+
+/// If no daemon runs, a wrong configuration may be the reason.
+fn unusable(socket: &Socket, mut failure: Failure) -> Failure {
+    let Socket::Configured(file) = socket else { return failure };
+    if failure.status != Failure::NO_DAEMON {
+        return failure;
+    }
+    if let Err(problems) = config::load(file.as_deref()) {
+        let problems = problems.to_string();
+        let first = problems.lines().next().unwrap_or_default();
+        failure.why.push_str(&format!("\nno daemon starts with this configuration (see `plumbd check`): {first}"));
+    }
+    failure
 }
 
 impl Subject {
@@ -135,6 +157,10 @@ fn fetch(path: &Path) -> Result<Status, Failure> {
     match (exit, got) {
         (Ok(0), Some(mut status)) => {
             status.config_changed = changed(&status);
+            for child in &mut status.children {
+                child.problem = child.problem.as_deref().map(holders::named);
+            }
+            status.reload_failed = status.reload_failed.as_deref().map(holders::named);
             Ok(status)
         }
         (Ok(_), _) => Err(Failure::from("cannot show the status: the daemon did not send it".to_owned())),

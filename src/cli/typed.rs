@@ -237,7 +237,7 @@ Examples:
     )]
     Log {
         /// The names of children; NAME stands for all instances, NAME.0 for one of them, plumbd for the daemon [default: all]
-        #[arg(value_name = "CHILD", add = ArgValueCandidates::new(completions::children))]
+        #[arg(value_name = "CHILD", add = ArgValueCandidates::new(completions::logs))]
         children: Vec<String>,
         /// Show at most this many lines [default: all that are kept]
         #[arg(short = 'n', long, value_name = "N")]
@@ -400,7 +400,7 @@ pub(super) struct Daemon {
 #[derive(Debug, Args)]
 pub(super) struct Children {
     /// The names of children; NAME stands for all instances of a child, NAME.0 for one of them, all for every child
-    #[arg(required = true, value_name = "CHILD", add = ArgValueCandidates::new(completions::children))]
+    #[arg(required = true, value_name = "CHILD", add = ArgValueCandidates::new(completions::startable))]
     pub(super) children: Vec<String>,
     #[command(flatten)]
     pub(super) daemon: Daemon,

@@ -39,6 +39,9 @@ pub struct Status {
     pub since: Timestamp,
     /// How many reloads were applied.
     pub reloads: u64,
+    /// Why the last reload failed and the configuration from before is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload_failed: Option<String>,
     /// How many log entries are not written: they wait, or were dropped and that is not
     /// logged yet.
     #[serde(default)]
@@ -154,6 +157,9 @@ pub struct Child {
     /// That it keeps ending, although it is up just now, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flapping: Option<String>,
+    /// That its last checks failed, but not yet so many that it counts as unhealthy, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing: Option<String>,
     /// What its plugin counts since its process was started, by the names that
     /// `plumbd plugin NAME --describe` explains. Empty for a program.
     pub metrics: BTreeMap<String, u64>,
@@ -180,6 +186,9 @@ pub struct Child {
 pub struct Usage {
     /// How many processes there are.
     pub processes: u64,
+    /// The process id of one that is stopped, and does nothing until it gets SIGCONT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<i32>,
     /// The processor time of all of them, and of those that they have reaped, in milliseconds.
     pub cpu_ms: u64,
     /// The share of one processor, in percent, over the last `cpu_percent_over_ms`.

@@ -34,6 +34,7 @@ use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGXFSZ};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -103,6 +104,10 @@ pub(crate) struct Figures {
     pub(crate) since: Moment,
     pub(crate) wall: Wall,
     pub(crate) reloads: u64,
+    /// Why the last reload failed and the configuration from before is in force.
+    pub(crate) reload_failed: Option<String>,
+    /// Where children listen and which files they write, as far as it was logged.
+    pub(crate) places: BTreeSet<(String, String)>,
 }
 
 impl Agenda {
@@ -163,7 +168,13 @@ impl Supervisor {
             manager: Manager::new(notify::watchdog()),
             system,
             agenda: Agenda { dirty: true, look_at: None, end: None },
-            figures: Figures { since: Moment::now(), wall: Wall::new(), reloads: 0 },
+            figures: Figures {
+                since: Moment::now(),
+                wall: Wall::new(),
+                reloads: 0,
+                reload_failed: None,
+                places: BTreeSet::new(),
+            },
             loaded,
         };
         for child in supervisor.loaded.model.children.clone() {
@@ -194,7 +205,8 @@ impl Supervisor {
     pub(crate) fn run(mut self, ready: &mut Ready) -> Result<(), String> {
         self.startup.ready = std::mem::take(ready);
         let children = counted(self.children.all().count(), "child", "children");
-        log::info!("supervises {children}, configured by {}", self.loaded.name);
+        let config = if self.model().file.is_some() { &*self.loaded.name } else { "the built-in configuration" };
+        log::info!("supervises {children}, configured by {config}");
         self.log_places();
         let (mut events, mut given_back) = (Vec::new(), false);
         loop {

@@ -4,6 +4,7 @@
 use crate::control::status::{ChildState, DaemonState};
 use crate::supervisor::event_loop::Supervisor;
 use crate::sys::text::clipped;
+use std::time::Instant;
 
 /// No line is longer than this, in characters.
 const LONGEST: usize = 200;
@@ -14,6 +15,8 @@ struct Seen<'a> {
     state: ChildState,
     finished: bool,
     problem: Option<&'a str>,
+    /// How it ended, if it keeps ending or waits to be started again.
+    ended: Option<String>,
 }
 
 impl Supervisor {
@@ -32,6 +35,7 @@ impl Supervisor {
             state: child.state(),
             finished: child.machine.has_finished(),
             problem: child.problem(),
+            ended: child.machine.ended(Instant::now()),
         }));
         match &self.manager.summary {
             Some(before) if *before != line => self.manager.tell(&format!("STATUS={line}")),
@@ -44,11 +48,11 @@ impl Supervisor {
 fn summary<'a>(children: impl Iterator<Item = Seen<'a>>) -> String {
     let (mut all, mut up, mut finished) = (0, 0, 0);
     let mut wrong = Vec::new();
-    for Seen { name, state, finished: has_finished, problem } in children {
+    for Seen { name, state, finished: has_finished, problem, ended } in children {
         all += 1;
         up += usize::from(state == ChildState::Up);
         finished += usize::from(has_finished);
-        match problem {
+        match problem.map(str::to_owned).or(ended) {
             Some(problem) => wrong.push(format!("{name}: {problem}")),
             None if state == ChildState::Up || has_finished => {}
             None if state == ChildState::Backoff => wrong.push(format!("{name} is down")),
@@ -67,7 +71,7 @@ mod tests {
     use super::*;
 
     fn seen<'a>(name: &'a str, state: ChildState, problem: Option<&'a str>) -> Seen<'a> {
-        Seen { name, state, finished: false, problem }
+        Seen { name, state, finished: false, problem, ended: None }
     }
 
     #[test]
@@ -81,6 +85,9 @@ mod tests {
             "1 of 2 up; echo is down; logger: cannot write /m.log: No space left on device"
         );
         assert_eq!(said(vec![seen("a", Backoff, None), seen("b", Failed, None)]), "0 of 2 up; a is down; b is failed");
+        let ended = Some("keeps ending: exited with status 1".to_owned());
+        let flaps = Seen { ended, ..seen("a", Up, None) };
+        assert_eq!(said(vec![flaps]), "1 of 1 up; a: keeps ending: exited with status 1");
         let done = Seen { finished: true, ..seen("setup", Down, None) };
         assert_eq!(said(vec![done, seen("echo", Up, None)]), "1 of 2 up, 1 finished");
         let many = (0..100).map(|_| seen("a", Down, None));

@@ -582,7 +582,7 @@ mod tests {
     /// The places where files are opened, made, renamed, removed or changed by name without
     /// this module, and why that is right.
     const ELSEWHERE: &[(&str, &str, &str)] = &[
-        ("cli/messages/files.rs", "File::open(path)", "a file that the operator names, or may read"),
+        ("cli/messages/files.rs", "custom_flags(O_NONBLOCK).open(path)", "a file that the operator names, or may read"),
         (
             "cli/messages/files.rs",
             "custom_flags(O_NOFOLLOW | O_NONBLOCK)",
@@ -596,6 +596,7 @@ mod tests {
         ("sys/at_hand.rs", "File::open(&program)", "a child's program is read, as its user may replace it anyway"),
         ("sys/anew.rs", "fcntl::open(name", "in /proc/self/fd"),
         ("sys/beside.rs", "openat(", "here"),
+        ("sys/delay.rs", "path.join(\"status\")", "in /proc"),
     ];
 
     const CALLS: &[&str] = &[

@@ -40,6 +40,11 @@ pub struct Processes {
 }
 
 impl Process {
+    /// Whether a signal has stopped it (SIGSTOP, SIGTSTP).
+    pub fn is_stopped(&self) -> bool {
+        self.state == 'T'
+    }
+
     /// From proc_pid_stat(5).
     fn parse(pid: i32, stat: &[u8]) -> Option<Process> {
         // A name may contain anything, even parentheses and newlines.

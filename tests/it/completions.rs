@@ -2,12 +2,138 @@
 
 use crate::daemon::{Daemon, wait_for};
 use plumbd::control::Request;
+use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 const TWO: &str = "[children.echoes]\ncommand = [\"sleep\", \"1000\"]\ninstances = 2\n\
                    [children.other]\ncommand = [\"sleep\", \"1000\"]\n";
+
+/// What is typed before Tab is pressed, and what it becomes, in a folder with files.
+const TYPED: [(&str, &str); 28] = [
+    ("plumbd ev", "plumbd events"),
+    ("plumbd lo", "plumbd log"),
+    ("plumbd mes", "plumbd messages"),
+    ("plumbd exa", "plumbd example"),
+    ("plumbd plu", "plumbd plugin"),
+    ("plumbd sch", "plumbd schema"),
+    ("plumbd stat", "plumbd status"),
+    ("plumbd star", "plumbd start"),
+    ("plumbd log oth", "plumbd log other"),
+    ("plumbd log -n 5 oth", "plumbd log -n 5 other"),
+    ("plumbd log plu", "plumbd log plumbd"),
+    ("plumbd start oth", "plumbd start other"),
+    ("plumbd stop oth", "plumbd stop other"),
+    ("plumbd restart al", "plumbd restart all"),
+    ("plumbd events --child oth", "plumbd events --child other"),
+    ("plumbd events --child=oth", "plumbd events --child=other"),
+    ("plumbd events --si", "plumbd events --since"),
+    ("plumbd log --fol", "plumbd log --follow"),
+    ("plumbd messages --unt", "plumbd messages --until"),
+    ("plumbd completions zs", "plumbd completions zsh"),
+    ("plumbd example echo-", "plumbd example echo-store"),
+    ("plumbd man plumbd-", "plumbd man plumbd-plugin"),
+    ("plumbd plugin ec", "plumbd plugin echo"),
+    ("plumbd check -c plu", "plumbd check -c plumbd.toml"),
+    ("plumbd check --config=oth", "plumbd check --config=other.toml"),
+    ("plumbd status --control below/in", "plumbd status --control below/inner.toml"),
+    ("plumbd messages plu", "plumbd messages plumbd.toml"),
+    ("plumbd run --pid-file plu", "plumbd run --pid-file plumbd.toml"),
+];
+
+/// A shell on a terminal, that of script(1).
+struct Typing {
+    script: Child,
+    shown: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Typing {
+    /// Starts a shell in a folder and has it run `first`; `None` if it is not installed.
+    fn start(folder: &Path, shell: &str, first: &str) -> Option<Typing> {
+        let program = shell.split(' ').next().unwrap();
+        if Command::new(program).arg("--version").stdout(Stdio::null()).status().is_err() {
+            eprintln!("left out: {program} is not installed");
+            return None;
+        }
+        let bin = Path::new(env!("CARGO_BIN_EXE_plumbd")).parent().unwrap();
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+        let mut script = Command::new("script")
+            .args(["-qefc", shell, "/dev/null"])
+            .current_dir(folder)
+            .envs([("PATH", path.as_str()), ("SHELL", "/bin/sh"), ("TERM", "dumb"), ("PS1", "")])
+            .env("HOME", folder)
+            .env_remove("PLUMBD_CONTROL")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("script(1) of util-linux is needed");
+        let shown = Arc::new(Mutex::new(Vec::new()));
+        let (mut from, to) = (script.stdout.take().unwrap(), shown.clone());
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(n @ 1..) = from.read(&mut bytes) {
+                to.lock().unwrap().extend_from_slice(&bytes[..n]);
+            }
+        });
+        let mut typing = Typing { script, shown };
+        typing.press(&format!("{first}; echo is''ready\n"), "isready");
+        Some(typing)
+    }
+
+    /// Presses keys, and waits until the terminal has shown that text.
+    #[track_caller]
+    fn press(&mut self, keys: &str, expected: &str) {
+        let before = self.shown.lock().unwrap().len();
+        self.script.stdin.as_mut().unwrap().write_all(keys.as_bytes()).unwrap();
+        // Bells come in between.
+        let after = || String::from_utf8_lossy(&self.shown.lock().unwrap()[before..]).replace('\x07', "");
+        wait_for(&format!("{expected:?} after {keys:?}"), || after().contains(expected).then_some(()));
+    }
+
+    /// Types this and Tab, waits until it became that, and clears the line.
+    #[track_caller]
+    fn tab(&mut self, typed: &str, expected: &str) {
+        self.press(&format!("{typed}\t"), expected);
+        self.press("\x15", "");
+    }
+}
+
+impl Drop for Typing {
+    fn drop(&mut self) {
+        let _over = self.script.kill();
+        let _reaped = self.script.wait();
+    }
+}
+
+const BASH: (&str, &str) = ("bash --norc --noprofile -i", "source <(plumbd completions bash)");
+const ZSH: (&str, &str) =
+    ("zsh -f -i", "PS1=; autoload -U compinit; compinit -u -d dump; source <(plumbd completions zsh)");
+
+#[test]
+fn in_bash_and_zsh_a_tab_completes_what_is_typed() {
+    for (shell, first) in [BASH, ZSH] {
+        let folder = with_files();
+        let Some(mut typing) = Typing::start(folder.path(), shell, first) else { continue };
+        TYPED.iter().for_each(|(typed, expected)| typing.tab(typed, expected));
+        // Files below the home folder, and with a space in their name.
+        typing.tab("plumbd run -c ~/oth", "plumbd run -c ~/other.toml");
+        std::fs::write(folder.path().join("with space"), "").unwrap();
+        typing.tab("plumbd run -c wit", "plumbd run -c with\\ space");
+    }
+}
+
+#[test]
+fn in_fish_a_tab_completes_what_is_typed() {
+    let folder = with_files();
+    let ask = |(typed, _): &(&str, &str)| format!("complete -C '{typed}' | head -n 1\n");
+    let script = format!("plumbd completions fish | source\n{}", TYPED.iter().map(ask).collect::<String>());
+    let Some(out) = shell("fish", &["--no-config", "-c", &script], folder.path()) else { return };
+    let offered: Vec<&str> = out.lines().map(|line| line.split('\t').next().unwrap()).collect();
+    let expected: Vec<&str> = TYPED.iter().map(|(_, line)| line.rsplit(' ').next().unwrap()).collect();
+    assert_eq!(offered, expected);
+}
 
 /// What a shell prints for that script in a folder; `None` if it is not installed.
 fn shell(program: &str, words: &[&str], folder: &Path) -> Option<String> {
@@ -108,7 +234,7 @@ fn children_of_the_daemon_that_runs_are_completed() {
     let socket = daemon.path("plumbd.sock");
     // The file may say something else meanwhile.
     daemon.configure("[children.later]\ncommand = [\"sleep\", \"1000\"]\n");
-    let all = ["echoes", "echoes.0", "echoes.1", "other"];
+    let all = ["echoes", "echoes.0", "echoes.1", "other", "all"];
     let elsewhere = tempfile::tempdir().unwrap();
     let socket = socket.to_str().unwrap();
     for command in ["start", "stop", "restart", "status"] {
@@ -116,17 +242,19 @@ fn children_of_the_daemon_that_runs_are_completed() {
         assert_eq!(bash(elsewhere.path(), &["plumbd", command, "--control", socket, ""]), all, "{command}");
     }
     assert_eq!(bash(daemon.dir.path(), &["plumbd", "stop", "other", "echoes."]), ["echoes.0", "echoes.1"]);
+    assert_eq!(bash(daemon.dir.path(), &["plumbd", "log", ""]), ["echoes", "echoes.0", "echoes.1", "other", "plumbd"]);
+    assert_eq!(bash(daemon.dir.path(), &["plumbd", "events", "--child", ""]), all[..4]);
     daemon.stop();
 }
 
 #[test]
 fn if_no_daemon_runs_the_names_come_from_the_configuration() {
     let folder = tempfile::tempdir().unwrap();
-    assert_eq!(bash(folder.path(), &["plumbd", "stop", ""]), ["echo", "logger"], "the built-in one");
+    assert_eq!(bash(folder.path(), &["plumbd", "stop", ""]), ["echo", "logger", "all"], "the built-in one");
     std::fs::write(folder.path().join("x.toml"), TWO).unwrap();
     assert_eq!(bash(folder.path(), &["plumbd", "stop", "-c", "x.toml", "o"]), ["other"]);
     std::fs::write(folder.path().join("plumbd.toml"), "wrong").unwrap();
-    assert_eq!(bash(folder.path(), &["plumbd", "stop", ""]), [""; 0]);
+    assert_eq!(bash(folder.path(), &["plumbd", "stop", ""]), ["all"]);
 }
 
 /// A person's shell must not hang because the daemon does.
@@ -177,6 +305,6 @@ fn fish_completes_children_with_their_states() {
     std::fs::write(folder.path().join("plumbd.toml"), TWO).unwrap();
     let script = "plumbd completions fish | source; complete -C 'plumbd stop o'";
     if let Some(out) = shell("fish", &["--no-config", "-c", script], folder.path()) {
-        assert_eq!(out, "other\tconfigured, no daemon runs\n");
+        assert_eq!(out, "other\tin the configuration\n");
     }
 }

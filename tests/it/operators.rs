@@ -271,3 +271,146 @@ fn a_check_as_another_user_than_the_daemon_says_so() {
     );
     daemon.stop();
 }
+
+// What is shown on a terminal of 80 columns, to the letter.
+
+/// What `plumbd` with these words shows in that folder on a terminal of 80 columns, and its exit
+/// status. The folder is called DIR.
+fn on_80_columns(dir: &Path, words: &str) -> (String, i32) {
+    let line = format!("stty rows 24 cols 80; NO_COLOR=1 '{}' {words}", env!("CARGO_BIN_EXE_plumbd"));
+    let mut command = Command::new("script");
+    command.args(["-qec", &line, "/dev/null"]).current_dir(dir).env("SHELL", "/bin/sh").env_remove("PLUMBD_CONTROL");
+    let output = command.stdin(std::process::Stdio::null()).output().expect("script(1) of util-linux is needed");
+    let shown = String::from_utf8(output.stdout).unwrap().replace('\r', "");
+    (shown.replace(dir.to_str().unwrap(), "DIR"), output.status.code().unwrap())
+}
+
+/// The problems on that screen, with each number called N.
+fn problems(shown: &str) -> String {
+    let start = shown.find("\n! ").map_or(shown.len(), |at| at + 1);
+    let mut text = String::new();
+    for c in shown[start..].chars() {
+        match c {
+            '0'..='9' if text.ends_with('N') => {}
+            '0'..='9' => text.push('N'),
+            c => text.push(c),
+        }
+    }
+    text
+}
+
+#[test]
+fn on_80_columns_an_end_is_told_with_how_often_its_last_line_and_what_comes_next() {
+    let mut daemon = Daemon::spawn(
+        "[children.crash]\ncommand = [\"sh\", \"-c\", \"echo 'ModuleNotFoundError: No module named foo' >&2; exit 1\"]\n\
+         backoff = { first = \"0ms\", factor = 1.0, max = \"1ms\" }\nstart_limit = { burst = 2, within = \"60s\" }\n",
+    );
+    let (shown, status) = wait_for("it is given up", || {
+        let (shown, status) = on_80_columns(daemon.dir.path(), "status");
+        shown.contains("given up").then_some((shown, status))
+    });
+    assert_eq!(status, 4);
+    assert!(shown.starts_with("plumbd running, with 1 problem: 0 of 1 child up\n"), "{shown}");
+    let expected = "\
+! crash: given up after N starts within N s; it exited with status N the last
+  time; its last line: \"ModuleNotFoundError: No module named foo\". Mend it, then
+  start it; see `plumbd log crash`
+";
+    assert_eq!(problems(&shown), expected);
+    assert!(shown.lines().any(|line| line.starts_with("crash  failed    -  ")), "{shown}");
+    assert!(daemon.log().contains("supervises 1 child, configured by "), "{}", daemon.log());
+    daemon.stop();
+}
+
+#[test]
+fn on_80_columns_a_start_that_ends_at_once_is_told_with_its_last_line() {
+    let mut daemon = Daemon::spawn(
+        "[children.once]\ncommand = [\"sh\", \"-c\", \"sleep 0.3; echo gone >&2; exit 3\"]\nrestart = \"never\"\n",
+    );
+    daemon.wait_child("once", ChildState::Down);
+    let (shown, status) = on_80_columns(daemon.dir.path(), "start once");
+    assert_eq!(status, 1);
+    let told = "plumbd: once was up, then exited with status 3 after ";
+    assert!(shown.starts_with(told) && shown.ends_with("; its last line: \"gone\"\n"), "{shown}");
+    daemon.stop();
+}
+
+#[test]
+fn on_80_columns_an_address_is_told_with_its_line_and_who_has_it_and_is_not_listed() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp://{}", taken.local_addr().unwrap());
+    let mut daemon =
+        Daemon::start(&format!("[children.web]\ncommand = [\"sleep\", \"1000\"]\nlisten = [\"{address}\"]\n"));
+    let (shown, status) = wait_for("who has it is known", || {
+        let (shown, status) = on_80_columns(daemon.dir.path(), "status");
+        shown.contains("(process").then_some((shown, status))
+    });
+    assert_eq!(status, 4);
+    let told = format!(
+        "! web: plumbd.toml:3: cannot listen on {address}: Address already in use by it (process {}); stop it, or take another port\n",
+        std::process::id()
+    );
+    let words = |text: &str| text.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let name = std::fs::read_to_string("/proc/self/comm").unwrap();
+    let told = told.replace(" by it ", &format!(" by {} ", name.trim()));
+    assert_eq!(words(&shown[shown.find("! ").unwrap()..]), words(&told));
+    assert!(!shown.contains("LISTEN") && !daemon.log().contains("listens on"), "{shown}\n{}", daemon.log());
+    drop(taken);
+    wait_for("it listens", || {
+        on_80_columns(daemon.dir.path(), "status").0.contains(&format!("LISTEN {address}")).then_some(())
+    });
+    daemon.wait_log(&format!("INFO web: listens on {address}\n"));
+    let other = format!("tcp://127.0.0.1:{}", crate::daemon::free_port());
+    daemon.reload(&daemon.read_text("plumbd.toml").replace(&address, &other));
+    daemon.wait_log(&format!("INFO web: listens on {other}\n"));
+    assert_eq!(daemon.log().matches("INFO web: listens on").count(), 2, "{}", daemon.log());
+    daemon.stop();
+}
+
+#[test]
+fn on_80_columns_a_sink_that_reads_nothing_and_a_failed_reload_are_told_at_the_first_look() {
+    let config = "[children.source]\ncommand = [\"sh\", \"-c\", \"echo line; exec sleep 1000\"]\n\
+                  [children.deaf]\ncommand = [\"sh\", \"-c\", \"until [ -e go ]; do sleep 0.1; done; exec cat\"]\n\
+                  [[links]]\nfrom = \"source\"\nto = \"deaf\"\n";
+    let mut daemon = Daemon::start(config);
+    wait_for("a line waits", || (daemon.link("source", "deaf").queued_bytes == 5).then_some(()));
+    let (shown, status) = on_80_columns(daemon.dir.path(), "status");
+    assert_eq!(status, 4);
+    let stalled = "! source -> deaf: deaf has taken nothing for Ns; if it hangs, `plumbd restart\n  deaf`\n";
+    assert_eq!(problems(&shown), stalled);
+    daemon.configure(&config.replace("command", "comand"));
+    assert_eq!(daemon.ask(&Request::Reload).0, 78);
+    let (shown, status) = on_80_columns(daemon.dir.path(), "status");
+    let told = "! plumbd.toml was changed Ns ago and is not in force: see `plumbd plan`; the last reload failed: \
+                DIR/plumbd.toml:N:N: unknown key \"comand\" in [children.source]; did you mean \"command\"?\n";
+    assert!(status == 4 && problems(&shown).replace("\n  ", " ").ends_with(told), "{shown}");
+    daemon.configure(config);
+    let (shown, _) = on_80_columns(daemon.dir.path(), "status");
+    assert_eq!(problems(&shown), stalled, "the file holds again what is in force");
+    std::fs::write(daemon.path("go"), "").unwrap();
+    wait_for("it reads", || (daemon.link("source", "deaf").queued_bytes == 0).then_some(()));
+    daemon.stop();
+}
+
+#[test]
+fn on_80_columns_a_process_that_is_stopped_is_a_problem_until_it_goes_on() {
+    let mut daemon = Daemon::start("[children.a]\ncommand = [\"sleep\", \"1000\"]\n");
+    let pid = daemon.child_pid("a");
+    crate::daemon::kill(pid, nix::libc::SIGSTOP);
+    wait_for("it stands", || (crate::daemon::state(pid) == Some('T')).then_some(()));
+    let (shown, status) = on_80_columns(daemon.dir.path(), "status");
+    assert!(shown.starts_with("plumbd running, with 1 problem: 1 of 1 child up\n"), "{shown}");
+    assert_eq!((problems(&shown).as_str(), status), ("! a: process N is stopped; `kill -CONT N` lets it go on\n", 4));
+    crate::daemon::kill(pid, nix::libc::SIGCONT);
+    wait_for("it goes on", || (on_80_columns(daemon.dir.path(), "status").1 == 0).then_some(()));
+    daemon.stop();
+}
+
+#[test]
+fn if_no_daemon_runs_the_first_problem_of_its_file_is_told() {
+    let dir = folder("[children.a]\ncomand = [\"sleep\", \"1000\"]\n");
+    let (status, _, err) = plumbd(dir.path(), &["status"]);
+    let told = "no daemon starts with this configuration (see `plumbd check`): plumbd.toml:";
+    let last = err.lines().last().unwrap();
+    assert!(status == 3 && last.starts_with(told) && !last.ends_with(':'), "{err}");
+}

@@ -29,7 +29,7 @@ fn status_and_log_say_why_it_died_and_when_it_comes_again() {
         shown.contains(why).then_some((code, shown))
     });
     assert_eq!(shown.0, Some(4));
-    assert!(shown.1.contains("s, then 7 more tries\n"), "{}", shown.1);
+    assert!(shown.1.ends_with("s, then 7 more tries; see `plumbd log crash`\n"), "{}", shown.1);
     assert!(shown.1.contains(", with 1 problem: 0 of 1 child up\n"), "{}", shown.1);
     let entry =
         r#"WARN crash: exited with status 1; its last line: "Traceback: no module named foo"; starts again in 10 s"#;

@@ -9,6 +9,7 @@
 mod activation;
 mod by_hand;
 mod crash;
+mod faults;
 mod install;
 #[path = "../../benches/load/mod.rs"]
 #[allow(dead_code, reason = "the benchmark needs more of it")]

@@ -252,9 +252,9 @@ impl Supervisor {
         for line in why.lines() {
             log::error!("reload: {line}");
         }
-        if self.startup.has_started {
-            self.manager.tell("READY=1\nSTATUS=the last reload changed nothing: see the log");
-        }
+        let first = why.lines().next().unwrap_or_default();
+        self.ready_again(&format!("the last reload changed nothing: {first}"));
+        self.figures.reload_failed = Some(first.to_owned());
         self.events.happened(What::ReloadRefused, About::daemon(why.trim_end()));
         self.operators.refuse_as(waiter, &format!("{}\ncannot reload: nothing is changed", why.trim_end()), exit);
     }
@@ -422,6 +422,8 @@ impl Supervisor {
         self.kept.keep_in_store(&mut self.manager);
         match outcome {
             Ok(()) => {
+                self.figures.reload_failed = None;
+                self.log_places();
                 self.events.happened(What::ReloadDone, About::default());
                 self.ready_again("reloaded: all that changed is ready");
                 self.operators.say(waiter, "reloaded");
@@ -431,6 +433,7 @@ impl Supervisor {
                 self.events.happened(if undone { What::ReloadUndone } else { What::ReloadDone }, About::daemon(&why));
                 log::error!("{why}");
                 self.ready_again(&why);
+                self.figures.reload_failed = undone.then(|| why.clone());
                 self.operators.refuse(waiter, &why);
             }
         }

@@ -267,6 +267,16 @@ impl Machine {
         self.ends.last_line()
     }
 
+    /// How it ended, if it keeps ending or waits to be started again: without what changes
+    /// from one end to the next.
+    pub(crate) fn ended(&self, now: Instant) -> Option<String> {
+        let exit = self.last_exit?;
+        let waits = matches!(self.state, State::Backoff { .. }) && self.because == Some(Cause::Failure);
+        let keeps = matches!(self.state, State::Starting { .. } | State::Up { .. }) && self.ends.is_flapping(now);
+        let how = if keeps { "keeps ending: " } else { "" };
+        (waits || keeps).then(|| format!("{how}{exit}{}", self.ends.last_line()))
+    }
+
     /// That it keeps ending, if it does and is up just now, in words.
     pub(crate) fn flapping(&self, now: Instant) -> Option<String> {
         let exit = self.last_exit.filter(|_| matches!(self.state, State::Starting { .. } | State::Up { .. }))?;

@@ -163,6 +163,8 @@ pub struct Health {
     started: Instant,
     /// Failures in a row that count.
     failed: u32,
+    /// The last of them, in words.
+    failing: Option<String>,
     pause: Duration,
     /// How often its process was told to send WATCHDOG=1.
     told: Option<Duration>,
@@ -182,6 +184,7 @@ impl Health {
             checking: Checking::Not,
             started: now,
             failed: 0,
+            failing: None,
             pause: FIRST_PAUSE,
             told: None,
             alive_by: None,
@@ -198,6 +201,11 @@ impl Health {
     /// Its process was started, and was told to send WATCHDOG=1 this often.
     pub fn started(&mut self, told: Option<Duration>, now: Instant) {
         (self.started, self.told) = (now, told);
+    }
+
+    /// That its last checks failed, but not yet so many that it counts, in words.
+    pub(crate) fn failing(&self) -> Option<&str> {
+        self.failing.as_deref().filter(|_| self.failed > 0)
     }
 
     /// When [`Event::Tick`] has something to do.
@@ -376,6 +384,7 @@ impl Health {
             self.failed += 1;
             if self.failed < check.failures {
                 let text = format!("a check failed, {} of {} in a row: {why}", self.failed, check.failures);
+                self.failing = Some(text.clone());
                 actions.push(Action::Say(log::Level::Warn, text));
                 return;
             }

@@ -96,12 +96,16 @@ impl Supervisor {
     fn bind_missing(&mut self, id: Id) -> BTreeMap<Address, io::Error> {
         let Some(child) = self.children.get(id) else { return BTreeMap::new() };
         let listen = child.config.listen.clone();
+        let missing = listen.iter().any(|address| !self.kept.sockets.has(address));
         let failed = |address: Address| {
             let error = self.kept.sockets.bind(&address, &self.kept.store).err()?;
             Some((address, error))
         };
         let failed: BTreeMap<Address, io::Error> = listen.into_iter().filter_map(failed).collect();
         self.kept.keep_renewed(&mut self.manager);
+        if missing {
+            self.log_places();
+        }
         failed
     }
 
@@ -153,6 +157,7 @@ impl Supervisor {
         let mut why: Vec<String> = self.children.get(id).map(|child| child.config.lacks.clone()).unwrap_or_default();
         why.extend(self.still_missing(id, &addresses, &mut names, &answers));
         let event = if why.is_empty() { Event::Found } else { self.held_back(id, why.join("; ")) };
+        self.log_places();
         self.step(id, event);
     }
 

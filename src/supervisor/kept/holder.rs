@@ -11,12 +11,16 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+/// A process that has an address, but belongs to another user.
+pub const UNSEEN: &str = "a process that this user may not see";
+
 /// The process that has that address, in words; `None`: nobody is seen to have it.
 pub fn of(address: &Address) -> Option<String> {
-    Some(match all_of(address)?.first() {
-        Some(process) => format!("{} (process {})", process.name(), process.pid),
-        None => "a process that this user may not see".to_owned(),
-    })
+    all_of(address).map(|all| named(&all))
+}
+
+fn named(all: &[Process]) -> String {
+    all.first().map_or_else(|| UNSEEN.to_owned(), |process| format!("{} (process {})", process.name(), process.pid))
 }
 
 /// All processes that have the socket of that address and may be seen; `None`: there is no
@@ -47,8 +51,7 @@ pub fn obstacle(address: &Address, daemon: Option<Pid>) -> Option<String> {
     if all.iter().any(|process| Some(process.pid) == daemon) {
         return None;
     }
-    let name = |process: &Process| format!("{} (process {})", process.name(), process.pid);
-    Some(refusal(address, &Errno::EADDRINUSE.into(), all.first().map(name)))
+    Some(refusal(address, &Errno::EADDRINUSE.into(), Some(named(&all))))
 }
 
 /// `cannot listen on ADDRESS: cause`, with who is the reason and what can be done.

@@ -21,14 +21,15 @@ pub(super) fn sent(rates: BTreeMap<&'static str, Rates>) -> [BTreeMap<String, f6
 }
 
 impl Supervisor {
-    /// Logs where the children listen and which files they write.
-    pub(in crate::supervisor) fn log_places(&self) {
-        for listener in self.listeners() {
-            log::info!(target: &listener.child, "listens on {}", listener.address);
+    /// Logs where the children listen now and which files they write, unless it was logged before.
+    pub(in crate::supervisor) fn log_places(&mut self) {
+        let listeners = self.listeners().into_iter().map(|at| (at.child, format!("listens on {}", at.address)));
+        let files = self.files().into_iter().map(|file| (file.child, format!("writes messages to {}", file.path)));
+        let places: Vec<(String, String)> = listeners.chain(files).collect();
+        for (child, place) in places.iter().filter(|place| !self.figures.places.contains(place)) {
+            log::info!(target: child, "{place}");
         }
-        for file in self.files() {
-            log::info!(target: &file.child, "writes messages to {}", file.path);
-        }
+        self.figures.places = places.into_iter().collect();
     }
 
     /// Fills in how much has flowed through a link: what its sink has noted, or what its
@@ -58,7 +59,7 @@ impl Supervisor {
         let mut seen = BTreeSet::new();
         let each = self.model().children.iter().flat_map(|child| child.listen.iter().map(move |at| (child, at)));
         // Instances share their sockets.
-        let each = each.filter(|(_, address)| seen.insert(*address));
+        let each = each.filter(|(_, address)| seen.insert(*address) && self.kept.sockets.has(address));
         each.map(|(child, address)| {
             let waiting = self.kept.sockets.waiting(address);
             Listener {
