@@ -406,6 +406,70 @@ fn on_80_columns_a_process_that_is_stopped_is_a_problem_until_it_goes_on() {
     daemon.stop();
 }
 
+/// That screen with each time of the log called TIME.
+fn without_times(shown: &str) -> String {
+    let lines = shown.lines().map(|line| match line.split_once("Z ") {
+        Some((time, rest)) if time.starts_with("20") => format!("TIME {rest}\n"),
+        _ => format!("{line}\n"),
+    });
+    lines.collect()
+}
+
+#[test]
+fn on_80_columns_the_last_lines_what_has_finished_and_what_a_reload_would_do_are_shown() {
+    let config = "[children.a]\ncommand = [\"sh\", \"-c\", \"echo one; echo '<4>two'; exec sleep 1000\"]\n\
+                  [children.job]\ncommand = [\"true\"]\nrestart = \"never\"\n";
+    let mut daemon = Daemon::start(config);
+    let dir = daemon.dir.path();
+    for words in ["log a", "logs a"] {
+        let shown =
+            wait_for("its lines", || Some(on_80_columns(dir, words).0).filter(|shown| shown.lines().count() == 2));
+        assert_eq!(without_times(&shown), "TIME INFO a: one\nTIME WARN a: two\n");
+    }
+    daemon.wait_child("job", ChildState::Down);
+    let (shown, status) = on_80_columns(dir, "status");
+    assert!(status == 0 && shown.starts_with("plumbd running: 1 of 2 children up, 1 finished\n"), "{shown}");
+    assert!(shown.lines().any(|line| line.starts_with("job    finished      -  ")), "{shown}");
+    daemon.configure(&config.replace("never", "on-failure").replace("1000", "2000"));
+    let plan = "\
+restart  a    DIR/plumbd.toml:2: command changes
+keep     job  DIR/plumbd.toml:5: restart changes from \"never\" to \"on-failure\"; its process stays
+";
+    assert_eq!(on_80_columns(dir, "plan"), (plan.to_owned(), 0));
+    daemon.configure(config);
+    assert_eq!(on_80_columns(dir, "plan").0, "keep     a\nkeep     job\nnothing would change\n");
+    assert_eq!(on_80_columns(dir, "shutdown"), (String::new(), 0));
+    daemon.wait_end();
+    let none = "plumbd: no daemon runs at DIR/plumbd.sock\n".to_owned();
+    assert_eq!(on_80_columns(daemon.dir.path(), "shutdown"), (none, 0));
+}
+
+#[test]
+fn on_80_columns_a_script_that_can_not_run_and_a_misplaced_key_are_told_with_what_would_be_right() {
+    let dir = folder(
+        "[children.logger]\nplugin = \"logger\"\nfile = \"x.log\"\n\
+         [children.gen]\ncommand = [\"./gen.py\"]\ncwd = \"/tmp\"\n",
+    );
+    let script = dir.path().join("gen.py");
+    std::fs::write(&script, "#!/usr/bin/pyhton3\n").unwrap();
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    let expected = "\
+plumbd.toml:1:11: \"logger\" has no link: it has nothing to save; add [[links]] with to = \"logger\" and from = a source
+1 | [children.logger]
+  |           ^^^^^^
+plumbd.toml:3:1: \"file\" is a setting of logger, not of [children.logger]; put it below [children.logger.settings]
+3 | file = \"x.log\"
+  | ^^^^
+plumbd.toml:5:12: cannot run DIR/gen.py: its interpreter /usr/bin/pyhton3 does not exist; correct its first line, or install the interpreter
+5 | command = [\"./gen.py\"]
+  |            ^^^^^^^^^^
+plumbd.toml:6:1: unknown key \"cwd\" in [children.gen]; it is called directory here
+6 | cwd = \"/tmp\"
+  | ^^^
+";
+    assert_eq!(on_80_columns(dir.path(), "check"), (expected.to_owned(), 78));
+}
+
 #[test]
 fn if_no_daemon_runs_the_first_problem_of_its_file_is_told() {
     let dir = folder("[children.a]\ncomand = [\"sleep\", \"1000\"]\n");

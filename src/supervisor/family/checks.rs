@@ -28,8 +28,6 @@ use std::time::{Duration, Instant};
 
 /// How long the status line of an answer may be, with what comes before it.
 const ANSWER_MOST: usize = 16 * 1024;
-/// How long a process of a check that was killed may take to die before that is a failure.
-const TO_DIE: Duration = Duration::from_secs(1);
 
 /// A check that is under way, or whose process is not gone yet.
 #[derive(Debug)]
@@ -161,7 +159,7 @@ impl Supervisor {
         let child = self.children.get(id)?;
         let probe = child.config.health.check.as_ref()?.probe.clone();
         if let Some(check) = &child.check {
-            let lingers = check.ended.is_some_and(|at| at.elapsed() >= TO_DIE);
+            let lingers = check.ended.is_some_and(|at| at.elapsed() >= child::UNKILLABLE);
             return Some(match &check.kind {
                 Kind::Process(process) if lingers => Event::Ended(
                     Err(format!("process {} of an earlier check does not die of SIGKILL", process.pid)),
