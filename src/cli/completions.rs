@@ -99,8 +99,8 @@ pub(super) fn logs() -> Vec<CompletionCandidate> {
     with("plumbd", "the daemon itself")
 }
 
-/// What can be started and stopped.
-pub(super) fn startable() -> Vec<CompletionCandidate> {
+/// The children that a command is about: some, or all of them.
+pub(super) fn some_or_all() -> Vec<CompletionCandidate> {
     with("all", "every child")
 }
 

@@ -143,7 +143,7 @@ Exit status: 0 all is well; 3 no daemon is running; 4 a daemon is running, but a
 child that should be up is not, or something is a problem.")]
     Status {
         /// The names of children; NAME stands for all instances of a child, NAME.0 for one of them, all for every child
-        #[arg(value_name = "CHILD", add = ArgValueCandidates::new(completions::children))]
+        #[arg(value_name = "CHILD", add = ArgValueCandidates::new(completions::some_or_all))]
         children: Vec<String>,
         #[command(flatten)]
         daemon: Daemon,
@@ -400,7 +400,7 @@ pub(super) struct Daemon {
 #[derive(Debug, Args)]
 pub(super) struct Children {
     /// The names of children; NAME stands for all instances of a child, NAME.0 for one of them, all for every child
-    #[arg(required = true, value_name = "CHILD", add = ArgValueCandidates::new(completions::startable))]
+    #[arg(required = true, value_name = "CHILD", add = ArgValueCandidates::new(completions::some_or_all))]
     pub(super) children: Vec<String>,
     #[command(flatten)]
     pub(super) daemon: Daemon,
