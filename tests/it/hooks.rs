@@ -198,6 +198,24 @@ fn a_hook_that_is_not_there_keeps_no_other_child_from_running() {
 }
 
 #[test]
+fn a_hook_of_a_supervisor_that_was_killed_ends_before_the_next_one_starts_anything() {
+    let mut daemon = Daemon::start(
+        r#"
+        [daemon]
+        on = { up = ["sh", "-c", "[ -e hangs ] || { echo $$ >hangs; exec sleep 1000; }"] }
+        [children.one]
+        command = ["sleep", "1000"]
+        "#,
+    );
+    let pid: i32 = wait_for("it hangs", || std::fs::read_to_string(daemon.path("hangs")).ok()?.trim().parse().ok());
+    daemon.signal(nix::libc::SIGKILL);
+    daemon.wait_killed();
+    daemon.start_again();
+    assert!(!alive(pid));
+    daemon.stop();
+}
+
+#[test]
 #[ignore = "takes 30 s"]
 fn a_hook_that_does_not_end_is_killed() {
     let mut daemon = Daemon::start(
