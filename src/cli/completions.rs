@@ -40,8 +40,14 @@ _plumbd() {
     _clap_complete_plumbd "$1" "${2//\\/}" "$3"
     # A file may have a space in its name. Between quotes that is right as it is.
     [[ ${all[current]} == [\"\']* ]] && return
+    local file
     for at in "${!COMPREPLY[@]}"; do
-        [[ -e ${COMPREPLY[at]} ]] && COMPREPLY[at]=$(printf %q "${COMPREPLY[at]}")
+        file=${COMPREPLY[at]}
+        if [[ $file == '~/'* && -e $HOME/${file:2} ]]; then
+            COMPREPLY[at]="~/$(printf %q "${file:2}")"
+        elif [[ -e $file ]]; then
+            COMPREPLY[at]=$(printf %q "$file")
+        fi
     done
 }
 complete -o nospace -o bashdefault -o nosort -F _plumbd plumbd

@@ -6,7 +6,7 @@ pub(super) mod places;
 
 use super::table::{Colour, Column, DETAIL, Paper, bar, table};
 use crate::control::status::{Child, ChildState, DaemonState, Ended, Link, Status, Usage};
-use crate::sys::text::counted;
+use crate::sys::text::{counted, steers};
 use jiff::Timestamp;
 use std::collections::HashSet;
 use std::path::Path;
@@ -45,7 +45,7 @@ pub(super) fn page(status: &Status, now: Timestamp, paper: Paper) -> Page {
     tables += &table(places::files(&status.files), paper);
     let shown = |mark: String, text: String| {
         // These are a child's words, and no child may control the terminal.
-        let text = text.replace(char::is_control, "\u{fffd}");
+        let text = text.replace(steers, "\u{fffd}");
         let lines = wrapped(&text, paper.width.unwrap_or(usize::MAX).saturating_sub(MARGIN));
         format!("{mark} {}\n", lines.join("\n  "))
     };
@@ -93,14 +93,14 @@ fn head(status: &Status, problems: usize, now: Timestamp, paper: Paper) -> Strin
     };
     let version = match status.program.as_str() {
         "" => String::new(),
-        program => format!("version {}, ", program.replace(char::is_control, "\u{fffd}")),
+        program => format!("version {}, ", program.replace(steers, "\u{fffd}")),
     };
     let config = status.config.as_deref().unwrap_or("the built-in configuration");
     let process = format!(
         "process {} for {}, {version}{}{reloads}",
         status.pid,
         age(status.since, now),
-        config.replace(char::is_control, "\u{fffd}"),
+        config.replace(steers, "\u{fffd}"),
     );
     let first = folded(&format!("plumbd {}{problems}: {counts}", status.state), paper).into_iter();
     let first = first.map(|line| match line.strip_prefix("plumbd ") {
@@ -242,10 +242,10 @@ pub(super) fn links(links: &[Link], paper: Paper) -> Vec<Column> {
 /// A hint if the configuration file was changed and not reloaded.
 pub(super) fn not_in_force(status: &Status, now: Timestamp) -> Option<String> {
     let file = Path::new(status.config.as_ref()?).file_name()?.to_string_lossy();
-    let ago = age(status.config_changed?, now);
-    let failed =
-        status.reload_failed.as_ref().map_or_else(String::new, |why| format!("; the last reload failed: {why}"));
-    Some(format!("{file} was changed {ago} ago and is not in force: see `plumbd plan`{failed}"))
+    let failed = status.reload_failed.as_ref().map(|why| format!("the last reload failed: {why}"));
+    let Some(changed) = status.config_changed else { return failed };
+    let failed = failed.map_or_else(String::new, |failed| format!("; {failed}"));
+    Some(format!("{file} was changed {} ago and is not in force: see `plumbd plan`{failed}", age(changed, now)))
 }
 
 /// Whether every child is up, or has finished, and nothing is a problem.
@@ -280,12 +280,17 @@ pub(super) fn problems(status: &Status) -> Vec<String> {
         let (title, sink, time) = (link.title(), &link.to, short(stalled(link)));
         // What is wrong with the sink is told above.
         let is_well = |child: &Child| child.problem.is_none() && child.usage.is_none_or(|used| used.stopped.is_none());
-        let hangs =
-            status.children.iter().any(|child| child.name == *sink && child.state == ChildState::Up && is_well(child));
-        let advice = if hangs { format!("; if it hangs, `plumbd restart {sink}`") } else { String::new() };
+        let advice = match status.children.iter().find(|child| child.name == *sink) {
+            Some(child) if child.state == ChildState::Up && is_well(child) => {
+                format!("; if it hangs, `plumbd restart {sink}`")
+            }
+            Some(_) => String::new(),
+            None => format!("; see `plumbd status {sink}`"),
+        };
         format!("{title}: {sink} has taken nothing for {time}{advice}")
     });
-    children.chain(links).collect()
+    let lacks = status.lacks.iter().map(|lack| format!("{lack}; until a reload, this hook does not run"));
+    children.chain(links).chain(lacks).collect()
 }
 
 /// For how long bytes have waited while the sink took none.
@@ -293,10 +298,14 @@ pub(super) fn stalled(link: &Link) -> Duration {
     Duration::from_millis(link.stalled_for_ms)
 }
 
+/// That checks of a child fail, but not yet too often.
+pub(super) fn failing(child: &Child) -> Option<String> {
+    Some(format!("{}: {}", child.name, child.failing.as_ref()?))
+}
+
 /// What is worth a look, but no problem of what the daemon does: checks may succeed again, and
 /// where no syslog daemon runs, log entries always wait.
 fn notes(status: &Status) -> impl Iterator<Item = String> {
-    let failing = |child: &Child| Some(format!("{}: {}", child.name, child.failing.as_ref()?));
     let unlogged = (status.unlogged > 0).then(|| {
         let entries = counted(status.unlogged, "log entry waits", "log entries wait");
         format!("{entries}: the reader of the log, such as a syslog daemon, takes none")

@@ -4,13 +4,16 @@ use super::page::{self, page};
 use super::socket::Socket;
 use super::table::Paper;
 use super::{Failure, amounts, child, elsewhere, holders, output, watch};
-use crate::config;
+use crate::config::{self, Reader, Which};
 use crate::control::status::{Content, DaemonState};
 use crate::control::{Request, Response, Status, client};
+use crate::schema::system::Real;
 use crate::sys::usage::Processes;
 use jiff::Timestamp;
+use std::cell::Cell;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 use terminal_size::terminal_size;
 
@@ -40,8 +43,6 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 pub(super) struct Look {
     pub(super) status: Status,
     at: Instant,
-    /// When a file system did not answer the last time.
-    hung: Option<Instant>,
 }
 
 /// What is looked at.
@@ -51,6 +52,10 @@ pub(super) struct Subject {
     path: PathBuf,
     /// The children that are shown with their details; if there are none, all are shown without.
     children: Vec<String>,
+    /// Whether it is looked at again and again.
+    watches: bool,
+    /// When a file system did not answer the last time.
+    hung: Cell<Option<Instant>>,
 }
 
 /// A status as people read it: once, or again and again.
@@ -62,7 +67,7 @@ pub(super) struct Shown {
 
 /// Shows how the children and links are. The exit status is 0 if everything is up.
 pub(super) fn status(socket: &Socket, children: Vec<String>, how: How) -> Result<u8, Failure> {
-    let subject = Subject { path: socket.path()?, children };
+    let subject = Subject { path: socket.path()?, children, watches: false, hung: Cell::default() };
     let mut seen = subject.look(None).map_err(|failure| unusable(socket, failure))?;
     for before in 1..LOOKS {
         if !may_stall(&seen.status, before) {
@@ -73,7 +78,7 @@ pub(super) fn status(socket: &Socket, children: Vec<String>, how: How) -> Result
         seen = subject.look(None).unwrap_or(seen);
     }
     if how.watch {
-        return watch::watch(&subject, seen, how.json);
+        return watch::watch(&Subject { watches: true, ..subject }, seen, how.json);
     }
     let text = match how.json {
         true => pretty(&seen.status),
@@ -101,31 +106,39 @@ fn unusable(socket: &Socket, mut failure: Failure) -> Failure {
     if failure.status != Failure::NO_DAEMON {
         return failure;
     }
-    if let Err(problems) = config::load(file.as_deref()) {
-        let problems = problems.to_string();
-        let first = problems.lines().next().unwrap_or_default();
+    if let Some(first) = prevents_a_start(file.as_deref()) {
         failure.why.push_str(&format!("\nno daemon starts with this configuration (see `plumbd check`): {first}"));
     }
     failure
+}
+
+/// The first problem of a configuration that ends a start. What the system lacks only holds
+/// children back.
+fn prevents_a_start(file: Option<&Path>) -> Option<String> {
+    let problems = match config::source(file, Reader::Word) {
+        Ok(source) => config::check_source(&Rc::new(source), &Real, Which::OfTheFile).err()?,
+        Err(problems) => problems,
+    };
+    problems.iter().find(|problem| problem.lacking.is_none()).map(|problem| problems.headline(problem))
 }
 
 impl Subject {
     /// Asks the daemon, and looks at what the daemon does not look at, compared with the look
     /// `before` if there was one.
     pub(super) fn look(&self, before: Option<&Look>) -> Result<Look, Failure> {
-        let mut status = fetch(&self.path)?;
+        let mut status = fetch(&self.path, self.watches)?;
         if !self.children.is_empty() {
             child::look::keep(&mut status, &self.children)?;
         }
         let at = Instant::now();
-        let mut look = Look { status, at, hung: before.and_then(|before| before.hung) };
+        let mut look = Look { status, at };
         let before = before.filter(|before| before.status.pid == look.status.pid);
         // Each process that asks may stay until the file system answers.
-        let files = look.hung.is_none_or(|hung| at - hung >= ASK_AGAIN);
+        let files = self.hung.get().is_none_or(|hung| at - hung >= ASK_AGAIN);
         let processes = Processes::look().ok();
         let since = before.map(|before| (&before.status, at - before.at));
         if amounts::fill_in(&mut look.status, processes.as_ref(), since, files) {
-            look.hung = Some(at);
+            self.hung.set(Some(at));
         }
         if !self.children.is_empty() {
             child::look::fill_in(&self.path, &mut look.status, processes.as_ref(), PATIENCE)?;
@@ -144,7 +157,9 @@ impl Subject {
     }
 }
 
-fn fetch(path: &Path) -> Result<Status, Failure> {
+/// Asks the daemon. If none answers and nobody just waits for it to come back (`watches`), the
+/// failure says which others run here, which wakes all of them.
+fn fetch(path: &Path, watches: bool) -> Result<Status, Failure> {
     let mut got = None;
     let exit = client::ask_within(PATIENCE, path, &Request::Status, |response| {
         match response {
@@ -156,7 +171,11 @@ fn fetch(path: &Path) -> Result<Status, Failure> {
     });
     match (exit, got) {
         (Ok(0), Some(mut status)) => {
-            status.config_changed = changed(&status);
+            match changed(&status) {
+                Changed::No => status.reload_failed = None,
+                Changed::At(at) => status.config_changed = Some(at),
+                Changed::Unknown => {}
+            }
             for child in &mut status.children {
                 child.problem = child.problem.as_deref().map(holders::named);
             }
@@ -164,18 +183,33 @@ fn fetch(path: &Path) -> Result<Status, Failure> {
             Ok(status)
         }
         (Ok(_), _) => Err(Failure::from("cannot show the status: the daemon did not send it".to_owned())),
-        (Err(failure), _) if failure.no_daemon() => Err(elsewhere::unreachable(Failure::NO_DAEMON, &failure)),
-        (Err(failure), _) => Err(elsewhere::unreachable(Failure::FAILED, &failure)),
+        (Err(failure), _) => {
+            let status = if failure.no_daemon() { Failure::NO_DAEMON } else { Failure::FAILED };
+            Err(match watches {
+                true => Failure::new(status, failure.to_string()),
+                false => elsewhere::unreachable(status, &failure),
+            })
+        }
     }
 }
 
-/// When the configuration file was changed, if it holds something else than what is in force.
-fn changed(status: &Status) -> Option<Timestamp> {
-    let (file, content) = (Path::new(status.config.as_ref()?), status.config_content?);
-    let text = config::text(file).ok()?;
-    let differs = status.state != DaemonState::Reloading && Content::of(&text) != content;
-    let changed = file.metadata().and_then(|found| found.modified()).ok()?;
-    differs.then(|| Timestamp::try_from(changed).ok()).flatten()
+/// Whether the configuration file holds something else than what is in force.
+enum Changed {
+    No,
+    /// It was changed at that time.
+    At(Timestamp),
+    /// It can't be read, or there is none.
+    Unknown,
+}
+
+fn changed(status: &Status) -> Changed {
+    let (Some(file), Some(content)) = (&status.config, status.config_content) else { return Changed::Unknown };
+    let Ok(text) = config::text(Path::new(file)) else { return Changed::Unknown };
+    if status.state == DaemonState::Reloading || Content::of(&text) == content {
+        return Changed::No;
+    }
+    let changed = std::fs::metadata(file).and_then(|found| found.modified()).ok();
+    changed.and_then(|at| Timestamp::try_from(at).ok()).map_or(Changed::Unknown, Changed::At)
 }
 
 /// The width and the colours of standard output.

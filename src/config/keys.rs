@@ -99,7 +99,7 @@ pub const DAEMON: Keys = &[
         "How long a drain may take when the daemon ends, or when a reload stops children. After that, all children \
          that are still running are asked to stop at once, in no particular order, except sinks that save what they \
          take, which have 2 s once nothing more can come. So the daemon ends within this time, plus the longest \
-         `stop_timeout` of a child, plus 6 s. Whatever the links still hold then is logged as lost, and the exit \
+         `stop_timeout` of a child, plus 7 s. Whatever the links still hold then is logged as lost, and the exit \
          status is 1.",
     ),
     key(
@@ -351,7 +351,7 @@ pub const CHILD: Keys = &[
          JSON. Nothing waits for it. One hook of a child runs at a time, and 16 events wait for theirs; if more come, \
          the oldest is dropped, and the log says how many were. A hook that runs for more than 30 s is killed, together \
          with everything that it started. The last line that it writes is logged. If it fails, that is logged as a \
-         warning, and is no event. When the daemon ends, hooks have one more second. A reload changes this without \
+         warning, and is no event. When the daemon ends, hooks have one more second, unless it has to end at once. A reload changes this without \
          restarting the child.",
     ),
     key(

@@ -1,7 +1,7 @@
 //! What a reload does: a pure function of the old configuration and the new.
 
 use super::effective;
-use super::model::{Address, Child, Link, Model, Program};
+use super::model::{Address, Child, Hooks, Link, Model, Program};
 use crate::schema::value::size_text;
 use crate::sys::stream::Stream;
 use std::collections::BTreeSet;
@@ -313,10 +313,19 @@ fn policy(old: &Child, new: &Child) -> Vec<(&'static str, String)> {
     keys.extend((old.health.check != new.health.check).then_some("health"));
     keys.extend((old.health.watchdog != new.health.watchdog).then_some("watchdog"));
     keys.extend((old.health.stalled != new.health.stalled).then_some("stalled"));
-    keys.extend((old.on != new.on).then_some("on"));
     keys.extend((old.log_keep != new.log_keep).then_some("log_keep"));
     keys.extend((old.log_limit != new.log_limit).then_some("log_limit"));
-    keys.into_iter().map(|key| (key, changes(old, new, key))).collect()
+    let of_keys = keys.into_iter().map(|key| (key, changes(old, new, key)));
+    of_keys.chain(hooks(&old.on, &new.on).map(|why| ("on", why))).collect()
+}
+
+/// Which hooks change. Their words may be secrets, which would go to the log.
+fn hooks(old: &Hooks, new: &Hooks) -> Option<String> {
+    let events: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
+    let differ = events.into_iter().filter(|event| old.get(event) != new.get(event));
+    let names: Vec<String> = differ.map(|event| format!("on.{event}")).collect();
+    let change = if names.len() == 1 { "changes" } else { "change" };
+    (!names.is_empty()).then(|| format!("{} {change}", names.join(", ")))
 }
 
 /// The plugin at the sink of a link. A link into a plugin is made differently from a link

@@ -46,6 +46,9 @@ pub struct Status {
     /// logged yet.
     #[serde(default)]
     pub unlogged: u64,
+    /// What hooks of the daemon lack, so that they don't run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacks: Vec<String>,
     /// What became of hooks.
     #[serde(default)]
     pub hooks: Hooks,

@@ -47,6 +47,11 @@ impl Events {
         self.happened(event, About { child, from, reason: Some(reason), ..About::default() });
     }
 
+    /// Whether so many have happened since the one of that number that it may soon be gone.
+    pub(crate) fn are_many_since(&self, number: u64) -> bool {
+        self.next.saturating_sub(number) >= KEPT as u64 / 2
+    }
+
     /// The number that the next event will have.
     pub(crate) fn next(&self) -> u64 {
         self.next

@@ -25,8 +25,8 @@ impl Supervisor {
             let sink = of.first().and_then(|link| children.named(&link.to));
             let (sink, is_exact) = sink.map_or((Some(0), false), |sink| sink.taking(links));
             let sources = of.iter().filter_map(|link| children.named(&link.from)?.machine.pid());
-            let sources = || sources.map(delay::tries).fold(0, u64::wrapping_add);
-            Progress { sink, sources: (!is_exact).then(sources) }
+            let sources = || sources.map(delay::tries).try_fold(0_u64, |all, tries| Some(all.wrapping_add(tries?)));
+            Progress { sink, sources: if is_exact { None } else { sources() } }
         };
         let news = self.kept.links.on_time(&self.system.poll, now, progress);
         self.note_links(&news);

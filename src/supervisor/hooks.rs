@@ -15,9 +15,10 @@
 //! | the supervisor is killed | the next one finds it by its mark, as a child's strays |
 
 use crate::config::model::{Child, Hooks as Configured};
-use crate::control::event::{Event, What};
+use crate::control::event::Event;
 use crate::control::status;
 use crate::supervisor::event_loop::Supervisor;
+use crate::supervisor::events::Events;
 use crate::supervisor::family::beside::{Process, Purpose};
 use crate::supervisor::family::spawn::{As, Beside};
 use crate::supervisor::poll::Id;
@@ -82,6 +83,8 @@ enum Who {
 #[derive(Debug)]
 struct Run {
     process: Process,
+    /// What the log calls whom it belongs to.
+    name: String,
     title: String,
     until: Instant,
     /// Why it was killed.
@@ -135,6 +138,11 @@ impl Due {
 }
 
 impl Hooks {
+    /// Whether events may soon be gone that hooks have not seen.
+    pub(crate) fn are_behind(&self, events: &Events) -> bool {
+        events.are_many_since(self.next)
+    }
+
     /// When a hook has run for too long.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let runs = self.rows.values().filter_map(|row| row.runs.as_ref());
@@ -147,6 +155,17 @@ impl Hooks {
             if run.killed.is_none() && run.until <= now {
                 run.kill(format!("it took longer than {} s", TIME.as_secs()));
             }
+        }
+    }
+
+    /// The daemon ends: what runs is killed next, and what waits never runs.
+    pub(crate) fn cut_short(&self) {
+        let (runs, waits) = self
+            .rows
+            .values()
+            .fold((0, 0), |(runs, waits), row| (runs + usize::from(row.runs.is_some()), waits + row.waits.len()));
+        if runs > 0 || waits > 0 {
+            log::warn!("the daemon ends: {} did not end, and {waits} never began", counted(runs, "hook", "hooks"));
         }
     }
 
@@ -169,17 +188,11 @@ impl Run {
 }
 
 impl Supervisor {
-    /// Runs what is configured for the events that have happened since the last time.
+    /// Runs what is configured for the events that have happened since the last time. Whatever may
+    /// add many events calls this before they push each other out.
     pub(crate) fn run_hooks(&mut self) {
         while let Some((event, next)) = self.events.read(self.hooks.next) {
             self.hooks.next = next;
-            if event.event == What::Lost {
-                log::warn!(
-                    "{} happened at once: their hooks do not run",
-                    counted(event.about.count.unwrap_or(0), "event", "events")
-                );
-                continue;
-            }
             for (id, due) in self.due(&event) {
                 let dropped = self.hooks.rows.entry(id).or_default().add(due);
                 self.hooks.counts.dropped += u64::from(dropped);
@@ -197,7 +210,8 @@ impl Supervisor {
         let named = event.about.child.as_deref();
         let id = named.and_then(|name| self.children.id_of(name));
         let of_child = id.and_then(|id| {
-            let config = &self.children.get(id)?.config;
+            // Of one that is held back, not even its user may be known.
+            let config = &self.children.get(id).filter(|child| child.config.lacks.is_empty())?.config;
             Some((id, due(&config.on, Who::Child(Rc::clone(config)))?))
         });
         let daemon = &self.model().daemon;
@@ -212,22 +226,22 @@ impl Supervisor {
                 self.hooks.rows.remove(&id);
                 return;
             };
-            let (name, title) = (due.runs_as.name(), due.title());
+            let (name, title) = (due.runs_as.name().to_owned(), due.title());
             if let dropped @ 1.. = std::mem::take(&mut row.dropped) {
                 let events = counted(dropped, "event", "events");
-                log::warn!(target: name, "{events} dropped: a hook ran, and {WAIT_MOST} others waited");
+                log::warn!(target: &name, "{events} dropped: a hook ran, and {WAIT_MOST} others waited");
             }
             self.hooks.counts.started += 1;
             match self.begin_hook(id, &due) {
                 Ok(process) => {
-                    let run = Run { process, title, until: Instant::now() + TIME, killed: None };
+                    let run = Run { process, name, title, until: Instant::now() + TIME, killed: None };
                     if let Some(row) = self.hooks.rows.get_mut(&id) {
                         row.runs = Some(run);
                     }
                 }
                 Err(error) => {
                     self.hooks.counts.failed += 1;
-                    log::warn!(target: name, "cannot start {title}: {}", cause(&error));
+                    log::warn!(target: &name, "cannot start {title}: {}", cause(&error));
                 }
             }
         }
@@ -257,18 +271,18 @@ impl Supervisor {
     /// Reaps a hook, which is dead, and runs the next one.
     pub(crate) fn reap_hook(&mut self, pid: Pid, id: Id) {
         let Some(ended) = self.reap_beside(pid) else { return };
-        let Some(Run { mut process, title, killed, .. }) = self.hooks.rows.get_mut(&id).and_then(|row| row.runs.take())
+        let Some(Run { mut process, name, title, killed, .. }) =
+            self.hooks.rows.get_mut(&id).and_then(|row| row.runs.take())
         else {
             return;
         };
         let result = killed.map_or_else(|| process.result(ended), Err);
-        let name = self.children.get(id).map_or("plumbd", |child| child.config.name.as_str());
         match (result, process.last_line()) {
-            (Ok(()), Some(line)) => log::info!(target: name, "{title}: {line}"),
-            (Ok(()), None) => log::debug!(target: name, "{title} ended"),
+            (Ok(()), Some(line)) => log::info!(target: &name, "{title}: {line}"),
+            (Ok(()), None) => log::debug!(target: &name, "{title} ended"),
             (Err(why), _) => {
                 self.hooks.counts.failed += 1;
-                log::warn!(target: name, "{title} failed: {why}");
+                log::warn!(target: &name, "{title} failed: {why}");
             }
         }
         self.run_next(id);

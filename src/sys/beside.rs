@@ -592,6 +592,7 @@ mod tests {
         ("config/mod.rs", "File::options().read(true).custom_flags(flags).open(path)", "its owner is looked at then"),
         ("link/intent.rs", "read_to_string(path)", "the boot id, in /proc"),
         ("supervisor/kept/holder.rs", "read_to_string(table)", "tables of sockets, in /proc"),
+        ("supervisor/kept/holder.rs", "std::fs::read(path)", "tables of sockets, in /proc"),
         ("supervisor/kept/sockets.rs", "set_permissions(&path", "in /proc/self/fd"),
         ("sys/at_hand.rs", "File::open(&program)", "a child's program is read, as its user may replace it anyway"),
         ("sys/anew.rs", "fcntl::open(name", "in /proc/self/fd"),

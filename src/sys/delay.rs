@@ -70,19 +70,21 @@ pub(crate) fn reading(process: Pid) -> Option<u64> {
 
 /// A number that changes if a process, or one below it, has waited for something and gone on. A
 /// process that is halted in one long write(2) to a full pipe does that for each page that
-/// becomes free, although it counts as written only at the end. What can't be looked at does not
-/// count.
-pub(crate) fn tries(process: Pid) -> u64 {
+/// becomes free, although it counts as written only at the end. `None`: the process can't be
+/// looked at. What ends meanwhile does not count.
+pub(crate) fn tries(process: Pid) -> Option<u64> {
     let of_thread = |path: PathBuf| {
-        let text = std::fs::read_to_string(path.join("status")).unwrap_or_default();
+        let text = std::fs::read_to_string(path.join("status")).ok()?;
         let count = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-        count.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0)
+        count?.trim().parse::<u64>().ok()
     };
     let of_one = |pid: Pid| {
-        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().take(MOST).flatten();
-        threads.map(|thread| of_thread(thread.path())).fold(0, u64::wrapping_add)
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.take(MOST).flatten();
+        Some(threads.filter_map(|thread| of_thread(thread.path())).fold(0, u64::wrapping_add))
     };
-    tree(process).into_iter().map(of_one).fold(0, u64::wrapping_add)
+    let own = of_one(process)?;
+    let below = tree(process).into_iter().skip(1).filter_map(of_one);
+    Some(below.fold(own, u64::wrapping_add))
 }
 
 /// A process and those below it. On a kernel without CONFIG_PROC_CHILDREN, only itself.

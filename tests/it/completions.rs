@@ -121,6 +121,7 @@ fn in_bash_and_zsh_a_tab_completes_what_is_typed() {
         typing.tab("plumbd run -c ~/oth", "plumbd run -c ~/other.toml");
         std::fs::write(folder.path().join("with space"), "").unwrap();
         typing.tab("plumbd run -c wit", "plumbd run -c with\\ space");
+        typing.tab("plumbd run -c ~/wit", "plumbd run -c ~/with\\ space");
     }
 }
 

@@ -169,7 +169,7 @@ fn a_reload_changes_hooks_without_a_restart() {
     let mut daemon = Daemon::start(&config("before"));
     let pid = daemon.child_pid("one");
     daemon.reload(&config("after"));
-    daemon.wait_log(": on changes from { exited = [");
+    daemon.wait_log(": on.exited changes; its process stays");
     assert_eq!(daemon.child_pid("one"), pid);
     kill(pid, nix::libc::SIGKILL);
     wait_for("the new hook", || daemon.path("after").exists().then_some(()));
@@ -184,6 +184,11 @@ fn a_hook_that_is_not_there_keeps_no_other_child_from_running() {
     let mut daemon = Daemon::start(daemon_only);
     daemon.wait_log("WARN plumbd: plumbd.toml:2:14: cannot run /no/such/program: ");
     daemon.wait_log("; until a reload, this hook does not run");
+    let said = daemon.command(&["status"]).output().unwrap();
+    let shown = String::from_utf8(said.stdout).unwrap();
+    assert!(shown.starts_with("plumbd running, with 1 problem: 1 of 1 child up\n"), "{shown}");
+    assert!(shown.contains("\n! plumbd.toml:2:14: cannot run /no/such/program: "), "{shown}");
+    assert_eq!(said.status.code(), Some(4));
     kill(daemon.child_pid("one"), nix::libc::SIGKILL);
     wait_for("the other hook", || daemon.path("exited").exists().then_some(()));
     assert_eq!(daemon.ask(&Request::Reload).0, 78);
@@ -212,6 +217,43 @@ fn a_hook_of_a_supervisor_that_was_killed_ends_before_the_next_one_starts_anythi
     daemon.wait_killed();
     daemon.start_again();
     assert!(!alive(pid));
+    daemon.stop();
+}
+
+#[test]
+#[ignore = "needs root, run by .ci/run"]
+fn a_child_whose_user_is_not_there_has_no_hook_that_could_run_as_another() {
+    let mut daemon = Daemon::spawn(
+        r#"
+        [daemon]
+        on = { problem = ["touch", "of-the-daemon"] }
+        [children.one]
+        command = ["sleep", "1000"]
+        user = "plumbd-no-such-user"
+        on = { problem = ["touch", "of-the-child"] }
+        [children.two]
+        command = ["sleep", "1000"]
+        group = "plumbd-no-such-group"
+        on = { problem = ["touch", "of-the-child"] }
+        "#,
+    );
+    wait_for("the hook of the daemon", || daemon.path("of-the-daemon").exists().then_some(()));
+    daemon.stop();
+    assert!(!daemon.path("of-the-child").exists(), "{}", daemon.log());
+    assert!(!daemon.log().contains("/touch) failed"), "{}", daemon.log());
+}
+
+#[test]
+#[ignore = "starts a thousand processes"]
+fn hooks_of_a_child_run_even_if_thousands_of_events_come_at_once() {
+    let crowd: String = (0..6)
+        .map(|i| format!("[children.c{i}]\ncommand = [\"true\"]\nrestart = \"never\"\ninstances = 200\n"))
+        .collect();
+    let mut daemon = Daemon::spawn(&format!(
+        "[children.a]\ncommand = [\"sleep\", \"1000\"]\non = {{ up = [\"touch\", \"first\"] }}\n{crowd}\
+         [children.z]\ncommand = [\"true\"]\nrestart = \"never\"\non = {{ exited = [\"touch\", \"last\"] }}\n"
+    ));
+    wait_for("both hooks", || (daemon.path("first").exists() && daemon.path("last").exists()).then_some(()));
     daemon.stop();
 }
 

@@ -542,13 +542,9 @@ fn a_configuration_that_others_may_have_written_is_refused() {
     };
     put(0o644, OTHER);
     refused("it belongs to user 65534, who is neither root nor you");
-    // A command that only looks for the control socket in it checks who listens there instead. That
-    // no daemon may start with it is only the last thing that it says.
+    // A command that only looks for the control socket in it checks who listens there instead.
     let (status, _, err) = plumbd(folder.path(), &["status"]);
-    let socket = format!("plumbd: cannot reach the daemon at {}: ", folder.path().join("plumbd.sock").display());
-    let (others, reason) = err.split_once("no daemon starts with this configuration").unwrap();
-    assert!(status == Some(3) && others.starts_with(&socket) && !others.contains("belongs"), "{status:?} {err}");
-    assert!(reason.contains("it belongs to user 65534"), "{reason}");
+    assert!(status == Some(3) && !err.contains("belongs"), "{status:?} {err}");
     // A file that is handed over as a descriptor, or mounted read-only, is trusted.
     let sh = |script: &str| {
         let mut sh = Command::new("unshare");

@@ -114,6 +114,9 @@ fn sheet(own: &Status, child: &Child, now: Timestamp, paper: Paper) -> Sheet {
 fn head(own: &Status, child: &Child, now: Timestamp, paper: Paper) -> String {
     let wrong = page::problems(own).into_iter();
     let mut out: String = wrong.map(|problem| marked(&problem, paper)).collect();
+    if let Some(note) = page::failing(child) {
+        out += &folded(&format!("- {}", one_line(&note)), paper.width, "", "  ");
+    }
     let (state, colour) = page::state(child);
     let process = child.pid.map_or_else(|| ", no process".to_owned(), |pid| format!(", process {pid}"));
     let rest = format!(" for {}{process}, {}", age(child.since, now), restarts(child));
@@ -125,7 +128,12 @@ fn head(own: &Status, child: &Child, now: Timestamp, paper: Paper) -> String {
 
 fn restarts(child: &Child) -> String {
     let by = child.restarts_by;
-    let causes = [(by.failure, "after it ended"), (by.operator, "by an operator"), (by.reload, "by a reload")];
+    let causes = [
+        (by.failure, "after it ended"),
+        (by.health, "because it was not well"),
+        (by.operator, "by an operator"),
+        (by.reload, "by a reload"),
+    ];
     let causes: Vec<String> =
         causes.iter().filter(|(count, _)| *count > 0).map(|(count, cause)| format!("{count} {cause}")).collect();
     match (child.restarts, causes.is_empty()) {

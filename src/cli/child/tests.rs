@@ -72,7 +72,7 @@ fn crash() -> Status {
     };
     let child = json!({
         "name": "crash", "state": "backoff", "pid": null, "ready": false, "since": "2026-11-22T17:03:18Z",
-        "restarts": 7, "restarts_by": {"failure": 5, "operator": 1, "reload": 1},
+        "restarts": 7, "restarts_by": {"failure": 3, "operator": 1, "reload": 1, "health": 2},
         "last_exit": {"code": 1, "at": "2026-11-22T17:03:18Z"},
         "problem": format!("exited with status 1, 5 times in 14 s; its last line: \"{why}\"; starts again in 3 s, then 3 more tries"),
         "metrics": {}, "usage": null,

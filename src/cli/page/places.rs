@@ -3,6 +3,7 @@
 use super::{bytes, or_dash, short, size};
 use crate::cli::table::{Colour, Column, DETAIL};
 use crate::control::status::{Listener, MessageFile};
+use crate::sys::text::steers;
 use std::time::Duration;
 
 /// A line for each listening socket.
@@ -52,5 +53,5 @@ pub(in crate::cli) fn files(files: &[MessageFile]) -> Vec<Column> {
 
 /// A text from a configuration, which may not control the terminal.
 fn plain(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
+    text.replace(steers, "\u{fffd}")
 }

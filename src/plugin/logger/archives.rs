@@ -97,6 +97,11 @@ pub fn list_to_read(file: &Path) -> io::Result<Vec<Archive>> {
 /// The folder can't be read.
 pub fn list_foreign(file: &Path) -> io::Result<Vec<PathBuf>> {
     let owners = owners(file);
+    let [.., of_file, _] = owners;
+    if of_file.is_none() {
+        // While a rotation has it away, its owner is not known.
+        return Ok(Vec::new());
+    }
     let foreign = list_of(file, |found| found.is_file() && !owners.contains(&Some(found.uid())))?;
     let forms = |archive: Archive| archive.forms.into_iter().map(move |(form, _)| (archive.time.clone(), form));
     Ok(foreign.into_iter().flat_map(forms).map(|(time, form)| path(file, &time, form)).collect())

@@ -116,6 +116,7 @@ impl Supervisor {
     /// Ends now that all children are down or can't be killed: kills everything else that
     /// plumbd started, and reports what nobody took.
     fn end_now(&mut self) {
+        self.hooks.cut_short();
         let unkillable = outcome::unkillable(&self.children, self.children.names());
         let deadline = Instant::now() + if unkillable.is_none() { LAST_STRAYS } else { Duration::ZERO };
         // Orphans become children of this process as their parents die.
@@ -166,7 +167,8 @@ impl Supervisor {
         // First, because an operator who gets the answer may start the next daemon at once.
         let removing: Vec<_> = self.kept.sockets.close().into_iter().chain(self.operators.server.close()).collect();
         aside::wait(removing, NAMES);
-        self.operators.end_readers(&self.events);
+        let at_once = self.changes.end.as_ref().is_some_and(|stop| Instant::now() >= stop.until());
+        self.operators.end_readers(&self.events, at_once);
         self.operators.answer_shutdown(&end);
         self.agenda.end = Some(end);
     }

@@ -271,17 +271,18 @@ impl Machine {
     /// from one end to the next.
     pub(crate) fn ended(&self, now: Instant) -> Option<String> {
         let exit = self.last_exit?;
-        let waits = matches!(self.state, State::Backoff { .. }) && self.because == Some(Cause::Failure);
+        let waits =
+            matches!(self.state, State::Backoff { .. }) && matches!(self.because, Some(Cause::Failure | Cause::Health));
         let keeps = matches!(self.state, State::Starting { .. } | State::Up { .. }) && self.ends.is_flapping(now);
         let how = if keeps { "keeps ending: " } else { "" };
-        (waits || keeps).then(|| format!("{how}{exit}{}", self.ends.last_line()))
+        (waits || keeps).then(|| format!("{how}{}{}", self.ends.how(exit), self.ends.last_line()))
     }
 
     /// That it keeps ending, if it does and is up just now, in words.
     pub(crate) fn flapping(&self, now: Instant) -> Option<String> {
         let exit = self.last_exit.filter(|_| matches!(self.state, State::Starting { .. } | State::Up { .. }))?;
         let (times, line) = (self.ends.times(), self.ends.last_line());
-        self.ends.is_flapping(now).then(|| format!("keeps ending: {exit}{times}{line}"))
+        self.ends.is_flapping(now).then(|| format!("keeps ending: {}{times}{line}", self.ends.how(exit)))
     }
 
     /// What is wrong with it now, in words.
@@ -607,7 +608,7 @@ impl Machine {
 
     /// It ended without having been asked: the policy decides whether it is restarted.
     fn unasked(&mut self, exit: Exit, failed: bool, now: Instant, actions: &mut Vec<Action>) {
-        self.ends.ended(now);
+        self.ends.ended(now, self.problem.clone().filter(|_| self.unwell));
         let line = self.ends.last_line();
         if !self.comes_again(failed) {
             if self.want == Want::HeldLater {

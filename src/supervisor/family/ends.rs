@@ -20,6 +20,8 @@ const KEPT: usize = 10;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Ends {
     row: Option<Row>,
+    /// Why it was ended, if it did not end by itself.
+    cause: Option<String>,
     last_line: Option<String>,
 }
 
@@ -37,8 +39,9 @@ impl Ends {
         self.last_line = line.map(|line| clipped(&line, LINE));
     }
 
-    /// It ended, and nobody had asked.
-    pub(crate) fn ended(&mut self, now: Instant) {
+    /// It ended, and nobody had asked; `cause` says why it was ended, if it was.
+    pub(crate) fn ended(&mut self, now: Instant, cause: Option<String>) {
+        self.cause = cause;
         let row = self.row.filter(|row| now.saturating_duration_since(row.last) < ROW);
         self.row = Some(match row {
             Some(row) => Row { count: row.count.saturating_add(1), last: now, ..row },
@@ -49,6 +52,11 @@ impl Ends {
     /// What was before does not count any more.
     pub(crate) fn forgive(&mut self) {
         self.row = None;
+    }
+
+    /// Why it ended: as `unhealthy: ...`, or how its process did.
+    pub(crate) fn how(&self, exit: Exit) -> String {
+        self.cause.clone().unwrap_or_else(|| exit.to_string())
     }
 
     /// As `, 7 times in 14 s`; empty for a single end.
@@ -135,15 +143,15 @@ mod tests {
     fn ends_in_a_row_are_counted_with_their_time() {
         let start = Instant::now();
         let mut ends = Ends::default();
-        ends.ended(start);
+        ends.ended(start, None);
         assert_eq!(ends.times(), "");
-        (1..7).for_each(|n| ends.ended(start + Duration::from_secs(2 * n)));
+        (1..7).for_each(|n| ends.ended(start + Duration::from_secs(2 * n), None));
         assert_eq!(ends.times(), ", 7 times in 12 s");
         assert!(ends.is_flapping(start + Duration::from_secs(13)));
         assert!(!ends.is_flapping(start + Duration::from_secs(72)));
-        ends.ended(start + Duration::from_secs(72));
+        ends.ended(start + Duration::from_secs(72), None);
         assert_eq!(ends.times(), "");
-        ends.ended(start + Duration::from_secs(72));
+        ends.ended(start + Duration::from_secs(72), None);
         assert_eq!(ends.times(), ", 2 times in 1 s");
         ends.forgive();
         assert_eq!(ends.times(), "");

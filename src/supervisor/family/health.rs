@@ -269,7 +269,7 @@ impl Health {
         }
         if phase != Phase::Up {
             self.cancel(actions);
-            (self.alive_by, self.waiting) = (None, None);
+            (self.alive_by, self.waiting, self.failed) = (None, None, 0);
         }
         match phase {
             Phase::Down => {}

@@ -84,6 +84,9 @@ impl Supervisor {
         }
         self.follow_health(id);
         self.children.set_timer(id);
+        if self.hooks.are_behind(&self.events) {
+            self.run_hooks();
+        }
     }
 
     fn act(&mut self, id: Id, action: Action) -> Option<Event> {

@@ -4,6 +4,7 @@ use crate::config::model::Address;
 use crate::supervisor::kept::sockets::try_to_bind;
 use crate::sys::cause::cause;
 use crate::sys::descendants::{self, Process};
+use crate::sys::text::plain;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use std::collections::{BTreeSet, HashMap};
@@ -20,7 +21,9 @@ pub fn of(address: &Address) -> Option<String> {
 }
 
 fn named(all: &[Process]) -> String {
-    all.first().map_or_else(|| UNSEEN.to_owned(), |process| format!("{} (process {})", process.name(), process.pid))
+    // Its name is chosen by its user, and is shown on terminals.
+    let named = |process: &Process| format!("{} (process {})", plain(&process.name()), process.pid);
+    all.first().map_or_else(|| UNSEEN.to_owned(), named)
 }
 
 /// All processes that have the socket of that address and may be seen; `None`: there is no
@@ -159,26 +162,39 @@ pub fn sockets(pid: i32) -> HashMap<u64, Socket> {
             found.insert(row.inode, Socket { name, is_connected: row.is_connected() });
         }
     }
-    let text = std::fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap_or_default();
+    let text = unix_table(&format!("/proc/{pid}/net/unix"));
     found.extend(text.lines().skip(1).filter_map(unix_socket));
     found
+}
+
+/// A table of Unix sockets. Their names may be any bytes.
+fn unix_table(path: &str) -> String {
+    String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
 }
 
 /// A row of proc_net_unix(5): `Num RefCount Protocol Flags Type St Inode Path`
 fn unix_socket(line: &str) -> Option<(u64, Socket)> {
     /// SS_CONNECTED (the kernel's include/uapi/linux/net.h).
     const CONNECTED: &str = "03";
-    let mut words = line.split_ascii_whitespace();
-    let (state, inode) = (words.nth(5)?, words.next()?.parse().ok()?);
-    let path = words.next().and_then(|first| line.find(first).map(|at| &line[at..])).unwrap_or("(no name)");
-    Some((inode, Socket { name: format!("unix:{path}"), is_connected: state == CONNECTED }))
+    let mut rest = line;
+    let mut word = || {
+        let (word, after) = rest.trim_start().split_once(' ').unwrap_or((rest.trim_start(), ""));
+        rest = after;
+        word
+    };
+    let words: [&str; 7] = std::array::from_fn(|_| word());
+    let (state, inode) = (words[5], words[6].parse().ok()?);
+    // An accepted connection has the name of the socket that listens. Without one it may be a pair
+    // of socketpair(2).
+    let (path, is_connected) = if rest.is_empty() { ("(no name)", false) } else { (rest, state == CONNECTED) };
+    Some((inode, Socket { name: format!("unix:{path}"), is_connected }))
 }
 
 /// The inode and the name of every Unix socket that listens.
 pub fn unix_listeners() -> Vec<(u64, PathBuf)> {
     /// __SO_ACCEPTCON: it listens, and is no connection to it.
     const LISTENS: u32 = 1 << 16;
-    let text = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let text = unix_table("/proc/net/unix");
     // `Num RefCount Protocol Flags Type St Inode Path`
     let row = |line: &str| {
         let (rest, at) = line.split_once(" /")?;
@@ -247,6 +263,17 @@ mod tests {
         ] {
             assert!(names.contains(&(expected.0.as_str(), expected.1)), "{expected:?} in {names:?}");
         }
+    }
+
+    #[test]
+    fn the_name_of_a_unix_socket_is_the_rest_of_its_line() {
+        let row =
+            |rest: &str| unix_socket(&format!("0000000000000000: 00000002 00000000 00010000 0001 03 1343547{rest}"));
+        let name = |rest| row(rest).map(|(inode, socket)| (inode, socket.name, socket.is_connected)).unwrap();
+        assert_eq!(name(" a"), (1_343_547, "unix:a".to_owned(), true));
+        assert_eq!(name(" /a b"), (1_343_547, "unix:/a b".to_owned(), true));
+        assert_eq!(name(""), (1_343_547, "unix:(no name)".to_owned(), false));
+        assert!(unix_socket("Num       RefCount Protocol Flags    Type St Inode Path").is_none());
     }
 
     #[test]

@@ -150,10 +150,11 @@ impl Operators {
         !done
     }
 
-    /// The daemon ends: nothing more will come. Readers have a moment to take what is left. One
-    /// that does not take all of it gets no last word, so its command knows that it lacks some.
-    pub(crate) fn end_readers(&mut self, events: &Events) {
-        let until = Instant::now() + LAST_MOMENT;
+    /// The daemon ends: nothing more will come. Readers have a moment to take what is left, unless
+    /// it ends `at_once`. One that does not take all of it gets no last word, so its command knows
+    /// that it lacks some.
+    pub(crate) fn end_readers(&mut self, events: &Events, at_once: bool) {
+        let until = Instant::now() + if at_once { Duration::ZERO } else { LAST_MOMENT };
         let mut told = Vec::new();
         loop {
             self.feed_readers(events);

@@ -344,6 +344,7 @@ impl Supervisor {
             reloads: self.figures.reloads,
             reload_failed: self.figures.reload_failed.clone(),
             unlogged: crate::journal::unsent(),
+            lacks: self.model().daemon.lacks.clone(),
             hooks: self.hooks.counts,
             children: children.collect(),
             links,

@@ -130,6 +130,15 @@ fn failures_in_a_row_make_a_child_unhealthy_and_a_success_begins_a_new_row() {
 }
 
 #[test]
+fn that_checks_fail_is_told_only_while_the_child_is_up() {
+    let mut patient = Patient::up(checked(check()));
+    assert_eq!(patient.check(secs(1), Err("no")), []);
+    assert!(patient.health.failing().is_some());
+    patient.tell(Event::Phase(Phase::Down));
+    assert_eq!(patient.health.failing(), None);
+}
+
+#[test]
 fn a_check_that_takes_too_long_is_ended_and_has_failed() {
     let mut patient = Patient::up(checked(Check { failures: 1, every: secs(1), ..check() }));
     assert_eq!(patient.tick(ms(0)), [Action::Begin]);

@@ -295,6 +295,23 @@ fn an_unhealthy_child_is_asked_to_stop_and_starts_again_as_after_a_failure() {
 }
 
 #[test]
+fn one_that_keeps_being_unhealthy_is_told_with_that_and_not_with_the_signal_that_ended_it() {
+    let mut child = Child::up(policy());
+    for pid in [SECOND, FIRST, SECOND] {
+        child.tell(Event::Unhealthy("its check failed".to_owned()));
+        child.tell(KILLED);
+        if matches!(child.machine.state, State::Backoff { .. }) {
+            child.tick_at_deadline();
+        }
+        child.tell(Spawned(pid));
+        child.tell(Executed);
+    }
+    let told = child.machine.flapping(child.now).unwrap();
+    assert!(told.starts_with("keeps ending: its check failed, 3 times in "), "{told}");
+    assert!(child.machine.ended(child.now).unwrap().starts_with("keeps ending: its check failed"));
+}
+
+#[test]
 fn what_operators_want_of_an_unhealthy_child_holds() {
     let unhealthy = || Event::Unhealthy("its check failed".to_owned());
     let mut child = Child::up(policy());
