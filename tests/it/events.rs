@@ -176,14 +176,16 @@ fn a_link_is_full_once_and_moves_once() {
 }
 
 #[test]
-fn a_busy_link_wakes_the_daemon_at_most_once_a_second() {
+fn a_busy_link_wakes_the_daemon_about_once_a_second() {
     let mut daemon = Daemon::start(&link(WRITES, READS));
     let mut all = follow(&daemon, &["--since", "0"], "all");
     wait_for("it has read all", || (names(&events(&daemon, "all"), "source").len() == 2).then_some(()));
-    wait_for("ten quiet seconds", || {
+    // Each two seconds a look, and a report of room if it was full then. A machine with more work than
+    // processors adds a few, but never one a message.
+    wait_for("five quiet seconds", || {
         let before = wake_ups(daemon.pid());
-        std::thread::sleep(Duration::from_secs(10));
-        (wake_ups(daemon.pid()) <= before + 11).then_some(())
+        std::thread::sleep(Duration::from_secs(5));
+        (wake_ups(daemon.pid()) <= before + 10).then_some(())
     });
     assert_eq!(of_links(&daemon, "all").len(), 0);
     daemon.ask(&Request::Shutdown { fast: true });
