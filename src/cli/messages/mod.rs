@@ -119,8 +119,11 @@ pub(super) fn messages(asked: Asked) -> Result<u8, Failure> {
             return Err(Failure::new(Failure::USAGE, why));
         }
     }
+    let follow = asked.follow && alone.is_none();
+    let last = asked.last.filter(|_| !is_once);
     let mut reading = Reading {
         file,
+        left: last.filter(|_| !follow),
         filter: asked.filter,
         known,
         asks_more: asked.asks_more.is_some(),
@@ -128,8 +131,7 @@ pub(super) fn messages(asked: Asked) -> Result<u8, Failure> {
         told: String::new(),
         status: 0,
     };
-    let follow = asked.follow && alone.is_none();
-    match reading.all(&mut series, asked.last.filter(|_| !is_once), follow) {
+    match reading.all(&mut series, last, follow) {
         Ok(()) | Err(End::Unread) => Ok(reading.status),
         Err(End::Failed(failure)) => Err(failure),
     }
@@ -160,6 +162,8 @@ struct Reading {
     /// does.
     known: Option<Shape>,
     asks_more: bool,
+    /// How many more are printed: the file may have grown since the last ones were counted.
+    left: Option<u64>,
     printer: Printer,
     /// What was reported last.
     told: String,
@@ -424,7 +428,7 @@ impl Reading {
 
     /// Prints what is asked for, up to the present end.
     fn show(&mut self, lines: &mut Lines, mut skip: u64) -> Result<Flow, Stopped> {
-        let is_all = self.filter.is_all() && self.printer.is_plain();
+        let is_all = self.left.is_none() && self.filter.is_all() && self.printer.is_plain();
         while let Some(block) = lines.next().map_err(Stopped::Read)? {
             if is_all && skip == 0 {
                 self.printer.block(block).map_err(Stopped::Print)?;
@@ -433,7 +437,11 @@ impl Reading {
             for line in lines::each(block) {
                 match self.filter.verdict(line) {
                     Verdict::Wanted if skip > 0 => skip -= 1,
-                    Verdict::Wanted => self.printer.line(line, self.filter.shape).map_err(Stopped::Print)?,
+                    Verdict::Wanted if self.left == Some(0) => return Ok(Flow::Late),
+                    Verdict::Wanted => {
+                        self.left = self.left.map(|left| left - 1);
+                        self.printer.line(line, self.filter.shape).map_err(Stopped::Print)?;
+                    }
                     Verdict::Unwanted | Verdict::Early => {}
                     Verdict::Late => return Ok(Flow::Late),
                 }
