@@ -6,7 +6,7 @@ pub(super) mod places;
 
 use super::table::{Colour, Column, DETAIL, Paper, bar, table};
 use crate::control::status::{Child, ChildState, DaemonState, Ended, Link, Status, Usage};
-use crate::sys::text::{counted, steers};
+use crate::sys::text::{counted, masked};
 use jiff::Timestamp;
 use std::collections::HashSet;
 use std::path::Path;
@@ -45,7 +45,7 @@ pub(super) fn page(status: &Status, now: Timestamp, paper: Paper) -> Page {
     tables += &table(places::files(&status.files), paper);
     let shown = |mark: String, text: String| {
         // These are a child's words, and no child may control the terminal.
-        let text = text.replace(steers, "\u{fffd}");
+        let text = masked(&text);
         let lines = wrapped(&text, paper.width.unwrap_or(usize::MAX).saturating_sub(MARGIN));
         format!("{mark} {}\n", lines.join("\n  "))
     };
@@ -93,15 +93,11 @@ fn head(status: &Status, problems: usize, now: Timestamp, paper: Paper) -> Strin
     };
     let version = match status.program.as_str() {
         "" => String::new(),
-        program => format!("version {}, ", program.replace(steers, "\u{fffd}")),
+        program => format!("version {}, ", masked(program)),
     };
     let config = status.config.as_deref().unwrap_or("the built-in configuration");
-    let process = format!(
-        "process {} for {}, {version}{}{reloads}",
-        status.pid,
-        age(status.since, now),
-        config.replace(steers, "\u{fffd}"),
-    );
+    let process =
+        format!("process {} for {}, {version}{}{reloads}", status.pid, age(status.since, now), masked(config),);
     let first = folded(&format!("plumbd {}{problems}: {counts}", status.state), paper).into_iter();
     let first = first.map(|line| match line.strip_prefix("plumbd ") {
         Some(rest) => format!("plumbd {}", paper.paint(colour, rest)),

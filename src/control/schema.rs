@@ -2,7 +2,7 @@
 //! and `UPDATE_EXPECT=1 cargo test --lib control::schema` writes it anew.
 
 /// The schema as text, with its newline: what `plumbd schema status` prints.
-pub const STATUS: &str = include_str!("status.schema.json");
+pub const STATUS: &str = include_str!("../../share/plumbd/plumbd-status.schema.json");
 
 #[cfg(test)]
 mod tests {
@@ -39,7 +39,7 @@ mod tests {
     fn the_schema_is_that_of_the_types() {
         let made = serde_json::to_string_pretty(&made()).unwrap() + "\n";
         if std::env::var_os("UPDATE_EXPECT").is_some() {
-            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/control/status.schema.json");
+            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/share/plumbd/plumbd-status.schema.json");
             std::fs::write(path, &made).unwrap();
             return;
         }

@@ -1,6 +1,6 @@
 //! What is wrong with a file, where, and what would be right.
 
-use crate::sys::text::steers;
+use crate::sys::text::{masked, steers};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::Range;
@@ -67,13 +67,13 @@ impl Problems {
 
     /// One problem as one line: `FILE:LINE:COL: what; what would be right`.
     pub fn headline(&self, problem: &Problem) -> String {
-        let name = printable(&self.name);
+        let name = masked(&self.name);
         let place = match problem.line {
             0 => name,
             line => format!("{name}:{line}:{}", problem.col),
         };
         let help = if problem.help.is_empty() { String::new() } else { format!("; {}", problem.help) };
-        format!("{place}: {}{}", printable(&problem.what), printable(&help))
+        format!("{place}: {}{}", masked(&problem.what), masked(&help))
     }
 }
 
@@ -135,10 +135,6 @@ fn show(c: char) -> String {
         c if steers(c) => '\u{fffd}'.to_string(),
         c => c.to_string(),
     }
-}
-
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// How many columns of a terminal a character takes, by the blocks of Unicode's

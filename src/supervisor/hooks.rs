@@ -204,18 +204,18 @@ impl Supervisor {
     /// What is configured for that event, and in which row it is to run.
     fn due(&self, event: &Event) -> Vec<(Id, Due)> {
         let word = event.event.word();
-        let due = |on: &Configured, runs_as: Who| {
-            Some(Due { runs_as, command: on.get(word.as_str())?.clone(), event: event.clone() })
-        };
+        let command = |on: &Configured| on.get(word.as_str()).cloned();
+        let due = |runs_as, command| Due { runs_as, command, event: event.clone() };
         let named = event.about.child.as_deref();
         let id = named.and_then(|name| self.children.id_of(name));
         let of_child = id.and_then(|id| {
             // Of one that is held back, not even its user may be known.
             let config = &self.children.get(id).filter(|child| child.config.lacks.is_empty())?.config;
-            Some((id, due(&config.on, Who::Child(Rc::clone(config)))?))
+            Some((id, due(Who::Child(Rc::clone(config)), command(&config.on)?)))
         });
         let daemon = &self.model().daemon;
-        let of_daemon = due(&daemon.on, Who::Daemon(daemon.environment.clone())).map(|due| (DAEMON, due));
+        let of_daemon =
+            command(&daemon.on).map(|command| (DAEMON, due(Who::Daemon(daemon.environment.clone()), command)));
         of_child.into_iter().chain(of_daemon).collect()
     }
 

@@ -26,6 +26,11 @@ pub fn steers(c: char) -> bool {
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// The text with U+FFFD for each character that controls a terminal.
+pub fn masked(text: &str) -> String {
+    text.replace(steers, "\u{fffd}")
+}
+
 /// Makes a text safe for a terminal: characters that control it become `\xNN`, as in the message
 /// file; newlines and tabs stay.
 pub fn plain(text: &str) -> String {

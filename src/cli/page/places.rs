@@ -3,7 +3,7 @@
 use super::{bytes, or_dash, short, size};
 use crate::cli::table::{Colour, Column, DETAIL};
 use crate::control::status::{Listener, MessageFile};
-use crate::sys::text::steers;
+use crate::sys::text::masked;
 use std::time::Duration;
 
 /// A line for each listening socket.
@@ -16,7 +16,7 @@ pub(in crate::cli) fn listeners(listeners: &[Listener]) -> Vec<Column> {
         (None, _, Some(queued)) => (format!("queued {}", bytes(queued)), Colour::None),
         (None, _, None) => (String::new(), Colour::None),
     };
-    let address = |listener: &Listener| (format!("LISTEN {}", plain(&listener.address)), Colour::None);
+    let address = |listener: &Listener| (format!("LISTEN {}", masked(&listener.address)), Colour::None);
     vec![
         Column::text("", listeners.iter().map(address)).keeps_end(),
         Column::text("", listeners.iter().map(|listener| (listener.child.clone(), Colour::None))).gives_way(DETAIL),
@@ -42,16 +42,11 @@ pub(in crate::cli) fn files(files: &[MessageFile]) -> Vec<Column> {
         }
     };
     vec![
-        Column::text("", files.iter().map(|file| (format!("FILE {}", plain(&file.path)), Colour::None))).keeps_end(),
+        Column::text("", files.iter().map(|file| (format!("FILE {}", masked(&file.path)), Colour::None))).keeps_end(),
         Column::text("", files.iter().map(|file| (file.child.clone(), Colour::None))).gives_way(DETAIL + 1),
         Column::number("", files.iter().map(|file| file.size.map_or("size unknown".to_owned(), bytes))).gives_way(2),
         Column::number("", files.iter().map(|file| format!("{}/s", size(file.rate)))).gives_way(DETAIL),
         Column::number("", files.iter().map(|file| or_dash(file.free.map(|free| bytes(free) + " free")))).gives_way(1),
         Column::text("", files.iter().map(full)).gives_way(4),
     ]
-}
-
-/// A text from a configuration, which may not control the terminal.
-fn plain(text: &str) -> String {
-    text.replace(steers, "\u{fffd}")
 }

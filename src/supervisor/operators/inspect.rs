@@ -60,7 +60,7 @@ impl Supervisor {
         add(&child.holdings.log.read, "log".to_owned());
         let mut into = BTreeMap::new();
         for held in self.kept.links.iter().filter(|held| held.config.from == *name || held.config.to == *name) {
-            let title = format!("{} -> {}", held.config.stream.of(&held.config.from), held.config.to);
+            let title = held.config.title();
             // Several links may share the queue of an ordinary program.
             into.entry(&held.queue).or_insert((self.kept.links.queue(held), Vec::new())).1.push(title.clone());
             if let Some(intake) = &held.intake {
